@@ -1,0 +1,35 @@
+# Every command below runs in .venv, whatever Python the caller has active.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+.PHONY: help setup reproduce test check lock
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## make .venv from the lock file; does nothing when nothing changed
+	@bash environment/setup.sh
+
+reproduce: setup ## all of it: set up, run the pipeline, compare with the paper's table 4
+	wrn-pipe repro
+	wrn-pipe compare --paper-table 4
+
+test: setup ## run the tests
+	python -m pytest -q
+
+check: setup ## lint, formatting and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+uv_compile = uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
+
+lock: setup ## resolve again what pyproject.toml asks for; keeps the pins that still fit (UPGRADE=1: the newest)
+	$(uv_compile) $(if $(UPGRADE),--upgrade) --group tools --output-file environment/tools.lock
+	$(uv_compile) $(if $(UPGRADE),--upgrade) --extra dev --constraint environment/tools.lock \
+		--output-file environment/requirements.lock pyproject.toml
+	@bash environment/setup.sh

@@ -1,0 +1,42 @@
+"""Failures the tool can explain: what happened and where on one line, how to mend it on the next."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+EXIT_CODE_FILE = "WRN_PIPE_EXIT_CODE_FILE"
+"""Names a file that receives the exit code of a failed stage: DVC itself reports every failure as 255."""
+
+
+class WrnPipeError(Exception):
+    """The work ran and failed, or found a difference. Exit code 1."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"error: {self.what}\n  fix: {self.remedy}"
+
+
+class UserError(WrnPipeError):
+    """The user can mend the cause: a wrong name, a bad file, an unreachable source. Exit code 2."""
+
+    exit_code = 2
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """End the process with the error's two lines and its exit code, without a traceback."""
+    try:
+        yield
+    except WrnPipeError as error:
+        print(error, file=sys.stderr, flush=True)
+        if path := os.environ.get(EXIT_CODE_FILE):
+            Path(path).write_text(str(error.exit_code))
+        raise SystemExit(error.exit_code) from None

@@ -1,0 +1,301 @@
+"""The environment: what is pinned, what set-up says and leaves alone, what `wrn-pipe doctor` reports."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+from typer.testing import CliRunner
+
+from pipeline.cli import doctor
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = ROOT / "environment"
+LOCKS = (ENVIRONMENT / "requirements.lock", ENVIRONMENT / "tools.lock")
+INPUTS = (
+    "environment/setup.sh",
+    "environment/requirements.lock",
+    "environment/tools.lock",
+    "pyproject.toml",
+    "environment/ffcv/opencv4.pc",
+    "environment/ffcv/opencv2/opencv.hpp",
+)
+PYTHON = os.path.realpath(sys.executable)
+BUILD_PACKAGES = "pkg-config g++ libopencv-core-dev libopencv-imgproc-dev libturbojpeg0-dev"
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="FFCV and what it builds with exist on Linux only")
+
+
+def entries(lock: Path) -> list[str]:
+    """One string per requirement: its line and the hash lines below it."""
+    return re.split(r"\n(?=\S)", lock.read_text().strip())
+
+
+def pins(lock: Path) -> dict[str, list[Version]]:
+    found: dict[str, list[Version]] = {}
+    for entry in entries(lock):
+        requirement = Requirement(entry.split("\\")[0])
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "==", entry
+        found.setdefault(canonicalize_name(requirement.name), []).append(Version(specifier.version))
+    return found
+
+
+# The lock files
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_every_locked_package_is_hashed_and_no_host_is_named(lock: Path) -> None:
+    assert "://" not in lock.read_text()
+    assert not re.search(r"^\s*(-i|-f|--(?!hash=))", lock.read_text(), re.MULTILINE)
+    assert pins(lock)
+    for entry in entries(lock):
+        assert re.search(r"^    --hash=sha256:[0-9a-f]{64}( \\)?$", entry, re.MULTILINE), entry
+
+
+def test_lock_pins_everything_that_pyproject_asks_for() -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, locked = pyproject["project"], pins(LOCKS[0])
+    for text in project["dependencies"] + project["optional-dependencies"]["dev"]:
+        requirement = Requirement(text)
+        versions = locked[canonicalize_name(requirement.name)]
+        assert all(version in requirement.specifier for version in versions), f"{text}: locked {versions}; make lock"
+
+
+def test_builds_use_the_pinned_tools() -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    tools = [Requirement(text) for text in pyproject["dependency-groups"]["tools"]]
+    assert {t.name: [Version(next(iter(t.specifier)).version)] for t in tools} == pins(LOCKS[1])
+    assert set(pyproject["build-system"]["requires"]) < {str(tool) for tool in tools}
+    assert pins(LOCKS[0])["setuptools"] == pins(LOCKS[1])["setuptools"]
+
+
+# Set-up
+
+
+@linux_only
+def test_opencv_pc_works_from_any_path(tmp_path: Path) -> None:
+    copy = shutil.copytree(ENVIRONMENT / "ffcv", tmp_path / "elsewhere")
+    flags = subprocess.run(
+        ["pkg-config", "--cflags", "opencv4"],
+        env={"PATH": os.environ["PATH"], "PKG_CONFIG_PATH": str(copy)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert flags.split()[0] == f"-I{copy}"
+
+
+@pytest.mark.skipif(Path(sys.prefix) != ROOT / ".venv", reason="the tests run under another environment than .venv")
+def test_second_set_up_does_nothing_and_quickly() -> None:
+    stamp = ROOT / ".venv" / ".set-up"
+    before = stamp.stat().st_mtime_ns
+    start = time.monotonic()
+    done = subprocess.run(["bash", ENVIRONMENT / "setup.sh"], capture_output=True, text=True, check=True)
+    assert time.monotonic() - start < 2
+    assert done.stdout == "set-up: nothing to do\n"
+    assert stamp.stat().st_mtime_ns == before
+
+
+class Machine:
+    """A copy of the checkout; a PATH without compiler, pkg-config and sudo, whose apt-get only notes its calls."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "checkout"
+        self.bin = folder / "bin"
+        self.apt_calls = folder / "apt-calls"
+        for name in INPUTS:
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, self.root / name)
+        self.bin.mkdir()
+        for tool in ("bash", "cat", "dirname", "env", "flock", "grep", "head", "rm", "tr", "uname"):
+            where = shutil.which(tool)
+            assert where, tool
+            (self.bin / tool).symlink_to(where)
+        self.command("apt-get", f'echo "$*" >>{self.apt_calls}')
+        self.command("id", "echo 1000")
+
+    def command(self, name: str, body: str) -> None:
+        (self.bin / name).write_text(f"#!/bin/sh\n{body}\n")
+        (self.bin / name).chmod(0o755)
+
+    def pretend_set_up(self) -> None:
+        """The .venv that a finished set-up leaves, as far as set-up looks."""
+        scripts = self.root / ".venv" / "bin"
+        scripts.mkdir(parents=True)
+        (scripts / "python").symlink_to(PYTHON)
+        (scripts / "wrn-pipe").touch(mode=0o755)
+        content = hashlib.sha256(b"".join((self.root / name).read_bytes() for name in INPUTS)).hexdigest()
+        (self.root / ".venv" / ".set-up").write_text(f"{PYTHON} {self.root}\n{content}\n")
+
+    def set_up(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        script = self.root / "environment" / "setup.sh"
+        variables = {"PATH": str(self.bin), "PYTHON": PYTHON} | variables
+        return subprocess.run(
+            [self.bin / "bash", script, *arguments],
+            env=variables,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+@linux_only
+def test_missing_packages_without_root_are_two_lines_and_no_change(machine: Machine) -> None:
+    done = machine.set_up()
+    assert done.returncode == 2
+    what, fix = done.stderr.splitlines()
+    assert what == f"error: missing system packages: {BUILD_PACKAGES}"
+    assert fix == f"  fix: sudo apt-get update && sudo apt-get install --no-install-recommends {BUILD_PACKAGES}"
+    assert not machine.apt_calls.exists()
+    assert not (machine.root / ".venv").exists()
+
+
+@linux_only
+def test_missing_packages_are_installed_by_root_without_questions(machine: Machine) -> None:
+    machine.command("id", "echo 0")
+    done = machine.set_up()
+    update, install = machine.apt_calls.read_text().splitlines()
+    assert update.endswith(" update")
+    assert install.endswith(f" install -y --no-install-recommends {BUILD_PACKAGES}")
+    # This apt-get installs nothing, and set-up does not take its word for it.
+    assert done.returncode == 2
+    assert "still not usable" in done.stderr
+
+
+@linux_only
+def test_missing_packages_on_another_distribution_are_named(machine: Machine) -> None:
+    (machine.bin / "apt-get").unlink()
+    done = machine.set_up()
+    assert done.returncode == 2
+    assert BUILD_PACKAGES in done.stderr.splitlines()[0]
+    assert "a C++ compiler, pkg-config" in done.stderr.splitlines()[1]
+
+
+@linux_only
+def test_check_lists_packages_only(machine: Machine) -> None:
+    done = machine.set_up("--check")
+    assert (done.returncode, done.stdout.split(), done.stderr) == (2, BUILD_PACKAGES.split(), "")
+
+
+def test_missing_python_is_named(machine: Machine) -> None:
+    done = machine.set_up(PYTHON="")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no working python3.11\n  fix: install Python 3.11")
+
+
+def test_finished_set_up_is_recognised(machine: Machine) -> None:
+    machine.pretend_set_up()
+    done = machine.set_up()
+    assert (done.returncode, done.stdout) == (0, "set-up: nothing to do\n")
+
+
+@linux_only
+@pytest.mark.parametrize("name", INPUTS)
+def test_changed_input_is_noticed(machine: Machine, name: str) -> None:
+    machine.pretend_set_up()
+    with (machine.root / name).open("a") as file:
+        file.write("# edited\n")
+    # It gets as far as the system packages, which are not there.
+    assert machine.set_up().returncode == 2
+
+
+@linux_only
+@pytest.mark.parametrize("damage", ["moved", "interrupted", "no python", "no project"])
+def test_unusable_environment_is_noticed(machine: Machine, damage: str) -> None:
+    machine.pretend_set_up()
+    venv = machine.root / ".venv"
+    if damage == "moved":
+        machine.root = machine.root.rename(machine.root.with_name("moved"))
+    elif damage == "interrupted":
+        (venv / ".set-up").unlink()
+    elif damage == "no python":
+        (venv / "bin" / "python").unlink()
+    elif damage == "no project":
+        (venv / "bin" / "wrn-pipe").unlink()
+    assert machine.set_up().returncode == 2
+
+
+# wrn-pipe doctor
+
+
+def invoke_doctor(*arguments: str) -> tuple[int, str]:
+    app = typer.Typer()
+    app.command()(doctor.doctor)
+    result = CliRunner().invoke(app, arguments)
+    return result.exit_code, result.output
+
+
+@pytest.mark.slow
+def test_doctor_finds_this_machine_fit() -> None:
+    wrn_pipe = Path(sys.executable).with_name("wrn-pipe")
+    done = subprocess.run([wrn_pipe, "doctor", "--json"], capture_output=True, text=True, cwd=ROOT)
+    report = json.loads(done.stdout)
+    states = {check["name"]: check["state"] for check in report["checks"]}
+    assert done.returncode == 0, report
+    assert report["ok"]
+    assert set(states) == {
+        *("python", "packages", "ffcv", "torch", "gpu", "native bf16", "cores, memory"),
+        *("npm", "dvc", "git", "disk", "system packages"),
+    }
+    assert states["packages"] == states["torch"] == states["dvc"] == states["npm"] == "ok"
+    assert all(check["remedy"] for check in report["checks"] if check["state"] != "ok")
+
+
+def test_doctor_prints_remedies_and_fails_when_something_required_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    healthy = doctor.Check("git", "ok", "2.39")
+    limited = doctor.Check("gpu", "note", "none", "use the CPU")
+    broken = doctor.Check("ffcv", "missing", "not [there]", "make setup")
+    monkeypatch.setattr(doctor, "CHECKS", (lambda: healthy, lambda: limited))
+    assert invoke_doctor()[0] == 0
+    monkeypatch.setattr(doctor, "CHECKS", (lambda: healthy, lambda: [limited, broken]))
+    code, output = invoke_doctor()
+    assert code == 1
+    assert "not [there]" in output
+    assert output.splitlines()[-2:] == ["gpu: use the CPU", "ffcv: make setup"]
+    assert invoke_doctor("--json")[0] == 1
+
+
+def test_doctor_names_packages_that_differ_from_the_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(
+        "pytest==0.1 \\\n    --hash=sha256:00\nno-such-package==2\ntyper==9 ; python_version < '3'\n"
+        f"numpy=={__import__('numpy').__version__}\n"
+    )
+    monkeypatch.setattr(doctor, "LOCK", lock)
+    check = doctor.check_packages()
+    assert check.state == "missing"
+    assert check.found == f"pytest {pytest.__version__} (lock: 0.1); no-such-package not installed (lock: 2)"
+
+
+@linux_only
+def test_doctor_reports_a_crash_of_ffcv(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = doctor.run_python
+    crash = f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})"
+    monkeypatch.setattr(doctor, "run_python", lambda *_: real("-c", crash))
+    check = doctor.check_ffcv()
+    assert (check.state, check.found) == ("missing", "does not import: killed by SIGSEGV")
+    assert "loading.backend: numpy" in check.remedy
+
+
+def test_doctor_does_not_require_ffcv_where_it_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    check = doctor.check_ffcv()
+    assert check.state == "note"
+    assert "loading.backend: numpy" in check.remedy

@@ -1,0 +1,111 @@
+"""Progress of long work on stderr: a bar on a terminal, a few plain lines in a log."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+LINE_EVERY_S = 10.0
+LINE_EVERY_FRACTION = 0.1
+QUIET_S = 1.0
+"""Work that crosses several tenths within this time prints one line, not several."""
+
+
+def say(line: str) -> None:
+    """Print one line on stderr now, above a bar if one is drawn."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@dataclass
+class Task:
+    """Counts what is done of one piece of work."""
+
+    label: str
+    total: int | None
+    unit: str
+    done: int
+    started: float
+    clock: Callable[[], float]
+    on_advance: "Callable[[Task], None]"
+    last_line: float = field(init=False)
+    last_tenth: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.last_line = self.started
+        self.last_tenth = self._tenth()
+
+    def advance(self, n: int = 1) -> None:
+        self.done += n
+        self.on_advance(self)
+
+    def _tenth(self) -> int:
+        return int(self.done / self.total / LINE_EVERY_FRACTION + 1e-9) if self.total else 0
+
+    def describe(self) -> str:
+        """`label: 20.0 MB of 170.5 MB (12 %), 3 s`."""
+        amount = _amount(self.done, self.unit)
+        if self.total:
+            amount += f" of {_amount(self.total, self.unit)} ({100 * self.done // self.total} %)"
+        return f"{self.label}: {amount}, {self.clock() - self.started:.0f} s"
+
+    def line_if_due(self) -> None:
+        """Print a line after a further tenth of the work or after ten seconds, whichever comes first."""
+        now, tenth = self.clock(), self._tenth()
+        waited = now - self.last_line
+        if waited >= LINE_EVERY_S or (tenth > self.last_tenth and waited >= QUIET_S):
+            self.last_line, self.last_tenth = now, tenth
+            say(self.describe())
+
+
+def _amount(n: int, unit: str) -> str:
+    return f"{n / 1e6:.1f} MB" if unit == "bytes" else f"{n} {unit}"
+
+
+@contextmanager
+def progress(
+    label: str, total: int | None, unit: str, done: int = 0, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Task]:
+    """Show how far `label` has come while the block runs; the block calls `task.advance(n)`.
+
+    total: units of the whole, None if unknown. unit: plural noun; `bytes` are shown as MB. done: what an earlier
+    attempt already did. The closing line states what was really done, also when the block fails.
+    """
+    if sys.stderr.isatty():
+        with _bar(label, total, unit, done, clock) as task:
+            yield task
+        return
+    task = Task(label, total, unit, done, clock(), clock, Task.line_if_due)
+    try:
+        yield task
+    finally:
+        say(task.describe())
+
+
+@contextmanager
+def _bar(label: str, total: int | None, unit: str, done: int, clock: Callable[[], float]) -> Iterator[Task]:
+    # Imported on use: rich costs a tenth of a second that a stage without a terminal need not pay.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    suffix = TextColumn("" if unit == "bytes" else unit)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        amount,
+        suffix,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        row = bar.add_task(label, total=total, completed=done)
+        yield Task(label, total, unit, done, clock(), clock, lambda task: bar.update(row, completed=task.done))

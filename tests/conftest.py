@@ -1,0 +1,190 @@
+"""Fixtures for every test: a few real CIFAR-10 images, and a real HTTP server that can also misbehave."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.datasets.catalogue import SPLITS, Dataset
+from pipeline.datasets.digest import record_digests, split_digest
+from pipeline.datasets.readers import LAYOUTS, Splits, read_archive
+
+TINY = Path(__file__).parent / "data" / "cifar-10-tiny.tar.gz"
+TINY_SPLITS = {"train": 260, "test": 104}
+
+
+@pytest.fixture(scope="session")
+def tiny_archive() -> Path:
+    """260 training and 104 test images of CIFAR-10 in the published python layout; see tests/make_tiny_cifar.py."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def tiny_images() -> Splits:
+    """{split: (images uint8 [N, 32, 32, 3], labels int64 [N])} of the tiny archive; read-only arrays."""
+    entry = {**_describe("http://127.0.0.1/x"), "digests": None, "record_digests": None}
+    splits = read_archive(TINY, Dataset.model_validate(entry))
+    for images, labels in splits.values():
+        images.flags.writeable = labels.flags.writeable = False
+    return splits
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset_entry(tiny_images: Splits) -> Callable[[str], dict[str, Any]]:
+    """Make the params.yaml entry of the tiny dataset (`datasets: {cifar10-tiny: ...}`) whose one source is `url`."""
+    layout = LAYOUTS["cifar-python"]
+    digests = {split: split_digest(*tiny_images[split]) for split in SPLITS}
+    records = {split: record_digests(*tiny_images[split], len(layout.parts[split])) for split in SPLITS}
+
+    def entry(url: str) -> dict[str, Any]:
+        return {**_describe(url), "digests": dict(digests), "record_digests": dict(records)}
+
+    return entry
+
+
+def _describe(url: str) -> dict[str, Any]:
+    content = TINY.read_bytes()
+    return {
+        "title": "364 images of CIFAR-10",
+        "reader": "cifar-python",
+        "classes": 10,
+        "shape": [32, 32, 3],
+        "splits": dict(TINY_SPLITS),
+        "sources": [{"archive": url, "md5": hashlib.md5(content).hexdigest(), "bytes": len(content)}],
+        "homepage": "https://www.cs.toronto.edu/~kriz/cifar.html",
+        "licence": "none stated",
+        "citation": "Alex Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009",
+    }
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asked for, and the status it was answered with."""
+
+    path: str
+    range: str | None
+    status: int
+
+
+Behaviour = Callable[["_Handler"], None]
+
+
+@dataclass
+class ArchiveServer:
+    """A real HTTP server on 127.0.0.1 for the files of `folder`, with byte ranges, and a log of all requests."""
+
+    folder: Path
+    url: str
+    requests: list[Request] = field(default_factory=list)
+    planned: dict[str, list[Behaviour]] = field(default_factory=dict)
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def put(self, path: Path, name: str | None = None) -> str:
+        """Copy a file into the served folder; return its URL."""
+        name = name or path.name
+        (self.folder / name).write_bytes(path.read_bytes())
+        return f"{self.url}/{name}"
+
+    def plan(self, url: str, *behaviours: Behaviour) -> None:
+        """Answer the next requests for `url` with these, one each, and later ones honestly."""
+        self.planned.setdefault(url.removeprefix(self.url), []).extend(behaviours)
+
+    def status(self, code: int) -> Behaviour:
+        return lambda handler: handler.send(code, b"", "text/plain")
+
+    def web_page(self) -> Behaviour:
+        return lambda handler: handler.send(200, b"<html>please log in</html>", "text/html; charset=utf-8")
+
+    def whole_file(self) -> Behaviour:
+        """As a server that knows nothing of ranges."""
+        return lambda handler: handler.send(200, handler.content(), "application/octet-stream")
+
+    def redirect(self, to: str) -> Behaviour:
+        return lambda handler: handler.send(302, b"", "text/plain", Location=to)
+
+    def drop_after(self, count: int) -> Behaviour:
+        """Send `count` bytes of the answer, then close the connection."""
+        return lambda handler: handler.send_range(stop_after=count)
+
+    def stall_after(self, count: int) -> Behaviour:
+        """Send `count` bytes of the answer, then nothing until the server is closed."""
+
+        def behave(handler: "_Handler") -> None:
+            handler.send_range(stop_after=count)
+            self.closing.wait(60)
+
+        return behave
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, archive_server: ArchiveServer, *arguments: Any) -> None:
+        self.of = archive_server
+        super().__init__(*arguments)
+
+    def do_GET(self) -> None:
+        planned = self.of.planned.get(self.path)
+        try:
+            if planned:
+                planned.pop(0)(self)
+            elif (self.of.folder / self.path.lstrip("/")).is_file():
+                self.send_range()
+            else:
+                self.send(404, b"no such file", "text/plain")
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True  # the client left, which some tests are about
+
+    def content(self) -> bytes:
+        return (self.of.folder / self.path.lstrip("/")).read_bytes()
+
+    def send(self, code: int, body: bytes, kind: str, stop_after: int | None = None, **headers: str) -> None:
+        self.of.requests.append(Request(self.path, self.headers.get("Range"), code))
+        self.send_response(code)
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body[:stop_after])
+        self.wfile.flush()
+        self.close_connection = stop_after is not None
+
+    def send_range(self, stop_after: int | None = None) -> None:
+        content, asked = self.content(), self.headers.get("Range")
+        kind = "application/json" if content.startswith(b"{") else "application/octet-stream"
+        if asked is None:
+            self.send(200, content, kind, stop_after)
+            return
+        start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        if start >= len(content):
+            self.send(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, b"", kind)
+            return
+        where = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        self.send(206, content[start:], kind, stop_after, Content_Range=where)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing on stderr, where the tests read what the program says; `requests` is the log."""
+
+
+@pytest.fixture
+def archive_server(tmp_path: Path) -> Iterator[ArchiveServer]:
+    """A running ArchiveServer with an empty folder."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    archive_server = ArchiveServer(folder, "")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, archive_server)) as server:
+        server.daemon_threads = True
+        server.block_on_close = False
+        archive_server.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield archive_server
+        archive_server.closing.set()
+        server.shutdown()
+        thread.join()

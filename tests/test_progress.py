@@ -1,0 +1,91 @@
+"""pipeline.progress: a bar on a terminal, few lines in a log."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.progress import progress, say
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_log_gets_a_line_a_tenth_and_one_at_the_end(capfd: pytest.CaptureFixture[str]) -> None:
+    clock = _Clock()
+    with progress("read", 100, "images", clock=clock) as task:
+        for _ in range(25):
+            clock.now += 0.5
+            task.advance()
+    assert capfd.readouterr().err.splitlines() == [
+        "read: 10 images of 100 images (10 %), 5 s",
+        "read: 20 images of 100 images (20 %), 10 s",
+        "read: 25 images of 100 images (25 %), 12 s",
+    ]
+
+
+def test_slow_work_gets_a_line_every_ten_seconds(capfd: pytest.CaptureFixture[str]) -> None:
+    clock = _Clock()
+    with progress("train", None, "steps", clock=clock) as task:
+        for _ in range(25):
+            clock.now += 1
+            task.advance(2)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines == ["train: 20 steps, 10 s", "train: 40 steps, 20 s", "train: 50 steps, 25 s"]
+
+
+def test_fast_work_gets_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    clock = _Clock()
+    with progress("fetch", 170_498_071, "bytes", done=70_498_071, clock=clock) as task:
+        task.advance(50_000_000)
+        clock.now += 0.9
+        task.advance(50_000_000)
+    assert capfd.readouterr().err == "fetch: 170.5 MB of 170.5 MB (100 %), 1 s\n"
+
+
+def test_a_failure_says_how_far_it_came(capfd: pytest.CaptureFixture[str]) -> None:
+    def read() -> None:
+        with progress("read", 10, "images", clock=_Clock()) as task:
+            task.advance(3)
+            raise OSError("broken")
+
+    with pytest.raises(OSError, match="broken"):
+        read()
+    assert capfd.readouterr().err == "read: 3 images of 10 images (30 %), 0 s\n"
+
+
+def test_say_writes_one_line_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    say("hello")
+    assert capfd.readouterr() == ("", "hello\n")
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    code = "from pipeline.progress import progress, say\n"
+    code += "with progress('read', 4, 'images') as task:\n  task.advance(3)\n  say('a word')\n  task.advance(1)\n"
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    root = Path(__file__).parents[1]
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=theirs, stdout=theirs, cwd=root, env=env)
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    except OSError:
+        pass  # how Linux says that the other side of a terminal was closed
+    os.close(ours)
+    assert process.wait() == 0
+    text = shown.decode()
+    assert "4/4" in text
+    assert "images" in text
+    assert "a word" in text
+    assert "\x1b[" in text
+    assert "read: 4 images" not in text

@@ -1,0 +1,83 @@
+"""Post-activation ResNets for ImageNet, plain and widened (Tables 7 and 8).
+
+State-dict names: `conv1`, `bn1` (stem), `group1.block1.{conv1,bn1,conv2,bn2,...}`, and where the shortcut is a
+convolution `group1.block1.{shortcut_conv,shortcut_bn}`, then `fc`; all count from 1, `bnI` follows `convI`.
+"""
+
+from collections import OrderedDict
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.models.names import Network
+
+
+class PostActBlock(nn.Module):
+    """conv-BN-ReLU, repeated, plus a shortcut before the last ReLU (He et al. 2015).
+
+    Maps (B, widths[0], H, W) to (B, widths[-1], H/stride, W/stride).
+    """
+
+    def __init__(self, widths: tuple[int, ...], kernels: tuple[int, ...], stride: int) -> None:
+        """`widths` is the input's and then each convolution's; the first 3x3 convolution has the stride."""
+        super().__init__()
+        self.length = len(kernels)
+        strided = kernels.index(3) + 1
+        for i, (kernel, (inputs, outputs)) in enumerate(zip(kernels, pairwise(widths), strict=True), start=1):
+            step = stride if i == strided else 1
+            setattr(self, f"conv{i}", nn.Conv2d(inputs, outputs, kernel, step, kernel // 2, bias=False))
+            setattr(self, f"bn{i}", nn.BatchNorm2d(outputs))
+        self.identity = widths[0] == widths[-1] and stride == 1
+        if not self.identity:
+            self.shortcut_conv = nn.Conv2d(widths[0], widths[-1], 1, stride, bias=False)
+            self.shortcut_bn = nn.BatchNorm2d(widths[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for i in range(1, self.length + 1):
+            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
+            if i < self.length:
+                y = F.relu(y, inplace=True)
+        y.add_(x if self.identity else self.shortcut_bn(self.shortcut_conv(x)))
+        return F.relu(y, inplace=True)
+
+
+class PostActResNet(nn.Module):
+    """7x7 stem, max pooling, four groups, global average pooling, FC. Images (B, 3, H, W) to logits (B, classes)."""
+
+    def __init__(self, network: Network, num_classes: int) -> None:
+        super().__init__()
+        # The stem stays 64 wide at every widen factor: only so do Table 7's parameter counts come out.
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        width = 64
+        for group, count in enumerate(network.blocks_per_group, start=1):
+            blocks: OrderedDict[str, nn.Module] = OrderedDict()
+            inner, outer = group_widths(network, group)
+            for block in range(1, count + 1):
+                widths = (width, *(inner,) * (len(network.kernels) - 1), outer)
+                stride = 2 if block == 1 and group > 1 else 1
+                blocks[f"block{block}"] = PostActBlock(widths, network.kernels, stride)
+                width = outer
+            setattr(self, f"group{group}", nn.Sequential(blocks))
+        self.fc = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = F.max_pool2d(x, 3, 2, 1)
+        for group in range(1, 5):
+            x = getattr(self, f"group{group}")(x)
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+def group_widths(network: Network, group: int) -> tuple[int, int]:
+    """(inner, outer) channels of a group, counted from 1.
+
+    A basic block is widened throughout; a bottleneck only in its inner 3x3 (WRN-50-2-bottleneck, Table 8), as
+    torchvision's wide_resnet50_2.
+    """
+    base = 64 * 2 ** (group - 1)
+    wide = int(base * network.widen_factor)
+    return (wide, wide) if network.family == "imagenet-basic" else (wide, base * 4)

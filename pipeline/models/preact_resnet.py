@@ -1,0 +1,115 @@
+"""Pre-activation residual networks: every WRN-d-k for CIFAR and SVHN, the thin pre-act-ResNets, and pre-ResNet-200.
+
+State-dict names: `conv1` (stem), `group1.block1.{bn1,conv1,bn2,conv2,...,shortcut}`, `bn`, `fc`; groups, blocks and
+convolutions count from 1, `bnI` stands before `convI`, `shortcut` exists only where it is a convolution.
+"""
+
+from collections import OrderedDict
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.models.names import Network
+
+
+class PreActBlock(nn.Module):
+    """BN-ReLU-conv, repeated, plus a shortcut (Section 2 of the paper; He et al. 2016).
+
+    Maps (B, widths[0], H, W) to (B, widths[-1], H/stride, W/stride). Dropout, if any, stands after each ReLU but the
+    block's first, between the convolutions (Section 2.4).
+    """
+
+    bn1: nn.BatchNorm2d
+    conv1: nn.Conv2d
+
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        kernels: tuple[int, ...],
+        stride: int,
+        *,
+        dropout: float = 0.0,
+        strided: int = 1,
+        activate_input: bool = True,
+    ) -> None:
+        """`widths` is the input's and then each convolution's; convolution number `strided` (from 1) has the stride."""
+        super().__init__()
+        self.length = len(kernels)
+        for i, (kernel, (inputs, outputs)) in enumerate(zip(kernels, pairwise(widths), strict=True), start=1):
+            if i > 1 or activate_input:
+                setattr(self, f"bn{i}", nn.BatchNorm2d(inputs))
+            step = stride if i == strided else 1
+            setattr(self, f"conv{i}", nn.Conv2d(inputs, outputs, kernel, step, kernel // 2, bias=False))
+        self.activate_input = activate_input
+        # nn.Dropout draws its masks from torch's global generator, which the trainer seeds at every step.
+        self.dropout = nn.Dropout(dropout) if dropout else None
+        identity = widths[0] == widths[-1] and stride == 1
+        self.shortcut = None if identity else nn.Conv2d(widths[0], widths[-1], 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = F.relu(self.bn1(x), inplace=True) if self.activate_input else x
+        y: Tensor = self.conv1(activated)
+        for i in range(2, self.length + 1):
+            # In place is safe after BN: its backward needs its input, not its output.
+            y = F.relu(getattr(self, f"bn{i}")(y), inplace=True)
+            if self.dropout is not None:
+                y = self.dropout(y)
+            y = getattr(self, f"conv{i}")(y)
+        return y.add_(x if self.shortcut is None else self.shortcut(activated))
+
+
+class PreActResNet(nn.Module):
+    """Stem, groups of PreActBlocks, BN-ReLU, global average pooling, FC. Images (B, 3, H, W) to logits (B, classes)."""
+
+    def __init__(self, network: Network, num_classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        imagenet = network.family == "imagenet-preact"
+        stem_width = 64 if imagenet else 16
+        kernel, stride, padding = (7, 2, 3) if imagenet else (3, 1, 1)
+        self.conv1 = nn.Conv2d(3, stem_width, kernel, stride, padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem_width) if imagenet else None
+        width = stem_width
+        self.groups = len(network.blocks_per_group)
+        for group, count in enumerate(network.blocks_per_group, start=1):
+            blocks: OrderedDict[str, nn.Module] = OrderedDict()
+            inner, outer = group_widths(network, group)
+            for block in range(1, count + 1):
+                first = block == 1
+                blocks[f"block{block}"] = PreActBlock(
+                    (width, *(inner,) * (len(network.kernels) - 1), outer),
+                    network.kernels,
+                    2 if first and group > 1 else 1,
+                    dropout=dropout,
+                    # fb.resnet.torch, whose pre-ResNet-200 the paper timed, strides the 3x3, unlike CIFAR's code.
+                    strided=2 if imagenet else 1,
+                    # ImageNet's stem already ends in BN-ReLU.
+                    activate_input=not (imagenet and group == 1 and first),
+                )
+                width = outer
+            setattr(self, f"group{group}", nn.Sequential(blocks))
+        self.bn = nn.BatchNorm2d(width)
+        self.fc = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        if self.bn1 is not None:
+            x = F.max_pool2d(F.relu(self.bn1(x), inplace=True), 3, 2, 1)
+        for group in range(1, self.groups + 1):
+            x = getattr(self, f"group{group}")(x)
+        x = F.relu(self.bn(x), inplace=True)
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+def group_widths(network: Network, group: int) -> tuple[int, int]:
+    """(inner, outer) channels of a pre-activation group, counted from 1.
+
+    WRN widens every convolution of a block alike, even next to 1x1 convolutions (Table 1, Table 2's counts); the
+    bottlenecks of He et al. 2016 are four times narrower inside.
+    """
+    base = (64 if network.family == "imagenet-preact" else 16) * 2 ** (group - 1)
+    if network.family == "wrn":
+        wide = base * int(network.widen_factor)
+        return wide, wide
+    return base, base * (4 if network.kernels == (1, 3, 1) else 1)

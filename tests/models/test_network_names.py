@@ -1,0 +1,200 @@
+"""Reading and printing network names."""
+
+import csv
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import UserError
+from pipeline.models.names import PREACT_KERNELS, Network, known_names, parse
+from pipeline.publication.claims import CLAIMS
+
+NAME = re.compile(r"(?:WRN|pre-act-ResNet|pre-ResNet|ResNet)-[^\s;]*[0-9)a-z]")
+
+kernel_lists = st.lists(st.sampled_from([1, 3]), min_size=1, max_size=5).filter(lambda kernels: 3 in kernels).map(tuple)
+
+
+@st.composite
+def wrns(draw: st.DrawFn) -> Network:
+    kernels = draw(kernel_lists)
+    step = 6 if 1 in kernels else 3 * len(kernels)
+    dropout = draw(st.booleans()) if len(kernels) > 1 else False
+    return Network("wrn", 4 + step * draw(st.integers(1, 30)), draw(st.integers(1, 40)), kernels, dropout)
+
+
+networks = st.one_of(
+    wrns(),
+    st.sampled_from(sorted(PREACT_KERNELS)).map(lambda d: Network("preact-resnet", d, 1, PREACT_KERNELS[d])),
+    st.builds(lambda d, k: Network("imagenet-basic", d, k / 64), st.sampled_from([18, 34]), st.integers(1, 64 * 8)),
+    st.builds(
+        lambda d, k: Network("imagenet-bottleneck", d, k, (1, 3, 1)), st.sampled_from([50, 101, 152]), st.integers(1, 9)
+    ),
+    st.just(Network("imagenet-preact", 200, 1, (1, 3, 1))),
+)
+
+
+@given(networks)
+def test_printing_is_the_inverse_of_parsing(network: Network) -> None:
+    assert parse(network.name) == network
+
+
+@given(networks, networks)
+def test_different_networks_have_different_names(one: Network, other: Network) -> None:
+    assert (one.name == other.name) == (one == other)
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("WRN-28-10", Network("wrn", 28, 10)),
+        ("WRN-40-2-B(3,3)", Network("wrn", 40, 2)),
+        ("WRN-40-2-B(1,3,1)", Network("wrn", 40, 2, (1, 3, 1))),
+        ("WRN-16-8-dropout", Network("wrn", 16, 8, dropout=True)),
+        ("WRN-22-2-B(3,1,3)-dropout", Network("wrn", 22, 2, (3, 1, 3), True)),
+        ("WRN-34-2-B(3,3)", Network("wrn", 34, 2)),
+        ("WRN-34-10", Network("wrn", 34, 10)),
+        ("WRN-18-2.0", Network("imagenet-basic", 18, 2.0)),
+        ("ResNet-34", Network("imagenet-basic", 34, 1.0)),
+        ("WRN-50-2-bottleneck", Network("imagenet-bottleneck", 50, 2, (1, 3, 1))),
+        ("WRN-101-1-bottleneck", Network("imagenet-bottleneck", 101, 1, (1, 3, 1))),
+        ("ResNet-152", Network("imagenet-bottleneck", 152, 1, (1, 3, 1))),
+        ("pre-act-ResNet-110", Network("preact-resnet", 110, 1, (3, 3))),
+        ("pre-act-ResNet-1001", Network("preact-resnet", 1001, 1, (1, 3, 1))),
+        ("pre-ResNet-200", Network("imagenet-preact", 200, 1, (1, 3, 1))),
+    ],
+)
+def test_parse(name: str, network: Network) -> None:
+    assert parse(name) == network
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        # Table 3 keeps 36 block convolutions; Table 2's counts need N = (depth - 4) / 6.
+        ("WRN-40-2-B(3)", (12, 12, 12)),
+        ("WRN-40-2", (6, 6, 6)),
+        ("WRN-40-2-B(3,3,3)", (4, 4, 4)),
+        ("WRN-40-2-B(3,3,3,3)", (3, 3, 3)),
+        ("WRN-40-2-B(3,1)", (6, 6, 6)),
+        ("WRN-40-2-B(3,1,1)", (6, 6, 6)),
+        ("WRN-22-2-B(3,1,3)", (3, 3, 3)),
+        ("pre-act-ResNet-110", (18, 18, 18)),
+        ("pre-act-ResNet-164", (18, 18, 18)),
+        ("pre-act-ResNet-1001", (111, 111, 111)),
+        ("ResNet-50", (3, 4, 6, 3)),
+    ],
+)
+def test_blocks_per_group(name: str, blocks: tuple[int, ...]) -> None:
+    assert parse(name).blocks_per_group == blocks
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "remedy"),
+    [
+        ("WRN-27-10", "depth 27 is not 6N+4", "write WRN-28-10 or WRN-22-10"),
+        ("WRN-4-1", "depth 4 is not 6N+4 with N from 1", "WRN-10-1"),
+        ("WRN-42-2-B(3,3,3)", "depth 42 is not 9N+4", "write WRN-40-2-B(3,3,3) or WRN-49-2-B(3,3,3)"),
+        ("WRN-35-2", "depth 35 is not 6N+4", "write WRN-34-2-B(3,3) or"),
+        ("WRN-18-2", "depth 18 is not 6N+4", "write WRN-18-2.0 for ImageNet"),
+        ("WRN-50-2", "depth 50 is not 6N+4", "write WRN-50-2-bottleneck for ImageNet"),
+        ("WRN-40-2-B(5,5)", "unknown block B(5,5)", "nearest known: WRN-40-2-B(3,3)"),
+        ("WRN-40-2-B()", "unknown block B()", "WRN-40-2-B(3)"),
+        ("WRN-40-2-B(1,1)", "unknown block B(1,1)", "at least one 3"),
+        ("WRN-40-2-B(3, 1)", "unknown block B(3, 1)", "without spaces; nearest known: WRN-40-2-B(3,1)"),
+        ("WRN-40-2-B(3)-dropout", "B(3) has only one", "leave -dropout out"),
+        ("WRN-40-0", "widen factor 0 is not a whole number from 1", "write WRN-40-1"),
+        ("WRN-28-10.0", "a decimal widen factor belongs to ImageNet's WRN-18 and WRN-34", "write WRN-28-10"),
+        ("WRN-18-0.3", "widen factor 0.3", "WRN-18-1.0"),
+        ("WRN-18-0.0", "widen factor 0.0", "WRN-18-1.0"),
+        ("WRN-18-2.0-dropout", "dropout belongs to CIFAR's", "write WRN-18-2.0"),
+        ("WRN-50-2-bottleneck-B(3,3)", "B(3,3) belongs to CIFAR's", "write WRN-50-2-bottleneck"),
+        ("WRN-50-2.0-bottleneck", "bottleneck's widen factor is a whole number", "write WRN-50-2-bottleneck"),
+        ("WRN-50-0-bottleneck", "widen factor 0", "WRN-50-2-bottleneck"),
+        ("WRN-40-2-bottleneck", "depth 40 is not one of 50, 101, 152", "write WRN-50-2-bottleneck"),
+        ("ResNet-100", "depth 100 is not one of 50, 101, 152", "write ResNet-101"),
+        ("pre-act-ResNet-200", "depth 200 is not one of 110, 164, 1001", "write pre-act-ResNet-164"),
+        ("pre-ResNet-50", "depth 50 is not one of 200", "write pre-ResNet-200"),
+        ("WRN-34-2", "COCO detector (MultiPathNet); only its classification backbone", "WRN-34-2.0"),
+        ("NIN", "another paper's result", "WRN-28-10"),
+        ("original-ResNet-110", "another paper's result", "pre-act-ResNet-110"),
+        ("stoc-depth-1202", "another paper's result", "WRN"),
+        ("wrn-28-10", "unknown network 'wrn-28-10'", "nearest name is WRN-28-10;"),
+        ("WRN_22_4", "unknown network", "nearest name is WRN-22-4;"),
+        ("Wide-ResNet-34-10", "unknown network", "nearest name is WRN-34-10;"),
+        ("WRN-40-2-b(3, 1)", "unknown network", "nearest name is WRN-40-2-B(3,1);"),
+        ("WRN-028-10", "unknown network", "nearest name is WRN-28-10;"),
+        ("resnet-50", "unknown network", "nearest name is ResNet-50;"),
+        ("WRN-28-10\n", "unknown network 'WRN-28-10\\n'", "nearest name is WRN-28-10;"),
+        ("", "unknown network ''", "WRN-28-10"),
+    ],
+)
+def test_a_bad_name_says_what_is_wrong_and_what_is_near(name: str, what: str, remedy: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(name)
+    assert what in caught.value.what
+    assert remedy in caught.value.remedy
+
+
+bad_looking = st.one_of(
+    st.text(max_size=30),
+    st.builds(
+        lambda head, d, k, tail: f"{head}-{d}-{k}{tail}",
+        st.sampled_from(["WRN", "wrn", "ResNet", "Wide-ResNet"]),
+        st.integers(0, 120),
+        st.sampled_from(["0", "1", "2", "2.0", "1.3", "10", "x"]),
+        st.sampled_from(["", "-dropout", "-B(3)", "-B(3)-dropout", "-B(1,3)", "-B(5)", "-bottleneck", "-B(3,3,3)"]),
+    ),
+    st.builds(lambda head, d: f"{head}ResNet-{d}", st.sampled_from(["", "pre-", "pre-act-"]), st.integers(0, 1300)),
+)
+
+
+@given(bad_looking)
+def test_every_name_that_a_remedy_gives_is_valid(name: str) -> None:
+    try:
+        parse(name)
+        return
+    except UserError as error:
+        caught = error
+    assert "\n" not in caught.what + caught.remedy
+    offered = NAME.findall(caught.remedy.split("; names are")[0])
+    for remedy in offered:
+        assert parse(remedy)
+    assert offered or "leave -dropout out" in caught.remedy
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("imagenet-basic", 18, 2),
+        ("imagenet-basic", 18, float("nan")),
+        ("imagenet-basic", 20, 1.0),
+        ("imagenet-basic", 18, 1.0, (3, 3), True),
+        ("imagenet-bottleneck", 50, 2, (3, 3)),
+        ("preact-resnet", 164, 1, (3, 3)),
+        ("preact-resnet", 164, 2, (1, 3, 1)),
+        ("imagenet-preact", 200, 2, (1, 3, 1)),
+        ("wrn", 28, 10.0),
+        ("wrn", 28, 10, ()),
+    ],
+)
+def test_contradicting_fields_are_refused(fields: tuple) -> None:  # type: ignore[type-arg]
+    with pytest.raises(UserError):
+        Network(*fields)
+
+
+def test_known_names_are_every_network_of_the_claims_that_this_paper_ran() -> None:
+    """Plus the pre-activation nets it compares itself with; other quoted nets and COCO's detector say why not."""
+    with CLAIMS.open() as file:
+        printed = {row["model"] for row in csv.DictReader(file)}
+    refused = set()
+    for name in printed - set(known_names()):
+        with pytest.raises(UserError):
+            parse(name)
+        refused.add(name)
+    quoted = {"NIN", "DSN", "FitNet", "Highway", "ELU"}
+    quoted |= {f"{kind}-{depth}" for kind in ("original-ResNet", "stoc-depth") for depth in (110, 1202)}
+    assert refused == quoted | {"WRN-34-2"}
+    assert len(set(known_names())) == len(known_names())
+    assert set(known_names()) <= printed

@@ -1,0 +1,183 @@
+"""FFCV and numpy read the same bytes from the same file, in the order asked for; damaged files are refused."""
+
+import multiprocessing
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.datasets.catalogue import SPLITS
+from pipeline.datasets.readers import Splits
+from pipeline.errors import UserError, WrnPipeError
+from pipeline.loading import beton
+from pipeline.loading.convert import convert
+from pipeline.loading.loader import Backend, Loader
+from pipeline.loading.order import sample_order
+
+BACKENDS: tuple[Backend, ...] = ("ffcv", "numpy")
+
+
+@pytest.fixture(scope="module")
+def raw(tiny_images: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raw")
+    for split, (images, labels) in tiny_images.items():
+        np.save(folder / f"{split}_images.npy", images)
+        np.save(folder / f"{split}_labels.npy", labels)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    to = tmp_path_factory.mktemp("beton") / "cifar10-tiny-rgb"
+    convert(raw, to, list(SPLITS), 10)
+    return to
+
+
+@pytest.fixture(scope="module")
+def ffcv_loader(folder: Path) -> Loader:
+    """Opened once: FFCV compiles for seconds."""
+    return Loader(folder, "train", 32, "ffcv")
+
+
+def stacked(batches: Iterator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    kept = list(batches)  # all are kept, so a batch that FFCV's ring overwrote would show
+    return tuple(np.concatenate([getattr(b, name) for b in kept]) for name in ("indices", "images", "labels"))
+
+
+def test_both_backends_deliver_the_source_in_our_order(folder: Path, ffcv_loader: Loader, tiny_images: Splits) -> None:
+    images, labels = tiny_images["train"]
+    plain = Loader(folder, "train", 32, "numpy")
+    for epoch in range(4):
+        order = sample_order(1, epoch, len(labels))
+        for loader in (ffcv_loader, plain):
+            indices, delivered, classes = stacked(loader.batches(order))
+            assert np.array_equal(indices, order)
+            assert np.array_equal(delivered, images[order])
+            assert np.array_equal(classes, labels[order])
+
+
+def test_the_last_batch_is_delivered_even_when_it_is_one_image(ffcv_loader: Loader) -> None:
+    sizes = [len(batch.labels) for batch in ffcv_loader.batches(np.arange(33))]
+    assert sizes == [32, 1]
+
+
+def test_part_of_an_epoch_and_repeated_samples(ffcv_loader: Loader, tiny_images: Splits) -> None:
+    order = np.array([5, 5, 259, 0] * 10)
+    _, images, _ = stacked(ffcv_loader.batches(order))
+    assert np.array_equal(images, tiny_images["train"][0][order])
+
+
+def test_leaving_an_epoch_early_leaks_no_thread(ffcv_loader: Loader, tiny_images: Splits) -> None:
+    before = threading.active_count()
+    for _ in range(5):
+        batches = ffcv_loader.batches(np.arange(260))
+        next(batches)
+        batches.close()
+    assert threading.active_count() == before
+    _, images, _ = stacked(ffcv_loader.batches(np.arange(260)))
+    assert np.array_equal(images, tiny_images["train"][0])
+
+
+def test_torch_keeps_its_threads(folder: Path) -> None:
+    """In a process of its own, since importing FFCV is what first takes them away."""
+    code = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+from pipeline.loading.loader import Loader
+torch.set_num_threads(3)
+loader = Loader(Path(sys.argv[1]), "test", 32, "ffcv")
+seen = [torch.get_num_threads()]
+for _ in range(2):
+    seen += [torch.get_num_threads() for _ in loader.batches(np.arange(104))]
+print(seen + [torch.get_num_threads()])
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str([3] * 10)
+
+
+def test_an_index_outside_the_split_is_refused_before_ffcv_reads_it(ffcv_loader: Loader) -> None:
+    with pytest.raises(ValueError, match="split of 260"):
+        ffcv_loader.batches(np.array([260]))
+    with pytest.raises(ValueError, match="split of 260"):
+        ffcv_loader.batches(np.array([-1]))
+
+
+def test_converting_twice_gives_equal_bytes(folder: Path, raw: Path, tmp_path: Path) -> None:
+    again = tmp_path / folder.name
+    convert(raw, again, list(SPLITS), 10)
+    for file in folder.iterdir():
+        assert (again / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_the_card_describes_the_images(folder: Path, tiny_images: Splits) -> None:
+    for split, (images, labels) in tiny_images.items():
+        entry = beton.open_card(folder)["splits"][split]
+        assert entry["images"] == len(labels)
+        assert entry["images_per_class"] == np.bincount(labels, minlength=10).tolist()
+        assert np.allclose(entry["mean"], images.mean((0, 1, 2)) / 255, atol=1e-7)
+        assert np.allclose(entry["std"], images.std((0, 1, 2)) / 255, atol=1e-7)
+        assert entry["beton"]["bytes"] == (folder / f"{split}.beton").stat().st_size
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "card"])
+def test_a_damaged_file_is_refused(folder: Path, tmp_path: Path, backend: Backend, damage: str) -> None:
+    copy = tmp_path / folder.name
+    copy.mkdir()
+    for file in folder.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    path = copy / "train.beton"
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif damage == "truncate":
+        path.write_bytes(content[:-1])
+    elif damage == "remove":
+        path.unlink()
+    else:
+        (copy / "card.json").write_text("{")
+    with pytest.raises(UserError, match=r"convert@cifar10-tiny-rgb"):
+        Loader(copy, "train", 32, backend)
+
+
+def test_the_plain_reader_refuses_what_does_not_fit(folder: Path, tmp_path: Path) -> None:
+    content = (folder / "test.beton").read_bytes()
+    for name, changed in {
+        "empty": b"",
+        "header only": content[:24],
+        "version": b"\x09" + content[1:],
+        "more samples than there are": content[:8] + (10**9).to_bytes(8, "little") + content[16:],
+        "half": content[: len(content) // 2],
+    }.items():
+        path = tmp_path / "x.beton"
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=r"x\.beton"):
+            beton.read(path)
+        path.unlink()
+        assert not path.exists(), name
+
+
+def test_converting_what_are_no_images_is_refused_and_leaves_nothing(raw: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "raw"
+    bad.mkdir()
+    for split in SPLITS:
+        np.save(bad / f"{split}_images.npy", np.zeros((4, 32, 32, 3), dtype=np.float32))
+        np.save(bad / f"{split}_labels.npy", np.zeros(4, dtype=np.int64))
+    with pytest.raises(UserError, match="float32"):
+        convert(bad, tmp_path / "to", list(SPLITS), 10)
+    assert [p.name for p in tmp_path.iterdir()] == ["raw"]
+
+
+def test_a_writer_that_dies_is_an_error_and_leaves_nothing(raw: Path, tmp_path: Path) -> None:
+    """FFCV itself would wait for ever. The folder to write to is a file's name, so its open() fails."""
+    job = beton.Job(raw / "test_images.npy", raw / "test_labels.npy", tmp_path / "no-such-folder" / "x.beton")
+    with pytest.raises(WrnPipeError, match="FFCV's writer ended"):
+        beton.write([job])
+    assert not multiprocessing.active_children()
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,274 @@
+"""params.yaml as frozen, strictly checked objects: what to reproduce, and with which protocol."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError
+
+from pipeline.datasets.catalogue import Dataset
+from pipeline.errors import UserError
+
+PARAMS = Path("params.yaml")
+
+
+class Strict(BaseModel):
+    """Unknown keys and wrong types are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class StepSchedule(Strict):
+    """The learning rate is multiplied by `factor` at the start of some epochs."""
+
+    kind: Literal["step"]
+    drop_after: tuple[int, ...] = Field(strict=False)
+    """Completed epochs after which the rate drops: the authors' "epoch 60" is the 60th, so 59."""
+    factor: Annotated[float, Field(gt=0, lt=1)]
+    reset_momentum: bool
+    """Zero the momentum buffer at each drop, as the authors' Torch7 code does by making a new optimiser state."""
+
+
+class OneCycleSchedule(Strict):
+    """Linear from `start_factor` times the learning rate up to it, then linear down to zero, per step."""
+
+    kind: Literal["one-cycle"]
+    warmup_fraction: Annotated[float, Field(gt=0, lt=1)]
+    start_factor: Annotated[float, Field(gt=0, le=1)]
+
+
+class Protocol(Strict):
+    """The full recipe of a run: everything but dataset, network and seed."""
+
+    epochs: Annotated[int, Field(gt=0)]
+    batch_size: Annotated[int, Field(gt=0)]
+    optimizer: Literal["sgd"]
+    learning_rate: Annotated[float, Field(gt=0)]
+    """The highest rate of the schedule."""
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    nesterov: bool
+    weight_decay: Annotated[float, Field(ge=0)]
+    """L2 penalty on all parameters, batch normalisation and biases included."""
+    schedule: Annotated[StepSchedule | OneCycleSchedule, Field(discriminator="kind")]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Probability of zeroing in networks whose name ends in -dropout; other networks have none."""
+    preprocessing: Literal["meanstd", "zca", "unit", "imagenet"]
+    """meanstd: the authors' CIFAR-10 constants; zca: GCN and ZCA whitening; unit: divide by 255; imagenet: its own."""
+    flip: Literal["none", "per-image", "half-batch"]
+    """Horizontal: each image with p = 0.5, or exactly half of each mini-batch."""
+    crop: Literal["none", "per-image", "per-batch", "random-resized"]
+    """Random crop of the image's size from its 4-pixel reflection pad, or ImageNet's random resized crop."""
+    drop_last: bool
+    """Leave out the last, smaller mini-batch of each training epoch."""
+    conv_init: Literal["fan_in", "fan_out"]
+    bn_init: Literal["uniform", "ones"]
+    precision: Literal["fp32", "bf16"]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Protocol":
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        if isinstance(self.schedule, StepSchedule):
+            drops = self.schedule.drop_after
+            if list(drops) != sorted(set(drops)) or (drops and not 0 < drops[0] <= drops[-1] < self.epochs):
+                raise ValueError(f"drop_after {list(drops)} must rise strictly within 1..{self.epochs - 1}")
+        return self
+
+
+class Representation(Strict):
+    """How a dataset's images are stored in .beton files."""
+
+    dataset: str
+    kind: Literal["rgb"]
+    """rgb: the bytes as published, uint8."""
+
+
+class Run(Strict):
+    """One training of one network on one dataset with one seed."""
+
+    dataset: str
+    representation: str
+    network: str
+    protocol: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Loading(Strict):
+    """Which code reads the .beton files. Both give equal bytes."""
+
+    backend: Literal["ffcv", "numpy"]
+
+
+class Comparison(Strict):
+    """Margins of "the same", in points of error, with the reason for each in params.yaml."""
+
+    margins: dict[str, Annotated[float, Field(gt=0)]]
+
+
+class Plan(Strict):
+    """All of params.yaml."""
+
+    datasets: dict[str, Dataset]
+    representations: dict[str, Representation]
+    protocols: dict[str, Protocol]
+    runs: dict[str, Run]
+    tables: tuple[str, ...] = Field(strict=False)
+    """The paper's tables to write to results/."""
+    loading: Loading
+    device: Literal["auto", "cpu", "cuda"]
+    """Where trainings and evaluations run; auto is CUDA where there is a GPU, else the CPU."""
+    comparison: Comparison
+
+    def run(self, run_id: str) -> Run:
+        if run_id not in self.runs:
+            raise UserError(f"{PARAMS} has no run {run_id!r}", nearest(run_id, self.runs, "run"))
+        return self.runs[run_id]
+
+
+def nearest(word: str, known: Sequence[str] | dict[str, Any] | set[str], noun: str) -> str:
+    """A remedy that names the nearest known word, or all of them."""
+    known = sorted(known)
+    if close := difflib.get_close_matches(word, known, n=1, cutoff=0.6):
+        return f"did you mean {close[0]}?"
+    shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+    return f"known {noun}s: {shown or 'none'}"
+
+
+def load(path: Path = PARAMS) -> Plan:
+    """Read and check a plan. Raises UserError with the line of the first mistake and the nearest valid word."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} not found in {Path.cwd()}", "run the command in the repository's root") from None
+    try:
+        values = YAML(typ="safe", pure=True).load(text)
+        lines = YAML().load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise UserError(f"{path}:{mark.line + 1 if mark else 1}: {error.problem}", "mend the YAML there") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}:1: not a mapping", f"its keys are {', '.join(Plan.model_fields)}")
+    try:
+        plan = Plan.model_validate(values)
+    except ValidationError as error:
+        # An unknown key first: where it is a misspelt one, the right one is reported missing as well.
+        problem = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
+        raise _mistake(path, lines, problem) from None
+    _check_references(path, lines, plan)
+    return plan
+
+
+def _mistake(path: Path, lines: CommentedMap, problem: Any) -> UserError:
+    keys, model = _yaml_path(problem["loc"], lines)
+    where = f"{path}:{_line(lines, keys)}: {'.'.join(map(str, keys))}"
+    word = str(problem["loc"][-1]) if problem["loc"] else ""
+    if problem["type"] == "extra_forbidden":
+        return UserError(f"{where}: unknown key", nearest(word, set(model.model_fields) if model else set(), "key"))
+    if problem["type"] == "missing":
+        return UserError(f"{where}: missing", f"add {word} there; params.yaml in git has an example")
+    if problem["type"] == "literal_error":
+        return UserError(f"{where}: {problem['input']!r} is not a choice", f"choose {problem['ctx']['expected']}")
+    if problem["type"] == "union_tag_invalid":
+        wrong = f"{where}: kind {problem['ctx']['tag']!r} is not a choice"
+        return UserError(wrong, f"choose {problem['ctx']['expected_tags']}")
+    if problem["type"] == "value_error":
+        return UserError(f"{where}: {problem['ctx']['error']}", "change one of the two")
+    return UserError(f"{where}: {problem['msg']} (is {problem['input']!r})", f"correct {word}")
+
+
+def _yaml_path(loc: Sequence[Any], lines: Any) -> tuple[list[Any], type[BaseModel] | None]:
+    """The keys of `loc` that stand in the YAML (a union's tag does not) and the model that the last but one names."""
+    keys: list[Any] = []
+    model: Any = Plan
+    parent: Any = None
+    node = lines
+    for part in loc:
+        parent = model
+        members = [m for m in _members(model) if isinstance(m, type) and issubclass(m, BaseModel)]
+        tagged = [m for m in members if _tag(m) == part]
+        if len(members) > 1 and tagged:
+            model = tagged[0]
+            continue
+        fields = getattr(model, "model_fields", {})
+        model = fields[part].annotation if part in fields else (get_args(model) or (None,))[-1]
+        keys.append(part)
+        if isinstance(node, CommentedMap | CommentedSeq):
+            try:
+                node = node[part]
+            except (KeyError, IndexError, TypeError):
+                node = None
+    return keys, parent if isinstance(parent, type) and issubclass(parent, BaseModel) else None
+
+
+def _members(model: Any) -> tuple[Any, ...]:
+    arguments = get_args(model)
+    if arguments and isinstance(arguments[0], type):
+        return arguments
+    return tuple(get_args(arguments[0])) if arguments else ()
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    kind = model.model_fields.get("kind")
+    return get_args(kind.annotation)[0] if kind else None
+
+
+def _line(lines: Any, keys: Sequence[Any]) -> int:
+    """Line (from 1) of the deepest of `keys` that exists."""
+    line, node = 1, lines
+    for key in keys:
+        if isinstance(node, CommentedMap) and key in node:
+            line = node.lc.key(key)[0] + 1
+        elif isinstance(node, CommentedSeq) and isinstance(key, int) and key < len(node):
+            line = node.lc.item(key)[0] + 1
+        else:
+            break
+        node = node[key]
+    return line
+
+
+def _check_references(path: Path, lines: CommentedMap, plan: Plan) -> None:
+    def refuse(keys: list[str], what: str, remedy: str) -> None:
+        raise UserError(f"{path}:{_line(lines, keys)}: {'.'.join(keys)}: {what}", remedy)
+
+    def known(keys: list[str], word: str, section: dict[str, Any], noun: str) -> None:
+        if word not in section:
+            refuse(keys, f"no {noun} {word!r}", nearest(word, section, noun))
+
+    for name, representation in plan.representations.items():
+        known(["representations", name, "dataset"], representation.dataset, plan.datasets, "dataset")
+        if name != f"{representation.dataset}-{representation.kind}":
+            refuse(
+                ["representations", name],
+                "must be named <dataset>-<kind>",
+                f"rename it {representation.dataset}-{representation.kind}",
+            )
+    for run_id, run in plan.runs.items():
+        at = ["runs", run_id]
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", run_id):
+            refuse(
+                at, "a run id has lower-case letters, digits, dots and hyphens", f"e.g. {run.dataset}-wrn-40-1-quick-s1"
+            )
+        known([*at, "dataset"], run.dataset, plan.datasets, "dataset")
+        known([*at, "protocol"], run.protocol, plan.protocols, "protocol")
+        known([*at, "representation"], f"{run.dataset}-{run.representation}", plan.representations, "representation")
+        if plan.protocols[run.protocol].crop == "random-resized":
+            refuse(
+                [*at, "protocol"],
+                f"{run.protocol} crops at random sizes, {run.dataset} has images of one size",
+                "choose another protocol",
+            )
+        needs = "zca" if plan.protocols[run.protocol].preprocessing == "zca" else "rgb"
+        if run.representation != needs:
+            refuse([*at, "representation"], f"protocol {run.protocol} needs {needs}", f"write representation: {needs}")
+        from pipeline.models.names import parse  # here, because names need no torch but the module is a sibling's
+
+        try:
+            parse(run.network)
+        except UserError as error:
+            refuse([*at, "network"], error.what, error.remedy)

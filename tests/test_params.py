@@ -1,0 +1,87 @@
+"""params.yaml as shipped is valid; every mistake in it is one line with its place and one with the remedy."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.params import StepSchedule, load
+
+SHIPPED = Path(__file__).resolve().parents[1] / "params.yaml"
+TEXT = SHIPPED.read_text()
+
+
+def line_of(text: str, word: str) -> int:
+    return next(n for n, line in enumerate(text.splitlines(), start=1) if word in line)
+
+
+def test_the_shipped_plan_is_valid_and_what_the_readme_says() -> None:
+    plan = load(SHIPPED)
+    assert list(plan.runs) == ["cifar10-wrn-40-1-quick-s1"]
+    run = plan.run("cifar10-wrn-40-1-quick-s1")
+    assert (run.network, run.protocol, run.seed) == ("WRN-40-1", "quick", 1)
+    paper = plan.protocols["paper-meanstd"]
+    assert (paper.epochs, paper.batch_size, paper.precision) == (200, 128, "fp32")
+    assert isinstance(paper.schedule, StepSchedule)
+
+
+MISTAKES = {  # (what to replace, by what): (the line's word, what is said, the remedy)
+    ("    epochs: 200", "    epoch: 200"): ("epoch: 200", "protocols.paper-meanstd.epoch: unknown key", "epochs"),
+    ("    epochs: 200", "    epochs: '200'"): ("epochs: '200'", "valid integer", "correct epochs"),
+    ("    epochs: 200", "    epochs: 0"): ("epochs: 0", "greater than 0", "correct epochs"),
+    ("    epochs: 200\n", ""): ("paper-meanstd:", "paper-meanstd.epochs: missing", "add epochs"),
+    ("    epochs: 200", "    epochs: 120"): ("paper-meanstd:", r"drop_after \[59, 119, 159\]", "change one"),
+    ("precision: fp32", "precision: fp16"): ("precision: fp16", "'fp16' is not a choice", "'fp32' or 'bf16'"),
+    ("kind: step", "kind: stepp"): ("{kind: stepp", "kind 'stepp' is not a choice", "'step', 'one-cycle'"),
+    ("factor: 0.2, ", "factor: 0.2, gamma: 1, "): ("gamma: 1", "schedule.gamma: unknown key", "known keys"),
+    ("    network: WRN-40-1", "    network: WRN-41-1"): ("WRN-41-1", "WRN-41-1", "WRN-40-1"),
+    ("    protocol: quick", "    protocol: quik"): ("protocol: quik", "no protocol 'quik'", "quick"),
+    ("    dataset: cifar10\n", "    dataset: cifar11\n"): ("dataset: cifar11", "no dataset 'cifar11'", "cifar10"),
+    ("    seed: 1", "    seed: -1"): ("seed: -1", "greater than or equal to 0", "correct seed"),
+    ("    seed: 1", "    seed: 1\n    sed: 2"): ("sed: 2", "unknown key", "seed"),
+    ("  cifar10-wrn-40-1-quick-s1:", "  Cifar10 Run:"): ("Cifar10 Run:", "lower-case letters", "cifar10-wrn-40-1"),
+    ("backend: ffcv", "backend: fcv"): ("backend: fcv", "'fcv' is not a choice", "'ffcv' or 'numpy'"),
+    ("device: auto", "device: gpu"): ("device: gpu", "'gpu' is not a choice", "'auto', 'cpu' or 'cuda'"),
+    ("\nruns:", "\nrunns:"): ("runns:", "runns: unknown key", "runs"),
+    ("  quick:", "  quick: ["): ("batch_size: 128", "expected", "YAML"),
+    ("seed: 1", "seed: 1\n    seed: 2"): ("seed: 2", "duplicate key", "YAML"),
+    ("weight_decay: 0.0005", "weight_decay: x"): ("weight_decay: x", "valid number", "correct weight_decay"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda pair: re.sub(r"\s+", " ", pair[1])[:40] or "removed")
+def test_a_mistake_is_told_with_its_line_and_remedy(mistake: tuple[str, str], tmp_path: Path) -> None:
+    before, after = mistake
+    assert before in TEXT
+    text = TEXT.replace(before, after, 1)
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    word, said, remedy = MISTAKES[mistake]
+    with pytest.raises(UserError) as caught:
+        load(path)
+    assert re.search(said, caught.value.what), caught.value.what
+    assert re.search(remedy, caught.value.remedy), caught.value.remedy
+    assert f"{path}:{line_of(text, word)}:" in caught.value.what, caught.value.what
+    assert "\n" not in caught.value.what
+    assert "\n" not in caught.value.remedy
+
+
+def test_no_params_here(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not found") as caught:
+        load(tmp_path / "params.yaml")
+    assert "root" in caught.value.remedy
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3"])
+def test_not_a_plan_at_all(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="not a mapping"):
+        load(path)
+
+
+def test_an_unknown_run_names_the_nearest() -> None:
+    with pytest.raises(UserError) as caught:
+        load(SHIPPED).run("cifar10-wrn-40-1-quick-s2")
+    assert "cifar10-wrn-40-1-quick-s1" in caught.value.remedy

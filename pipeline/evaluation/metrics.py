@@ -1,0 +1,29 @@
+"""Errors of a classifier, from its predictions alone."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+
+def metrics(
+    labels: npt.NDArray[np.int64], predictions: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]
+) -> dict[str, float | int]:
+    """top1_error and its binomial standard_error in percent, errors and n in images, negative_log_likelihood in nats.
+
+    top5_error as well where there are at least ten times as many classes as that.
+    """
+    n, classes = probabilities.shape
+    errors = int((labels != predictions).sum())
+    rate = errors / n
+    values: dict[str, float | int] = {
+        "n": n,
+        "errors": errors,
+        "top1_error": round(100 * rate, 6),
+        "standard_error": round(100 * math.sqrt(rate * (1 - rate) / n), 6),
+        "negative_log_likelihood": round(float(-np.log(probabilities[np.arange(n), labels]).mean()), 6),
+    }
+    if classes >= 50:
+        top5 = np.argpartition(-probabilities, 5, axis=1)[:, :5]
+        values["top5_error"] = round(100 * (1 - float((top5 == labels[:, None]).any(1).mean())), 6)
+    return values

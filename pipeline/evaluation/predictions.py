@@ -1,0 +1,59 @@
+"""Class probabilities for every image of a split, as a Parquet file."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.loading.loader import Loader
+from pipeline.loading.preprocessing import Preprocessing
+from pipeline.progress import progress
+
+PROBABILITY = "probability_"
+
+
+def predict(
+    model: nn.Module, loader: Loader, preprocessing: Preprocessing, device: torch.device
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Labels int64 [N] and probabilities float64 [N, classes], every sample once, in the split's order.
+
+    fp32 whatever the training's precision was; no test-time augmentation (paper, section 3).
+    """
+    model.eval()
+    labels, rows = [], []
+    with torch.inference_mode(), progress("evaluate", loader.samples, "images") as task:
+        for batch in loader.batches(np.arange(loader.samples)):
+            logits = model(preprocessing(torch.from_numpy(batch.images).to(device)))
+            rows.append(torch.softmax(logits.double(), 1).cpu().numpy())
+            labels.append(batch.labels)
+            task.advance(len(batch.labels))
+    return np.concatenate(labels), np.concatenate(rows)
+
+
+def write(path: Path, labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> None:
+    """Columns: index, label, prediction (the most probable class, the lowest of equals), probability_0..."""
+    columns = {
+        "index": pa.array(np.arange(len(labels))),
+        "label": pa.array(labels),
+        "prediction": pa.array(probabilities.argmax(1)),
+        **{f"{PROBABILITY}{k}": pa.array(probabilities[:, k]) for k in range(probabilities.shape[1])},
+    }
+    pq.write_table(pa.table(columns), path, compression="zstd")
+
+
+def read(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Labels int64 [N], predictions int64 [N], probabilities float64 [N, classes]. Raises UserError on another file."""
+    try:
+        table = pq.read_table(path)
+        classes = sum(name.startswith(PROBABILITY) for name in table.column_names)
+        if table.column_names != ["index", "label", "prediction", *(f"{PROBABILITY}{k}" for k in range(classes))]:
+            raise pa.ArrowInvalid(f"columns are {table.column_names}")
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} holds no predictions: {error}", "run wrn-pipe repro evaluate") from None
+    probabilities = np.stack([table.column(f"{PROBABILITY}{k}").to_numpy() for k in range(classes)], axis=1)
+    return table.column("label").to_numpy(), table.column("prediction").to_numpy(), probabilities

@@ -1,0 +1,79 @@
+"""What a result depends on: its fingerprint, and the state of the code that made it."""
+
+import json
+import subprocess
+from functools import cache
+from hashlib import file_digest, sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline.params import Plan
+
+DAG = Path("dvc.yaml")
+
+
+@cache
+def _dag() -> dict[str, Any]:
+    dag: dict[str, Any] = YAML(typ="safe", pure=True).load(DAG)
+    return dag
+
+
+def dependencies(stage: str, key: str, item: dict[str, Any]) -> list[Path]:
+    """The files and folders that dvc.yaml lists as dependencies of `stage`@`key`."""
+    body = _dag()["stages"][stage]["do"]
+
+    def fill(text: str) -> Path:
+        text = text.replace("${key}", key)
+        for name, value in item.items():
+            text = text.replace(f"${{item.{name}}}", str(value))
+        return Path(text)
+
+    return [fill(dependency) for dependency in body["deps"]]
+
+
+def fingerprint(plan: Plan, run_id: str) -> str:
+    """sha256 over all that determines the run's weights: its settings and the content of its stage's dependencies.
+
+    A folder of .beton files counts by its card, which pins their digests.
+    """
+    run = plan.run(run_id)
+    settings: dict[str, Any] = {
+        "run": run.model_dump(mode="json"),
+        "protocol": plan.protocols[run.protocol].model_dump(mode="json"),
+        "loading": plan.loading.model_dump(mode="json"),
+        "device": plan.device,
+    }
+    content: dict[str, str] = {}
+    for path in dependencies("train", run_id, settings["run"]):
+        for file in _files(path):
+            with file.open("rb") as stream:
+                content[file.as_posix()] = file_digest(stream, "sha256").hexdigest()
+    return sha256(json.dumps([settings, content], sort_keys=True).encode()).hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if (card := path / "card.json").is_file():
+        return [card]
+    return sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc")
+
+
+def commit() -> tuple[str, bool]:
+    """The checked-out commit, and whether tracked files other than results differ from it."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    head = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results", ":!dvc.lock")
+    return head or "none", bool(changed)
+
+
+def versions() -> dict[str, str]:
+    """The packages whose version can change a result."""
+    return {name: version(name) for name in ("torch", "numpy", "safetensors")}

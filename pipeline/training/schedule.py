@@ -1,0 +1,21 @@
+"""The learning rate of each step."""
+
+from pipeline.params import Protocol, StepSchedule
+
+
+def learning_rate(protocol: Protocol, epoch: int, step: int, steps: int) -> float:
+    """Rate for step `step` of `steps` in epoch `epoch`, both counted from 0."""
+    schedule = protocol.schedule
+    if isinstance(schedule, StepSchedule):
+        return protocol.learning_rate * schedule.factor ** sum(epoch >= drop for drop in schedule.drop_after)
+    done = (epoch * steps + step) / (protocol.epochs * steps)
+    if done < schedule.warmup_fraction:
+        rise = done / schedule.warmup_fraction
+        return protocol.learning_rate * (schedule.start_factor + (1 - schedule.start_factor) * rise)
+    return protocol.learning_rate * (1 - done) / (1 - schedule.warmup_fraction)
+
+
+def resets_momentum(protocol: Protocol, epoch: int) -> bool:
+    """Whether the momentum buffer is zeroed before epoch `epoch` (from 0)."""
+    schedule = protocol.schedule
+    return isinstance(schedule, StepSchedule) and schedule.reset_momentum and epoch in schedule.drop_after

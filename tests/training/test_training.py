@@ -1,0 +1,169 @@
+"""Trainings of a small network on real images: what they compute, how they repeat, stop and resume."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.datasets.catalogue import SPLITS
+from pipeline.datasets.readers import Splits
+from pipeline.errors import WrnPipeError
+from pipeline.loading.convert import convert
+from pipeline.loading.loader import Loader
+from pipeline.loading.order import sample_order
+from pipeline.loading.preprocessing import Preprocessing
+from pipeline.models.build import build
+from pipeline.params import Protocol, load
+from pipeline.training import loop
+from pipeline.training.checkpoints import EpochRecord
+from pipeline.training.loop import InterruptedTrainingError, Training, train
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = load(ROOT / "params.yaml").protocols["quick"]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_images: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    raw = tmp_path_factory.mktemp("raw")
+    for split, (images, labels) in tiny_images.items():
+        np.save(raw / f"{split}_images.npy", images)
+        np.save(raw / f"{split}_labels.npy", labels)
+    to = tmp_path_factory.mktemp("beton") / "cifar10-tiny-rgb"
+    convert(raw, to, list(SPLITS), 10)
+    return to
+
+
+def protocol(**changes: object) -> Protocol:
+    base = {"epochs": 2, "batch_size": 64, "learning_rate": 0.1, "precision": "fp32"}
+    return Protocol.model_validate({**QUICK.model_dump(), **base, **changes})
+
+
+def training(folder: Path, scratch: Path, network: str = "WRN-10-1", seed: int = 1, **changes: object) -> Training:
+    recipe = protocol(**changes)
+    model = build(
+        network, 10, conv_init=recipe.conv_init, bn_init=recipe.bn_init, dropout=recipe.dropout, seed=seed
+    ).to(memory_format=torch.channels_last)
+    loader = Loader(folder, "train", recipe.batch_size, "numpy")
+    preprocessing = Preprocessing(recipe.preprocessing)
+    return Training("tiny", recipe, seed, model, loader, preprocessing, torch.device("cpu"), scratch)
+
+
+def ignore(record: EpochRecord, rate: float) -> None:
+    """No mirror."""
+
+
+def weights(of: Training) -> bytes:
+    return b"".join(value.contiguous().numpy().tobytes() for value in of.model.state_dict().values())
+
+
+def test_a_step_is_the_papers_update(folder: Path, tmp_path: Path, tiny_images: Splits) -> None:
+    """Two steps by hand: cross-entropy, weight decay on every parameter, Nesterov momentum without dampening."""
+    plain = {"flip": "none", "crop": "none", "label_smoothing": 0.0, "weight_decay": 0.01, "epochs": 1}
+    schedule = {"kind": "step", "drop_after": [], "factor": 0.2, "reset_momentum": True}
+    run = training(folder, tmp_path, batch_size=130, schedule=schedule, **plain)
+    by_hand = build("WRN-10-1", 10, conv_init="fan_out", bn_init="ones", seed=1)
+    images, labels = tiny_images["train"]
+    order = sample_order(1, 0, 260)
+    momentum = {name: torch.zeros_like(p) for name, p in by_hand.named_parameters()}
+    for step in range(2):
+        chosen = order[step * 130 : (step + 1) * 130]
+        pixels = (torch.from_numpy(images[chosen]).double() - torch.tensor([125.3, 123.0, 113.9])) / torch.tensor(
+            [63.0, 62.1, 66.7]
+        )
+        loss = F.cross_entropy(by_hand(pixels.permute(0, 3, 1, 2).float()), torch.from_numpy(labels[chosen]))
+        by_hand.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for name, p in by_hand.named_parameters():
+                gradient = p.grad + 0.01 * p
+                momentum[name] = 0.9 * momentum[name] + gradient
+                p -= 0.1 * (gradient + 0.9 * momentum[name])
+    history = train(run, ignore)
+    assert history[0].epoch == 1
+    assert history[0].learning_rate == 0.1
+    expected = dict(by_hand.named_parameters())
+    for name, p in run.model.named_parameters():
+        assert torch.allclose(p, expected[name], rtol=1e-3, atol=1e-4), name
+
+
+def test_training_learns(folder: Path, tmp_path: Path) -> None:
+    history = train(training(folder, tmp_path, network="WRN-10-2", epochs=12, batch_size=32), ignore)
+    assert [row.epoch for row in history] == list(range(1, 13))
+    assert history[-1].train_loss < history[0].train_loss - 0.3
+    assert history[-1].train_error < history[0].train_error - 15
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_equal_inputs_give_equal_bits_and_another_seed_does_not(folder: Path, tmp_path: Path, precision: str) -> None:
+    runs = [training(folder, tmp_path / str(i), seed=seed, precision=precision) for i, seed in enumerate((1, 1, 2))]
+    histories = [train(run, ignore) for run in runs]
+    assert weights(runs[0]) == weights(runs[1])
+    assert histories[0] == histories[1]
+    assert weights(runs[0]) != weights(runs[2])
+
+
+@pytest.mark.parametrize("network", ["WRN-10-1", "WRN-10-1-dropout"])
+def test_a_stopped_training_resumes_to_the_same_bits(
+    folder: Path, tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after every third step, through the real signal handler, it ends as if nothing had happened."""
+    schedule = {"kind": "step", "drop_after": [1, 2], "factor": 0.2, "reset_momentum": True}
+    settings = {"network": network, "epochs": 3, "batch_size": 48, "schedule": schedule}
+    settings["dropout"] = 0.3 if network.endswith("dropout") else 0.0
+    whole = training(folder, tmp_path / "whole", **settings)
+    expected = train(whole, ignore)
+
+    step = loop._step
+    stops: list[tuple[int, str]] = []
+
+    def stopping_step(*arguments: object) -> object:
+        nonlocal done
+        done += 1
+        if done == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    monkeypatch.setattr(loop, "_step", stopping_step)
+    while True:
+        done = 0
+        part = training(folder, tmp_path / "parts", **settings)
+        try:
+            history = train(part, ignore)
+            break
+        except InterruptedTrainingError as stop:
+            stops.append((stop.exit_code, stop.remedy))
+    assert stops == [(143, "continue with: wrn-pipe repro train@tiny")] * 5
+    assert history == expected
+    assert weights(part) == weights(whole)
+
+
+def test_a_torn_state_is_skipped(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # after every step
+    whole = training(folder, tmp_path / "a", epochs=2)
+    expected = train(whole, ignore)
+    kept = sorted((tmp_path / "a").glob("epoch-*.safetensors"))
+    assert len(kept) == 2
+    kept[1].write_bytes(kept[1].read_bytes()[:-100])
+    resumed = training(folder, tmp_path / "a", epochs=2)
+    assert train(resumed, ignore) == expected
+    assert weights(resumed) == weights(whole)
+
+
+def test_a_loss_that_is_no_number_stops_with_the_step(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(WrnPipeError, match=r"no number by epoch \d+, step \d+"):
+        train(training(folder, tmp_path, learning_rate=1e6, epochs=30), ignore)
+
+
+def test_a_batch_larger_than_the_split_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(WrnPipeError, match="do not fill one mini-batch of 512"):
+        train(training(folder, tmp_path, batch_size=512), ignore)
+
+
+def test_the_last_partial_batch_counts_when_it_is_kept(folder: Path, tmp_path: Path) -> None:
+    history = train(training(folder, tmp_path, epochs=1, batch_size=100, drop_last=False), ignore)
+    misclassified = history[0].train_error * 260 / 100
+    assert misclassified == pytest.approx(round(misclassified), abs=1e-9)

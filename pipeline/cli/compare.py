@@ -1,0 +1,250 @@
+"""wrn-pipe compare: the paper's tables with our results beside them, and a verdict on each number."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.comparison.cells import Cell, ParameterCount
+    from pipeline.comparison.orderings import Judged
+    from pipeline.comparison.results import Result
+    from pipeline.comparison.tables import Table
+    from pipeline.params import Plan
+
+EPILOG = "Example: wrn-pipe compare --paper-table 4 --dataset cifar10 --format markdown"
+"""Shown below the command's help."""
+
+Format = Literal["terminal", "markdown", "latex", "csv", "json", "html"]
+
+_PIPED_WIDTH = 100
+_NARROWEST = 72
+"""Below this many columns a line of the table would break, which is harder to read than a terminal's own wrapping."""
+
+
+def compare(
+    paper_table: Annotated[
+        str, typer.Option(metavar="TABLE", help="2, 3, 4, 5, 6, 7, 8, 9, figure-4, text, or all.")
+    ] = "all",
+    form: Annotated[Format, typer.Option("--format", help="How to print.")] = "terminal",
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write to FILE instead of printing.")] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Exit 1 unless there are runs and all claims (or orderings) with runs hold: reproduced or better.",
+        ),
+    ] = False,
+    run: Annotated[list[str] | None, typer.Option(help="Only this run of params.yaml. Repeatable.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only this dataset, such as cifar100.")] = None,
+    row: Annotated[str | None, typer.Option(help="Only this network, as the paper prints it.")] = None,
+    orderings: Annotated[
+        bool, typer.Option("--orderings", help="Judge what the paper says about which network is better.")
+    ] = False,
+) -> None:
+    """Compare finished runs with the paper: published, ours, difference, verdict, deviations, footnotes.
+
+    A claim without runs is shown as not run. --strict counts a claim as holding when the verdict is reproduced or
+    better (our error is lower); inconclusive, worse and not comparable do not hold, nor does nothing to compare.
+    """
+    from pipeline.comparison.results import load_results
+    from pipeline.params import load
+
+    plan = load()
+    for run_id in run or ():
+        plan.run(run_id)
+    results = [result for result in load_results(Path()) if not run or result.run in run]
+    if orderings:
+        _orderings(plan, results, paper_table, dataset, row, form, output, strict)
+    else:
+        _tables(plan, results, paper_table, dataset, row, run or [], form, output, strict)
+
+
+def _tables(
+    plan: "Plan",
+    results: Sequence["Result"],
+    paper_table: str,
+    dataset: str | None,
+    row: str | None,
+    run: Sequence[str],
+    form: Format,
+    output: Path | None,
+    strict: bool,
+) -> None:
+    from pipeline.comparison.formats import render, terminal
+    from pipeline.comparison.tables import table
+
+    names = _names(paper_table)
+    _check_filters(names, dataset, row)
+    counts = _parameter_count() if _has_counts(names) and not run else None
+    tables = _select([table(plan, name, results, counts) for name in names], dataset, row, run)
+    if form == "terminal" and output is None:
+        text = terminal.render(tables, _width(), colour=_colour())
+    else:
+        text = render(tables, form, _PIPED_WIDTH)
+    if form == "terminal":
+        text += _next_step(tables, results, plan) + "\n"
+    _write(text, output)
+    if strict:
+        _exit_strictly([cell for each in tables for cell in each.cells])
+
+
+def _orderings(
+    plan: "Plan",
+    results: Sequence["Result"],
+    paper_table: str,
+    dataset: str | None,
+    row: str | None,
+    form: Format,
+    output: Path | None,
+    strict: bool,
+) -> None:
+    from pipeline.comparison.formats import sentences
+    from pipeline.comparison.orderings import Standing, judge_ordering, load_orderings
+    from pipeline.errors import UserError, WrnPipeError
+
+    names = _names(paper_table)
+    _check_filters(names, dataset, row)
+    chosen = [
+        ordering
+        for ordering in load_orderings()
+        if any(
+            claim.table in names and dataset in (None, claim.dataset) and row in (None, claim.model, claim.network)
+            for pair in ordering.pairs
+            for claim in pair
+        )
+    ]
+    judged: list[Judged] = [judge_ordering(ordering, plan, results) for ordering in chosen]
+    if form in ("latex", "html"):
+        raise UserError(f"--orderings has no format {form}", "use --format terminal, markdown, csv or json")
+    if form == "terminal":
+        text = sentences.render_text(judged, _width() if output is None else _PIPED_WIDTH)
+    else:
+        text = {"markdown": sentences.render_markdown, "csv": sentences.render_csv, "json": sentences.render_json}[
+            form
+        ](judged)
+    _write(text, output)
+    compared = [one for one in judged if one.standing is not Standing.NOT_RUN]
+    failed = [one for one in compared if one.standing is not Standing.HOLDS]
+    if strict and (failed or not compared):
+        what = (
+            f"{len(failed)} of {len(compared)} judged orderings do not hold" if failed else "no ordering can be judged"
+        )
+        raise WrnPipeError(what, "add comparable runs: wrn-pipe plan --paper-table TABLE, then wrn-pipe repro")
+
+
+def _names(paper_table: str) -> list[str]:
+    from pipeline.publication.claims import TITLES, table_name
+
+    return list(TITLES) if paper_table == "all" else [table_name(paper_table)]
+
+
+def _check_filters(names: Sequence[str], dataset: str | None, row: str | None) -> None:
+    """Raise UserError for a dataset or a network that the chosen tables do not have."""
+    from pipeline.errors import UserError
+    from pipeline.params import nearest
+    from pipeline.publication.claims import load_claims
+
+    claims = [claim for claim in load_claims() if claim.table in names]
+    datasets = {claim.dataset for claim in claims}
+    where = f"table {names[0]}" if len(names) == 1 else "the paper"
+    if dataset is not None and dataset not in datasets:
+        raise UserError(f"{where} has no dataset {dataset!r}", nearest(dataset, datasets, "dataset"))
+    models = {claim.model for claim in claims if dataset in (None, claim.dataset)}
+    spellings = models | {claim.network for claim in claims if claim.model in models}
+    if row is not None and row not in spellings:
+        raise UserError(f"{where} has no row {row!r}", nearest(row, models, "row"))
+
+
+def _select(tables: Sequence["Table"], dataset: str | None, row: str | None, run: Sequence[str]) -> list["Table"]:
+    """The tables reduced to the cells asked for, without those that have none left."""
+    from dataclasses import replace
+
+    from pipeline.publication.claims import canonical
+
+    def wanted(cell: "Cell") -> bool:
+        if dataset not in (None, cell.dataset) or (row is not None and canonical(row) != canonical(cell.model)):
+            return False
+        return not run or not set(run).isdisjoint([*cell.runs, *(excluded.run for excluded in cell.excluded)])
+
+    reduced = [replace(table, cells=tuple(cell for cell in table.cells if wanted(cell))) for table in tables]
+    return [table for table in reduced if table.cells]
+
+
+def _has_counts(names: Sequence[str]) -> bool:
+    from pipeline.publication.claims import load_claims
+
+    return any(claim.kind == "count" for claim in load_claims() if claim.table in names)
+
+
+def _parameter_count() -> "ParameterCount":
+    from pipeline.models.cost import parameter_formula
+    from pipeline.models.names import parse
+
+    classes = {"cifar10": 10, "cifar100": 100, "svhn": 10, "imagenet": 1000}
+    return lambda network, dataset: parameter_formula(parse(network), classes[dataset])
+
+
+def _next_step(tables: Sequence["Table"], results: Sequence["Result"], plan: "Plan") -> str:
+    """One line on what to do next."""
+    from pipeline.comparison.cells import runs_wanted
+
+    strays = [result.run for result in results if result.run not in plan.runs]
+    ignored = f"Ignored, because params.yaml does not name them: {', '.join(strays)}.\n" if strays else ""
+    waiting = [cell for table in tables for cell in table.cells if runs_wanted(cell)]
+    if not tables:
+        return ignored + "Next: no claim has these runs; wrn-pipe compare shows all claims."
+    if not waiting:
+        return ignored + "Next: nothing is open here; wrn-pipe compare --orderings judges what the text says."
+    name = tables[0].name if len(tables) == 1 else "all"
+    open_claims = "1 claim needs" if len(waiting) == 1 else f"{len(waiting)} claims need"
+    return ignored + (
+        f"Next: {open_claims} comparable runs. wrn-pipe plan --paper-table {name} --seeds 5 adds them,\n"
+        "      wrn-pipe repro trains them."
+    )
+
+
+def _exit_strictly(cells: Sequence["Cell"]) -> None:
+    """Raise WrnPipeError (exit code 1) unless some claim has runs and all that have runs are reproduced or better."""
+    from pipeline.comparison.statistics import Verdict
+    from pipeline.errors import WrnPipeError
+
+    compared = [cell for cell in cells if cell.kind == "runnable" and cell.runs]
+    failed = [cell for cell in compared if cell.verdict not in (Verdict.REPRODUCED, Verdict.BETTER)]
+    if not compared:
+        raise WrnPipeError("no finished run of these claims to compare", "wrn-pipe repro trains what params.yaml names")
+    if failed:
+        worst = failed[0]
+        raise WrnPipeError(
+            f"{len(failed)} of {len(compared)} compared claims do not hold; the first is {worst.model} on "
+            f"{worst.dataset} (table {worst.table}): {worst.verdict}",
+            "the deviations and footnotes above say why; without --strict this is no failure",
+        )
+
+
+def _write(text: str, output: Path | None) -> None:
+    from pipeline.errors import UserError
+
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(f"can not write {output}: {error.strerror}", "name a file in a folder that exists") from None
+    typer.echo(f"wrote {output}", err=True)
+
+
+def _width() -> int:
+    """Columns of the terminal; of COLUMNS if set; a readable width when piped."""
+    import shutil
+
+    return max(_NARROWEST, min(shutil.get_terminal_size((_PIPED_WIDTH, 24)).columns, _PIPED_WIDTH))
+
+
+def _colour() -> bool:
+    import os
+    import sys
+
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

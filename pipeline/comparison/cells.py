@@ -1,0 +1,230 @@
+"""One cell per claim: what the paper prints, what our runs say, and the verdict that the two add up to."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pipeline.comparison.deviations import Deviation, deviations, is_comparable
+from pipeline.comparison.results import Result
+from pipeline.comparison.statistics import FEWEST, Judgement, Sample, Verdict, judge, paper_runs, summarise
+from pipeline.errors import UserError
+from pipeline.params import PARAMS, Plan
+from pipeline.publication.caveats import caveats_of
+from pipeline.publication.claims import Claim, Kind, Metric
+from pipeline.publication.protocols import PaperProtocol, protocol_of, published_images
+
+ParameterCount = Callable[[str, str], int]
+"""(network, dataset) -> exact number of trainable parameters."""
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A finished run of the claim's network that the verdict leaves out."""
+
+    run: str
+    error: float
+    """In percent."""
+    deviations: tuple[Deviation, ...]
+    """Empty when the run was left out because another one has its seed."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place of a paper's table. Errors and differences are in percent and points."""
+
+    table: str
+    dataset: str
+    model: str
+    """The network's name as the table spells it."""
+    metric: Metric
+    kind: Kind | Literal["unpublished"]
+    """The claim's kind; unpublished where the paper's table prints a dash."""
+    claim: Claim | None
+    """None when unpublished."""
+    ours: Sample | None = None
+    judgement: Judgement | None = None
+    """The statistics behind the verdict; None unless there are comparable runs."""
+    verdict: Verdict | None = None
+    """None for what is not judged: quoted numbers, timings, and numbers that the paper does not print."""
+    margin: float | None = None
+    count: int | None = None
+    """Our exact number of parameters, for a count."""
+    deviations: tuple[Deviation, ...] = ()
+    """Of the runs in `runs`; without repetition."""
+    caveats: tuple[int, ...] = ()
+    runs: tuple[str, ...] = ()
+    """Ids of the runs behind `ours`."""
+    excluded: tuple[Excluded, ...] = ()
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus published, in points; None without the two."""
+        if self.ours is None or self.claim is None:
+            return None
+        return self.ours.median - self.claim.value
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The difference's 95 % interval, in points."""
+        if self.judgement is None:
+            return None
+        difference, half_width = self.judgement.difference, self.judgement.half_width
+        return difference - half_width, difference + half_width
+
+
+def cell_of(claim: Claim, plan: Plan, results: Sequence[Result], parameters: ParameterCount | None = None) -> Cell:
+    """Join one claim with the finished runs.
+
+    Raises UserError when the plan has no margin for a dataset that has runs to judge.
+    """
+    cell = Cell(
+        claim.table,
+        claim.dataset,
+        claim.model,
+        claim.metric,
+        claim.kind,
+        claim,
+        caveats=tuple(caveat.number for caveat in caveats_of(claim)),
+    )
+    if claim.kind == "count":
+        return cell if parameters is None else _count(cell, claim, parameters(claim.network, claim.dataset))
+    if claim.kind != "runnable":
+        return cell
+    paper = protocol_of(claim)
+    pairs = _runs_of(claim.network, claim.dataset, claim.metric, results)
+    if paper is None or not pairs:
+        return replace(cell, verdict=Verdict.NOT_RUN)
+    return _with_runs(cell, claim, paper, plan, pairs)
+
+
+def unpublished_cell(table: str, dataset: str, model: str, metric: Metric) -> Cell:
+    """A place that the paper's table leaves empty."""
+    return Cell(table, dataset, model, metric, "unpublished", None)
+
+
+def unpublished_cell_with_runs(claim: Claim, model: str, plan: Plan, results: Sequence[Result]) -> Cell:
+    """A dash of the paper's table: our runs of `model` are shown, with their deviations, and not judged.
+
+    `claim` is any claim of the same column, whose protocol the empty place would have had.
+    """
+    cell = cell_of(replace(claim, model=model), plan, results)
+    return replace(cell, kind="unpublished", claim=None, judgement=None, verdict=None, margin=None, caveats=())
+
+
+def comparable_runs(claim: Claim, plan: Plan, results: Sequence[Result]) -> tuple[tuple[Result, float], ...]:
+    """The runs that count for a claim, one per seed, with their errors in percent; by run id."""
+    paper = protocol_of(claim)
+    if paper is None:
+        return ()
+    pairs = _runs_of(claim.network, claim.dataset, claim.metric, results)
+    weighed = [_Weighed(result, error, _deviations(result, claim, paper, plan)) for result, error in pairs]
+    chosen, _ = _one_per_seed([w for w in weighed if is_comparable(w.deviations)])
+    return tuple((w.result, w.error) for w in chosen)
+
+
+@dataclass(frozen=True)
+class _Weighed:
+    result: Result
+    error: float
+    deviations: tuple[Deviation, ...]
+
+
+def _with_runs(
+    cell: Cell, claim: Claim, paper: PaperProtocol, plan: Plan, pairs: Sequence[tuple[Result, float]]
+) -> Cell:
+    weighed = [_Weighed(result, error, _deviations(result, claim, paper, plan)) for result, error in pairs]
+    comparable, repeated = _one_per_seed([w for w in weighed if is_comparable(w.deviations)])
+    others = [w for w in weighed if not is_comparable(w.deviations)]
+    if comparable:
+        rest = [*_excluded(repeated, "its seed is counted already"), *_excluded(others, "not comparable")]
+        margin = _margin(plan, claim.dataset)
+        judgement = judge(
+            [w.error for w in comparable],
+            claim.value,
+            paper_runs=paper_runs(claim),
+            margin=margin,
+            rounding=claim.rounding,
+            images=published_images(claim.dataset, "test"),
+            higher_is_better=claim.metric == "map",
+        )
+        return replace(_shown(cell, comparable, rest), verdict=judgement.verdict, judgement=judgement, margin=margin)
+    main, repeated = _one_per_seed(_nearest_recipe(others))
+    shown = {w.result.run for w in main} | {w.result.run for w in repeated}
+    rest = [
+        *_excluded(repeated, "its seed is counted already"),
+        *_excluded([w for w in others if w.result.run not in shown], "another protocol"),
+    ]
+    return replace(_shown(cell, main, rest), verdict=Verdict.NOT_COMPARABLE)
+
+
+def _shown(cell: Cell, chosen: Sequence[_Weighed], rest: Sequence[Excluded]) -> Cell:
+    unique = dict.fromkeys(deviation for w in chosen for deviation in w.deviations)
+    return replace(
+        cell,
+        ours=summarise([w.error for w in chosen]),
+        deviations=tuple(sorted(unique, key=lambda deviation: not deviation.material)),
+        runs=tuple(w.result.run for w in chosen),
+        excluded=tuple(rest),
+    )
+
+
+def _excluded(weighed: Sequence[_Weighed], reason: str) -> list[Excluded]:
+    return [Excluded(w.result.run, w.error, w.deviations, reason) for w in weighed]
+
+
+def _runs_of(network: str, dataset: str, metric: Metric, results: Sequence[Result]) -> list[tuple[Result, float]]:
+    """Runs by id, so that the order in which they are given changes nothing."""
+    pairs = []
+    for result in sorted(results, key=lambda result: result.run):
+        error = result.error(metric)
+        if error is not None and (result.network, result.record.dataset) == (network, dataset):
+            pairs.append((result, error))
+    return pairs
+
+
+def _deviations(result: Result, claim: Claim, paper: PaperProtocol, plan: Plan) -> tuple[Deviation, ...]:
+    return deviations(result, claim, paper, plan.datasets.get(claim.dataset))
+
+
+def _one_per_seed(weighed: Sequence[_Weighed]) -> tuple[list[_Weighed], list[_Weighed]]:
+    """Two runs of one seed share data order and initialisation, so only the one nearest the paper's recipe counts."""
+    best: dict[int, _Weighed] = {}
+    for w in sorted(weighed, key=lambda w: (len(w.deviations), w.result.run)):
+        best.setdefault(w.result.record.seed, w)
+    chosen = [w for w in weighed if best[w.result.record.seed] is w]
+    return chosen, [w for w in weighed if best[w.result.record.seed] is not w]
+
+
+def _nearest_recipe(weighed: Sequence[_Weighed]) -> list[_Weighed]:
+    """Of runs that all deviate materially, those of the one recipe that deviates least; they have a common median."""
+    groups: dict[tuple[Deviation, ...], list[_Weighed]] = {}
+    for w in weighed:
+        groups.setdefault(tuple(d for d in w.deviations if d.material), []).append(w)
+    fewest = min(groups, key=lambda material: (len(material), -len(groups[material]), material))
+    return groups[fewest]
+
+
+def _count(cell: Cell, claim: Claim, count: int) -> Cell:
+    """A count is the paper's when it rounds to the printed figure; otherwise the network is another one."""
+    same = f"{count / 1e6:.{claim.decimals}f}" == claim.text
+    return replace(cell, count=count, verdict=Verdict.REPRODUCED if same else Verdict.NOT_COMPARABLE)
+
+
+def _margin(plan: Plan, dataset: str) -> float:
+    margins = plan.comparison.margins
+    if dataset not in margins:
+        raise UserError(
+            f"{PARAMS}: comparison.margins has no margin for {dataset}",
+            f"add {dataset}: and the points of error that still are the same, with the reason",
+        )
+    return margins[dataset]
+
+
+def runs_wanted(cell: Cell) -> int | None:
+    """Further comparable runs that the verdict waits for; None when it waits for none, or for more than is sensible."""
+    if cell.verdict in (Verdict.NOT_RUN, Verdict.NOT_COMPARABLE) and cell.kind == "runnable":
+        return FEWEST
+    if cell.verdict is Verdict.INCONCLUSIVE and cell.judgement and cell.ours and cell.judgement.runs_to_settle:
+        return cell.judgement.runs_to_settle - cell.ours.n
+    return None

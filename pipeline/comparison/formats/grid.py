@@ -1,0 +1,63 @@
+"""A table laid out as the paper prints it: one row a network, and for each of its columns ours beside the published."""
+
+from dataclasses import dataclass
+
+from pipeline.comparison.cells import Cell
+from pipeline.comparison.formats import words
+from pipeline.comparison.tables import Column, Table
+
+
+@dataclass(frozen=True)
+class Group:
+    """The columns that stand for one column of the paper."""
+
+    heading: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Texts, not yet escaped for any format."""
+
+    groups: tuple[Group, ...]
+    rows: tuple[tuple[str, ...], ...]
+    """The network's name, then the texts of each group."""
+
+
+def grid(table: Table, letters: words.Letters) -> Grid:
+    groups = tuple(Group(words.heading(column), _names(column)) for column in table.columns)
+    rows = []
+    for model in table.models:
+        texts = [model]
+        for column in table.columns:
+            texts.extend(_texts(_find(table, model, column), column, letters))
+        rows.append(tuple(texts))
+    return Grid(groups, tuple(rows))
+
+
+def _find(table: Table, model: str, column: Column) -> Cell | None:
+    found = [c for c in table.cells if (c.model, c.dataset, c.metric) == (model, column.dataset, column.metric)]
+    return found[0] if found else None
+
+
+def _names(column: Column) -> tuple[str, ...]:
+    if column.metric == "params_millions":
+        return ("paper", "ours, exact")
+    if column.metric in ("top1_error", "top5_error", "map"):
+        return ("paper", "ours", "difference", "verdict")
+    return ("paper",)
+
+
+def _texts(cell: Cell | None, column: Column, letters: words.Letters) -> tuple[str, ...]:
+    names = _names(column)
+    if cell is None:
+        return ("",) * len(names)
+    marks = words.marks(cell, letters)
+    judged = f"{words.verdict(cell)} {marks}".strip()
+    if len(names) == 4:
+        return (words.published(cell), words.ours(cell), words.difference(cell), judged)
+    note = f" {marks}" if marks else ""
+    if len(names) == 2:
+        count = words.ours(cell) if words.verdict(cell) in ("same count", "not counted") else judged
+        return (words.published(cell) + note, count)
+    return (words.published(cell) + note,)

@@ -1,0 +1,85 @@
+"""Comparisons as a LaTeX document that compiles as it is; it needs booktabs and nothing rarer."""
+
+import re
+from collections.abc import Sequence
+
+from pipeline.comparison.formats import words
+from pipeline.comparison.formats.grid import grid
+from pipeline.comparison.tables import Table
+
+_DOCUMENT = r"""\documentclass[10pt]{article}
+\usepackage[utf8]{inputenc}
+\usepackage{booktabs}
+\usepackage{graphicx}
+\usepackage[a4paper,landscape,margin=12mm]{geometry}
+\setlength{\parindent}{0pt}
+\begin{document}
+%s\end{document}
+"""
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    '"': "''",
+    "<": "$<$",
+    ">": "$>$",
+    # an opening bracket after the end of a row would be read as its optional argument
+    "[": "{[}",
+    "]": "{]}",
+}
+
+
+def render(tables: Sequence[Table]) -> str:
+    return _DOCUMENT.replace("%s", "\\clearpage\n".join(_table(table) for table in tables))
+
+
+def escape(text: str) -> str:
+    """Text with LaTeX's special characters made harmless; words and no commands."""
+    return re.sub("|".join(map(re.escape, _SPECIAL)), lambda match: _SPECIAL[match[0]], text)
+
+
+def _table(table: Table) -> str:
+    letters = words.letters_of(table)
+    laid = grid(table, letters)
+    alignment, top, rules, names, at = "l", ["Network"], [], [""], 2
+    for group in laid.groups:
+        width = len(group.names)
+        alignment += {1: "r", 2: "rr", 4: "rrrl"}[width]
+        top.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(group.heading)}}}")
+        rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
+        names.extend(map(escape, group.names))
+        at += width
+    body = [" & ".join(map(escape, row)) + r" \\" for row in laid.rows]
+    lines = [
+        rf"\section*{{{escape(table.title)}}}",
+        escape(words.summary(table)) + r"\par\medskip",
+        # Wide tables shrink to the line, narrow ones keep their size.
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{alignment}}}",
+        r"\toprule",
+        " & ".join(top) + r" \\",
+        " ".join(rules),
+        " & ".join(names) + r" \\",
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\par\medskip\footnotesize",
+    ]
+    notes = [
+        *words.all_evidence(table, letters),
+        *(f"[{mark}] {text}" for mark, text in letters.legend()),
+        *(f"[{caveat.number}] {caveat.text}" for caveat in table.caveats),
+        *(f"{word}: {meaning}" for word, meaning in words.meanings(table.cells)),
+    ]
+    lines.extend(escape(note) + r"\par" for note in notes)
+    return "\n".join([*lines, r"\normalsize", ""])

@@ -1,0 +1,89 @@
+"""Judged orderings as text: a list for readers, CSV and JSON for programs."""
+
+import csv
+import io
+import json
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.comparison.orderings import Judged, Standing
+
+_MEANINGS = {
+    Standing.HOLDS: "our runs show it, p <= 0.05 for every pair",
+    Standing.CONTRADICTED: "our runs show the opposite of some pair, p <= 0.05",
+    Standing.INCONCLUSIVE: "our runs show neither; 3 comparable runs of each network are the fewest that can",
+    Standing.NOT_RUN: "some network has no comparable run",
+}
+
+
+def render_text(judged: Sequence[Judged], width: int) -> str:
+    """What the paper says, then what our runs say of it, wrapped at `width` columns."""
+    lines = ["Orderings: what the paper says about which network is better, judged by our comparable runs", ""]
+    for number, one in enumerate(judged, 1):
+        lines.extend(_wrapped(f"{number}. ", f"{one.ordering.text} ({one.ordering.source})", width))
+        lines.extend(_wrapped("   ", f"-> {_verdict(one)}", width))
+    lines.append("")
+    for standing in Standing:
+        if any(one.standing is standing for one in judged):
+            lines.extend(_wrapped("", f"{standing}: {_MEANINGS[standing]}", width))
+    return "\n".join(lines) + "\n"
+
+
+def render_markdown(judged: Sequence[Judged]) -> str:
+    lines = ["# Orderings", "", "| the paper says | source | our runs | p | runs |", "| --- | --- | --- | --- | --- |"]
+    for one in judged:
+        lines.append(f"| {one.ordering.text} | {one.ordering.source} | {one.standing} | {_p(one)} | {_runs(one)} |")
+    return "\n".join(lines) + "\n"
+
+
+def render_csv(judged: Sequence[Judged]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["ordering", "text", "source", "standing", "p_value", "runs"])
+    for one in judged:
+        ordering = one.ordering
+        writer.writerow([ordering.name, ordering.text, ordering.source, str(one.standing), _p(one), _runs(one)])
+    return text.getvalue()
+
+
+def render_json(judged: Sequence[Judged]) -> str:
+    return json.dumps([_object(one) for one in judged], indent=2, ensure_ascii=False) + "\n"
+
+
+def _object(one: Judged) -> dict[str, Any]:
+    pairs = zip(one.ordering.pairs, one.differences, one.runs, strict=True)
+    return {
+        "ordering": one.ordering.name,
+        "text": one.ordering.text,
+        "source": one.ordering.source,
+        "standing": str(one.standing),
+        "p_value": None if one.p_value is None else round(one.p_value, 4),
+        "pairs": [
+            {
+                "lower": lower.id,
+                "higher": higher.id,
+                "published_difference": round(lower.value - higher.value, 3),
+                "difference": None if difference is None else round(difference, 3),
+                "runs": list(runs),
+            }
+            for (lower, higher), difference, runs in pairs
+        ],
+    }
+
+
+def _verdict(one: Judged) -> str:
+    p = f", p = {_p(one)}" if one.p_value is not None else ""
+    return f"{one.standing}{p}; runs: {_runs(one)}"
+
+
+def _p(one: Judged) -> str:
+    return "" if one.p_value is None else f"{one.p_value:.4f}"
+
+
+def _runs(one: Judged) -> str:
+    return ", ".join(f"{lower} against {higher}" for lower, higher in one.runs)
+
+
+def _wrapped(start: str, text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=start, subsequent_indent=" " * len(start) or "  ")

@@ -1,0 +1,104 @@
+"""Comparisons for a terminal, by rich: legible to a newcomer, within the given width, and plain when piped."""
+
+import io
+import re
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from pipeline.comparison.cells import Cell
+from pipeline.comparison.formats import words
+from pipeline.comparison.tables import Column, Table
+
+JUDGED = ("top1_error", "top5_error", "map")
+STYLES = {
+    "reproduced": "green",
+    "same count": "green",
+    "better": "cyan",
+    "worse": "red",
+    "other count": "red",
+    "inconclusive": "yellow",
+    "not comparable": "yellow",
+}
+"""First words of a verdict -> colour. Colour repeats what the words say, so nothing is lost without it."""
+
+
+def render(tables: Sequence[Table], width: int, *, colour: bool = False) -> str:
+    """Text of at most `width` columns, without trailing blanks; ANSI codes only with `colour`."""
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        highlight=False,
+        legacy_windows=False,
+        # Without this rich reads COLUMNS, TERM and NO_COLOR: the same tables must give the same text.
+        _environ={},
+    )
+    for table in tables:
+        _print(console, table)
+    written = console.file
+    assert isinstance(written, io.StringIO)
+    text = "\n".join(line.rstrip() for line in written.getvalue().split("\n"))
+    return re.sub("\n{3,}", "\n\n", text)
+
+
+def _print(console: Console, table: Table) -> None:
+    letters = words.letters_of(table)
+    console.print(Text(table.title, style="bold"))
+    console.print(Text(words.summary(table)))
+    # What is judged comes first; counts and timings are what the eye can skip.
+    for column in sorted(table.columns, key=lambda column: column.metric not in JUDGED):
+        console.print()
+        console.print(_section(table, column, letters))
+    _list(console, "Runs", [("-", line) for line in words.all_evidence(table, letters)])
+    _list(console, "Deviations from the paper's protocol", [(f"[{m}]", text) for m, text in letters.legend()])
+    _list(console, "Footnotes", [(f"[{caveat.number}]", caveat.text) for caveat in table.caveats])
+    _list(console, "Words", [(f"{word}:", meaning) for word, meaning in words.meanings(table.cells)])
+    console.print()
+
+
+def _section(table: Table, column: Column, letters: words.Letters) -> Grid:
+    cells = [cell for cell in table.cells if (cell.dataset, cell.metric) == (column.dataset, column.metric)]
+    grid = Grid(
+        box=box.SIMPLE_HEAD,
+        title=words.heading(column),
+        title_justify="left",
+        title_style="bold",
+        padding=(0, 2, 0, 0),
+        pad_edge=False,
+    )
+    grid.add_column("network", no_wrap=True)
+    grid.add_column("paper", justify="right", no_wrap=True)
+    if any(words.ours(cell) for cell in cells):
+        grid.add_column("ours", justify="right", no_wrap=True)
+        if column.metric in JUDGED:
+            grid.add_column("difference", justify="right", no_wrap=True)
+    grid.add_column("verdict", overflow="fold")
+    grid.add_column("notes", overflow="fold")
+    for cell in cells:
+        grid.add_row(*_row(cell, letters, len(grid.columns)))
+    return grid
+
+
+def _row(cell: Cell, letters: words.Letters, columns: int) -> list[Text]:
+    texts = [words.published(cell), words.ours(cell), words.difference(cell)][: columns - 3]
+    said = words.verdict(cell)
+    style = STYLES.get(said.partition(",")[0], "dim")
+    return [Text(cell.model), *map(Text, texts), Text(said, style=style), Text(words.marks(cell, letters))]
+
+
+def _list(console: Console, title: str, items: list[tuple[str, str]]) -> None:
+    if not items:
+        return
+    console.print()
+    console.print(Text(title, style="bold"))
+    grid = Grid.grid(padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for mark, text in items:
+        grid.add_row(Text(mark), Text(text))
+    console.print(grid)

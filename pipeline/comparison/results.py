@@ -1,0 +1,126 @@
+"""Finished runs, read from the two files in evaluations/<run>/: metrics.json and run.json."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import UserError
+from pipeline.params import Protocol
+from pipeline.publication.claims import Metric, canonical
+
+
+class _Record(BaseModel):
+    # Other keys may stand in these files. What decides a comparison stands in Protocol, which refuses unknown ones.
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+class Metrics(_Record):
+    """evaluations/<run>/metrics.json."""
+
+    run: str
+    dataset: str
+    network: str
+    split: Literal["train", "test"]
+    n: Annotated[int, Field(gt=0)]
+    errors: Annotated[int, Field(ge=0)]
+    top1_error: Annotated[float, Field(ge=0, le=100)]
+    top5_error: Annotated[float, Field(ge=0, le=100)] | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if not math.isclose(self.top1_error, 100 * self.errors / self.n, abs_tol=0.0051):
+            raise ValueError(f"top1_error {self.top1_error} is not 100 x {self.errors} errors / {self.n} images")
+        return self
+
+
+class Device(_Record):
+    type: str
+    name: str
+
+
+class Record(_Record):
+    """evaluations/<run>/run.json, the copy of models/<run>/run.json that travels without the weights."""
+
+    run: str
+    dataset: str
+    representation: str
+    network: str
+    protocol: Protocol
+    seed: Annotated[int, Field(ge=0)]
+    epochs: Annotated[int, Field(ge=0)]
+    fingerprint: str
+    parameters: Annotated[int, Field(gt=0)]
+    device: Device
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: what it was and how many test images it got wrong."""
+
+    metrics: Metrics
+    record: Record
+
+    @property
+    def run(self) -> str:
+        return self.record.run
+
+    @property
+    def network(self) -> str:
+        """Canonical name, as `Claim.network`."""
+        return canonical(self.record.network)
+
+    @property
+    def top1_error(self) -> float:
+        """Percent, from the counts, so that it does not depend on how the file rounds."""
+        return 100 * self.metrics.errors / self.metrics.n
+
+    def error(self, metric: Metric) -> float | None:
+        """The run's value of a claim's metric, in percent; None where the run does not have it."""
+        if metric == "top1_error":
+            return self.top1_error
+        return self.metrics.top5_error if metric == "top5_error" else None
+
+
+def load_results(root: Path) -> list[Result]:
+    """All finished runs below the repository's `root`, by run id; those without metrics.json are not finished.
+
+    Raises UserError that names the file when one is broken, or when the two files of a run contradict each other.
+    """
+    return [_load(root, path) for path in sorted((root / "evaluations").glob("*/metrics.json"))]
+
+
+def _load(root: Path, path: Path) -> Result:
+    run = path.parent.name
+    again = f"wrn-pipe repro evaluate@{run}"
+    metrics = _read(path, Metrics, root, again)
+    record_path = path.with_name("run.json")
+    if not record_path.exists():
+        where = record_path.relative_to(root)
+        raise UserError(
+            f"{path.relative_to(root)} has no {where} beside it", f"dvc checkout {where.parent}, or {again}"
+        )
+    record = _read(record_path, Record, root, f"dvc repro train@{run}")
+    for field in ("run", "dataset", "network"):
+        theirs, ours = getattr(metrics, field), getattr(record, field)
+        if theirs != ours:
+            raise UserError(f"{path.relative_to(root)}: {field} is {theirs!r}, but run.json says {ours!r}", again)
+    if record.run != run:
+        raise UserError(f"{path.relative_to(root)}: run is {record.run!r}, but its folder is named {run!r}", again)
+    return Result(metrics, record)
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _read(path: Path, model: type[_Model], root: Path, again: str) -> _Model:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        what = f"{path.relative_to(root)}: {field + ': ' if field else ''}{first['msg']}"
+        raise UserError(what, f"it is written by the pipeline: {again}") from None

@@ -1,0 +1,167 @@
+"""The paper's tables with our results in them, as the paper lays them out, and as files under results/."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from pipeline.comparison.cells import Cell, ParameterCount, cell_of, unpublished_cell, unpublished_cell_with_runs
+from pipeline.comparison.results import Result
+from pipeline.comparison.statistics import Verdict
+from pipeline.params import Plan
+from pipeline.publication.caveats import Caveat, load_caveats
+from pipeline.publication.claims import TITLES, Claim, Kind, Metric, Statistic, claims_of, table_name
+
+if TYPE_CHECKING:
+    import pandera.pandas
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one column of a paper's table holds."""
+
+    dataset: str
+    metric: Metric
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the paper with our results beside it."""
+
+    name: str
+    """Key of TITLES: 4, figure-4, text."""
+    cells: tuple[Cell, ...]
+    """Row by row as the paper prints them; places that it leaves empty are cells too."""
+
+    @property
+    def title(self) -> str:
+        return TITLES[self.name]
+
+    @property
+    def stem(self) -> str:
+        """Name of the table's files, without a suffix: table-4, figure-4, text."""
+        return f"table-{self.name}" if self.name.isdigit() else self.name
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The rows, in the paper's order."""
+        return tuple(dict.fromkeys(cell.model for cell in self.cells))
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns, in the paper's order."""
+        return tuple(dict.fromkeys(Column(cell.dataset, cell.metric) for cell in self.cells))
+
+    @property
+    def caveats(self) -> tuple[Caveat, ...]:
+        """The footnotes that its cells refer to, by number."""
+        used = {number for cell in self.cells for number in cell.caveats}
+        return tuple(caveat for caveat in load_caveats() if caveat.number in used)
+
+    def cell(self, model: str, column: Column) -> Cell:
+        """Raises KeyError where the table has no such place."""
+        for cell in self.cells:
+            if (cell.model, cell.dataset, cell.metric) == (model, column.dataset, column.metric):
+                return cell
+        raise KeyError((model, column))
+
+
+def table(plan: Plan, name: str, results: Sequence[Result], parameters: ParameterCount | None = None) -> Table:
+    """Table `name` (4, table-4, figure-4, text) with the finished runs in it.
+
+    Runs that the plan does not name are ignored. `parameters` gives exact counts; without it, parameter cells show the
+    published figure only.
+    Raises UserError for a table that the paper does not have.
+    """
+    name = table_name(name)
+    # A run that was taken out of the plan leaves its folder behind; only the plan says what a table is made of.
+    results = [result for result in results if result.run in plan.runs]
+    claims = {(claim.model, Column(claim.dataset, claim.metric)): claim for claim in claims_of(name)}
+    columns = tuple(dict.fromkeys(column for _, column in claims))
+    cells = []
+    for model in dict.fromkeys(model for model, _ in claims):
+        for column in columns:
+            if claim := claims.get((model, column)):
+                cells.append(cell_of(claim, plan, results, parameters))
+            elif name != "9":  # Table 9 has one dataset a row; the others are rectangles with dashes
+                cells.append(_dash(name, model, column, claims, plan, results))
+    return Table(name, tuple(cells))
+
+
+def _dash(
+    name: str,
+    model: str,
+    column: Column,
+    claims: dict[tuple[str, Column], Claim],
+    plan: Plan,
+    results: Sequence[Result],
+) -> Cell:
+    for (other, its_column), claim in claims.items():
+        if its_column == column and claim.kind == "runnable" and _has_dropout(other) == _has_dropout(model):
+            return unpublished_cell_with_runs(claim, model, plan, results)
+    return unpublished_cell(name, column.dataset, model, column.metric)
+
+
+def _has_dropout(model: str) -> bool:
+    return model.endswith("-dropout")
+
+
+def results_schema() -> "pandera.pandas.DataFrameSchema":
+    """Columns of a results table as results/table-N.csv holds them: exactly these, in this order, all text.
+
+    Errors, differences, intervals and margins are in percent and points with three decimals, counts whole; what does
+    not exist is empty. `published` is as printed, or a dash.
+    """
+    import pandera.pandas as pa
+
+    def text(pattern: str) -> pa.Column:
+        return pa.Column(str, pa.Check.str_matches(f"^(?:{pattern})$"))
+
+    def words(*allowed: str) -> pa.Column:
+        return pa.Column(str, pa.Check.isin(allowed))
+
+    number, signed, whole = r"|[0-9]+\.[0-9]{3}", r"|[+-][0-9]+\.[0-9]{3}", "[0-9]*"
+    return pa.DataFrameSchema(
+        {
+            "table": words(*TITLES),
+            "network": text(".+"),
+            "dataset": text("[a-z0-9]+"),
+            "metric": words(*get_args(Metric)),
+            "kind": words(*get_args(Kind), "unpublished"),
+            "published": text(r"-|[0-9]+(\.[0-9]+)?"),
+            "statistic": words("", *get_args(Statistic)),
+            "n": text(whole),
+            "median": text(number),
+            "min": text(number),
+            "max": text(number),
+            "sd": text(number),
+            "count": text(whole),
+            "difference": text(signed),
+            "low": text(signed),
+            "high": text(signed),
+            "margin": text(number),
+            "verdict": words("", *Verdict),
+            "within_margin": words("", "yes", "no"),
+            "runs_to_settle": text(whole),
+            "deviations": pa.Column(str),
+            "caveats": text("|[0-9]+( [0-9]+)*"),
+            "runs": pa.Column(str),
+            "excluded": pa.Column(str),
+        },
+        strict=True,
+        ordered=True,
+        unique=["table", "network", "dataset", "metric"],
+    )
+
+
+def write_table(written: Table, folder: Path) -> tuple[Path, ...]:
+    """Write table-4.csv and .md into `folder`, the same bytes for the same table, and return their paths."""
+    from pipeline.comparison.formats import FILES, render
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for suffix, form in FILES.items():
+        path = folder / f"{written.stem}{suffix}"
+        path.write_bytes(render([written], form).encode("utf-8"))
+        paths.append(path)
+    return tuple(paths)

@@ -1,0 +1,175 @@
+"""The paper's claims: all 162 numbers it prints, typed. `claims.csv` is the data; its schema stands here only."""
+
+import functools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+from pipeline.errors import UserError
+from pipeline.models.names import parse
+from pipeline.params import nearest
+
+if TYPE_CHECKING:
+    import pandera.pandas
+
+CLAIMS = Path(__file__).with_name("claims.csv")
+
+Metric = Literal["top1_error", "top5_error", "map", "params_millions", "epoch_seconds", "batch16_ms", "batch32_ms"]
+"""Errors and mAP in percent, parameters in millions, seconds an epoch, milliseconds a batch of 16 or 32."""
+Statistic = Literal["median5", "single", "unstated", "exact", "quoted"]
+"""How the paper got the number: median of 5 runs, one run, not said, a count, or another paper's result."""
+Kind = Literal["runnable", "count", "timing", "quoted"]
+"""What can be done about a claim: train it, count it, time it, or only show it."""
+
+TITLES = {
+    "2": "Table 2: block types, CIFAR-10",
+    "3": "Table 3: convolutions per block (l), CIFAR-10",
+    "4": "Table 4: depth and width, CIFAR-10 and CIFAR-100",
+    "5": "Table 5: against other networks, CIFAR-10 and CIFAR-100",
+    "6": "Table 6: dropout, CIFAR-10, CIFAR-100 and SVHN",
+    "7": "Table 7: width, ImageNet",
+    "8": "Table 8: bottlenecks, ImageNet",
+    "9": "Table 9: best results",
+    "figure-4": "Figure 4: time of a training step",
+    "text": "Text: SVHN without dropout",
+}
+"""Every table of claims.csv, in the paper's order, with a title."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One number that the paper prints."""
+
+    table: str
+    """Key of TITLES."""
+    dataset: str
+    model: str
+    """The network's name as printed, or as claims.csv completes it."""
+    depth: int | None
+    widen: float | None
+    block: str | None
+    """Kernels of a block as 3-1-3, or basic, or bottleneck."""
+    dropout: float | None
+    preprocessing: str | None
+    metric: Metric
+    text: str
+    """The number exactly as printed, in the metric's unit: 20.50 stays 20.50."""
+    value: float
+    decimals: int
+    """Printed decimals, which bound the number's rounding error."""
+    statistic: Statistic
+    note: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.table}/{self.dataset}/{self.model}/{self.metric}"
+
+    @property
+    def rounding(self) -> float:
+        """Half a unit of the last printed place: how far the printed number can lie from the measured one."""
+        return 0.5 * 10.0**-self.decimals
+
+    @property
+    def kind(self) -> Kind:
+        if self.statistic == "quoted":
+            return "quoted"
+        if self.metric == "params_millions":
+            return "count"
+        return "runnable" if self.metric in ("top1_error", "top5_error", "map") else "timing"
+
+    @property
+    def network(self) -> str:
+        """The canonical name, equal for two spellings of one network; the printed one where it cannot be built here."""
+        return canonical(self.model)
+
+
+@functools.cache
+def canonical(model: str) -> str:
+    """`pipeline.models.names.parse(model).name`, or `model` itself for networks that the tool does not build."""
+    try:
+        return parse(model).name
+    except UserError:
+        return model
+
+
+def load_claims() -> list[Claim]:
+    """All claims in the order of claims.csv. Raises UserError when the file does not fit its schema."""
+    return list(_load(CLAIMS))
+
+
+@functools.cache
+def _load(path: Path) -> tuple[Claim, ...]:
+    # pandas takes most of a second to import, so only those who read claims pay for it
+    import pandas as pd
+    import pandera.errors
+
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    try:
+        schema().validate(frame, lazy=True)
+    except pandera.errors.SchemaErrors as error:
+        first = error.failure_cases.iloc[0]
+        where = f"{path.name}: {first['column'] or ''} {first['check']}: {first['failure_case']!r}"
+        raise UserError(where, "restore the file: git checkout pipeline/publication/claims.csv") from None
+    return tuple(_claim({str(key): str(value) for key, value in row.items()}) for row in frame.to_dict("records"))
+
+
+def schema() -> "pandera.pandas.DataFrameSchema":
+    """claims.csv's columns, all text: exactly these, in this order, with these vocabularies; one row a number."""
+    import pandera.pandas as pa
+
+    def text(pattern: str) -> pa.Column:
+        return pa.Column(str, pa.Check.str_matches(f"^(?:{pattern})$"))
+
+    datasets = ["cifar10", "cifar100", "svhn", "imagenet", "coco"]
+    return pa.DataFrameSchema(
+        {
+            "table": pa.Column(str, pa.Check.isin(list(TITLES))),
+            "dataset": pa.Column(str, pa.Check.isin(datasets)),
+            "model": text(r"[A-Za-z0-9(),.-]+"),
+            "depth": text(r"[0-9]*"),
+            "widen": text(r"|[0-9]+(\.[0-9])?"),
+            "block": text(r"|basic|bottleneck|[13](-[13])*"),
+            "dropout": text(r"|0(\.[0-9])?"),
+            "preprocessing": pa.Column(str, pa.Check.isin(["", "zca", "meanstd", "unit", "imagenet"])),
+            "metric": pa.Column(str, pa.Check.isin(get_args(Metric))),
+            "value": text(r"[0-9]+(\.[0-9]+)?"),
+            "statistic": pa.Column(str, pa.Check.isin(get_args(Statistic))),
+            "note": pa.Column(str),
+        },
+        strict=True,
+        ordered=True,
+        unique=["table", "dataset", "model", "metric"],
+    )
+
+
+def _claim(row: dict[str, str]) -> Claim:
+    return Claim(
+        table=row["table"],
+        dataset=row["dataset"],
+        model=row["model"],
+        depth=int(row["depth"]) if row["depth"] else None,
+        widen=float(row["widen"]) if row["widen"] else None,
+        block=row["block"] or None,
+        dropout=float(row["dropout"]) if row["dropout"] else None,
+        preprocessing=row["preprocessing"] or None,
+        metric=cast(Metric, row["metric"]),
+        text=row["value"],
+        value=float(row["value"]),
+        decimals=len(row["value"].partition(".")[2]),
+        statistic=cast(Statistic, row["statistic"]),
+        note=row["note"],
+    )
+
+
+def table_name(word: str) -> str:
+    """A table's key from what a user writes: 4, table-4, figure-4, text. Raises UserError that names the nearest."""
+    name = re.sub(r"^table[- ]?", "", word.strip().lower())
+    if name not in TITLES:
+        raise UserError(f"the paper has no table {word!r} with numbers", nearest(name, [*TITLES, "all"], "table"))
+    return name
+
+
+def claims_of(table: str) -> list[Claim]:
+    """The claims of one table, in the paper's order."""
+    return [claim for claim in load_claims() if claim.table == table_name(table)]

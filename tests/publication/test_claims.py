@@ -1,0 +1,103 @@
+"""Every number of the paper is there, typed, and accounted for."""
+
+from pathlib import Path
+
+import pandas as pd
+import pandera.errors
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.publication import claims as module
+from pipeline.publication.claims import TITLES, Claim, claims_of, load_claims, schema, table_name
+
+ACCOUNT = {
+    "2": {"runnable": 6, "count": 6, "timing": 6},
+    "3": {"runnable": 4, "count": 4},
+    "4": {"runnable": 19, "count": 10},
+    "5": {"runnable": 6, "count": 3, "quoted": 25},
+    "6": {"runnable": 16},
+    "7": {"runnable": 14, "count": 7},
+    "8": {"runnable": 2, "count": 1, "timing": 5, "quoted": 12},
+    "9": {"runnable": 6},
+    "text": {"runnable": 1},
+    "figure-4": {"timing": 5},
+}
+"""How many numbers of each kind every table has."""
+
+
+def named(kind: str) -> set[str]:
+    return {claim.id for claim in load_claims() if claim.kind == kind}
+
+
+def test_all_162_numbers_are_accounted_for() -> None:
+    found: dict[str, dict[str, int]] = {table: {} for table in TITLES}
+    for claim in load_claims():
+        found[claim.table][claim.kind] = found[claim.table].get(claim.kind, 0) + 1
+    assert found == ACCOUNT
+    assert sum(sum(kinds.values()) for kinds in ACCOUNT.values()) == len(load_claims()) == 162
+
+
+def test_each_number_is_named_by_one_kind() -> None:
+    ids = [claim.id for claim in load_claims()]
+    assert len(set(ids)) == 162
+    assert named("runnable") == {i for i in ids if i.endswith(("_error", "/map"))} - named("quoted")
+    assert named("count") == {i for i in ids if i.endswith("/params_millions")} - named("quoted")
+    assert named("timing") == {i for i in ids if i.endswith(("_ms", "_seconds"))}
+
+
+def test_numbers_stay_as_printed() -> None:
+    claim = next(claim for claim in load_claims() if claim.id == "4/cifar100/WRN-28-10/top1_error")
+    assert (claim.text, claim.value, claim.decimals, claim.rounding) == ("20.50", 20.5, 2, pytest.approx(0.005))
+    assert (claim.depth, claim.widen, claim.dropout, claim.statistic) == (28, 10.0, 0.0, "unstated")
+
+
+def test_two_spellings_of_a_network_are_one() -> None:
+    networks = {claim.model: claim.network for claim in load_claims()}
+    assert networks["WRN-40-2-B(3,3)"] == networks["WRN-40-2"] == "WRN-40-2"
+    assert networks["NIN"] == "NIN"
+
+
+def test_rows_keep_the_papers_order() -> None:
+    models = list(dict.fromkeys(claim.model for claim in claims_of("table-4")))
+    assert models == [
+        *("WRN-40-1", "WRN-40-2", "WRN-40-4", "WRN-40-8", "WRN-28-10"),
+        *("WRN-28-12", "WRN-22-8", "WRN-22-10", "WRN-16-8", "WRN-16-10"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda frame: frame.rename(columns={"note": "remark"}),
+        lambda frame: frame.drop(columns="block"),
+        lambda frame: frame.assign(page="1"),
+        lambda frame: frame[[*frame.columns[1:], frame.columns[0]]],
+        lambda frame: frame.assign(metric=frame["metric"].replace("map", "mean_precision")),
+        lambda frame: frame.assign(value=frame["value"].replace("6.06", "6,06")),
+        lambda frame: frame.assign(statistic=frame["statistic"].replace("single", "best")),
+        lambda frame: pd.concat([frame, frame.tail(1)]),
+    ],
+    ids=["renamed", "dropped", "added", "moved", "metric", "number", "statistic", "twice"],
+)
+def test_schema_refuses_a_changed_file(change, tmp_path: Path) -> None:
+    frame = pd.read_csv(module.CLAIMS, dtype=str, keep_default_na=False)
+    schema().validate(frame)
+    with pytest.raises((pandera.errors.SchemaError, pandera.errors.SchemaErrors)):
+        schema().validate(change(frame))
+    changed = tmp_path / "claims.csv"
+    change(frame).to_csv(changed, index=False)
+    with pytest.raises(UserError, match=r"claims\.csv"):
+        module._load(changed)
+
+
+def test_unknown_table_names_the_nearest() -> None:
+    assert table_name("Table 4") == table_name("table-4") == "4"
+    with pytest.raises(UserError) as caught:
+        table_name("figure-5")
+    assert "figure-4" in caught.value.remedy
+
+
+def test_claim_is_frozen() -> None:
+    claim: Claim = load_claims()[0]
+    with pytest.raises(AttributeError):
+        claim.value = 0.0  # type: ignore[misc]

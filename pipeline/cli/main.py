@@ -1,0 +1,27 @@
+"""wrn-pipe: the command line. Commands import what is heavy when they run, so --help stays quick."""
+
+import typer
+
+from pipeline.cli import compare, doctor, net, repro, stage, ui
+from pipeline.errors import exit_on_error
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Reproduce the tables of 'Wide Residual Networks' (Zagoruyko & Komodakis 2016) and judge them.",
+    epilog="Start with: wrn-pipe doctor, then wrn-pipe repro, then wrn-pipe compare --paper-table 4",
+)
+
+app.command(epilog="Example: wrn-pipe repro train@cifar10-wrn-40-1-quick-s1")(repro.repro)
+app.command(epilog=compare.EPILOG)(compare.compare)
+app.command(epilog="Example: wrn-pipe stage train cifar10-wrn-40-1-quick-s1")(stage.stage)
+app.command(epilog="Example: wrn-pipe net 'WRN-40-2-B(1,3,1)'")(net.net)
+app.command(epilog="Example: wrn-pipe ui --port 5001")(ui.ui)
+app.command(epilog="Example: wrn-pipe doctor --json")(doctor.doctor)
+
+
+def main() -> None:
+    """Run the command line: exit code 0 done, 1 a failure or a difference, 2 the user's mistake."""
+    with exit_on_error():
+        app()

@@ -1,0 +1,50 @@
+"""wrn-pipe ui: browse the recorded runs in MLflow."""
+
+from typing import Annotated
+
+import typer
+
+
+def ui(
+    port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000,
+) -> None:
+    """Open MLflow's web pages on this repository's records, on this machine only. Ctrl-C stops it."""
+    import os
+    import signal
+    import socket
+    import subprocess
+    import sys
+
+    from pipeline.errors import UserError
+    from pipeline.tracking.store import FOLDER, client, uri
+
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        raise UserError(
+            "MLFLOW_TRACKING_URI names a server, which has pages of its own", "open its address, or unset the variable"
+        )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise UserError(f"port {port} is in use", f"wrn-pipe ui --port {port + 1}") from None
+    client()  # makes the database where nothing was recorded yet
+    typer.echo(f"MLflow shows {FOLDER}/mlflow.db on http://127.0.0.1:{port} - Ctrl-C stops it")
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+            *("--backend-store-uri", uri(), "--artifacts-destination", (FOLDER / "artifacts").resolve().as_uri()),
+        ],
+        start_new_session=True,
+    )
+    stop = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code = server.wait()
+    except KeyboardInterrupt:
+        code = 0
+    finally:
+        signal.signal(signal.SIGTERM, stop)
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait()
+    raise typer.Exit(code)

@@ -1,0 +1,122 @@
+"""DVC, driven as a command: its Python interface is not a stable one."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+from ruamel.yaml import YAML
+
+from pipeline.errors import EXIT_CODE_FILE, UserError
+from pipeline.params import Plan, nearest
+
+LOCK = Path("dvc.lock")
+
+
+def environment() -> dict[str, str]:
+    """This process's environment with this Python first on PATH: the stages' commands say `python`."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
+def command(*arguments: str) -> list[str]:
+    """`dvc --wait-for-lock ...`: without the flag DVC discards a finished training when its lock is held for 3 s."""
+    return [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+
+
+def stage_names(plan: Plan) -> list[str]:
+    """All stages of dvc.yaml for this plan, in the order of the road."""
+    keys: dict[str, Iterable[str]] = {
+        "download": plan.datasets,
+        "convert": plan.representations,
+        "train": plan.runs,
+        "evaluate": plan.runs,
+        "tabulate": plan.tables,
+    }
+    dag = YAML(typ="safe", pure=True).load(Path("dvc.yaml"))["stages"]
+    return [
+        name
+        for stage, body in dag.items()
+        for name in ([f"{stage}@{k}" for k in keys[stage]] if "foreach" in body else [stage])
+    ]
+
+
+def resolve(plan: Plan, targets: Sequence[str]) -> list[str]:
+    """DVC's names for what the user typed: a stage, a group of stages such as train, or a run id (its evaluation)."""
+    stages = stage_names(plan)
+    groups = {name.split("@")[0] for name in stages}
+    resolved = []
+    for target in targets:
+        if target in plan.runs:
+            resolved.append(f"evaluate@{target}")
+        elif target in groups or target in stages:
+            resolved.append(target)
+        else:
+            raise UserError(f"no stage or run {target!r}", nearest(target, {*stages, *groups, *plan.runs}, "target"))
+    return resolved
+
+
+def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> int:
+    """Run `dvc repro`. The exit code of the stage that failed, where one did, else DVC's own.
+
+    An interrupt or SIGTERM reaches the running stage, which saves its state; DVC then ends in order.
+    """
+    names = resolve(plan, targets)
+    with tempfile.TemporaryDirectory() as folder:
+        failed = Path(folder) / "exit-code"
+        environment_with_file = {**environment(), EXIT_CODE_FILE: str(failed)}
+        child = subprocess.Popen(command("repro", *options, *names), env=environment_with_file)
+
+        def forward(signum: int, frame: FrameType | None) -> None:
+            # A terminal sends SIGINT to the whole group itself; whoever sends SIGTERM knows this process only.
+            if signum == signal.SIGTERM:
+                terminate_stages(child.pid)
+
+        before = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            code = child.wait()
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+        if failed.is_file():
+            return int(failed.read_text())
+    return 1 if code else 0
+
+
+def terminate_stages(parent: int) -> None:
+    """Send SIGTERM to the stages that run below process `parent`, not to DVC, which would leave them alone."""
+    for process in psutil.Process(parent).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(word.startswith("stages.") for word in process.cmdline()[:3]):
+                process.terminate()
+
+
+def locked(text: str) -> dict[str, Any]:
+    """The stages of a dvc.lock."""
+    stages: dict[str, Any] = (YAML(typ="safe", pure=True).load(text) or {}).get("stages", {})
+    return stages
+
+
+def changed_results(before: str, after: str) -> list[str]:
+    """Stages whose inputs and command are those of the earlier dvc.lock while an output is not."""
+    old, new = locked(before), locked(after)
+
+    def md5s(stage: dict[str, Any], part: str) -> str:
+        return json.dumps([(o["path"], o.get("md5")) for o in stage.get(part, [])])
+
+    return [
+        name
+        for name, stage in new.items()
+        if name in old
+        and md5s(stage, "deps") == md5s(old[name], "deps")
+        and stage.get("params") == old[name].get("params")
+        and stage["cmd"] == old[name]["cmd"]
+        and md5s(stage, "outs") != md5s(old[name], "outs")
+    ]

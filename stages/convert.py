@@ -1,0 +1,25 @@
+"""convert: data/raw/<dataset> -> data/beton/<dataset>-<kind>/{train,test}.beton, card.json."""
+
+import sys
+from pathlib import Path
+
+from pipeline.datasets.catalogue import SPLITS
+from pipeline.errors import UserError, exit_on_error
+from pipeline.loading.convert import convert
+from pipeline.params import PARAMS, load, nearest
+
+
+def main(name: str) -> None:
+    """Convert representation `name` of params.yaml, e.g. cifar10-rgb."""
+    plan = load(PARAMS)
+    if name not in plan.representations:
+        raise UserError(
+            f"{PARAMS} has no representation {name!r}", nearest(name, plan.representations, "representation")
+        )
+    dataset = plan.representations[name].dataset
+    convert(Path("data/raw") / dataset, Path("data/beton") / name, list(SPLITS), plan.datasets[dataset].classes)
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main(*sys.argv[1:])

@@ -1,0 +1,21 @@
+"""download: the sources in params.yaml -> data/raw/<dataset>/{train,test}_{images,labels}.npy."""
+
+import sys
+from pathlib import Path
+
+from pipeline.datasets.acquire import acquire
+from pipeline.errors import UserError, exit_on_error
+from pipeline.params import PARAMS, load, nearest
+
+
+def main(name: str) -> None:
+    """Fetch dataset `name` of params.yaml from the first of its sources that has the pinned bytes."""
+    datasets = load().datasets
+    if name not in datasets:
+        raise UserError(f"{PARAMS} has no dataset {name!r}", nearest(name, datasets, "dataset"))
+    acquire(name, datasets[name], Path("data/raw") / name)
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main(*sys.argv[1:])

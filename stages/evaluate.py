@@ -1,0 +1,55 @@
+"""evaluate: models/<run> and the test split -> evaluations/<run>/{predictions.parquet, metrics.json, run.json}."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from pipeline.errors import exit_on_error
+from pipeline.evaluation.metrics import metrics
+from pipeline.evaluation.predictions import predict, read, write
+from pipeline.loading.loader import Loader
+from pipeline.loading.preprocessing import Preprocessing
+from pipeline.models.build import skeleton
+from pipeline.models.names import parse
+from pipeline.params import load
+from pipeline.progress import say
+from pipeline.publish import json_text, new_folder
+from pipeline.tracking.mirror import log_evaluation
+from pipeline.training import device as devices
+
+_BATCH = 500
+
+
+def main(run_id: str) -> None:
+    """Evaluate run `run_id` of params.yaml on all images of the test split."""
+    plan = load()
+    run = plan.run(run_id)
+    device = devices.choose(plan.device)
+    devices.prepare(device)
+    trained = Path("models") / run_id
+    record = json.loads((trained / "run.json").read_text(encoding="utf-8"))
+    model = skeleton(parse(run.network), plan.datasets[run.dataset].classes)
+    model.load_state_dict(load_file(trained / "model.safetensors"), assign=True)
+    model.to(device).to(memory_format=torch.channels_last)
+    data = Path("data/beton") / f"{run.dataset}-{run.representation}"
+    loader = Loader(data, "test", _BATCH, plan.loading.backend)
+    preprocessing = Preprocessing(plan.protocols[run.protocol].preprocessing).to(device)
+    to = Path("evaluations") / run_id
+    with new_folder(to) as work:
+        write(work / "predictions.parquet", *predict(model, loader, preprocessing, device))
+        values = metrics(*read(work / "predictions.parquet"))
+        about = {"run": run_id, "dataset": run.dataset, "network": run.network, "split": "test"}
+        (work / "metrics.json").write_text(json_text({**about, **values}), encoding="utf-8")
+        # A copy, so that tables need the evaluations only and not the weights beside the original.
+        shutil.copyfile(trained / "run.json", work / "run.json")
+    say(f"{run_id}: test error {values['top1_error']:.2f} % of {values['n']} images")
+    log_evaluation(run_id, record["fingerprint"], values)
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main(*sys.argv[1:])

@@ -1,0 +1,84 @@
+"""A whole wrn-pipe repository in a temporary folder, with a few real images, driven by the real commands."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+RUN = "cifar10-tiny-wrn-10-1-brief-s1"
+COPIED = ("pipeline", "stages", "dvc.yaml", ".dvcignore", ".gitignore", "environment/requirements.lock")
+
+
+@dataclass(frozen=True)
+class Project:
+    """The folder, and how to run commands in it."""
+
+    root: Path
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of this environment with both streams captured."""
+        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            command,
+            cwd=self.root,
+            env={**os.environ, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true", **environment},
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+
+    def cli(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments, **environment)
+
+    def edit(self, change: Callable[[Any], None]) -> None:
+        """Change params.yaml."""
+        yaml = YAML()
+        path = self.root / "params.yaml"
+        params = yaml.load(path)
+        change(params)
+        yaml.dump(params, path)
+
+    def lock(self) -> str:
+        return (self.root / "dvc.lock").read_text()
+
+    def commit(self, message: str) -> None:
+        for arguments in (("add", "-A"), ("commit", "-q", "-m", message)):
+            done = self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments)
+            assert done.returncode == 0, done.stderr
+
+
+def make_project(root: Path, dataset: dict[str, Any]) -> Project:
+    """This repository's code and DAG at `root`, with a plan of one brief run on the dataset `cifar10-tiny`."""
+    for name in COPIED:
+        source, to = ROOT / name, root / name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, to, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(source, to)
+    shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
+    params["datasets"] = {"cifar10-tiny": dataset}
+    params["representations"] = {"cifar10-tiny-rgb": {"dataset": "cifar10-tiny", "kind": "rgb"}}
+    brief = params["protocols"]["quick"]
+    brief.update(epochs=2, batch_size=32, learning_rate=0.1)
+    params["protocols"] = {"brief": brief, "paper-meanstd": params["protocols"]["paper-meanstd"]}
+    params["runs"] = {
+        RUN: {"dataset": "cifar10-tiny", "representation": "rgb", "network": "WRN-10-1", "protocol": "brief", "seed": 1}
+    }
+    params["comparison"]["margins"]["cifar10-tiny"] = 0.3
+    yaml.dump(params, root / "params.yaml")
+    project = Project(root)
+    assert project.run("git", "init", "-q", "-b", "main").returncode == 0
+    project.commit("start")
+    return project

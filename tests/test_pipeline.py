@@ -1,0 +1,275 @@
+"""The whole road by the real commands: dvc, wrn-pipe, an HTTP server, MLflow; on a few hundred real images."""
+
+import csv
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from project import BIN, RUN, Project, make_project
+
+from pipeline.datasets.readers import Splits
+from pipeline.evaluation import predictions
+
+pytestmark = pytest.mark.slow
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Nothing on stderr."""
+
+
+@pytest.fixture(scope="module")
+def url(tiny_archive: Path) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=tiny_archive.parent)) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/{tiny_archive.name}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def entry(url: str, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    return tiny_dataset_entry(url)
+
+
+@pytest.fixture(scope="module")
+def done(entry: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project after `wrn-pipe repro`."""
+    project = make_project(tmp_path_factory.mktemp("done"), entry)
+    ran = project.cli("repro")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    project.commit("results")
+    return project
+
+
+def digests(project: Project) -> dict[str, str]:
+    kept = [p for top in ("data", "models", "evaluations", "results") for p in (project.root / top).rglob("*")]
+    files = [p for p in kept if p.is_file() and p.name != ".gitignore"]
+    return {str(p.relative_to(project.root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def stale(project: Project) -> set[str]:
+    ran = project.run("dvc", "status", "--json")
+    assert ran.returncode == 0, ran.stderr
+    return set(json.loads(ran.stdout))
+
+
+def two_lines(ran: subprocess.CompletedProcess[str]) -> list[str]:
+    """The error of a command that failed by the user's mistake: what and where, then how to mend it."""
+    assert ran.returncode == 2, ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stderr
+    lines = ran.stderr.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("error: "))
+    assert lines[start + 1].startswith("  fix: ")
+    return lines[start : start + 2]
+
+
+def test_it_writes_what_the_design_says(done: Project, tiny_images: Splits) -> None:
+    files = set(digests(done))
+    assert {f"models/{RUN}/{name}" for name in ("model.safetensors", "history.csv", "run.json")} <= files
+    assert {f"evaluations/{RUN}/{name}" for name in ("predictions.parquet", "metrics.json")} <= files
+    assert {"results/table-4.csv", "results/table-4.md", "results/runs.csv"} <= files
+    for split, (images, labels) in tiny_images.items():
+        folder = done.root / "data/raw/cifar10-tiny"
+        assert np.array_equal(np.load(folder / f"{split}_images.npy"), images)
+        assert np.array_equal(np.load(folder / f"{split}_labels.npy"), labels)
+    rows = list(csv.DictReader((done.root / f"models/{RUN}/history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert not list((done.root / "scratch").glob("*/*.safetensors"))
+
+
+def test_the_metrics_are_those_of_the_predictions(done: Project, tiny_images: Splits) -> None:
+    folder = done.root / "evaluations" / RUN
+    labels, predicted, probabilities = predictions.read(folder / "predictions.parquet")
+    assert np.array_equal(labels, tiny_images["test"][1])
+    assert np.allclose(probabilities.sum(1), 1)
+    values = json.loads((folder / "metrics.json").read_text())
+    assert values["n"] == 104
+    assert values["errors"] == int((labels != predicted).sum())
+    assert values["top1_error"] == pytest.approx(100 * values["errors"] / 104, abs=1e-6)
+    rate = values["errors"] / 104
+    assert values["standard_error"] == pytest.approx(100 * (rate * (1 - rate) / 104) ** 0.5, abs=1e-6)
+    nll = -np.log(probabilities[np.arange(104), labels]).mean()
+    assert values["negative_log_likelihood"] == pytest.approx(nll, abs=1e-6)
+
+
+def test_nothing_runs_twice(done: Project) -> None:
+    before = digests(done), done.lock()
+    ran = done.cli("repro")
+    assert ran.returncode == 0
+    assert "Running stage" not in ran.stdout
+    assert "up to date" in ran.stdout
+    assert (digests(done), done.lock()) == before
+    assert done.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_a_second_reproduction_from_scratch_is_the_same_byte_for_byte(
+    done: Project, entry: dict[str, Any], tmp_path: Path
+) -> None:
+    again = make_project(tmp_path / "again", entry)
+    ran = again.cli("repro")
+    assert ran.returncode == 0, ran.stderr
+    assert "cached" not in ran.stdout
+    assert again.lock() == done.lock()
+    assert digests(again) == digests(done)
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("pipeline/comparison/tables.py", {"tabulate@4"}),
+        ("pipeline/models/preact_resnet.py", {f"train@{RUN}", f"evaluate@{RUN}", "tabulate@4"}),
+        ("pipeline/training/loop.py", {f"train@{RUN}"}),
+        ("environment/requirements.lock", {f"train@{RUN}", f"evaluate@{RUN}"}),
+        ("pipeline/tracking/mirror.py", set()),
+        ("pipeline/cli/main.py", set()),
+    ],
+)
+def test_an_edit_makes_stale_what_depends_on_it_and_no_more(done: Project, file: str, expected: set[str]) -> None:
+    path = done.root / file
+    before = path.read_text()
+    try:
+        path.write_text(before + "\n# edited\n")
+        assert stale(done) == expected
+    finally:
+        path.write_text(before)
+    assert stale(done) == set()
+
+
+def test_an_edited_protocol_makes_its_runs_stale(done: Project) -> None:
+    path = done.root / "params.yaml"
+    before = path.read_text()
+    try:
+        done.edit(lambda params: params["protocols"]["paper-meanstd"].update(epochs=201))
+        assert stale(done) == {"tabulate@4"}
+        done.edit(lambda params: params["protocols"]["brief"].update(epochs=3))
+        assert stale(done) == {f"train@{RUN}", "tabulate@4"}
+    finally:
+        path.write_text(before)
+
+
+def test_mlflow_has_the_run_by_its_fingerprint(done: Project) -> None:
+    from mlflow import MlflowClient
+
+    record = json.loads((done.root / f"models/{RUN}/run.json").read_text())
+    client = MlflowClient(f"sqlite:///{done.root / 'tracking' / 'mlflow.db'}")
+    where = client.get_experiment_by_name("wide-residual-networks").experiment_id
+    (run,) = client.search_runs([where], f"tags.fingerprint = '{record['fingerprint']}'")
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == RUN
+    assert run.data.tags["dvc.stage"] == f"train@{RUN}"
+    assert run.data.tags["git.dirty"] == "false"
+    head = done.run("git", "rev-list", "--max-parents=0", "HEAD").stdout.strip()
+    assert run.data.tags["git.commit"] == head
+    assert run.data.params["learning_rate"] == "0.1"
+    assert run.data.params["schedule.kind"] == "one-cycle"
+    rows = list(csv.DictReader((done.root / f"models/{RUN}/history.csv").open()))
+    logged = client.get_metric_history(run.info.run_id, "train_loss")
+    assert [(m.step, m.value) for m in logged] == [(int(r["epoch"]), float(r["train_loss"])) for r in rows]
+    metrics = json.loads((done.root / f"evaluations/{RUN}/metrics.json").read_text())
+    assert run.data.metrics["test_top1_error"] == metrics["top1_error"]
+    (dataset,) = run.inputs.dataset_inputs
+    card = json.loads((done.root / "data/beton/cifar10-tiny-rgb/card.json").read_text())
+    assert dataset.dataset.digest == card["splits"]["train"]["digest"][:32]
+    (model,) = client.search_logged_models([where])
+    weights = done.root / model.tags["weights"]
+    assert model.tags["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    artifacts = done.root / "tracking" / "artifacts"
+    assert not artifacts.exists() or not list(artifacts.rglob("*.safetensors"))
+
+
+def test_a_dead_tracking_server_stops_nothing_and_is_said_once(done: Project, tmp_path: Path) -> None:
+    before = digests(done)
+    ran = done.cli("stage", "train", RUN, MLFLOW_TRACKING_URI="http://user:secret@127.0.0.1:9")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count("MLflow is not recording") == 1
+    assert "secret" not in ran.stderr + ran.stdout
+    assert digests(done) == before
+
+
+def test_sigterm_to_wrn_pipe_saves_the_training_and_repro_finishes_it(
+    done: Project, entry: dict[str, Any], tmp_path: Path
+) -> None:
+    project = make_project(tmp_path / "stopped", entry)
+    project.edit(lambda params: params["protocols"]["brief"].update(epochs=400))
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        running = subprocess.Popen(
+            [sys.executable, "-c", "from pipeline.cli.main import main; main()", "repro"],
+            cwd=project.root,
+            env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+        while "epoch 2/400" not in log.read_text() and running.poll() is None:
+            time.sleep(0.1)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == 143, log.read_text()
+    assert f"wrn-pipe repro train@{RUN}" in log.read_text()
+    assert not (project.root / "models" / RUN).exists()
+    (saved,) = (p for p in (project.root / "scratch").iterdir() if p.name != "downloads")
+    assert list(saved.glob("epoch-*.safetensors"))
+    resumed = subprocess.Popen(
+        [sys.executable, "-m", "stages.train", RUN], cwd=project.root, stderr=subprocess.PIPE, text=True
+    )
+    assert resumed.stderr is not None
+    try:
+        assert any("resuming from epoch-" in line for line in resumed.stderr)
+    finally:
+        resumed.kill()
+        resumed.wait()
+
+
+def test_a_mistyped_target_or_run(done: Project) -> None:
+    for arguments in (["repro", RUN + "x"], ["repro", "trian"], ["stage", "train", RUN + "x"], ["stage", "trian", RUN]):
+        what, remedy = two_lines(done.cli(*arguments))
+        assert arguments[-1] in what or arguments[1] in what
+        assert "did you mean" in remedy
+        assert RUN in remedy or "train" in remedy
+
+
+def test_an_unknown_key_in_params(done: Project) -> None:
+    path = done.root / "params.yaml"
+    before, kept = path.read_text(), digests(done)
+    try:
+        path.write_text(before.replace("    batch_size: 32", "    batchsize: 32"))
+        line = path.read_text().splitlines().index("    batchsize: 32") + 1
+        what, remedy = two_lines(done.cli("repro"))
+        assert f"params.yaml:{line}: protocols.brief.batchsize: unknown key" in what
+        assert "batch_size" in remedy
+    finally:
+        path.write_text(before)
+    assert digests(done) == kept
+
+
+@pytest.mark.parametrize("damage", ["digest", "truncated"])
+def test_a_bad_archive_is_refused_and_leaves_nothing(
+    entry: dict[str, Any], tmp_path: Path, damage: str, archive_server: Any, tiny_archive: Path
+) -> None:
+    address = archive_server.put(tiny_archive)
+    archive = {**entry["sources"][0], "archive": address}
+    if damage == "digest":
+        archive["md5"] = "0" * 32
+    else:
+        served = archive_server.folder / tiny_archive.name
+        served.write_bytes(served.read_bytes()[:-1000])
+    project = make_project(tmp_path / "project", {**entry, "sources": [archive]})
+    what, remedy = two_lines(project.cli("repro"))
+    assert address in what
+    assert "WRN_PIPE_DATA_DIR" in remedy or "again" in remedy
+    assert not (project.root / "data" / "raw" / "cifar10-tiny").exists()
+    left = [p for p in (project.root / "data").rglob("*") if p.is_file()] if (project.root / "data").exists() else []
+    assert not left
+    assert not (project.root / "dvc.lock").exists()

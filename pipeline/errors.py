@@ -1,8 +1,9 @@
 """Failures the tool can explain: what happened and where on one line, how to mend it on the next."""
 
+import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,3 +41,14 @@ def exit_on_error() -> Iterator[None]:
         if path := os.environ.get(EXIT_CODE_FILE):
             Path(path).write_text(str(error.exit_code))
         raise SystemExit(error.exit_code) from None
+
+
+def run_stage(main: Callable[..., None]) -> None:
+    """Call a stage's `main` with the words of its command line."""
+    words = sys.argv[1:]
+    with exit_on_error():
+        wanted = inspect.signature(main).parameters
+        if len(words) != len(wanted):
+            usage = " ".join(["python -m", main.__globals__["__spec__"].name, *(name.upper() for name in wanted)])
+            raise UserError(f"{len(words)} words where the stage takes {len(wanted)}", usage)
+        main(*words)

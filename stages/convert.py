@@ -1,10 +1,9 @@
 """convert: data/raw/<dataset> -> data/beton/<dataset>-<kind>/{train,test}.beton, card.json."""
 
-import sys
 from pathlib import Path
 
 from pipeline.datasets.catalogue import SPLITS
-from pipeline.errors import UserError, exit_on_error
+from pipeline.errors import UserError, run_stage
 from pipeline.loading.convert import convert
 from pipeline.params import PARAMS, load, nearest
 
@@ -21,5 +20,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_error():
-        main(*sys.argv[1:])
+    run_stage(main)

@@ -1,10 +1,9 @@
 """download: the sources in params.yaml -> data/raw/<dataset>/{train,test}_{images,labels}.npy."""
 
-import sys
 from pathlib import Path
 
 from pipeline.datasets.acquire import acquire
-from pipeline.errors import UserError, exit_on_error
+from pipeline.errors import UserError, run_stage
 from pipeline.params import PARAMS, load, nearest
 
 
@@ -17,5 +16,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_error():
-        main(*sys.argv[1:])
+    run_stage(main)

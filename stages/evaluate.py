@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
-from pipeline.errors import exit_on_error
+from pipeline.errors import run_stage
 from pipeline.evaluation.metrics import metrics
 from pipeline.evaluation.predictions import predict, read, write
 from pipeline.loading.loader import Loader
@@ -51,5 +50,4 @@ def main(run_id: str) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_error():
-        main(*sys.argv[1:])
+    run_stage(main)

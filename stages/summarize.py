@@ -2,10 +2,9 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
-from pipeline.errors import exit_on_error
+from pipeline.errors import run_stage
 from pipeline.params import load
 
 COLUMNS = (
@@ -44,5 +43,4 @@ def row(folder: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    with exit_on_error():
-        main(*sys.argv[1:])
+    run_stage(main)

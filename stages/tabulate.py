@@ -1,11 +1,10 @@
 """tabulate: evaluations/*/ and the published claims -> results/table-<table>.{csv,md}."""
 
-import sys
 from pathlib import Path
 
 from pipeline.comparison.results import load_results
 from pipeline.comparison.tables import table, write_table
-from pipeline.errors import exit_on_error
+from pipeline.errors import run_stage
 from pipeline.models.cost import parameters_of
 from pipeline.params import load
 
@@ -25,5 +24,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_error():
-        main(*sys.argv[1:])
+    run_stage(main)

@@ -3,7 +3,6 @@
 import csv
 import os
 import shutil
-import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -13,7 +12,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 import torch
 from safetensors.torch import save_file
 
-from pipeline.errors import exit_on_error
+from pipeline.errors import run_stage
 from pipeline.loading.loader import Loader
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.models.build import build
@@ -86,5 +85,4 @@ def write_history(path: Path, history: list[EpochRecord]) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_error():
-        main(*sys.argv[1:])
+    run_stage(main)

@@ -179,11 +179,10 @@ def _has_counts(names: Sequence[str]) -> bool:
 
 
 def _parameter_count() -> "ParameterCount":
-    from pipeline.models.cost import parameter_formula
-    from pipeline.models.names import parse
+    from pipeline.models.cost import parameters_of
 
     classes = {"cifar10": 10, "cifar100": 100, "svhn": 10, "imagenet": 1000}
-    return lambda network, dataset: parameter_formula(parse(network), classes[dataset])
+    return lambda network, dataset: parameters_of(network, classes[dataset])
 
 
 def _next_step(tables: Sequence["Table"], results: Sequence["Result"], plan: "Plan") -> str:

@@ -99,11 +99,8 @@ def _load(root: Path, path: Path) -> Result:
     metrics = _read(path, Metrics, root, again)
     record_path = path.with_name("run.json")
     if not record_path.exists():
-        where = record_path.relative_to(root)
-        raise UserError(
-            f"{path.relative_to(root)} has no {where} beside it", f"dvc checkout {where.parent}, or {again}"
-        )
-    record = _read(record_path, Record, root, f"dvc repro train@{run}")
+        raise UserError(f"{path.relative_to(root)} has no run.json beside it", f"it is written by: {again}")
+    record = _read(record_path, Record, root, again)
     for field in ("run", "dataset", "network"):
         theirs, ours = getattr(metrics, field), getattr(record, field)
         if theirs != ours:
@@ -123,4 +120,4 @@ def _read(path: Path, model: type[_Model], root: Path, again: str) -> _Model:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         what = f"{path.relative_to(root)}: {field + ': ' if field else ''}{first['msg']}"
-        raise UserError(what, f"it is written by the pipeline: {again}") from None
+        raise UserError(what, f"it is written by: {again}") from None

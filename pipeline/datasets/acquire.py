@@ -49,7 +49,7 @@ def acquire(name: str, dataset: Dataset, to: Path, downloads: Path = DOWNLOADS, 
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name):
         raise UserError(f"dataset {name!r} cannot name a folder", "use lower-case letters, digits, dots and hyphens")
-    with writing(to):
+    with writing(downloads):
         downloads.mkdir(parents=True, exist_ok=True)
     with _only_one(downloads / f"{name}.lock", name):
         refusals: list[str] = []

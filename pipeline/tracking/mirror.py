@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.progress import say
 from pipeline.provenance import commit
-from pipeline.tracking.store import client, experiment
+from pipeline.tracking.store import client, experiment, reason
 from pipeline.training.checkpoints import EpochRecord
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ class Mirror:
                 job(mlflow, run)
             mlflow.set_terminated(run, self.status)
         except Exception as error:  # noqa: BLE001 - whatever the server or its client raises, the training goes on
-            reason = " ".join(str(error).split()) or type(error).__name__
-            say(f"MLflow is not recording {self.run_id} ({reason[:200]}); its files are complete without")
+            say(f"MLflow is not recording {self.run_id} ({reason(error)}); its files are complete without")
 
 
 def find_or_create(mlflow: "MlflowClient", run_id: str, record: dict[str, Any]) -> str:
@@ -160,8 +159,7 @@ def log_evaluation(run_id: str, fingerprint: str, values: dict[str, float]) -> N
             if f"test_{key}" not in found[0].data.metrics:
                 mlflow.log_metric(run, f"test_{key}", value, model_id=model)
     except Exception as error:  # noqa: BLE001 - the evaluation's files are complete without MLflow
-        reason = " ".join(str(error).split()) or type(error).__name__
-        say(f"MLflow is not recording the evaluation of {run_id} ({reason[:200]})")
+        say(f"MLflow is not recording the evaluation of {run_id} ({reason(error)})")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,3 +57,9 @@ def experiment(mlflow: "MlflowClient") -> str:
         if found is None:
             raise
         return str(found.experiment_id)
+
+
+def reason(error: Exception) -> str:
+    """One line on why MLflow failed, without the user and password that an address may hold."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return re.sub(r"//[^/@\s]+@", "//", text)[:200]

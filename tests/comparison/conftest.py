@@ -1,0 +1,44 @@
+"""A small plan for comparisons."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from made_up_runs import plan_text
+
+from pipeline.comparison.results import Result
+from pipeline.params import Plan, Protocol, Run, load
+
+PlanOf = Callable[[Sequence[Result]], Plan]
+
+
+@pytest.fixture(scope="session")
+def base_plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    path = tmp_path_factory.mktemp("plan") / "params.yaml"
+    path.write_text(plan_text([]), encoding="utf-8")
+    return load(path)
+
+
+@pytest.fixture(scope="session")
+def brief(base_plan: Plan) -> Protocol:
+    """A protocol far from the paper's."""
+    return base_plan.protocols["brief"]
+
+
+@pytest.fixture(scope="session")
+def plan_of(base_plan: Plan) -> PlanOf:
+    """A plan whose runs are these results."""
+
+    def plan(results: Sequence[Result]) -> Plan:
+        runs = {
+            r.run: Run(
+                dataset=r.record.dataset,
+                representation=r.record.representation,
+                network=r.record.network,
+                protocol="brief",
+                seed=r.record.seed,
+            )
+            for r in results
+        }
+        return base_plan.model_copy(update={"runs": runs})
+
+    return plan

@@ -1,0 +1,83 @@
+"""Finished runs that were never trained, with errors that a test chooses, and a small plan that names them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.comparison.results import Device, Metrics, Record, Result
+from pipeline.params import Protocol
+from pipeline.publication.protocols import paper_protocol, published_images
+
+PLAN = """
+datasets:
+  {cifar10: &dataset {title: CIFAR, reader: cifar-python, classes: 10, shape: [32, 32, 3],
+    splits: {train: 50000, test: 10000}, digests: null, record_digests: null,
+    sources: [{archive: "https://example.org/cifar.tar.gz", md5: c58f30108f718f92721af3b95e74349a, bytes: 1}],
+    homepage: none, licence: none, citation: none}, cifar100: *dataset}
+representations: {cifar10-rgb: {dataset: cifar10, kind: rgb}, cifar100-rgb: {dataset: cifar100, kind: rgb}}
+protocols:
+  brief: {epochs: 2, batch_size: 128, optimizer: sgd, learning_rate: 0.4, momentum: 0.9, nesterov: true,
+    weight_decay: 0.0005, schedule: {kind: one-cycle, warmup_fraction: 0.3, start_factor: 0.1}, label_smoothing: 0.1,
+    dropout: 0.0, preprocessing: meanstd, flip: per-image, crop: per-image, drop_last: true, conv_init: fan_out,
+    bn_init: ones, precision: bf16}
+runs: {__RUNS__}
+tables: ["4"]
+loading: {backend: numpy}
+device: cpu
+comparison: {margins: {cifar10: 0.3, cifar100: 0.6, svhn: 0.15, imagenet: 0.3}}
+"""
+
+
+def plan_text(runs: Sequence[Result]) -> str:
+    """params.yaml with these runs. Its protocol is not theirs: a comparison believes run.json."""
+    entries = [
+        f"{r.run}: {{dataset: {r.record.dataset}, representation: rgb, network: '{r.record.network}', "
+        f"protocol: brief, seed: {r.record.seed}}}"
+        for r in runs
+    ]
+    return PLAN.replace("__RUNS__", ", ".join(entries))
+
+
+def result(
+    errors: int,
+    *,
+    run: str | None = None,
+    network: str = "WRN-40-1",
+    dataset: str = "cifar10",
+    protocol: Protocol | str = "paper-zca",
+    seed: int = 1,
+    **changes: Any,
+) -> Result:
+    """A finished run with `errors` wrong test images. `changes` are of run.json or metrics.json."""
+    recipe = paper_protocol(protocol).protocol if isinstance(protocol, str) else protocol
+    about = {"run": run or f"{dataset}-{network.lower()}-s{seed}", "dataset": dataset, "network": network}
+    metrics = {"split": "test", "n": published_images(dataset, "test"), "top5_error": None}
+    metrics |= {key: changes.pop(key) for key in metrics if key in changes}
+    record = {
+        "representation": "zca" if recipe.preprocessing == "zca" else "rgb",
+        "protocol": recipe,
+        "seed": seed,
+        "epochs": recipe.epochs,
+        "fingerprint": f"fingerprint of {about['run']}",
+        "parameters": 563930,
+        "device": Device(type="cuda", name="NVIDIA H200"),
+        "versions": {"torch": "2.14.1"},
+        **changes,
+    }
+    error = 100 * errors / metrics["n"]
+    return Result(Metrics(**about, **metrics, errors=errors, top1_error=error), Record(**about, **record))
+
+
+def five(errors: Sequence[int], **settings: Any) -> list[Result]:
+    """Runs that differ in their seed."""
+    return [result(wrong, seed=seed, **settings) for seed, wrong in enumerate(errors, 1)]
+
+
+def write(results: Sequence[Result], root: Path) -> None:
+    """params.yaml and evaluations/ as the pipeline leaves them."""
+    (root / "params.yaml").write_text(plan_text(results), encoding="utf-8")
+    for each in results:
+        folder = root / "evaluations" / each.run
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(each.metrics.model_dump_json(exclude_none=True), encoding="utf-8")
+        (folder / "run.json").write_text(each.record.model_dump_json(), encoding="utf-8")

@@ -1,0 +1,105 @@
+"""wrn-pipe compare, through the real command line in a folder of its own."""
+
+import json
+import sys
+from collections.abc import Callable
+
+import pytest
+from made_up_runs import five, result, write
+
+from pipeline.cli.main import main
+
+Command = Callable[..., tuple[int, str, str]]
+GOOD = [result(e, run=f"good-{s}", network="WRN-40-2", seed=s) for s, e in enumerate([540, 548, 541, 545, 543], 1)]
+
+
+@pytest.fixture
+def compare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path) -> Command:
+    """Runs the command in `tmp_path` and returns its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["wrn-pipe", "compare", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        captured = capsys.readouterr()
+        return int(left.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def test_a_table_for_a_newcomer(compare, tmp_path, brief) -> None:
+    write([*GOOD, result(1234, protocol=brief, run="quick")], tmp_path)
+    code, out, err = compare("--paper-table", "4", "--dataset", "cifar10")
+    assert (code, err) == (0, "")
+    assert "5.43 (n=5)" in out
+    assert "not comparable" in out
+    assert "epochs: 2 instead of 200" in out
+    assert "563,930" in out
+    assert "CIFAR-100, test" not in out
+    assert out.splitlines()[-2].startswith("Next: ")
+
+
+def test_filters(compare, tmp_path) -> None:
+    write([*GOOD, *five([490, 495], network="WRN-40-4")], tmp_path)
+    code, out, _ = compare("--format", "json", "--run", "cifar10-wrn-40-4-s1")
+    assert code == 0
+    found = [(t["table"], c["network"]) for t in json.loads(out) for c in t["cells"]]
+    assert ("4", "WRN-40-4") in found
+    assert {network for _, network in found} == {"WRN-40-4"}
+    code, out, _ = compare("--format", "json", "--paper-table", "3", "--row", "WRN-40-2")
+    assert {c["network"] for t in json.loads(out) for c in t["cells"]} == {"WRN-40-2-B(3,3)"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--paper-table", "figure4"], "figure-4"),
+        (["--paper-table", "4", "--dataset", "cifar1000"], "cifar100"),
+        (["--paper-table", "4", "--row", "WRN-40-11"], "WRN-40-1"),
+        (["--run", "cifar10-wrn-40-2-b(3,3)-s9"], "did you mean"),
+        (["--orderings", "--format", "html"], "markdown"),
+        (["--paper-table", "4", "--output", "no/such/folder.txt"], "folder"),
+    ],
+)
+def test_mistakes_are_two_lines_and_exit_2(compare, tmp_path, arguments, named) -> None:
+    write([result(543, network="WRN-40-2", run="cifar10-wrn-40-2-s1")], tmp_path)
+    code, out, err = compare(*arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert named in err.split("\n")[1]
+
+
+def test_strict(compare, tmp_path, brief) -> None:
+    named = [result(int(r.metrics.errors), run=f"good-{i}", network="WRN-40-2", seed=i) for i, r in enumerate(GOOD, 1)]
+    only = ("--strict", "--paper-table", "3", "--row")
+    write([*named, result(2000, network="WRN-40-2-B(3)", protocol=brief, run="quick")], tmp_path)
+    assert compare(*only, "WRN-40-2-B(3,3)")[0] == 0
+    code, out, err = compare(*only, "WRN-40-2-B(3)")
+    assert code == 1
+    assert "not comparable" in out
+    assert "1 of 1 compared claims do not hold" in err
+    code, _, err = compare(*only, "WRN-40-2-B(3,3,3)")
+    assert code == 1
+    assert "no finished run" in err
+
+
+def test_output_file_and_orderings(compare, tmp_path) -> None:
+    write([], tmp_path)
+    code, out, err = compare("--format", "html", "--output", "all.html")
+    assert (code, out, err) == (0, "", "wrote all.html\n")
+    assert (tmp_path / "all.html").read_text(encoding="utf-8").count("<section") == 10
+    code, out, _ = compare("--orderings", "--paper-table", "6", "--format", "json")
+    assert code == 0
+    assert {one["standing"] for one in json.loads(out)} == {"not run"}
+    assert compare("--orderings", "--strict")[0] == 1
+
+
+def test_a_run_that_the_plan_lost_is_mentioned(compare, tmp_path) -> None:
+    write([result(543, run="left-behind")], tmp_path)
+    text = (tmp_path / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text.replace("left-behind", "another-name"), encoding="utf-8")
+    code, out, _ = compare("--paper-table", "2")
+    assert code == 0
+    assert "Ignored, because params.yaml does not name them: left-behind" in out

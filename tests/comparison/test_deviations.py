@@ -1,0 +1,116 @@
+"""Every field of a protocol, and every fact of a run record that bears on it, is compared."""
+
+import pytest
+from made_up_runs import result
+
+from pipeline.comparison.deviations import MATERIAL, MINOR, deviations, is_comparable
+from pipeline.params import OneCycleSchedule, Protocol, StepSchedule
+from pipeline.publication.claims import Claim, load_claims
+from pipeline.publication.protocols import paper_protocol, protocol_of
+
+CLAIMS = {claim.id: claim for claim in load_claims()}
+PLAIN = CLAIMS["4/cifar10/WRN-40-1/top1_error"]
+DROPOUT = CLAIMS["6/cifar10/WRN-28-10-dropout/top1_error"]
+STEPS = {"kind": "step", "drop_after": (59, 119, 159), "factor": 0.2, "reset_momentum": True}
+
+
+def found(claim: Claim, **settings):
+    paper = protocol_of(claim)
+    assert paper is not None
+    run = result(600, network=claim.model, dataset=claim.dataset, **{"protocol": paper.name, **settings})
+    return {d.field: d for d in deviations(run, claim, paper, None)}
+
+
+def changed(name: str, **fields) -> Protocol:
+    return Protocol.model_validate({**paper_protocol(name).protocol.model_dump(), **fields})
+
+
+CHANGES = [
+    ("epochs", 300, True),
+    ("batch_size", 256, True),
+    ("learning_rate", 0.2, True),
+    ("momentum", 0.8, True),
+    ("nesterov", False, True),
+    ("weight_decay", 0.0001, True),
+    ("schedule", {**STEPS, "factor": 0.1}, True),
+    ("schedule", {**STEPS, "drop_after": (60, 120, 160)}, True),
+    ("schedule", {"kind": "one-cycle", "warmup_fraction": 0.3, "start_factor": 0.1}, True),
+    ("label_smoothing", 0.1, True),
+    ("preprocessing", "meanstd", True),
+    ("flip", "per-image", False),
+    ("flip", "none", True),
+    ("crop", "per-image", False),
+    ("crop", "none", True),
+    ("crop", "random-resized", True),
+    ("drop_last", False, False),
+    ("conv_init", "fan_in", False),
+    ("bn_init", "ones", True),
+    ("precision", "bf16", False),
+]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "material"), CHANGES, ids=[f"{f}-{i}" for i, (f, _, _) in enumerate(CHANGES)]
+)
+def test_a_changed_field_is_found_and_weighed(field: str, value, material: bool) -> None:
+    recipe = changed("paper-zca", **{field: value})
+    others = {"representation"} if field == "preprocessing" else set()
+    differences = found(PLAIN, protocol=recipe, representation="zca" if not others else "rgb")
+    assert set(differences) - {"device", "library"} == {field}
+    assert differences[field].material is material
+    assert differences[field].reason
+    assert is_comparable(tuple(differences.values())) is not material
+
+
+def test_all_fields_of_a_protocol_are_weighed() -> None:
+    tested = {field for field, _, _ in CHANGES} | {"optimizer", "dropout"}  # one optimizer exists; dropout is below
+    assert tested == set(Protocol.model_fields) == set(MATERIAL) | set(MINOR)
+    assert set(MATERIAL).isdisjoint(MINOR)
+
+
+def test_dropout_counts_only_where_the_network_has_it() -> None:
+    assert "dropout" not in found(PLAIN, protocol=changed("paper-zca", dropout=0.0))
+    assert "dropout" not in found(DROPOUT)
+    deviation = found(DROPOUT, protocol=changed("paper-meanstd", dropout=0.1))["dropout"]
+    assert (deviation.published, deviation.ours, deviation.material) == ("0.3", "0.1", True)
+
+
+def test_an_unstated_field_is_minor() -> None:
+    claim = CLAIMS["7/imagenet/WRN-18-2.0/top1_error"]
+    differences = found(claim, protocol=changed("paper-imagenet", bn_init="uniform", nesterov=True))
+    assert {f: differences[f].material for f in ("bn_init", "nesterov")} == {"bn_init": False, "nesterov": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"n": 5000}, "test_split"),
+        ({"split": "train"}, "test_split"),
+        ({"epochs": 120}, "completed"),
+        ({"representation": "rgb"}, "representation"),
+    ],
+)
+def test_facts_of_the_run_are_material(change, field: str) -> None:
+    assert found(PLAIN, **change)[field].material
+
+
+def test_training_split_is_the_plans(base_plan) -> None:
+    dataset = base_plan.datasets["cifar10"]
+    paper = paper_protocol("paper-zca")
+    smaller = dataset.model_copy(update={"splits": {"train": 45_000, "test": 10_000}})
+    assert "training_split" not in {d.field for d in deviations(result(600), PLAIN, paper, dataset)}
+    assert "training_split" in {d.field for d in deviations(result(600), PLAIN, paper, smaller) if d.material}
+
+
+def test_the_papers_protocol_deviates_in_machine_and_library_only() -> None:
+    differences = found(PLAIN)
+    assert {f: d.material for f, d in differences.items()} == {"device": False, "library": False}
+    assert "2.14.1" in str(differences["library"])
+    assert "H200" in str(differences["device"])
+
+
+def test_schedules_are_shown_in_words() -> None:
+    one_cycle = OneCycleSchedule(kind="one-cycle", warmup_fraction=0.3, start_factor=0.1)
+    shown = str(found(PLAIN, protocol=changed("paper-zca", schedule=one_cycle))["schedule"])
+    assert shown == "schedule: one-cycle instead of x0.2 after 59/119/159 epochs, momentum reset"
+    assert isinstance(paper_protocol("paper-zca").protocol.schedule, StepSchedule)

@@ -1,0 +1,203 @@
+"""Each format says what the cells say: it is parsed back and compared with them."""
+
+import csv
+import html.parser
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pandera.errors
+import pytest
+from made_up_runs import five, result
+
+from pipeline.comparison.formats import FILES, FORMATS, data, latex, render, terminal, words
+from pipeline.comparison.statistics import Verdict
+from pipeline.comparison.tables import Column, Table, results_schema, table, write_table
+from pipeline.publication.claims import TITLES, load_claims
+
+C10 = Column("cifar10", "top1_error")
+
+
+@pytest.fixture(scope="module")
+def tables(plan_of, brief) -> list[Table]:
+    """All tables, with every verdict somewhere."""
+    runs = [
+        *five([540, 548, 541, 545, 543], network="WRN-40-2"),
+        *five([800, 810, 805], network="WRN-40-2-B(3)"),
+        *five([480, 482, 481], network="WRN-40-2-B(3,3,3)"),
+        result(593, network="WRN-40-2-B(3,3,3,3)"),
+        result(1234, protocol=brief, run="quick-run"),
+        *five([400, 410], network="WRN-28-10-dropout", protocol="paper-meanstd"),
+    ]
+    plan = plan_of(runs)
+    made = [table(plan, name, runs, lambda network, dataset: 8_949_210) for name in TITLES]
+    assert {c.verdict for t in made for c in t.cells} == {None, *Verdict}
+    return made
+
+
+def cells(tables):
+    return [cell for each in tables for cell in each.cells]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_number_and_footnote_is_there(tables, form) -> None:
+    text = render(tables, form)
+    assert text.endswith("\n")
+    assert "\r" not in text
+    assert text == render(tables, form)
+    plain = " ".join(re.sub(r"[{}\\]", "", text).split())
+    for claim in load_claims():
+        assert claim.text in plain or str(claim.value) in plain
+    if form != "csv":
+        assert "Figure 4's error labels agree with no table" in plain.replace("&#39;", "'")
+    assert "quoted" in plain
+    assert "quick-run" in plain
+
+
+def test_csv_reads_back(tables) -> None:
+    rows = list(csv.DictReader(io.StringIO(render(tables, "csv"))))
+    assert len(rows) == len(cells(tables))
+    for row, cell in zip(rows, cells(tables), strict=True):
+        assert (row["table"], row["network"], row["dataset"]) == (cell.table, cell.model, cell.dataset)
+        assert row["published"] == (cell.claim.text if cell.claim else "-")
+        assert row["verdict"] == (cell.verdict or "")
+        if cell.ours:
+            assert float(row["median"]) == pytest.approx(cell.ours.median, abs=5e-4)
+            assert int(row["n"]) == cell.ours.n == len(row["runs"].split())
+        if cell.interval:
+            assert [float(row["low"]), float(row["high"])] == pytest.approx(list(cell.interval), abs=5e-4)
+
+
+def test_schema_refuses_another_column_or_word(tables) -> None:
+    import pandas as pd
+
+    frame = pd.read_csv(io.StringIO(data.render_csv(tables)), dtype=str, keep_default_na=False)
+    results_schema().validate(frame)
+    for wrong in (
+        frame.rename(columns={"median": "mean"}),
+        frame.drop(columns="n"),
+        frame.assign(verdict="fine"),
+        frame.assign(median="5.4"),
+    ):
+        with pytest.raises((pandera.errors.SchemaError, pandera.errors.SchemaErrors)):
+            results_schema().validate(wrong)
+
+
+def test_json_reads_back(tables) -> None:
+    read = json.loads(render(tables, "json"))
+    assert [each["table"] for each in read] == list(TITLES)
+    objects = [cell for each in read for cell in each["cells"]]
+    for found, cell in zip(objects, cells(tables), strict=True):
+        assert found["verdict"] == cell.verdict
+        assert found["published"] == (cell.claim.value if cell.claim else None)
+        assert (found["ours"] or {}).get("n") == (cell.ours.n if cell.ours else None)
+        assert [d["field"] for d in found["deviations"]] == [d.field for d in cell.deviations]
+
+
+def test_markdown_rows_are_the_papers(tables) -> None:
+    four = next(each for each in tables if each.name == "4")
+    lines = [line for line in render([four], "markdown").splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    assert [row[0] for row in rows[2:]] == list(four.models)
+    assert len({len(row) for row in rows}) == 1
+    forty_two = rows[2 + four.models.index("WRN-40-2")]
+    assert forty_two[3] == "5.33"
+    assert forty_two[4] == words.ours(four.cell("WRN-40-2", C10)) == "5.43 (n=5)"
+
+
+def test_latex_rows_are_balanced(tables) -> None:
+    text = render(tables, "latex")
+    for block in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, re.S):
+        for line in block[1].splitlines():
+            if line.endswith(r" \\") and "multicolumn" not in line:
+                assert len(re.findall(r"(?<!\\)&", line)) == len(block[0]) - 1
+    assert text.count(r"\begin{tabular}") == len(tables)
+    assert latex.escape("a_b & 5% [c] ±") == r"a\_b \& 5\% {[}c{]} $\pm$"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(tables, tmp_path) -> None:
+    (tmp_path / "all.tex").write_text(render(tables, "latex"), encoding="utf-8")
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+
+
+class _Reader(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.loads: list[str] = []
+        self.inside = False
+
+    def handle_starttag(self, tag, attributes) -> None:
+        self.loads += [value for name, value in attributes if name in ("src", "href")]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        self.inside = tag in ("td", "th")
+
+    def handle_endtag(self, tag) -> None:
+        self.inside = False
+
+    def handle_data(self, text) -> None:
+        if self.inside:
+            self.rows[-1][-1] += text
+
+
+def test_html_reads_back_and_needs_nothing_else(tables) -> None:
+    four = next(each for each in tables if each.name == "4")
+    reader = _Reader()
+    reader.feed(render([four], "html"))
+    assert reader.loads == []
+    assert [row[0] for row in reader.rows[2:]] == list(four.models)
+    assert reader.rows[2 + four.models.index("WRN-40-2")][3:5] == ["5.33", "5.43 (n=5)"]
+    assert "prefers-color-scheme: dark" in render([four], "html")
+
+
+@pytest.mark.parametrize("width", [72, 80, 100])
+def test_terminal_fits(tables, width) -> None:
+    text = terminal.render(tables, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "\x1b" not in text
+    assert "\x1b" in terminal.render(tables, width, colour=True)
+    for each in tables:
+        for model in each.models:
+            assert re.search(rf"^ {re.escape(model)}  ", text, re.M), "names are never cut"
+    for word in ("reproduced", "better", "worse", "inconclusive", "not run", "quoted", "not published"):
+        assert re.search(rf"^{word}: +\S", text, re.M), f"{word} is explained"
+
+
+def test_each_mark_has_its_footnote(tables) -> None:
+    for each in tables:
+        letters = words.letters_of(each)
+        known = {mark for mark, _ in letters.legend()} | {str(caveat.number) for caveat in each.caveats}
+        for cell in each.cells:
+            used = words.marks(cell, letters).strip("[]")
+            assert not used or set(used.split(", ")) <= known
+
+
+def test_written_files_are_the_same_bytes_each_time(tables, tmp_path) -> None:
+    four = next(each for each in tables if each.name == "4")
+    first = [path.read_bytes() for path in write_table(four, tmp_path / "a")]
+    assert [path.name for path in write_table(four, tmp_path / "b")] == [f"table-4{suffix}" for suffix in FILES]
+    assert first == [(tmp_path / "b" / f"table-4{suffix}").read_bytes() for suffix in FILES]
+    assert str(tmp_path).encode() not in b"".join(first)
+
+
+def test_importing_needs_no_torch() -> None:
+    code = (
+        "import sys, pipeline.comparison.formats, pipeline.comparison.orderings, pipeline.cli.compare;"
+        "heavy = {'torch', 'pandas', 'scipy', 'jinja2'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -18,7 +18,7 @@ reproduce: setup ## all of it: set up, run the pipeline, compare with the paper'
 	wrn-pipe compare --paper-table 4
 
 test: setup ## run the tests
-	python -m pytest -q
+	python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --durations 12
 
 check: setup ## lint, formatting and types
 	ruff check .

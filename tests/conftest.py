@@ -1,6 +1,7 @@
 """Fixtures for every test: a few real CIFAR-10 images, and a real HTTP server that can also misbehave."""
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,10 @@ import pytest
 from pipeline.datasets.catalogue import SPLITS, Dataset
 from pipeline.datasets.digest import record_digests, split_digest
 from pipeline.datasets.readers import LAYOUTS, Splits, read_archive
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several test processes share the cores; OpenMP threads that wait for each other across them cost 3 times.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY = Path(__file__).parent / "data" / "cifar-10-tiny.tar.gz"
 TINY_SPLITS = {"train": 260, "test": 104}

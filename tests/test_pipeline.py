@@ -165,7 +165,10 @@ def test_mlflow_has_the_run_by_its_fingerprint(done: Project) -> None:
 
     record = json.loads((done.root / f"models/{RUN}/run.json").read_text())
     client = MlflowClient(f"sqlite:///{done.root / 'tracking' / 'mlflow.db'}")
-    where = client.get_experiment_by_name("wide-residual-networks").experiment_id
+    experiment = client.get_experiment_by_name("wide-residual-networks")
+    artifacts = done.root / "tracking" / "artifacts"
+    assert experiment.artifact_location == artifacts.as_uri()
+    where = experiment.experiment_id
     (run,) = client.search_runs([where], f"tags.fingerprint = '{record['fingerprint']}'")
     assert run.info.status == "FINISHED"
     assert run.info.run_name == RUN
@@ -186,7 +189,6 @@ def test_mlflow_has_the_run_by_its_fingerprint(done: Project) -> None:
     (model,) = client.search_logged_models([where])
     weights = done.root / model.tags["weights"]
     assert model.tags["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
-    artifacts = done.root / "tracking" / "artifacts"
     assert not artifacts.exists() or not list(artifacts.rglob("*.safetensors"))
 
 

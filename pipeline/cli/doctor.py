@@ -187,10 +187,14 @@ def check_cores_and_memory() -> Check:
 
 
 def check_npm() -> Check:
-    # Set-up brings an npm of its own, beside this interpreter, which is not on PATH unless .venv is active.
+    from pipeline.datasets.catalogue import SourceError
+    from pipeline.datasets.fetch import find_npm
+
+    # npm runs on the node beside it, which is not on PATH where npm is the one that set-up brought.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    npm = shutil.which("npm", path=path)
-    if npm is None:
+    try:
+        npm = find_npm()
+    except SourceError:
         return Check("npm", "note", "none", f"{SET_UP} brings one; only data sources of kind npm need it")
     try:
         return Check("npm", "ok", f"{run_child(npm, '--version', env={**os.environ, 'PATH': path})} at {npm}")

@@ -16,7 +16,7 @@ def ui(
     import sys
 
     from pipeline.errors import UserError
-    from pipeline.tracking.store import FOLDER, client, uri
+    from pipeline.tracking.store import FOLDER, client, experiment, uri
 
     if os.environ.get("MLFLOW_TRACKING_URI"):
         raise UserError(
@@ -28,8 +28,8 @@ def ui(
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise UserError(f"port {port} is in use", f"wrn-pipe ui --port {port + 1}") from None
-    client()  # makes the database where nothing was recorded yet
-    typer.echo(f"MLflow shows {FOLDER}/mlflow.db on http://127.0.0.1:{port} - Ctrl-C stops it")
+    number = experiment(client())  # makes the database where nothing was recorded yet
+    typer.echo(f"{FOLDER}/mlflow.db: http://127.0.0.1:{port}/#/experiments/{number}/runs - Ctrl-C stops it")
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),

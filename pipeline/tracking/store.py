@@ -11,11 +11,17 @@ if TYPE_CHECKING:
 
 FOLDER = Path("tracking")
 EXPERIMENT = "wide-residual-networks"
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""What the web pages show first: runs and their metrics. Without it they guess, and show traces of language models."""
 
 
 def uri() -> str:
     """MLflow's store. Absolute, because MLflow resolves a relative sqlite path against each process's folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(FOLDER / 'mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or _local()
+
+
+def _local() -> str:
+    return f"sqlite:///{(FOLDER / 'mlflow.db').resolve()}"
 
 
 def client() -> "MlflowClient":
@@ -49,9 +55,11 @@ def experiment(mlflow: "MlflowClient") -> str:
     found = mlflow.get_experiment_by_name(EXPERIMENT)
     if found:
         return str(found.experiment_id)
-    artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (FOLDER / "artifacts").resolve().as_uri()
+    # A server knows where it keeps artifacts. (The variable is no sign of one: MLflow itself sets it.)
+    local = uri() == _local()
+    artifacts = (FOLDER / "artifacts").resolve().as_uri() if local else None
     try:
-        return str(mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts))
+        return str(mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=_KIND))
     except MlflowException:  # another process was faster
         found = mlflow.get_experiment_by_name(EXPERIMENT)
         if found is None:

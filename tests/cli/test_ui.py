@@ -1,0 +1,59 @@
+"""wrn-pipe ui: the real MLflow server on this repository's store, started and stopped as a user does."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+COMMAND = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "ui", "--port"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_the_store_and_stops(tmp_path: Path, stop: signal.Signals) -> None:
+    port, log = free_port(), tmp_path / "log"
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    with log.open("w") as file:
+        running = subprocess.Popen([*COMMAND, str(port)], cwd=tmp_path, stdout=file, stderr=file, env=environment)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(900):
+            try:
+                if httpx.get(address).status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        found = httpx.post(f"{address}/api/2.0/mlflow/experiments/search", json={"max_results": 5}).json()
+        (experiment,) = (e for e in found["experiments"] if e["name"] == "wide-residual-networks")
+        assert experiment["artifact_location"] == (tmp_path / "tracking" / "artifacts").as_uri()
+        assert f"{address}/#/experiments/{experiment['experiment_id']}/runs" in log.read_text()
+        running.send_signal(stop)
+        assert running.wait(30) == 0
+        with pytest.raises(httpx.TransportError):
+            httpx.get(address)
+    finally:
+        running.kill()
+
+
+def test_a_port_in_use_is_a_mistake_with_a_remedy(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ran = subprocess.run([*COMMAND, str(port)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert re.fullmatch(rf"error: port {port} is in use\n  fix: wrn-pipe ui --port {port + 1}\n", ran.stderr)
+    assert not list(tmp_path.iterdir())

@@ -85,8 +85,9 @@ class Representation(Strict):
     """How a dataset's images are stored in .beton files."""
 
     dataset: str
-    kind: Literal["rgb"]
-    """rgb: the bytes as published, uint8."""
+    kind: Literal["rgb", "zca", "jpeg"]
+    """rgb: the bytes as published, uint8; zca: whitened by the authors' recipe, float32; jpeg: images of any shape,
+    compressed."""
 
 
 class Run(Strict):
@@ -248,6 +249,13 @@ def _check_references(path: Path, lines: CommentedMap, plan: Plan) -> None:
                 "must be named <dataset>-<kind>",
                 f"rename it {representation.dataset}-{representation.kind}",
             )
+        one_shape = plan.datasets[representation.dataset].shape is not None
+        if (representation.kind == "jpeg") == one_shape:
+            refuse(
+                ["representations", name, "kind"],
+                f"{representation.dataset} has images of {'one shape' if one_shape else 'many shapes'}",
+                f"choose {'rgb or zca' if one_shape else 'jpeg'}, and the name that goes with it",
+            )
     for run_id, run in plan.runs.items():
         at = ["runs", run_id]
         if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", run_id):
@@ -257,13 +265,18 @@ def _check_references(path: Path, lines: CommentedMap, plan: Plan) -> None:
         known([*at, "dataset"], run.dataset, plan.datasets, "dataset")
         known([*at, "protocol"], run.protocol, plan.protocols, "protocol")
         known([*at, "representation"], f"{run.dataset}-{run.representation}", plan.representations, "representation")
-        if plan.protocols[run.protocol].crop == "random-resized":
-            refuse(
-                [*at, "protocol"],
-                f"{run.protocol} crops at random sizes, {run.dataset} has images of one size",
-                "choose another protocol",
+        protocol = plan.protocols[run.protocol]
+        if (protocol.crop == "random-resized") == (plan.datasets[run.dataset].shape is not None):
+            what = (
+                f"{run.protocol} crops at random sizes, {run.dataset} has images of one size"
+                if protocol.crop == "random-resized"
+                else f"{run.protocol} does not crop at random sizes, {run.dataset} has images of many sizes"
             )
-        needs = "zca" if plan.protocols[run.protocol].preprocessing == "zca" else "rgb"
+            refuse([*at, "protocol"], what, "choose another protocol")
+        if plan.datasets[run.dataset].shape is None:
+            needs = "jpeg"
+        else:
+            needs = "zca" if protocol.preprocessing == "zca" else "rgb"
         if run.representation != needs:
             refuse([*at, "representation"], f"protocol {run.protocol} needs {needs}", f"write representation: {needs}")
         from pipeline.models.names import parse  # here, because names need no torch but the module is a sibling's

@@ -70,6 +70,11 @@ class Protocol(Strict):
     bn_init: Literal["uniform", "ones"]
     precision: Literal["fp32", "bf16"]
 
+    @property
+    def representation(self) -> str:
+        """Kind of .beton file that training by it reads: Representation.kind."""
+        return {"zca": "zca", "imagenet": "jpeg"}.get(self.preprocessing, "rgb")
+
     @model_validator(mode="after")
     def _consistent(self) -> "Protocol":
         if self.nesterov and self.momentum == 0:
@@ -85,8 +90,9 @@ class Representation(Strict):
     """How a dataset's images are stored in .beton files."""
 
     dataset: str
-    kind: Literal["rgb"]
-    """rgb: the bytes as published, uint8."""
+    kind: Literal["rgb", "zca", "jpeg"]
+    """rgb: the bytes as published, uint8; zca: whitened by the authors' recipe, float32; jpeg: images of any shape,
+    compressed."""
 
 
 class Run(Strict):
@@ -146,9 +152,13 @@ def load(path: Path = PARAMS) -> Plan:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path} not found in {Path.cwd()}", "run the command in the repository's root") from None
+    return parse_plan(text, path)
+
+
+def parse_plan(text: str, path: Path = PARAMS) -> Plan:
+    """Check the text of a plan, as `load` does; `path` only names it."""
     try:
         values = YAML(typ="safe", pure=True).load(text)
-        lines = YAML().load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark
         raise UserError(f"{path}:{mark.line + 1 if mark else 1}: {error.problem}", "mend the YAML there") from None
@@ -159,9 +169,14 @@ def load(path: Path = PARAMS) -> Plan:
     except ValidationError as error:
         # An unknown key first: where it is a misspelt one, the right one is reported missing as well.
         problem = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
-        raise _mistake(path, lines, problem) from None
-    _check_references(path, lines, plan)
+        raise _mistake(path, _with_lines(text), problem) from None
+    _check_references(path, text, plan)
     return plan
+
+
+def _with_lines(text: str) -> Any:
+    """The values with their places. Slow: only a mistake pays for it."""
+    return YAML().load(text)
 
 
 def _mistake(path: Path, lines: CommentedMap, problem: Any) -> UserError:
@@ -232,14 +247,19 @@ def _line(lines: Any, keys: Sequence[Any]) -> int:
     return line
 
 
-def _check_references(path: Path, lines: CommentedMap, plan: Plan) -> None:
+def _check_references(path: Path, text: str, plan: Plan) -> None:
     def refuse(keys: list[str], what: str, remedy: str) -> None:
-        raise UserError(f"{path}:{_line(lines, keys)}: {'.'.join(keys)}: {what}", remedy)
+        raise UserError(f"{path}:{_line(_with_lines(text), keys)}: {'.'.join(keys)}: {what}", remedy)
 
     def known(keys: list[str], word: str, section: dict[str, Any], noun: str) -> None:
         if word not in section:
             refuse(keys, f"no {noun} {word!r}", nearest(word, section, noun))
 
+    for section in ("datasets", "protocols"):
+        for name in getattr(plan, section):
+            if "." in name:
+                # Stages depend on `protocols.<name>`, where DVC takes every dot for a step into the mapping.
+                refuse([section, name], "a name has no dots", f"rename it {name.replace('.', '-')}")
     for name, representation in plan.representations.items():
         known(["representations", name, "dataset"], representation.dataset, plan.datasets, "dataset")
         if name != f"{representation.dataset}-{representation.kind}":
@@ -248,22 +268,32 @@ def _check_references(path: Path, lines: CommentedMap, plan: Plan) -> None:
                 "must be named <dataset>-<kind>",
                 f"rename it {representation.dataset}-{representation.kind}",
             )
+        one_shape = plan.datasets[representation.dataset].shape is not None
+        if (representation.kind == "jpeg") == one_shape:
+            refuse(
+                ["representations", name, "kind"],
+                f"{representation.dataset} has images of {'one shape' if one_shape else 'many shapes'}",
+                f"choose {'rgb or zca' if one_shape else 'jpeg'}, and the name that goes with it",
+            )
     for run_id, run in plan.runs.items():
         at = ["runs", run_id]
-        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", run_id):
-            refuse(
-                at, "a run id has lower-case letters, digits, dots and hyphens", f"e.g. {run.dataset}-wrn-40-1-quick-s1"
-            )
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", run_id):
+            refuse(at, "a run id has lower-case letters, digits and hyphens", f"e.g. {run.dataset}-wrn-40-1-quick-s1")
         known([*at, "dataset"], run.dataset, plan.datasets, "dataset")
         known([*at, "protocol"], run.protocol, plan.protocols, "protocol")
         known([*at, "representation"], f"{run.dataset}-{run.representation}", plan.representations, "representation")
-        if plan.protocols[run.protocol].crop == "random-resized":
-            refuse(
-                [*at, "protocol"],
-                f"{run.protocol} crops at random sizes, {run.dataset} has images of one size",
-                "choose another protocol",
+        protocol = plan.protocols[run.protocol]
+        if (protocol.crop == "random-resized") == (plan.datasets[run.dataset].shape is not None):
+            what = (
+                f"{run.protocol} crops at random sizes, {run.dataset} has images of one size"
+                if protocol.crop == "random-resized"
+                else f"{run.protocol} does not crop at random sizes, {run.dataset} has images of many sizes"
             )
-        needs = "zca" if plan.protocols[run.protocol].preprocessing == "zca" else "rgb"
+            refuse([*at, "protocol"], what, "choose another protocol")
+        if plan.datasets[run.dataset].shape is None:
+            needs = "jpeg"
+        else:
+            needs = "zca" if protocol.preprocessing == "zca" else "rgb"
         if run.representation != needs:
             refuse([*at, "representation"], f"protocol {run.protocol} needs {needs}", f"write representation: {needs}")
         from pipeline.models.names import parse  # here, because names need no torch but the module is a sibling's

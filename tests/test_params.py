@@ -41,6 +41,8 @@ MISTAKES = {  # (what to replace, by what): (the line's word, what is said, the 
     ("    seed: 1", "    seed: -1"): ("seed: -1", "greater than or equal to 0", "correct seed"),
     ("    seed: 1", "    seed: 1\n    sed: 2"): ("sed: 2", "unknown key", "seed"),
     ("  cifar10-wrn-40-1-quick-s1:", "  Cifar10 Run:"): ("Cifar10 Run:", "lower-case letters", "cifar10-wrn-40-1"),
+    ("  cifar10-wrn-40-1-quick-s1:", "  wrn-18-1.5:"): ("wrn-18-1.5:", "letters, digits and", "cifar10-wrn"),
+    ("\n  quick:", "\n  quick.er:"): ("quick.er:", "protocols.quick.er: a name has no dots", "rename it quick-er"),
     ("backend: ffcv", "backend: fcv"): ("backend: fcv", "'fcv' is not a choice", "'ffcv' or 'numpy'"),
     ("device: auto", "device: gpu"): ("device: gpu", "'gpu' is not a choice", "'auto', 'cpu' or 'cuda'"),
     ("\nruns:", "\nrunns:"): ("runns:", "runns: unknown key", "runs"),

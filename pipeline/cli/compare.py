@@ -74,9 +74,10 @@ def _tables(
 ) -> None:
     from pipeline.comparison.formats import render, terminal
     from pipeline.comparison.tables import table
+    from pipeline.publication.claims import check_filters, table_names
 
-    names = _names(paper_table)
-    _check_filters(names, dataset, row)
+    names = table_names(paper_table)
+    check_filters(names, dataset, row)
     counts = _parameter_count() if _has_counts(names) and not run else None
     tables = _select([table(plan, name, results, counts) for name in names], dataset, row, run)
     if form == "terminal" and output is None:
@@ -103,9 +104,10 @@ def _orderings(
     from pipeline.comparison.formats import sentences
     from pipeline.comparison.orderings import Standing, judge_ordering, load_orderings
     from pipeline.errors import UserError, WrnPipeError
+    from pipeline.publication.claims import check_filters, table_names
 
-    names = _names(paper_table)
-    _check_filters(names, dataset, row)
+    names = table_names(paper_table)
+    check_filters(names, dataset, row)
     chosen = [
         ordering
         for ordering in load_orderings()
@@ -132,29 +134,6 @@ def _orderings(
             f"{len(failed)} of {len(compared)} judged orderings do not hold" if failed else "no ordering can be judged"
         )
         raise WrnPipeError(what, "add comparable runs: wrn-pipe plan --paper-table TABLE, then wrn-pipe repro")
-
-
-def _names(paper_table: str) -> list[str]:
-    from pipeline.publication.claims import TITLES, table_name
-
-    return list(TITLES) if paper_table == "all" else [table_name(paper_table)]
-
-
-def _check_filters(names: Sequence[str], dataset: str | None, row: str | None) -> None:
-    """Raise UserError for a dataset or a network that the chosen tables do not have."""
-    from pipeline.errors import UserError
-    from pipeline.params import nearest
-    from pipeline.publication.claims import load_claims
-
-    claims = [claim for claim in load_claims() if claim.table in names]
-    datasets = {claim.dataset for claim in claims}
-    where = f"table {names[0]}" if len(names) == 1 else "the paper"
-    if dataset is not None and dataset not in datasets:
-        raise UserError(f"{where} has no dataset {dataset!r}", nearest(dataset, datasets, "dataset"))
-    models = {claim.model for claim in claims if dataset in (None, claim.dataset)}
-    spellings = models | {claim.network for claim in claims if claim.model in models}
-    if row is not None and row not in spellings:
-        raise UserError(f"{where} has no row {row!r}", nearest(row, models, "row"))
 
 
 def _select(tables: Sequence["Table"], dataset: str | None, row: str | None, run: Sequence[str]) -> list["Table"]:

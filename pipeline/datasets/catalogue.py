@@ -2,7 +2,9 @@
 
 import base64
 import binascii
+import math
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -24,8 +26,20 @@ stands in params.yaml, where it would make the same dataset look different on ev
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 
-ReaderName = Literal["cifar-python", "cifar100-python"]
-"""Layouts that `readers.LAYOUTS` knows: CIFAR-10's python version, and CIFAR-100's with its fine labels."""
+ReaderName = Literal["cifar-python", "cifar100-python", "svhn-mat", "imagenet-folder"]
+"""CIFAR-10's python version, CIFAR-100's with its fine labels, SVHN's three MATLAB files of cropped digits, and
+ImageNet's JPEGs in a folder of the user's."""
+
+SOURCE_KINDS: dict[ReaderName, tuple[str, ...]] = {
+    "cifar-python": ("archive", "npm", "folder"),
+    "cifar100-python": ("archive", "npm", "folder"),
+    "svhn-mat": ("files", "folder"),
+    "imagenet-folder": ("folder",),
+}
+"""Kinds of source that hold what a reader reads."""
+
+KNOWN = Path(__file__).with_name("known.yaml")
+"""Entries of all datasets of the paper, ready to be copied into params.yaml."""
 
 Md5 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -52,8 +66,30 @@ class ArchiveSource(Strict):
     def name(self) -> str:
         return self.archive.rsplit("/", 1)[1].split("?")[0]
 
+    @property
+    def files(self) -> tuple["ArchiveSource", ...]:
+        """What has to be fetched: a source of one file is the plain case of `FilesSource`."""
+        return (self,)
+
     def __str__(self) -> str:
         return f"archive {self.archive}"
+
+
+class FilesSource(Strict):
+    """Several files that make up one dataset only together."""
+
+    files: Annotated[tuple[ArchiveSource, ...], Field(strict=False, min_length=2)]
+
+    @field_validator("files")
+    @classmethod
+    def _have_names_of_their_own(cls, value: tuple[ArchiveSource, ...]) -> tuple[ArchiveSource, ...]:
+        names = [file.name for file in value]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two files of one name would overwrite each other: {', '.join(sorted(names))}")
+        return value
+
+    def __str__(self) -> str:
+        return f"files {', '.join(file.archive for file in self.files)}"
 
 
 class NpmSource(Strict):
@@ -96,19 +132,22 @@ class FolderSource(Strict):
 
 def _kind(entry: Any) -> str | None:
     """Tell the sources apart by the one key that names them, so an error speaks of that kind only."""
-    kinds = ("archive", "npm", "folder")
-    found = [kind for kind in kinds if (kind in entry if isinstance(entry, dict) else hasattr(entry, kind))]
+    if isinstance(entry, Strict):
+        return {ArchiveSource: "archive", FilesSource: "files", NpmSource: "npm"}.get(type(entry), "folder")
+    kinds = ("archive", "files", "npm", "folder")
+    found = [kind for kind in kinds if isinstance(entry, dict) and kind in entry]
     return found[0] if len(found) == 1 else None
 
 
 Source = Annotated[
     Annotated[ArchiveSource, Tag("archive")]
+    | Annotated[FilesSource, Tag("files")]
     | Annotated[NpmSource, Tag("npm")]
     | Annotated[FolderSource, Tag("folder")],
     Discriminator(
         _kind,
         custom_error_type="source_kind",
-        custom_error_message="a source has exactly one of the keys archive, npm, folder",
+        custom_error_message="a source has exactly one of the keys archive, files, npm, folder",
     ),
 ]
 
@@ -118,20 +157,21 @@ class Dataset(Strict):
 
     title: str
     reader: ReaderName
-    classes: Annotated[int, Field(ge=2, le=256)]
-    """At most 256: the binary record layout keeps a label in one byte."""
-    shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)]
-    """Height, width, channels."""
+    classes: Annotated[int, Field(ge=2)]
+    shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)] | None
+    """Height, width, channels; null where every image has its own."""
     splits: dict[Split, PositiveInt]
     """Images in each split."""
     sources: Annotated[tuple[Source, ...], Field(strict=False, min_length=1)]
     """Tried in this order; this list is the only place that says the order."""
     digests: dict[Split, Sha256] | None
-    """`digest.split_digest` of each split. null where nobody has pinned it yet: then only the archive, whose md5 is
-    pinned, is accepted."""
+    """`digest.split_digest` of each split. null where nobody has pinned it yet: then only files whose md5 is pinned are
+    accepted, and the digest of what they hold is printed, to be pinned here."""
     record_digests: dict[Split, Annotated[tuple[Sha256, ...], Field(strict=False, min_length=1)]] | None
     """`digest.record_digests` of each split: sha256 of its equal consecutive slices in the binary record layout, which
     others have published. null where the dataset has no such layout with one label byte."""
+    disk_bytes: PositiveInt | None = None
+    """Size of the images where `shape` does not tell it; see `size_on_disk`."""
     homepage: str
     licence: str
     citation: str
@@ -145,6 +185,32 @@ class Dataset(Strict):
         for split, parts in (self.record_digests or {}).items():
             if self.splits[split] % len(parts):
                 raise ValueError(f"record_digests.{split}: {self.splits[split]} images in {len(parts)} unequal slices")
-        if self.digests is None and not any(isinstance(source, ArchiveSource) for source in self.sources):
+            if self.classes > 256:
+                raise ValueError(f"record_digests: {self.classes} classes do not fit a record's one label byte")
+        kinds = SOURCE_KINDS[self.reader]
+        for number, source in enumerate(self.sources):
+            if (kind := _kind(source)) not in kinds:
+                raise ValueError(f"sources.{number}: {self.reader} reads {', '.join(kinds)}, not {kind}")
+        if (self.shape is None) != (self.reader == "imagenet-folder"):
+            raise ValueError(f"shape is null for imagenet-folder, and only for it; the reader is {self.reader}")
+        if (self.shape is None) != (self.disk_bytes is not None):
+            raise ValueError("disk_bytes is to be given where shape is null, and only there")
+        # ImageNet has no files that could be pinned here: it is not to be had without a login.
+        pinned = self.shape is None or any(isinstance(source, ArchiveSource | FilesSource) for source in self.sources)
+        if self.digests is None and not pinned:
             raise ValueError("digests is null, so one source must be an archive with a pinned md5")
         return self
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The one shape of all images. Raises ValueError where they have none in common."""
+        if self.shape is None:
+            raise ValueError(f"{self.title}: every image has a shape of its own")
+        return self.shape
+
+    @property
+    def size_on_disk(self) -> int:
+        """Bytes of the images and labels once acquired: exact but for the .npy headers where images have one shape."""
+        if self.disk_bytes is not None:
+            return self.disk_bytes
+        return sum(self.splits.values()) * (math.prod(self.image_shape) + 8)

@@ -74,7 +74,7 @@ def read_binary_folder(folder: Path, dataset: Dataset) -> Splits:
     """The binary version's `<part>.bin` files, unpacked in `folder`: per image its label byte(s), then the pixels
     channel first."""
     layout = LAYOUTS[dataset.reader]
-    height, width, channels = dataset.shape
+    height, width, channels = dataset.image_shape
     record = layout.label_bytes + height * width * channels
 
     def batch(split: Split, part: str) -> tuple[Images, Labels]:
@@ -141,8 +141,10 @@ def check(splits: Splits, dataset: Dataset) -> None:
     """Raise SourceError unless every split has the dataset's count, shape, dtypes and label range."""
     for split, (images, labels) in splits.items():
         count = dataset.splits[split]
-        if images.shape != (count, *dataset.shape) or images.dtype != np.uint8:
-            raise SourceError(f"{split}: images are {images.dtype} {images.shape}, not uint8 {(count, *dataset.shape)}")
+        if images.shape != (count, *dataset.image_shape) or images.dtype != np.uint8:
+            raise SourceError(
+                f"{split}: images are {images.dtype} {images.shape}, not uint8 {(count, *dataset.image_shape)}"
+            )
         if labels.shape != (count,) or labels.dtype != np.int64:
             raise SourceError(f"{split}: labels are {labels.dtype} {labels.shape}, not int64 {(count,)}")
         if labels.min() < 0 or labels.max() >= dataset.classes:
@@ -166,7 +168,7 @@ def _read(path: Path) -> bytes:
 
 
 def _channels_last(flat: Images, dataset: Dataset) -> Images:
-    height, width, channels = dataset.shape
+    height, width, channels = dataset.image_shape
     return np.ascontiguousarray(flat.reshape(-1, channels, height, width).transpose(0, 2, 3, 1))
 
 
@@ -221,7 +223,7 @@ def _python_batch(content: bytes, part: str, layout: Layout, dataset: Dataset) -
     if not isinstance(batch, dict) or not {b"data", layout.labels_key} <= batch.keys():
         raise SourceError(f"{part}: no dict with data and {layout.labels_key.decode()}")
     data, labels = batch[b"data"], batch[layout.labels_key]
-    width = int(np.prod(dataset.shape))
+    width = int(np.prod(dataset.image_shape))
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != width:
         raise SourceError(f"{part}: data is no uint8 array [N, {width}]")
     return _channels_last(data, dataset), _integers(labels, part)
@@ -244,7 +246,7 @@ def _integers(labels: Any, name: str) -> Labels:
 
 
 def _png_batch(content: bytes, name: str, count: int, dataset: Dataset) -> Images:
-    height, width, channels = dataset.shape
+    height, width, channels = dataset.image_shape
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             # The size stands in the header, so a decompression bomb is refused here, before a pixel is decoded; what

@@ -1,6 +1,7 @@
 """DVC, driven as a command: its Python interface is not a stable one."""
 
 import contextlib
+import fnmatch
 import json
 import os
 import signal
@@ -49,7 +50,10 @@ def stage_names(plan: Plan) -> list[str]:
 
 
 def resolve(plan: Plan, targets: Sequence[str]) -> list[str]:
-    """DVC's names for what the user typed: a stage, a group of stages such as train, or a run id (its evaluation)."""
+    """DVC's names for what the user typed: a stage, a group of stages such as train, a run id (its evaluation).
+
+    A pattern such as `cifar10-wrn-40-1-*` stands for all run ids that fit it.
+    """
     stages = stage_names(plan)
     groups = {name.split("@")[0] for name in stages}
     resolved = []
@@ -58,6 +62,8 @@ def resolve(plan: Plan, targets: Sequence[str]) -> list[str]:
             resolved.append(f"evaluate@{target}")
         elif target in groups or target in stages:
             resolved.append(target)
+        elif fitting := fnmatch.filter(plan.runs, target):
+            resolved += [f"evaluate@{run_id}" for run_id in fitting]
         else:
             raise UserError(f"no stage or run {target!r}", nearest(target, {*stages, *groups, *plan.runs}, "target"))
     return resolved

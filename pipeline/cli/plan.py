@@ -1,0 +1,94 @@
+"""wrn-pipe plan: write the runs behind the paper's numbers into params.yaml."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.execution.plan import Addition, LeftOut
+
+EPILOG = "Example: wrn-pipe plan --paper-table 4 --row WRN-16-8 --dataset cifar100 --seeds 5"
+"""Shown below the command's help."""
+
+
+def plan(
+    paper_table: Annotated[str, typer.Option(metavar="TABLE", help="2, 3, 4, 5, 6, 7, 8, 9, text, or all.")],
+    row: Annotated[str | None, typer.Option(help="Only this network, as the paper prints it.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only this dataset, such as cifar100.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each network: seeds 1 to this.")] = 5,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="Train by this protocol of params.yaml. [default: the paper's for each number]"),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the difference, write nothing.")] = False,
+) -> None:
+    """Add the runs behind a table of the paper to params.yaml, with the protocols and datasets that they need.
+
+    Shows the difference and asks before it writes; where nobody can be asked (no terminal), it writes with --yes only.
+    What params.yaml has already stays as it is, so a second time adds nothing. Nothing is trained: wrn-pipe repro does.
+    Exit code: 0 done, also when nothing was written; 2 a mistake you can mend.
+    """
+    import sys
+
+    from pipeline.errors import UserError
+    from pipeline.execution.plan import extend, groups_of, read, write
+    from pipeline.params import PARAMS, load
+    from pipeline.publication.claims import check_filters, load_claims, table_names
+
+    if yes and dry_run:
+        raise UserError("--yes writes and --dry-run does not", "leave one of them out")
+    tables = table_names(paper_table)
+    check_filters(tables, dataset, row)
+    current = load()
+    claims = [
+        claim
+        for claim in load_claims()
+        if claim.table in tables and dataset in (None, claim.dataset) and row in (None, claim.model, claim.network)
+    ]
+    groups, left_out = groups_of(claims, current, protocol)
+    if not groups:
+        raise UserError(
+            f"nothing to train for these numbers: {_sentence(left_out)}",
+            "choose a table with errors that the paper measured itself: 2, 3, 4, 5, 6, 7, 8, 9, text or all",
+        )
+    needed = {claim.table for group in groups for claim in group.claims}
+    addition = extend(read(PARAMS), groups, [table for table in tables if table in needed], seeds)
+    if left_out:
+        typer.echo(f"Left out: {_sentence(left_out)}.")
+    if addition.after == addition.before:
+        typer.echo(f"{PARAMS} has all {addition.present} runs already: nothing to add.")
+        return
+    _show(addition)
+    if dry_run:
+        typer.echo(f"{PARAMS} is unchanged (--dry-run).")
+    elif not yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        typer.echo(f"{PARAMS} is unchanged: there is no terminal to ask on. Add --yes to write this.")
+    elif yes or typer.confirm(f"Write this to {PARAMS}?"):
+        write(PARAMS, addition)
+        typer.echo(f"Wrote {PARAMS}. Next: wrn-pipe repro --dry shows what would run, wrn-pipe repro runs it.")
+    else:
+        typer.echo(f"{PARAMS} is unchanged.")
+
+
+def _sentence(left_out: "list[LeftOut]") -> str:
+    return "; ".join(map(str, left_out))
+
+
+def _show(addition: "Addition") -> None:
+    """The unified difference, in colour on a terminal, and what it adds up to."""
+    import difflib
+    import os
+    import sys
+
+    from pipeline.execution.plan import cost_of
+    from pipeline.params import PARAMS
+
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    before, after = addition.before.splitlines(), addition.after.splitlines()
+    for line in difflib.unified_diff(before, after, str(PARAMS), f"{PARAMS} (planned)", lineterm=""):
+        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[0])
+        typer.echo(typer.style(line, fg=style) if colour and style else line)
+    runs = sum(map(len, addition.added.values()))
+    already = f" ({addition.present} more are there already)" if addition.present else ""
+    typer.echo(f"\nAdds {runs} {'run' if runs == 1 else 'runs'}{already}: about {cost_of(addition)} in all, estimated.")

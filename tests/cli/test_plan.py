@@ -1,0 +1,369 @@
+"""wrn-pipe plan, run as a user would, in a copy of this repository's params.yaml."""
+
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from project import COPIED, ROOT, Project
+from ruamel.yaml import YAML
+
+from pipeline.cli.main import main
+from pipeline.comparison.cells import comparable_runs
+from pipeline.comparison.results import Device, Metrics, Record, Result
+from pipeline.params import Plan, load
+from pipeline.publication.claims import load_claims
+from pipeline.publication.protocols import protocol_of, published_images
+
+CLI = (sys.executable, "-c", "from pipeline.cli.main import main; main()")
+ONE = ("plan", "--paper-table", "4", "--row", "WRN-16-8", "--dataset", "cifar100")
+"""A single cell: on a dataset and by a protocol that params.yaml lacks."""
+
+
+def copy_repository(root: Path) -> Project:
+    for name in (*COPIED, "params.yaml", "dvc.lock"):
+        source, to = ROOT / name, root / name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, to, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(source, to)
+    shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    return Project(root)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return copy_repository(tmp_path)
+
+
+Cli = Callable[..., "Done"]
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def cli(project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run wrn-pipe in this process, in the project: importing torch anew for each command would take the most time."""
+    monkeypatch.chdir(project.root)
+
+    def run(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["wrn-pipe", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Done(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def planned_all(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """`wrn-pipe plan --paper-table all --seeds 5 --yes`, once."""
+    project = copy_repository(tmp_path_factory.mktemp("all"))
+    done = project.cli("plan", "--paper-table", "all", "--seeds", "5", "--yes")
+    assert done.returncode == 0, done.stderr
+    return project
+
+
+def text_of(project: Project) -> str:
+    return (project.root / "params.yaml").read_bytes().decode()
+
+
+def plan_of(project: Project) -> Plan:
+    return load(project.root / "params.yaml")
+
+
+def finished(plan: Plan, run_id: str) -> Result:
+    """What the pipeline would record of a run that went as planned."""
+    run = plan.runs[run_id]
+    protocol = plan.protocols[run.protocol]
+    n = published_images(run.dataset, "test")
+    metrics = Metrics(
+        run=run_id,
+        dataset=run.dataset,
+        network=run.network,
+        split="test",
+        n=n,
+        errors=0,
+        top1_error=0.0,
+        top5_error=0.0,
+    )
+    record = Record(
+        **run.model_dump(exclude={"protocol"}),
+        run=run_id,
+        protocol=protocol,
+        epochs=protocol.epochs,
+        fingerprint="0" * 64,
+        parameters=1,
+        device=Device(type="cuda", name="a GPU"),
+        versions={"torch": "2"},
+    )
+    return Result(metrics, record)
+
+
+@pytest.mark.slow
+def test_all_gives_every_claim_of_the_paper_five_comparable_runs(planned_all: Project) -> None:
+    plan = plan_of(planned_all)
+    results = [finished(plan, run_id) for run_id in plan.runs]
+    trainable = [claim for claim in load_claims() if protocol_of(claim)]
+    assert {claim.table for claim in trainable} == set(plan.tables) == set("23456789") | {"text"}
+    assert len(trainable) == 73
+    for claim in trainable:
+        seeds = {result.record.seed for result, _ in comparable_runs(claim, plan, results)}
+        assert seeds == {1, 2, 3, 4, 5}, claim.id
+    # 60 networks, datasets and protocols: those that two tables print are trained once.
+    assert len(plan.runs) == 1 + 60 * 5
+    assert not any("." in run_id for run_id in plan.runs), "DVC takes a dot for a step into the mapping"
+
+
+@pytest.mark.slow
+def test_dvc_resolves_every_planned_stage_in_time(planned_all: Project) -> None:
+    assert planned_all.run("git", "init", "-q").returncode == 0
+    listed = planned_all.run(sys.executable, "-m", "dvc", "stage", "list", "--name-only")
+    assert listed.returncode == 0, listed.stderr
+    names = set(listed.stdout.split())
+    plan = plan_of(planned_all)
+    assert {f"{stage}@{run_id}" for stage in ("train", "evaluate") for run_id in plan.runs} <= names
+    assert {f"convert@{name}" for name in plan.representations} <= names
+    assert {f"tabulate@{table}" for table in plan.tables} <= names
+    # An unresolved parameter, such as `runs.<id>` with a dot in the id, is only noticed when DVC reads it.
+    status = planned_all.run(
+        sys.executable, "-m", "dvc", "repro", "--dry", "train@imagenet-wrn-18-1-5-paper-imagenet-s1"
+    )
+    assert "missing from 'params.yaml'" not in status.stderr
+
+
+@pytest.mark.slow
+def test_a_second_time_adds_nothing(planned_all: Project) -> None:
+    before = text_of(planned_all)
+    done = planned_all.cli("plan", "--paper-table", "all", "--seeds", "5", "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "has all 300 runs already" in done.stdout
+    assert text_of(planned_all) == before
+
+
+@pytest.mark.slow
+def test_one_cell_with_what_it_needs(project: Project) -> None:
+    before = text_of(project)
+    done = project.cli(*ONE, "--seeds", "2", "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    after, plan = text_of(project), plan_of(project)
+    old = load(ROOT / "params.yaml")
+    assert list(plan.runs) == [*old.runs, "cifar100-wrn-16-8-paper-zca-s1", "cifar100-wrn-16-8-paper-zca-s2"]
+    assert (list(plan.datasets), list(plan.tables)) == (["cifar10", "cifar100"], ["4"])
+    assert list(plan.representations) == ["cifar10-rgb", "cifar100-zca"]
+    assert list(plan.protocols) == ["quick", "paper-meanstd", "paper-zca"]
+    assert (
+        plan.protocols["paper-zca"]
+        == protocol_of(next(c for c in load_claims() if c.table == "4" and c.kind == "runnable")).protocol
+    )
+
+    # Comments and order stay: every old line is there, in the old order.
+    rest = iter(after.splitlines())
+    assert all(line in rest for line in before.splitlines())
+    # The difference that was shown is the one that was made.
+    added = [line[1:] for line in done.stdout.splitlines() if re.match(r"\+(?!\+\+)", line)]
+    assert len(added) == len(after.splitlines()) - len(before.splitlines())
+    assert "  cifar100-wrn-16-8-paper-zca-s2: {" in "\n".join(added)
+
+    group = after[after.index("# WRN-16-8 on CIFAR-100 by paper-zca.") :]
+    assert "Expected top-1 error: 22.07 % (Table 4, number of runs not stated)" in group
+    assert re.search(r"about [0-9.]+ GPU-hours or [0-9,.]+ hours on 2 CPU cores, estimated", group)
+    pattern = re.search(r"wrn-pipe repro '(.*)'", group)[1]
+    dry = project.run(
+        sys.executable,
+        "-c",
+        "import sys; from pipeline.execution.dvc import resolve; from pipeline.params import load\n"
+        "print(*resolve(load(), sys.argv[1:]))",
+        pattern,
+    )
+    assert dry.stdout.split() == [f"evaluate@cifar100-wrn-16-8-paper-zca-s{seed}" for seed in (1, 2)], dry.stderr
+
+
+def test_more_seeds_join_their_group(project: Project, cli: Cli) -> None:
+    assert cli(*ONE, "--seeds", "1", "--yes").returncode == 0
+    assert (
+        cli(
+            "plan", "--paper-table", "4", "--row", "WRN-16-10", "--dataset", "cifar100", "--seeds", "1", "--yes"
+        ).returncode
+        == 0
+    )
+    done = cli(*ONE, "--seeds", "3", "--yes")
+    assert "Adds 2 runs (1 more are there already)" in done.stdout
+    ids = [run_id for run_id in plan_of(project).runs if run_id.startswith("cifar100")]
+    assert ids == [*(f"cifar100-wrn-16-8-paper-zca-s{seed}" for seed in (1, 2, 3)), "cifar100-wrn-16-10-paper-zca-s1"]
+    assert text_of(project).count("# WRN-16-8 on CIFAR-100 by paper-zca.") == 1
+
+
+def test_a_run_counts_whatever_its_id(project: Project, cli: Cli) -> None:
+    project.edit(
+        lambda params: params["runs"].update(
+            mine={**params["runs"]["cifar10-wrn-40-1-quick-s1"], "seed": 2, "network": "WRN-40-1-B(3,3)"}
+        )
+    )
+    command = ("plan", "--paper-table", "4", "--row", "WRN-40-1", "--dataset", "cifar10", "--protocol", "quick")
+    done = cli(*command, "--seeds", "2", "--yes")
+    assert "has all 2 runs already" in done.stdout, done.stdout + done.stderr
+    cli(*command, "--seeds", "3", "--yes")
+    assert "cifar10-wrn-40-1-quick-s3" in plan_of(project).runs
+    assert (
+        "The paper's top-1 error by paper-zca: 6.85 % (Table 4, number of runs not stated); expect another."
+        in text_of(project)
+    )
+
+
+def test_quick_leaves_imagenet_out_and_says_so(project: Project, cli: Cli) -> None:
+    done = cli("plan", "--paper-table", "9", "--protocol", "quick", "--seeds", "1", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "2 on imagenet, whose images vary in size: quick is not made for them" in done.stdout
+    assert "1 COCO detection (another system)" in done.stdout
+    assert "cifar100-wrn-40-10-dropout-quick-s1" in done.stdout
+    assert "imagenet-jpeg" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what", "remedy"),
+    [
+        (("--paper-table", "4", "--row", "WRN-40-3"), "no row 'WRN-40-3'", "WRN-40-"),
+        (("--paper-table", "4", "--dataset", "cifar1000"), "no dataset 'cifar1000'", "cifar100?"),
+        (("--paper-table", "44"), "no table '44'", "4"),
+        (("--paper-table", "4", "--protocol", "quik"), "no protocol 'quik'", "quick?"),
+        (("--paper-table", "figure-4"), "nothing to train for these numbers: 5 timings", "choose a table"),
+        (("--paper-table", "5", "--row", "NIN"), "2 quoted from other papers", "choose a table"),
+        (("--paper-table", "9", "--dataset", "coco"), "1 COCO detection (another system)", "choose a table"),
+        (("--paper-table", "4", "--yes", "--dry-run"), "--yes writes and --dry-run does not", "leave one"),
+    ],
+)  # fmt: skip
+def test_mistakes(project: Project, cli: Cli, arguments: tuple[str, ...], what: str, remedy: str) -> None:
+    before = text_of(project)
+    done = cli("plan", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    first, second = done.stderr.splitlines()
+    assert what in first
+    assert remedy in second
+    assert text_of(project) == before
+
+
+def test_no_seed_is_a_mistake(project: Project, cli: Cli) -> None:
+    done = cli(*ONE, "--seeds", "0")
+    assert done.returncode == 2
+    assert "--seeds" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "field", "values"),
+    [
+        ("    label_smoothing: 0.0\n", "    label_smoothing: 0.1\n", "label_smoothing", "is 0.1, the paper's is 0.0"),
+        ("drop_after: [59, 119, 159]", "drop_after: [60, 120, 160]", "schedule", r"drop_after: \[60, 120, 160\]"),
+    ],
+)  # fmt: skip
+def test_another_protocol_of_the_papers_name_is_refused(
+    project: Project, cli: Cli, before, after, field, values
+) -> None:
+    text = text_of(project)
+    assert before in text
+    edited = text.replace(before, after)
+    (project.root / "params.yaml").write_text(edited)
+    done = cli("plan", "--paper-table", "5", "--row", "WRN-40-4", "--yes")
+    place = edited.index(after.strip(), edited.index("  paper-meanstd:"))
+    line = 1 + edited.count("\n", 0, place)
+    assert done.returncode == 2
+    assert re.search(rf"params.yaml:{line}: protocols.paper-meanstd.{field}.*{values}", done.stderr), (
+        line,
+        done.stderr,
+    )
+    assert text_of(project) == edited
+
+
+def test_an_id_that_means_another_run_is_refused(project: Project, cli: Cli) -> None:
+    project.edit(lambda params: params["runs"]["cifar10-wrn-40-1-quick-s1"].update(seed=7))
+    done = cli("plan", "--paper-table", "4", "--row", "WRN-40-1", "--dataset", "cifar10", "--protocol", "quick")
+    assert done.returncode == 2
+    assert re.search(r"params.yaml:\d+: runs.cifar10-wrn-40-1-quick-s1 is another run", done.stderr)
+
+
+@pytest.mark.parametrize(("flags", "said"), [((), "Add --yes"), (("--dry-run",), "(--dry-run)")])
+def test_without_a_yes_nothing_is_written(project: Project, cli: Cli, flags: tuple[str, ...], said: str) -> None:
+    before = text_of(project)
+    done = cli(*ONE, *flags)
+    assert done.returncode == 0
+    assert "+  cifar100-wrn-16-8-paper-zca-s5: {" in done.stdout
+    assert "params.yaml is unchanged" in done.stdout.splitlines()[-1]
+    assert said in done.stdout.splitlines()[-1]
+    assert text_of(project) == before
+    assert sorted(path.name for path in project.root.glob(".*.part")) == []
+
+
+def on_a_terminal(project: Project, answer: Callable[[], str]) -> str:
+    """Run ONE on a pseudo-terminal, answer its question, return what it printed."""
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [*CLI, *ONE, "--seeds", "1"], cwd=project.root, stdin=slave, stdout=slave, stderr=slave
+    ) as child:
+        os.close(slave)
+        printed, answered = "", False
+        while select.select([master], [], [], 120)[0]:
+            try:
+                read = os.read(master, 65536)
+            except OSError:  # Linux's end of file on a terminal
+                break
+            if not read:
+                break
+            printed += read.decode()
+            if not answered and "[y/N]" in printed:
+                answered = True
+                os.write(master, answer().encode())
+        assert child.wait(60) in (0, 2)
+    os.close(master)
+    assert answered, printed
+    return printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_a_terminal_is_asked_once(project: Project, answer: str) -> None:
+    before = text_of(project)
+    printed = on_a_terminal(project, lambda: f"{answer}\n")
+    assert "cifar100-wrn-16-8-paper-zca-s1: {" in printed.partition("[y/N]")[0], (
+        "the difference stands before the question"
+    )
+    assert ("cifar100-wrn-16-8-paper-zca-s1" in text_of(project)) is (answer == "y")
+    if answer == "n":
+        assert text_of(project) == before
+        assert "params.yaml is unchanged." in printed
+
+
+@pytest.mark.slow
+def test_an_edit_during_the_question_is_not_lost(project: Project) -> None:
+    path = project.root / "params.yaml"
+    edited = text_of(project) + "# mine\n"
+
+    def edit() -> str:
+        path.write_text(edited)
+        return "y\n"
+
+    printed = on_a_terminal(project, edit)
+    assert "was edited while its plan was shown" in printed
+    assert path.read_text() == edited
+
+
+def test_the_result_is_what_yaml_says(project: Project, cli: Cli) -> None:
+    """Read without pipeline.params: the added runs are plain mappings with these values."""
+    assert cli("plan", "--paper-table", "2", "--row", "WRN-40-2-B(1,3,1)", "--seeds", "1", "--yes").returncode == 0
+    values = YAML(typ="safe", pure=True).load(text_of(project))
+    run = values["runs"]["cifar10-wrn-40-2-b131-paper-zca-s1"]
+    assert list(run.values()) == ["cifar10", "zca", "WRN-40-2-B(1,3,1)", "paper-zca", 1]
+    assert values["tables"] == ["4", "2"]

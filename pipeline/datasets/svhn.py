@@ -2,7 +2,8 @@
 [N])}: the training split is train_32x32.mat followed by extra_32x32.mat, as in the paper.
 
 Memory: the split's array and one file's, so 1.86 + 1.63 GB at the peak for the published files, when extra is copied
-behind train (measured at a quarter of that size: 0.46 + 0.39 GB). What a file declares is compared with the dataset before any of its data is read.
+behind train (measured at a quarter of that size: 0.46 + 0.39 GB). What a file declares is compared with the dataset
+before any of its data is read.
 """
 
 import struct

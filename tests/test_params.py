@@ -69,6 +69,41 @@ def test_a_mistake_is_told_with_its_line_and_remedy(mistake: tuple[str, str], tm
     assert "\n" not in caught.value.remedy
 
 
+ZCA = "  cifar10-rgb: {dataset: cifar10, kind: rgb}\n  cifar10-zca: {dataset: cifar10, kind: zca}"
+REPRESENTATIONS = {  # what is replaced, in order: what is said, or nothing where the plan is valid
+    (("rgb}", "jpeg}"), ("cifar10-rgb", "cifar10-jpeg")): ("cifar10-jpeg.kind: cifar10 has images of one shape", "rgb"),
+    (("kind: rgb}", "kind: zca}"),): ("must be named <dataset>-<kind>", "cifar10-zca"),
+    (("preprocessing: meanstd", "preprocessing: zca"),): ("protocol quick needs zca", "representation: zca"),
+    (("  cifar10-rgb: {dataset: cifar10, kind: rgb}", ZCA), ("    representation: rgb", "    representation: zca")): (
+        "protocol quick needs rgb",
+        "representation: rgb",
+    ),
+    (
+        ("  cifar10-rgb: {dataset: cifar10, kind: rgb}", ZCA),
+        ("    representation: rgb", "    representation: zca"),
+        ("preprocessing: meanstd", "preprocessing: zca"),
+    ): None,
+}
+
+
+@pytest.mark.parametrize("changes", REPRESENTATIONS)
+def test_images_are_stored_as_the_protocol_needs_them(changes: tuple[tuple[str, str], ...], tmp_path: Path) -> None:
+    text = TEXT
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after, 1)
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    if REPRESENTATIONS[changes] is None:
+        assert load(path).run("cifar10-wrn-40-1-quick-s1").representation == "zca"
+        return
+    said, remedy = REPRESENTATIONS[changes]
+    with pytest.raises(UserError) as caught:
+        load(path)
+    assert said in caught.value.what
+    assert remedy in caught.value.remedy
+
+
 def test_no_params_here(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not found") as caught:
         load(tmp_path / "params.yaml")

@@ -4,29 +4,31 @@ import hashlib
 import json
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Images = NDArray[np.uint8]
+Stored = NDArray[np.uint8 | np.float32]
+"""Images as they are stored for training: the published bytes, or whitened."""
 Labels = NDArray[np.int64]
 
 
-def split_digest(images: Images, labels: Labels) -> str:
+def split_digest(images: Stored, labels: Labels) -> str:
     """sha256 of one split, in hex.
 
     Hashed in this order: one line of canonical JSON with dtype and shape of both arrays, the labels as little-endian
-    int64, the images' bytes in C order.
+    int64, the images' bytes in C order, little-endian.
 
-    images: uint8 [N, height, width, channels]. labels: int64 [N].
+    images: uint8 or float32 [N, height, width, channels]. labels: int64 [N].
     Raises TypeError for other dtypes: a cast here could hide that two datasets differ.
     """
-    _require(images, labels)
+    _require(images, labels, np.uint8, np.dtype("<f4"))
     header = {
-        "images": {"dtype": "uint8", "shape": list(images.shape)},
+        "images": {"dtype": images.dtype.name, "shape": list(images.shape)},
         "labels": {"dtype": "int64", "shape": list(labels.shape)},
     }
     sha = hashlib.sha256(json.dumps(header, sort_keys=True, separators=(",", ":")).encode() + b"\n")
     sha.update(labels.astype("<i8").tobytes())
-    sha.update(np.ascontiguousarray(images).data)
+    sha.update(np.ascontiguousarray(images).view(np.uint8).data)
     return sha.hexdigest()
 
 
@@ -53,8 +55,11 @@ def record_digests(images: Images, labels: Labels, parts: int) -> list[str]:
     return [hashlib.sha256(to_records(images[s], labels[s]).data).hexdigest() for s in slices]
 
 
-def _require(images: Images, labels: Labels) -> None:
-    if images.dtype != np.uint8 or labels.dtype != np.int64:
-        raise TypeError(f"need uint8 images and int64 labels, got {images.dtype} and {labels.dtype}")
+def _require(images: Stored, labels: Labels, *dtypes: DTypeLike) -> None:
+    """Raise TypeError or ValueError unless images are of one of `dtypes`, uint8 if none is named."""
+    allowed = [np.dtype(dtype) for dtype in dtypes or (np.uint8,)]
+    if images.dtype not in allowed or labels.dtype != np.int64:
+        names = " or ".join(dtype.name for dtype in allowed)
+        raise TypeError(f"need {names} images and int64 labels, got {images.dtype} and {labels.dtype}")
     if images.ndim != 4 or labels.shape != images.shape[:1]:
         raise ValueError(f"need images [N, height, width, channels] and labels [N], got {images.shape}, {labels.shape}")

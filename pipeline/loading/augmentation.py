@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.datasets.digest import Stored
 from pipeline.loading.counter_hash import Stream, below, draw
 
 PAD = 4
@@ -51,14 +52,15 @@ def _sources(size: int) -> tuple[Ints, Ints]:
     return straight, size - 1 - straight
 
 
-def augment(
-    images: npt.NDArray[np.uint8], mirrored: npt.NDArray[np.bool_], rows: Ints, columns: Ints
-) -> npt.NDArray[np.uint8]:
-    """uint8 [B,H,W,3] -> the same shape: flip, then reflect-pad and crop at (rows, columns)."""
+def augment(images: Stored, mirrored: npt.NDArray[np.bool_], rows: Ints, columns: Ints) -> Stored:
+    """[B,H,W,3] -> the same shape and dtype: flip, then reflect-pad and crop at (rows, columns).
+
+    Values only change places, so bytes and whitened floats go the same way.
+    """
     height, width = images.shape[1:3]
     ys = _sources(height)[0][rows]
     straight, reverse = _sources(width)
     xs = np.where(mirrored[:, None], reverse[columns], straight[columns])
     pixel = ys[:, :, None] * width + xs[:, None, :] + np.arange(len(images))[:, None, None] * (height * width)
-    cropped: npt.NDArray[np.uint8] = images.reshape(-1, images.shape[3]).take(pixel, axis=0)
+    cropped: Stored = images.reshape(-1, images.shape[3]).take(pixel, axis=0)
     return cropped

@@ -1,10 +1,6 @@
-"""Uncompressed images as FFCV .beton files: written by FFCV, read back and checked without it."""
+"""FFCV .beton files of uncompressed images: checked and read without FFCV, which crashes on a damaged one."""
 
 import json
-import multiprocessing
-import os
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -13,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import UserError, WrnPipeError
-from pipeline.progress import progress
+from pipeline.datasets.digest import Stored
+from pipeline.errors import UserError
 
 IMAGE, LABEL = "image", "label"
 
-# The layout of FFCV 1.0.2 (ffcv/types.py, ffcv/fields/rgb_image.py), little-endian.
+# The layout of FFCV 1.0.2 (ffcv/types.py, ffcv/fields/{rgb_image,ndarray}.py), little-endian.
 _HEADER = np.dtype(
     [
         ("version", "<u2"),
@@ -31,11 +27,13 @@ _HEADER = np.dtype(
 )
 _FIELD = np.dtype([("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True)
 _RGB = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
-_SAMPLE = np.dtype([("image", _RGB), ("label", "<i8")], align=True)
-_VERSION, _INT_FIELD, _RGB_FIELD, _RAW = 2, 1, 2, 1
-
-_STALL_SECONDS = 600
-"""A writer that adds no byte for so long has hung: FFCV waits for ever for a worker that died."""
+_RGB_SAMPLE = np.dtype([("image", _RGB), ("label", "<i8")], align=True)
+_ARRAY_SAMPLE = np.dtype([("image", "<u8"), ("label", "<i8")], align=True)
+_ARRAY = np.dtype([("shape", "<u8", 32), ("type_length", "<u8")])
+_ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
+_VERSION, _INT_FIELD, _RGB_FIELD, _ARRAY_FIELD, _RAW = 2, 1, 2, 4, 1
+_FLOAT = b'[["", "<f4"]]'
+"""How FFCV describes a field of float32 arrays."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,25 @@ class Beton:
     samples: int
     height: int
     width: int
+    dtype: str
+    """uint8, as published, or float32, whitened."""
     sha256: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a file says its images and labels are."""
+
+    height: int
+    width: int
+    dtype: np.dtype[np.uint8 | np.float32]
+    pointers: npt.NDArray[np.int64]
+    """[N], of the images' first bytes; all images lie inside the file."""
+    labels: npt.NDArray[np.int64]
+
+    @property
+    def image_bytes(self) -> int:
+        return self.height * self.width * 3 * self.dtype.itemsize
 
 
 def sha256(path: Path) -> str:
@@ -62,111 +78,44 @@ def open_card(folder: Path) -> dict[str, Any]:
         card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} not found", f"wrn-pipe repro convert@{folder.name}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: {error}", f"delete {folder} and run wrn-pipe repro convert@{folder.name}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: {error}", _mend(folder)) from None
     return card
 
 
 def open_split(folder: Path, split: str) -> Beton:
-    """The .beton of a split, its bytes checked against the card: FFCV itself crashes on a damaged file."""
-    entry = open_card(folder)["splits"][split]
-    beton = Beton(folder / f"{split}.beton", entry["images"], entry["height"], entry["width"], entry["beton"]["sha256"])
-    if not beton.path.is_file():
-        raise UserError(f"{beton.path} not found", f"wrn-pipe repro convert@{folder.name}")
-    if sha256(beton.path) != beton.sha256:
-        raise UserError(
-            f"{beton.path} is not the file that {folder / 'card.json'} describes",
-            f"delete {folder} and run wrn-pipe repro convert@{folder.name}",
-        )
-    return beton
+    """The .beton of a split, with its bytes, header and tables checked, also against the card.
 
-
-class _Samples:
-    """What FFCV's writer takes: an indexable of (image, label)."""
-
-    def __init__(self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> None:
-        self.images, self.labels = images, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int) -> tuple[npt.NDArray[np.uint8], int]:
-        return self.images[i], int(self.labels[i])
-
-
-def _write(jobs: Sequence["Job"]) -> None:
-    # The writer's own bar would be drawn over ours; its errors still come through the exit code and the traceback.
-    os.environ["TQDM_DISABLE"] = "1"
-    from ffcv.fields import IntField, RGBImageField
-    from ffcv.writer import DatasetWriter
-
-    for job in jobs:
-        samples = _Samples(np.load(job.images, mmap_mode="r"), np.load(job.labels))
-        # One worker: with more, pages are booked first come and equal data gives different bytes.
-        writer = DatasetWriter(str(job.to), {IMAGE: RGBImageField(write_mode="raw"), LABEL: IntField()}, num_workers=1)
-        writer.from_indexed_dataset(samples, chunksize=1000)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file to write: images uint8 [N,H,W,3] and labels int64 [N] as .npy files, and the .beton they become."""
-
-    images: Path
-    labels: Path
-    to: Path
-
-
-def write(jobs: Sequence[Job]) -> None:
-    """Write raw-mode .beton files, complete when this returns.
-
-    In a process of its own, since FFCV's writer hangs when its worker dies; one process for all, since importing FFCV
-    takes seconds. Raises UserError for arrays that are no images, WrnPipeError when the writer fails or stalls.
+    Raises UserError on any difference: FFCV itself reads on, or crashes.
     """
-    expected = 0
-    for job in jobs:
-        array = np.load(job.images, mmap_mode="r")
-        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
-            what = f"{job.images}: {array.dtype} {array.shape} is not uint8 [N,H,W,3]"
-            raise UserError(what, "run wrn-pipe repro download")
-        expected += array.nbytes
-    process = multiprocessing.get_context("spawn").Process(target=_write, args=(jobs,))
-    process.start()
+    card = open_card(folder)
     try:
-        _watch(process, [job.to for job in jobs], expected)
-    finally:
-        if process.is_alive():
-            process.kill()
-        process.join()
-    if process.exitcode != 0:
-        what = f"FFCV's writer ended with {process.exitcode} on {jobs[0].to.parent.name}"
-        raise WrnPipeError(what, "see the lines above; check wrn-pipe doctor")
+        entry = card["splits"][split]
+        numbers = entry["images"], entry["height"], entry["width"]
+        dtype, pinned = entry.get("dtype", "uint8"), entry["beton"]["sha256"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / 'card.json'} does not describe {split}: {error!r}", _mend(folder)) from None
+    path = folder / f"{split}.beton"
+    if not path.is_file():
+        raise UserError(f"{path} not found", f"wrn-pipe repro convert@{folder.name}")
+    if sha256(path) != pinned:
+        raise UserError(f"{path} is not the file that {folder / 'card.json'} describes", _mend(folder))
+    layout = inspect(path)
+    found = len(layout.labels), layout.height, layout.width
+    if numbers != found or dtype != layout.dtype.name:
+        what = f"{path} has {found} {layout.dtype.name} images, {folder / 'card.json'} says {numbers} {dtype}"
+        raise UserError(what, _mend(folder))
+    return Beton(path, *found, dtype=layout.dtype.name, sha256=pinned)
 
 
-def _watch(process: "multiprocessing.process.BaseProcess", files: Sequence[Path], expected: int) -> None:
-    seen, since = 0, time.monotonic()
-    with progress("write .beton", total=expected, unit="bytes") as task:
-        while process.is_alive():
-            process.join(0.2)
-            size = min(sum(file.stat().st_size for file in files if file.exists()), expected)
-            if size > seen:
-                task.advance(size - seen)
-                seen, since = size, time.monotonic()
-            elif time.monotonic() - since > _STALL_SECONDS:
-                what = f"FFCV's writer has stalled at {seen} bytes"
-                raise WrnPipeError(what, "check memory and disk, then run it again")
-        if process.exitcode == 0:
-            task.advance(expected - seen)
+def inspect(path: Path) -> Layout:
+    """Read header and tables with numpy alone.
 
-
-def read(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Images uint8 [N,H,W,3] (a view of the mapped file where samples are evenly spaced) and labels int64 [N].
-
-    Reads the raw layout with numpy alone. Raises UserError where a field, mode, size or pointer is not as `write` makes
-    it.
+    Raises UserError where a field, mode, size or pointer is not as `beton_writer.write` makes it.
     """
 
     def refuse(what: str) -> UserError:
-        return UserError(f"{path}: {what}", f"delete {path.parent} and run wrn-pipe repro convert@{path.parent.name}")
+        return UserError(f"{path}: {what}", _mend(path.parent))
 
     size = path.stat().st_size
     start = _HEADER.itemsize + 2 * _FIELD.itemsize
@@ -175,33 +124,77 @@ def read(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     file = np.memmap(path, dtype=np.uint8, mode="r")
     header = file[: _HEADER.itemsize].view(_HEADER)[0]
     fields = file[_HEADER.itemsize : start].view(_FIELD)
-    n = int(header["num_samples"])
+    kind = int(fields["type_id"][0])
     if (
         header["version"] != _VERSION
         or header["num_fields"] != 2
-        or list(fields["type_id"]) != [_RGB_FIELD, _INT_FIELD]
+        or kind not in (_RGB_FIELD, _ARRAY_FIELD)
+        or fields["type_id"][1] != _INT_FIELD
     ):
         raise refuse("its header is not that of an image and a label")
-    if n == 0 or start + n * _SAMPLE.itemsize > size:
+    record = _RGB_SAMPLE if kind == _RGB_FIELD else _ARRAY_SAMPLE
+    n = int(header["num_samples"])
+    if n == 0 or start + n * record.itemsize > size:
         raise refuse(f"its table of {n} samples does not fit its {size} bytes")
-    table = file[start : start + n * _SAMPLE.itemsize].view(_SAMPLE)
-    rgb = table["image"]
-    height, width = int(rgb["height"][0]), int(rgb["width"][0])
-    if (rgb["mode"] != _RAW).any() or (rgb["height"] != height).any() or (rgb["width"] != width).any():
-        raise refuse("its images are not all raw and of one size")
-    pointers = rgb["data_ptr"].astype(np.int64)
-    pixels = height * width * 3
-    if pointers.min() < start or pointers.max() + pixels > size:
+    table = file[start : start + n * record.itemsize].view(record)
+    if kind == _RGB_FIELD:
+        rgb = table["image"]
+        height, width = int(rgb["height"][0]), int(rgb["width"][0])
+        if (rgb["mode"] != _RAW).any() or (rgb["height"] != height).any() or (rgb["width"] != width).any():
+            raise refuse("its images are not all raw and of one size")
+        pointers = rgb["data_ptr"]
+    else:
+        arguments = fields["arguments"][0]
+        array = arguments[: _ARRAY.itemsize].view(_ARRAY)[0]
+        shape = [int(length) for length in array["shape"]]
+        length = int(array["type_length"])
+        described = arguments[_ARRAY.itemsize :][:length].tobytes()
+        if length != len(_FLOAT) or described != _FLOAT or shape[2] != 3 or any(shape[3:]):
+            raise refuse("its arrays are no float32 images of three channels")
+        height, width = shape[:2]
+        pointers = table["image"]
+    dtype: np.dtype[np.uint8 | np.float32] = np.dtype(np.uint8 if kind == _RGB_FIELD else "<f4")
+    layout = Layout(height, width, dtype, pointers.astype(np.int64), table["label"].astype(np.int64))
+    # With Python's integers, which do not overflow; and images may not overlap, or a short file could fill the memory.
+    first, last = int(pointers.min()), int(pointers.max())
+    if layout.image_bytes == 0 or first < start or last + layout.image_bytes > size or n * layout.image_bytes > size:
         raise refuse("an image lies outside the file")
-    images = np.empty((n, height, width, 3), dtype=np.uint8)
-    flat = images.reshape(n, pixels)
+    _check_allocations(file, int(header["alloc_table_ptr"]), pointers, layout.image_bytes, refuse)
+    return layout
+
+
+def _check_allocations(
+    file: npt.NDArray[np.uint8], at: int, pointers: npt.NDArray[np.uint64], image_bytes: int, refuse: Any
+) -> None:
+    """FFCV takes the length of what it reads from a second table at the file's end: one entry an image, in order."""
+    n = len(pointers)
+    if at + n * _ALLOCATION.itemsize != len(file):
+        raise refuse("its table of allocations does not end the file")
+    allocations = file[at:].view(_ALLOCATION)
+    if (
+        (allocations["sample_id"] != np.arange(n)).any()
+        or (allocations["ptr"] != pointers).any()
+        or (allocations["size"] != image_bytes).any()
+    ):
+        raise refuse("its two tables disagree")
+
+
+def read(path: Path) -> tuple[Stored, npt.NDArray[np.int64]]:
+    """Images uint8 or float32 [N,H,W,3] and labels int64 [N], both in memory. Raises UserError as `inspect` does."""
+    layout = inspect(path)
+    file = np.memmap(path, dtype=np.uint8, mode="r")
+    n, length = len(layout.labels), layout.image_bytes
+    images = np.empty((n, layout.height, layout.width, 3), dtype=layout.dtype)
+    flat = images.reshape(n, -1).view(np.uint8)
     for first in range(0, n, 1000):
-        block = pointers[first : first + 1000]
-        if (np.diff(block) == pixels).all():
-            flat[first : first + len(block)] = file[block[0] : block[0] + len(block) * pixels].reshape(
-                len(block), pixels
-            )
+        block = layout.pointers[first : first + 1000]
+        if (np.diff(block) == length).all():
+            flat[first : first + len(block)] = file[block[0] : block[0] + len(block) * length].reshape(-1, length)
         else:
             for row, pointer in enumerate(block, start=first):
-                flat[row] = file[pointer : pointer + pixels]
-    return images, table["label"].astype(np.int64)
+                flat[row] = file[pointer : pointer + length]
+    return images, layout.labels
+
+
+def _mend(folder: Path) -> str:
+    return f"delete {folder} and run wrn-pipe repro convert@{folder.name}"

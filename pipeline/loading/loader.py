@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.datasets.digest import Stored
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.loading.beton import IMAGE, LABEL, Beton, open_split, read
 
@@ -18,10 +19,10 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples: which, their images uint8 [B,H,W,3] as stored, their labels int64 [B]. The arrays are yours."""
+    """B samples: which, their images uint8 or float32 [B,H,W,3] as stored, their labels int64 [B]. Arrays are yours."""
 
     indices: Ints
-    images: npt.NDArray[np.uint8]
+    images: Stored
     labels: Ints
 
 
@@ -70,6 +71,7 @@ class _Ffcv:
         self.threads = torch.get_num_threads()
         try:
             from ffcv.fields.basics import IntDecoder
+            from ffcv.fields.ndarray import NDArrayDecoder
             from ffcv.fields.rgb_image import SimpleRGBImageDecoder
             from ffcv.loader import Loader as FfcvLoader
             from ffcv.loader import OrderOption
@@ -80,6 +82,7 @@ class _Ffcv:
             ) from None
         self.batch_size = batch_size
         self.order = _Order(beton.samples)
+        decoder = SimpleRGBImageDecoder() if beton.dtype == "uint8" else NDArrayDecoder()
         self.loader = FfcvLoader(
             str(beton.path),
             batch_size=batch_size,
@@ -87,7 +90,7 @@ class _Ffcv:
             os_cache=True,
             order=OrderOption.SEQUENTIAL,
             drop_last=False,
-            pipelines={IMAGE: [SimpleRGBImageDecoder()], LABEL: [IntDecoder()]},
+            pipelines={IMAGE: [decoder], LABEL: [IntDecoder()]},
         )
         self.loader.traversal_order = self.order
         torch.set_num_threads(self.threads)
@@ -112,7 +115,7 @@ class _Ffcv:
             torch.set_num_threads(self.threads)
 
 
-def _next(iterator: Any) -> tuple[npt.NDArray[np.uint8], Ints]:
+def _next(iterator: Any) -> tuple[Stored, Ints]:
     """The next batch; FFCV's own __next__ would wait for ever for a producer thread that has died."""
     while True:
         try:

@@ -14,18 +14,27 @@ _CONSTANTS = {
 
 
 class Preprocessing(nn.Module):
-    """uint8 [B,H,W,3] -> float32 [B,3,H,W] in channels_last memory: (pixel - mean) / std on the 0-255 scale."""
+    """[B,H,W,3] -> float32 [B,3,H,W] in channels_last memory.
+
+    uint8: (pixel - mean) / std on the 0-255 scale. Of kind zca, float32 that was whitened when the data was converted
+    passes as it is. Raises TypeError for images that were not stored for this kind.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
 
     def __init__(self, kind: Literal["meanstd", "zca", "unit", "imagenet"]) -> None:
         super().__init__()
-        if kind not in _CONSTANTS:
-            raise ValueError(f"{kind} is applied when the data is converted, not to bytes")
-        mean, std = _CONSTANTS[kind]
-        self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("std", torch.tensor(std))
+        self.kind = kind
+        self.takes = torch.float32 if kind == "zca" else torch.uint8
+        if kind != "zca":
+            mean, std = _CONSTANTS[kind]
+            self.register_buffer("mean", torch.tensor(mean))
+            self.register_buffer("std", torch.tensor(std))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+        if images.dtype != self.takes:
+            raise TypeError(f"preprocessing {self.kind} takes {self.takes}, these images are {images.dtype}")
+        if self.kind != "zca":
+            images = (images.float() - self.mean) / self.std
+        return images.permute(0, 3, 1, 2)

@@ -48,8 +48,23 @@ def test_other_dtypes_are_refused(tiny_images: Splits) -> None:
     images, labels = tiny_images["test"]
     with pytest.raises(TypeError, match="int32"):
         split_digest(images, labels.astype(np.int32))
-    with pytest.raises(TypeError, match="float32"):
-        split_digest(images.astype(np.float32), labels)
+    for dtype in ("float64", ">f4", "int8"):
+        with pytest.raises(TypeError, match="uint8 or float32"):
+            split_digest(images.astype(dtype), labels)
+    with pytest.raises(TypeError, match="need uint8 images"):
+        to_records(images.astype(np.float32), labels)
+
+
+def test_whitened_images_have_a_digest_of_their_own(tiny_images: Splits) -> None:
+    images, labels = tiny_images["test"]
+    floats = images.astype(np.float32)
+    before = split_digest(floats, labels)
+    # The definition, spelt out: another program must be able to compute it.
+    head = b'{"images":{"dtype":"float32","shape":[104,32,32,3]},"labels":{"dtype":"int64","shape":[104]}}\n'
+    assert before == hashlib.sha256(head + labels.tobytes() + floats.tobytes()).hexdigest()
+    assert before != split_digest(images, labels)
+    floats[50, 3, 3, 1] = np.nextafter(floats[50, 3, 3, 1], np.float32(np.inf))
+    assert split_digest(floats, labels) != before
 
 
 def test_records_are_a_label_byte_and_channels_first(tiny_images: Splits) -> None:

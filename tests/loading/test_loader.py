@@ -13,7 +13,7 @@ import pytest
 from pipeline.datasets.catalogue import SPLITS
 from pipeline.datasets.readers import Splits
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.loading import beton
+from pipeline.loading import beton, beton_writer
 from pipeline.loading.convert import convert
 from pipeline.loading.loader import Backend, Loader
 from pipeline.loading.order import sample_order
@@ -176,8 +176,8 @@ def test_converting_what_are_no_images_is_refused_and_leaves_nothing(raw: Path, 
 
 def test_a_writer_that_dies_is_an_error_and_leaves_nothing(raw: Path, tmp_path: Path) -> None:
     """FFCV itself would wait for ever. The folder to write to is a file's name, so its open() fails."""
-    job = beton.Job(raw / "test_images.npy", raw / "test_labels.npy", tmp_path / "no-such-folder" / "x.beton")
+    job = beton_writer.Job(raw / "test_images.npy", raw / "test_labels.npy", tmp_path / "no-such-folder" / "x.beton")
     with pytest.raises(WrnPipeError, match="FFCV's writer ended"):
-        beton.write([job])
+        beton_writer.write([job])
     assert not multiprocessing.active_children()
     assert not list(tmp_path.iterdir())

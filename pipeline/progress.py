@@ -30,6 +30,7 @@ class Task:
     on_advance: "Callable[[Task], None]"
     last_line: float = field(init=False)
     last_tenth: int = field(init=False)
+    last_done: int | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.last_line = self.started
@@ -54,7 +55,7 @@ class Task:
         now, tenth = self.clock(), self._tenth()
         waited = now - self.last_line
         if waited >= LINE_EVERY_S or (tenth > self.last_tenth and waited >= QUIET_S):
-            self.last_line, self.last_tenth = now, tenth
+            self.last_line, self.last_tenth, self.last_done = now, tenth, self.done
             say(self.describe())
 
 
@@ -79,7 +80,8 @@ def progress(
     try:
         yield task
     finally:
-        say(task.describe())
+        if task.done != task.last_done:
+            say(task.describe())
 
 
 @contextmanager

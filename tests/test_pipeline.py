@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -115,15 +116,34 @@ def test_nothing_runs_twice(done: Project) -> None:
     assert done.run("git", "status", "--porcelain").stdout == ""
 
 
-def test_a_second_reproduction_from_scratch_is_the_same_byte_for_byte(
-    done: Project, entry: dict[str, Any], tmp_path: Path
-) -> None:
-    again = make_project(tmp_path / "again", entry)
+def clone(project: Project, to: Path) -> Project:
+    """A fresh clone: what is committed, and an empty DVC cache."""
+    assert project.run("git", "clone", "-q", str(project.root), str(to)).returncode == 0
+    return Project(to)
+
+
+def test_a_fresh_clone_reproduces_byte_for_byte(done: Project, tmp_path: Path) -> None:
+    again = clone(done, tmp_path / "again")
+    assert set(digests(again)) == {f"results/{name}" for name in ("runs.csv", "table-4.csv", "table-4.md")}
     ran = again.cli("repro")
     assert ran.returncode == 0, ran.stderr
-    assert "cached" not in ran.stdout
+    assert ran.stdout.count("Running stage") == 6
+    assert "other results" not in ran.stdout
     assert again.lock() == done.lock()
     assert digests(again) == digests(done)
+    assert again.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_other_results_on_another_machine_are_explained(done: Project, tmp_path: Path) -> None:
+    """Another number of threads stands for another processor: it is part of what the bits depend on."""
+    other = clone(done, tmp_path / "other")
+    ran = other.cli("repro", OMP_NUM_THREADS="3")
+    assert ran.returncode == 0, ran.stderr
+    assert "other results than in the checked-out commit" in ran.stdout
+    assert re.search(rf"{RUN}: top-1 error .*\(threads \d -> 3\)", ran.stdout), ran.stdout
+    changed = other.run("git", "status", "--porcelain").stdout.split()
+    assert set(changed[1::2]) <= {"dvc.lock", "results/runs.csv", "results/table-4.csv", "results/table-4.md"}
+    assert "dvc.lock" in changed
 
 
 @pytest.mark.parametrize(

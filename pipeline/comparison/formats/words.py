@@ -149,4 +149,6 @@ def summary(table: Table) -> str:
     if not counted:
         return "No claim of this table can be trained and judged."
     parts = [f"{counted[verdict]} {verdict}" for verdict in map(str, Verdict) if verdict in counted]
-    return f"{sum(counted.values())} claims that can be run: {', '.join(parts)}."
+    total = sum(counted.values())
+    claims = "1 claim" if total == 1 else f"{total} claims"
+    return f"{claims} that can be run: {', '.join(parts)}."

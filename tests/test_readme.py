@@ -1,0 +1,58 @@
+"""The README's commands are real: each names a command, an option and a stage that exist, and its files are there."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line.split(" #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+OURS = sorted({line for line in COMMANDS if line.startswith("wrn-pipe ")})
+
+
+def test_the_readme_has_commands() -> None:
+    assert {"make reproduce", "make test"} <= set(COMMANDS)
+    assert len(OURS) >= 3
+
+
+@pytest.mark.parametrize("line", OURS)
+def test_a_command_of_the_readme_is_understood(line: str) -> None:
+    """Its options are looked up in the command's own help; nothing is run."""
+    words = shlex.split(line)
+    code = "from pipeline.cli.main import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, words[1], "--help"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert ran.returncode == 0, ran.stderr
+    for word in words[2:]:
+        if word.startswith("--"):
+            assert word in ran.stdout, f"{words[1]} has no option {word}"
+
+
+def test_the_makefile_has_the_targets() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for line in COMMANDS:
+        if line.startswith("make "):
+            assert re.search(rf"^{line.split()[1]}:", makefile, re.MULTILINE), line
+
+
+def test_the_folders_of_the_table_exist() -> None:
+    made = {"data/", "models/", "evaluations/", "results/", "tracking/", "scratch/"}
+    for row in re.findall(r"^\| (`.*?`) \|", README, re.MULTILINE):
+        for name in re.findall(r"`([^`]+)`", row):
+            assert name in made or (ROOT / name).exists(), name
+
+
+def test_what_the_readme_shows_of_the_comparison_is_what_the_results_say() -> None:
+    """The excerpt's row holds our error as results/runs.csv has it."""
+    import csv
+
+    (row,) = csv.DictReader((ROOT / "results" / "runs.csv").open(encoding="utf-8"))
+    shown = re.search(r"^ WRN-40-1 +6\.85 +([0-9.]+) \(n=1\)", README, re.MULTILINE)
+    assert shown is not None
+    assert float(shown[1]) == pytest.approx(float(row["top1_error"]), abs=0.005)

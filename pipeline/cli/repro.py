@@ -54,7 +54,8 @@ def _explain(trained: list[str]) -> None:
 
     path = Path("results/runs.csv")
     committed = {row["run"]: row for row in csv.DictReader(io.StringIO(_committed(path) or ""))}
-    here = {row["run"]: row for row in csv.DictReader(path.open(encoding="utf-8"))}
+    here_text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    here = {row["run"]: row for row in csv.DictReader(io.StringIO(here_text))}
     typer.echo("\nSame inputs, other results than in the checked-out commit (dvc.lock and results/ now differ):")
     for name in trained:
         run = name.split("@", 1)[1]

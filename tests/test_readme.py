@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+BLOCKS = [block.removeprefix("\n") for block in README.split("```")[1::2] if block.startswith("\n")]
 COMMANDS = [line.split(" #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 OURS = sorted({line for line in COMMANDS if line.startswith("wrn-pipe ")})
 

@@ -11,11 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from filelock import FileLock
 
 from pipeline.datasets.catalogue import SPLITS, Dataset
 from pipeline.datasets.digest import record_digests, split_digest
 from pipeline.datasets.readers import LAYOUTS, Splits, read_archive
+from pipeline.loading.convert import convert
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several test processes share the cores; OpenMP threads that wait for each other across them cost 3 times.
@@ -39,6 +42,28 @@ def tiny_images() -> Splits:
     for images, labels in splits.values():
         images.flags.writeable = labels.flags.writeable = False
     return splits
+
+
+@pytest.fixture(scope="session")
+def tiny_raw(tiny_images: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny images as the download stage leaves them."""
+    folder = tmp_path_factory.mktemp("raw")
+    for split, (images, labels) in tiny_images.items():
+        np.save(folder / f"{split}_images.npy", images)
+        np.save(folder / f"{split}_labels.npy", labels)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_beton(tiny_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny images as .beton files. Not to be changed: converted once for all test processes, which takes seconds."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    to = shared / "beton" / "cifar10-tiny-rgb"
+    with FileLock(shared / "beton.lock"):
+        if not to.exists():
+            convert(tiny_raw, to, list(SPLITS), 10)
+    return to
 
 
 @pytest.fixture(scope="session")

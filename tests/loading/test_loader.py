@@ -22,19 +22,13 @@ BACKENDS: tuple[Backend, ...] = ("ffcv", "numpy")
 
 
 @pytest.fixture(scope="module")
-def raw(tiny_images: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("raw")
-    for split, (images, labels) in tiny_images.items():
-        np.save(folder / f"{split}_images.npy", images)
-        np.save(folder / f"{split}_labels.npy", labels)
-    return folder
+def raw(tiny_raw: Path) -> Path:
+    return tiny_raw
 
 
 @pytest.fixture(scope="module")
-def folder(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    to = tmp_path_factory.mktemp("beton") / "cifar10-tiny-rgb"
-    convert(raw, to, list(SPLITS), 10)
-    return to
+def folder(tiny_beton: Path) -> Path:
+    return tiny_beton
 
 
 @pytest.fixture(scope="module")

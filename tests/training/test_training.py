@@ -4,16 +4,13 @@ import os
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.datasets.catalogue import SPLITS
 from pipeline.datasets.readers import Splits
 from pipeline.errors import WrnPipeError
 from pipeline.loading.augmentation import Crop, augment, flips, offsets
-from pipeline.loading.convert import convert
 from pipeline.loading.loader import Loader
 from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
@@ -28,14 +25,8 @@ QUICK = load(ROOT / "params.yaml").protocols["quick"]
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_images: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    raw = tmp_path_factory.mktemp("raw")
-    for split, (images, labels) in tiny_images.items():
-        np.save(raw / f"{split}_images.npy", images)
-        np.save(raw / f"{split}_labels.npy", labels)
-    to = tmp_path_factory.mktemp("beton") / "cifar10-tiny-rgb"
-    convert(raw, to, list(SPLITS), 10)
-    return to
+def folder(tiny_beton: Path) -> Path:
+    return tiny_beton
 
 
 def protocol(**changes: object) -> Protocol:

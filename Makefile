@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: help setup reproduce test check lock
+.PHONY: help setup reproduce test soak check lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -17,8 +17,13 @@ reproduce: setup ## all of it: set up, run the pipeline, compare with the paper'
 	wrn-pipe repro
 	wrn-pipe compare --paper-table 4
 
+pytest = python -m pytest -q -n auto --maxprocesses 4 --durations 12
+
 test: setup ## run the tests
-	python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --durations 12
+	$(pytest) --dist loadfile -m 'not soak'
+
+soak: setup ## run the long tests that `make test` leaves out
+	$(pytest) -m soak
 
 check: setup ## lint, formatting and types
 	ruff check .

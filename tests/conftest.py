@@ -56,7 +56,7 @@ def tiny_raw(tiny_images: Splits, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def tiny_beton(tiny_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny images as .beton files. Not to be changed: converted once for all test processes, which takes seconds."""
+    """The tiny images as .beton files, not to be changed: converted once for all test processes."""
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     to = shared / "beton" / "cifar10-tiny-rgb"

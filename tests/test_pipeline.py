@@ -176,7 +176,6 @@ def test_an_edit_makes_stale_what_depends_on_it_and_no_more(done: Project, file:
         assert stale(done) == expected
     finally:
         path.write_text(before)
-    assert stale(done) == set()
 
 
 def test_an_edited_protocol_makes_its_runs_stale(done: Project) -> None:
@@ -232,10 +231,9 @@ def test_a_dead_tracking_server_stops_nothing_and_is_said_once(done: Project, tm
     assert digests(done) == before
 
 
-def test_sigterm_to_wrn_pipe_saves_the_training_and_repro_finishes_it(
-    done: Project, entry: dict[str, Any], tmp_path: Path
-) -> None:
-    project = make_project(tmp_path / "stopped", entry)
+def test_sigterm_to_wrn_pipe_saves_the_training_and_repro_finishes_it(done: Project, tmp_path: Path) -> None:
+    project = clone(done, tmp_path / "stopped")
+    assert project.run("dvc", "cache", "dir", "--local", str(done.root / ".dvc" / "cache")).returncode == 0
     project.edit(lambda params: params["protocols"]["brief"].update(epochs=400))
     project.edit(lambda params: params["loading"].update(backend="numpy"))
     log = tmp_path / "log"

@@ -101,13 +101,6 @@ def test_an_index_outside_the_split_is_refused_before_ffcv_reads_it(ffcv_loader:
         ffcv_loader.batches(np.array([-1]))
 
 
-def test_converting_twice_gives_equal_bytes(folder: Path, raw: Path, tmp_path: Path) -> None:
-    again = tmp_path / folder.name
-    convert(raw, again, list(SPLITS), 10)
-    for file in folder.iterdir():
-        assert (again / file.name).read_bytes() == file.read_bytes(), file.name
-
-
 def test_the_card_describes_the_images(folder: Path, tiny_images: Splits) -> None:
     for split, (images, labels) in tiny_images.items():
         entry = beton.open_card(folder)["splits"][split]

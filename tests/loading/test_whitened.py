@@ -69,6 +69,7 @@ def test_both_backends_deliver_the_whitened_images_in_our_order(
             assert np.array_equal(other.labels, one.labels)
 
 
+@pytest.mark.soak
 def test_whitening_twice_gives_equal_bytes_and_leaves_nothing_else(folder: Path, raw: Path, tmp_path: Path) -> None:
     again = tmp_path / folder.name
     convert(raw, again, list(SPLITS), 10, "zca")

@@ -21,6 +21,9 @@ from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
 
 
+pytestmark = pytest.mark.soak
+
+
 @pytest.fixture(scope="module")
 def small(tiny_images: Splits) -> Splits:
     """The middle 9 x 8 pixels: an eigendecomposition of 216 dimensions and not of 3072, and no square."""
@@ -69,7 +72,6 @@ def test_both_backends_deliver_the_whitened_images_in_our_order(
             assert np.array_equal(other.labels, one.labels)
 
 
-@pytest.mark.soak
 def test_whitening_twice_gives_equal_bytes_and_leaves_nothing_else(folder: Path, raw: Path, tmp_path: Path) -> None:
     again = tmp_path / folder.name
     convert(raw, again, list(SPLITS), 10, "zca")

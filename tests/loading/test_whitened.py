@@ -20,7 +20,6 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
 
-
 pytestmark = pytest.mark.soak
 
 

@@ -27,13 +27,18 @@ class Batch:
 
 
 class Loader:
-    """Delivers the samples of one split in any order asked for. Open it once: FFCV compiles for seconds."""
+    """Delivers the samples of one split in any order asked for. Open it once: FFCV compiles for seconds.
 
-    def __init__(self, folder: Path, split: str, batch_size: int, backend: Backend) -> None:
+    `workers` is FFCV's number of reading threads, at most the number of cores; the numpy backend reads with one.
+    """
+
+    def __init__(self, folder: Path, split: str, batch_size: int, backend: Backend, workers: int = 1) -> None:
         beton = open_split(folder, split)
         self.samples = beton.samples
         self.batch_size = batch_size
-        self._source: _Numpy | _Ffcv = _Ffcv(beton, batch_size) if backend == "ffcv" else _Numpy(beton, batch_size)
+        self._source: _Numpy | _Ffcv = (
+            _Ffcv(beton, batch_size, workers) if backend == "ffcv" else _Numpy(beton, batch_size)
+        )
 
     def batches(self, order: Ints) -> Iterator[Batch]:
         """Consecutive mini-batches of `order` (int64 indices into the split), the last one possibly smaller."""
@@ -64,7 +69,7 @@ class _Order:
 
 
 class _Ffcv:
-    def __init__(self, beton: Beton, batch_size: int) -> None:
+    def __init__(self, beton: Beton, batch_size: int, workers: int) -> None:
         import torch
 
         # FFCV sets torch's thread count to its own number of workers: when imported, when constructed, at each epoch.
@@ -86,7 +91,7 @@ class _Ffcv:
         self.loader = FfcvLoader(
             str(beton.path),
             batch_size=batch_size,
-            num_workers=1,
+            num_workers=workers,
             os_cache=True,
             order=OrderOption.SEQUENTIAL,
             drop_last=False,

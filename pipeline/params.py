@@ -13,6 +13,7 @@ from ruamel.yaml.error import MarkedYAMLError
 
 from pipeline.datasets.catalogue import Dataset
 from pipeline.errors import UserError
+from pipeline.models.names import parse
 
 PARAMS = Path("params.yaml")
 
@@ -296,8 +297,6 @@ def _check_references(path: Path, text: str, plan: Plan) -> None:
             needs = "zca" if protocol.preprocessing == "zca" else "rgb"
         if run.representation != needs:
             refuse([*at, "representation"], f"protocol {run.protocol} needs {needs}", f"write representation: {needs}")
-        from pipeline.models.names import parse  # here, because names need no torch but the module is a sibling's
-
         try:
             parse(run.network)
         except UserError as error:

@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 from pipeline.errors import run_stage
 from pipeline.loading.loader import Loader
 from pipeline.loading.preprocessing import Preprocessing
-from pipeline.models.build import build
-from pipeline.models.cost import count_parameters
+from pipeline.models.build import build, count_parameters
 from pipeline.params import load
 from pipeline.provenance import fingerprint, versions
 from pipeline.publish import json_text, new_folder

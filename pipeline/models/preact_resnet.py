@@ -64,16 +64,15 @@ class PreActResNet(nn.Module):
 
     def __init__(self, network: Network, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()
-        imagenet = network.family == "imagenet-preact"
-        stem_width = 64 if imagenet else 16
+        imagenet = network.is_imagenet
+        width = network.stem_width
         kernel, stride, padding = (7, 2, 3) if imagenet else (3, 1, 1)
-        self.conv1 = nn.Conv2d(3, stem_width, kernel, stride, padding, bias=False)
-        self.bn1 = nn.BatchNorm2d(stem_width) if imagenet else None
-        width = stem_width
+        self.conv1 = nn.Conv2d(3, width, kernel, stride, padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(width) if imagenet else None
         self.groups = len(network.blocks_per_group)
         for group, count in enumerate(network.blocks_per_group, start=1):
             blocks: OrderedDict[str, nn.Module] = OrderedDict()
-            inner, outer = group_widths(network, group)
+            inner, outer = network.group_widths[group - 1]
             for block in range(1, count + 1):
                 first = block == 1
                 blocks[f"block{block}"] = PreActBlock(
@@ -100,16 +99,3 @@ class PreActResNet(nn.Module):
         x = F.relu(self.bn(x), inplace=True)
         logits: Tensor = self.fc(x.mean((2, 3)))
         return logits
-
-
-def group_widths(network: Network, group: int) -> tuple[int, int]:
-    """(inner, outer) channels of a pre-activation group, counted from 1.
-
-    WRN widens every convolution of a block alike, even next to 1x1 convolutions (Table 1, Table 2's counts); the
-    bottlenecks of He et al. 2016 are four times narrower inside.
-    """
-    base = (64 if network.family == "imagenet-preact" else 16) * 2 ** (group - 1)
-    if network.family == "wrn":
-        wide = base * int(network.widen_factor)
-        return wide, wide
-    return base, base * (4 if network.kernels == (1, 3, 1) else 1)

@@ -130,6 +130,9 @@ class Plan(Strict):
     loading: Loading
     device: Literal["auto", "cpu", "cuda"]
     """Where trainings and evaluations run; auto is CUDA where there is a GPU, else the CPU."""
+    kernels: Literal["fused", "torch"]
+    """What trains on a CPU. fused: BN-ReLU as one operation, built by g++ on first use (pipeline/models/bn_relu.py);
+    torch: torch's own. A GPU and ImageNet's post-activation networks always have torch's."""
     comparison: Comparison
 
     def run(self, run_id: str) -> Run:

@@ -26,6 +26,16 @@ class Batch:
     labels: Ints
 
 
+@dataclass(frozen=True)
+class View:
+    """B samples where they lie, until the next view is asked for: the image of indices[i] is images[at[i]]."""
+
+    indices: Ints
+    images: Stored
+    at: Ints
+    labels: Ints
+
+
 class Loader:
     """Delivers the samples of one split in any order asked for. Open it once: FFCV compiles for seconds.
 
@@ -42,9 +52,13 @@ class Loader:
 
     def batches(self, order: Ints) -> Iterator[Batch]:
         """Consecutive mini-batches of `order` (int64 indices into the split), the last one possibly smaller."""
+        return (Batch(view.indices, view.images[view.at], view.labels) for view in self.views(order))
+
+    def views(self, order: Ints) -> Iterator[View]:
+        """The same mini-batches, their images not copied: they may be overwritten when the next view is asked for."""
         if len(order) and (order.min() < 0 or order.max() >= self.samples):
             raise ValueError(f"indices {order.min()}..{order.max()} do not lie in a split of {self.samples}")
-        return self._source.batches(order)
+        return self._source.views(order)
 
 
 class _Numpy:
@@ -52,10 +66,10 @@ class _Numpy:
         self.images, self.labels = read(beton.path)
         self.batch_size = batch_size
 
-    def batches(self, order: Ints) -> Iterator[Batch]:
+    def views(self, order: Ints) -> Iterator[View]:
         for start in range(0, len(order), self.batch_size):
             indices = order[start : start + self.batch_size]
-            yield Batch(indices, self.images[indices], self.labels[indices])
+            yield View(indices, self.images, indices, self.labels[indices])
 
 
 class _Order:
@@ -100,7 +114,7 @@ class _Ffcv:
         self.loader.traversal_order = self.order
         torch.set_num_threads(self.threads)
 
-    def batches(self, order: Ints) -> Iterator[Batch]:
+    def views(self, order: Ints) -> Iterator[View]:
         import torch
 
         self.order.indices = order.astype(np.uint64)
@@ -112,8 +126,8 @@ class _Ffcv:
                 if start == 0:
                     torch.set_num_threads(self.threads)
                 indices = order[start : start + self.batch_size]
-                # Copies: FFCV's arrays are slots of a ring that the next batches overwrite.
-                yield Batch(indices, images.copy(), labels.reshape(-1).copy())
+                # FFCV's arrays are slots of a ring that the next batches overwrite.
+                yield View(indices, images, np.arange(len(indices)), labels.reshape(-1).copy())
         finally:
             iterator.close()
             _drain(iterator)

@@ -20,6 +20,7 @@ from pipeline.loading.counter_hash import Stream, draw
 from pipeline.loading.loader import Batch, Loader
 from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
+from pipeline.loading.resized_crop import RandomCrops
 from pipeline.params import Protocol
 from pipeline.progress import Task, progress, say
 from pipeline.training.checkpoints import EpochRecord, Progress, resume, save
@@ -146,7 +147,8 @@ def _epoch(
             optimizer.state[parameter].pop("momentum_buffer", None)
     order = sample_order(training.seed, at.epoch, training.loader.samples)[: steps * protocol.batch_size]
     saved = time.monotonic()
-    for batch in training.loader.batches(order[at.step * protocol.batch_size :]):
+    crops = RandomCrops(training.seed, at.epoch) if protocol.crop == "random-resized" else None
+    for batch in training.loader.batches(order[at.step * protocol.batch_size :], crops):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(protocol, at.epoch, at.step, steps)
         loss, wrong = _step(training, optimizer, at, batch)

@@ -215,7 +215,7 @@ def _stream(
         headers |= {"Range": f"bytes={have}-", **validator}
     with client.stream("GET", url, headers=headers) as answer:
         continues = have > 0 and answer.status_code == 206
-        _refuse_unless_file(answer, part, have if continues else 0, size, continues, validator)
+        _refuse_unless_file(answer, part, have if continues else 0, size, continues)
         if not continues:
             _remember(answer, validator)
         done = have if continues else 0
@@ -251,9 +251,7 @@ def _remember(answer: httpx.Response, validator: dict[str, str]) -> None:
         validator["If-Range"] = version
 
 
-def _refuse_unless_file(
-    answer: httpx.Response, part: Path, done: int, size: int, continues: bool, validator: dict[str, str]
-) -> None:
+def _refuse_unless_file(answer: httpx.Response, part: Path, done: int, size: int, continues: bool) -> None:
     status = f"{answer.status_code} {answer.reason_phrase}".strip()
     if answer.status_code >= 500 or answer.status_code in (408, 429):
         raise _TransientError(f"the server answers {status}")
@@ -261,11 +259,6 @@ def _refuse_unless_file(
     if answer.status_code == 416 or (continues and not answer.headers.get("content-range", "").startswith(range_start)):
         part.unlink(missing_ok=True)
         raise _TransientError("the server cannot continue what is here")
-    # A server that heeds If-Range sends a changed file whole.
-    known = validator.get("If-Range", "")
-    if continues and known.startswith('"') and answer.headers.get("etag", known) != known:
-        part.unlink()
-        raise _TransientError("the file has changed on the server")
     if answer.status_code != 200 and not continues:
         raise SourceError(f"the server answers {status}")
     kind = answer.headers.get("content-type", "").split(";")[0]

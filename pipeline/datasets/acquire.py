@@ -257,7 +257,10 @@ def _only_one(path: Path, name: str) -> Iterator[None]:
 
 def _save(path: Path, array: NDArray[np.uint8] | NDArray[np.int64]) -> None:
     """Write a .npy file of format 1.0, the version pinned so that no numpy chooses another."""
+    whole = np.ascontiguousarray(array)
     with path.open("wb") as file:
-        np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(whole))
+        # Not numpy's own writing, which does not tell a full disk from another failure.
+        file.write(whole.reshape(-1).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pipeline.datasets.digest import Stored
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.loading.beton import IMAGE, LABEL
+from pipeline.loading.quick_import import compiling_later
 from pipeline.progress import progress
 
 _STALL_SECONDS = 600
@@ -35,8 +36,9 @@ class _Samples:
 def _write(jobs: Sequence["Job"]) -> None:
     # The writer's own bar would be drawn over ours; its errors still come through the exit code and the traceback.
     os.environ["TQDM_DISABLE"] = "1"
-    from ffcv.fields import IntField, NDArrayField, RGBImageField
-    from ffcv.writer import DatasetWriter
+    with compiling_later():
+        from ffcv.fields import IntField, NDArrayField, RGBImageField
+        from ffcv.writer import DatasetWriter
 
     for job in jobs:
         samples = _Samples(np.load(job.images, mmap_mode="r"), np.load(job.labels))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pipeline.datasets.digest import Stored
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.loading.beton import IMAGE, LABEL, Beton, open_split, read
+from pipeline.loading.quick_import import compiling_later
 
 Backend = Literal["ffcv", "numpy"]
 Ints = npt.NDArray[np.int64]
@@ -75,11 +76,12 @@ class _Ffcv:
         # FFCV sets torch's thread count to its own number of workers: when imported, when constructed, at each epoch.
         self.threads = torch.get_num_threads()
         try:
-            from ffcv.fields.basics import IntDecoder
-            from ffcv.fields.ndarray import NDArrayDecoder
-            from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-            from ffcv.loader import Loader as FfcvLoader
-            from ffcv.loader import OrderOption
+            with compiling_later():
+                from ffcv.fields.basics import IntDecoder
+                from ffcv.fields.ndarray import NDArrayDecoder
+                from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+                from ffcv.loader import Loader as FfcvLoader
+                from ffcv.loader import OrderOption
         except ImportError as error:
             raise UserError(
                 f"loading.backend is ffcv, but FFCV cannot be imported here ({error})",

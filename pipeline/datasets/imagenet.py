@@ -32,6 +32,8 @@ from pipeline.publish import new_folder
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 META, TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
 _INSIDE = "ILSVRC2012_devkit_t12/data"
+_DEVKIT_UNPACKED = 64 << 20
+"""Bytes that the devkit, an archive of 2.5 MB, may hold at most."""
 _IMAGE_NAME = re.compile(r"\w[\w.-]*\.jpe?g", re.ASCII | re.IGNORECASE)
 
 Md5s = dict[str, str]
@@ -123,7 +125,7 @@ def _ground_truth(folder: Path, md5s: Md5s) -> list[str] | None:
     """Synset of each validation image; None where the folder has no devkit."""
     if (archive := folder / DEVKIT).is_file():
         _require_md5(archive, md5s)
-        members = read_members(archive, [f"{_INSIDE}/{META}", f"{_INSIDE}/{TRUTH}"])
+        members = read_members(archive, [f"{_INSIDE}/{META}", f"{_INSIDE}/{TRUTH}"], _DEVKIT_UNPACKED)
         return _parse_truth(members[f"{_INSIDE}/{META}"], members[f"{_INSIDE}/{TRUTH}"])
     for place in (folder / _INSIDE, folder):
         if (place / META).is_file() and (place / TRUTH).is_file():

@@ -19,6 +19,7 @@ from pipeline.datasets.catalogue import SourceError
 from pipeline.datasets.digest import Images, Stored
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.loading.beton import IMAGE, LABEL
+from pipeline.loading.quick_import import compiling_later
 from pipeline.progress import progress
 
 _STALL_SECONDS = 600
@@ -105,8 +106,9 @@ def _complaint(to: Path) -> Path:
 def _write(jobs: "Sequence[Job | JpegJob]") -> None:
     # The writer's own bar would be drawn over ours; its errors still come through the exit code and the traceback.
     os.environ["TQDM_DISABLE"] = "1"
-    from ffcv.fields import IntField, NDArrayField, RGBImageField
-    from ffcv.writer import DatasetWriter
+    with compiling_later():
+        from ffcv.fields import IntField, NDArrayField, RGBImageField
+        from ffcv.writer import DatasetWriter
 
     for job in jobs:
         samples: _Samples | _DecodedSamples

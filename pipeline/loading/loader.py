@@ -15,6 +15,7 @@ from pipeline.errors import UserError, WrnPipeError
 from pipeline.loading.beton import IMAGE, LABEL, Beton, open_split, read
 from pipeline.loading.beton_jpeg import JpegBeton, holds_jpegs, open_jpegs
 from pipeline.loading.jpeg import boxes, ffcv_decoder, metadata_with_boxes, views
+from pipeline.loading.quick_import import compiling_later
 from pipeline.loading.resized_crop import RandomCrops
 
 Backend = Literal["ffcv", "numpy"]
@@ -113,11 +114,12 @@ class _Ffcv:
         # FFCV sets torch's thread count to its own number of workers: when imported, when constructed, at each epoch.
         self.threads = torch.get_num_threads()
         try:
-            from ffcv.fields.basics import IntDecoder
-            from ffcv.fields.ndarray import NDArrayDecoder
-            from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-            from ffcv.loader import Loader as FfcvLoader
-            from ffcv.loader import OrderOption
+            with compiling_later():
+                from ffcv.fields.basics import IntDecoder
+                from ffcv.fields.ndarray import NDArrayDecoder
+                from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+                from ffcv.loader import Loader as FfcvLoader
+                from ffcv.loader import OrderOption
         except ImportError as error:
             raise UserError(
                 f"loading.backend is ffcv, but FFCV cannot be imported here ({error})",

@@ -45,6 +45,7 @@ def fingerprint(plan: Plan, run_id: str) -> str:
         "protocol": plan.protocols[run.protocol].model_dump(mode="json"),
         "loading": plan.loading.model_dump(mode="json"),
         "device": plan.device,
+        "kernels": plan.kernels,
     }
     content: dict[str, str] = {}
     for path in dependencies("train", run_id, settings["run"]):

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from pipeline.errors import run_stage
 from pipeline.loading.loader import Loader
 from pipeline.loading.preprocessing import Preprocessing
-from pipeline.models.build import build
-from pipeline.models.cost import count_parameters
+from pipeline.models.bn_relu import fuse
+from pipeline.models.build import build, count_parameters
 from pipeline.params import load
 from pipeline.provenance import fingerprint, versions
 from pipeline.publish import json_text, new_folder
@@ -47,6 +47,7 @@ def main(run_id: str) -> None:
         .to(device)
         .to(memory_format=torch.channels_last)
     )
+    kernels = fuse(model) if plan.kernels == "fused" and device.type == "cpu" else "torch"
     loader = Loader(Path("data/beton") / data, "train", protocol.batch_size, plan.loading.backend)
     record = {
         "run": run_id,
@@ -57,6 +58,7 @@ def main(run_id: str) -> None:
         "parameters": count_parameters(model),
         "epochs": protocol.epochs,
         "loader": plan.loading.backend,
+        "kernels": kernels,
         "device": devices.facts(device),
         "versions": versions(),
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from pipeline.comparison.cells import Cell, ParameterCount
+    from pipeline.comparison.cells import Cell
     from pipeline.comparison.orderings import Judged
     from pipeline.comparison.results import Result
     from pipeline.comparison.tables import Table
@@ -78,8 +78,7 @@ def _tables(
 
     names = table_names(paper_table)
     check_filters(names, dataset, row)
-    counts = _parameter_count() if _has_counts(names) and not run else None
-    tables = _select([table(plan, name, results, counts) for name in names], dataset, row, run)
+    tables = _select([table(plan, name, results) for name in names], dataset, row, run)
     if form == "terminal" and output is None:
         text = terminal.render(tables, _width(), colour=_colour())
     else:
@@ -149,19 +148,6 @@ def _select(tables: Sequence["Table"], dataset: str | None, row: str | None, run
 
     reduced = [replace(table, cells=tuple(cell for cell in table.cells if wanted(cell))) for table in tables]
     return [table for table in reduced if table.cells]
-
-
-def _has_counts(names: Sequence[str]) -> bool:
-    from pipeline.publication.claims import load_claims
-
-    return any(claim.kind == "count" for claim in load_claims() if claim.table in names)
-
-
-def _parameter_count() -> "ParameterCount":
-    from pipeline.models.cost import parameters_of
-
-    classes = {"cifar10": 10, "cifar100": 100, "svhn": 10, "imagenet": 1000}
-    return lambda network, dataset: parameters_of(network, classes[dataset])
 
 
 def _next_step(tables: Sequence["Table"], results: Sequence["Result"], plan: "Plan") -> str:

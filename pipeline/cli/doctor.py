@@ -37,6 +37,18 @@ print(json.dumps({
 """
 
 
+BUILD_KERNELS = """
+import sys
+from pipeline.errors import UserError
+from pipeline.models.bn_relu import compiler, library
+try:
+    library()
+except UserError as error:
+    sys.exit(error.what)
+print(compiler())
+"""
+
+
 @dataclass(frozen=True)
 class Check:
     """One line of the report."""
@@ -173,6 +185,16 @@ def check_torch() -> list[Check]:
     return checks
 
 
+def check_kernels() -> Check:
+    """Whether `kernels: fused` of params.yaml works here."""
+    try:
+        compiler = run_python("-c", BUILD_KERNELS).splitlines()[-1]
+    except ChildFailedError as error:
+        remedy = "install g++, or set kernels: torch in params.yaml, which is slower on a CPU"
+        return Check("kernels", "missing", str(error), remedy)
+    return Check("kernels", "ok", f"built by {compiler}")
+
+
 def check_cores_and_memory() -> Check:
     import psutil
 
@@ -255,6 +277,7 @@ CHECKS: tuple[Callable[[], Check | list[Check]], ...] = (
     check_packages,
     check_ffcv,
     check_torch,
+    check_kernels,
     check_cores_and_memory,
     check_npm,
     check_dvc,

@@ -1,6 +1,6 @@
 """One cell per claim: what the paper prints, what our runs say, and the verdict that the two add up to."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -8,13 +8,12 @@ from pipeline.comparison.deviations import Deviation, deviations, is_comparable
 from pipeline.comparison.results import Result
 from pipeline.comparison.statistics import FEWEST, Judgement, Sample, Verdict, judge, paper_runs, summarise
 from pipeline.errors import UserError
+from pipeline.models.formula import parameters
+from pipeline.models.names import parse
 from pipeline.params import PARAMS, Plan
 from pipeline.publication.caveats import caveats_of
 from pipeline.publication.claims import Claim, Kind, Metric
-from pipeline.publication.protocols import PaperProtocol, protocol_of, published_images
-
-ParameterCount = Callable[[str, str], int]
-"""(network, dataset) -> exact number of trainable parameters."""
+from pipeline.publication.protocols import PaperProtocol, protocol_of, published_classes, published_images
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Cell:
         return difference - half_width, difference + half_width
 
 
-def cell_of(claim: Claim, plan: Plan, results: Sequence[Result], parameters: ParameterCount | None = None) -> Cell:
+def cell_of(claim: Claim, plan: Plan, results: Sequence[Result]) -> Cell:
     """Join one claim with the finished runs.
 
     Raises UserError when the plan has no margin for a dataset that has runs to judge.
@@ -88,7 +87,7 @@ def cell_of(claim: Claim, plan: Plan, results: Sequence[Result], parameters: Par
         caveats=tuple(caveat.number for caveat in caveats_of(claim)),
     )
     if claim.kind == "count":
-        return cell if parameters is None else _count(cell, claim, parameters(claim.network, claim.dataset))
+        return _count(cell, claim)
     if claim.kind != "runnable":
         return cell
     paper = protocol_of(claim)
@@ -205,8 +204,9 @@ def _nearest_recipe(weighed: Sequence[_Weighed]) -> list[_Weighed]:
     return groups[fewest]
 
 
-def _count(cell: Cell, claim: Claim, count: int) -> Cell:
+def _count(cell: Cell, claim: Claim) -> Cell:
     """A count is the paper's when it rounds to the printed figure; otherwise the network is another one."""
+    count = parameters(parse(claim.network), published_classes(claim.dataset))
     same = f"{count / 1e6:.{claim.decimals}f}" == claim.text
     return replace(cell, count=count, verdict=Verdict.REPRODUCED if same else Verdict.NOT_COMPARABLE)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from pipeline.comparison.cells import Cell, ParameterCount, cell_of, unpublished_cell, unpublished_cell_with_runs
+from pipeline.comparison.cells import Cell, cell_of, unpublished_cell, unpublished_cell_with_runs
 from pipeline.comparison.results import Result
 from pipeline.comparison.statistics import Verdict
 from pipeline.params import Plan
@@ -66,11 +66,10 @@ class Table:
         raise KeyError((model, column))
 
 
-def table(plan: Plan, name: str, results: Sequence[Result], parameters: ParameterCount | None = None) -> Table:
+def table(plan: Plan, name: str, results: Sequence[Result]) -> Table:
     """Table `name` (4, table-4, figure-4, text) with the finished runs in it.
 
-    Runs that the plan does not name are ignored. `parameters` gives exact counts; without it, parameter cells show the
-    published figure only.
+    Runs that the plan does not name are ignored.
     Raises UserError for a table that the paper does not have.
     """
     name = table_name(name)
@@ -82,7 +81,7 @@ def table(plan: Plan, name: str, results: Sequence[Result], parameters: Paramete
     for model in dict.fromkeys(model for model, _ in claims):
         for column in columns:
             if claim := claims.get((model, column)):
-                cells.append(cell_of(claim, plan, results, parameters))
+                cells.append(cell_of(claim, plan, results))
             elif name != "9":  # Table 9 has one dataset a row; the others are rectangles with dashes
                 cells.append(_dash(name, model, column, claims, plan, results))
     return Table(name, tuple(cells))

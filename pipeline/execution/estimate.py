@@ -5,6 +5,7 @@ import functools
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.models.formula import multiply_adds
 from pipeline.models.names import parse
 from pipeline.params import Protocol
 
@@ -46,17 +47,16 @@ class Cost:
 
 def training_cost(network: str, images: int, protocol: Protocol) -> Cost:
     """Cost of one training on `images` images an epoch; evaluation and reading the images are not counted."""
-    total = _multiply_adds(network) * FORWARD_AND_BACKWARD * images * protocol.epochs
+    total = _of_one_image(network) * FORWARD_AND_BACKWARD * images * protocol.epochs
     seconds = {name: total / rate[protocol.precision] for name, rate in (("gpu", GPU_RATE), ("cpu", CPU_RATE))}
     return Cost(seconds["gpu"] / 3600, seconds["cpu"] / 3600)
 
 
 @functools.cache
-def _multiply_adds(network: str) -> int:
-    """Of a forward pass of one image of the published size; the number of classes is lost in the rounding."""
-    from pipeline.models.cost import multiply_adds  # here, because it imports torch, which takes seconds
-
-    return multiply_adds(parse(network))
+def _of_one_image(name: str) -> int:
+    """Multiply-adds of a forward pass at the published size; the number of classes is lost in the rounding."""
+    network = parse(name)
+    return multiply_adds(network, network.image_size, network.num_classes)
 
 
 def _hours(hours: float) -> str:

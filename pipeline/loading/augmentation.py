@@ -17,26 +17,31 @@ Crop = Literal["none", "per-image", "per-batch", "random-resized"]
 Ints = npt.NDArray[np.int64]
 
 
-def flips(kind: Flip, seed: int, epoch: int, indices: Ints) -> npt.NDArray[np.bool_]:
-    """bool [B]: which images to mirror. half-batch mirrors the half of the batch with the lowest draws."""
+def flips(kind: Flip, seed: int, epoch: int, indices: Ints, batch_size: int | None = None) -> npt.NDArray[np.bool_]:
+    """bool, as `indices`: which images to mirror. half-batch mirrors the half of each batch with the lowest draws.
+
+    `indices` are one batch, or several of `batch_size` each, the last one possibly smaller.
+    """
     if kind == "none":
         return np.zeros(len(indices), dtype=np.bool_)
     bits = draw(seed, Stream.FLIP, epoch, indices)
     if kind == "per-image":
         return np.greater_equal(bits, np.uint64(1 << 63))
     mirrored = np.zeros(len(indices), dtype=np.bool_)
-    mirrored[np.argsort(bits, kind="stable")[: len(indices) // 2]] = True
+    size = batch_size or max(len(indices), 1)
+    for start in range(0, len(indices), size):
+        batch = bits[start : start + size]
+        mirrored[start + np.argsort(batch, kind="stable")[: len(batch) // 2]] = True
     return mirrored
 
 
-def offsets(kind: Crop, seed: int, epoch: int, indices: Ints, batch: int) -> tuple[Ints, Ints]:
-    """Rows and columns int64 [B], each in 0..2*PAD: the crop's corner in the padded image; PAD is no shift.
+def offsets(kind: Crop, seed: int, epoch: int, indices: Ints, batch: int | Ints) -> tuple[Ints, Ints]:
+    """Rows and columns int64, as `indices`, each in 0..2*PAD: the crop's corner in the padded image; PAD is no shift.
 
-    per-batch draws one pair for mini-batch number `batch` of the epoch, as the authors' May 2016 code does.
+    per-batch draws one pair for mini-batch number `batch` of the epoch, as the authors' May 2016 code does; an array
+    holds each image's batch.
     """
-    if kind == "random-resized":
-        raise ValueError("a random resized crop is no crop from a padded image")
-    if kind == "none":
+    if kind in ("none", "random-resized"):  # the loader has cropped what is random-resized
         unmoved = np.full(len(indices), PAD, dtype=np.int64)
         return unmoved, unmoved
     where = indices if kind == "per-image" else np.full(len(indices), batch, dtype=np.int64)
@@ -45,7 +50,7 @@ def offsets(kind: Crop, seed: int, epoch: int, indices: Ints, batch: int) -> tup
 
 
 @cache
-def _sources(size: int) -> tuple[Ints, Ints]:
+def sources(size: int) -> tuple[Ints, Ints]:
     """Source coordinates int64 [2*PAD+1, size] for each offset, and the same for a mirrored image."""
     padded = np.pad(np.arange(size), PAD, mode="reflect")
     straight = np.stack([padded[offset : offset + size] for offset in range(2 * PAD + 1)])
@@ -58,8 +63,8 @@ def augment(images: Stored, mirrored: npt.NDArray[np.bool_], rows: Ints, columns
     Values only change places, so bytes and whitened floats go the same way.
     """
     height, width = images.shape[1:3]
-    ys = _sources(height)[0][rows]
-    straight, reverse = _sources(width)
+    ys = sources(height)[0][rows]
+    straight, reverse = sources(width)
     xs = np.where(mirrored[:, None], reverse[columns], straight[columns])
     pixel = ys[:, :, None] * width + xs[:, None, :] + np.arange(len(images))[:, None, None] * (height * width)
     cropped: Stored = images.reshape(-1, images.shape[3]).take(pixel, axis=0)

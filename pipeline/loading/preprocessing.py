@@ -33,8 +33,19 @@ class Preprocessing(nn.Module):
             self.register_buffer("std", torch.tensor(std))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if images.dtype != self.takes:
-            raise TypeError(f"preprocessing {self.kind} takes {self.takes}, these images are {images.dtype}")
+        self.check(images)
         if self.kind != "zca":
             images = (images.float() - self.mean) / self.std
         return images.permute(0, 3, 1, 2)
+
+    def check(self, images: torch.Tensor) -> None:
+        """Raise TypeError for images that were not stored for this kind."""
+        if images.dtype != self.takes:
+            raise TypeError(f"preprocessing {self.kind} takes {self.takes}, these images are {images.dtype}")
+
+    def table(self, dtype: torch.dtype) -> torch.Tensor | None:
+        """[3,256]: what the bytes of each channel become, cast to `dtype`. None for kind zca, which changes nothing."""
+        if self.kind == "zca":
+            return None
+        every = torch.arange(256, dtype=torch.uint8, device=self.mean.device).view(1, 1, 256, 1).expand(1, 1, 256, 3)
+        return self.forward(every)[0, :, 0].to(dtype).contiguous()

@@ -45,9 +45,14 @@ def skeleton(network: Network, num_classes: int, *, dropout: float = 0.0) -> nn.
     if num_classes < 1:
         raise UserError(f"{network.name}: {num_classes} classes", "give a number of classes from 1, such as 10")
     with torch.device("meta"):
-        if network.family in ("imagenet-basic", "imagenet-bottleneck"):
-            return PostActResNet(network, num_classes)
-        return PreActResNet(network, num_classes, dropout)
+        if network.is_preactivation:
+            return PreActResNet(network, num_classes, dropout)
+        return PostActResNet(network, num_classes)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trainable parameters (running statistics are not parameters)."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def initialise(module: nn.Module, *, conv_init: ConvInit, bn_init: BatchNormInit, seed: int) -> None:

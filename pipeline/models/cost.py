@@ -1,19 +1,18 @@
-"""What a network costs: parameters and multiply-adds, layer by layer, without allocating it.
+"""What a network costs, layer by layer, from its modules without allocating them.
 
 Counted are the multiply-adds of convolutions and of the final linear layer for one image; batch norm, ReLU, pooling and
-the additions of shortcuts and biases are not, as is usual.
+the additions of shortcuts and biases are not, as is usual. The totals alone are in formula.py, without torch.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.models import imagenet_resnet, preact_resnet
-from pipeline.models.build import skeleton
-from pipeline.models.names import Network, parse
+from pipeline.models.build import count_parameters, skeleton
+from pipeline.models.names import Network
 
 
 @dataclass(frozen=True)
@@ -32,21 +31,6 @@ class Layer:
     """Multiply-adds for one image, those of all layers inside included."""
 
 
-def count_parameters(module: nn.Module) -> int:
-    """Number of trainable parameters (running statistics are not parameters)."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-
-
-def parameters_of(name: str, num_classes: int) -> int:
-    """Trainable parameters of the network that `name` prints, without allocating it."""
-    return count_parameters(skeleton(parse(name), num_classes))
-
-
-def multiply_adds(network: Network, image_size: int | None = None, num_classes: int | None = None) -> int:
-    """Multiply-adds of one forward pass of one image of `image_size` x `image_size` pixels (default: as published)."""
-    return sum(layer.multiply_adds for layer in layers(network, image_size, num_classes) if "." not in layer.name)
-
-
 def layers(network: Network, image_size: int | None = None, num_classes: int | None = None) -> list[Layer]:
     """Every layer, block and group of the network in order, a container before what it contains.
 
@@ -63,27 +47,6 @@ def layers(network: Network, image_size: int | None = None, num_classes: int | N
         Layer(name, kind, outputs[layer], count_parameters(layer), _multiply_adds(layer, outputs))
         for name, layer, kind in named
     ]
-
-
-def parameter_formula(network: Network, num_classes: int) -> int:
-    """The trainable parameters in closed form, from widths and kernels without any module: a check on the modules."""
-    preact = network.family in ("wrn", "preact-resnet", "imagenet-preact")
-    imagenet = network.family.startswith("imagenet")
-    widths = preact_resnet.group_widths if preact else imagenet_resnet.group_widths
-    width = 64 if imagenet else 16
-    total = 3 * width * (49 if imagenet else 9) + (2 * width if imagenet else 0)
-    for group, blocks in enumerate(network.blocks_per_group, start=1):
-        inner, outer = widths(network, group)
-        for block in range(blocks):
-            path = [width] + [inner] * (len(network.kernels) - 1) + [outer]
-            total += sum(k * k * i * o for k, (i, o) in zip(network.kernels, pairwise(path), strict=True))
-            total += 2 * sum(path[:-1] if preact else path[1:])
-            if width != outer or (group > 1 and block == 0):
-                total += width * outer + (0 if preact else 2 * outer)
-            width = outer
-    if network.family == "imagenet-preact":
-        total -= 2 * 64  # The first block has no BN of its own: the stem ends in one.
-    return total + (2 * width if preact else 0) + (width + 1) * num_classes
 
 
 def _kind(layer: nn.Module) -> str | None:

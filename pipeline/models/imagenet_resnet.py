@@ -48,13 +48,12 @@ class PostActResNet(nn.Module):
 
     def __init__(self, network: Network, num_classes: int) -> None:
         super().__init__()
-        # The stem stays 64 wide at every widen factor: only so do Table 7's parameter counts come out.
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        width = 64
+        width = network.stem_width
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
         for group, count in enumerate(network.blocks_per_group, start=1):
             blocks: OrderedDict[str, nn.Module] = OrderedDict()
-            inner, outer = group_widths(network, group)
+            inner, outer = network.group_widths[group - 1]
             for block in range(1, count + 1):
                 widths = (width, *(inner,) * (len(network.kernels) - 1), outer)
                 stride = 2 if block == 1 and group > 1 else 1
@@ -70,14 +69,3 @@ class PostActResNet(nn.Module):
             x = getattr(self, f"group{group}")(x)
         logits: Tensor = self.fc(x.mean((2, 3)))
         return logits
-
-
-def group_widths(network: Network, group: int) -> tuple[int, int]:
-    """(inner, outer) channels of a group, counted from 1.
-
-    A basic block is widened throughout; a bottleneck only in its inner 3x3 (WRN-50-2-bottleneck, Table 8), as
-    torchvision's wide_resnet50_2.
-    """
-    base = 64 * 2 ** (group - 1)
-    wide = int(base * network.widen_factor)
-    return (wide, wide) if network.family == "imagenet-basic" else (wide, base * 4)

@@ -86,14 +86,42 @@ class Network:
         return IMAGENET_BLOCKS[self.family][self.depth]
 
     @property
+    def is_imagenet(self) -> bool:
+        """Whether it has ImageNet's stem of a 7x7 convolution and max pooling, each of stride 2."""
+        return self.family.startswith("imagenet")
+
+    @property
+    def is_preactivation(self) -> bool:
+        """Whether its blocks are BN-ReLU-conv (He et al. 2016), not conv-BN-ReLU."""
+        return self.family in ("wrn", "preact-resnet", "imagenet-preact")
+
+    @property
+    def stem_width(self) -> int:
+        """Channels of the first convolution. Never widened: only so do Table 7's parameter counts come out."""
+        return 64 if self.is_imagenet else 16
+
+    @property
+    def group_widths(self) -> tuple[tuple[int, int], ...]:
+        """(inner, outer) channels of each group's blocks.
+
+        A WRN widens every convolution of a block alike, even next to 1x1 convolutions (Table 1, Table 2's counts), and
+        so do ImageNet's basic blocks. The bottlenecks of He et al. are four times narrower inside, and only their
+        inside is widened (WRN-50-2-bottleneck, Table 8), as in torchvision's wide_resnet50_2.
+        """
+        bases = [self.stem_width * 2**group for group in range(len(self.blocks_per_group))]
+        inner = [int(base * self.widen_factor) for base in bases]
+        bottleneck = self.family != "wrn" and self.kernels == (1, 3, 1)
+        return tuple(zip(inner, [4 * base for base in bases] if bottleneck else inner, strict=True))
+
+    @property
     def image_size(self) -> int:
         """Height and width in pixels of the images the network was published for."""
-        return 32 if self.family in ("wrn", "preact-resnet") else 224
+        return 224 if self.is_imagenet else 32
 
     @property
     def num_classes(self) -> int:
         """Classes of the family's first dataset: CIFAR-10's 10 or ImageNet's 1000."""
-        return 10 if self.family in ("wrn", "preact-resnet") else 1000
+        return 1000 if self.is_imagenet else 10
 
     def __str__(self) -> str:
         return self.name

@@ -5,12 +5,22 @@ convolutions count from 1, `bnI` stands before `convI`, `shortcut` exists only w
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.names import Network
+
+Activate = Callable[[nn.BatchNorm2d, Tensor], tuple[Tensor, Tensor]]
+"""BN-ReLU. Maps x to x itself, for a shortcut, and relu(bn(x)); bn_relu.py has another than the one below."""
+
+
+def batch_norm_relu(bn: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """x and relu(bn(x)), by torch."""
+    # In place is safe after BN: its backward needs its input, not its output.
+    return x, F.relu(bn(x), inplace=True)
 
 
 class PreActBlock(nn.Module):
@@ -42,17 +52,17 @@ class PreActBlock(nn.Module):
             step = stride if i == strided else 1
             setattr(self, f"conv{i}", nn.Conv2d(inputs, outputs, kernel, step, kernel // 2, bias=False))
         self.activate_input = activate_input
+        self.activate: Activate = batch_norm_relu
         # nn.Dropout draws its masks from torch's global generator, which the trainer seeds at every step.
         self.dropout = nn.Dropout(dropout) if dropout else None
         identity = widths[0] == widths[-1] and stride == 1
         self.shortcut = None if identity else nn.Conv2d(widths[0], widths[-1], 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = F.relu(self.bn1(x), inplace=True) if self.activate_input else x
+        x, activated = self.activate(self.bn1, x) if self.activate_input else (x, x)
         y: Tensor = self.conv1(activated)
         for i in range(2, self.length + 1):
-            # In place is safe after BN: its backward needs its input, not its output.
-            y = F.relu(getattr(self, f"bn{i}")(y), inplace=True)
+            _, y = self.activate(getattr(self, f"bn{i}"), y)
             if self.dropout is not None:
                 y = self.dropout(y)
             y = getattr(self, f"conv{i}")(y)
@@ -64,16 +74,15 @@ class PreActResNet(nn.Module):
 
     def __init__(self, network: Network, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()
-        imagenet = network.family == "imagenet-preact"
-        stem_width = 64 if imagenet else 16
+        imagenet = network.is_imagenet
+        width = network.stem_width
         kernel, stride, padding = (7, 2, 3) if imagenet else (3, 1, 1)
-        self.conv1 = nn.Conv2d(3, stem_width, kernel, stride, padding, bias=False)
-        self.bn1 = nn.BatchNorm2d(stem_width) if imagenet else None
-        width = stem_width
+        self.conv1 = nn.Conv2d(3, width, kernel, stride, padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(width) if imagenet else None
         self.groups = len(network.blocks_per_group)
         for group, count in enumerate(network.blocks_per_group, start=1):
             blocks: OrderedDict[str, nn.Module] = OrderedDict()
-            inner, outer = group_widths(network, group)
+            inner, outer = network.group_widths[group - 1]
             for block in range(1, count + 1):
                 first = block == 1
                 blocks[f"block{block}"] = PreActBlock(
@@ -90,26 +99,14 @@ class PreActResNet(nn.Module):
             setattr(self, f"group{group}", nn.Sequential(blocks))
         self.bn = nn.BatchNorm2d(width)
         self.fc = nn.Linear(width, num_classes)
+        self.activate: Activate = batch_norm_relu
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
         if self.bn1 is not None:
-            x = F.max_pool2d(F.relu(self.bn1(x), inplace=True), 3, 2, 1)
+            x = F.max_pool2d(self.activate(self.bn1, x)[1], 3, 2, 1)
         for group in range(1, self.groups + 1):
             x = getattr(self, f"group{group}")(x)
-        x = F.relu(self.bn(x), inplace=True)
+        _, x = self.activate(self.bn, x)
         logits: Tensor = self.fc(x.mean((2, 3)))
         return logits
-
-
-def group_widths(network: Network, group: int) -> tuple[int, int]:
-    """(inner, outer) channels of a pre-activation group, counted from 1.
-
-    WRN widens every convolution of a block alike, even next to 1x1 convolutions (Table 1, Table 2's counts); the
-    bottlenecks of He et al. 2016 are four times narrower inside.
-    """
-    base = (64 if network.family == "imagenet-preact" else 16) * 2 ** (group - 1)
-    if network.family == "wrn":
-        wide = base * int(network.widen_factor)
-        return wide, wide
-    return base, base * (4 if network.kernels == (1, 3, 1) else 1)

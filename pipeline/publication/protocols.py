@@ -79,6 +79,11 @@ def published_images(dataset: str, split: str) -> int:
     return int(_data()["images"][dataset][split])
 
 
+def published_classes(dataset: str) -> int:
+    """Classes of a dataset of the paper. Raises KeyError for datasets the paper did not train on."""
+    return int(_data()["classes"][dataset])
+
+
 def published_hardware() -> Hardware:
     return Hardware(**_data()["hardware"])
 

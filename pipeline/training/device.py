@@ -26,6 +26,8 @@ def prepare(device: torch.device) -> None:
     """Ask for repeatable kernels, and keep freed memory in the process: page faults cost a tenth of a step on a CPU."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats only with a fixed workspace
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Else each new tensor is first filled with NaN: a tenth of a step. Nothing here reads what it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

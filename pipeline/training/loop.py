@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.errors import WrnPipeError
-from pipeline.loading.augmentation import augment, flips, offsets
 from pipeline.loading.counter_hash import Stream, draw
-from pipeline.loading.loader import Batch, Loader
+from pipeline.loading.inputs import Input, Inputs
+from pipeline.loading.loader import Loader
 from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.params import Protocol
@@ -102,6 +102,10 @@ def train(training: Training, on_epoch: OnEpoch) -> list[EpochRecord]:
             f"run {training.run_id}: {samples} images do not fill one mini-batch of {protocol.batch_size}",
             "lower batch_size, or set drop_last: false",
         )
+    dtype = torch.bfloat16 if protocol.precision == "bf16" else torch.float32
+    inputs = Inputs(
+        training.loader, training.preprocessing, protocol.flip, protocol.crop, training.seed, dtype, training.device
+    )
     at = resume(training.scratch, model, optimizer, totals)
     with ExitStack() as stack:
         stop = stack.enter_context(_stop_signals())
@@ -112,7 +116,7 @@ def train(training: Training, on_epoch: OnEpoch) -> list[EpochRecord]:
             bar = stack.enter_context(progress(label, protocol.epochs * steps * protocol.batch_size, "images", done))
         while at.epoch < protocol.epochs:
             started, first = time.perf_counter(), at.step
-            _epoch(training, optimizer, totals, at, steps, stop, bar)
+            _epoch(training, inputs, optimizer, totals, at, steps, stop, bar)
             loss, wrong = totals.tolist()
             seen = min(steps * protocol.batch_size, samples)
             rate_at_end = learning_rate(protocol, at.epoch, steps - 1, steps)
@@ -132,6 +136,7 @@ def train(training: Training, on_epoch: OnEpoch) -> list[EpochRecord]:
 
 def _epoch(
     training: Training,
+    inputs: Inputs,
     optimizer: torch.optim.Optimizer,
     totals: torch.Tensor,
     at: Progress,
@@ -146,7 +151,7 @@ def _epoch(
             optimizer.state[parameter].pop("momentum_buffer", None)
     order = sample_order(training.seed, at.epoch, training.loader.samples)[: steps * protocol.batch_size]
     saved = time.monotonic()
-    for batch in training.loader.batches(order[at.step * protocol.batch_size :]):
+    for batch in inputs.batches(at.epoch, order[at.step * protocol.batch_size :], at.step):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(protocol, at.epoch, at.step, steps)
         loss, wrong = _step(training, optimizer, at, batch)
@@ -165,25 +170,21 @@ def _epoch(
 
 
 def _step(
-    training: Training, optimizer: torch.optim.Optimizer, at: Progress, batch: Batch
+    training: Training, optimizer: torch.optim.Optimizer, at: Progress, batch: Input
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One update. Mean loss and number of misclassified samples, float64 scalars on the device."""
-    protocol, device = training.protocol, training.device
-    mirrored = flips(protocol.flip, training.seed, at.epoch, batch.indices)
-    rows, columns = offsets(protocol.crop, training.seed, at.epoch, batch.indices, at.step)
-    images = torch.from_numpy(augment(batch.images, mirrored, rows, columns)).to(device, non_blocking=True)
-    labels = torch.from_numpy(batch.labels).to(device, non_blocking=True)
+    protocol = training.protocol
     if protocol.dropout:
         # The masks of a step do not depend on how many steps this process has done before.
         torch.manual_seed(int(draw(training.seed, Stream.DROPOUT, at.epoch, at.step)[0] >> 1))
-    with torch.autocast(device.type, torch.bfloat16, enabled=protocol.precision == "bf16"):
-        logits = training.model(training.preprocessing(images)).float()
-    loss = F.cross_entropy(logits, labels, label_smoothing=protocol.label_smoothing)
+    with torch.autocast(training.device.type, torch.bfloat16, enabled=protocol.precision == "bf16"):
+        logits = training.model(batch.images).float()
+    loss = F.cross_entropy(logits, batch.labels, label_smoothing=protocol.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     with torch.no_grad():
-        return loss.detach().double(), (logits.argmax(1) != labels).sum().double()
+        return loss.detach().double(), (logits.argmax(1) != batch.labels).sum().double()
 
 
 def _require_finite(loss: float, training: Training, at: Progress) -> None:

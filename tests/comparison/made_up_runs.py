@@ -24,6 +24,7 @@ runs: {__RUNS__}
 tables: ["4"]
 loading: {backend: numpy}
 device: cpu
+kernels: torch
 comparison: {margins: {cifar10: 0.3, cifar100: 0.6, svhn: 0.15, imagenet: 0.3}}
 """
 

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from pipeline.datasets.catalogue import KNOWN, ArchiveSource, Dataset, FilesSource, FolderSource, NpmSource
 from pipeline.params import load as load_plan
-from pipeline.publication.protocols import published_images
+from pipeline.publication.protocols import published_classes, published_images
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 FILE = {"archive": "https://example.org/a", "md5": "0" * 32, "bytes": 1}
@@ -84,6 +84,7 @@ def test_the_known_datasets_are_the_papers_and_each_is_valid(known: dict[str, An
         dataset = Dataset.model_validate(entry)
         assert dataset.model_dump(mode="json", exclude_unset=True) == entry
         assert dataset.splits == {split: published_images(name, split) for split in dataset.splits}
+        assert dataset.classes == published_classes(name)
 
 
 def test_params_has_the_known_entries_word_for_word(known: dict[str, Any]) -> None:

@@ -59,6 +59,30 @@ def test_per_image_offsets_are_even_and_independent() -> None:
     assert chisquare(cells).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("other", ["epoch", "seed", "index"])
+def test_draws_of_an_image_are_independent_of_those_of_another_epoch_seed_and_image(other: str) -> None:
+    indices = 2 * np.arange(500_000)
+    seed, epoch, moved = {"epoch": (1, 5, 0), "seed": (2, 4, 0), "index": (1, 4, 1)}[other]
+    one = offsets("per-image", 1, 4, indices, 0)[0] * 2 + flips("per-image", 1, 4, indices)
+    two = offsets("per-image", seed, epoch, indices + moved, 0)[0] * 2 + flips(
+        "per-image", seed, epoch, indices + moved
+    )
+    assert chisquare(np.bincount(one * 18 + two, minlength=324)).pvalue > 1e-4
+
+
+def test_several_batches_at_once_are_drawn_as_each_alone() -> None:
+    order = np.random.default_rng(1).permutation(1000)
+    numbers = np.arange(1000) // 96
+    mirrored = flips("half-batch", 5, 2, order, 96)
+    rows, columns = offsets("per-batch", 5, 2, order, numbers)
+    for number in range(11):
+        batch = slice(number * 96, (number + 1) * 96)
+        assert np.array_equal(mirrored[batch], flips("half-batch", 5, 2, order[batch]))
+        alone = offsets("per-batch", 5, 2, order[batch], number)
+        assert np.array_equal(rows[batch], alone[0])
+        assert np.array_equal(columns[batch], alone[1])
+
+
 def test_per_batch_offsets_are_one_pair_a_batch() -> None:
     pairs = set()
     for batch in range(2000):
@@ -76,6 +100,7 @@ def test_half_batch_mirrors_exactly_half(size: int) -> None:
         assert chisquare(np.sum(mirrored, axis=0), [100] * 128).pvalue > 1e-4
 
 
-def test_a_random_resized_crop_is_refused() -> None:
-    with pytest.raises(ValueError, match="random resized"):
-        offsets("random-resized", 1, 0, np.arange(3), 0)
+def test_what_the_loader_has_cropped_at_random_sizes_is_not_shifted_again() -> None:
+    rows, columns = offsets("random-resized", 1, 0, np.arange(4), 0)
+    assert (rows == PAD).all()
+    assert (columns == PAD).all()

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.datasets.catalogue import SPLITS
 from pipeline.datasets.readers import Splits
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.loading import beton, beton_writer
 from pipeline.loading.convert import convert
+from pipeline.loading.inputs import Inputs
 from pipeline.loading.loader import Backend, Loader
 from pipeline.loading.order import sample_order
+from pipeline.loading.preprocessing import Preprocessing
 
 BACKENDS: tuple[Backend, ...] = ("ffcv", "numpy")
 
@@ -53,6 +56,21 @@ def test_both_backends_deliver_the_source_in_our_order(folder: Path, ffcv_loader
             assert np.array_equal(indices, order)
             assert np.array_equal(delivered, images[order])
             assert np.array_equal(classes, labels[order])
+
+
+def test_finished_inputs_are_the_same_over_both_backends(folder: Path, ffcv_loader: Loader) -> None:
+    """The compiled pass reads FFCV's ring where it lies, so a slot overwritten too early would show."""
+    meanstd = Preprocessing("meanstd")
+    over = [
+        Inputs(loader, meanstd, "per-image", "per-image", 1, torch.float32, torch.device("cpu"))
+        for loader in (ffcv_loader, Loader(folder, "train", 32, "numpy"))
+    ]
+    for epoch in range(8):
+        order = sample_order(1, epoch, 260)
+        for ffcv, plain in zip(over[0].batches(epoch, order), over[1].batches(epoch, order), strict=True):
+            assert torch.equal(ffcv.images, plain.images)
+            assert torch.equal(ffcv.labels, plain.labels)
+            assert np.array_equal(ffcv.indices, plain.indices)
 
 
 def test_the_last_batch_is_delivered_even_when_it_is_one_image(ffcv_loader: Loader) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.models.build import build, skeleton
-from pipeline.models.cost import parameter_formula
+from pipeline.models.formula import parameters
 from pipeline.models.imagenet_resnet import PostActBlock
 from pipeline.models.names import known_names, parse
 from pipeline.models.preact_resnet import PreActBlock
@@ -228,7 +228,7 @@ def step(name: str, images: Tensor, model: nn.Module) -> None:
 
 def marked(name: str, largest: int) -> Any:
     network = parse(name)
-    slow = network.depth > 1000 or parameter_formula(network, 5) > largest
+    slow = network.depth > 1000 or parameters(network, 5) > largest
     return pytest.param(name, marks=[pytest.mark.slow] if slow else [])
 
 

@@ -1,0 +1,181 @@
+"""A training step in the ways that `wrn-pipe bench train` compares."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.benchmarks.measuring import finish, seconds_of
+from pipeline.datasets.digest import Stored
+from pipeline.loading.augmentation import augment, flips, offsets
+from pipeline.loading.beton import open_split, read
+from pipeline.loading.loader import Loader
+from pipeline.loading.order import sample_order
+from pipeline.loading.preprocessing import Preprocessing
+from pipeline.models.bn_relu import fuse
+from pipeline.models.build import build
+from pipeline.training import device as devices
+
+MEASURE_S = 1.0
+"""Steps are repeated for so long in each round."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to train: what stands between a public port and ours."""
+
+    channels_last: bool = False
+    bf16: bool = False
+    loader: Literal["torchvision", "ours"] = "torchvision"
+    fused_sgd: bool = False
+    prepared: bool = False
+    """Allocator and repeatable kernels as in pipeline/training/device.py; needs a process of its own."""
+    fused_bn_relu: bool = False
+    compiled: bool = False
+
+
+def ways(device: str, compiled: bool) -> dict[str, Way]:
+    """Label -> way. Each adds one thing to the one before; `compiled`, on a CPU, takes the fused BN-ReLU's place."""
+    way = Way()
+    result = {"public port": way}
+    added: list[tuple[str, dict[str, Any]]] = [
+        ("+ channels_last", {"channels_last": True}),
+        ("+ bf16 autocast", {"bf16": True}),
+        ("+ our loader", {"loader": "ours"}),
+        ("+ fused SGD", {"fused_sgd": True}),
+        ("+ allocator", {"prepared": True}),
+    ]
+    for label, change in added:
+        way = replace(way, **change)
+        result[label] = way
+    if device == "cpu":
+        result["+ fused BN-ReLU"] = replace(way, fused_bn_relu=True)
+    if compiled:
+        result["torch.compile instead" if device == "cpu" else "+ torch.compile"] = replace(way, compiled=True)
+    return result
+
+
+def images_per_second(network: str, batch: int, way: Way, data: Path) -> float:
+    """Training images a second; the first call for a way builds it and warms it up. Runs in a child process."""
+    step = _step(network, batch, way, data)
+    return batch / seconds_of(step, MEASURE_S)
+
+
+def forget() -> None:
+    """Free what `images_per_second` keeps between its calls."""
+    _step.cache_clear()
+
+
+@cache
+def _step(network: str, batch: int, way: Way, data: Path) -> Callable[[], None]:
+    device = devices.choose("auto")
+    model = build(network, 10, conv_init="fan_in", bn_init="ones", seed=1).to(device)
+    if way.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if way.fused_bn_relu:
+        fuse(model)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=way.fused_sgd or None
+    )
+    forward: Any = torch.compile(model) if way.compiled else model
+    batches = _ours(data, batch, device) if way.loader == "ours" else _torchvision(data, batch, device)
+
+    def step() -> None:
+        images, labels = next(batches)
+        if not way.channels_last:
+            images = images.contiguous()
+        with torch.autocast(device.type, torch.bfloat16, enabled=way.bf16):
+            logits: Tensor = forward(images)
+        loss = F.cross_entropy(logits.float(), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    for _ in range(3 if way.compiled or way.prepared else 1):  # kernels are chosen, memory is taken from the system
+        step()
+    finish()
+    return step
+
+
+def _ours(data: Path, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """As the training loop makes them, epoch after epoch; read by numpy, whose bytes are FFCV's."""
+    loader, preprocessing = Loader(data, "train", batch, "numpy"), Preprocessing("meanstd").to(device)
+    epoch = 0
+    while True:
+        order = sample_order(1, epoch, loader.samples)
+        for number, part in enumerate(loader.batches(order[: loader.samples // batch * batch])):
+            mirrored = flips("per-image", 1, epoch, part.indices)
+            rows, columns = offsets("per-image", 1, epoch, part.indices, number)
+            images = torch.from_numpy(augment(part.images, mirrored, rows, columns)).to(device, non_blocking=True)
+            yield preprocessing(images), torch.from_numpy(part.labels).to(device, non_blocking=True)
+        epoch += 1
+
+
+def _torchvision(data: Path, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """As public ports do: PIL images, torchvision's transforms, two worker processes."""
+    from torchvision import transforms
+
+    images, labels = read(open_split(data, "train").path)
+    transform = transforms.Compose(
+        [
+            transforms.ToPILImage(),
+            transforms.Pad(4, padding_mode="reflect"),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomCrop(32),
+            transforms.ToTensor(),
+            transforms.Normalize(np.array([125.3, 123.0, 113.9]) / 255, np.array([63.0, 62.1, 66.7]) / 255),
+        ]
+    )
+    samples = _Samples(images, labels, transform)
+    loader = DataLoader(samples, batch, shuffle=True, num_workers=2, drop_last=True, pin_memory=device.type == "cuda")
+    while True:
+        for x, y in loader:
+            yield x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class _Samples(Dataset[tuple[Tensor, int]]):
+    images: Stored
+    labels: npt.NDArray[np.int64]
+    transform: Callable[[Stored], Tensor]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.images[index]), int(self.labels[index])
+
+
+def forward_and_backward(network: str, batch: int, bf16: bool) -> float:
+    """Seconds of a forward and backward pass of our way, of random images; the first call builds and warms up."""
+    return seconds_of(_pass(network, batch, bf16), MEASURE_S)
+
+
+@cache
+def _pass(network: str, batch: int, bf16: bool) -> Callable[[], None]:
+    device = devices.choose("auto")
+    model: nn.Module = build(network, 10, conv_init="fan_in", bn_init="ones", seed=1)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    if device.type == "cpu":
+        fuse(model)
+    images = torch.randn(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+    labels = torch.randint(10, (batch,), device=device)
+
+    def run() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits = model(images)
+        model.zero_grad(set_to_none=True)
+        F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+
+    for _ in range(2):
+        run()
+    finish()
+    return run

@@ -1,0 +1,101 @@
+"""`wrn-pipe bench ...`: how fast this machine trains and loads, and what each part of it contributes."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine, in rounds, with the spread of repeats.")
+
+Repeats = Annotated[int, typer.Option(min=1, help="Rounds; each measures everything once.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command(epilog="Example: wrn-pipe bench train --networks WRN-40-1 --repeats 5")
+def train(
+    networks: Annotated[str, typer.Option(help="Networks, by their printed names, with commas between.")] = (
+        "WRN-40-1,WRN-16-4,WRN-28-10"
+    ),
+    repeats: Repeats = 3,
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Also measure torch.compile, which takes minutes to compile.")
+    ] = False,
+    epoch: Annotated[
+        bool, typer.Option("--epoch/--no-epoch", help="Also time a real epoch of the first network (CPU).")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Training images a second from a public port's way to ours, and the machine's own matrix rate as the ceiling.
+
+    The port: NCHW, fp32, eager, torchvision's DataLoader with two workers. Leave the machine alone meanwhile.
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.benchmarks.train import bench
+    from pipeline.progress import say
+    from pipeline.publish import json_text
+
+    names = [name.strip() for name in networks.split(",")]
+    result = bench(names, repeats, compiled=compiled, epoch=epoch, say=say)
+    if as_json:
+        typer.echo(json_text(asdict(result)), nl=False)
+        return
+    console = Console()
+    console.print(", ".join(f"{key} {value}" for key, value in result.device.items()), highlight=False)
+    for precision, rate in result.matrix_gflops.items():
+        console.print(f"{precision} matrix product: {rate} GFLOP/s", highlight=False)
+    for of in result.networks:
+        title = f"{of.network}, batch {of.batch}, {of.gflop_per_image:.3g} GFLOP an image and step"
+        table = Table("way", title=title, title_justify="left")
+        for column in ("images/s", "GFLOP/s", "of bf16 rate", "x port"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in of.rows:
+            cells = (str(row.images_per_s), f"{row.gflops:,.0f}", f"{row.of_bf16_rate:.0%}", f"{row.times_port:.2f}")
+            table.add_row(row.label, *cells)
+        console.print(table)
+    if result.epoch is not None:
+        bare, whole = result.epoch["bare"], result.epoch["end_to_end"]
+        console.print(
+            f"{names[0]}, a whole epoch with loader, log and checkpoint: {whole:,.0f} images/s; "
+            f"bare steps: {bare:,.0f}; {whole / bare - 1:+.1%}",
+            highlight=False,
+        )
+    console.print(f"Median of {repeats} rounds (lowest to highest).", highlight=False)
+
+
+@app.command("figure-4", epilog="Example: wrn-pipe bench figure-4 --precision bf16")
+def figure_4(
+    precision: Annotated[str, typer.Option(help="fp32, as the paper, or bf16.")] = "fp32",
+    repeats: Repeats = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Forward and backward time at batch 32 of the five networks of the paper's Figure 4, ratios beside the paper's."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.benchmarks.figure_4 import REFERENCE, bench
+    from pipeline.errors import UserError
+    from pipeline.progress import say
+    from pipeline.publish import json_text
+
+    if precision not in ("fp32", "bf16"):
+        raise UserError(f"no precision {precision!r}", "choose fp32 or bf16")
+    timings = bench("bf16" if precision == "bf16" else "fp32", repeats, say)
+    if as_json:
+        typer.echo(json_text([asdict(timing) for timing in timings]), nl=False)
+        return
+    table = Table(
+        "network", title=f"Forward and backward at batch 32, {precision}; x {REFERENCE}", title_justify="left"
+    )
+    for column in ("paper, ms", "paper, x", "ours, ms", "ours, x"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for timing in timings:
+        paper = (f"{timing.paper_ms:.0f}", f"{timing.paper_ratio:.2f}")
+        table.add_row(timing.network, *paper, str(timing.ms), f"{timing.ratio:.2f}")
+    console = Console()
+    console.print(table)
+    console.print(f"Median of {repeats} rounds (lowest to highest). The paper's machine: Titan X, cuDNN v5, fp32.")

@@ -17,6 +17,7 @@ from pipeline.datasets.readers import check
 from pipeline.errors import UserError
 from pipeline.execution.data_state import BETON, RAW, Lock, raw_files
 from pipeline.loading.beton import open_card, open_split
+from pipeline.loading.beton_jpeg import holds_jpegs, open_jpegs
 from pipeline.params import PARAMS, Plan
 
 Verdict = Literal["right", "wrong", "missing", "unrecorded"]
@@ -93,15 +94,16 @@ def _beton(folder: Path, split: Split, published: Dataset | None) -> Finding:
         if not needed.is_file():
             return Finding(str(needed), "missing", remedy)
     try:
-        opened = open_split(folder, split)
-        digest = open_card(folder)["splits"][split]["digest"]
+        (open_jpegs if holds_jpegs(folder) else open_split)(folder, split)
+        entry = open_card(folder)["splits"][split]
     except UserError as error:
         return Finding(str(path), "wrong", error.what.removeprefix(f"{path} ").removeprefix(f"{path}: "))
+    digest = entry.get("digest", "unknown")
     pinned = published.digests[split] if published is not None and published.digests is not None else None
     if pinned is not None and digest != pinned:
         return Finding(str(path), "wrong", f"its card says content {digest}, pinned in {PARAMS} {pinned}")
-    content = f", content {digest[:12]}" + (f" as pinned in {PARAMS}" if pinned is not None else "")
-    return Finding(str(path), "right", f"sha256 {opened.sha256[:12]} as in its card{content}")
+    content = f", content {digest[:12]} as pinned in {PARAMS}" if pinned is not None else ""
+    return Finding(str(path), "right", f"sha256 {entry['beton']['sha256'][:12]} as in its card{content}")
 
 
 def _folder(folder: Path, lock: Lock, stage: str) -> Finding:

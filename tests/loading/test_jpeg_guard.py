@@ -85,33 +85,12 @@ print(json.dumps(tally))
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """test.beton with six JPEGs, laid out as FFCV does, but without the gaps that its pages of 8 MB leave."""
-    to = tmp_path / "photos-jpeg"
-    to.mkdir()
     images = [photos.cutting(n, np.random.default_rng(n), 60) for n in range(N)]
-    contents = [photos.jpeg(image) for image in images]
-    lengths = np.array([len(content) for content in contents], np.uint64)
-    pointers = np.uint64(TABLE + N * RECORD) + np.cumsum(lengths) - lengths
-    header = np.zeros(1, beton._HEADER)
-    header["version"], header["num_fields"], header["page_size"], header["num_samples"] = 2, 2, 1 << 23, N
-    header["alloc_table_ptr"] = pointers[-1] + lengths[-1]
-    fields = np.zeros(2, beton._FIELD)
-    fields["type_id"] = 2, 1
-    samples = np.zeros(N, beton._RGB_SAMPLE)
-    samples["image"]["width"], samples["image"]["height"] = np.array([image.size for image in images]).T
-    samples["image"]["data_ptr"], samples["label"] = pointers, np.arange(N) % 3
-    allocations = np.zeros(N, beton._ALLOCATION)
-    allocations["sample_id"], allocations["ptr"], allocations["size"] = np.arange(N), pointers, lengths
-    path = to / "test.beton"
-    path.write_bytes(b"".join([*(array.tobytes() for array in (header, fields, samples)), *contents]))
-    path.write_bytes(path.read_bytes() + allocations.tobytes())
-    largest = {side: {"largest": int(samples["image"][side].max())} for side in ("height", "width")}
-    entry = {"images": N, **largest, "beton": {"sha256": beton.sha256(path)}}
-    (to / "card.json").write_text(json.dumps({"name": to.name, "kind": "jpeg", "splits": {"test": entry}}))
-    return to
+    return photos.make_beton(tmp_path / "photos-jpeg", "test", images, np.arange(N) % 3)
 
 
 def test_a_file_made_by_hand_is_read(folder: Path) -> None:
+    """Which shows that photos.make_beton lays a file out as inspect_jpegs reads it; FFCV's own are in test_jpeg."""
     assert holds_jpegs(folder)
     found = open_jpegs(folder, "test")
     content = found.path.read_bytes()

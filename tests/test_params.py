@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.datasets.catalogue import KNOWN
 from pipeline.errors import UserError
 from pipeline.params import StepSchedule, load
 
@@ -83,6 +84,11 @@ REPRESENTATIONS = {  # what is replaced, in order: what is said, or nothing wher
         ("    representation: rgb", "    representation: zca"),
         ("preprocessing: meanstd", "preprocessing: zca"),
     ): None,
+    (("kind: rgb}", "kind: rgb, quality: 90}"),): ("cifar10-rgb: only jpeg has a quality", "remove quality"),
+    (("kind: rgb}", "kind: rgb, max_side: 10}"),): (
+        "max_side: Input should be greater than or equal to 32",
+        "max_side",
+    ),
 }
 
 
@@ -102,6 +108,36 @@ def test_images_are_stored_as_the_protocol_needs_them(changes: tuple[tuple[str, 
         load(path)
     assert said in caught.value.what
     assert remedy in caught.value.remedy
+
+
+JPEG = "  imagenet-jpeg: {dataset: imagenet, kind: jpeg, max_side: 500, quality: 90}\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "remedy"),
+    [
+        (("", ""), None, ""),
+        ((", max_side: 500", ""), "imagenet-jpeg: jpeg needs a max_side", "add max_side: 500"),
+        ((", quality: 90", ""), "imagenet-jpeg: jpeg needs a quality", "add quality: 90"),
+        (("quality: 90", "quality: 101"), "less than or equal to 100 (is 101)", "correct quality"),
+        (("max_side: 500", "max_side: 4000"), "less than or equal to 2000 (is 4000)", "correct max_side"),
+    ],
+)
+def test_jpegs_say_how_they_are_made(change: tuple[str, str], said: str | None, remedy: str, tmp_path: Path) -> None:
+    known = KNOWN.read_text()
+    entry = known[known.index("  imagenet:") :]
+    path = tmp_path / "params.yaml"
+    with_entry = TEXT.replace("\nrepresentations:\n", f"\n{entry}\nrepresentations:\n{JPEG.replace(*change)}")
+    path.write_text(with_entry.replace("\n# How a dataset's images are stored for training: <dataset>-<kind>.", ""))
+    if said is None:
+        representation = load(path).representations["imagenet-jpeg"]
+        assert (representation.max_side, representation.quality) == (500, 90)
+        return
+    with pytest.raises(UserError) as caught:
+        load(path)
+    assert said in caught.value.what
+    assert caught.value.remedy == remedy
+    assert f"{path}:{line_of(path.read_text(), 'imagenet-jpeg')}:" in caught.value.what
 
 
 def test_no_params_here(tmp_path: Path) -> None:

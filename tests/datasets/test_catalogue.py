@@ -1,5 +1,7 @@
 """pipeline.datasets.catalogue: an entry is taken as written or refused."""
 
+import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from pipeline.datasets.catalogue import KNOWN, ArchiveSource, Dataset, FilesSource, FolderSource, NpmSource
+from pipeline.datasets.imagenet import DEVKIT, TRAIN, VAL
 from pipeline.params import load as load_plan
 from pipeline.publication.protocols import published_classes, published_images
 
@@ -62,6 +65,7 @@ def test_an_entry_is_kept_as_written(entry: dict[str, Any]) -> None:
         ({"sources": [{"npm": "x@1", "integrity": "sha1-" + "A" * 86 + "=="}]}, "must be `sha512-`"),
         ({"sources": [{"npm": "x@1", "integrity": "sha512-AAAA"}]}, "64 bytes"),
         ({"sources": [{"npm": "x@1", "integrity": "sha512-?"}]}, "not base64"),
+        ({"sources": [{"folder": True, "md5": {"a.tar": "0" * 32}}]}, "md5 is read for imagenet-folder only"),
         ({"sources": [{"archive": "ftp://example.org/a", "md5": "0" * 32, "bytes": 1}]}, r"sources\.0\.archive"),
         ({"sources": [{"archive": "https://example.org/", "md5": "0" * 32, "bytes": 1}]}, r"sources\.0\.archive"),
         ({"sources": [{"archive": "https://example.org/a", "md5": "0" * 31, "bytes": 1}]}, "md5"),
@@ -122,3 +126,14 @@ def test_the_shipped_entries_pin_what_others_published() -> None:
     assert cifar10.digests is not None
     assert cifar10.record_digests is not None
     assert cifar10.record_digests["test"] == ("8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",)
+
+
+def test_imagenets_archives_are_pinned_as_torchvision_does(known: dict[str, Any]) -> None:
+    torchvision = importlib.util.find_spec("torchvision")  # found, not imported, which takes seconds
+    assert torchvision is not None
+    code = (Path(str(torchvision.origin)).parent / "datasets/imagenet.py").read_text()
+    pinned = dict(re.findall(r'\("(ILSVRC2012_[\w.]+)", "([0-9a-f]{32})"\)', code))
+    (source,) = Dataset.model_validate(known["imagenet"]).sources
+    assert isinstance(source, FolderSource)
+    assert source.md5 == pinned
+    assert set(source.md5) == {TRAIN, VAL, DEVKIT}

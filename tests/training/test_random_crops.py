@@ -1,0 +1,71 @@
+"""What a network is shown of JPEGs in training: the boxes and flips of (seed, epoch, sample), normalised."""
+
+from pathlib import Path
+
+import numpy as np
+import photos
+import pytest
+import torch
+from torch import nn
+
+from pipeline.loading.augmentation import flips
+from pipeline.loading.beton_jpeg import open_jpegs
+from pipeline.loading.jpeg import boxes, views
+from pipeline.loading.loader import Loader
+from pipeline.loading.order import sample_order
+from pipeline.loading.preprocessing import Preprocessing
+from pipeline.loading.resized_crop import RandomCrops
+from pipeline.publication.protocols import paper_protocol
+from pipeline.training.checkpoints import EpochRecord
+from pipeline.training.loop import Training, train
+
+N, SEED = 9, 3
+
+
+class Small(nn.Module):
+    """A linear classifier of the mean colour, that keeps what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.shown: list[torch.Tensor] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.shown.append(images.detach().clone())
+        return self.linear(images.mean(dim=(2, 3)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    images = [photos.cutting(n, np.random.default_rng(n), 120) for n in range(N)]
+    return photos.make_beton(tmp_path / "photos-jpeg", "train", images, np.arange(N) % 3)
+
+
+def test_training_shows_the_boxes_and_flips_of_the_epoch(folder: Path, tmp_path: Path) -> None:
+    recipe = paper_protocol("paper-imagenet").protocol.model_dump()
+    schedule = {"kind": "step", "drop_after": [1], "factor": 0.1, "reset_momentum": False}
+    protocol = type(paper_protocol("paper-imagenet").protocol).model_validate(
+        {**recipe, "epochs": 2, "batch_size": 4, "schedule": schedule}
+    )
+    model = Small()
+    loader = Loader(folder, "train", protocol.batch_size, "numpy")
+    preprocessing = Preprocessing(protocol.preprocessing)
+    cpu = torch.device("cpu")
+    train(Training("x", protocol, SEED, model, loader, preprocessing, cpu, tmp_path / "scratch"), ignore)
+    beton = open_jpegs(folder, "train")
+    assert [len(batch) for batch in model.shown] == [4, 4, 1] * 2
+    shown = torch.cat(model.shown)
+    for epoch in range(2):
+        order = sample_order(SEED, epoch, N)
+        images = views(beton, order, boxes(beton, order, RandomCrops(SEED, epoch)))
+        mirrored = flips("per-image", SEED, epoch, order)
+        assert 0 < mirrored.sum() < N
+        images[mirrored] = images[mirrored, :, ::-1]
+        expected = (torch.from_numpy(images).double() / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor(
+            [0.229, 0.224, 0.225]
+        )
+        assert torch.allclose(shown[epoch * N :][:N].double(), expected.permute(0, 3, 1, 2), atol=1e-4)
+
+
+def ignore(record: EpochRecord, rate: float) -> None:
+    """No mirror."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.benchmarks.measuring import finish, seconds_of
 from pipeline.datasets.digest import Stored
-from pipeline.loading.augmentation import augment, flips, offsets
 from pipeline.loading.beton import open_split, read
+from pipeline.loading.inputs import Inputs
 from pipeline.loading.loader import Loader
 from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
@@ -106,17 +107,13 @@ def _step(network: str, batch: int, way: Way, data: Path) -> Callable[[], None]:
 
 
 def _ours(data: Path, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """As the training loop makes them, epoch after epoch; read by numpy, whose bytes are FFCV's."""
+    """As the training loop takes them, epoch after epoch; read by numpy, whose bytes are FFCV's."""
     loader, preprocessing = Loader(data, "train", batch, "numpy"), Preprocessing("meanstd").to(device)
-    epoch = 0
-    while True:
-        order = sample_order(1, epoch, loader.samples)
-        for number, part in enumerate(loader.batches(order[: loader.samples // batch * batch])):
-            mirrored = flips("per-image", 1, epoch, part.indices)
-            rows, columns = offsets("per-image", 1, epoch, part.indices, number)
-            images = torch.from_numpy(augment(part.images, mirrored, rows, columns)).to(device, non_blocking=True)
-            yield preprocessing(images), torch.from_numpy(part.labels).to(device, non_blocking=True)
-        epoch += 1
+    inputs = Inputs(loader, preprocessing, "per-image", "per-image", 1, torch.bfloat16, device)
+    for epoch in count():
+        order = sample_order(1, epoch, loader.samples)[: loader.samples // batch * batch]
+        for part in inputs.batches(epoch, order):
+            yield part.images, part.labels
 
 
 def _torchvision(data: Path, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

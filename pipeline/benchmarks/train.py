@@ -19,7 +19,7 @@ from pipeline.errors import WrnPipeError
 from pipeline.execution.estimate import FORWARD_AND_BACKWARD
 from pipeline.loading.beton import open_split, read
 from pipeline.loading.convert import convert
-from pipeline.models.cost import multiply_adds
+from pipeline.models.formula import multiply_adds
 from pipeline.models.names import parse
 from pipeline.params import PARAMS
 from pipeline.training import device as devices
@@ -92,7 +92,7 @@ def bench(
     ceiling = spread([rate / 1e9 for rate in rates["bf16"]])
     result = []
     for network in parsed:
-        gflop = 2 * FORWARD_AND_BACKWARD * multiply_adds(network) / 1e9
+        gflop = 2 * FORWARD_AND_BACKWARD * multiply_adds(network, network.image_size, 10) / 1e9
         port = spread(measured[network.name]["public port"]).median
         rows = []
         for label, values in measured[network.name].items():

@@ -94,6 +94,10 @@ class Representation(Strict):
     kind: Literal["rgb", "zca", "jpeg"]
     """rgb: the bytes as published, uint8; zca: whitened by the authors' recipe, float32; jpeg: images of any shape,
     compressed."""
+    max_side: Annotated[int, Field(ge=32, le=2000)] | None = None
+    """Of jpeg: larger images are scaled down until their longer side has so many pixels."""
+    quality: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Of jpeg: what libjpeg calls its quality."""
 
 
 class Run(Strict):
@@ -107,7 +111,7 @@ class Run(Strict):
 
 
 class Loading(Strict):
-    """Which code reads the .beton files. Both give equal bytes."""
+    """Which code reads the .beton files. Both give equal bytes; of JPEGs, equal boxes and nearly equal pixels."""
 
     backend: Literal["ffcv", "numpy"]
 
@@ -279,6 +283,13 @@ def _check_references(path: Path, text: str, plan: Plan) -> None:
                 f"{representation.dataset} has images of {'one shape' if one_shape else 'many shapes'}",
                 f"choose {'rgb or zca' if one_shape else 'jpeg'}, and the name that goes with it",
             )
+        for key, usual in (("max_side", 500), ("quality", 90)):
+            if (getattr(representation, key) is not None) != (representation.kind == "jpeg"):
+                refuse(
+                    ["representations", name],
+                    f"jpeg needs a {key}" if representation.kind == "jpeg" else f"only jpeg has a {key}",
+                    f"add {key}: {usual}" if representation.kind == "jpeg" else f"remove {key}",
+                )
     for run_id, run in plan.runs.items():
         at = ["runs", run_id]
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", run_id):

@@ -5,21 +5,27 @@ from pathlib import Path
 from pipeline.datasets.catalogue import SPLITS
 from pipeline.errors import UserError, run_stage
 from pipeline.loading.convert import convert
+from pipeline.loading.convert_jpeg import convert_jpegs
 from pipeline.params import PARAMS, load, nearest
 
 
 def main(name: str) -> None:
-    """Convert representation `name` of params.yaml, e.g. cifar10-rgb or cifar10-zca."""
+    """Convert representation `name` of params.yaml, e.g. cifar10-rgb, cifar10-zca or imagenet-jpeg."""
     plan = load(PARAMS)
     if name not in plan.representations:
         raise UserError(
             f"{PARAMS} has no representation {name!r}", nearest(name, plan.representations, "representation")
         )
-    dataset, kind = plan.representations[name].dataset, plan.representations[name].kind
-    if kind == "jpeg":
-        raise UserError(f"{name}: this version writes no compressed images", f"take {name} out of {PARAMS}")
-    raw, classes = Path("data/raw") / dataset, plan.datasets[dataset].classes
-    convert(raw, Path("data/beton") / name, list(SPLITS), classes, kind)
+    representation = plan.representations[name]
+    raw, to = Path("data/raw") / representation.dataset, Path("data/beton") / name
+    classes = plan.datasets[representation.dataset].classes
+    if representation.kind != "jpeg":
+        convert(raw, to, list(SPLITS), classes, representation.kind)
+        return
+    max_side, quality = representation.max_side, representation.quality
+    assert max_side, "params.py requires it of jpeg"
+    assert quality, "params.py requires it of jpeg"
+    convert_jpegs(raw, to, list(SPLITS), classes, max_side, quality)
 
 
 if __name__ == "__main__":

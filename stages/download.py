@@ -1,4 +1,4 @@
-"""download: the sources in params.yaml -> data/raw/<dataset>/{train,test}_{images,labels}.npy."""
+"""download: the sources in params.yaml -> data/raw/<dataset>/{train,test}_{images,labels}.npy, or a jpeg_store."""
 
 from pathlib import Path
 

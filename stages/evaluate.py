@@ -21,6 +21,8 @@ from pipeline.tracking.mirror import log_evaluation
 from pipeline.training import device as devices
 
 _BATCH = 500
+_JPEG_BATCH = 100
+"""224 x 224 pixels instead of 32 x 32, so that activations fit the memory of a small machine."""
 
 
 def main(run_id: str) -> None:
@@ -35,7 +37,8 @@ def main(run_id: str) -> None:
     model.load_state_dict(load_file(trained / "model.safetensors"), assign=True)
     model.to(device).to(memory_format=torch.channels_last)
     data = Path("data/beton") / f"{run.dataset}-{run.representation}"
-    loader = Loader(data, "test", _BATCH, plan.loading.backend)
+    batch = _JPEG_BATCH if run.representation == "jpeg" else _BATCH
+    loader = Loader(data, "test", batch, plan.loading.backend)
     preprocessing = Preprocessing(plan.protocols[run.protocol].preprocessing).to(device)
     to = Path("evaluations") / run_id
     with new_folder(to) as work:

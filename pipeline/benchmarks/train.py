@@ -92,7 +92,7 @@ def bench(
     ceiling = spread([rate / 1e9 for rate in rates["bf16"]])
     result = []
     for network in parsed:
-        gflop = 2 * FORWARD_AND_BACKWARD * multiply_adds(network, network.image_size, 10) / 1e9
+        gflop = 2 * FORWARD_AND_BACKWARD * multiply_adds(network, network.image_size, network.num_classes) / 1e9
         port = spread(measured[network.name]["public port"]).median
         rows = []
         for label, values in measured[network.name].items():

@@ -3,7 +3,8 @@
     data/raw/<dataset>/{train,test}_images.npy   uint8 [N, height, width, channels]
     data/raw/<dataset>/{train,test}_labels.npy   int64 [N], little-endian
 
-The four files are the same bytes whatever the source, on every machine.
+The four files are the same bytes whatever the source, on every machine. ImageNet's images, which have no one shape, are
+published as pipeline.datasets.jpeg_store describes.
 """
 
 import os
@@ -19,7 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from pipeline.datasets import readers, svhn
+from pipeline.datasets import imagenet, readers, svhn
 from pipeline.datasets.catalogue import (
     DATA_DIR,
     SPLITS,
@@ -63,12 +64,12 @@ def acquire(name: str, dataset: Dataset, to: Path, downloads: Path = DOWNLOADS, 
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name):
         raise UserError(f"dataset {name!r} cannot name a folder", "use lower-case letters, digits, dots and hyphens")
-    if dataset.shape is None:
-        what = f"{name}: {dataset.title} is no download, and this version does not read its images from a folder"
-        raise UserError(what, "take it out of params.yaml")
     with writing(downloads):
         downloads.mkdir(parents=True, exist_ok=True)
     with _only_one(downloads / f"{name}.lock", name):
+        if dataset.shape is None:
+            imagenet.acquire(name, dataset, to)
+            return
         refusals: list[str] = []
         for source in dataset.sources:
             for offer in _offers(source, dataset, downloads / name, patience):
@@ -256,7 +257,10 @@ def _only_one(path: Path, name: str) -> Iterator[None]:
 
 def _save(path: Path, array: NDArray[np.uint8] | NDArray[np.int64]) -> None:
     """Write a .npy file of format 1.0, the version pinned so that no numpy chooses another."""
+    whole = np.ascontiguousarray(array)
     with path.open("wb") as file:
-        np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(whole))
+        # Not numpy's own writing, which does not tell a full disk from another failure.
+        file.write(whole.reshape(-1).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())

@@ -125,6 +125,8 @@ class FolderSource(Strict):
     """A folder that the user names with WRN_PIPE_DATA_DIR."""
 
     folder: Literal[True]
+    md5: dict[str, Md5] | None = None
+    """Name of an archive that the folder may hold -> its md5. For imagenet-folder, whose archives are no downloads."""
 
     def __str__(self) -> str:
         return f"folder ${DATA_DIR}"
@@ -165,8 +167,9 @@ class Dataset(Strict):
     sources: Annotated[tuple[Source, ...], Field(strict=False, min_length=1)]
     """Tried in this order; this list is the only place that says the order."""
     digests: dict[Split, Sha256] | None
-    """`digest.split_digest` of each split. null where nobody has pinned it yet: then only files whose md5 is pinned are
-    accepted, and the digest of what they hold is printed, to be pinned here."""
+    """`digest.split_digest` of each split, or `jpeg_store.files_digest` where shape is null. null where nobody has
+    pinned it yet: then only files whose md5 is pinned are accepted, or ImageNet's unpacked ones, and the digest of what
+    they hold is printed, to be pinned here."""
     record_digests: dict[Split, Annotated[tuple[Sha256, ...], Field(strict=False, min_length=1)]] | None
     """`digest.record_digests` of each split: sha256 of its equal consecutive slices in the binary record layout, which
     others have published. null where the dataset has no such layout with one label byte."""
@@ -191,11 +194,13 @@ class Dataset(Strict):
         for number, source in enumerate(self.sources):
             if (kind := _kind(source)) not in kinds:
                 raise ValueError(f"sources.{number}: {self.reader} reads {', '.join(kinds)}, not {kind}")
+            if isinstance(source, FolderSource) and source.md5 is not None and self.shape is not None:
+                raise ValueError(f"sources.{number}: a folder's md5 is read for imagenet-folder only")
         if (self.shape is None) != (self.reader == "imagenet-folder"):
             raise ValueError(f"shape is null for imagenet-folder, and only for it; the reader is {self.reader}")
         if (self.shape is None) != (self.disk_bytes is not None):
             raise ValueError("disk_bytes is to be given where shape is null, and only there")
-        # ImageNet has no files that could be pinned here: it is not to be had without a login.
+        # ImageNet is not to be had without a login; who has it may have it unpacked, and then no file can be pinned.
         pinned = self.shape is None or any(isinstance(source, ArchiveSource | FilesSource) for source in self.sources)
         if self.digests is None and not pinned:
             raise ValueError("digests is null, so one source must be an archive with a pinned md5")

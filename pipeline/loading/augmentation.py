@@ -41,9 +41,7 @@ def offsets(kind: Crop, seed: int, epoch: int, indices: Ints, batch: int | Ints)
     per-batch draws one pair for mini-batch number `batch` of the epoch, as the authors' May 2016 code does; an array
     holds each image's batch.
     """
-    if kind == "random-resized":
-        raise ValueError("a random resized crop is no crop from a padded image")
-    if kind == "none":
+    if kind in ("none", "random-resized"):  # the loader has cropped what is random-resized
         unmoved = np.full(len(indices), PAD, dtype=np.int64)
         return unmoved, unmoved
     where = indices if kind == "per-image" else np.full(len(indices), batch, dtype=np.int64)

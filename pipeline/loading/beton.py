@@ -1,4 +1,4 @@
-"""FFCV .beton files of uncompressed images: checked and read without FFCV, which crashes on a damaged one."""
+"""FFCV .beton files: checked and read without FFCV, which crashes on a damaged one. beton_jpeg has those of JPEGs."""
 
 import json
 from dataclasses import dataclass
@@ -31,7 +31,9 @@ _RGB_SAMPLE = np.dtype([("image", _RGB), ("label", "<i8")], align=True)
 _ARRAY_SAMPLE = np.dtype([("image", "<u8"), ("label", "<i8")], align=True)
 _ARRAY = np.dtype([("shape", "<u8", 32), ("type_length", "<u8")])
 _ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
-_VERSION, _INT_FIELD, _RGB_FIELD, _ARRAY_FIELD, _RAW = 2, 1, 2, 4, 1
+_VERSION, _INT_FIELD, RGB_FIELD, _ARRAY_FIELD = 2, 1, 2, 4
+JPG, RAW = 0, 1
+"""Modes of an image in RGB_FIELD."""
 _FLOAT = b'[["", "<f4"]]'
 """How FFCV describes a field of float32 arrays."""
 
@@ -79,7 +81,7 @@ def open_card(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path} not found", f"wrn-pipe repro convert@{folder.name}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: {error}", _mend(folder)) from None
+        raise UserError(f"{path}: {error}", mend(folder)) from None
     return card
 
 
@@ -94,28 +96,51 @@ def open_split(folder: Path, split: str) -> Beton:
         numbers = entry["images"], entry["height"], entry["width"]
         dtype, pinned = entry.get("dtype", "uint8"), entry["beton"]["sha256"]
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / 'card.json'} does not describe {split}: {error!r}", _mend(folder)) from None
-    path = folder / f"{split}.beton"
-    if not path.is_file():
-        raise UserError(f"{path} not found", f"wrn-pipe repro convert@{folder.name}")
-    if sha256(path) != pinned:
-        raise UserError(f"{path} is not the file that {folder / 'card.json'} describes", _mend(folder))
+        raise UserError(f"{folder / 'card.json'} does not describe {split}: {error!r}", mend(folder)) from None
+    path = verified_file(folder, split, pinned)
     layout = inspect(path)
     found = len(layout.labels), layout.height, layout.width
     if numbers != found or dtype != layout.dtype.name:
         what = f"{path} has {found} {layout.dtype.name} images, {folder / 'card.json'} says {numbers} {dtype}"
-        raise UserError(what, _mend(folder))
+        raise UserError(what, mend(folder))
     return Beton(path, *found, dtype=layout.dtype.name, sha256=pinned)
 
 
-def inspect(path: Path) -> Layout:
-    """Read header and tables with numpy alone.
+def verified_file(folder: Path, split: str, pinned: str) -> Path:
+    """Where a split's file lies. Raises UserError when it does not, or its sha256 is not the pinned one."""
+    path = folder / f"{split}.beton"
+    if not path.is_file():
+        raise UserError(f"{path} not found", f"wrn-pipe repro convert@{folder.name}")
+    if sha256(path) != pinned:
+        raise UserError(f"{path} is not the file that {folder / 'card.json'} describes", mend(folder))
+    return path
 
-    Raises UserError where a field, mode, size or pointer is not as `beton_writer.write` makes it.
-    """
+
+@dataclass(frozen=True)
+class Tables:
+    """A file's header and first table, which have been found to be those of images with labels."""
+
+    path: Path
+    file: npt.NDArray[np.uint8]
+    """All of it, not in memory."""
+    allocations_at: int
+    kind: int
+    arguments: npt.NDArray[np.uint8]
+    """Of the field of images."""
+    images: npt.NDArray[Any]
+    labels: npt.NDArray[np.int64]
+    start: int
+    """Of what follows the header's fields: no image lies before."""
+
+    def refuse(self, what: str) -> UserError:
+        return UserError(f"{self.path}: {what}", mend(self.path.parent))
+
+
+def open_tables(path: Path) -> Tables:
+    """Raises UserError where a header is not as `beton_writer.write` makes it, or its table lies outside the file."""
 
     def refuse(what: str) -> UserError:
-        return UserError(f"{path}: {what}", _mend(path.parent))
+        return UserError(f"{path}: {what}", mend(path.parent))
 
     size = path.stat().st_size
     start = _HEADER.itemsize + 2 * _FIELD.itemsize
@@ -128,55 +153,67 @@ def inspect(path: Path) -> Layout:
     if (
         header["version"] != _VERSION
         or header["num_fields"] != 2
-        or kind not in (_RGB_FIELD, _ARRAY_FIELD)
+        or kind not in (RGB_FIELD, _ARRAY_FIELD)
         or fields["type_id"][1] != _INT_FIELD
     ):
         raise refuse("its header is not that of an image and a label")
-    record = _RGB_SAMPLE if kind == _RGB_FIELD else _ARRAY_SAMPLE
+    record = _RGB_SAMPLE if kind == RGB_FIELD else _ARRAY_SAMPLE
     n = int(header["num_samples"])
     if n == 0 or start + n * record.itemsize > size:
         raise refuse(f"its table of {n} samples does not fit its {size} bytes")
     table = file[start : start + n * record.itemsize].view(record)
-    if kind == _RGB_FIELD:
-        rgb = table["image"]
+    at = int(header["alloc_table_ptr"])
+    return Tables(path, file, at, kind, fields["arguments"][0], table["image"], table["label"].astype(np.int64), start)
+
+
+def inspect(path: Path) -> Layout:
+    """Read header and tables with numpy alone.
+
+    Raises UserError where a field, mode, size or pointer is not as `beton_writer.write` makes it.
+    """
+    tables = open_tables(path)
+    refuse, n, size = tables.refuse, len(tables.labels), len(tables.file)
+    if tables.kind == RGB_FIELD:
+        rgb = tables.images
         height, width = int(rgb["height"][0]), int(rgb["width"][0])
-        if (rgb["mode"] != _RAW).any() or (rgb["height"] != height).any() or (rgb["width"] != width).any():
+        if (rgb["mode"] != RAW).any() or (rgb["height"] != height).any() or (rgb["width"] != width).any():
             raise refuse("its images are not all raw and of one size")
         pointers = rgb["data_ptr"]
     else:
-        arguments = fields["arguments"][0]
+        arguments = tables.arguments
         array = arguments[: _ARRAY.itemsize].view(_ARRAY)[0]
         shape = [int(length) for length in array["shape"]]
-        length = int(array["type_length"])
-        described = arguments[_ARRAY.itemsize :][:length].tobytes()
-        if length != len(_FLOAT) or described != _FLOAT or shape[2] != 3 or any(shape[3:]):
+        type_length = int(array["type_length"])
+        described = arguments[_ARRAY.itemsize :][:type_length].tobytes()
+        if type_length != len(_FLOAT) or described != _FLOAT or shape[2] != 3 or any(shape[3:]):
             raise refuse("its arrays are no float32 images of three channels")
         height, width = shape[:2]
-        pointers = table["image"]
-    dtype: np.dtype[np.uint8 | np.float32] = np.dtype(np.uint8 if kind == _RGB_FIELD else "<f4")
-    layout = Layout(height, width, dtype, pointers.astype(np.int64), table["label"].astype(np.int64))
+        pointers = tables.images
+    dtype: np.dtype[np.uint8 | np.float32] = np.dtype(np.uint8 if tables.kind == RGB_FIELD else "<f4")
+    layout = Layout(height, width, dtype, pointers.astype(np.int64), tables.labels)
     # With Python's integers, which do not overflow; and images may not overlap, or a short file could fill the memory.
     first, last = int(pointers.min()), int(pointers.max())
-    if layout.image_bytes == 0 or first < start or last + layout.image_bytes > size or n * layout.image_bytes > size:
+    length = layout.image_bytes
+    if length == 0 or first < tables.start or last + length > size or n * length > size:
         raise refuse("an image lies outside the file")
-    _check_allocations(file, int(header["alloc_table_ptr"]), pointers, layout.image_bytes, refuse)
+    if (allocation_sizes(tables, pointers) != length).any():
+        raise refuse("its two tables disagree")
     return layout
 
 
-def _check_allocations(
-    file: npt.NDArray[np.uint8], at: int, pointers: npt.NDArray[np.uint64], image_bytes: int, refuse: Any
-) -> None:
-    """FFCV takes the length of what it reads from a second table at the file's end: one entry an image, in order."""
-    n = len(pointers)
-    if at + n * _ALLOCATION.itemsize != len(file):
-        raise refuse("its table of allocations does not end the file")
-    allocations = file[at:].view(_ALLOCATION)
-    if (
-        (allocations["sample_id"] != np.arange(n)).any()
-        or (allocations["ptr"] != pointers).any()
-        or (allocations["size"] != image_bytes).any()
-    ):
-        raise refuse("its two tables disagree")
+def allocation_sizes(tables: Tables, pointers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Bytes of each image, [N]: FFCV takes them from a second table at the file's end, one entry an image, in order.
+
+    Raises UserError unless it lies there and has the images' `pointers`.
+    """
+    n, at = len(pointers), tables.allocations_at
+    if at + n * _ALLOCATION.itemsize != len(tables.file):
+        raise tables.refuse("its table of allocations does not end the file")
+    allocations = tables.file[at:].view(_ALLOCATION)
+    if (allocations["sample_id"] != np.arange(n)).any() or (allocations["ptr"] != pointers).any():
+        raise tables.refuse("its two tables disagree")
+    sizes: npt.NDArray[np.uint64] = allocations["size"]
+    return sizes
 
 
 def read(path: Path) -> tuple[Stored, npt.NDArray[np.int64]]:
@@ -196,5 +233,5 @@ def read(path: Path) -> tuple[Stored, npt.NDArray[np.int64]]:
     return images, layout.labels
 
 
-def _mend(folder: Path) -> str:
+def mend(folder: Path) -> str:
     return f"delete {folder} and run wrn-pipe repro convert@{folder.name}"

@@ -21,6 +21,10 @@ class Stream(IntEnum):
     CROP_COLUMN = 4
     INIT = 5
     DROPOUT = 6
+    BOX_AREA = 7
+    BOX_RATIO = 8
+    BOX_TOP = 9
+    BOX_LEFT = 10
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -46,6 +50,6 @@ def draw(seed: int, stream: Stream, epoch: int, indices: npt.ArrayLike) -> UInt6
         return mix(mix(word + _GOLDEN) ^ (np.asarray(indices).astype(np.uint64) * _GOLDEN))
 
 
-def below(bits: UInt64, n: int) -> npt.NDArray[np.int64]:
-    """Integers 0..n-1 from the upper 32 of `bits`, n below 2**31. The bias is at most n / 2**32."""
-    return ((bits >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)).astype(np.int64)
+def below(bits: UInt64, n: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Integers 0..n-1 from the upper 32 of `bits`, n below 2**31, one or one each. The bias is at most n / 2**32."""
+    return ((bits >> np.uint64(32)) * np.asarray(n, np.uint64) >> np.uint64(32)).astype(np.int64)

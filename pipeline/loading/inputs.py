@@ -1,15 +1,16 @@
 """Mini-batches as the network takes them: augmented, normalised, in its precision, on its device."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from pipeline.loading.augmentation import Crop, Flip, flips, offsets
-from pipeline.loading.loader import Ints, Loader
+from pipeline.loading.loader import Batch, Ints, Loader, View
 from pipeline.loading.numba_kernel import Bools, fill
 from pipeline.loading.preprocessing import Preprocessing
+from pipeline.loading.resized_crop import RandomCrops
 from pipeline.loading.torch_kernel import augment
 
 _WORDS = {torch.float32: torch.uint32, torch.bfloat16: torch.uint16}
@@ -28,7 +29,8 @@ class Inputs:
     """What a training's network sees of a split, on `device`.
 
     On the CPU one compiled pass makes a batch from the loader's memory. To any other device the whole split is copied
-    once, and the batches are made there. `dtype` is float32, or bfloat16 with the bits that autocast rounds to.
+    once, or of JPEGs batch by batch, and the batches are made there. `dtype` is float32, or bfloat16 with the bits that
+    autocast rounds to.
     """
 
     def __init__(
@@ -54,15 +56,19 @@ class Inputs:
         size = self.loader.batch_size
         mirrored = flips(self.flip, self.seed, epoch, order, size)
         rows, columns = offsets(self.crop, self.seed, epoch, order, first + np.arange(len(order)) // size)
-        make = self.by_numba if self.device.type == "cpu" else self.by_torch
-        return make(order, mirrored, rows, columns)
+        crops = RandomCrops(self.seed, epoch) if self.crop == "random-resized" else None
+        if self.device.type == "cpu":
+            return self.by_numba(self.loader.views(order, crops), mirrored, rows, columns)
+        if crops:
+            return self.streamed(self.loader.batches(order, crops), mirrored, rows, columns)
+        return self.by_torch(order, mirrored, rows, columns)
 
-    def by_numba(self, order: Ints, mirrored: Bools, rows: Ints, columns: Ints) -> Iterator[Input]:
-        """The mini-batches of `order`, with these flips and offsets, on the CPU."""
+    def by_numba(self, views: Iterable[View], mirrored: Bools, rows: Ints, columns: Ints) -> Iterator[Input]:
+        """The mini-batches of `views`, with these flips and offsets, on the CPU."""
         table = self.preprocessing.table(self.dtype)
         words = None if table is None else table.view(_WORDS[self.dtype]).numpy()
         start = 0
-        for view in self.loader.views(order):
+        for view in views:
             self.preprocessing.check(torch.from_numpy(view.images))
             out = torch.empty((len(view.at), *view.images.shape[1:]), dtype=_WORDS[self.dtype])
             part = slice(start, start + len(view.at))
@@ -71,7 +77,7 @@ class Inputs:
             yield Input(view.indices, out.view(self.dtype).permute(0, 3, 1, 2), torch.from_numpy(view.labels))
 
     def by_torch(self, order: Ints, mirrored: Bools, rows: Ints, columns: Ints) -> Iterator[Input]:
-        """The same on any device. It waits for the device before the first batch only."""
+        """The mini-batches of `order` from the split on the device. It waits for the device before the first only."""
         if self.split is None:
             whole = list(self.loader.batches(np.arange(self.loader.samples)))
             stored = (
@@ -85,3 +91,18 @@ class Inputs:
             part = slice(start, start + self.loader.batch_size)
             augmented = augment(images, at[part], flipped[part], down[part], across[part])
             yield Input(order[part], self.preprocessing(augmented).to(self.dtype), labels[at[part]])
+
+    def streamed(self, batches: Iterable[Batch], mirrored: Bools, rows: Ints, columns: Ints) -> Iterator[Input]:
+        """The mini-batches `batches`, each copied to the device as it is: for a split that does not fit there."""
+        start = 0
+        for batch in batches:
+            part = slice(start, start + len(batch.indices))
+            start = part.stop
+            at, *drawn = (
+                torch.from_numpy(a).to(self.device, non_blocking=True)
+                for a in (np.arange(len(batch.indices)), mirrored[part], rows[part], columns[part])
+            )
+            images, labels = (
+                torch.from_numpy(a).to(self.device, non_blocking=True) for a in (batch.images, batch.labels)
+            )
+            yield Input(batch.indices, self.preprocessing(augment(images, at, *drawn)).to(self.dtype), labels)

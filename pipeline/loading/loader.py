@@ -1,5 +1,6 @@
-"""Mini-batches of stored images in an order of ours, by FFCV or by plain numpy: equal bytes from both."""
+"""Mini-batches of stored images in an order of ours, by FFCV or by plain numpy: equal bytes from both, JPEGs apart."""
 
+import os
 import queue
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ import numpy.typing as npt
 from pipeline.datasets.digest import Stored
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.loading.beton import IMAGE, LABEL, Beton, open_split, read
+from pipeline.loading.beton_jpeg import JpegBeton, holds_jpegs, open_jpegs
+from pipeline.loading.jpeg import boxes, ffcv_decoder, metadata_with_boxes, views
+from pipeline.loading.quick_import import compiling_later
+from pipeline.loading.resized_crop import RandomCrops
 
 Backend = Literal["ffcv", "numpy"]
 Ints = npt.NDArray[np.int64]
@@ -19,7 +24,8 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples: which, their images uint8 or float32 [B,H,W,3] as stored, their labels int64 [B]. Arrays are yours."""
+    """B samples: which, their images uint8 or float32 [B,H,W,3] as stored (JPEGs: uint8 [B,224,224,3] as seen), their
+    labels int64 [B]. Arrays are yours."""
 
     indices: Ints
     images: Stored
@@ -39,37 +45,56 @@ class View:
 class Loader:
     """Delivers the samples of one split in any order asked for. Open it once: FFCV compiles for seconds.
 
-    `workers` is FFCV's number of reading threads, at most the number of cores; the numpy backend reads with one.
+    `workers` is FFCV's number of reading threads, at most the number of cores; None takes one, or for JPEGs, which are
+    slow to decode, one a core. The numpy backend does the same. Their number changes no byte.
     """
 
-    def __init__(self, folder: Path, split: str, batch_size: int, backend: Backend, workers: int = 1) -> None:
-        beton = open_split(folder, split)
+    def __init__(self, folder: Path, split: str, batch_size: int, backend: Backend, workers: int | None = None) -> None:
+        self.jpegs = open_jpegs(folder, split) if holds_jpegs(folder) else None
+        beton = self.jpegs or open_split(folder, split)
         self.samples = beton.samples
         self.batch_size = batch_size
         self._source: _Numpy | _Ffcv = (
             _Ffcv(beton, batch_size, workers) if backend == "ffcv" else _Numpy(beton, batch_size)
         )
 
-    def batches(self, order: Ints) -> Iterator[Batch]:
-        """Consecutive mini-batches of `order` (int64 indices into the split), the last one possibly smaller."""
-        return (Batch(view.indices, view.images[view.at], view.labels) for view in self.views(order))
+    def batches(self, order: Ints, crops: RandomCrops | None = None) -> Iterator[Batch]:
+        """Consecutive mini-batches of `order` (int64 indices into the split), the last one possibly smaller.
 
-    def views(self, order: Ints) -> Iterator[View]:
+        JPEGs are seen as `crops` draws it, or without it as a test sees them. Raises ValueError for indices that the
+        split does not have, and for crops of images that are no JPEGs.
+        """
+        return (Batch(view.indices, view.images[view.at], view.labels) for view in self.views(order, crops))
+
+    def views(self, order: Ints, crops: RandomCrops | None = None) -> Iterator[View]:
         """The same mini-batches, their images not copied: they may be overwritten when the next view is asked for."""
         if len(order) and (order.min() < 0 or order.max() >= self.samples):
             raise ValueError(f"indices {order.min()}..{order.max()} do not lie in a split of {self.samples}")
-        return self._source.views(order)
+        if self.jpegs:
+            return self._source.views(order, boxes(self.jpegs, order, crops))
+        if crops:
+            raise ValueError("these images are all of one size: a random resized crop is for JPEGs")
+        return self._source.views(order, None)
 
 
 class _Numpy:
-    def __init__(self, beton: Beton, batch_size: int) -> None:
-        self.images, self.labels = read(beton.path)
-        self.batch_size = batch_size
+    def __init__(self, beton: Beton | JpegBeton, batch_size: int) -> None:
+        self.beton, self.batch_size = beton, batch_size
+        if isinstance(beton, Beton):
+            self.images, self.labels = read(beton.path)
+        else:
+            self.labels = beton.labels
 
-    def views(self, order: Ints) -> Iterator[View]:
+    def views(self, order: Ints, seen: Ints | None) -> Iterator[View]:
         for start in range(0, len(order), self.batch_size):
-            indices = order[start : start + self.batch_size]
-            yield View(indices, self.images, indices, self.labels[indices])
+            block = slice(start, start + self.batch_size)
+            indices = order[block]
+            if isinstance(self.beton, JpegBeton):
+                assert seen is not None, "the Loader has boxes for JPEGs"
+                decoded = views(self.beton, indices, seen[block])
+                yield View(indices, decoded, np.arange(len(indices)), self.labels[indices])
+            else:
+                yield View(indices, self.images, indices, self.labels[indices])
 
 
 class _Order:
@@ -83,17 +108,18 @@ class _Order:
 
 
 class _Ffcv:
-    def __init__(self, beton: Beton, batch_size: int, workers: int) -> None:
+    def __init__(self, beton: Beton | JpegBeton, batch_size: int, workers: int | None) -> None:
         import torch
 
         # FFCV sets torch's thread count to its own number of workers: when imported, when constructed, at each epoch.
         self.threads = torch.get_num_threads()
         try:
-            from ffcv.fields.basics import IntDecoder
-            from ffcv.fields.ndarray import NDArrayDecoder
-            from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-            from ffcv.loader import Loader as FfcvLoader
-            from ffcv.loader import OrderOption
+            with compiling_later():
+                from ffcv.fields.basics import IntDecoder
+                from ffcv.fields.ndarray import NDArrayDecoder
+                from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+                from ffcv.loader import Loader as FfcvLoader
+                from ffcv.loader import OrderOption
         except ImportError as error:
             raise UserError(
                 f"loading.backend is ffcv, but FFCV cannot be imported here ({error})",
@@ -101,22 +127,29 @@ class _Ffcv:
             ) from None
         self.batch_size = batch_size
         self.order = _Order(beton.samples)
-        decoder = SimpleRGBImageDecoder() if beton.dtype == "uint8" else NDArrayDecoder()
+        if isinstance(beton, JpegBeton):
+            decoder = ffcv_decoder()
+            workers = workers or len(os.sched_getaffinity(0))
+        else:
+            decoder = SimpleRGBImageDecoder() if beton.dtype == "uint8" else NDArrayDecoder()
         self.loader = FfcvLoader(
             str(beton.path),
             batch_size=batch_size,
-            num_workers=workers,
+            num_workers=workers or 1,
             os_cache=True,
             order=OrderOption.SEQUENTIAL,
             drop_last=False,
             pipelines={IMAGE: [decoder], LABEL: [IntDecoder()]},
         )
         self.loader.traversal_order = self.order
+        self.metadata = self.loader.reader.metadata
         torch.set_num_threads(self.threads)
 
-    def views(self, order: Ints) -> Iterator[View]:
+    def views(self, order: Ints, seen: Ints | None) -> Iterator[View]:
         import torch
 
+        if seen is not None:
+            self.loader.reader.metadata = metadata_with_boxes(self.metadata, order, seen)
         self.order.indices = order.astype(np.uint64)
         self.loader.first_traversal_order = self.order.indices  # its length is what FFCV takes for the epoch's
         iterator = iter(self.loader)

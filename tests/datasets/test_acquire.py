@@ -11,14 +11,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from PIL import Image
 
 from pipeline.datasets.acquire import acquire, load
@@ -327,20 +325,6 @@ def test_a_downloads_folder_that_cannot_be_made_is_told_as_such(here: Path, entr
     Path("scratch").write_text("a file where a folder should be")
     with pytest.raises(UserError, match=r"cannot write scratch/downloads"):
         _acquire(entry)
-
-
-def test_two_processes_do_not_download_the_same_dataset_at_once(
-    here: Path, entry: Entry, archive_server: ArchiveServer
-) -> None:
-    Path("scratch/downloads").mkdir(parents=True)
-    with FileLock("scratch/downloads/cifar10-tiny.lock"):
-        thread = threading.Thread(target=_acquire, args=[entry])
-        thread.start()
-        thread.join(0.5)
-        assert thread.is_alive()
-        assert archive_server.requests == []
-    thread.join(10)
-    assert len(_files(TO)) == 4
 
 
 def test_a_name_that_is_no_folder_name_is_refused(here: Path, entry: Entry) -> None:

@@ -1,12 +1,8 @@
 """pipeline.datasets.readers: the same arrays out of every published form, and refusal of all that is not one."""
 
-import io
-import json
-import os
 import pickle
 import runpy
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -15,14 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from pipeline.datasets import readers
 from pipeline.datasets.catalogue import Dataset, ReaderName, SourceError, Split
 from pipeline.datasets.digest import to_records
 from pipeline.datasets.readers import Splits
-
-BATCHES = "cifar-10-batches-py"
+from tests.datasets.packed import BATCHES, members_of, npm_members, tar
 
 
 @pytest.fixture
@@ -38,23 +32,6 @@ def _equal(found: Splits, wanted: Splits) -> None:
         np.testing.assert_array_equal(found[split][1], labels)
 
 
-def _tar(path: Path, members: dict[str, bytes], *extra: tarfile.TarInfo) -> Path:
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-        for info in extra:
-            tar.addfile(info)
-    return path
-
-
-def _members(path: Path) -> dict[str, bytes]:
-    with tarfile.open(path) as tar:
-        files = [member for member in tar if member.isreg()]
-        return {member.name: tar.extractfile(member).read() for member in files}  # type: ignore[union-attr]
-
-
 def test_the_registry_knows_every_reader_that_params_may_name() -> None:
     # SVHN's files and ImageNet's folder are no CIFAR layouts.
     assert set(readers.LAYOUTS) == set(get_args(ReaderName)) - {"svhn-mat", "imagenet-folder"}
@@ -62,7 +39,9 @@ def test_the_registry_knows_every_reader_that_params_may_name() -> None:
 
 def test_the_archive_reads_as_a_plain_unpickler_reads_it(tiny: Dataset, tiny_archive: Path) -> None:
     found = readers.read_archive(tiny_archive, tiny)
-    batches = [pickle.loads(_members(tiny_archive)[f"{BATCHES}/data_batch_{i}"], encoding="bytes") for i in range(1, 6)]
+    batches = [
+        pickle.loads(members_of(tiny_archive)[f"{BATCHES}/data_batch_{i}"], encoding="bytes") for i in range(1, 6)
+    ]
     flat = np.concatenate([batch[b"data"] for batch in batches])
     np.testing.assert_array_equal(found["train"][1], [label for batch in batches for label in batch[b"labels"]])
     # One image plane by plane: the first 1024 values are red, row by row.
@@ -75,7 +54,7 @@ def test_the_tiny_archive_is_what_its_script_makes(tiny_archive: Path, tiny_imag
     script = runpy.run_path(str(Path(__file__).parents[1] / "make_tiny_cifar.py"))
     again = tmp_path / "again.tar.gz"
     again.write_bytes(script["archive"](tiny_images, script["PER_BATCH"]))
-    found, published = _members(again), _members(tiny_archive)
+    found, published = members_of(again), members_of(tiny_archive)
     assert found.keys() == published.keys()
     for name in published:
         # All but the made-up file names, which count images of the whole dataset.
@@ -144,91 +123,6 @@ def _dataset(sizes: dict[Split, int]) -> Dataset:
     )
 
 
-class _Harmful:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
-
-
-def test_a_malicious_pickle_is_refused_and_does_nothing(tiny: Dataset, tiny_archive: Path, tmp_path: Path) -> None:
-    members = _members(tiny_archive)
-    harm = tmp_path / "harm"
-    members[f"{BATCHES}/data_batch_3"] = pickle.dumps({b"data": _Harmful(harm), b"labels": [0]})
-    with pytest.raises(SourceError, match=r"data_batch_3: its pickle asks for posix\.mkdir"):
-        readers.read_archive(_tar(tmp_path / "a.tar.gz", members), tiny)
-    assert not harm.exists()
-    pickle.loads(members[f"{BATCHES}/data_batch_3"])  # the ordinary unpickler does do harm
-    assert harm.exists()
-
-
-@pytest.mark.parametrize("name", ["../out", "a/../../out", "/out"])
-def test_a_member_that_climbs_out_is_refused(tiny: Dataset, tiny_archive: Path, tmp_path: Path, name: str) -> None:
-    path = _tar(tmp_path / "a.tar.gz", {**_members(tiny_archive), name: b"x"})
-    with pytest.raises(SourceError, match="climbs out"):
-        readers.read_archive(path, tiny)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.tar.gz"]
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
-def test_a_link_or_device_is_refused(tiny: Dataset, tiny_archive: Path, tmp_path: Path, kind: bytes) -> None:
-    info = tarfile.TarInfo(f"{BATCHES}/readme.html")
-    info.type, info.linkname = kind, f"{BATCHES}/batches.meta"
-    with pytest.raises(SourceError, match="neither a file nor a folder"):
-        readers.read_archive(_tar(tmp_path / "a.tar.gz", _members(tiny_archive), info), tiny)
-
-
-def test_a_member_there_twice_is_refused(tiny: Dataset, tiny_archive: Path, tmp_path: Path) -> None:
-    twice = tarfile.TarInfo(f"{BATCHES}/test_batch")
-    with pytest.raises(SourceError, match="there twice"):
-        readers.read_archive(_tar(tmp_path / "a.tar.gz", _members(tiny_archive), twice), tiny)
-
-
-def test_a_missing_member_is_named(tiny: Dataset, tiny_archive: Path, tmp_path: Path) -> None:
-    members = _members(tiny_archive)
-    del members[f"{BATCHES}/data_batch_2"]
-    with pytest.raises(SourceError, match=f"lacks {BATCHES}/data_batch_2"):
-        readers.read_archive(_tar(tmp_path / "a.tar.gz", members), tiny)
-
-
-@pytest.mark.parametrize("keep", [0, 10, 20_000, 500_000])
-def test_a_cut_archive_is_refused(tiny: Dataset, tiny_archive: Path, tmp_path: Path, keep: int) -> None:
-    path = tmp_path / "a.tar.gz"
-    path.write_bytes(tiny_archive.read_bytes()[:keep])
-    with pytest.raises(SourceError, match=r"a\.tar\.gz: (no readable tar|lacks)"):
-        readers.read_archive(path, tiny)
-
-
-ROW = np.zeros((52, 3072), np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("batch", "why"),
-    [
-        (pickle.dumps([1]), "no dict with data and labels"),
-        (pickle.dumps({b"data": ROW}), "no dict with data and labels"),
-        (pickle.dumps({b"data": ROW.astype(np.float32), b"labels": [0] * 52}), "no uint8 array"),
-        (pickle.dumps({b"data": ROW[:, 1:], b"labels": [0] * 52}), "no uint8 array"),
-        (pickle.dumps({b"data": ROW, b"labels": [0.5] * 52}), "no list of integers"),
-        (pickle.dumps({b"data": ROW, b"labels": [True] * 52}), "no list of integers"),
-        (pickle.dumps({b"data": ROW[1:], b"labels": [0] * 51}), r"train: images are uint8 \(259, 32, 32, 3\)"),
-        (pickle.dumps({b"data": ROW, b"labels": [0] * 51}), r"train: labels are int64 \(259,\)"),
-        (pickle.dumps({b"data": ROW, b"labels": [10] * 52}), r"train: labels 0\.\.10, not 0\.\.9"),
-        (pickle.dumps({b"data": ROW, b"labels": [-1] * 52}), r"train: labels -1\.\.9, not 0\.\.9"),
-        (b"", "no readable pickle"),
-        (b"\x80\x02}q\x00(U", "no readable pickle"),
-        (b"no pickle at all", "no readable pickle"),
-    ],
-)
-def test_a_batch_that_is_none_is_refused(
-    tiny: Dataset, tiny_archive: Path, tmp_path: Path, batch: bytes, why: str
-) -> None:
-    members = {**_members(tiny_archive), f"{BATCHES}/data_batch_4": batch}
-    with pytest.raises(SourceError, match=why):
-        readers.read_archive(_tar(tmp_path / "a.tar.gz", members), tiny)
-
-
 def test_a_binary_file_of_broken_records_is_refused(tiny: Dataset, tmp_path: Path) -> None:
     (tmp_path / "data_batch_1.bin").write_bytes(bytes(3074))
     with pytest.raises(SourceError, match="no whole number of 3073-byte records"):
@@ -238,49 +132,8 @@ def test_a_binary_file_of_broken_records_is_refused(tiny: Dataset, tmp_path: Pat
         readers.read_binary_folder(tmp_path, tiny)
 
 
-def _npm_members(splits: Splits) -> dict[str, bytes]:
-    members = {}
-    for split, parts in readers.LAYOUTS["cifar-python"].parts.items():
-        images, labels = splits[split]
-        for part, rows in zip(parts, np.split(images, len(parts)), strict=True):
-            buffer = io.BytesIO()
-            Image.fromarray(rows.reshape(len(rows), 1024, 3)).save(buffer, "PNG")
-            members[f"package/{part}.png"] = buffer.getvalue()
-        members[f"package/{split}_lables.json"] = json.dumps(labels.tolist()).encode()
-    return members
-
-
-def _png(width: int, height: int, mode: str = "RGB") -> bytes:
-    buffer = io.BytesIO()
-    Image.new(mode, (width, height)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def test_the_npm_layout_gives_the_same_arrays(tiny: Dataset, tiny_images: Splits, tmp_path: Path) -> None:
-    _equal(readers.read_npm_tarball(_tar(tmp_path / "a.tgz", _npm_members(tiny_images)), tiny), tiny_images)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "why"),
-    [
-        ("test_batch.png", _png(1024, 103), "RGB 1024 x 103 pixels, not RGB 1024 x 104"),
-        ("test_batch.png", _png(1024, 104, "L"), "L 1024 x 104 pixels, not RGB"),
-        # 300 million pixels in a third of a megabyte: more than Pillow opens by default.
-        ("test_batch.png", _png(20_000, 15_000, "1"), "no readable PNG: .*decompression bomb"),
-        ("test_batch.png", b"GIF89a", "no readable PNG"),
-        ("test_batch.png", _png(1024, 104)[:200], "no readable PNG"),
-        ("train_lables.json", b"[1, 2]", "2 labels, not 260"),
-        ("train_lables.json", b'{"a": 1}', "no list of integers"),
-        ("train_lables.json", b"[1,", "no readable JSON"),
-        ("test_lables.json", json.dumps([9] * 103 + [10]).encode(), r"test: labels 9\.\.10, not 0\.\.9"),
-    ],
-)
-def test_a_package_that_is_none_is_refused(
-    tiny: Dataset, tiny_images: Splits, tmp_path: Path, name: str, content: bytes, why: str
-) -> None:
-    members = {**_npm_members(tiny_images), f"package/{name}": content}
-    with pytest.raises(SourceError, match=why):
-        readers.read_npm_tarball(_tar(tmp_path / "a.tgz", members), tiny)
+    _equal(readers.read_npm_tarball(tar(tmp_path / "a.tgz", npm_members(tiny_images)), tiny), tiny_images)
 
 
 def test_unpacked_batches_read_like_the_archive(

@@ -265,10 +265,3 @@ def test_cifar100_from_its_archive(
     _acquire(entry, sources=[{"folder": True}, *entry["sources"]])
     _require(splits)
     assert len(archive_server.requests) == 1
-
-
-def test_imagenet_is_refused_before_anything_is_made(here: Path, entry: dict) -> None:
-    changes = {"reader": "imagenet-folder", "shape": None, "disk_bytes": 1, "sources": [{"folder": True}]}
-    with pytest.raises(UserError, match="does not read its images from a folder"):
-        _acquire(entry, **changes)
-    assert not list(here.iterdir())

@@ -100,6 +100,7 @@ def test_half_batch_mirrors_exactly_half(size: int) -> None:
         assert chisquare(np.sum(mirrored, axis=0), [100] * 128).pvalue > 1e-4
 
 
-def test_a_random_resized_crop_is_refused() -> None:
-    with pytest.raises(ValueError, match="random resized"):
-        offsets("random-resized", 1, 0, np.arange(3), 0)
+def test_what_the_loader_has_cropped_at_random_sizes_is_not_shifted_again() -> None:
+    rows, columns = offsets("random-resized", 1, 0, np.arange(4), 0)
+    assert (rows == PAD).all()
+    assert (columns == PAD).all()

@@ -1,6 +1,7 @@
 """FFCV and numpy read the same bytes from the same file, in the order asked for; damaged files are refused."""
 
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -92,6 +93,79 @@ def test_leaving_an_epoch_early_leaks_no_thread(ffcv_loader: Loader, tiny_images
     assert threading.active_count() == before
     _, images, _ = stacked(ffcv_loader.batches(np.arange(260)))
     assert np.array_equal(images, tiny_images["train"][0])
+
+
+def _fail_midway(loader: Loader) -> None:
+    for _ in loader.batches(sample_order(1, 7, 260)):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("left_at", [0, 1, 8])
+def test_an_epoch_left_midway_does_not_show_in_the_next(
+    folder: Path, ffcv_loader: Loader, tiny_images: Splits, left_at: int
+) -> None:
+    """Whether the loop is left by break or by an error of the training's own."""
+    images, labels = tiny_images["train"]
+    for loader in (ffcv_loader, Loader(folder, "train", 32, "numpy")):
+        for number, _ in enumerate(loader.batches(sample_order(1, 6, 260))):
+            if number == left_at:
+                break
+        with pytest.raises(ZeroDivisionError):
+            _fail_midway(loader)
+        order = sample_order(1, 8, 260)
+        _, delivered, classes = stacked(loader.batches(order))
+        assert np.array_equal(delivered, images[order])
+        assert np.array_equal(classes, labels[order])
+
+
+def test_a_loader_opened_at_epoch_5_delivers_what_one_from_the_start_does(folder: Path, ffcv_loader: Loader) -> None:
+    """What QUASI_RANDOM and seed + epoch do not: a resumed training sees the same bytes."""
+    fresh = Loader(folder, "train", 32, "numpy")
+    for epoch in range(8):
+        resumed = stacked(fresh.batches(sample_order(3, epoch, 260))) if epoch >= 5 else None
+        continued = stacked(ffcv_loader.batches(sample_order(3, epoch, 260)))
+        for one, other in zip(resumed or (), continued, strict=bool(resumed)):
+            assert one.tobytes() == other.tobytes()
+
+
+def test_nothing_comes_after_the_end_and_nothing_hangs(ffcv_loader: Loader) -> None:
+    batches = ffcv_loader.batches(np.arange(40))
+    assert [len(batch.labels) for batch in batches] == [32, 8]
+    assert next(batches, None) is None
+    assert next(batches, None) is None
+    assert list(ffcv_loader.batches(np.arange(0))) == []
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("at", [0, 1, 8])
+def test_an_error_in_the_reading_thread_is_an_error_here_and_does_not_hang(
+    ffcv_loader: Loader, tiny_images: Splits, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """FFCV's own iterator would wait for ever. The fault is planted in FFCV's thread, where a full memory would be."""
+    from ffcv.loader.epoch_iterator import EpochIterator
+
+    honest, before = EpochIterator.run_pipeline, threading.active_count()
+
+    def fail(self: EpochIterator, number: int, *rest: object) -> object:
+        if number == at:
+            raise MemoryError("planted")
+        return honest(self, number, *rest)
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(EpochIterator, "run_pipeline", fail)
+    batches = ffcv_loader.batches(np.arange(260))
+    assert [next(batches).indices[0] for _ in range(at)] == [32 * number for number in range(at)]
+    with pytest.raises(WrnPipeError, match="FFCV's reading thread died"):
+        next(batches)
+    assert threading.active_count() == before
+    monkeypatch.undo()
+    _, images, _ = stacked(ffcv_loader.batches(np.arange(260)))
+    assert np.array_equal(images, tiny_images["train"][0])
+
+
+def test_more_workers_than_cores_is_refused_at_once(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"must be (between|a number from) 1"):
+        Loader(folder, "test", 32, "ffcv", workers=(os.cpu_count() or 1) + 1)
 
 
 def test_torch_keeps_its_threads(folder: Path) -> None:

@@ -11,6 +11,7 @@ from test_augmentation import reference
 from pipeline.datasets import zca
 from pipeline.datasets.catalogue import SPLITS
 from pipeline.datasets.digest import split_digest
+from pipeline.datasets.pictures import visible
 from pipeline.datasets.readers import Splits
 from pipeline.errors import UserError
 from pipeline.loading import beton, beton_writer
@@ -19,6 +20,7 @@ from pipeline.loading.convert import convert
 from pipeline.loading.loader import Loader
 from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
+from pipeline.loading.show import augmented_rows
 
 pytestmark = pytest.mark.soak
 
@@ -104,6 +106,17 @@ def test_flips_and_crops_move_floats_as_they_move_bytes(white: dict[str, np.ndar
     assert made.dtype == np.float32
     for i in indices:
         assert made[i].tobytes() == reference(images[i], mirrored[i], rows[i], columns[i]).tobytes(), i
+
+
+def test_the_picture_shows_them_moved_as_the_published_ones_are(
+    folder: Path, white: dict[str, np.ndarray], small: Splits
+) -> None:
+    chosen = sample_order(1, 0, 260)[:12]
+    rows = augmented_rows(small["train"][0], chosen, 1, 0, folder)
+    assert list(rows) == ["as published", "flipped, cropped", "the same, whitened"]
+    moves = flips("per-image", 1, 0, chosen), *offsets("per-image", 1, 0, chosen, 0)
+    assert np.array_equal(rows["flipped, cropped"], augment(small["train"][0][chosen], *moves))
+    assert np.array_equal(rows["the same, whitened"], visible(augment(white["train"][chosen], *moves)))
 
 
 def test_whitened_images_reach_the_network_as_they_are(white: dict[str, np.ndarray]) -> None:

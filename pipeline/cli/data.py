@@ -1,0 +1,194 @@
+"""wrn-pipe data: which datasets are here, whether their bytes are right, and what they look like."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.datasets.catalogue import Dataset
+    from pipeline.execution.data_state import Standing
+
+app = typer.Typer(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: wrn-pipe data --json",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback()
+def data(context: typer.Context, json: Json = False) -> None:
+    """List the datasets of params.yaml, and those it could have, with state, size and sources.
+
+    missing: its arrays are not here. fetched: they are, and nothing vouches for their content. verified: DVC finds
+    them as the download stage wrote them, after comparing their content with the digests that params.yaml still pins
+    (or, where it pins none, the archive with its md5). converted: DVC finds all .beton files that params.yaml lists for
+    it as the convert stage wrote them and read them back. DVC goes by size, time and inode, and reads again what
+    these say has changed; wrn-pipe data verify reads every byte.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from dataclasses import asdict
+    from json import dumps
+
+    from pipeline.execution.data_state import known_datasets, standings
+    from pipeline.params import load
+
+    listed = standings(load(), known_datasets())
+    if json:
+        typer.echo(dumps([asdict(standing) for standing in listed], indent=2))
+    else:
+        _print(listed)
+
+
+def _print(listed: "list[Standing]") -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.params import PARAMS
+
+    table = Table(box=SIMPLE)
+    for column in ("dataset", "state"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("stored as")
+    table.add_column("sources, in order")
+    for row in listed:
+        size = _size(row.bytes_here) if row.bytes_here else f"({_size(row.bytes_raw)})"
+        absent = f"not in {PARAMS}"
+        state = row.state if row.planned else absent if row.state == "missing" else f"{row.state}, {absent}"
+        kept = [name if done == "converted" else f"{name} {done}" for name, done in row.representations.items()]
+        table.add_row(row.name, state, size, "\n".join(kept), "\n".join(row.sources))
+    Console().print(table)
+    if any(not row.bytes_here for row in listed):
+        typer.echo("A size in brackets is what the images will take.")
+    if lacking := [row.name for row in listed if row.planned and row.state != "converted"]:
+        typer.echo(f"Next: wrn-pipe repro convert fetches and converts what is not ready: {', '.join(lacking)}.")
+    if any(not row.planned for row in listed):
+        typer.echo(f"wrn-pipe plan adds a dataset to {PARAMS} with the runs that need it.")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+@app.command(epilog="Example: wrn-pipe data verify cifar10")
+def verify(
+    dataset: Annotated[
+        str | None, typer.Argument(help="Only this dataset. [default: all that are here]", show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Read every byte of data/raw and data/beton again and say of each file whether it is right, wrong or missing.
+
+    The arrays' content is compared with the digests in params.yaml, or where it pins none with those in the card of the
+    .beton files; each .beton file with its card; each folder as a whole with dvc.lock. What is on no record is said
+    to be so, and is no difference. Exit code: 0 no difference, 1 a file is wrong or missing, 2 a mistake you can mend.
+    """
+    from dataclasses import asdict
+    from json import dumps
+
+    from pipeline.execution.data_check import Finding
+    from pipeline.execution.data_check import verify as findings_of
+    from pipeline.execution.data_state import BETON, RAW, Lock
+    from pipeline.execution.dvc import LOCK, locked
+    from pipeline.params import load
+
+    plan = load()
+    chosen = plan.datasets if dataset is None else {dataset: _planned(dataset)}
+    lock = Lock(locked(LOCK.read_text(encoding="utf-8")) if LOCK.is_file() else {}, frozenset())
+    found: list[Finding] = []
+    absent: list[str] = []
+    for name, entry in chosen.items():
+        before = len(found)
+        for finding in findings_of(name, entry, plan, lock):
+            found.append(finding)
+            if not json:
+                typer.echo(f"{finding.verdict:10}  {finding.path}  {finding.why}")
+        if len(found) == before:
+            absent.append(name)
+    if absent and dataset is not None:
+        from pipeline.errors import UserError
+
+        raise UserError(f"{dataset} is neither in {RAW} nor in {BETON}", f"wrn-pipe repro download@{dataset}")
+    wrong = [finding for finding in found if finding.verdict in ("wrong", "missing")]
+    if json:
+        typer.echo(dumps({"files": [asdict(finding) for finding in found], "not_here": absent}, indent=2))
+    else:
+        right = sum(finding.verdict == "right" for finding in found)
+        typer.echo(f"{right} right, {len(wrong)} wrong or missing, {len(found) - right - len(wrong)} on no record.")
+        if absent:
+            typer.echo(f"Not here: {', '.join(absent)}.")
+        if wrong:
+            folders = dict.fromkeys("/".join(finding.path.split("/")[:3]) for finding in wrong)
+            typer.echo(f"To get them right: delete {' and '.join(folders)}, then wrn-pipe repro convert")
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: wrn-pipe data show cifar10 --augmented --seed 1 --epoch 3 --out cifar10.png")
+def show(
+    dataset: Annotated[str, typer.Argument(help="A dataset of params.yaml that is fetched.")],
+    augmented: Annotated[
+        bool,
+        typer.Option("--augmented", help="Each image before and after augmentation, and whitened where so stored."),
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the training.")] = 1,
+    epoch: Annotated[int, typer.Option(min=0, help="Epoch of the training, from 0.")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=1000, help="Number of images.")] = 30,
+    out: Annotated[
+        Path | None, typer.Option(help="The PNG file to write. [default: DATASET.png]", show_default=False)
+    ] = None,
+) -> None:
+    """Draw the training images that a training with this seed sees first in this epoch, with their labels.
+
+    With --augmented each stands above itself as flipped and cropped in that epoch (drawn for each image, from a pad of
+    4 reflected pixels), and above what a training on its whitened form gets, where params.yaml lists that and it is
+    converted.
+    """
+    from pipeline.datasets.acquire import load as load_split
+    from pipeline.errors import UserError
+    from pipeline.execution.data_state import BETON, RAW, is_fetched
+    from pipeline.loading.show import augmented_rows, first_seen, sheet
+    from pipeline.params import load
+
+    entry = _planned(dataset)
+    if entry.shape is None:
+        raise UserError(f"{dataset} has images of many shapes, which this does not draw", "choose another dataset")
+    if not is_fetched(dataset, entry):
+        raise UserError(f"{dataset} is not in {RAW / dataset}", f"wrn-pipe repro download@{dataset}")
+    to = out or Path(f"{dataset}.png")
+    if to.suffix.lower() != ".png":
+        raise UserError(f"--out {to}: the picture is a PNG", f"--out {to.with_suffix('.png')}")
+    images, labels = load_split(RAW / dataset, "train")
+    chosen = first_seen(images, seed, epoch, count)
+    title = f"{entry.title}, the first {len(chosen)} training images of epoch {epoch} with seed {seed}"
+    if augmented:
+        zca = BETON / f"{dataset}-zca"
+        white = f"{dataset}-zca" in load().representations and (zca / "card.json").is_file()
+        rows = augmented_rows(images, chosen, seed, epoch, zca if white else None)
+    else:
+        rows = {"as published": images[chosen]}
+    picture = sheet(title, rows, labels[chosen])
+    try:
+        picture.save(to)
+    except OSError as error:
+        raise UserError(f"cannot write {to}: {error.strerror}", "choose another place with --out") from None
+    typer.echo(f"{to}: {len(chosen)} images, {', '.join(rows)}")
+
+
+def _planned(name: str) -> "Dataset":
+    """The entry of params.yaml."""
+    from pipeline.errors import UserError
+    from pipeline.execution.data_state import known_datasets
+    from pipeline.params import PARAMS, load, nearest
+
+    datasets = load().datasets
+    if name in datasets:
+        return datasets[name]
+    if name in known_datasets():
+        raise UserError(f"{name} is not in {PARAMS}", f"wrn-pipe plan --paper-table all --dataset {name} adds it")
+    raise UserError(f"{PARAMS} has no dataset {name!r}", nearest(name, datasets, "dataset"))

@@ -1,0 +1,264 @@
+"""wrn-pipe data: states that something vouches for, files that are read again, and a picture of what training sees."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+from typer.testing import CliRunner, Result
+
+from pipeline.cli.data import app
+from pipeline.datasets.catalogue import SPLITS
+from pipeline.datasets.readers import Splits
+from pipeline.errors import UserError
+from pipeline.execution.data_check import folder_md5
+from pipeline.loading import show
+from pipeline.loading.augmentation import augment, flips, offsets
+from pipeline.loading.order import sample_order
+from tests.project import Project, make_project
+
+NAME = "cifar10-tiny"
+RAW, BETON = Path("data/raw") / NAME, Path("data/beton") / f"{NAME}-rgb"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "100", "TERM": "dumb"}, catch_exceptions=False)
+
+
+def listed() -> dict[str, dict[str, Any]]:
+    done = run("--json")
+    assert done.exit_code == 0
+    return {row["name"]: row for row in json.loads(done.stdout)}
+
+
+def verdicts(*arguments: str) -> dict[str, tuple[str, str]]:
+    done = run("verify", *arguments, "--json")
+    found = {file["path"]: (file["verdict"], file["why"]) for file in json.loads(done.stdout)["files"]}
+    assert done.exit_code == any(verdict in ("wrong", "missing") for verdict, _ in found.values())
+    return found
+
+
+@pytest.fixture(scope="module")
+def recorded(
+    tiny_dataset_entry: Callable[[str], dict[str, Any]],
+    tiny_raw: Path,
+    tiny_beton: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A repository whose data is on record in dvc.lock, as after `wrn-pipe repro convert`."""
+    root = tmp_path_factory.mktemp("data") / "project"
+    root.mkdir()
+    made = make_project(root, tiny_dataset_entry("http://127.0.0.1:1/tiny.tar.gz"))
+    shutil.copytree(tiny_raw, root / RAW)
+    shutil.copytree(tiny_beton, root / BETON)
+    done = made.run("dvc", "commit", "--force", f"download@{NAME}", f"convert@{NAME}-rgb")
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.fixture
+def project(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A copy to spoil; the working directory is in it."""
+    shutil.copytree(recorded, tmp_path / "project", ignore=shutil.ignore_patterns("pipeline", "stages"))
+    for folder in ("pipeline", "stages"):
+        (tmp_path / "project" / folder).symlink_to(recorded / folder)
+    monkeypatch.chdir(tmp_path / "project")
+    return Project(tmp_path / "project")
+
+
+def flip(path: Path, at: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.unlink()  # DVC may have linked it to its cache
+    path.write_bytes(content)
+
+
+def test_a_dataset_goes_from_missing_to_converted_with_evidence_for_each_step(project: Project) -> None:
+    row = listed()[NAME]
+    assert (row["state"], row["representations"]) == ("converted", {"rgb": "converted"})
+    assert row["bytes_here"] == sum(p.stat().st_size for f in (RAW, BETON) for p in f.iterdir())
+
+    shutil.move(BETON, "aside")
+    row = listed()[NAME]
+    assert (row["state"], row["representations"]) == ("verified", {"rgb": "missing"})
+
+    shutil.move("aside", BETON)
+    flip(BETON / "train.beton")
+    flip(RAW / "train_images.npy")
+    row = listed()[NAME]
+    assert (row["state"], row["representations"]) == ("fetched", {"rgb": "unverified"})
+
+    Path("dvc.lock").unlink()
+    assert listed()[NAME]["state"] == "fetched"
+    (RAW / "test_labels.npy").unlink()
+    assert listed()[NAME]["state"] == "missing"
+
+
+def test_what_was_checked_against_another_digest_is_not_called_verified(project: Project) -> None:
+    def change(params: Any) -> None:
+        params["datasets"][NAME]["digests"]["test"] = "0" * 64
+
+    project.edit(change)
+    row = listed()[NAME]
+    assert (row["state"], row["representations"]) == ("fetched", {"rgb": "unverified"})
+
+
+def test_the_list_names_what_params_does_not_have(project: Project) -> None:
+    rows = listed()
+    assert list(rows) == [NAME, "cifar10", "cifar100", "svhn", "imagenet"]
+    assert [row["planned"] for row in rows.values()] == [True, False, False, False, False]
+    assert rows["svhn"]["bytes_raw"] == (604_388 + 26_032) * (3072 + 8)
+    lines = run().stdout.splitlines()
+    (line,) = [line for line in lines if line.startswith("  svhn ")]
+    assert "not in params.yaml" in line
+    assert "(1.9 GB)" in line
+    assert "ufldl.stanford.edu" in line
+
+
+def test_verify_reads_everything_and_finds_it_right(project: Project) -> None:
+    found = verdicts()
+    arrays = [RAW / f"{split}_{what}.npy" for split in SPLITS for what in ("images", "labels")]
+    betons = [BETON / f"{split}.beton" for split in SPLITS]
+    assert list(found) == [*map(str, arrays), f"{RAW}/", *map(str, betons), f"{BETON}/"]
+    assert {verdict for verdict, _ in found.values()} == {"right"}
+    last = run("verify", NAME).stdout.splitlines()[-1]
+    assert last == "8 right, 0 wrong or missing, 0 on no record."
+
+
+def truncate(path: Path) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+
+
+DAMAGES: dict[str, tuple[Path, Callable[[Path], object], str, str]] = {  # file, damage, verdict, what is said
+    "a pixel": (RAW / "train_images.npy", flip, "wrong", "digest of images and labels is "),
+    "a label": (RAW / "test_labels.npy", lambda p: flip(p, -8), "wrong", ", pinned in params.yaml "),
+    "a label out of range": (RAW / "test_labels.npy", flip, "wrong", "test: labels 0..72057594037927"),
+    "half a file": (RAW / "test_images.npy", truncate, "wrong", "no readable arrays"),
+    "no array": (RAW / "test_images.npy", lambda p: p.write_bytes(b""), "wrong", "no readable arrays"),
+    "lost labels": (RAW / "train_labels.npy", Path.unlink, "missing", "wrn-pipe repro download@cifar10-tiny"),
+    "a beton's byte": (BETON / "test.beton", lambda p: flip(p, 5000), "wrong", "is not the file that"),
+    "a lost beton": (BETON / "test.beton", Path.unlink, "missing", "wrn-pipe repro convert@cifar10-tiny-rgb"),
+    "a lost card": (BETON / "card.json", Path.unlink, "missing", "wrn-pipe repro convert@cifar10-tiny-rgb"),
+    "a broken card": (BETON / "card.json", lambda p: p.write_text("{"), "wrong", ""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_verify_names_the_file_that_is_not_right(project: Project, damage: str) -> None:
+    path, spoil, verdict, why = DAMAGES[damage]
+    spoil(path)
+    found = verdicts(NAME)
+    blamed = path if damage != "a broken card" else BETON / "test.beton"
+    assert found[str(blamed)][0] == verdict
+    assert why in found[str(blamed)][1]
+    # The folder as a whole is another one than dvc.lock records, the other folder is right.
+    assert found[f"{path.parent}/"][0] == "wrong"
+    assert found[f"{BETON if path.parent == RAW else RAW}/"][0] == "right"
+    said = run("verify").stdout
+    assert said.splitlines()[-1] == f"To get them right: delete {path.parent}, then wrn-pipe repro convert"
+
+
+def test_a_file_that_does_not_belong_there_is_named(project: Project) -> None:
+    (RAW / "more.npy").write_bytes(b"x")
+    verdict, why = verdicts()[f"{RAW}/"]
+    assert verdict == "wrong"
+    assert "more.npy" in why
+
+
+def test_without_a_pinned_digest_the_card_is_compared_and_without_a_card_nothing_is_claimed(project: Project) -> None:
+    def unpin(params: Any) -> None:
+        params["datasets"][NAME].update(digests=None, record_digests=None)
+
+    project.edit(unpin)
+    images = str(RAW / "train_images.npy")
+    assert verdicts()[images][1].endswith("as in data/beton/cifar10-tiny-rgb/card.json")
+    flip(RAW / "train_labels.npy", -8)
+    assert verdicts()[images][0] == "wrong"
+    flip(RAW / "train_labels.npy", -8)
+    shutil.rmtree(BETON)
+    Path("dvc.lock").unlink()
+    found = verdicts()
+    assert {verdict for verdict, _ in found.values()} == {"unrecorded"}
+    assert "pin it in params.yaml" in found[images][1]
+
+
+def test_a_card_that_agrees_with_its_file_but_not_with_the_plan_is_wrong(project: Project) -> None:
+    """As after a conversion of other arrays: file and card fit each other."""
+    card = json.loads((BETON / "card.json").read_text())
+    card["splits"]["test"]["digest"] = "0" * 64
+    (BETON / "card.json").unlink()
+    (BETON / "card.json").write_text(json.dumps(card))
+    verdict, why = verdicts()[str(BETON / "test.beton")]
+    assert (verdict, why[:23]) == ("wrong", "its card says content 0")
+
+
+def test_a_folders_md5_is_the_one_that_dvc_records(project: Project) -> None:
+    stages = YAML(typ="safe", pure=True).load(Path("dvc.lock"))["stages"]
+    for stage, folder in ((f"download@{NAME}", RAW), (f"convert@{NAME}-rgb", BETON)):
+        assert folder_md5(folder) == stages[stage]["outs"][0]["md5"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what", "remedy"),
+    [
+        (["verify", "cifar10-tny"], "params.yaml has no dataset 'cifar10-tny'", "did you mean cifar10-tiny?"),
+        (["verify", "svhn"], "svhn is not in params.yaml", "wrn-pipe plan --paper-table all --dataset svhn adds it"),
+        (["show", "svhn"], "svhn is not in params.yaml", "wrn-pipe plan --paper-table all --dataset svhn adds it"),
+        (["show", NAME, "--out", "x.jpg"], "--out x.jpg: the picture is a PNG", "--out x.png"),
+        (
+            ["show", NAME, "--out", "no/x.png"],
+            "cannot write no/x.png: No such file or directory",
+            "choose another place",
+        ),
+    ],
+)
+def test_a_mistake_is_told_with_its_remedy(project: Project, arguments: list[str], what: str, remedy: str) -> None:
+    with pytest.raises(UserError) as caught:
+        run(*arguments)
+    assert caught.value.what == what
+    assert caught.value.remedy.startswith(remedy)
+
+
+@pytest.mark.parametrize("command", ["verify", "show"])
+def test_a_dataset_that_is_not_here_is_a_mistake_with_the_command_that_fetches_it(
+    project: Project, command: str
+) -> None:
+    shutil.rmtree("data")
+    with pytest.raises(UserError) as caught:
+        run(command, NAME)
+    assert caught.value.remedy == f"wrn-pipe repro download@{NAME}"
+    assert run("verify").stdout.splitlines()[-1] == f"Not here: {NAME}."
+
+
+def cells(picture: Image.Image, line: int, n: int) -> np.ndarray:
+    """Images uint8 [n, 32, 32, 3] of one row of the picture's first block, found by the enlargement and the gaps."""
+    pixels = np.asarray(picture)
+    top = show.TITLE + show.LABEL + line * 36 * 3
+    band = pixels[top : top + 36 * 3 : 3, show.MARGIN :: 3]
+    return np.stack([band[2:-2, i * 36 + 2 : i * 36 + 34] for i in range(n)])
+
+
+def test_the_picture_shows_what_a_training_sees_first(project: Project, tiny_images: Splits) -> None:
+    arguments = ("show", NAME, "--augmented", "--seed", "3", "--epoch", "2", "--count", "14", "--out", "seen.png")
+    assert run(*arguments).stdout == "seen.png: 14 images, as published, flipped, cropped\n"
+    images, _ = tiny_images["train"]
+    order = sample_order(3, 2, len(images))[:10]
+    picture = Image.open("seen.png")
+    assert np.array_equal(cells(picture, 0, 10), images[order])
+    moved = augment(images[order], flips("per-image", 3, 2, order), *offsets("per-image", 3, 2, order, 0))
+    assert not np.array_equal(moved, images[order])
+    assert np.array_equal(cells(picture, 1, 10), moved)
+    assert picture.height == show.TITLE + 2 * (show.LABEL + 2 * 36 * 3)
+    run(*arguments[:-1], "again.png")
+    assert Path("again.png").read_bytes() == Path("seen.png").read_bytes()
+    run("show", NAME, "--count", "3")
+    assert np.array_equal(cells(Image.open(f"{NAME}.png"), 0, 3), images[sample_order(1, 0, 260)[:3]])

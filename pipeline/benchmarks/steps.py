@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.benchmarks.measuring import finish, seconds_of
 from pipeline.datasets.digest import Stored
-from pipeline.loading.augmentation import augment, flips, offsets
 from pipeline.loading.beton import open_split, read
+from pipeline.loading.inputs import Inputs
 from pipeline.loading.loader import Loader
 from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
@@ -106,17 +107,13 @@ def _step(network: str, batch: int, way: Way, data: Path) -> Callable[[], None]:
 
 
 def _ours(data: Path, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """As the training loop makes them, epoch after epoch; read by numpy, whose bytes are FFCV's."""
+    """As the training loop takes them, epoch after epoch; read by numpy, whose bytes are FFCV's."""
     loader, preprocessing = Loader(data, "train", batch, "numpy"), Preprocessing("meanstd").to(device)
-    epoch = 0
-    while True:
-        order = sample_order(1, epoch, loader.samples)
-        for number, part in enumerate(loader.batches(order[: loader.samples // batch * batch])):
-            mirrored = flips("per-image", 1, epoch, part.indices)
-            rows, columns = offsets("per-image", 1, epoch, part.indices, number)
-            images = torch.from_numpy(augment(part.images, mirrored, rows, columns)).to(device, non_blocking=True)
-            yield preprocessing(images), torch.from_numpy(part.labels).to(device, non_blocking=True)
-        epoch += 1
+    inputs = Inputs(loader, preprocessing, "per-image", "per-image", 1, torch.bfloat16, device)
+    for epoch in count():
+        order = sample_order(1, epoch, loader.samples)[: loader.samples // batch * batch]
+        for part in inputs.batches(epoch, order):
+            yield part.images, part.labels
 
 
 def _torchvision(data: Path, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -155,27 +152,40 @@ class _Samples(Dataset[tuple[Tensor, int]]):
 
 
 def forward_and_backward(network: str, batch: int, bf16: bool) -> float:
-    """Seconds of a forward and backward pass of our way, of random images; the first call builds and warms up."""
-    return seconds_of(_pass(network, batch, bf16), MEASURE_S)
+    """Seconds of a forward and backward pass, on random images; the first call builds and warms up."""
+    return seconds_of(_on_random_images(network, batch, 32, bf16, fused=True, update=False), MEASURE_S)
+
+
+def training_rate(network: str, batch: int, size: int, bf16: bool, fused: bool) -> float:
+    """Training images a second of our way, on random images of `size` x `size`; keeps nothing."""
+    step = _on_random_images.__wrapped__(network, batch, size, bf16, fused=fused, update=True)
+    return batch / seconds_of(step, MEASURE_S)
 
 
 @cache
-def _pass(network: str, batch: int, bf16: bool) -> Callable[[], None]:
+def _on_random_images(
+    network: str, batch: int, size: int, bf16: bool, *, fused: bool, update: bool
+) -> Callable[[], None]:
+    """A warm step, with or without the update of the weights."""
     device = devices.choose("auto")
-    model: nn.Module = build(network, 10, conv_init="fan_in", bn_init="ones", seed=1)
+    rate = 0.3 if network.endswith("-dropout") else 0.0
+    model: nn.Module = build(network, 10, conv_init="fan_in", bn_init="ones", dropout=rate, seed=1)
     model = model.to(device).to(memory_format=torch.channels_last)
-    if device.type == "cpu":
+    if fused and device.type == "cpu":
         fuse(model)
-    images = torch.randn(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
+    images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(10, (batch,), device=device)
 
-    def run() -> None:
+    def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = model(images)
-        model.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+        if update:
+            optimizer.step()
 
-    for _ in range(2):
-        run()
+    for _ in range(3):  # memory is taken from the system
+        step()
     finish()
-    return run
+    return step

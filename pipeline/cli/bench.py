@@ -62,7 +62,7 @@ def train(
             f"bare steps: {bare:,.0f}; {whole / bare - 1:+.1%}",
             highlight=False,
         )
-    console.print(f"Median of {repeats} rounds (lowest to highest).", highlight=False)
+    console.print(f"Median of {repeats} rounds (lowest-highest).", highlight=False)
 
 
 @app.command("figure-4", epilog="Example: wrn-pipe bench figure-4 --precision bf16")
@@ -98,4 +98,4 @@ def figure_4(
         table.add_row(timing.network, *paper, str(timing.ms), f"{timing.ratio:.2f}")
     console = Console()
     console.print(table)
-    console.print(f"Median of {repeats} rounds (lowest to highest). The paper's machine: Titan X, cuDNN v5, fp32.")
+    console.print(f"Median of {repeats} rounds (lowest-highest). The paper's machine: Titan X, cuDNN v5, fp32.")

@@ -1,0 +1,96 @@
+"""`wrn-pipe bench train` and `figure-4`: what they compare, and that they run; never how fast."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from pipeline.benchmarks import figure_4, steps, train
+from pipeline.benchmarks.measuring import spread
+from pipeline.benchmarks.steps import Way, forget, images_per_second, ways
+from pipeline.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def silent(text: str) -> None:
+    """No progress."""
+
+
+def cli(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline.cli.main import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_each_row_adds_one_thing_to_the_row_before(device: str) -> None:
+    listed = [asdict(way) for way in ways(device, compiled=False).values()]
+    assert listed[0] == asdict(Way())
+    for before, after in pairwise(listed):
+        assert sum(before[key] != after[key] for key in before) == 1
+    assert listed[-1]["fused_bn_relu"] == (device == "cpu")
+    compiled = list(ways(device, compiled=True).values())[-1]
+    assert compiled.compiled
+    assert not compiled.fused_bn_relu
+
+
+def test_a_spread_is_median_and_extremes() -> None:
+    assert asdict(spread([3.0, 1.0, 2.5])) == {"median": 2.5, "low": 1.0, "high": 3.0, "n": 3}
+    assert str(spread([120.4, 1300.0, 99.0])) == "120 (99-1,300)"
+
+
+@pytest.mark.parametrize("label", ["public port", "+ fused SGD"])
+def test_a_way_trains(label: str, tiny_beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "MEASURE_S", 0.01)
+    try:
+        assert images_per_second("WRN-10-1", 32, ways("cpu", compiled=False)[label], tiny_beton) > 0
+    finally:
+        forget()
+
+
+def test_mistakes_are_found_before_anything_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for networks, message in ((["WRN-41-1"], "depth 41"), (["WRN-10-1"], "cifar10-rgb")):
+        with pytest.raises(UserError, match=message):
+            train.bench(networks, 1, compiled=False, epoch=False, say=silent)
+
+
+@pytest.mark.soak
+def test_bench_train_reports_every_way(tiny_beton: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_beton, tmp_path / train.DATA)
+    done = cli("bench", "train", "--networks", "WRN-10-1", "--repeats", "1", "--no-epoch", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    (network,) = result["networks"]
+    assert (network["network"], network["batch"]) == ("WRN-10-1", 128)
+    assert [row["label"] for row in network["rows"]] == list(ways(result["device"]["type"], compiled=False))
+    for row in network["rows"]:
+        assert row["images_per_s"]["low"] <= row["images_per_s"]["median"] <= row["images_per_s"]["high"]
+        assert row["gflops"] == pytest.approx(row["images_per_s"]["median"] * network["gflop_per_image"])
+    assert network["rows"][0]["times_port"] == 1
+    assert result["matrix_gflops"]["bf16"]["median"] > 0
+
+
+@pytest.mark.soak
+def test_figure_4_sets_our_ratios_beside_the_papers(tmp_path: Path) -> None:
+    done = cli("bench", "figure-4", "--repeats", "1", "--json", "--precision", "bf16", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    timings = {timing["network"]: timing for timing in json.loads(done.stdout)}
+    assert {name: timing["paper_ms"] for name, timing in timings.items()} == {
+        "pre-act-ResNet-164": 85,
+        "pre-act-ResNet-1001": 512,
+        "WRN-40-4": 68,
+        "WRN-16-10": 164,
+        "WRN-28-10": 312,
+    }
+    reference = timings[figure_4.REFERENCE]
+    for timing in timings.values():
+        assert timing["ratio"] == pytest.approx(timing["ms"]["median"] / reference["ms"]["median"])
+        assert timing["paper_ratio"] == pytest.approx(timing["paper_ms"] / 68)

@@ -1,0 +1,79 @@
+"""What the benchmarks share: spreads of repeated measurements, this machine's ceiling, and interleaving."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Literal
+
+import torch
+
+from pipeline.training import device as devices
+
+Precision = Literal["fp32", "bf16"]
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MATRIX_SIZES = (1024, 2048, 4096)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A value measured several times."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        digits = 0 if self.median >= 100 else 1
+        return f"{self.median:,.{digits}f} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median and extremes of `values`, at least one."""
+    return Spread(statistics.median(values), min(values), max(values), len(values))
+
+
+def process(prepared: bool) -> ProcessPoolExecutor:
+    """A fresh process to measure in, `prepared` as the train stage prepares its own (pipeline/training/device.py).
+
+    What is set there can not be taken back, so ways that differ in it are measured in two such processes in turn; the
+    one that waits sleeps. A process ends with its executor.
+    """
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(prepared,))
+
+
+def _start(prepared: bool) -> None:
+    if prepared:
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+        devices.prepare(devices.choose("auto"))
+
+
+def seconds_of(step: Callable[[], object], at_least: float) -> float:
+    """Mean seconds of one `step`, called until `at_least` seconds are over; waits for a GPU to finish."""
+    steps, started = 0, time.perf_counter()
+    while time.perf_counter() - started < at_least:
+        step()
+        steps += 1
+    finish()
+    return (time.perf_counter() - started) / steps
+
+
+def finish() -> None:
+    """Wait until the GPU, where there is one, has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def matrix_rate(precision: Precision) -> float:
+    """FLOP a second (2 for each multiply-add) of a square matrix product, for the best of a few sizes."""
+    device, best = devices.choose("auto"), 0.0
+    for size in MATRIX_SIZES:
+        left, right = (torch.randn(size, size, device=device).to(DTYPES[precision]) for _ in range(2))
+        torch.mm(left, right)
+        finish()
+        best = max(best, 2 * size**3 / seconds_of(lambda a=left, b=right: torch.mm(a, b), 0.2))  # type: ignore[misc]
+    return best

@@ -111,8 +111,10 @@ def torchvision(folder: Path, workers: int) -> Epoch:
 
 
 def ram_tensor(folder: Path, workers: int) -> Epoch:
-    """As airbench: the split normalised and padded once, in memory; each epoch flipped and cropped as one tensor."""
-    torch.set_num_threads(workers)
+    """As airbench: the split normalised and padded once, in memory; each epoch flipped and cropped as one tensor.
+
+    By torch's own threads, which are as many as this process has cores.
+    """
     images, labels = (torch.from_numpy(array) for array in read(open_split(folder, "train").path))
     size = images.shape[2]
     padded = F.pad(MEANSTD(images), (PAD,) * 4, "reflect")

@@ -29,7 +29,7 @@ class Spread:
 
     def __str__(self) -> str:
         digits = 0 if self.median >= 100 else 1
-        return f"{self.median:,.{digits}f} ({self.low:,.{digits}f}-{self.high:,.{digits}f})"
+        return f"{self.median:,.{digits}f} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -1,0 +1,152 @@
+"""The ways to load and augment a training split that `wrn-pipe bench loader` compares.
+
+Each ends in float32 (or bfloat16, where named) [B,3,H,W] tensors with a flip and a crop of every image from a 4-pixel
+border: of its reflection, as in the paper, but of a constant where FFCV's own transforms draw it.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.datasets.digest import Stored
+from pipeline.loading.augmentation import PAD
+from pipeline.loading.beton import IMAGE, LABEL, open_split, read
+from pipeline.loading.inputs import Inputs
+from pipeline.loading.loader import Backend, Ints, Loader
+from pipeline.loading.order import sample_order
+from pipeline.loading.preprocessing import Preprocessing
+
+BATCH = 128
+MEANSTD = Preprocessing("meanstd")
+CPU = torch.device("cpu")
+
+Epoch = Callable[[int], int]
+"""Delivers all batches of an epoch, given its number; returns how many images."""
+
+
+def ours(backend: Backend, dtype: torch.dtype, folder: Path, workers: int) -> Epoch:
+    """What training does: our order and draws, one compiled pass for each batch."""
+    loader = Loader(folder, "train", BATCH, backend, workers)
+    inputs = Inputs(loader, MEANSTD, "per-image", "per-image", 1, dtype, CPU)
+
+    def epoch(number: int) -> int:
+        order = sample_order(1, number, loader.samples)
+        return sum(len(batch.labels) for batch in inputs.batches(number, order))
+
+    return epoch
+
+
+def ffcv(folder: Path, workers: int) -> Epoch:
+    """FFCV with its own transforms, as its documentation combines them."""
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.loader import Loader as FfcvLoader
+    from ffcv.loader import OrderOption
+    from ffcv.transforms import (
+        NormalizeImage,
+        RandomHorizontalFlip,
+        RandomTranslate,
+        Squeeze,
+        ToTensor,
+        ToTorchImage,
+    )
+
+    mean, std = MEANSTD.mean.numpy(), MEANSTD.std.numpy()
+    pixels = [
+        SimpleRGBImageDecoder(),
+        RandomHorizontalFlip(),
+        RandomTranslate(PAD, tuple(int(value) for value in mean)),
+        NormalizeImage(mean, std, np.float32),
+        ToTensor(),
+        ToTorchImage(),
+    ]
+    loader = FfcvLoader(
+        str(open_split(folder, "train").path),
+        batch_size=BATCH,
+        num_workers=workers,
+        os_cache=True,
+        order=OrderOption.RANDOM,
+        seed=1,
+        pipelines={IMAGE: pixels, LABEL: [IntDecoder(), ToTensor(), Squeeze(1)]},
+    )
+    return lambda number: sum(len(labels) for _, labels in loader)
+
+
+class _Pictures(Dataset[Any]):
+    """As torchvision's CIFAR10: one PIL image at a time."""
+
+    def __init__(self, images: Stored, labels: Ints, transform: Callable[[Any], torch.Tensor]) -> None:
+        self.images, self.labels, self.transform = images, labels, transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.images[i])), int(self.labels[i])
+
+
+def torchvision(folder: Path, workers: int) -> Epoch:
+    """PIL transforms in a DataLoader's worker processes, as public ports of the paper do."""
+    from torchvision import transforms
+
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=PAD, padding_mode="reflect"),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize((MEANSTD.mean / 255).tolist(), (MEANSTD.std / 255).tolist()),
+        ]
+    )
+    data = _Pictures(*read(open_split(folder, "train").path), transform)
+    loader: Iterable[Any] = DataLoader(data, BATCH, shuffle=True, num_workers=workers)
+    return lambda number: sum(len(labels) for _, labels in loader)
+
+
+def ram_tensor(folder: Path, workers: int) -> Epoch:
+    """As airbench: the split normalised and padded once, in memory; each epoch flipped and cropped as one tensor.
+
+    By torch's own threads, which are as many as this process has cores.
+    """
+    images, labels = (torch.from_numpy(array) for array in read(open_split(folder, "train").path))
+    size = images.shape[2]
+    padded = F.pad(MEANSTD(images), (PAD,) * 4, "reflect")
+
+    def epoch(number: int) -> int:
+        n = len(labels)
+        mirrored = torch.rand(n) < 0.5
+        flipped = torch.where(mirrored.view(-1, 1, 1, 1), padded.flip(3), padded)
+        down, across = torch.randint(2 * PAD + 1, (2, n))
+        lines, cropped = flipped.new_empty(n, 3, size, size + 2 * PAD), flipped.new_empty(n, 3, size, size)
+        for offset in range(2 * PAD + 1):
+            chosen = down == offset
+            lines[chosen] = flipped[chosen, :, offset : offset + size]
+        for offset in range(2 * PAD + 1):
+            chosen = across == offset
+            cropped[chosen] = lines[chosen, :, :, offset : offset + size]
+        delivered = 0
+        order = torch.randperm(n)
+        for start in range(0, n, BATCH):
+            at = order[start : start + BATCH]
+            delivered += len(cropped[at])
+            assert len(labels[at]) == len(at)
+        return delivered
+
+    return epoch
+
+
+WAYS: dict[str, Callable[[Path, int], Epoch]] = {
+    "ours over FFCV": partial(ours, "ffcv", torch.float32),
+    "ours over numpy": partial(ours, "numpy", torch.float32),
+    "ours over numpy, bf16": partial(ours, "numpy", torch.bfloat16),
+    "FFCV's own transforms": ffcv,
+    "torchvision DataLoader": torchvision,
+    "RAM tensor, as airbench": ram_tensor,
+}

@@ -15,8 +15,10 @@ import sklearn
 from PIL import Image
 from scipy.io import savemat
 
+from pipeline.datasets.catalogue import SPLITS, Dataset
 from pipeline.datasets.digest import Labels
-from pipeline.datasets.imagenet import DEVKIT, META, TRAIN, TRUTH, VAL
+from pipeline.datasets.imagenet import DEVKIT, META, TRAIN, TRUTH, VAL, find
+from pipeline.datasets.jpeg_store import write_split
 from pipeline.loading import beton
 
 FILES = (
@@ -150,6 +152,15 @@ def add(tar: tarfile.TarFile, name: str, content: bytes, **about: Any) -> None:
 
 def md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def store(tree: Path, to: Path) -> Path:
+    """The raw form of a tree, as the download stage leaves it, in the folder `to`."""
+    splits, synsets = find(tree, Dataset.model_validate(entry_of(tree)))
+    to.mkdir(parents=True)
+    for split in SPLITS:
+        write_split(to, split, splits[split], synsets)
+    return to
 
 
 def make_beton(to: Path, split: str, images: Sequence[Image.Image], labels: Labels) -> Path:

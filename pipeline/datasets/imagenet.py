@@ -158,7 +158,11 @@ def _class_folders(folder: Path) -> Iterator[ImageFile]:
 def _images(folder: Path, synset: str) -> Iterator[ImageFile]:
     for path in _visible(folder):
         _require_name(path.name, folder)
-        yield ImageFile(synset, path.name, path, 0, path.stat().st_size)
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise SourceError(f"{path}: {error.strerror}") from error
+        yield ImageFile(synset, path.name, path, 0, size)
 
 
 def _visible(folder: Path) -> Iterator[Path]:

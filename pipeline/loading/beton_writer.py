@@ -73,6 +73,7 @@ class _DecodedSamples:
 
     def __init__(self, job: JpegJob) -> None:
         self.job, self.store = job, jpeg_store.open_split(job.store, job.split)
+        self.writer = os.getpid()  # the process that waits for the one which will ask for samples
         self.pool: ThreadPoolExecutor | None = None  # made on use: FFCV's writer forks, and threads do not pass over
         self.ahead: deque[tuple[int, Future[Images]]] = deque()
 
@@ -93,9 +94,11 @@ class _DecodedSamples:
         try:
             return image.result(), int(self.store.labels[i])
         except (SourceError, UserError) as error:
-            # FFCV would wait for ever for its worker: end the waiting process, and leave word for ours.
+            # FFCV would wait for ever for its worker: leave word for our process, and end the waiting one, if it is
+            # still there and this one's parent.
             _complaint(self.job.to).write_text(str(error), encoding="utf-8")
-            os.kill(os.getppid(), signal.SIGKILL)
+            if os.getppid() == self.writer:
+                os.kill(self.writer, signal.SIGKILL)
             raise
 
 

@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 
 from pipeline.datasets import jpeg_store
-from pipeline.datasets.catalogue import SPLITS, Dataset
-from pipeline.datasets.imagenet import find
+from pipeline.datasets.catalogue import SPLITS
 from pipeline.errors import UserError
 from pipeline.loading.beton import open_card
 from pipeline.loading.beton_jpeg import JpegBeton, inspect_jpegs, open_jpegs
@@ -29,18 +28,11 @@ from pipeline.loading.resized_crop import RandomCrops
 MAX_SIDE, QUALITY = 200, 90
 
 
-def stored(tree: Path, to: Path) -> Path:
-    """The raw form of a tree."""
-    splits, synsets = find(tree, Dataset.model_validate(photos.entry_of(tree)))
-    to.mkdir(parents=True)
-    for split in SPLITS:
-        jpeg_store.write_split(to, split, splits[split], synsets)
-    return to
-
-
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return stored(photos.make_tree(tmp_path_factory.mktemp("tree")), tmp_path_factory.mktemp("data") / "raw/photos")
+    return photos.store(
+        photos.make_tree(tmp_path_factory.mktemp("tree")), tmp_path_factory.mktemp("data") / "raw/photos"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +184,7 @@ def test_an_image_that_cannot_be_decoded_ends_the_conversion(tmp_path: Path) -> 
     tree = photos.make_tree(tmp_path / "tree")
     broken = min((tree / "val").rglob("*.JPEG"), key=lambda path: path.name)
     broken.write_bytes(broken.read_bytes()[:-800])
-    raw = stored(tree, tmp_path / "raw")
+    raw = photos.store(tree, tmp_path / "raw")
     with pytest.raises(UserError, match=rf"test {broken.name}: cannot be decoded") as caught:
         convert_jpegs(raw, tmp_path / "to", list(SPLITS), 4, MAX_SIDE, QUALITY)
     assert "replace that image" in caught.value.remedy
@@ -203,7 +195,7 @@ def test_an_image_that_would_vanish_is_refused_before_ffcv_hangs_on_it(tmp_path:
     tree = photos.make_tree(tmp_path / "tree")
     thin = min((tree / "val").rglob("*.JPEG"), key=lambda path: path.name)
     thin.write_bytes(photos.jpeg(Image.new("RGB", (300, 1))))
-    raw = stored(tree, tmp_path / "raw")
+    raw = photos.store(tree, tmp_path / "raw")
     with pytest.raises(UserError, match=rf"test {thin.name}: 300 x 1 pixels cannot be scaled to 200"):
         write([JpegJob(raw, "test", MAX_SIDE, QUALITY, tmp_path / "test.beton")])
     assert not (tmp_path / "test.beton").exists()

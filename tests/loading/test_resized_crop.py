@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from pipeline.loading.counter_hash import Stream, below, draw
-from pipeline.loading.resized_crop import ATTEMPTS, RandomCrops, central_boxes, random_boxes
+from pipeline.loading.resized_crop import ATTEMPTS, RandomCrops, _ratio, central_boxes, random_boxes
 
 getcontext().prec = 60
 
@@ -124,6 +124,11 @@ def test_an_image_that_no_attempt_fits_shows_its_largest_central_box(
 )
 def test_a_test_sees_the_centre(height: int, width: int, box: tuple[int, int, int, int]) -> None:
     assert tuple(central_boxes(np.array([height]), np.array([width]))[0].tolist()) == box
+
+
+def test_ratios_are_spaced_evenly_on_a_log_scale() -> None:
+    steps = np.arange(65536)
+    assert np.allclose(_ratio(steps.astype(np.uint64) << np.uint64(48)), 0.75 * (16 / 9) ** (steps / 65536), 1e-14, 0)
 
 
 def test_below_takes_a_bound_each() -> None:

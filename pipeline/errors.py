@@ -44,10 +44,10 @@ def exit_on_error() -> Iterator[None]:
 
 
 def run_stage(main: Callable[..., None]) -> None:
-    """Call a stage's `main` with the words of its command line."""
+    """Call a stage's `main` with the words of its command line; options are for callers in Python."""
     words = sys.argv[1:]
     with exit_on_error():
-        wanted = inspect.signature(main).parameters
+        wanted = [p.name for p in inspect.signature(main).parameters.values() if p.kind != p.KEYWORD_ONLY]
         if len(words) != len(wanted):
             usage = " ".join(["python -m", main.__globals__["__spec__"].name, *(name.upper() for name in wanted)])
             raise UserError(f"{len(words)} words where the stage takes {len(wanted)}", usage)

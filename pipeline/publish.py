@@ -11,17 +11,36 @@ from typing import Any
 
 @contextmanager
 def new_folder(to: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes the place of `to` when the block ends well and vanishes when it does not."""
+    """An empty folder to fill, which takes the place of `to` when the block ends well and vanishes when it does not.
+
+    Its content is on the disk before it gets the name, so that neither a kill nor a power loss shows a part of it.
+    """
     to.parent.mkdir(parents=True, exist_ok=True)
-    work = to.parent / f".{to.name}.part"
-    shutil.rmtree(work, ignore_errors=True)  # what a killed process left
+    work, old = to.parent / f".{to.name}.part", to.parent / f".{to.name}.old"
+    for left in (work, old):  # by a killed process
+        shutil.rmtree(left, ignore_errors=True)
     work.mkdir()
     try:
         yield work
-        shutil.rmtree(to, ignore_errors=True)
+        for path in sorted(work.rglob("*")):
+            sync(path)
+        sync(work)
+        if to.exists():
+            os.replace(to, old)  # deleting it in place would show a part of it meanwhile
         os.replace(work, to)
+        sync(to.parent)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        for left in (work, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Return when the content of a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def json_text(value: Any) -> str:

@@ -19,6 +19,7 @@ from pipeline.progress import say
 from pipeline.publish import json_text, new_folder
 from pipeline.tracking.mirror import log_evaluation
 from pipeline.training import device as devices
+from pipeline.training.holder import discard_unless_held
 
 _BATCH = 500
 _JPEG_BATCH = 100
@@ -50,6 +51,7 @@ def main(run_id: str) -> None:
         shutil.copyfile(trained / "run.json", work / "run.json")
     say(f"{run_id}: test error {values['top1_error']:.2f} % of {values['n']} images")
     log_evaluation(run_id, record["fingerprint"], values)
+    discard_unless_held(Path("scratch") / record["fingerprint"], run_id)
 
 
 if __name__ == "__main__":

@@ -2,36 +2,64 @@
 
 import csv
 import os
-import shutil
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 # Read when torch first allocates: large blocks on huge pages save page faults on a CPU.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from pipeline.errors import run_stage
+from pipeline.errors import WrnPipeError, run_stage
 from pipeline.loading.loader import Loader
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.models.bn_relu import fuse
 from pipeline.models.build import build, count_parameters
-from pipeline.params import load
+from pipeline.params import Plan, load
 from pipeline.provenance import fingerprint, versions
 from pipeline.publish import json_text, new_folder
 from pipeline.tracking.mirror import Mirror
 from pipeline.training import device as devices
-from pipeline.training.checkpoints import EpochRecord
+from pipeline.training.checkpoints import EpochRecord, Progress
+from pipeline.training.holder import discard, hold
+from pipeline.training.interruptions import continue_with, stop_at_once
 from pipeline.training.loop import Training, train
 
 
-def main(run_id: str) -> None:
-    """Train run `run_id` of params.yaml, from where an earlier attempt stopped."""
+def main(run_id: str, *, fresh: bool = False, wait: bool = False, checkpoint_steps: int | None = None) -> None:
+    """Train run `run_id` of params.yaml, from where an earlier attempt stopped, and publish models/<run_id>.
+
+    `fresh` forgets earlier attempts. `wait` waits for another process that trains the same run; without it that is a
+    UserError. `checkpoint_steps`: see Training. The last state stays in scratch/ until the run is evaluated: by then
+    DVC has recorded the training, and a crash between here and there costs nothing.
+    """
     plan = load()
+    print_of_run = fingerprint(plan, run_id)
+    scratch = Path("scratch") / print_of_run
+    with stop_at_once(run_id), hold(scratch, run_id, wait):
+        if fresh:
+            discard(scratch)
+        training, record = prepare(plan, run_id, print_of_run, scratch, checkpoint_steps)
+        with Mirror(run_id, record) as mirror:
+            done = train(training, mirror.epoch)
+            trained_on = {
+                "device": done.devices[-1],
+                "devices": done.devices,
+                "unrepeatable_kernels": done.unrepeatable,
+            }
+            to = Path("models") / run_id
+            publish(to, training, done, record | trained_on)
+            mirror.model(to / "model.safetensors")
+
+
+def prepare(
+    plan: Plan, run_id: str, print_of_run: str, scratch: Path, checkpoint_steps: int | None = None
+) -> tuple[Training, dict[str, Any]]:
+    """A training ready to start, keeping its state in `scratch`, and what run.json says of it before its first step."""
     run = plan.run(run_id)
     protocol, data = plan.protocols[run.protocol], f"{run.dataset}-{run.representation}"
-    print_of_run = fingerprint(plan, run_id)
     device = devices.choose(plan.device)
     devices.prepare(device)
     dropout = protocol.dropout if run.network.endswith("-dropout") else 0.0
@@ -62,20 +90,23 @@ def main(run_id: str) -> None:
         "device": devices.facts(device),
         "versions": versions(),
     }
-    scratch = Path("scratch") / print_of_run
-    with Mirror(run_id, record) as mirror:
-        training = Training(
-            run_id, protocol, run.seed, model, loader, Preprocessing(protocol.preprocessing).to(device), device, scratch
-        )
-        history = train(training, mirror.epoch)
-        to = Path("models") / run_id
+    preprocessing = Preprocessing(protocol.preprocessing).to(device)
+    return Training(run_id, protocol, run.seed, model, loader, preprocessing, device, scratch, checkpoint_steps), record
+
+
+def publish(to: Path, training: Training, done: Progress, record: dict[str, Any]) -> None:
+    """Write the three files of models/<run>. Raises WrnPipeError when the disk is full or fails; nothing shows then."""
+    try:
         with new_folder(to) as work:
-            weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-            save_file(weights, work / "model.safetensors")
-            write_history(work / "history.csv", history)
+            weights = {k: v.detach().cpu().contiguous() for k, v in training.model.state_dict().items()}
+            (work / "model.safetensors").write_bytes(save(weights))
+            write_history(work / "history.csv", done.history)
             (work / "run.json").write_text(json_text(record), encoding="utf-8")
-        mirror.model(to / "model.safetensors")
-    shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise WrnPipeError(
+            f"cannot write {to} ({error.strerror}); the finished training is kept in {training.scratch}",
+            f"make room there, then: {continue_with(training.run_id)} (it trains nothing again)",
+        ) from error
 
 
 def write_history(path: Path, history: list[EpochRecord]) -> None:

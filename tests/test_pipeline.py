@@ -231,37 +231,41 @@ def test_a_dead_tracking_server_stops_nothing_and_is_said_once(done: Project, tm
     assert digests(done) == before
 
 
-def test_sigterm_to_wrn_pipe_saves_the_training_and_repro_finishes_it(done: Project, tmp_path: Path) -> None:
+def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_path: Path) -> None:
+    """By SIGTERM to wrn-pipe alone, as a scheduler sends it, then by a terminal's SIGINT to the whole group."""
     project = clone(done, tmp_path / "stopped")
     assert project.run("dvc", "cache", "dir", "--local", str(done.root / ".dvc" / "cache")).returncode == 0
     project.edit(lambda params: params["protocols"]["brief"].update(epochs=400))
     project.edit(lambda params: params["loading"].update(backend="numpy"))
     log = tmp_path / "log"
-    with log.open("w") as file:
-        running = subprocess.Popen(
-            [sys.executable, "-c", "from pipeline.cli.main import main; main()", "repro"],
-            cwd=project.root,
-            env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-        while "epoch 2/400" not in log.read_text() and running.poll() is None:
-            time.sleep(0.1)
-        running.send_signal(signal.SIGTERM)
-        assert running.wait(60) == 143, log.read_text()
-    assert f"wrn-pipe repro train@{RUN}" in log.read_text()
+
+    def stopped_at(line: str, stop: Callable[[int], None]) -> int:
+        with log.open("w") as file:
+            running = subprocess.Popen(
+                [sys.executable, "-c", "from pipeline.cli.main import main; main()", "repro"],
+                cwd=project.root,
+                env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            while line not in log.read_text() and running.poll() is None:
+                time.sleep(0.1)
+            stop(running.pid)
+            return running.wait(60)
+
+    assert stopped_at("epoch 2/400", lambda pid: os.kill(pid, signal.SIGTERM)) == 143, log.read_text()
+    assert f"continue with: wrn-pipe repro train@{RUN}" in log.read_text()
     assert not (project.root / "models" / RUN).exists()
     (saved,) = (p for p in (project.root / "scratch").iterdir() if p.name != "downloads")
-    assert list(saved.glob("epoch-*.safetensors"))
-    resumed = subprocess.Popen(
-        [sys.executable, "-m", "stages.train", RUN], cwd=project.root, stderr=subprocess.PIPE, text=True
-    )
-    assert resumed.stderr is not None
-    try:
-        assert any("resuming from epoch-" in line for line in resumed.stderr)
-    finally:
-        resumed.kill()
-        resumed.wait()
+    newest = max(saved.glob("epoch-*.safetensors"))
+    assert f"saved as scratch/{saved.name}/{newest.name}" in log.read_text()
+    assert stopped_at("resuming from", lambda pid: os.killpg(pid, signal.SIGINT)) == 130, log.read_text()
+    assert f"resuming from scratch/{saved.name}/{newest.name}" in log.read_text()
+    assert max(saved.glob("epoch-*.safetensors")) > newest
+    forgotten = project.cli("repro", "--fresh", "--dry", f"train@{RUN}")
+    assert forgotten.returncode == 0, forgotten.stderr
+    assert saved.exists(), "a dry run changes nothing"
 
 
 def test_a_mistyped_target_or_run(done: Project) -> None:

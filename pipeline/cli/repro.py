@@ -17,17 +17,27 @@ def repro(
     keep_going: Annotated[
         bool, typer.Option("--keep-going", "-k", help="After a failure go on with what does not need it.")
     ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Train from the start what earlier attempts left unfinished.")
+    ] = False,
 ) -> None:
     """Run every stage that is out of date, with `dvc repro`, and say when results differ from the committed ones.
 
     Exit code: 0 done, 1 a stage failed, 2 a mistake you can mend, 130 or 143 stopped by a signal.
     """
-    from pipeline.execution.dvc import LOCK, changed_results
+    from pipeline.execution.dvc import LOCK, changed_results, runs_behind
     from pipeline.execution.dvc import repro as run
     from pipeline.params import load
+    from pipeline.provenance import fingerprint
+    from pipeline.training.holder import discard, hold
 
+    plan = load()
+    for run_id in runs_behind(plan, targets or []) if fresh and not dry else ():
+        scratch = Path("scratch") / fingerprint(plan, run_id)
+        with hold(scratch, run_id):
+            discard(scratch)
     options = [flag for flag, on in (("--dry", dry), ("--force", force), ("--keep-going", keep_going)) if on]
-    code = run(load(), targets or [], options)
+    code = run(plan, targets or [], options)
     if code:
         raise typer.Exit(code)
     if dry or not LOCK.is_file():

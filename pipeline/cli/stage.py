@@ -13,8 +13,30 @@ def stage(
         str | None,
         typer.Argument(metavar="RUN", help="What it works on: a run id, dataset, representation or table."),
     ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="train: forget what earlier attempts saved.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="train: wait while another process trains this run, instead of leaving.")
+    ] = False,
+    checkpoint_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="train: save the state after every so many steps; else as often as costs below 1 % of the time.",
+            show_default=False,
+        ),
+    ] = None,
+    twice: Annotated[
+        bool,
+        typer.Option("--twice", help="train: train twice, in scratch/ only, and compare every byte of every step."),
+    ] = False,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="With --twice: only so many steps.", show_default=False)
+    ] = None,
 ) -> None:
-    """Run one stage by itself, without DVC: its inputs are taken as they are and nothing is recorded in dvc.lock."""
+    """Run one stage by itself, without DVC: its inputs are taken as they are and nothing is recorded in dvc.lock.
+
+    Exit code: 0 done, 1 failed or (--twice) not equal, 2 a mistake you can mend, 130 or 143 stopped by a signal.
+    """
     from importlib import import_module
 
     from pipeline.errors import UserError
@@ -30,6 +52,14 @@ def stage(
         "evaluate": plan.runs,
         "tabulate": dict.fromkeys(plan.tables),
     }
+    given = {"--fresh": fresh, "--wait": wait, "--checkpoint-steps": checkpoint_steps, "--twice": twice}
+    options = [option for option, value in given.items() if value]
+    if options and name != "train":
+        raise UserError(f"stage {name} has no option {options[0]}", f"it is one of wrn-pipe stage train {key or 'RUN'}")
+    if twice and len(options) > 1:
+        raise UserError(f"--twice with {options[0]}", "give one of them: --twice starts anew in folders of its own")
+    if steps and not twice:
+        raise UserError("--steps without --twice", "add --twice: a training of fewer steps is no result")
     if name not in keys:
         if key is not None:
             raise UserError(f"stage {name} takes no second word, got {key!r}", f"wrn-pipe stage {name}")
@@ -39,4 +69,11 @@ def stage(
         raise UserError(f"stage {name} of what?", f"wrn-pipe stage {name} {next(iter(keys[name]), 'KEY')}")
     if key not in keys[name]:
         raise UserError(f"params.yaml has no {key!r} for stage {name}", nearest(key, keys[name], f"{name} key"))
-    import_module(f"stages.{name}").main(key)
+    if twice:
+        from pipeline.cli.twice import compare
+
+        compare(key, steps)
+    elif name == "train":
+        import_module("stages.train").main(key, fresh=fresh, wait=wait, checkpoint_steps=checkpoint_steps)
+    else:
+        import_module(f"stages.{name}").main(key)

@@ -69,6 +69,16 @@ def resolve(plan: Plan, targets: Sequence[str]) -> list[str]:
     return resolved
 
 
+def runs_behind(plan: Plan, targets: Sequence[str]) -> list[str]:
+    """The runs that `dvc repro` would train for these targets, if all were out of date."""
+    names = resolve(plan, targets)
+    if not names or any(
+        name.split("@")[0] in ("summarize", "tabulate") or name in ("train", "evaluate") for name in names
+    ):
+        return list(plan.runs)
+    return sorted({name.split("@")[1] for name in names if name.startswith(("train@", "evaluate@"))})
+
+
 def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> int:
     """Run `dvc repro`. The exit code of the stage that failed, where one did, else DVC's own.
 
@@ -80,7 +90,10 @@ def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> in
         environment_with_file = {**environment(), EXIT_CODE_FILE: str(failed)}
         child = subprocess.Popen(command("repro", *options, *names), env=environment_with_file)
 
+        received: list[int] = []
+
         def forward(signum: int, frame: FrameType | None) -> None:
+            received.append(signum)
             # A terminal sends SIGINT to the whole group itself; whoever sends SIGTERM knows this process only.
             if signum == signal.SIGTERM:
                 terminate_stages(child.pid)
@@ -93,6 +106,8 @@ def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> in
                 signal.signal(signum, handler)
         if failed.is_file():
             return int(failed.read_text())
+    if code and received:  # it came while no stage was there to answer it
+        return 128 + received[0]
     return 1 if code else 0
 
 

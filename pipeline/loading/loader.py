@@ -170,10 +170,11 @@ class _Ffcv:
 def _next(iterator: Any) -> tuple[Stored, Ints]:
     """The next batch; FFCV's own __next__ would wait for ever for a producer thread that has died."""
     while True:
+        alive = iterator.is_alive()  # asked before the queue: the thread may deliver its last batch and end meanwhile
         try:
             item = iterator.output_queue.get(timeout=1)
         except queue.Empty:
-            if iterator.is_alive():
+            if alive:
                 continue
             raise WrnPipeError(
                 "FFCV's reading thread died", "see its traceback above; try loading.backend: numpy"

@@ -1,19 +1,26 @@
-"""The state of an unfinished training on disk: one file, complete or absent."""
+"""The state of an unfinished training on disk: files that are whole, checked by their digest, newest first."""
 
 import json
 import os
+import time
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load
+from safetensors.torch import save as to_bytes
 from torch import nn
 from torch.optim import Optimizer
 
+from pipeline.errors import UserError, WrnPipeError
 from pipeline.progress import say
+from pipeline.publish import sync
+from pipeline.training.holder import PATTERN
 
-_KEEP = 2
+_ABOUT = "training"
+"""The one metadata key: safetensors writes several in random order, and equal states are to be equal files."""
 
 
 @dataclass
@@ -32,52 +39,120 @@ class EpochRecord:
 
 @dataclass
 class Progress:
-    """How far a training has come."""
+    """How far a training has come, and on what. Schedule and random draws are functions of these counters."""
 
     epoch: int = 0
     """The epoch under way, from 0."""
     step: int = 0
     """Steps done of it."""
     history: list[EpochRecord] = field(default_factory=list)
+    devices: list[dict[str, Any]] = field(default_factory=list)
+    """What the steps ran on, in order, as pipeline.training.device.facts says it: more than one after a move."""
+    unrepeatable: list[str] = field(default_factory=list)
+    """Kernels met that torch cannot make deterministic."""
 
 
-def save(folder: Path, progress: Progress, model: nn.Module, optimizer: Optimizer, totals: torch.Tensor) -> Path:
-    """Write the newest state and drop all but the last two. The tensors hold everything that steps change."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"epoch-{progress.epoch:04d}-step-{progress.step:06d}.safetensors"
-    part = folder / f".{name}.part"
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    for key, parameter in model.named_parameters():
-        buffer = optimizer.state[parameter].get("momentum_buffer")
-        if buffer is not None:
-            tensors[f"momentum.{key}"] = buffer
-    tensors["totals"] = totals
-    save_file(
-        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {"progress": json.dumps(asdict(progress))}
-    )
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(part, folder / name)
-    for old in sorted(folder.glob("epoch-*.safetensors"))[:-_KEEP]:
-        old.unlink()
-    return folder / name
+class Checkpoints:
+    """The saved states of one training, in a folder named by its fingerprint.
 
+    A name holds the place in the training and the first half of the file's sha256, so `sha256sum` checks it as we do:
+    `epoch-0003-step-000120.<32 hexadecimal digits>.safetensors`. Two states are kept, so that one stays when the other
+    is damaged. The tensors hold everything that steps change.
+    """
 
-def resume(folder: Path, model: nn.Module, optimizer: Optimizer, totals: torch.Tensor) -> Progress:
-    """Put the newest readable state back into the given objects; a fresh Progress when there is none."""
-    for path in sorted(folder.glob("epoch-*.safetensors"), reverse=True):
+    def __init__(self, folder: Path, model: nn.Module, optimizer: Optimizer, totals: torch.Tensor) -> None:
+        self.folder, self.model, self.optimizer, self.totals = folder, model, optimizer, totals
+        self.newest: Path | None = None
+        """The newest state known to be whole."""
+        self.seconds = 0.0
+        """What the last save took."""
+
+    def save(self, at: Progress) -> Path:
+        """Write, force to the disk, rename, read back; only then let go of older states but the one before.
+
+        Raises WrnPipeError when the disk is full or fails; what was saved before stays.
+        """
+        started = time.perf_counter()
+        content = to_bytes(self._tensors(), {_ABOUT: json.dumps({"fingerprint": self.folder.name, **asdict(at)})})
+        name = f"epoch-{at.epoch:04d}-step-{at.step:06d}.{_digest(content)}.safetensors"
+        path, part = self.folder / name, self.folder / f".{name}.part"
         try:
-            with safe_open(path, "pt") as file:
-                saved = json.loads(file.metadata()["progress"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        except SafetensorError as error:
-            say(f"skipping {path}: {error}")
-            continue
-        model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-        for key, parameter in model.named_parameters():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob(".*.part"):  # by a killed process
+                left.unlink()
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                if hasattr(os, "posix_fadvise"):  # so that it is the disk that is read back, not the page cache
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            os.replace(part, path)
+            sync(self.folder)
+            if _digest(path.read_bytes()) != _digest(content):
+                raise OSError(None, "the file reads back otherwise than it was written")
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            kept = f"the last good state is {self.newest}" if self.newest else "no earlier state was saved"
+            raise WrnPipeError(
+                f"cannot save the training in {self.folder} ({error.strerror}); {kept}",
+                f"make room for {3 * len(content) / 1e6:.0f} MB there and start it again: it continues",
+            ) from error
+        for old in self.folder.glob(PATTERN) if path != self.newest else ():
+            if old not in (path, self.newest):
+                old.unlink()
+        self.newest = path
+        self.seconds = time.perf_counter() - started
+        return path
+
+    def resume(self) -> Progress:
+        """Put the newest whole state back; a fresh Progress when there is none. Damaged ones are said and passed over.
+
+        Raises UserError for a state of another fingerprint, which somebody must have copied here.
+        """
+        for path in sorted(self.folder.glob(PATTERN), reverse=True):
+            try:
+                content = path.read_bytes()
+                if _digest(content) != path.name.split(".")[1]:
+                    raise OSError(None, "its content is not what was saved")
+            except OSError as error:
+                say(f"skipping {path}: torn or damaged, {error.strerror}")
+                continue
+            tensors, about = load(content), _about(content)
+            if (of := about.pop("fingerprint")) != self.folder.name:
+                raise UserError(
+                    f"{path} is a state of another training, of fingerprint {of}",
+                    f"delete {path}: it cannot be continued under other settings, code or data",
+                )
+            self._restore(tensors)
+            say(f"resuming from {path}")
+            self.newest = path
+            return Progress(**{**about, "history": [EpochRecord(**row) for row in about["history"]]})
+        return Progress()
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        for key, parameter in self.model.named_parameters():
+            buffer = self.optimizer.state[parameter].get("momentum_buffer")
+            if buffer is not None:
+                tensors[f"momentum.{key}"] = buffer
+        tensors["totals"] = self.totals
+        return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+
+    def _restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        self.model.load_state_dict(model)
+        for key, parameter in self.model.named_parameters():
             if (buffer := tensors.get(f"momentum.{key}")) is not None:
-                optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
-        totals.copy_(tensors["totals"])
-        say(f"resuming from {path.name}")
-        return Progress(saved["epoch"], saved["step"], [EpochRecord(**row) for row in saved["history"]])
-    return Progress()
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+        self.totals.copy_(tensors["totals"])
+
+
+def _digest(content: bytes) -> str:
+    return sha256(content).hexdigest()[:32]
+
+
+def _about(content: bytes) -> dict[str, Any]:
+    """What `save` put into a safetensors file: 8 bytes of header length, little-endian, then the header as JSON."""
+    length = int.from_bytes(content[:8], "little")
+    about: dict[str, Any] = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_ABOUT])
+    return about

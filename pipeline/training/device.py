@@ -3,13 +3,18 @@
 import ctypes
 import os
 import platform
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from pipeline.errors import UserError
 
+_UNREPEATABLE = re.compile(r"(\S+) does not have a deterministic implementation")
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 
 
@@ -43,6 +48,24 @@ def facts(device: torch.device) -> dict[str, str | int]:
     matrix = "AMX" if "amx_bf16" in flags else "AVX512_BF16" if "avx512_bf16" in flags else "no native bf16"
     capability = f"{torch.backends.cpu.get_cpu_capability()}, {matrix}"
     return {"type": "cpu", "name": name, "capability": capability, "threads": torch.get_num_threads()}
+
+
+@contextmanager
+def note_unrepeatable(names: list[str]) -> Iterator[None]:
+    """Add to `names` each kernel that the block runs although torch has no deterministic one. `prepare` comes first."""
+    show = warnings.showwarning
+
+    def note(message: Warning | str, *where: Any, **more: Any) -> None:
+        if not (found := _UNREPEATABLE.match(str(message))):
+            show(message, *where, **more)
+        elif found[1] not in names:
+            names.append(found[1])
+            names.sort()
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("default", _UNREPEATABLE.pattern)
+        warnings.showwarning = note
+        yield
 
 
 def _processor() -> tuple[str, list[str]]:

@@ -1,14 +1,12 @@
 """Trains one network by one protocol, step by step, from wherever it was left."""
 
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 import torch.nn.functional as F
@@ -22,27 +20,17 @@ from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.params import Protocol
 from pipeline.progress import Task, progress, say
-from pipeline.training.checkpoints import EpochRecord, Progress, resume, save
+from pipeline.training.cadence import Cadence
+from pipeline.training.checkpoints import Checkpoints, EpochRecord, Progress
+from pipeline.training.device import facts, note_unrepeatable
+from pipeline.training.interruptions import InterruptedTrainingError, explain_no_memory, stop_after_step
 from pipeline.training.schedule import learning_rate, resets_momentum
 
-CHECKPOINT_SECONDS = 60.0
 CHECK_LOSS_STEPS = 50
 """A loss that is no number is noticed within so many steps; reading it each step would stall a GPU."""
 
 OnEpoch = Callable[[EpochRecord, float], None]
 """Called after each epoch with its record and its training images per second."""
-
-
-class InterruptedTrainingError(WrnPipeError):
-    """The user or the scheduler stopped the training; its state is saved."""
-
-    def __init__(self, signum: int, where: Path, run_id: str) -> None:
-        super().__init__(
-            f"{signal.Signals(signum).name}: stopped after {where.stem}, nothing is lost",
-            f"continue with: wrn-pipe repro train@{run_id}",
-        )
-        self.signum = signum
-        self.exit_code = 128 + signum
 
 
 @dataclass(frozen=True)
@@ -58,31 +46,16 @@ class Training:
     preprocessing: Preprocessing
     device: torch.device
     scratch: Path
+    """Named by the run's fingerprint."""
+    checkpoint_steps: int | None = None
+    """Save after every so many steps; None: as Cadence finds cheap."""
 
 
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """The signals that asked to stop while the block runs; a second one kills at once."""
-    received: list[int] = []
+def train(training: Training, on_epoch: OnEpoch) -> Progress:
+    """Train to the protocol's last epoch; `training.model` then holds the weights. Returns history and devices.
 
-    def note(signum: int, frame: FrameType | None) -> None:
-        received.append(signum)
-        signal.signal(signum, signal.SIG_DFL)
-        say(f"{signal.Signals(signum).name}: finishing this step and saving")
-
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-def train(training: Training, on_epoch: OnEpoch) -> list[EpochRecord]:
-    """Train to the protocol's last epoch; `training.model` then holds the weights. Returns the history.
-
-    Resumes from `training.scratch`. Raises InterruptedTrainingError on SIGINT or SIGTERM, WrnPipeError when the loss is
-    no number.
+    Resumes from `training.scratch`, where the last state stays. Raises InterruptedTrainingError on SIGINT or SIGTERM,
+    WrnPipeError when the loss or a weight is no number, memory is short or a state cannot be saved.
     """
     protocol, model = training.protocol, training.model
     # Fused: one pass over the parameters; CPU and CUDA both have it.
@@ -94,7 +67,8 @@ def train(training: Training, on_epoch: OnEpoch) -> list[EpochRecord]:
         weight_decay=protocol.weight_decay,
         fused=True,
     )
-    totals = torch.zeros(2, dtype=torch.float64, device=training.device)  # summed loss, misclassified samples
+    # Of the epoch: summed loss, misclassified samples, steps since the loss is no number.
+    totals = torch.zeros(3, dtype=torch.float64, device=training.device)
     samples = training.loader.samples
     steps = samples // protocol.batch_size if protocol.drop_last else math.ceil(samples / protocol.batch_size)
     if steps == 0:
@@ -106,9 +80,17 @@ def train(training: Training, on_epoch: OnEpoch) -> list[EpochRecord]:
     inputs = Inputs(
         training.loader, training.preprocessing, protocol.flip, protocol.crop, training.seed, dtype, training.device
     )
-    at = resume(training.scratch, model, optimizer, totals)
+    states = Checkpoints(training.scratch, model, optimizer, totals)
+    at = states.resume()
+    if at.epoch < protocol.epochs:
+        _note_device(at, facts(training.device))
+    else:
+        say(f"{training.run_id}: trained to its end by an earlier attempt; --fresh would train it again")
     with ExitStack() as stack:
-        stop = stack.enter_context(_stop_signals())
+        stop = stack.enter_context(stop_after_step())
+        keeper = _Keeper(training, states, at, stop, Cadence(training.checkpoint_steps))
+        stack.enter_context(note_unrepeatable(at.unrepeatable))
+        stack.enter_context(explain_no_memory(training.run_id, keeper.where))
         bar = None
         if sys.stderr.isatty():
             done = (at.epoch * steps + at.step) * protocol.batch_size
@@ -116,12 +98,12 @@ def train(training: Training, on_epoch: OnEpoch) -> list[EpochRecord]:
             bar = stack.enter_context(progress(label, protocol.epochs * steps * protocol.batch_size, "images", done))
         while at.epoch < protocol.epochs:
             started, first = time.perf_counter(), at.step
-            _epoch(training, inputs, optimizer, totals, at, steps, stop, bar)
-            loss, wrong = totals.tolist()
+            _epoch(training, inputs, optimizer, at, steps, keeper, bar)
+            loss, wrong, _ = totals.tolist()
             seen = min(steps * protocol.batch_size, samples)
             rate_at_end = learning_rate(protocol, at.epoch, steps - 1, steps)
             record = EpochRecord(at.epoch + 1, rate_at_end, loss / seen, 100 * wrong / seen)
-            _require_finite(loss, training, at)
+            keeper.require_finite()
             at.history.append(record)
             at.epoch, at.step = at.epoch + 1, 0
             totals.zero_()
@@ -131,17 +113,73 @@ def train(training: Training, on_epoch: OnEpoch) -> list[EpochRecord]:
                 f"train error {record.train_error:.2f} %, {rate:.0f} images/s"
             )
             on_epoch(record, rate)
-    return at.history
+            keeper.save()
+    return at
+
+
+@dataclass
+class _Keeper:
+    """Watches over a training's steps: saves its state when due or asked, and stops at what is no number."""
+
+    training: Training
+    states: Checkpoints
+    at: Progress
+    stop: list[int]
+    cadence: Cadence
+
+    def stepped(self, steps: int) -> None:
+        """After each of an epoch's `steps`; the last one is saved together with the epoch's record."""
+        if self.at.step % CHECK_LOSS_STEPS == 0:
+            self.require_finite()
+        if (self.cadence.due() or self.stop) and self.at.step < steps:
+            self.save()
+
+    def save(self) -> None:
+        self.require_finite()
+        for name, value in self.training.model.state_dict().items():
+            if not value.isfinite().all():
+                raise self._no_number(name, self.at.step)
+        path = self.states.save(self.at)
+        self.cadence.saved(self.states.seconds, str(self.training.scratch))
+        if self.stop:
+            place = f"in epoch {self.at.epoch + 1} after step {self.at.step}, saved as {path}"
+            raise InterruptedTrainingError(self.stop[0], place, self.training.run_id)
+
+    def require_finite(self) -> None:
+        loss, _, since = self.states.totals.tolist()
+        if not math.isfinite(loss):
+            raise self._no_number("the loss", self.at.step - int(since) + 1)
+
+    def where(self) -> str:
+        return (
+            f"in epoch {self.at.epoch + 1} after step {self.at.step}; last good state: {self.states.newest or 'none'}"
+        )
+
+    def _no_number(self, what: str, step: int) -> WrnPipeError:
+        return WrnPipeError(
+            f"run {self.training.run_id}: {what} is no number in epoch {self.at.epoch + 1} at step {step}; "
+            f"last good state: {self.states.newest or 'none'}",
+            "lower the learning rate or use precision: fp32 (another run, from its start)",
+        )
+
+
+def _note_device(at: Progress, here: dict[str, str | int]) -> None:
+    if at.devices and at.devices[-1] != here:
+        say(
+            f"until now on {at.devices[-1]}, from here on {here}: sums round otherwise, so no single machine gives "
+            "these bits; run.json names both"
+        )
+    if not at.devices or at.devices[-1] != here:
+        at.devices.append(here)
 
 
 def _epoch(
     training: Training,
     inputs: Inputs,
     optimizer: torch.optim.Optimizer,
-    totals: torch.Tensor,
     at: Progress,
     steps: int,
-    stop: list[int],
+    keeper: _Keeper,
     bar: Task | None,
 ) -> None:
     """Do the steps of epoch `at.epoch` from `at.step` on, saving the state now and then."""
@@ -150,23 +188,17 @@ def _epoch(
         for parameter in model.parameters():
             optimizer.state[parameter].pop("momentum_buffer", None)
     order = sample_order(training.seed, at.epoch, training.loader.samples)[: steps * protocol.batch_size]
-    saved = time.monotonic()
     for batch in inputs.batches(at.epoch, order[at.step * protocol.batch_size :], at.step):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(protocol, at.epoch, at.step, steps)
         loss, wrong = _step(training, optimizer, at, batch)
-        totals += torch.stack([loss * len(batch.labels), wrong])
+        totals = keeper.states.totals
+        totals[:2] += torch.stack([loss * len(batch.labels), wrong])
+        totals[2] += ~totals[0].isfinite()
         at.step += 1
         if bar:
             bar.advance(len(batch.labels))
-        if at.step % CHECK_LOSS_STEPS == 0:
-            _require_finite(totals[0].item(), training, at)
-        if stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
-            _require_finite(totals[0].item(), training, at)
-            path = save(training.scratch, at, model, optimizer, totals)
-            saved = time.monotonic()
-            if stop:
-                raise InterruptedTrainingError(stop[0], path, training.run_id)
+        keeper.stepped(steps)
 
 
 def _step(
@@ -185,13 +217,3 @@ def _step(
     optimizer.step()
     with torch.no_grad():
         return loss.detach().double(), (logits.argmax(1) != batch.labels).sum().double()
-
-
-def _require_finite(loss: float, training: Training, at: Progress) -> None:
-    if not math.isfinite(loss):
-        kept = sorted(training.scratch.glob("epoch-*.safetensors"))
-        raise WrnPipeError(
-            f"run {training.run_id}: the loss is no number by epoch {at.epoch + 1}, step {at.step}; last good state: "
-            + (kept[-1].name if kept else "none"),
-            "lower the learning rate or use precision: fp32, then run it again",
-        )

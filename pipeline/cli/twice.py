@@ -1,0 +1,82 @@
+"""wrn-pipe stage train RUN --twice: does a training repeat to the bit on this machine?"""
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+import typer
+
+
+def compare(run_id: str, steps: int | None) -> None:
+    """Train `run_id` in two processes, one after the other, and compare. Raises WrnPipeError at the first difference.
+
+    Nothing is published. `steps`: how many of each, None for the whole training.
+    """
+    from pipeline.params import load
+    from pipeline.provenance import fingerprint
+    from pipeline.training.holder import hold
+
+    home = Path("scratch") / f"{fingerprint(load(), run_id)}.twice"
+    with hold(home, run_id):
+        _compare(run_id, steps, home)
+
+
+def _compare(run_id: str, steps: int | None, home: Path) -> None:
+    from pipeline.errors import WrnPipeError
+    from pipeline.progress import say
+    from pipeline.training.trace import first_difference
+
+    shutil.rmtree(home, ignore_errors=True)
+    folders = [home / "first", home / "second"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        say(f"training {run_id} in {folder}")
+        code = _child(run_id, folder, steps)
+        if code:
+            raise typer.Exit(code if code > 0 else 128 - code)
+    found = first_difference(*folders)
+    if found:
+        raise WrnPipeError(
+            f"run {run_id} does not repeat to the bit: {found}; both are kept in {home}",
+            "see unrepeatable_kernels in run.json, run wrn-pipe doctor, and keep the number of threads",
+        )
+    done = f"{steps} steps" if steps else "all steps"
+    typer.echo(f"{run_id}: two trainings of {done} are equal in every weight, momentum and statistic after every step")
+    shutil.rmtree(home)
+
+
+def _child(run_id: str, folder: Path, steps: int | None) -> int:
+    """Its exit code, negative for a signal. SIGTERM to this process goes on to it; a terminal's Ctrl-C goes to both."""
+    child = subprocess.Popen([sys.executable, "-m", "pipeline.cli.twice", run_id, str(folder), str(steps or 0)])
+
+    def forward(signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGTERM:
+            child.terminate()
+
+    before = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return child.wait()
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _train(run_id: str, folder: str, steps: str) -> None:
+    from pipeline.params import load
+    from pipeline.provenance import fingerprint
+    from pipeline.training.trace import traced
+    from stages.train import prepare
+
+    plan = load()
+    training, _ = prepare(plan, run_id, fingerprint(plan, run_id), Path(folder))
+    traced(training, int(steps) or None)
+
+
+if __name__ == "__main__":
+    from pipeline.errors import exit_on_error
+
+    with exit_on_error():
+        _train(*sys.argv[1:])

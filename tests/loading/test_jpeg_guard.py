@@ -153,6 +153,7 @@ def test_a_table_that_lies_is_refused_although_its_digest_is_pinned(
         (5, "size", 1, "an image lies in another"),
         (2, "size", -(10**9), "an image lies in another"),
         (3, "ptr", 10**9, "an image lies outside"),
+        (5, "ptr", 10**9, "an image lies outside"),
         (0, "ptr", -1, "an image lies outside"),
         (3, "ptr", -(10**6), "an image lies outside"),
     ],

@@ -157,8 +157,9 @@ cd "$root"
 # A terminal sees uv's bars; a log is spared 200 lines.
 quiet=()
 [ -t 2 ] || quiet=(--quiet)
+# Compiled to bytecode now, or else every process pays seconds for importing where Python is told to write none.
 # Refreshed, because an FFCV in uv's cache may have been built against an OpenCV that this system no longer has.
-"$venv/bin/uv" pip sync ${quiet[@]+"${quiet[@]}"} --python "$venv/bin/python" --require-hashes --build-constraint "$here/tools.lock" \
+"$venv/bin/uv" pip sync ${quiet[@]+"${quiet[@]}"} --python "$venv/bin/python" --require-hashes --compile-bytecode --build-constraint "$here/tools.lock" \
   --refresh-package ffcv "$here/requirements.lock" </dev/null 9<&-
 
 if [ "$(uname -s)" = Linux ]; then

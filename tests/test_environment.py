@@ -252,7 +252,7 @@ def test_doctor_finds_this_machine_fit() -> None:
     assert report["ok"]
     assert set(states) == {
         *("python", "packages", "ffcv", "torch", "gpu", "native bf16", "cores, memory"),
-        *("npm", "dvc", "git", "disk", "system packages"),
+        *("npm", "dvc", "git", "disk", "system packages", "kernels"),
     }
     assert states["packages"] == states["torch"] == states["dvc"] == states["npm"] == "ok"
     assert all(check["remedy"] for check in report["checks"] if check["state"] != "ok")

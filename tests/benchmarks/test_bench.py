@@ -43,7 +43,7 @@ def test_each_row_adds_one_thing_to_the_row_before(device: str) -> None:
 
 def test_a_spread_is_median_and_extremes() -> None:
     assert asdict(spread([3.0, 1.0, 2.5])) == {"median": 2.5, "low": 1.0, "high": 3.0, "n": 3}
-    assert str(spread([120.4, 1300.0, 99.0])) == "120 (99-1,300)"
+    assert str(spread([120.4, 1300.0, 99.0])) == "120 (99 to 1,300)"
 
 
 @pytest.mark.parametrize("label", ["public port", "+ fused SGD"])

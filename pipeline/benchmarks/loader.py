@@ -80,7 +80,8 @@ def bench(
         children = {}
         for way, count in rates:
             say(f"start {way}, {count} workers" if count > 1 else f"start {way}")
-            child = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(cores[:count],))
+            begin = (cores[:count], way.startswith("ours"))
+            child = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=begin)
             children[way, count] = stack.enter_context(child)
             child.submit(_open, way, folder, count).result()
         for repeat in range(repeats):
@@ -103,15 +104,17 @@ _epoch: Callable[[int], int]
 _number = 0
 
 
-def _start(cores: Sequence[int]) -> None:
-    """In the child, before anything counts the cores; then as the train stage prepares its process."""
+def _start(cores: Sequence[int], ours: bool) -> None:
+    """In the child, before anything counts the cores; for our ways then as the train stage prepares its process."""
     os.sched_setaffinity(0, cores)
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    if ours:
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     import torch
 
     from pipeline.training.device import prepare
 
-    prepare(torch.device("cpu"))
+    if ours:
+        prepare(torch.device("cpu"))
     torch.set_num_threads(len(cores))
 
 

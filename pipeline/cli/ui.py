@@ -4,6 +4,9 @@ from typing import Annotated
 
 import typer
 
+_PATIENCE_S = 10
+"""MLflow's server, asked to end while its helpers still start, was seen to wait for them for ever."""
+
 
 def ui(
     port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000,
@@ -46,5 +49,9 @@ def ui(
         signal.signal(signal.SIGTERM, stop)
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGTERM)
-            server.wait()
+            try:
+                server.wait(_PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
     raise typer.Exit(code)

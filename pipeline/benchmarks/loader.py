@@ -80,8 +80,7 @@ def bench(
         children = {}
         for way, count in rates:
             say(f"start {way}, {count} workers" if count > 1 else f"start {way}")
-            begin = (cores[:count], way.startswith("ours"))
-            child = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=begin)
+            child = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(cores[:count],))
             children[way, count] = stack.enter_context(child)
             child.submit(_open, way, folder, count).result()
         for repeat in range(repeats):
@@ -104,17 +103,19 @@ _epoch: Callable[[int], int]
 _number = 0
 
 
-def _start(cores: Sequence[int], ours: bool) -> None:
-    """In the child, before anything counts the cores; for our ways then as the train stage prepares its process."""
+def _start(cores: Sequence[int]) -> None:
+    """In the child, before anything counts the cores; then as the train stage prepares its process.
+
+    Every way gets this: it makes the tensor in memory four times as fast, and the DataLoader and FFCV's transforms no
+    slower.
+    """
     os.sched_setaffinity(0, cores)
-    if ours:
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     import torch
 
     from pipeline.training.device import prepare
 
-    if ours:
-        prepare(torch.device("cpu"))
+    prepare(torch.device("cpu"))
     torch.set_num_threads(len(cores))
 
 

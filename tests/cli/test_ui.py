@@ -21,7 +21,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.mark.soak
 def test_it_serves_the_store_and_stops(tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "log"
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}

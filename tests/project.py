@@ -56,9 +56,9 @@ class Project:
             assert done.returncode == 0, done.stderr
 
 
-def make_project(root: Path, dataset: dict[str, Any]) -> Project:
-    """This repository's code and DAG at `root`, with a plan of one brief run on the dataset `cifar10-tiny`."""
-    for name in COPIED:
+def copy_repository(root: Path, *more: str) -> Project:
+    """This repository's code and DAG at `root`, without its plan, and the files `more` of it."""
+    for name in (*COPIED, *more):
         source, to = ROOT / name, root / name
         to.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
@@ -66,6 +66,12 @@ def make_project(root: Path, dataset: dict[str, Any]) -> Project:
         else:
             shutil.copyfile(source, to)
     shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    return Project(root)
+
+
+def make_project(root: Path, dataset: dict[str, Any]) -> Project:
+    """This repository's code and DAG at `root`, with a plan of one brief run on the dataset `cifar10-tiny`."""
+    project = copy_repository(root)
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
     params["datasets"] = {"cifar10-tiny": dataset}
@@ -78,7 +84,6 @@ def make_project(root: Path, dataset: dict[str, Any]) -> Project:
     }
     params["comparison"]["margins"]["cifar10-tiny"] = 0.3
     yaml.dump(params, root / "params.yaml")
-    project = Project(root)
     assert project.run("git", "init", "-q", "-b", "main").returncode == 0
     project.commit("start")
     return project

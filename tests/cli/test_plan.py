@@ -1,18 +1,13 @@
 """wrn-pipe plan, run as a user would, in a copy of this repository's params.yaml."""
 
-import os
-import pty
 import re
-import select
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from project import COPIED, ROOT, Project
+from project import ROOT, Project, copy_repository
 from ruamel.yaml import YAML
 
 from pipeline.cli.main import main
@@ -22,26 +17,13 @@ from pipeline.params import Plan, load
 from pipeline.publication.claims import load_claims
 from pipeline.publication.protocols import protocol_of, published_images
 
-CLI = (sys.executable, "-c", "from pipeline.cli.main import main; main()")
 ONE = ("plan", "--paper-table", "4", "--row", "WRN-16-8", "--dataset", "cifar100")
 """A single cell: on a dataset and by a protocol that params.yaml lacks."""
 
 
-def copy_repository(root: Path) -> Project:
-    for name in (*COPIED, "params.yaml", "dvc.lock"):
-        source, to = ROOT / name, root / name
-        to.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, to, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copyfile(source, to)
-    shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
-    return Project(root)
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    return copy_repository(tmp_path)
+    return copy_repository(tmp_path, "params.yaml", "dvc.lock")
 
 
 Cli = Callable[..., "Done"]
@@ -72,7 +54,7 @@ def cli(project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 @pytest.fixture(scope="module")
 def planned_all(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """`wrn-pipe plan --paper-table all --seeds 5 --yes`, once."""
-    project = copy_repository(tmp_path_factory.mktemp("all"))
+    project = copy_repository(tmp_path_factory.mktemp("all"), "params.yaml", "dvc.lock")
     done = project.cli("plan", "--paper-table", "all", "--seeds", "5", "--yes")
     assert done.returncode == 0, done.stderr
     return project
@@ -305,59 +287,6 @@ def test_without_a_yes_nothing_is_written(project: Project, cli: Cli, flags: tup
     assert said in done.stdout.splitlines()[-1]
     assert text_of(project) == before
     assert sorted(path.name for path in project.root.glob(".*.part")) == []
-
-
-def on_a_terminal(project: Project, answer: Callable[[], str]) -> str:
-    """Run ONE on a pseudo-terminal, answer its question, return what it printed."""
-    master, slave = pty.openpty()
-    with subprocess.Popen(
-        [*CLI, *ONE, "--seeds", "1"], cwd=project.root, stdin=slave, stdout=slave, stderr=slave
-    ) as child:
-        os.close(slave)
-        printed, answered = "", False
-        while select.select([master], [], [], 120)[0]:
-            try:
-                read = os.read(master, 65536)
-            except OSError:  # Linux's end of file on a terminal
-                break
-            if not read:
-                break
-            printed += read.decode()
-            if not answered and "[y/N]" in printed:
-                answered = True
-                os.write(master, answer().encode())
-        assert child.wait(60) in (0, 2)
-    os.close(master)
-    assert answered, printed
-    return printed
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("answer", ["y", "n"])
-def test_a_terminal_is_asked_once(project: Project, answer: str) -> None:
-    before = text_of(project)
-    printed = on_a_terminal(project, lambda: f"{answer}\n")
-    assert "cifar100-wrn-16-8-paper-zca-s1: {" in printed.partition("[y/N]")[0], (
-        "the difference stands before the question"
-    )
-    assert ("cifar100-wrn-16-8-paper-zca-s1" in text_of(project)) is (answer == "y")
-    if answer == "n":
-        assert text_of(project) == before
-        assert "params.yaml is unchanged." in printed
-
-
-@pytest.mark.slow
-def test_an_edit_during_the_question_is_not_lost(project: Project) -> None:
-    path = project.root / "params.yaml"
-    edited = text_of(project) + "# mine\n"
-
-    def edit() -> str:
-        path.write_text(edited)
-        return "y\n"
-
-    printed = on_a_terminal(project, edit)
-    assert "was edited while its plan was shown" in printed
-    assert path.read_text() == edited
 
 
 def test_the_result_is_what_yaml_says(project: Project, cli: Cli) -> None:

@@ -10,7 +10,7 @@ from pipeline.params import load
 COLUMNS = (
     *("run", "dataset", "network", "protocol", "seed", "parameters", "top1_error", "standard_error"),
     *("negative_log_likelihood", "n", "fingerprint"),
-    *("device", "processor", "capability", "threads", "loader", "torch"),
+    *("device", "processor", "capability", "threads", "loader", "kernels", "torch"),
 )
 
 
@@ -31,7 +31,7 @@ def row(folder: Path) -> dict[str, object]:
     device = record["device"]
     found = {
         **values,
-        **{key: record[key] for key in ("seed", "parameters", "fingerprint", "loader")},
+        **{key: record[key] for key in ("seed", "parameters", "fingerprint", "loader", "kernels")},
         "protocol": record["protocol_name"],
         "device": device["type"],
         "processor": device["name"],

@@ -71,7 +71,7 @@ def _explain(trained: list[str]) -> None:
         run = name.split("@", 1)[1]
         if run not in committed or run not in here:
             continue
-        keys = ("device", "processor", "capability", "threads", "torch")
+        keys = ("device", "processor", "capability", "threads", "kernels", "torch")
         then, now = ({k: rows[run][k] for k in keys} for rows in (committed, here))
         differences = [f"{k} {then[k]} -> {now[k]}" for k in keys if then[k] != now[k]]
         why = (
@@ -80,5 +80,6 @@ def _explain(trained: list[str]) -> None:
         )
         typer.echo(f"  {run}: top-1 error {committed[run]['top1_error']} -> {here[run]['top1_error']} ({why})")
     typer.echo(
-        "Floating-point sums depend on the processor and the number of threads. Commit both files to keep these."
+        "Floating-point sums depend on the processor, the number of threads and the compiler. "
+        "Commit both files to keep these."
     )

@@ -30,7 +30,7 @@ def main(run_id: str) -> None:
     """Evaluate run `run_id` of params.yaml on all images of the test split."""
     plan = load()
     run = plan.run(run_id)
-    device = devices.choose(plan.device)
+    device = devices.choose(plan.device, "fp32").device  # as predict computes
     devices.prepare(device)
     trained = Path("models") / run_id
     record = json.loads((trained / "run.json").read_text(encoding="utf-8"))

@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import bench, compare, data, doctor, estimate, net, plan, repro, stage, ui
+from pipeline.cli import bench, compare, data, doctor, estimate, net, plan, repro, stage, sweep, ui
 from pipeline.errors import exit_on_error
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command(epilog="Example: wrn-pipe net 'WRN-40-2-B(1,3,1)'")(net.net)
 app.command(epilog="Example: wrn-pipe ui --port 5001")(ui.ui)
 app.command(epilog="Example: wrn-pipe doctor --json")(doctor.doctor)
 app.add_typer(bench.app, name="bench")
+app.command(epilog=sweep.EPILOG)(sweep.sweep)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.params import Protocol
 from pipeline.progress import Task, progress, say
+from pipeline.training.average import Average
 from pipeline.training.cadence import Cadence
 from pipeline.training.checkpoints import Checkpoints, EpochRecord, Progress
 from pipeline.training.device import facts, note_unrepeatable
@@ -69,18 +70,19 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
     )
     # Of the epoch: summed loss, misclassified samples, steps since the loss is no number.
     totals = torch.zeros(3, dtype=torch.float64, device=training.device)
-    samples = training.loader.samples
+    samples = training.loader.samples - protocol.holdout
     steps = samples // protocol.batch_size if protocol.drop_last else math.ceil(samples / protocol.batch_size)
-    if steps == 0:
+    if steps <= 0:
         raise WrnPipeError(
-            f"run {training.run_id}: {samples} images do not fill one mini-batch of {protocol.batch_size}",
+            f"run {training.run_id}: {max(samples, 0)} images do not fill one mini-batch of {protocol.batch_size}",
             "lower batch_size, or set drop_last: false",
         )
     dtype = torch.bfloat16 if protocol.precision == "bf16" else torch.float32
     inputs = Inputs(
         training.loader, training.preprocessing, protocol.flip, protocol.crop, training.seed, dtype, training.device
     )
-    states = Checkpoints(training.scratch, model, optimizer, totals)
+    average = Average(model, protocol.weight_average) if protocol.weight_average else None
+    states = Checkpoints(training.scratch, model, optimizer, totals, average)
     at = states.resume()
     if at.epoch < protocol.epochs:
         _note_device(at, facts(training.device))
@@ -114,6 +116,8 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
             )
             on_epoch(record, rate)
             keeper.save()
+    if average:
+        average.put()
     return at
 
 
@@ -187,7 +191,8 @@ def _epoch(
     if at.step == 0 and resets_momentum(protocol, at.epoch):
         for parameter in model.parameters():
             optimizer.state[parameter].pop("momentum_buffer", None)
-    order = sample_order(training.seed, at.epoch, training.loader.samples)[: steps * protocol.batch_size]
+    order = sample_order(training.seed, at.epoch, training.loader.samples, protocol.holdout)
+    order = order[: steps * protocol.batch_size]
     for batch in inputs.batches(at.epoch, order[at.step * protocol.batch_size :], at.step):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(protocol, at.epoch, at.step, steps)
@@ -196,6 +201,8 @@ def _epoch(
         totals[:2] += torch.stack([loss * len(batch.labels), wrong])
         totals[2] += ~totals[0].isfinite()
         at.step += 1
+        if keeper.states.average:
+            keeper.states.average.stepped(at.epoch * steps + at.step)
         if bar:
             bar.advance(len(batch.labels))
         keeper.stepped(steps)

@@ -148,10 +148,13 @@ class Plan(Strict):
     """The paper's tables to write to results/."""
     loading: Loading
     device: Literal["auto", "cpu", "cuda"]
-    """Where trainings and evaluations run; auto is CUDA where there is a GPU, else the CPU."""
-    kernels: Literal["fused", "torch"]
-    """What trains on a CPU. fused: BN-ReLU as one operation, built by g++ on first use (pipeline/models/bn_relu.py);
-    torch: torch's own. A GPU and ImageNet's post-activation networks always have torch's."""
+    """Where trainings and evaluations run: the fastest of the CPU and every CUDA GPU (auto) or of the GPUs (cuda), as a
+    short matrix product measures them where there is more than one (pipeline/training/device.py)."""
+    kernels: Literal["fused", "torch", "compiled"]
+    """What trains (pipeline/models/kernels.py). fused: BN-ReLU as one operation, on a CPU our own, built by g++ on
+    first use (pipeline/models/bn_relu.py; post-activation networks keep torch's), on a GPU that of torch.compile;
+    compiled: torch.compile, on a CPU as well; torch: torch's own, one after another. The three round differently, and
+    run.json says which one it was, with its compiler."""
     comparison: Comparison
 
     def run(self, run_id: str) -> Run:

@@ -52,7 +52,7 @@ def main(run_id: str) -> None:
 
 def predicted(plan: Plan, run: Run, weights: dict[str, torch.Tensor]) -> tuple[Ints, Ints, npt.NDArray[np.float64]]:
     """Indices [N], labels [N] and probabilities [N, classes] of what a run with these weights is evaluated on."""
-    device = devices.choose(plan.device)
+    device = devices.choose(plan.device, "fp32").device  # as predict computes
     devices.prepare(device)
     model = skeleton(parse(run.network), plan.datasets[run.dataset].classes)
     model.load_state_dict(weights, assign=True)

@@ -46,8 +46,8 @@ def estimate(plan: Plan, run_ids: Sequence[str], say: Callable[[str], None]) -> 
             key = (network.name, protocol.precision, batch, size)
             if key not in rates:
                 say(f"{network.name}: {batch} images a step, {protocol.precision}")
-                bf16, fused = protocol.precision == "bf16", plan.kernels == "fused"
-                rates[key] = child.submit(training_rate, network.name, batch, size, bf16, fused).result()
+                bf16 = protocol.precision == "bf16"
+                rates[key] = child.submit(training_rate, network.name, batch, size, bf16, plan.kernels).result()
             # Evaluation is a forward pass, a third of a step.
             images = (dataset.splits["train"] - protocol.holdout) * protocol.epochs + dataset.splits[
                 "test"

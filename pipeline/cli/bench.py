@@ -17,10 +17,11 @@ def train(
     ),
     repeats: Repeats = 3,
     compiled: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Also measure torch.compile, which takes minutes to compile.")
+        bool,
+        typer.Option("--compile/--no-compile", help="Also measure kernels: compiled on a CPU, which takes minutes."),
     ] = False,
     epoch: Annotated[
-        bool, typer.Option("--epoch/--no-epoch", help="Also time a real epoch of the first network (CPU).")
+        bool, typer.Option("--epoch/--no-epoch", help="Also time a real epoch of the first network.")
     ] = True,
     as_json: AsJson = False,
 ) -> None:

@@ -25,8 +25,9 @@ class Mirror:
     The first failure is said once and ends the mirroring; the training does not notice.
     """
 
-    def __init__(self, run_id: str, record: dict[str, Any]) -> None:
-        self.run_id, self.record = run_id, record
+    def __init__(self, run_id: str, record: dict[str, Any], machine: dict[str, str] | None = None) -> None:
+        """`record`: what run.json says. `machine`: tags of what only this machine knows, which no file keeps."""
+        self.run_id, self.record, self.machine = run_id, record, machine or {}
         self.jobs: queue.Queue[Callable[[MlflowClient, str], None] | None] = queue.Queue()
         self.status = "FINISHED"
         self.thread = threading.Thread(target=self._work, name="mlflow mirror", daemon=True)
@@ -74,6 +75,8 @@ class Mirror:
         try:
             mlflow = client()
             run = find_or_create(mlflow, self.run_id, self.record)
+            for key, value in self.machine.items():
+                mlflow.set_tag(run, key, value)
             while (job := self.jobs.get()) is not None:
                 job(mlflow, run)
             mlflow.set_terminated(run, self.status)

@@ -24,11 +24,12 @@ from pipeline.training.average import Average
 from pipeline.training.cadence import Cadence
 from pipeline.training.checkpoints import Checkpoints, EpochRecord, Progress
 from pipeline.training.device import facts, note_unrepeatable
+from pipeline.training.glimpse import Glimpse
 from pipeline.training.interruptions import InterruptedTrainingError, explain_no_memory, stop_after_step
 from pipeline.training.schedule import learning_rate, resets_momentum
 
 CHECK_LOSS_STEPS = 50
-"""A loss that is no number is noticed within so many steps; reading it each step would stall a GPU."""
+"""A loss that is no number is noticed within twice so many steps; to read it at once would stall a GPU."""
 
 OnEpoch = Callable[[EpochRecord, float], None]
 """Called after each epoch with its record and its training images per second."""
@@ -90,7 +91,7 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
         say(f"{training.run_id}: trained to its end by an earlier attempt; --fresh would train it again")
     with ExitStack() as stack:
         stop = stack.enter_context(stop_after_step())
-        keeper = _Keeper(training, states, at, stop, Cadence(training.checkpoint_steps))
+        keeper = _Keeper(training, states, at, stop, Cadence(training.checkpoint_steps), Glimpse(totals))
         stack.enter_context(note_unrepeatable(at.unrepeatable))
         stack.enter_context(explain_no_memory(training.run_id, keeper.where))
         bar = None
@@ -130,11 +131,14 @@ class _Keeper:
     at: Progress
     stop: list[int]
     cadence: Cadence
+    glimpse: Glimpse
 
     def stepped(self, steps: int) -> None:
         """After each of an epoch's `steps`; the last one is saved together with the epoch's record."""
         if self.at.step % CHECK_LOSS_STEPS == 0:
-            self.require_finite()
+            seen = self.glimpse.at(self.at.step)
+            if seen is not None:
+                self._require_finite(*seen)
         if (self.cadence.due() or self.stop) and self.at.step < steps:
             self.save()
 
@@ -150,9 +154,13 @@ class _Keeper:
             raise InterruptedTrainingError(self.stop[0], place, self.training.run_id)
 
     def require_finite(self) -> None:
-        loss, _, since = self.states.totals.tolist()
+        """Of all steps up to now; waits for the device."""
+        self._require_finite(self.at.step, self.states.totals.tolist())
+
+    def _require_finite(self, step: int, totals: list[float]) -> None:
+        loss, _, since = totals
         if not math.isfinite(loss):
-            raise self._no_number("the loss", self.at.step - int(since) + 1)
+            raise self._no_number("the loss", step - int(since) + 1)
 
     def where(self) -> str:
         return (

@@ -1,4 +1,4 @@
-"""evaluate: models/<run> and the test split -> evaluations/<run>/{predictions.parquet, metrics.json, run.json}."""
+"""evaluate: models/<run>, the test split -> evaluations/<run>/{predictions.parquet, metrics.json, run.json, digests.json}."""
 
 import json
 import shutil
@@ -8,13 +8,14 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.errors import run_stage
-from pipeline.evaluation.metrics import metrics
+from pipeline.evaluation.digests import digests
+from pipeline.evaluation.metrics import about, metrics
 from pipeline.evaluation.predictions import predict, read, write
 from pipeline.loading.loader import Loader
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.models.build import skeleton
 from pipeline.models.names import parse
-from pipeline.params import load
+from pipeline.params import Plan, load
 from pipeline.progress import say
 from pipeline.publish import json_text, new_folder
 from pipeline.tracking.mirror import log_evaluation
@@ -29,11 +30,22 @@ _JPEG_BATCH = 100
 def main(run_id: str) -> None:
     """Evaluate run `run_id` of params.yaml on all images of the test split."""
     plan = load()
+    plan.run(run_id)
+    to = Path("evaluations") / run_id
+    with new_folder(to) as work:
+        values = evaluate(plan, run_id, work)
+    say(f"{run_id}: test error {values['top1_error']:.2f} % of {values['n']} images")
+    record = json.loads((to / "run.json").read_text(encoding="utf-8"))
+    log_evaluation(run_id, record["fingerprint"], values)
+    discard_unless_held(Path("scratch") / record["fingerprint"], run_id)
+
+
+def evaluate(plan: Plan, run_id: str, work: Path) -> dict[str, float | int]:
+    """Write the files of evaluations/<run_id> into the folder `work`; return the metrics."""
     run = plan.run(run_id)
     device = devices.choose(plan.device)
     devices.prepare(device)
     trained = Path("models") / run_id
-    record = json.loads((trained / "run.json").read_text(encoding="utf-8"))
     model = skeleton(parse(run.network), plan.datasets[run.dataset].classes)
     model.load_state_dict(load_file(trained / "model.safetensors"), assign=True)
     model.to(device).to(memory_format=torch.channels_last)
@@ -41,17 +53,13 @@ def main(run_id: str) -> None:
     batch = _JPEG_BATCH if run.representation == "jpeg" else _BATCH
     loader = Loader(data, "test", batch, plan.loading.backend)
     preprocessing = Preprocessing(plan.protocols[run.protocol].preprocessing).to(device)
-    to = Path("evaluations") / run_id
-    with new_folder(to) as work:
-        write(work / "predictions.parquet", *predict(model, loader, preprocessing, device))
-        values = metrics(*read(work / "predictions.parquet"))
-        about = {"run": run_id, "dataset": run.dataset, "network": run.network, "split": "test"}
-        (work / "metrics.json").write_text(json_text({**about, **values}), encoding="utf-8")
-        # A copy, so that tables need the evaluations only and not the weights beside the original.
-        shutil.copyfile(trained / "run.json", work / "run.json")
-    say(f"{run_id}: test error {values['top1_error']:.2f} % of {values['n']} images")
-    log_evaluation(run_id, record["fingerprint"], values)
-    discard_unless_held(Path("scratch") / record["fingerprint"], run_id)
+    write(work / "predictions.parquet", *predict(model, loader, preprocessing, device))
+    values = metrics(*read(work / "predictions.parquet"))
+    (work / "metrics.json").write_text(json_text(about(run_id, run) | values), encoding="utf-8")
+    # A copy, so that tables need the evaluations only and not the weights beside the original.
+    shutil.copyfile(trained / "run.json", work / "run.json")
+    (work / "digests.json").write_text(json_text(digests(run_id, trained, work, data)), encoding="utf-8")
+    return values
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.params import Run
+
 
 def metrics(
     labels: npt.NDArray[np.int64], predictions: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]
@@ -27,3 +29,8 @@ def metrics(
         top5 = np.argpartition(-probabilities, 5, axis=1)[:, :5]
         values["top5_error"] = round(100 * (1 - float((top5 == labels[:, None]).any(1).mean())), 6)
     return values
+
+
+def about(run_id: str, run: Run) -> dict[str, float | int | str]:
+    """What metrics.json says besides the metrics: of which run they are, and on which split."""
+    return {"run": run_id, "dataset": run.dataset, "network": run.network, "split": "test"}

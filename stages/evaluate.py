@@ -1,4 +1,7 @@
-"""evaluate: models/<run>, the test split -> evaluations/<run>/{predictions.parquet, metrics.json, run.json, digests.json}."""
+"""evaluate: models/<run> and the test split -> evaluations/<run>/.
+
+The folder gets predictions.parquet, metrics.json, digests.json and a copy of run.json.
+"""
 
 import json
 import shutil
@@ -58,7 +61,8 @@ def evaluate(plan: Plan, run_id: str, work: Path) -> dict[str, float | int]:
     (work / "metrics.json").write_text(json_text(about(run_id, run) | values), encoding="utf-8")
     # A copy, so that tables need the evaluations only and not the weights beside the original.
     shutil.copyfile(trained / "run.json", work / "run.json")
-    (work / "digests.json").write_text(json_text(digests(run_id, trained, work, data)), encoding="utf-8")
+    made_of = digests(run_id, trained, work, data, devices.facts(device))
+    (work / "digests.json").write_text(json_text(made_of), encoding="utf-8")
     return values
 
 

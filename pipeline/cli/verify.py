@@ -104,7 +104,9 @@ def _report(findings: "Iterable[Finding]", json: bool) -> None:
         typer.echo(f"{counted['right']} right, {counted['wrong']} wrong, {counted['unchecked']} not checked.")
         if counted["wrong"]:
             named = ", ".join(dict.fromkeys(each.path for each in found if each.state == "wrong"))
-            typer.echo(f"Wrong: {named}\nTo get them right: git checkout what you did not mean to edit, then dvc checkout,")
+            typer.echo(
+                f"Wrong: {named}\nTo get them right: git checkout what you did not mean to edit, then dvc checkout,"
+            )
             typer.echo("or wrn-pipe repro to make again what follows from your edits.")
         elif counted["unchecked"]:
             typer.echo("Not checked is what is not here, or has nothing here to be compared with: dvc pull brings it.")

@@ -1,4 +1,4 @@
-"""What one evaluation was made of and what it gave, by sha256: so that a table can vouch for files that are elsewhere."""
+"""What one evaluation was made of and what it gave, by sha256: a table can then vouch for files that are elsewhere."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ MODEL_FILES = ("model.safetensors", "history.csv", "run.json")
 EVALUATION_FILES = ("predictions.parquet", "metrics.json", "run.json")
 
 
-def digests(run_id: str, trained: Path, evaluated: Path, data: Path) -> dict[str, Any]:
+def digests(run_id: str, trained: Path, evaluated: Path, data: Path, device: dict[str, str | int]) -> dict[str, Any]:
     """The content of evaluations/<run>/digests.json, from the folders where a run's files lie.
 
     `files` has each file's place in the repository with its sha256. `data` has the sha256 of card.json, which pins the
     bytes of the .beton files, and the digest of each split's decoded content (pipeline.datasets.digest).
+    `device` is what it was evaluated on, as pipeline.training.device.facts says it.
     Raises UserError when the card is missing or no JSON.
     """
     card = open_card(data)
@@ -26,5 +27,6 @@ def digests(run_id: str, trained: Path, evaluated: Path, data: Path) -> dict[str
             "card": sha256(data / "card.json"),
             **{split: card["splits"][split]["digest"] for split in SPLITS},
         },
+        "device": device,
         "files": {f"{place}/{name}": sha256(folder / name) for folder, place, name in places},
     }

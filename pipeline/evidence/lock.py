@@ -79,8 +79,8 @@ class Disk:
         return any(fnmatch.fnmatchcase(part, pattern) for part in path.parts for pattern in patterns)
 
 
-def check(disk: Disk, dag: Sequence[Stage]) -> Iterator[Finding]:
-    """Every stage's entry in dvc.lock, then every file that some entry names."""
+def check(disk: Disk, dag: Sequence[Stage], *, data: bool = True) -> Iterator[Finding]:
+    """Every stage's entry in dvc.lock, then every file that some entry names; `data` false leaves out data/."""
     root = disk.root
     if not (root / LOCK).is_file():
         yield wrong(LOCK, "is not here; git checkout dvc.lock, or wrn-pipe repro")
@@ -93,7 +93,8 @@ def check(disk: Disk, dag: Sequence[Stage]) -> Iterator[Finding]:
     outs = {e["path"]: (recorded(e), stage) for stage, body in known for e in body.get("outs", ())}
     deps = [(e["path"], recorded(e), stage.name) for stage, body in known for e in body.get("deps", ())]
     for path, (expected, stage) in outs.items():
-        yield _output(disk, path, expected, stage)
+        if data or not path.startswith("data/"):
+            yield _output(disk, path, expected, stage)
     yield from _inputs(disk, deps, {path: expected for path, (expected, _) in outs.items()})
 
 
@@ -124,9 +125,6 @@ def _entry(stage: Stage, entry: dict[str, Any] | None, params: dict[str, Any]) -
 
 def _paths(entry: dict[str, Any], part: str) -> list[str]:
     return sorted(each["path"] for each in entry.get(part, ()))
-
-
-
 
 
 def _value(params: Any, name: str) -> Any:

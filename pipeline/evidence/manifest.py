@@ -1,7 +1,7 @@
 """results/manifest.json: for every cell of the tables, what it claims, what we found, and every file behind it.
 
-It is an output of DVC, tracked by git, so it holds what its inputs determine and nothing else. Two things that belong to
-a number's story are therefore not in it, and are read where they are told (`wrn-pipe show`, `explain`, `bundle`):
+It is an output of DVC that git tracks, so it holds what its inputs determine and nothing else. Two things that belong
+to a number's story are therefore not in it, and are read where they are told (`wrn-pipe show`, `explain`, `bundle`):
 
 - The commit and whether the checkout was clean. Committing the manifest makes a new commit, so a manifest that names
   its commit would always be wrong by one. git itself knows in which commit dvc.lock first named these weights; MLflow
@@ -70,6 +70,6 @@ def _run(plan: Plan, result: Result, root: Path) -> dict[str, Any]:
 def _digests(path: Path, run: str) -> dict[str, Any]:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        return {"data": told["data"], "files": told["files"]}
+        return {"data": told["data"], "files": told["files"], "evaluated_on": told["device"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: {error!r}", f"it is written by: wrn-pipe repro evaluate@{run}") from None

@@ -154,7 +154,7 @@ def _digests(plan: Plan, run_id: str, path: Path) -> Iterator[Finding]:
         yield unchecked(file, f"not here; {path} has its sha256")
     if not absent and not unlike:
         try:
-            expected = json_text(digests(run_id, MODELS / run_id, EVALUATIONS / run_id, data))
+            expected = json_text(digests(run_id, MODELS / run_id, EVALUATIONS / run_id, data, told["device"]))
         except (UserError, KeyError, TypeError) as error:
             yield wrong(data / "card.json", f"{error!r}")
             return

@@ -18,17 +18,18 @@ _STATES: dict[data_check.Verdict, State] = {
 }
 
 
-def verify(plan: Plan, run: remade.Run) -> Iterator[Finding]:
+def verify(plan: Plan, run: remade.Run, *, data: bool = True) -> Iterator[Finding]:
     """Findings on the repository in the current folder, with `run` to run a stage's command.
 
     What is computed anew: the md5 of every file that dvc.lock names; digests of the data's decoded content; metrics,
     from predictions; labels, from the data; fingerprints, from settings, code and data; every result that git keeps,
-    by its own stage.
+    by its own stage. `data` false leaves out what reads the datasets, which may be large.
     """
     root = Path.cwd()
     disk, dag = lock.Disk(root), stages(root)
-    yield from lock.check(disk, dag)
-    yield from _data(plan)
+    yield from lock.check(disk, dag, data=data)
+    if data:
+        yield from _data(plan)
     for run_id in plan.runs:
         yield from runs.check(plan, run_id)
     yield from remade.check(disk, dag, run)

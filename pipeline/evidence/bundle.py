@@ -1,6 +1,7 @@
 """One archive with all that stands behind the tables but the data, and the check of one that came from elsewhere.
 
-The archive is a part of a repository: every file that dvc.lock names, at its place; of data/ only the cards. it is therefore what `wrn-pipe verify` does, in a folder where the data is not. Nothing from the archive is run: tables
+The archive is a part of a repository: every file that dvc.lock names, at its place; of data/ only the cards. Checking
+it is therefore what `wrn-pipe verify` does, in a folder where the data is not. Nothing from the archive is run: tables
 are made again by the code of whoever checks.
 """
 

@@ -1,4 +1,7 @@
-"""evaluate: models/<run> and the test split -> evaluations/<run>/{predictions.parquet, metrics.json, run.json}."""
+"""evaluate: models/<run> and the test split -> evaluations/<run>/.
+
+The folder gets predictions.parquet, metrics.json, digests.json and a copy of run.json.
+"""
 
 import json
 import shutil
@@ -10,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.errors import run_stage
-from pipeline.evaluation.metrics import metrics
+from pipeline.evaluation.digests import digests
+from pipeline.evaluation.metrics import about, metrics
 from pipeline.evaluation.predictions import predict, read, write
 from pipeline.loading.loader import Ints, Loader
 from pipeline.loading.order import held_out
@@ -32,38 +36,51 @@ _JPEG_BATCH = 100
 def main(run_id: str) -> None:
     """Evaluate run `run_id` of params.yaml on all images of the test split, or on those that its protocol held out."""
     plan = load()
-    run = plan.run(run_id)
-    trained = Path("models") / run_id
-    record = json.loads((trained / "run.json").read_text(encoding="utf-8"))
-    weights = load_file(trained / "model.safetensors")
+    plan.run(run_id)
     to = Path("evaluations") / run_id
     with new_folder(to) as work:
-        write(work / "predictions.parquet", *predicted(plan, run, weights))
-        values = metrics(*read(work / "predictions.parquet"))
-        split = "held-out" if plan.protocols[run.protocol].holdout else "test"
-        about = {"run": run_id, "dataset": run.dataset, "network": run.network, "split": split}
-        (work / "metrics.json").write_text(json_text({**about, **values}), encoding="utf-8")
-        # A copy, so that tables need the evaluations only and not the weights beside the original.
-        shutil.copyfile(trained / "run.json", work / "run.json")
-    say(f"{run_id}: {split} error {values['top1_error']:.2f} % of {values['n']} images")
+        values = evaluate(plan, run_id, work)
+    say(f"{run_id}: {values['split']} error {values['top1_error']:.2f} % of {values['n']} images")
+    record = json.loads((to / "run.json").read_text(encoding="utf-8"))
     log_evaluation(run_id, record["fingerprint"], values)
     discard_unless_held(Path("scratch") / record["fingerprint"], run_id)
 
 
+def evaluate(plan: Plan, run_id: str, work: Path) -> dict[str, float | int | str]:
+    """Write the files of evaluations/<run_id> into the folder `work`; return what metrics.json says."""
+    run = plan.run(run_id)
+    trained = Path("models") / run_id
+    write(work / "predictions.parquet", *predicted(plan, run, load_file(trained / "model.safetensors")))
+    values = about(plan, run_id) | metrics(*read(work / "predictions.parquet"))
+    (work / "metrics.json").write_text(json_text(values), encoding="utf-8")
+    # A copy, so that tables need the evaluations only and not the weights beside the original.
+    shutil.copyfile(trained / "run.json", work / "run.json")
+    made_of = digests(run_id, trained, work, _data(run), devices.facts(_device(plan)))
+    (work / "digests.json").write_text(json_text(made_of), encoding="utf-8")
+    return values
+
+
 def predicted(plan: Plan, run: Run, weights: dict[str, torch.Tensor]) -> tuple[Ints, Ints, npt.NDArray[np.float64]]:
     """Indices [N], labels [N] and probabilities [N, classes] of what a run with these weights is evaluated on."""
-    device = devices.choose(plan.device, "fp32").device  # as predict computes
+    device = _device(plan)
     devices.prepare(device)
     model = skeleton(parse(run.network), plan.datasets[run.dataset].classes)
     model.load_state_dict(weights, assign=True)
     model.to(device).to(memory_format=torch.channels_last)
     protocol = plan.protocols[run.protocol]
-    data = Path("data/beton") / f"{run.dataset}-{run.representation}"
     batch = _JPEG_BATCH if run.representation == "jpeg" else _BATCH
-    loader = Loader(data, "train" if protocol.holdout else "test", batch, plan.loading.backend)
+    loader = Loader(_data(run), "train" if protocol.holdout else "test", batch, plan.loading.backend)
     samples = held_out(loader.samples, protocol.holdout) if protocol.holdout else np.arange(loader.samples)
     preprocessing = Preprocessing(protocol.preprocessing).to(device)
     return samples, *predict(model, loader, preprocessing, device, samples)
+
+
+def _device(plan: Plan) -> torch.device:
+    return devices.choose(plan.device, "fp32").device  # as predict computes
+
+
+def _data(run: Run) -> Path:
+    return Path("data/beton") / f"{run.dataset}-{run.representation}"
 
 
 if __name__ == "__main__":

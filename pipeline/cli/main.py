@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import bench, compare, data, doctor, estimate, net, plan, repro, stage, sweep, ui
+from pipeline.cli import bench, bundle, compare, data, doctor, estimate, net, plan, repro, stage, sweep, ui, verify
 from pipeline.errors import exit_on_error
 
 app = typer.Typer(
@@ -17,6 +17,8 @@ app.command(epilog="Example: wrn-pipe repro train@cifar10-wrn-40-1-quick-s1")(re
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(epilog=estimate.EPILOG)(estimate.estimate)
 app.command(epilog=compare.EPILOG)(compare.compare)
+app.command(epilog=verify.EPILOG)(verify.verify)
+app.command(epilog=bundle.EPILOG)(bundle.bundle)
 app.add_typer(data.app, name="data")
 app.command(epilog="Example: wrn-pipe stage train cifar10-wrn-40-1-quick-s1")(stage.stage)
 app.command(epilog="Example: wrn-pipe net 'WRN-40-2-B(1,3,1)'")(net.net)

@@ -50,7 +50,7 @@ def main(run_id: str) -> None:
         # A copy, so that tables need the evaluations only and not the weights beside the original.
         shutil.copyfile(trained / "run.json", work / "run.json")
     say(f"{run_id}: test error {values['top1_error']:.2f} % of {values['n']} images")
-    log_evaluation(run_id, record["fingerprint"], values)
+    log_evaluation(plan, run_id)
     discard_unless_held(Path("scratch") / record["fingerprint"], run_id)
 
 

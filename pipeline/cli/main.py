@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import bench, compare, data, doctor, estimate, net, plan, repro, stage, ui
+from pipeline.cli import bench, compare, data, doctor, estimate, net, plan, repro, stage, track, ui
 from pipeline.errors import exit_on_error
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command(epilog=compare.EPILOG)(compare.compare)
 app.add_typer(data.app, name="data")
 app.command(epilog="Example: wrn-pipe stage train cifar10-wrn-40-1-quick-s1")(stage.stage)
 app.command(epilog="Example: wrn-pipe net 'WRN-40-2-B(1,3,1)'")(net.net)
+app.add_typer(track.app, name="track")
 app.command(epilog="Example: wrn-pipe ui --port 5001")(ui.ui)
 app.command(epilog="Example: wrn-pipe doctor --json")(doctor.doctor)
 app.add_typer(bench.app, name="bench")

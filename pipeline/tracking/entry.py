@@ -79,7 +79,7 @@ def _finished(run_id: str, plan: Plan, results: Sequence[Result]) -> Entry:
     folder = Path("models") / run_id
     record = _record(folder / "run.json", run_id)
     weights, evaluated = folder / "model.safetensors", Path("evaluations") / run_id
-    metrics = _history(folder / "history.csv")
+    metrics = _history(folder / "history.csv", record["epochs"], run_id)
     about = next((r for r in results if r.run == run_id and r.record.fingerprint == record["fingerprint"]), None)
     tags = _tags(run_id, record) | {"dvc_lock": _locked(f"train@{run_id}", weights)}
     drawn, drawn_from = _figures(record, folder / "history.csv", evaluated if about else None)
@@ -170,15 +170,18 @@ def _dataset(record: dict[str, Any]) -> tuple[str, str] | None:
     return folder.name, open_card(folder)["splits"]["train"]["digest"]
 
 
-def _history(path: Path) -> dict[str, dict[int, float]]:
+def _history(path: Path, epochs: int, run_id: str) -> dict[str, dict[int, float]]:
     """history.csv as metrics by epoch; empty fields are left out."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return {
-        key: {int(row["epoch"]): float(row[key]) for row in rows if row[key]}
-        for key in (rows[0] if rows else ())
-        if key != "epoch"
-    }
+    try:
+        points = {int(row.pop("epoch")): {k: float(v) for k, v in row.items() if v != ""} for row in rows}
+    except (KeyError, TypeError, ValueError):
+        points = {}
+    if list(points) != list(range(1, epochs + 1)):
+        raise UserError(f"{path} does not hold the {epochs} epochs of the training", f"wrn-pipe repro {run_id}")
+    names = dict.fromkeys(name for row in points.values() for name in row)
+    return {name: {epoch: row[name] for epoch, row in points.items() if name in row} for name in names}
 
 
 def _locked(stage: str, weights: Path) -> str:

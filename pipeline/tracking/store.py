@@ -4,6 +4,8 @@ import logging
 import os
 import re
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -134,6 +136,19 @@ def _move(old: str, new: str) -> None:
             change = f"UPDATE {table} SET {column} = ? || substr({column}, {len(old) + 1}) WHERE {below}"
             database.execute(change, (new, f"{old}/"))
     database.close()
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn what a failing store raises into a UserError that names it."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        mend = f"delete {name()}" if is_local() else "start the server, or unset MLFLOW_TRACKING_URI"
+        raise UserError(f"MLflow's {name()} fails ({reason(error)})", f"{mend}, then: wrn-pipe track sync") from None
 
 
 def reason(error: Exception) -> str:

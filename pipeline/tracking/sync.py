@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.comparison.results import Result, load_results
-from pipeline.errors import UserError
 from pipeline.params import Plan
 from pipeline.tracking.entry import finished
-from pipeline.tracking.store import client, experiment, is_local, name, reason
+from pipeline.tracking.store import client, experiment, explained, name
 from pipeline.tracking.write import Written, write
 
 if TYPE_CHECKING:
@@ -25,22 +24,14 @@ def sync_all(plan: Plan, tell: Callable[[str], None]) -> None:
     results = _results(plan)
     trained = [run_id for run_id in plan.runs if (Path("models") / run_id / "run.json").exists()]
     entries = [finished(run_id, plan, results) for run_id in trained]
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
     done: dict[str, Written] = {}
-    try:
+    with explained():
         mlflow = client()
         where = experiment(mlflow)
         for entry in entries:
             done[entry.run_id] = write(mlflow, where, entry)
             tell(_line(entry.run_id, done[entry.run_id]))
         others = len(_shown(mlflow, where) - {written.run for written in done.values()})
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise UserError(
-            f"MLflow's {name()} fails ({reason(error)})",
-            f"delete {name()}, then: wrn-pipe track sync" if is_local() else "start it, then: wrn-pipe track sync",
-        ) from None
     tell(_summary(done, len(plan.runs) - len(done), others))
     if unmeasured := [run_id for run_id, written in done.items() if not written.measured]:
         tell(f"without images per second, which only a training in progress can measure: {', '.join(unmeasured)}")
@@ -67,7 +58,8 @@ def _summary(done: dict[str, Written], not_trained: int, others: int) -> str:
     if not_trained:
         parts.append(f"{not_trained} of the plan without files")
     if others:
-        parts.append(f"{others} other records stay (older code or settings, trainings under way, other checkouts)")
+        records = "1 other record stays" if others == 1 else f"{others} other records stay"
+        parts.append(f"{records} (older code or settings, trainings under way, other checkouts)")
     return f"{name()}: {'; '.join(parts)}"
 
 

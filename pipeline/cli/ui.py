@@ -24,7 +24,7 @@ def ui(
 
     from pipeline.errors import UserError
     from pipeline.params import PARAMS, load
-    from pipeline.tracking.store import FOLDER, client, experiment, explained, uri
+    from pipeline.tracking.store import FOLDER, client, experiment, explained, page, uri
     from pipeline.tracking.sync import sync_all
 
     if os.environ.get("MLFLOW_TRACKING_URI"):
@@ -45,7 +45,7 @@ def ui(
         typer.echo(f"{error}\nuntil then the pages show what was recorded before", err=True)
     with explained():
         number = experiment(client())
-    typer.echo(f"{FOLDER}/mlflow.db: http://127.0.0.1:{port}/#/experiments/{number}/runs - Ctrl-C stops it")
+    typer.echo(f"{page(f'http://127.0.0.1:{port}', number)} - Ctrl-C stops it")
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 UNKNOWN = "unknown"
+_COUNTS = {"errors", "n"}
+"""Of metrics.json, behind the error; as charts they would only crowd the page."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def _finished(run_id: str, plan: Plan, results: Sequence[Result]) -> Entry:
     if about:
         values = json.loads((evaluated / "metrics.json").read_text(encoding="utf-8"))
         for key, value in values.items():
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and key not in _COUNTS:
                 metrics[f"test_{key}"] = {record["epochs"]: value}
         tags["verdict"], note = judged(run_id, claims_for(record["network"], record["dataset"]), plan, results)
     else:

@@ -1,5 +1,6 @@
 """Where MLflow keeps its records: the server that MLFLOW_TRACKING_URI names, else a database in this repository."""
 
+import json
 import logging
 import os
 import re
@@ -25,10 +26,14 @@ The files of the repository are the truth; `wrn-pipe track sync` makes these pag
 Filter by tags: `tags.tables LIKE '%4%' AND tags.verdict != 'not comparable'`, `tags.dataset = 'cifar10'`, and
 `network`, `protocol`, `seed`, `fingerprint`, `commit`, `dirty`, `dvc_stage`, `dvc_lock`.
 """
+VIEW = "wrn-pipe"
+"""Name of the columns that we share with readers; their own choice is kept by their browser."""
+_COLUMNS = ("metrics.`test_top1_error`", *(f"tags.`{tag}`" for tag in ("verdict", "tables", "protocol", "seed")))
 _TAGS = {
     # What the web pages show first: runs and their metrics. Without it they guess, and show traces of language models.
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.note.content": NOTE,
+    f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": _COLUMNS}),
 }
 
 
@@ -63,6 +68,11 @@ def _local() -> str:
 def is_local() -> bool:
     """Whether the store is this repository's. (A set variable is no sign of a server: MLflow itself sets it.)"""
     return uri() == _local()
+
+
+def page(address: str, experiment_id: str) -> str:
+    """The list of runs on a server's web pages, with our columns."""
+    return f"{address}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
 
 
 def name() -> str:

@@ -138,10 +138,12 @@ def register(mlflow: "MlflowClient", run: "Run", name: str, path: Path, digest: 
     if _model(mlflow, run):
         return []
     import mlflow as fluent
+    from mlflow.entities import LoggedModelOutput
 
     tags = {"weights": path.as_posix(), "sha256": digest, "format": "safetensors"}
     at = run.info
-    fluent.create_external_model(name, at.run_id, tags, model_type="classifier", experiment_id=at.experiment_id)
+    made = fluent.create_external_model(name, at.run_id, tags, model_type="classifier", experiment_id=at.experiment_id)
+    mlflow.log_outputs(at.run_id, [LoggedModelOutput(made.model_id, step=0)])  # the run's page shows no others
     return ["model"]
 
 

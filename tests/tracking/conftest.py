@@ -1,6 +1,5 @@
 """A repository with two runs that were really trained and evaluated, one of them with MLflow watching."""
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,12 @@ KEPT = ("models", "evaluations", "dvc.lock", "dvc.yaml", "params.yaml", "data", 
 
 def entry(run: int) -> dict[str, Any]:
     return {"dataset": "cifar10", "representation": "rgb", "network": "WRN-40-1", "protocol": "brief", "seed": run}
+
+
+def forget_mlflow(patch: pytest.MonkeyPatch) -> None:
+    """As in a new process: MLflow puts the store it uses into the environment, where `patch` takes it out again."""
+    for name in ("TRACKING_URI", "TRACKING_USERNAME", "TRACKING_PASSWORD"):
+        patch.setenv(f"MLFLOW_{name}", "")
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +52,7 @@ def trained(
     project.commit("plan")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project.root)
-        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
-            patch.delenv(name)
+        forget_mlflow(patch)
         patch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
         train(FIRST)
         evaluate(FIRST)
@@ -87,9 +91,7 @@ def copy(root: Path, to: Path, patch: pytest.MonkeyPatch) -> Place:
     """A checkout copied with its tracking/; the process is in it, and as if MLflow had never been used in it."""
     shutil.copytree(root, to, ignore=shutil.ignore_patterns("scratch", "cache", "__pycache__"))
     patch.chdir(to)
-    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
-        patch.delenv(name)
-    patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    forget_mlflow(patch)
     return Place(to)
 
 

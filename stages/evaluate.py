@@ -41,8 +41,8 @@ def main(run_id: str) -> None:
     with new_folder(to) as work:
         values = evaluate(plan, run_id, work)
     say(f"{run_id}: {values['split']} error {values['top1_error']:.2f} % of {values['n']} images")
+    log_evaluation(plan, run_id)
     record = json.loads((to / "run.json").read_text(encoding="utf-8"))
-    log_evaluation(run_id, record["fingerprint"], values)
     discard_unless_held(Path("scratch") / record["fingerprint"], run_id)
 
 

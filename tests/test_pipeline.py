@@ -202,10 +202,10 @@ def test_mlflow_has_the_run_by_its_fingerprint(done: Project) -> None:
     (run,) = client.search_runs([where], f"tags.fingerprint = '{record['fingerprint']}'")
     assert run.info.status == "FINISHED"
     assert run.info.run_name == RUN
-    assert run.data.tags["dvc.stage"] == f"train@{RUN}"
-    assert run.data.tags["git.dirty"] == "false"
+    assert run.data.tags["dvc_stage"] == f"train@{RUN}"
+    assert run.data.tags["dirty"] == "false"
     head = done.run("git", "rev-list", "--max-parents=0", "HEAD").stdout.strip()
-    assert run.data.tags["git.commit"] == head
+    assert run.data.tags["commit"] == head
     assert run.data.params["learning_rate"] == "0.1"
     assert run.data.params["schedule.kind"] == "one-cycle"
     rows = list(csv.DictReader((done.root / f"models/{RUN}/history.csv").open()))

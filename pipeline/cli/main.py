@@ -2,7 +2,22 @@
 
 import typer
 
-from pipeline.cli import bench, bundle, compare, data, doctor, estimate, net, plan, repro, stage, sweep, ui, verify
+from pipeline.cli import (
+    bench,
+    bundle,
+    compare,
+    data,
+    doctor,
+    estimate,
+    net,
+    plan,
+    repro,
+    stage,
+    sweep,
+    track,
+    ui,
+    verify,
+)
 from pipeline.errors import exit_on_error
 
 app = typer.Typer(
@@ -22,6 +37,7 @@ app.command(epilog=bundle.EPILOG)(bundle.bundle)
 app.add_typer(data.app, name="data")
 app.command(epilog="Example: wrn-pipe stage train cifar10-wrn-40-1-quick-s1")(stage.stage)
 app.command(epilog="Example: wrn-pipe net 'WRN-40-2-B(1,3,1)'")(net.net)
+app.add_typer(track.app, name="track")
 app.command(epilog="Example: wrn-pipe ui --port 5001")(ui.ui)
 app.command(epilog="Example: wrn-pipe doctor --json")(doctor.doctor)
 app.add_typer(bench.app, name="bench")

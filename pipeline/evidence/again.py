@@ -89,7 +89,7 @@ def trained(plan: Plan, run_id: str, prepare: Prepare, epochs: int | None) -> It
         with suppress(_EnoughError):
             done = train(training, note)
     then = _told(files[1])
-    same = then["devices"] == [_machine(plan)] and then["kernels"] == record["kernels"]
+    same = then["devices"] == [record["device"]] and then["kernels"] == record["kernels"]
     differ = wrong if same else unchecked
     where = "" if same else ", but this is another kind of machine than run.json names"
     for number, (one, other) in enumerate(zip(told, rows, strict=False), 1):
@@ -122,7 +122,7 @@ def _told(path: Path) -> dict[str, Any]:
 
 
 def _machine(plan: Plan) -> dict[str, str | int]:
-    return devices.facts(devices.choose(plan.device))
+    return devices.facts(devices.choose(plan.device, "fp32").device)
 
 
 def _largest_difference(one: Any, other: Any) -> float:

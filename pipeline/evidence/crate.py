@@ -153,7 +153,7 @@ def licences(plan: Plan) -> str:
         f"{PAPER['url']}",
         "",
         "The images are not in this archive: nobody gave leave to pass them on with it. card.json holds the digests",
-        "of what was trained on, params.yaml says where it is from, and `wrn-pipe repro download` fetches and checks it.",
+        "of what was trained on, params.yaml says whence it is, and `wrn-pipe repro download` fetches and checks it.",
         "The predictions hold the labels of the test images and no pixel.",
         "",
     ]

@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import bench, compare, data, doctor, estimate, net, plan, repro, stage, ui
+from pipeline.cli import bench, compare, data, doctor, estimate, net, plan, repro, stage, status, ui
 from pipeline.errors import exit_on_error
 
 app = typer.Typer(
@@ -14,6 +14,7 @@ app = typer.Typer(
 )
 
 app.command(epilog="Example: wrn-pipe repro train@cifar10-wrn-40-1-quick-s1")(repro.repro)
+app.command(epilog=status.EPILOG)(status.status)
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(epilog=estimate.EPILOG)(estimate.estimate)
 app.command(epilog=compare.EPILOG)(compare.compare)

@@ -19,11 +19,12 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.params import Protocol
-from pipeline.progress import Task, progress, say
+from pipeline.progress import progress, say
 from pipeline.training.cadence import Cadence
 from pipeline.training.checkpoints import Checkpoints, EpochRecord, Progress
 from pipeline.training.device import facts, note_unrepeatable
 from pipeline.training.interruptions import InterruptedTrainingError, explain_no_memory, stop_after_step
+from pipeline.training.pulse import Monitor
 from pipeline.training.schedule import learning_rate, resets_momentum
 
 CHECK_LOSS_STEPS = 50
@@ -94,23 +95,26 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
         bar = None
         if sys.stderr.isatty():
             done = (at.epoch * steps + at.step) * protocol.batch_size
-            label = f"train {training.run_id}"
-            bar = stack.enter_context(progress(label, protocol.epochs * steps * protocol.batch_size, "images", done))
+            images = protocol.epochs * steps * protocol.batch_size
+            bar = stack.enter_context(progress(training.run_id, images, "images", done, notes=True))
+        monitor = Monitor(training.run_id, training.scratch, protocol.epochs, steps, protocol.batch_size, bar)
+        monitor.show(at.epoch, at.step, *totals.tolist()[:2])
         while at.epoch < protocol.epochs:
             started, first = time.perf_counter(), at.step
-            _epoch(training, inputs, optimizer, at, steps, keeper, bar)
+            _epoch(training, inputs, optimizer, at, steps, keeper, monitor)
             loss, wrong, _ = totals.tolist()
             seen = min(steps * protocol.batch_size, samples)
             rate_at_end = learning_rate(protocol, at.epoch, steps - 1, steps)
             record = EpochRecord(at.epoch + 1, rate_at_end, loss / seen, 100 * wrong / seen)
             keeper.require_finite()
+            monitor.show(at.epoch, at.step, loss, wrong)
             at.history.append(record)
             at.epoch, at.step = at.epoch + 1, 0
             totals.zero_()
             rate = (steps - first) * protocol.batch_size / (time.perf_counter() - started)
             say(
                 f"{training.run_id} epoch {record.epoch}/{protocol.epochs}: loss {record.train_loss:.4f}, "
-                f"train error {record.train_error:.2f} %, {rate:.0f} images/s"
+                f"train error {record.train_error:.2f} %, {rate:.0f} images/s{monitor.left()}"
             )
             on_epoch(record, rate)
             keeper.save()
@@ -180,7 +184,7 @@ def _epoch(
     at: Progress,
     steps: int,
     keeper: _Keeper,
-    bar: Task | None,
+    monitor: Monitor,
 ) -> None:
     """Do the steps of epoch `at.epoch` from `at.step` on, saving the state now and then."""
     protocol, model = training.protocol, training.model
@@ -196,8 +200,8 @@ def _epoch(
         totals[:2] += torch.stack([loss * len(batch.labels), wrong])
         totals[2] += ~totals[0].isfinite()
         at.step += 1
-        if bar:
-            bar.advance(len(batch.labels))
+        if monitor.step(len(batch.labels)):
+            monitor.show(at.epoch, at.step, *totals.tolist()[:2])
         keeper.stepped(steps)
 
 

@@ -54,7 +54,7 @@ class Monitor:
     _rate: float | None = field(default=None, init=False)
     _since: float | None = field(default=None, init=False)
     _images: int = field(default=0, init=False)
-    _shown: float = field(default_factory=time.monotonic, init=False)
+    _shown: float = field(default_factory=lambda: time.monotonic(), init=False)
     _kept: float = field(default=0.0, init=False)
 
     def step(self, images: int) -> bool:
@@ -114,7 +114,7 @@ class Monitor:
 
 def read(folder: Path) -> Pulse | None:
     """The last pulse of the training whose scratch folder this is; None where there is none that can be read."""
-    with suppress(FileNotFoundError, ValueError, TypeError):
+    with suppress(FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return Pulse(**json.loads((folder / FILE).read_text(encoding="utf-8")))
     return None
 

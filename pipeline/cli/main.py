@@ -13,6 +13,7 @@ from pipeline.cli import (
     plan,
     repro,
     stage,
+    status,
     sweep,
     track,
     ui,
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 
 app.command(epilog="Example: wrn-pipe repro train@cifar10-wrn-40-1-quick-s1")(repro.repro)
+app.command(epilog=status.EPILOG)(status.status)
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(epilog=estimate.EPILOG)(estimate.estimate)
 app.command(epilog=compare.EPILOG)(compare.compare)

@@ -43,6 +43,16 @@ class OneCycleSchedule(Strict):
     start_factor: Annotated[float, Field(gt=0, le=1)]
 
 
+class WeightAverage(Strict):
+    """The weights of a run are an exponential moving average over its training (Polyak & Juditsky 1992), batch
+    statistics included. It is not trained with: gradients are those of the weights themselves."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)]
+    """What remains of the average at each update; its mean age is every / (1 - decay) steps."""
+    every: Annotated[int, Field(gt=0)]
+    """Steps from one update to the next. The first update replaces the average."""
+
+
 class Protocol(Strict):
     """The full recipe of a run: everything but dataset, network and seed."""
 
@@ -70,6 +80,11 @@ class Protocol(Strict):
     conv_init: Literal["fan_in", "fan_out"]
     bn_init: Literal["uniform", "ones"]
     precision: Literal["fp32", "bf16"]
+    weight_average: WeightAverage | None = None
+    """None: the weights after the last step are the run's."""
+    holdout: Annotated[int, Field(ge=0)] = 0
+    """So many training images, the same for every seed, are kept out of training and evaluated instead of the test
+    split: for choosing settings without the test split."""
 
     @property
     def representation(self) -> str:
@@ -301,6 +316,8 @@ def _check_references(path: Path, text: str, plan: Plan) -> None:
         known([*at, "protocol"], run.protocol, plan.protocols, "protocol")
         known([*at, "representation"], f"{run.dataset}-{run.representation}", plan.representations, "representation")
         protocol = plan.protocols[run.protocol]
+        if protocol.holdout >= plan.datasets[run.dataset].splits["train"]:
+            refuse(["protocols", run.protocol, "holdout"], f"{run.dataset} has no more training images", "lower it")
         if (protocol.crop == "random-resized") == (plan.datasets[run.dataset].shape is not None):
             what = (
                 f"{run.protocol} crops at random sizes, {run.dataset} has images of one size"

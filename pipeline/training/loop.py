@@ -19,12 +19,14 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.params import Protocol
-from pipeline.progress import Task, progress, say
+from pipeline.progress import progress, say
+from pipeline.training.average import Average
 from pipeline.training.cadence import Cadence
 from pipeline.training.checkpoints import Checkpoints, EpochRecord, Progress
 from pipeline.training.device import facts, note_unrepeatable
 from pipeline.training.glimpse import Glimpse
 from pipeline.training.interruptions import InterruptedTrainingError, explain_no_memory, stop_after_step
+from pipeline.training.pulse import Monitor
 from pipeline.training.schedule import learning_rate, resets_momentum
 
 CHECK_LOSS_STEPS = 50
@@ -70,18 +72,19 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
     )
     # Of the epoch: summed loss, misclassified samples, steps since the loss is no number.
     totals = torch.zeros(3, dtype=torch.float64, device=training.device)
-    samples = training.loader.samples
+    samples = training.loader.samples - protocol.holdout
     steps = samples // protocol.batch_size if protocol.drop_last else math.ceil(samples / protocol.batch_size)
-    if steps == 0:
+    if steps <= 0:
         raise WrnPipeError(
-            f"run {training.run_id}: {samples} images do not fill one mini-batch of {protocol.batch_size}",
+            f"run {training.run_id}: {max(samples, 0)} images do not fill one mini-batch of {protocol.batch_size}",
             "lower batch_size, or set drop_last: false",
         )
     dtype = torch.bfloat16 if protocol.precision == "bf16" else torch.float32
     inputs = Inputs(
         training.loader, training.preprocessing, protocol.flip, protocol.crop, training.seed, dtype, training.device
     )
-    states = Checkpoints(training.scratch, model, optimizer, totals)
+    average = Average(model, protocol.weight_average) if protocol.weight_average else None
+    states = Checkpoints(training.scratch, model, optimizer, totals, average)
     at = states.resume()
     if at.epoch < protocol.epochs:
         _note_device(at, facts(training.device))
@@ -95,26 +98,31 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
         bar = None
         if sys.stderr.isatty():
             done = (at.epoch * steps + at.step) * protocol.batch_size
-            label = f"train {training.run_id}"
-            bar = stack.enter_context(progress(label, protocol.epochs * steps * protocol.batch_size, "images", done))
+            images = protocol.epochs * steps * protocol.batch_size
+            bar = stack.enter_context(progress(training.run_id, images, "images", done, notes=True))
+        monitor = Monitor(training.run_id, training.scratch, protocol.epochs, steps, protocol.batch_size, bar)
+        monitor.show(at.epoch, at.step, *totals.tolist()[:2])
         while at.epoch < protocol.epochs:
             started, first = time.perf_counter(), at.step
-            _epoch(training, inputs, optimizer, at, steps, keeper, bar)
+            _epoch(training, inputs, optimizer, at, steps, keeper, monitor)
             loss, wrong, _ = totals.tolist()
             seen = min(steps * protocol.batch_size, samples)
             rate_at_end = learning_rate(protocol, at.epoch, steps - 1, steps)
             record = EpochRecord(at.epoch + 1, rate_at_end, loss / seen, 100 * wrong / seen)
             keeper.require_finite()
+            monitor.show(at.epoch, at.step, loss, wrong)
             at.history.append(record)
             at.epoch, at.step = at.epoch + 1, 0
             totals.zero_()
             rate = (steps - first) * protocol.batch_size / (time.perf_counter() - started)
             say(
                 f"{training.run_id} epoch {record.epoch}/{protocol.epochs}: loss {record.train_loss:.4f}, "
-                f"train error {record.train_error:.2f} %, {rate:.0f} images/s"
+                f"train error {record.train_error:.2f} %, {rate:.0f} images/s{monitor.left()}"
             )
             on_epoch(record, rate)
             keeper.save()
+    if average:
+        average.put()
     return at
 
 
@@ -188,14 +196,16 @@ def _epoch(
     at: Progress,
     steps: int,
     keeper: _Keeper,
-    bar: Task | None,
+    monitor: Monitor,
 ) -> None:
     """Do the steps of epoch `at.epoch` from `at.step` on, saving the state now and then."""
     protocol, model = training.protocol, training.model
     if at.step == 0 and resets_momentum(protocol, at.epoch):
         for parameter in model.parameters():
             optimizer.state[parameter].pop("momentum_buffer", None)
-    order = sample_order(training.seed, at.epoch, training.loader.samples)[: steps * protocol.batch_size]
+    shown = Glimpse(keeper.states.totals)
+    order = sample_order(training.seed, at.epoch, training.loader.samples, protocol.holdout)
+    order = order[: steps * protocol.batch_size]
     for batch in inputs.batches(at.epoch, order[at.step * protocol.batch_size :], at.step):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(protocol, at.epoch, at.step, steps)
@@ -204,8 +214,10 @@ def _epoch(
         totals[:2] += torch.stack([loss * len(batch.labels), wrong])
         totals[2] += ~totals[0].isfinite()
         at.step += 1
-        if bar:
-            bar.advance(len(batch.labels))
+        if keeper.states.average:
+            keeper.states.average.stepped(at.epoch * steps + at.step)
+        if monitor.step(len(batch.labels)) and (seen := shown.at(at.step)):
+            monitor.show(at.epoch, seen[0], *seen[1][:2])
         keeper.stepped(steps)
 
 

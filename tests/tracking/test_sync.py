@@ -164,8 +164,9 @@ def test_a_resumed_training_doubles_no_step_and_what_it_missed_is_added(place: P
     rows = list(csv.DictReader((place.root / "models" / FIRST / "history.csv").open()))
     last = EpochRecord(2, *(float(rows[1][k]) for k in ("learning_rate", "train_loss", "train_error")))
     for rate in (321.0, 322.0):
-        with Mirror(FIRST, record) as mirror:
+        with Mirror(FIRST, record, {"device.measured": "cuda:0 512,000 GFLOP/s, cpu 409 GFLOP/s"}) as mirror:
             mirror.epoch(last, rate)
+    assert place.runs()[FIRST].data.tags["device.measured"].startswith("cuda:0 512,000")
     first = place.runs()[FIRST].info.run_id
     assert [m.step for m in mlflow.get_metric_history(first, "train_loss")] == [2]
     log_evaluation(load(), FIRST)

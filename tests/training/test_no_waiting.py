@@ -21,11 +21,14 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.models.names import parse
 from pipeline.models.preact_resnet import PreActResNet
-from pipeline.training import loop
+from pipeline.params import WeightAverage
+from pipeline.training import loop, pulse
+from pipeline.training.average import Average
 from pipeline.training.cadence import Cadence
 from pipeline.training.checkpoints import Checkpoints, Progress
 from pipeline.training.glimpse import Glimpse
 from pipeline.training.loop import CHECK_LOSS_STEPS, Training, train
+from pipeline.training.pulse import Monitor
 
 
 class NeverDone:
@@ -36,6 +39,14 @@ class NeverDone:
 
     def query(self) -> bool:
         return False
+
+
+class MetaGlimpse(Glimpse):
+    """Of a tensor without values: its copy stays on the device, which is never done."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        super().__init__(tensor)
+        self.copy, self.copied = torch.empty_like(tensor), NeverDone()  # type: ignore[assignment]
 
 
 class NoBlockingCopies(TorchDispatchMode):
@@ -62,11 +73,10 @@ def an_epoch(folder: Path, scratch: Path, device: torch.device, network: str = "
     # fused, as in train, is refused on the meta device
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, fused=device.type == "cuda" or None)
     totals = torch.zeros(3, dtype=torch.float64, device=device)
-    glimpse = Glimpse(totals)
-    if device.type == "meta":
-        glimpse.copy, glimpse.copied = torch.empty_like(totals), NeverDone()  # type: ignore[assignment]
-    at = Progress()
-    keeper = loop._Keeper(run, Checkpoints(scratch, model, optimizer, totals), at, [], Cadence(10**9), glimpse)
+    glimpse, average = loop.Glimpse(totals), Average(model, WeightAverage(decay=0.9, every=2))
+    states, at = Checkpoints(scratch, model, optimizer, totals, average), Progress()
+    keeper = loop._Keeper(run, states, at, [], Cadence(10**9), glimpse)
+    monitor = Monitor("tiny", scratch, 2, 5, 52, None)
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     inputs = Inputs(run.loader, preprocessing, recipe.flip, recipe.crop, 1, dtype, device)
     for at.epoch in range(2):  # what is copied once in a process is copied in the first
@@ -75,9 +85,10 @@ def an_epoch(folder: Path, scratch: Path, device: torch.device, network: str = "
             torch.cuda.set_sync_debug_mode("error")
         at.step = 0
         with watcher:
-            loop._epoch(run, inputs, optimizer, at, 5, keeper, None)
+            loop._epoch(run, inputs, optimizer, at, 5, keeper, monitor)
     assert at.step == 5
     assert glimpse.step is not None
+    assert average.tensors
     if isinstance(watcher, NoBlockingCopies):
         assert watcher.copies == 4  # an epoch's draws
 
@@ -85,8 +96,15 @@ def an_epoch(folder: Path, scratch: Path, device: torch.device, network: str = "
 @pytest.fixture
 def meta(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # does not know the meta device
-    monkeypatch.setattr(loop, "CHECK_LOSS_STEPS", 2)
+    monkeypatch.setattr(loop, "Glimpse", MetaGlimpse)
+    often(monkeypatch)
     return torch.device("meta")
+
+
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five steps are enough to look at the loss, for the log and for what is no number."""
+    monkeypatch.setattr(loop, "CHECK_LOSS_STEPS", 2)
+    monkeypatch.setattr(pulse, "FILE_EVERY_S", 0.0)
 
 
 def test_an_epoch_reads_nothing_from_the_device(tiny_beton: Path, tmp_path: Path, meta: torch.device) -> None:
@@ -138,7 +156,7 @@ def test_the_device_tells_who_waits(
 def test_an_epoch_does_not_wait_for_a_gpu(
     tiny_beton: Path, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "CHECK_LOSS_STEPS", 2)
+    often(monkeypatch)
     try:
         an_epoch(tiny_beton, tmp_path, torch.device("cuda", 0), **changes)
     finally:

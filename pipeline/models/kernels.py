@@ -1,13 +1,15 @@
 """What a network trains with: `kernels` of params.yaml, made true on one device."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Literal
 
 import torch
 from torch import nn
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, WrnPipeError
 from pipeline.models.bn_relu import COMPILE, compiler, fuse
 
 Kernels = Literal["fused", "torch", "compiled"]
@@ -38,3 +40,21 @@ def use(kernels: Kernels, model: nn.Module, device: torch.device) -> str:
     # not be compiled whole is an error, not a part that quietly runs as torch's.
     model.compile(dynamic=False, fullgraph=True)
     return f"compiled, torch {version('torch')} inductor, {with_what}"
+
+
+@contextmanager
+def explain_no_compiling() -> Iterator[None]:
+    """Turn torch.compile's errors into a WrnPipeError: they come with the first steps, from inside the network."""
+    try:
+        yield
+    except RuntimeError as error:
+        from torch._dynamo.exc import TorchDynamoException
+
+        if not isinstance(error, TorchDynamoException):
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reasons = [line for line in lines[1:] if "error:" in line]
+        raise WrnPipeError(
+            f"torch.compile failed: {': '.join([lines[0], *reasons[:1]])}",
+            "set TORCH_LOGS=+dynamo to see more, or kernels: torch in params.yaml (another run, from its start)",
+        ) from error

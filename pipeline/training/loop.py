@@ -18,6 +18,7 @@ from pipeline.loading.inputs import Input, Inputs
 from pipeline.loading.loader import Loader
 from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
+from pipeline.models.kernels import explain_no_compiling
 from pipeline.params import Protocol
 from pipeline.progress import progress, say
 from pipeline.training.average import Average
@@ -95,6 +96,7 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
         keeper = _Keeper(training, states, at, stop, Cadence(training.checkpoint_steps), Glimpse(totals))
         stack.enter_context(note_unrepeatable(at.unrepeatable))
         stack.enter_context(explain_no_memory(training.run_id, keeper.where))
+        stack.enter_context(explain_no_compiling())
         bar = None
         if sys.stderr.isatty():
             done = (at.epoch * steps + at.step) * protocol.batch_size

@@ -5,10 +5,10 @@ from typing import get_args
 import pytest
 import torch
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, WrnPipeError
 from pipeline.models import bn_relu
 from pipeline.models.build import build
-from pipeline.models.kernels import Kernels, use
+from pipeline.models.kernels import Kernels, explain_no_compiling, use
 from pipeline.models.preact_resnet import PreActResNet
 from pipeline.params import Plan
 
@@ -74,3 +74,22 @@ def test_without_a_compiler_the_remedy_is_to_compile_nothing(kernels: Kernels, m
     finally:
         bn_relu.compiler.cache_clear()
         bn_relu.library.cache_clear()
+
+
+def test_what_can_not_be_compiled_whole_is_an_error_of_one_line() -> None:
+    """A value that the host looks at, in the network."""
+
+    class Looking(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 1 if x.sum() > 0 else x
+
+    model = Looking()
+    use("compiled", model, CPU)
+    with (
+        pytest.raises(WrnPipeError, match=r"torch\.compile failed: Data-dependent branching\n") as error,
+        explain_no_compiling(),
+    ):
+        model(torch.ones(3))
+    assert "kernels: torch" in error.value.remedy
+    with pytest.raises(RuntimeError, match=r"^another$"), explain_no_compiling():
+        raise RuntimeError("another")

@@ -83,7 +83,7 @@ def test_what_is_compiled_anew_computes_the_same_bytes(
     shapes = {key: value.shape for key, value in skeleton(parse("WRN-10-1"), 10).state_dict().items()}
     weights = load_file(project.root / "models" / RUN / FILES[0])
     assert {key: value.shape for key, value in weights.items()} == shapes
-    assert start("another cache", "--fresh").wait() == 0, (tmp_path / "log").read_text()
+    assert start("other", "--fresh").wait() == 0, (tmp_path / "log").read_text()
     assert published(project) == first
 
 

@@ -23,6 +23,7 @@ from pipeline.datasets.readers import Splits
 from pipeline.evaluation import predictions
 
 pytestmark = pytest.mark.slow
+RESULTS = ("report.html", "runs.csv", "table-4.csv", "table-4.md")
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -80,7 +81,7 @@ def test_it_writes_what_the_design_says(done: Project, tiny_images: Splits) -> N
     files = set(digests(done))
     assert {f"models/{RUN}/{name}" for name in ("model.safetensors", "history.csv", "run.json")} <= files
     assert {f"evaluations/{RUN}/{name}" for name in ("predictions.parquet", "metrics.json")} <= files
-    assert {"results/table-4.csv", "results/table-4.md", "results/runs.csv"} <= files
+    assert {f"results/{name}" for name in RESULTS} <= files
     for split, (images, labels) in tiny_images.items():
         folder = done.root / "data/raw/cifar10-tiny"
         assert np.array_equal(np.load(folder / f"{split}_images.npy"), images)
@@ -123,7 +124,7 @@ def clone(project: Project, to: Path) -> Project:
 
 def test_a_fresh_clone_reproduces_byte_for_byte(done: Project, tmp_path: Path) -> None:
     again = clone(done, tmp_path / "again")
-    assert set(digests(again)) == {f"results/{name}" for name in ("runs.csv", "table-4.csv", "table-4.md")}
+    assert set(digests(again)) == {f"results/{name}" for name in RESULTS}
     ran = again.cli("repro")
     assert ran.returncode == 0, ran.stderr
     for stage in ("download", "convert", "train", "evaluate"):
@@ -160,10 +161,12 @@ def model_entry(lock: str) -> str:
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("pipeline/comparison/tables.py", {"tabulate@4"}),
+        ("pipeline/comparison/tables.py", {"tabulate@4", "report"}),
+        ("pipeline/report/page.py", {"report"}),
+        ("pipeline/report/report.css", {"report"}),
         ("pipeline/models/preact_resnet.py", {f"train@{RUN}", f"evaluate@{RUN}"}),
         ("pipeline/training/loop.py", {f"train@{RUN}"}),
-        ("environment/requirements.lock", {f"train@{RUN}", f"evaluate@{RUN}"}),
+        ("environment/requirements.lock", {f"train@{RUN}", f"evaluate@{RUN}", "report"}),
         ("pipeline/tracking/mirror.py", set()),
         ("pipeline/cli/main.py", set()),
     ],
@@ -183,9 +186,9 @@ def test_an_edited_protocol_makes_its_runs_stale(done: Project) -> None:
     before = path.read_text()
     try:
         done.edit(lambda params: params["protocols"]["paper-meanstd"].update(epochs=201))
-        assert stale(done) == {"tabulate@4"}
+        assert stale(done) == {"tabulate@4", "report"}
         done.edit(lambda params: params["protocols"]["brief"].update(epochs=3))
-        assert stale(done) == {f"train@{RUN}", "tabulate@4"}
+        assert stale(done) == {f"train@{RUN}", "tabulate@4", "report"}
     finally:
         path.write_text(before)
 

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import page_checks
 import pytest
 from project import BIN, RUN, Project, make_project
 
 from pipeline.datasets.readers import Splits
 from pipeline.evaluation import predictions
+from pipeline.publication.claims import claims_of
 
 pytestmark = pytest.mark.slow
 RESULTS = ("report.html", "runs.csv", "table-4.csv", "table-4.md")
@@ -312,3 +314,24 @@ def test_a_bad_archive_is_refused_and_leaves_nothing(
     left = [p for p in (project.root / "data").rglob("*") if p.is_file()] if (project.root / "data").exists() else []
     assert not left
     assert not (project.root / "dvc.lock").exists()
+
+
+def test_the_report_is_whole_and_is_what_its_stage_writes_again(done: Project) -> None:
+    path = done.root / "results" / "report.html"
+    text = path.read_text(encoding="utf-8")
+    page = page_checks.read(text)
+    page_checks.check_whole(page, text)
+    page_checks.check_usable(page)
+    for claim in claims_of("4"):
+        assert claim.text in text
+    record = json.loads((done.root / f"models/{RUN}/run.json").read_text())
+    weights = (done.root / f"models/{RUN}/model.safetensors").read_bytes()
+    error = json.loads((done.root / f"evaluations/{RUN}/metrics.json").read_text())["top1_error"]
+    for told in (record["fingerprint"], hashlib.sha256(weights).hexdigest(), f"test error {error:.2f} %"):
+        assert told in page.text
+    assert "No number of the paper is judged yet" in page.text
+    assert "19 claims that can be run: 19 not run" in page.text
+    assert str(done.root) not in text
+    ran = done.cli("stage", "report", PYTHONHASHSEED="1", TZ="Asia/Tokyo")
+    assert ran.returncode == 0, ran.stderr
+    assert path.read_text(encoding="utf-8") == text

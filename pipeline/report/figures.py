@@ -42,7 +42,7 @@ def curves(name: str, runs: Sequence[Finished]) -> str:
             (mark,) = error.plot(
                 epochs[-1:], [run.result.top1_error], "D", color=colour, mec=_INK, ms=8, label=f"test, seed {seed}"
             )
-            mark.set_gid("point-0")
+            mark.set_gid(f"point-{i}")
         for axes, label in ((loss, "train loss"), (error, "error, %"), (rate, "learning rate")):
             axes.set_ylabel(label)
             axes.set_ylim(bottom=0)
@@ -53,7 +53,7 @@ def curves(name: str, runs: Sequence[Finished]) -> str:
             error.legend(loc="upper right")
         last = [f"{run.result.top1_error:.2f} % (seed {run.result.record.seed})" for run in runs]
         label = f"Train loss, train error and learning rate over {len(runs[0].history)} epochs; final test error "
-        return _svg(figure, name, label + ", ".join(last), [])
+        return _svg(figure, name, label + ", ".join(last), [f"test error {one}" for one in last])
 
 
 def scatter(name: str, title: str, axis: Literal["parameters", "multiply_adds"], points: Sequence[Point]) -> str:

@@ -84,7 +84,7 @@ def scatter(name: str, title: str, axis: Literal["parameters", "multiply_adds"],
                 )
                 artist.set_gid(f"point-{drawn.index(point)}")
         axes.set(xscale="log", yscale="log", xlabel=words, ylabel="test error, %")
-        for one, steps in ((axes.xaxis, (1, 2, 5)), (axes.yaxis, (1, 1.5, 2, 3, 4, 5, 6, 8))):
+        for one, steps in ((axes.xaxis, (1, 2, 5)), (axes.yaxis, (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8))):
             one.set_major_locator(LogLocator(subs=steps))
             one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
             one.set_minor_formatter(NullFormatter())

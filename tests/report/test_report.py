@@ -108,7 +108,7 @@ def test_it_is_one_valid_page_that_anybody_can_use(text, read) -> None:
 def test_the_same_files_give_the_same_bytes_anywhere(text, runs, tmp_path, monkeypatch) -> None:
     lay(runs, tmp_path)
     monkeypatch.setenv("TZ", "Asia/Tokyo")
-    monkeypatch.setitem(matplotlib.rcParams, "font.size", 30)  # as a matplotlibrc of the user's would
+    monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 7)  # as a matplotlibrc of the user's would
     assert written(tmp_path, monkeypatch) == text
     assert str(tmp_path) not in text
     assert not re.search(r"20[12]\d-\d\d-\d\d", text)

@@ -212,7 +212,7 @@ def _run(run: Finished, plan: Plan) -> dict[str, Any]:
         ],
         "commands": [
             ("train and evaluate it again where anything changed", f"wrn-pipe repro {run.result.run}"),
-            ("train it from nothing, as it was", f"wrn-pipe stage train {run.result.run} --fresh"),
+            ("train it again from nothing, outside DVC", f"wrn-pipe stage train {run.result.run} --fresh"),
             ("set it beside the paper", f"wrn-pipe compare --run {run.result.run}"),
         ],
     }

@@ -14,6 +14,7 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from pipeline.benchmarks import measuring
+from pipeline.benchmarks.machine import machine
 from pipeline.benchmarks.measuring import Spread, matrix_rate, process, spread
 from pipeline.benchmarks.steps import OURS, Way, forget, images_per_second, ways
 from pipeline.errors import WrnPipeError
@@ -23,7 +24,6 @@ from pipeline.loading.convert import convert
 from pipeline.models.formula import multiply_adds
 from pipeline.models.names import parse
 from pipeline.params import PARAMS
-from pipeline.training import device as devices
 from pipeline.training.device import Precision
 
 DATA = Path("data/beton/cifar10-rgb")
@@ -59,7 +59,8 @@ class NetworkBench:
 class TrainBench:
     """All that was measured, and on what."""
 
-    device: dict[str, str | int]
+    machine: dict[str, str]
+    """As pipeline/benchmarks/machine.py says it, in the process that measured our way."""
     matrix_gflops: dict[Precision, Spread]
     networks: tuple[NetworkBench, ...]
     epoch: dict[str, float] | None
@@ -90,7 +91,7 @@ def bench(
                 end_to_end = _end_to_end(parsed[0].name, processes, settings[OURS], say)
             for child in processes.values():
                 child.submit(forget).result()
-        facts = processes[True].submit(devices.facts, device).result()
+        here = processes[True].submit(machine, device).result()
     ceiling = spread([rate / 1e9 for rate in rates["bf16"]])
     result = []
     for network in parsed:
@@ -103,7 +104,7 @@ def bench(
             rows.append(Row(label, speed, gflops, gflops / ceiling.median, speed.median / port))
         result.append(NetworkBench(network.name, BATCH.get(network.name, 128), gflop, tuple(rows)))
     matrix = {precision: spread([value / 1e9 for value in values]) for precision, values in rates.items()}
-    return TrainBench(facts, matrix, tuple(result), end_to_end if epoch else None)
+    return TrainBench(here, matrix, tuple(result), end_to_end if epoch else None)
 
 
 def _measure(processes: dict[bool, ProcessPoolExecutor], network: str, way: Way) -> float:

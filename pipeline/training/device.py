@@ -112,6 +112,7 @@ def prepare(device: torch.device) -> None:
     # Else each new tensor is first filled with NaN: a tenth of a step. Nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False  # else a GPU's convolutions in fp32 round their inputs to 10 bits
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if device.type == "cpu" and platform.libc_ver()[0] == "glibc":

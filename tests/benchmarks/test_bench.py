@@ -75,7 +75,7 @@ def test_bench_train_reports_every_way(tiny_beton: Path, tmp_path: Path) -> None
     result = json.loads(done.stdout)
     (network,) = result["networks"]
     assert (network["network"], network["batch"]) == ("WRN-10-1", 128)
-    assert [row["label"] for row in network["rows"]] == list(ways(result["device"]["type"], compiled=False))
+    assert [row["label"] for row in network["rows"]] == list(ways(result["machine"]["type"], compiled=False))
     for row in network["rows"]:
         assert row["images_per_s"]["low"] <= row["images_per_s"]["median"] <= row["images_per_s"]["high"]
         assert row["gflops"] == pytest.approx(row["images_per_s"]["median"] * network["gflop_per_image"])

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import matplotlib
@@ -154,6 +155,8 @@ def test_each_number_of_ours_tells_where_it_comes_from(read, root, tables) -> No
     for run in load_finished(root, load_results(root)):
         inside = by_id(read, f"run-{run.result.run}")
         assert inside.within("details")
+        weights = root / f"models/{run.result.run}/model.safetensors"
+        assert sha256(weights.read_bytes()).hexdigest() in inside.text
         for told in (run.result.record.fingerprint, f"wrn-pipe repro {run.result.run}", *run.digests.values()):
             assert told in inside.text
         for field, value in run.record["protocol"].items():
@@ -198,8 +201,6 @@ def test_nothing_run_at_all(tmp_path, monkeypatch) -> None:
 
 def test_what_is_not_run_is_listed_with_its_cost(read, tables, root) -> None:
     waiting = ahead(tables)
-    keys = [(one.dataset, one.network, one.protocol) for one in waiting]
-    assert len(keys) == len(set(keys)), "one training serves all tables"
     for one in waiting:
         row = by_id(read, page._ahead_id(one))
         assert one.command in row.text
@@ -214,6 +215,15 @@ def test_what_is_not_run_is_listed_with_its_cost(read, tables, root) -> None:
     assert runs_of("WRN-28-10") == [3], "its runs are by the protocol of another table"
     assert not any(one.network == "WRN-40-2-B(3)" for one in waiting)
     assert "assumed" in by_id(read, "ahead").parent.text
+
+
+def test_one_training_serves_the_claims_of_two_tables(root) -> None:
+    plan = load(root / PARAMS)
+    waiting = ahead([table(plan, name, []) for name in ("3", "4")])
+    (shared,) = [one for one in waiting if (one.dataset, one.network) == ("cifar10", "WRN-40-2")]
+    assert [claim.text for claim in shared.claims] == ["5.43", "5.33"]
+    assert (shared.runs, shared.seeds) == (3, 3)
+    assert shared.cost == shared.each * 3
 
 
 def test_a_planned_run_without_a_result_is_unfinished(root, runs) -> None:

@@ -152,8 +152,8 @@ def licences(plan: Plan) -> str:
         f"The numbers compared with: {' and '.join(PAPER['authors'])}: {PAPER['title']}. {PAPER['venue']}.",
         f"{PAPER['url']}",
         "",
-        "The images are not in this archive: nobody gave leave to pass them on with it. card.json holds the digests of",
-        "what was trained on, params.yaml says where it comes from, and `wrn-pipe repro download` fetches and checks it.",
+        "The images are not in this archive: nobody gave leave to pass them on with it. The cards hold the digests of",
+        "what was trained on, params.yaml says where it comes from, `wrn-pipe repro download` fetches and checks it.",
         "The predictions hold the labels of the test images and no pixel.",
         "",
     ]

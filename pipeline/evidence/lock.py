@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from pipeline.datasets.fetch import file_digest
 from pipeline.evidence.dag import Stage
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
-from pipeline.execution.dvc import LOCK, locked
+from pipeline.execution.dvc import LOCK
 from pipeline.params import PARAMS
 
 IGNORED = Path(".dvcignore")
@@ -79,14 +79,15 @@ class Disk:
         return any(fnmatch.fnmatchcase(part, pattern) for part in path.parts for pattern in patterns)
 
 
-def check(disk: Disk, dag: Sequence[Stage], *, data: bool = True) -> Iterator[Finding]:
-    """Every stage's entry in dvc.lock, then every file that some entry names; `data` false leaves out data/."""
-    root = disk.root
-    if not (root / LOCK).is_file():
+def check(disk: Disk, dag: Sequence[Stage], stages: dict[str, Any] | None, *, data: bool = True) -> Iterator[Finding]:
+    """Every stage's entry in dvc.lock, then every file that some entry names.
+
+    `stages` are those of dvc.lock, None where there is none. `data` false leaves out data/.
+    """
+    if stages is None:
         yield wrong(LOCK, "is not here; git checkout dvc.lock, or wrn-pipe repro")
         return
-    stages = locked((root / LOCK).read_text(encoding="utf-8"))
-    params = YAML(typ="safe", pure=True).load((root / PARAMS).read_text(encoding="utf-8"))
+    params = YAML(typ="safe", pure=True).load((disk.root / PARAMS).read_text(encoding="utf-8"))
     for stage in dag:
         yield from _entry(stage, stages.get(stage.name), params)
     known = [(stage, stages[stage.name]) for stage in dag if stage.name in stages]

@@ -2,7 +2,22 @@
 
 import typer
 
-from pipeline.cli import bench, bundle, compare, data, doctor, estimate, net, plan, repro, stage, ui, verify
+from pipeline.cli import (
+    bench,
+    bundle,
+    compare,
+    data,
+    doctor,
+    estimate,
+    explain,
+    net,
+    plan,
+    repro,
+    show,
+    stage,
+    ui,
+    verify,
+)
 from pipeline.errors import exit_on_error
 
 app = typer.Typer(
@@ -17,6 +32,8 @@ app.command(epilog="Example: wrn-pipe repro train@cifar10-wrn-40-1-quick-s1")(re
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(epilog=estimate.EPILOG)(estimate.estimate)
 app.command(epilog=compare.EPILOG)(compare.compare)
+app.command(epilog=show.EPILOG)(show.show)
+app.command(epilog=explain.EPILOG)(explain.explain)
 app.command(epilog=verify.EPILOG)(verify.verify)
 app.command(epilog=bundle.EPILOG)(bundle.bundle)
 app.add_typer(data.app, name="data")

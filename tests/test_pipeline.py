@@ -123,7 +123,9 @@ def clone(project: Project, to: Path) -> Project:
 
 def test_a_fresh_clone_reproduces_byte_for_byte(done: Project, tmp_path: Path) -> None:
     again = clone(done, tmp_path / "again")
-    assert set(digests(again)) == {f"results/{name}" for name in ("runs.csv", "table-4.csv", "table-4.md")}
+    assert set(digests(again)) == {
+        f"results/{name}" for name in ("manifest.json", "runs.csv", "table-4.csv", "table-4.md")
+    }
     ran = again.cli("repro")
     assert ran.returncode == 0, ran.stderr
     for stage in ("download", "convert", "train", "evaluate"):
@@ -160,7 +162,7 @@ def model_entry(lock: str) -> str:
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("pipeline/comparison/tables.py", {"tabulate@4"}),
+        ("pipeline/comparison/tables.py", {"manifest", "tabulate@4"}),
         ("pipeline/models/preact_resnet.py", {f"train@{RUN}", f"evaluate@{RUN}"}),
         ("pipeline/training/loop.py", {f"train@{RUN}"}),
         ("environment/requirements.lock", {f"train@{RUN}", f"evaluate@{RUN}"}),
@@ -183,9 +185,9 @@ def test_an_edited_protocol_makes_its_runs_stale(done: Project) -> None:
     before = path.read_text()
     try:
         done.edit(lambda params: params["protocols"]["paper-meanstd"].update(epochs=201))
-        assert stale(done) == {"tabulate@4"}
+        assert stale(done) == {"manifest", "tabulate@4"}
         done.edit(lambda params: params["protocols"]["brief"].update(epochs=3))
-        assert stale(done) == {f"train@{RUN}", "tabulate@4"}
+        assert stale(done) == {f"train@{RUN}", "manifest", "tabulate@4"}
     finally:
         path.write_text(before)
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-NAMES = ("download", "convert", "train", "evaluate", "summarize", "tabulate")
+NAMES = ("download", "convert", "train", "evaluate", "summarize", "tabulate", "manifest")
 
 
 def stage(

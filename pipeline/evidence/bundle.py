@@ -5,6 +5,7 @@ it is therefore what `wrn-pipe verify` does, in a folder where the data is not. 
 are made again by the code of whoever checks.
 """
 
+import hashlib
 import json
 import subprocess
 import tempfile
@@ -66,9 +67,7 @@ def names(plan: Plan) -> list[str]:
 def _member(name: str, content: bytes | Path) -> Member:
     if isinstance(content, Path):
         return Member(name, content.stat().st_size, sha256(content))
-    from hashlib import sha256 as of_bytes
-
-    return Member(name, len(content), of_bytes(content).hexdigest())
+    return Member(name, len(content), hashlib.sha256(content).hexdigest())
 
 
 def _checkout() -> Checkout:

@@ -13,9 +13,10 @@ from pipeline.comparison.cells import Cell, runs_wanted
 from pipeline.comparison.results import load_results
 from pipeline.comparison.tables import table
 from pipeline.errors import UserError, WrnPipeError
+from pipeline.evidence import lock
 from pipeline.evidence.dag import stages
 from pipeline.evidence.manifest import manifest
-from pipeline.execution.dvc import LOCK, command, environment, locked
+from pipeline.execution.dvc import LOCK, command, environment
 from pipeline.params import Plan
 from pipeline.provenance import commit
 from pipeline.publication.caveats import load_caveats
@@ -92,7 +93,7 @@ def of_runs(plan: Plan, run_ids: Sequence[str]) -> list[dict[str, Any]]:
     for run_id in run_ids:
         if run_id not in known:
             raise UserError(f"run {run_id} has no evaluation here", f"wrn-pipe repro {run_id}, or dvc pull")
-    entries = locked(LOCK.read_text(encoding="utf-8")) if LOCK.is_file() else {}
+    entries = lock.read(Path()) if LOCK.is_file() else {}
     dag = {stage.name: stage for stage in stages(Path())}
     stale = _stale([name for run_id in run_ids for name in known[run_id]["stages"]])
     return [

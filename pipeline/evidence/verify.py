@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import WrnPipeError
 from pipeline.evidence import lock, remade, runs
 from pipeline.evidence.dag import stages
-from pipeline.evidence.findings import Finding, State, unchecked
+from pipeline.evidence.findings import Finding, State, unchecked, wrong
 from pipeline.execution import data_check, data_state
-from pipeline.execution.dvc import LOCK, locked
+from pipeline.execution.dvc import LOCK
 from pipeline.params import Plan
 
 _STATES: dict[data_check.Verdict, State] = {
@@ -28,10 +29,14 @@ def verify(plan: Plan, run: remade.Run, *, data: bool = True) -> Iterator[Findin
     """
     root = Path.cwd()
     disk, dag = lock.Disk(root), stages(root)
-    recorded = locked(LOCK.read_text(encoding="utf-8")) if LOCK.is_file() else None
-    yield from lock.check(disk, dag, recorded, data=data)
+    recorded: dict[str, Any] = {}
+    try:
+        recorded = lock.read(root)
+        yield from lock.check(disk, dag, recorded, data=data)
+    except WrnPipeError as error:
+        yield wrong(LOCK, f"{error.what}; {error.remedy}")
     if data:
-        yield from _data(plan, disk, recorded or {})
+        yield from _data(plan, disk, recorded)
     for run_id in plan.runs:
         yield from runs.check(plan, run_id)
     yield from remade.check(disk, dag, run)

@@ -175,6 +175,15 @@ def test_no_command_of_an_archive_is_run(archive: Path, tmp_path: Path) -> None:
         assert "results/runs.csv" in named
 
 
+def test_an_archive_that_names_files_outside_is_refused(archive: Path, tmp_path: Path) -> None:
+    members = contents(archive)
+    for inside, outside in ((b"- results/runs.csv", b"- ../results/runs.csv"), (b"- evaluations\n", b"- /etc\n")):
+        harmful = members["dvc.yaml"].replace(inside, outside, 1)
+        assert harmful != members["dvc.yaml"]
+        with pytest.raises(UserError, match="not in the repository"):
+            wrong(packed(tmp_path / "x.zip", described(members | {"dvc.yaml": harmful})))
+
+
 def test_what_is_wrong_is_not_bundled(copy: Project, tmp_path: Path) -> None:
     weights = Path(MODEL, "model.safetensors")
     weights.rename("weights")

@@ -208,6 +208,17 @@ EDITS: dict[str, tuple[str | Path, Callable[[], None]]] = {
     "a command in the lock": (f"dvc.lock: train@{RUN}", lock(lambda told: told[f"train@{RUN}"].update(cmd="true"))),
     "an input less in the lock": ("dvc.lock: summarize", lock(lambda told: told["summarize"]["deps"].pop())),
     "a stage less in the lock": (f"dvc.lock: evaluate@{RUN}", lock(lambda told: told.pop(f"evaluate@{RUN}"))),
+    "a lock that is no YAML": ("dvc.lock", lambda: Path("dvc.lock").write_text("stages: {")),
+    "a lock of another shape": ("dvc.lock", lambda: Path("dvc.lock").write_text("stages: {summarize: [1]}")),
+    "a label that is no class": (
+        EVALUATION / "predictions.parquet",
+        predictions("label", lambda values: values + 90),
+    ),
+    "metrics that are no text": (
+        EVALUATION / "metrics.json",
+        lambda: (EVALUATION / "metrics.json").write_bytes(b"\xff\x00"),
+    ),
+    "a record that is no record": (MODEL / "run.json", lambda: (MODEL / "run.json").write_text("[1]")),
     "no lock": ("dvc.lock", lambda: Path("dvc.lock").unlink()),
 }
 
@@ -223,6 +234,7 @@ SOAK = {
         "a setting in the lock",
     ),
     *("a removed table", "code of the network", "a stage less in the lock", "no lock"),
+    *("a lock of another shape", "metrics that are no text", "a record that is no record"),
 }
 """Edits that are found in the same way as others; each costs half a second."""
 

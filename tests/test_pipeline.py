@@ -216,7 +216,7 @@ def model_entry(lock: str) -> str:
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("pipeline/comparison/tables.py", {"tabulate@4", "report"}),
+        ("pipeline/comparison/tables.py", {"manifest", "tabulate@4", "report"}),
         ("pipeline/report/page.py", {"report"}),
         ("pipeline/report/report.css", {"report"}),
         ("pipeline/models/preact_resnet.py", {f"train@{RUN}", f"evaluate@{RUN}"}),
@@ -241,9 +241,9 @@ def test_an_edited_protocol_makes_its_runs_stale(done: Project) -> None:
     before = path.read_text()
     try:
         done.edit(lambda params: params["protocols"]["paper-meanstd"].update(epochs=201))
-        assert stale(done) == {"tabulate@4", "report"}
+        assert stale(done) == {"manifest", "tabulate@4", "report"}
         done.edit(lambda params: params["protocols"]["brief"].update(epochs=3))
-        assert stale(done) == {f"train@{RUN}", "tabulate@4", "report"}
+        assert stale(done) == {f"train@{RUN}", "manifest", "tabulate@4", "report"}
     finally:
         path.write_text(before)
 

@@ -9,9 +9,11 @@ from pipeline.cli import (
     data,
     doctor,
     estimate,
+    explain,
     net,
     plan,
     repro,
+    show,
     stage,
     status,
     sweep,
@@ -34,6 +36,8 @@ app.command(epilog=status.EPILOG)(status.status)
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(epilog=estimate.EPILOG)(estimate.estimate)
 app.command(epilog=compare.EPILOG)(compare.compare)
+app.command(epilog=show.EPILOG)(show.show)
+app.command(epilog=explain.EPILOG)(explain.explain)
 app.command(epilog=verify.EPILOG)(verify.verify)
 app.command(epilog=bundle.EPILOG)(bundle.bundle)
 app.add_typer(data.app, name="data")

@@ -160,7 +160,9 @@ def test_status_and_dry_say_what_dvc_then_does(done: Project) -> None:
         assert steps[0]["cost"]["cpu_hours"] > 0
         params.write_text(before)
         code.write_text(written.replace("    plan = load()", '    raise RuntimeError("it broke")', 1))
-        assert done.cli("repro").returncode == 1
+        ran = done.cli("repro")
+        assert ran.returncode == 1
+        assert "Go on with: wrn-pipe repro. What is done stays done" in ran.stderr
         (run,) = status(done)["runs"]
         assert (run["state"], run["stage"]) == ("failed", f"evaluate@{RUN}")
         assert run["why"] == ["RuntimeError: it broke"]
@@ -320,6 +322,10 @@ def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_
                 assert run["pulse"]["loss"] > 0
                 assert run["pulse"]["images_per_s"] > 0
                 assert run["pulse"]["seconds_left"] > 0
+                second = project.cli("repro", f"train@{RUN}")
+                assert second.returncode == 1
+                assert f"error: another repro runs train@{RUN} here (process " in second.stderr
+                assert f"then: wrn-pipe repro train@{RUN}" in second.stderr
                 assert run["holder"]["pid"] in [child.pid for child in psutil.Process(running.pid).children(True)]
             stop(running.pid)
             return running.wait(60)

@@ -311,9 +311,9 @@ def _check_references(path: Path, text: str, plan: Plan) -> None:
 
     for number, table in enumerate(plan.tables):
         if table not in TITLES:
-            at = f"{path}:{_line(_with_lines(text), ['tables', number])}: tables"
+            where = f"{path}:{_line(_with_lines(text), ['tables', number])}: tables"
             raise UserError(
-                f"{at}: the paper has no table {table!r} with numbers", nearest(table, set(TITLES), "table")
+                f"{where}: the paper has no table {table!r} with numbers", nearest(table, set(TITLES), "table")
             )
     for name, representation in plan.representations.items():
         known(["representations", name, "dataset"], representation.dataset, plan.datasets, "dataset")

@@ -119,9 +119,13 @@ class Run(Strict):
     """One training of one network on one dataset with one seed."""
 
     dataset: str
+    """A key of `datasets`."""
     representation: str
+    """Kind of representation, such as rgb: `<dataset>-<kind>` is a key of `representations`."""
     network: str
+    """As the paper prints it, such as WRN-40-2-B(3,1,3); see `wrn-pipe net`."""
     protocol: str
+    """A key of `protocols`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -141,9 +145,13 @@ class Plan(Strict):
     """All of params.yaml."""
 
     datasets: dict[str, Dataset]
+    """What there is to train on, and where it comes from."""
     representations: dict[str, Representation]
+    """`<dataset>-<kind>` -> how its images are stored for training."""
     protocols: dict[str, Protocol]
+    """Recipes by a name without dots."""
     runs: dict[str, Run]
+    """Run id (lower-case letters, digits, hyphens) -> what is trained."""
     tables: tuple[str, ...] = Field(strict=False)
     """The paper's tables to write to results/."""
     loading: Loading
@@ -208,7 +216,7 @@ def _with_lines(text: str) -> Any:
 def _mistake(path: Path, lines: CommentedMap, problem: Any) -> UserError:
     keys, model = _yaml_path(problem["loc"], lines)
     where = f"{path}:{_line(lines, keys)}: {'.'.join(map(str, keys))}"
-    word = str(problem["loc"][-1]) if problem["loc"] else ""
+    word = next((key for key in reversed(problem["loc"]) if isinstance(key, str)), "")
     if problem["type"] == "extra_forbidden":
         return UserError(f"{where}: unknown key", nearest(word, set(model.model_fields) if model else set(), "key"))
     if problem["type"] == "missing":
@@ -220,7 +228,20 @@ def _mistake(path: Path, lines: CommentedMap, problem: Any) -> UserError:
         return UserError(wrong, f"choose {problem['ctx']['expected_tags']}")
     if problem["type"] == "value_error":
         return UserError(f"{where}: {problem['ctx']['error']}", "change one of the two")
-    return UserError(f"{where}: {problem['msg']} (is {problem['input']!r})", f"correct {word}")
+    said = problem["msg"][0].lower() + problem["msg"][1:]
+    return UserError(f"{where}: {said} (is {problem['input']!r})", _REMEDY.get(problem["type"], f"correct {word}"))
+
+
+_REMEDY = {
+    "int_type": "write a whole number, without quotes or a point",
+    "float_type": "write a number without quotes; with an exponent it needs a point and a sign: 5.0e-4",
+    "string_type": "put it into quotes",
+    "bool_type": "write true or false, without quotes",
+    "tuple_type": "write a list: [a, b]",
+    "dict_type": "write a mapping: a key to a line, further in",
+    "model_type": "write a mapping: a key to a line, further in",
+}
+"""By pydantic's kind of error: what YAML is like that has the right type."""
 
 
 def _yaml_path(loc: Sequence[Any], lines: Any) -> tuple[list[Any], type[BaseModel] | None]:
@@ -286,6 +307,14 @@ def _check_references(path: Path, text: str, plan: Plan) -> None:
             if "." in name:
                 # Stages depend on `protocols.<name>`, where DVC takes every dot for a step into the mapping.
                 refuse([section, name], "a name has no dots", f"rename it {name.replace('.', '-')}")
+    from pipeline.publication.claims import TITLES  # which imports this module
+
+    for number, table in enumerate(plan.tables):
+        if table not in TITLES:
+            where = f"{path}:{_line(_with_lines(text), ['tables', number])}: tables"
+            raise UserError(
+                f"{where}: the paper has no table {table!r} with numbers", nearest(table, set(TITLES), "table")
+            )
     for name, representation in plan.representations.items():
         known(["representations", name, "dataset"], representation.dataset, plan.datasets, "dataset")
         if name != f"{representation.dataset}-{representation.kind}":

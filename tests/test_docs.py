@@ -1,4 +1,4 @@
-"""docs/: its commands are run in a small real repository, its links lead somewhere, what is made from code is current."""
+"""docs/: its commands run in a small real repository, its links lead somewhere, what is made from code is current."""
 
 import os
 import re
@@ -17,8 +17,11 @@ import pytest
 from project import BIN, ROOT, Project, copy_repository
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from pipeline.cli import reference
+from pipeline.cli.main import app
 from pipeline.params import Plan
 
 DOCS = ROOT / "docs"
@@ -50,7 +53,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 def fresh(
     tiny_archive: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Project]:
-    """This repository with its own plan, but for a few hundred images in place of CIFAR-10 and two epochs of 8 steps."""
+    """This repository with its own plan, but a few hundred images in place of CIFAR-10 and two epochs of 8 steps."""
     project = copy_repository(tmp_path_factory.mktemp("docs") / "project", "params.yaml")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=tiny_archive.parent)) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -59,6 +62,7 @@ def fresh(
         def smaller(params: Any) -> None:
             params["datasets"]["cifar10"] = entry
             params["protocols"]["quick"].update(epochs=2, batch_size=32)
+            params["loading"]["backend"] = "numpy"  # importing FFCV takes seconds, twice
 
         project.edit(smaller)
         assert project.run("git", "init", "-q", "-b", "main").returncode == 0
@@ -99,7 +103,7 @@ def done(fresh: Project) -> tuple[Project, str]:
     return fresh, shown
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_first_hour_ends_with_a_verdict(done: tuple[Project, str]) -> None:
     project, shown = done
     assert "not started" in shown
@@ -109,7 +113,7 @@ def test_the_first_hour_ends_with_a_verdict(done: tuple[Project, str]) -> None:
     assert (project.root / "table-4.json").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_colleague_has_the_results_without_training(done: tuple[Project, str]) -> None:
     shown = run_all(done[0], DOCS / "how-to" / "share-results.md")
     after = shown.split("$ dvc pull\n")[1]
@@ -119,12 +123,25 @@ def test_a_colleague_has_the_results_without_training(done: tuple[Project, str])
     assert not (done[0].root.parent / "colleague" / "scratch").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("page", ["one-row-on-a-gpu", "add-a-dataset", "add-a-network", "your-own-paper"])
 def test_the_commands_of_a_page_work(done: tuple[Project, str], page: str, tmp_path: Path) -> None:
     copy = tmp_path / "project"
     shutil.copytree(done[0].root, copy, symlinks=True)
     assert run_all(Project(copy), DOCS / "how-to" / f"{page}.md")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
+def test_the_commands_of_a_page_are_understood(page: Path) -> None:
+    """Names and options only, in no time; that they work is for the soak tests above."""
+    for line in commands(page):
+        words = shlex.split(line)
+        if words[0] == "wrn-pipe":
+            context = get_command(app).make_context("wrn-pipe", words[1:])
+            assert isinstance(context.command, TyperGroup)
+            name, command, rest = context.command.resolve_command(context, words[1:])
+            assert command is not None
+            command.make_context(name, rest, parent=context)
 
 
 def test_what_is_not_run_stands_on_a_page_and_every_page_is_run() -> None:

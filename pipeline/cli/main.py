@@ -9,9 +9,11 @@ from pipeline.cli import (
     data,
     doctor,
     estimate,
+    explain,
     net,
     plan,
     repro,
+    show,
     stage,
     status,
     sweep,
@@ -19,7 +21,7 @@ from pipeline.cli import (
     ui,
     verify,
 )
-from pipeline.errors import exit_on_error
+from pipeline.errors import UserError, exit_on_error
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +36,8 @@ app.command(epilog=status.EPILOG)(status.status)
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(epilog=estimate.EPILOG)(estimate.estimate)
 app.command(epilog=compare.EPILOG)(compare.compare)
+app.command(epilog=show.EPILOG)(show.show)
+app.command(epilog=explain.EPILOG)(explain.explain)
 app.command(epilog=verify.EPILOG)(verify.verify)
 app.command(epilog=bundle.EPILOG)(bundle.bundle)
 app.add_typer(data.app, name="data")
@@ -49,4 +53,15 @@ app.command(epilog=sweep.EPILOG)(sweep.sweep)
 def main() -> None:
     """Run the command line: exit code 0 done, 1 a failure or a difference, 2 the user's mistake."""
     with exit_on_error():
-        app()
+        try:
+            code = app(standalone_mode=False, prog_name="wrn-pipe")
+        except typer.TyperException as mistake:
+            what = " ".join(mistake.format_message().split())
+            if type(mistake).__name__ == "NoArgsIsHelpError":  # the help has been shown
+                raise SystemExit(mistake.exit_code) from None
+            context = getattr(mistake, "ctx", None)
+            command = context.command_path if context else "wrn-pipe"
+            raise UserError(f"{command}: {what}", f"{command} --help says what it takes") from None
+        except typer.Abort:  # Ctrl-C at a question
+            raise SystemExit(130) from None
+    raise SystemExit(code if isinstance(code, int) else 0)

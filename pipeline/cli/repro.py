@@ -38,7 +38,12 @@ def repro(
 
     Exit code: 0 done, 1 a stage failed, 2 a mistake you can mend, 130 or 143 stopped by a signal.
     """
-    from pipeline.errors import UserError
+    from shlex import quote
+    from signal import SIGINT, SIGTERM
+
+    from pipeline.errors import UserError, WrnPipeError
+    from pipeline.execution.at_work import running_stages
+    from pipeline.execution.dag import read_dag
     from pipeline.execution.dvc import LOCK, changed_results, runs_behind
     from pipeline.execution.dvc import repro as run
     from pipeline.params import load
@@ -57,7 +62,17 @@ def repro(
             discard(scratch)
     options = [flag for flag, on in (("--force", force), ("--keep-going", keep_going)) if on]
     code = run(plan, targets or [], options)
+    if code in (128 + SIGINT, 128 + SIGTERM):  # the stage has said how to go on
+        raise typer.Exit(code)
     if code:
+        again = " ".join(["wrn-pipe repro", *map(quote, targets or [])])
+        if others := running_stages(read_dag(plan)):
+            stage, pid = next(iter(others.items()))
+            raise WrnPipeError(
+                f"another repro runs {stage} here (process {pid}), and files of it are needed",
+                f"wait for its end, which wrn-pipe status shows, then: {again}",
+            )
+        typer.echo(f"Go on with: {again}. What is done stays done; wrn-pipe status shows it.", err=True)
         raise typer.Exit(code)
     if not LOCK.is_file():
         return
@@ -88,7 +103,7 @@ def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bo
     elif costs:
         trainings = "1 training" if len(costs) == 1 else f"{len(costs)} trainings"
         total = sum(costs[1:], start=costs[0])
-        typer.echo(f"\nAbout {total} for {trainings}, estimated. wrn-pipe estimate measures this machine.")
+        typer.echo(f"\n{trainings}: {total}, estimated from multiply-adds. wrn-pipe estimate measures this machine.")
     if any(step.only_if for step in found):
         typer.echo("What only comes after another stage is skipped if that one gives the same files as before.")
 
@@ -98,7 +113,7 @@ def _some(why: "tuple[str, ...]", many: int = 3) -> str:
 
 
 def _price(step: "Step") -> str:
-    words = f" (about {step.cost})" if step.cost else ""
+    words = f" ({step.cost})" if step.cost else ""
     if step.fetches:
         words += f" ({step.fetches / 1e6:,.0f} MB to fetch)"
     if step.unfinished:

@@ -5,6 +5,7 @@ it is therefore what `wrn-pipe verify` does, in a folder where the data is not. 
 are made again by the code of whoever checks.
 """
 
+import hashlib
 import json
 import subprocess
 import tempfile
@@ -66,9 +67,7 @@ def names(plan: Plan) -> list[str]:
 def _member(name: str, content: bytes | Path) -> Member:
     if isinstance(content, Path):
         return Member(name, content.stat().st_size, sha256(content))
-    from hashlib import sha256 as of_bytes
-
-    return Member(name, len(content), of_bytes(content).hexdigest())
+    return Member(name, len(content), hashlib.sha256(content).hexdigest())
 
 
 def _checkout() -> Checkout:
@@ -87,17 +86,18 @@ def check(path: Path, run: Run) -> Iterator[Finding]:
         members = archive.unpack(path, Path(name))
         with chdir(name):
             yield from _described(members)
-            lacking = [str(each) for each in (PARAMS, DAG, LOCK) if str(each) not in members]
+            lacking = [str(each) for each in (PARAMS, DAG, LOCK, MANIFEST, crate.NAME) if str(each) not in members]
             if lacking:
                 yield from (wrong(each, "is not in the archive") for each in lacking)
                 return
-            yield from verify(load(), run)
+            plan = load()
+            yield from _redescribed(plan, members)
+            yield from verify(plan, run)
 
 
 def _described(members: list[str]) -> Iterator[Finding]:
     """The archive's files against its own description of them."""
     if crate.NAME not in members:
-        yield wrong(crate.NAME, "is not in the archive")
         return
     try:
         graph: list[dict[str, Any]] = json.loads(Path(crate.NAME).read_text(encoding="utf-8"))["@graph"]
@@ -116,3 +116,23 @@ def _described(members: list[str]) -> Iterator[Finding]:
         else:
             alike += 1
     yield right(crate.NAME, f"{alike} files have the size and sha256 that it says")
+
+
+def _redescribed(plan: Plan, members: list[str]) -> Iterator[Finding]:
+    """The description and the licence notes as they follow from the other files."""
+    files = [_member(name, Path(name)) for name in sorted(members) if name != crate.NAME]
+    here = Path(crate.NAME).read_bytes()
+    try:
+        manifest = json.loads(MANIFEST.read_text(encoding="utf-8"))
+        checkout = crate.checkout_of(json.loads(here)["@graph"])
+        again = json_text(crate.metadata(plan, manifest, files, checkout)).encode()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        yield wrong(crate.NAME, f"cannot be made again: {error!r}")
+        return
+    if here == again:
+        yield right(crate.NAME, f"follows from the files; made at commit {checkout.commit}")
+    else:
+        yield wrong(crate.NAME, "is not what follows from the files")
+    notes = Path(crate.LICENCES)
+    if not notes.is_file() or notes.read_bytes() != crate.licences(plan).encode():
+        yield wrong(notes, f"is not what follows from {PARAMS}")

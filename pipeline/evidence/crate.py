@@ -24,6 +24,7 @@ _FORMATS = {
     ".yaml": "application/yaml",
 }
 _SOFTWARE = "#wrn-pipe"
+_CLEAN, _EDITED = "clean", "with edits that are not committed"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def metadata(plan: Plan, manifest: dict[str, Any], members: list[Member], checko
     """The graph. `manifest` is results/manifest.json; `members` are all other files of the archive."""
     runs = [_action(run_id, told, members) for run_id, told in manifest["runs"].items()]
     versions = {(name, each) for told in manifest["runs"].values() for name, each in told["versions"].items()}
-    state = "with edits that are not committed" if checkout.dirty else "clean"
+    state = _EDITED if checkout.dirty else _CLEAN
     root = {
         "@id": "./",
         "@type": "Dataset",
@@ -57,6 +58,8 @@ def metadata(plan: Plan, manifest: dict[str, Any], members: list[Member], checko
         "description": f"Tables, predictions, weights and provenance, made by wrn-pipe at commit {checkout.commit} "
         f"({state}). wrn-pipe verify --bundle checks it.",
         "datePublished": checkout.date,
+        "version": checkout.commit,
+        "creativeWorkStatus": _EDITED if checkout.dirty else _CLEAN,
         "license": {"@id": LICENCES},
         "citation": {"@id": PAPER["url"]},
         "hasPart": [{"@id": member.name} for member in members],
@@ -82,6 +85,12 @@ def metadata(plan: Plan, manifest: dict[str, Any], members: list[Member], checko
     files = [_file(member) for member in members]
     graph = [descriptor, root, *files, *runs, *_paper(), *_datasets(plan), software, *libraries]
     return {"@context": [f"{_SPECIFICATION}/context", {"sha256": "https://schema.org/sha256"}], "@graph": graph}
+
+
+def checkout_of(graph: list[dict[str, Any]]) -> Checkout:
+    """What a graph says of where it was made, which nothing else in the archive knows. Raises KeyError without it."""
+    root = next((entity for entity in graph if entity.get("@id") == "./"), {})
+    return Checkout(root["version"], root["datePublished"], root["creativeWorkStatus"] == _EDITED)
 
 
 def _file(member: Member) -> dict[str, Any]:
@@ -152,8 +161,8 @@ def licences(plan: Plan) -> str:
         f"The numbers compared with: {' and '.join(PAPER['authors'])}: {PAPER['title']}. {PAPER['venue']}.",
         f"{PAPER['url']}",
         "",
-        "The images are not in this archive: nobody gave leave to pass them on with it. card.json holds the digests",
-        "of what was trained on, params.yaml says whence it is, and `wrn-pipe repro download` fetches and checks it.",
+        "The images are not in this archive: nobody gave leave to pass them on with it. The cards hold the digests of",
+        "what was trained on, params.yaml says where it comes from, `wrn-pipe repro download` fetches and checks it.",
         "The predictions hold the labels of the test images and no pixel.",
         "",
     ]

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
+from pipeline.errors import UserError
 from pipeline.params import PARAMS
 
 DAG = Path("dvc.yaml")
@@ -27,9 +29,26 @@ class Stage:
 
 
 def stages(root: Path) -> list[Stage]:
-    """All stages of the repository at `root`, in the order of its dvc.yaml."""
-    yaml = YAML(typ="safe", pure=True)
-    dag, params = (yaml.load((root / path).read_text(encoding="utf-8")) for path in (DAG, PARAMS))
+    """All stages of the repository at `root`, in the order of its dvc.yaml.
+
+    Raises UserError when that is none, or names a path outside the repository.
+    """
+    try:
+        made = _stages(*(_yaml(root / path) for path in (DAG, PARAMS)))
+    except (OSError, YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{DAG} is no pipeline: {error!r}", f"git checkout {DAG}") from None
+    for path in (path for stage in made for path in (*stage.deps, *stage.outs)):
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise UserError(f"{DAG} names {path}, which is not in the repository", f"git checkout {DAG}")
+    return made
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    return values
+
+
+def _stages(dag: dict[str, Any], params: dict[str, Any]) -> list[Stage]:
     made = []
     for name, body in dag["stages"].items():
         if "foreach" not in body:

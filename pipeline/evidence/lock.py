@@ -8,12 +8,15 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline.datasets.fetch import file_digest
+from pipeline.errors import WrnPipeError
 from pipeline.evidence.dag import Stage
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.execution.dvc import LOCK, locked
@@ -73,25 +76,52 @@ class Disk:
         return sorted(path.as_posix() for path in files if not self._ignored(path))
 
     def _ignored(self, path: Path) -> bool:
+        return any(fnmatch.fnmatchcase(part, pattern) for part in path.parts for pattern in self._patterns)
+
+    @cached_property
+    def _patterns(self) -> list[str]:
         ignore = self.root / IGNORED
         lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
-        patterns = [line for line in lines if line and not line.startswith("#")]
-        return any(fnmatch.fnmatchcase(part, pattern) for part in path.parts for pattern in patterns)
+        return [line for line in lines if line and not line.startswith("#")]
 
 
-def check(disk: Disk, dag: Sequence[Stage], *, data: bool = True) -> Iterator[Finding]:
-    """Every stage's entry in dvc.lock, then every file that some entry names; `data` false leaves out data/."""
-    root = disk.root
-    if not (root / LOCK).is_file():
-        yield wrong(LOCK, "is not here; git checkout dvc.lock, or wrn-pipe repro")
-        return
-    stages = locked((root / LOCK).read_text(encoding="utf-8"))
-    params = YAML(typ="safe", pure=True).load((root / PARAMS).read_text(encoding="utf-8"))
+def read(root: Path) -> dict[str, Any]:
+    """The stages of dvc.lock. Raises WrnPipeError when it is not here, or is no lock."""
+    remedy = f"git checkout {LOCK}, or wrn-pipe repro"
+    try:
+        stages = locked((root / LOCK).read_text(encoding="utf-8"))
+        for stage in stages.values():
+            for entry in (*stage.get("deps", ()), *stage.get("outs", ())):
+                Path(entry["path"]), entry["md5"].split(".")
+            stage.get("params", {}).get(str(PARAMS), {}).items()
+    except OSError as error:
+        raise WrnPipeError(f"cannot be read: {error.strerror}", remedy) from None
+    except (YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WrnPipeError(f"is no lock: {error!r}", remedy) from None
+    return stages
+
+
+def check(disk: Disk, dag: Sequence[Stage], stages: dict[str, Any], *, data: bool = True) -> Iterator[Finding]:
+    """Every stage's entry in dvc.lock, whose `stages` are given, then every file that dvc.yaml and some entry name.
+
+    `data` false leaves out data/.
+    """
+    params = YAML(typ="safe", pure=True).load((disk.root / PARAMS).read_text(encoding="utf-8"))
     for stage in dag:
         yield from _entry(stage, stages.get(stage.name), params)
     known = [(stage, stages[stage.name]) for stage in dag if stage.name in stages]
-    outs = {e["path"]: (recorded(e), stage) for stage, body in known for e in body.get("outs", ())}
-    deps = [(e["path"], recorded(e), stage.name) for stage, body in known for e in body.get("deps", ())]
+    outs = {
+        e["path"]: (recorded(e), stage)
+        for stage, body in known
+        for e in body.get("outs", ())
+        if e["path"] in stage.outs
+    }
+    deps = [
+        (e["path"], recorded(e), stage.name)
+        for stage, body in known
+        for e in body.get("deps", ())
+        if e["path"] in stage.deps
+    ]
     for path, (expected, stage) in outs.items():
         if data or not path.startswith("data/"):
             yield _output(disk, path, expected, stage)

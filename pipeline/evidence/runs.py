@@ -57,19 +57,23 @@ def _predictions(plan: Plan, run_id: str, folder: Path) -> Iterator[Finding]:
     if not told.is_file():
         yield unchecked(told, "not here")
         return
-    expected = json_text(about(plan, run_id) | metrics(labels, predicted, probabilities))
-    if told.read_text(encoding="utf-8") == expected:
+    try:
+        expected = json_text(about(plan, run_id) | metrics(labels, predicted, probabilities)).encode()
+    except (ValueError, TypeError, IndexError) as error:
+        yield wrong(path, f"no metrics follow from it: {error!r}")
+        return
+    if told.read_bytes() == expected:
         yield right(told, f"follows from the {len(labels)} predictions in {path.name}")
     else:
-        differing = _differing(told.read_text(encoding="utf-8"), expected)
+        differing = _differing(told.read_bytes(), expected)
         yield wrong(told, f"{differing}; computed again from {path.name}")
 
 
-def _differing(told: str, expected: str) -> str:
+def _differing(told: bytes, expected: bytes) -> str:
     try:
-        here, should = json.loads(told), json.loads(expected)
-    except ValueError as error:
-        return f"no JSON: {error}"
+        here, should = dict(json.loads(told)), json.loads(expected)
+    except (ValueError, TypeError) as error:
+        return f"no metrics: {error}"
     keys = [key for key in sorted({*here, *should}) if here.get(key) != should.get(key)]
     return ", ".join(f"{key} is {here.get(key)!r}, should be {should.get(key)!r}" for key in keys) or "other spelling"
 
@@ -94,11 +98,11 @@ def _record(plan: Plan, run_id: str, path: Path) -> Finding:
     """run.json against the plan, and its fingerprint against the code, settings, lock file and data that are here."""
     run = plan.run(run_id)
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if path.read_text(encoding="utf-8") != json_text(record):
+        record: dict[str, Any] = dict(json.loads(path.read_bytes()))
+        if path.read_bytes() != json_text(record).encode():
             return wrong(path, "is not written as the training writes it")
-    except ValueError as error:
-        return wrong(path, f"no JSON: {error}")
+    except (ValueError, TypeError) as error:
+        return wrong(path, f"no record: {error}")
     protocol = plan.protocols[run.protocol]
     expected = {
         "run": run_id,
@@ -144,7 +148,7 @@ def _digests(plan: Plan, run_id: str, path: Path) -> Iterator[Finding]:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         files = {Path(name): str(digest) for name, digest in told["files"].items()}
-        card = str(told["data"]["card"])
+        card, device = str(told["data"]["card"]), told["device"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         yield wrong(path, f"no list of digests: {error!r}")
         return
@@ -158,11 +162,11 @@ def _digests(plan: Plan, run_id: str, path: Path) -> Iterator[Finding]:
         yield unchecked(file, f"not here; {path} has its sha256")
     if not absent and not unlike:
         try:
-            expected = json_text(digests(run_id, MODELS / run_id, EVALUATIONS / run_id, data, told["device"]))
+            expected = json_text(digests(run_id, MODELS / run_id, EVALUATIONS / run_id, data, device))
         except (UserError, KeyError, TypeError) as error:
             yield wrong(data / "card.json", f"{error!r}")
             return
-        if path.read_text(encoding="utf-8") == expected:
+        if path.read_bytes() == expected.encode():
             yield right(path, f"the sha256 of {len(files)} files")
         else:
             yield wrong(path, "is not what its files and the data's card give")

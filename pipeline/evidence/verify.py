@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from pipeline.errors import WrnPipeError
 from pipeline.evidence import lock, remade, runs
 from pipeline.evidence.dag import stages
-from pipeline.evidence.findings import Finding, State, unchecked
+from pipeline.evidence.findings import Finding, State, unchecked, wrong
 from pipeline.execution import data_check, data_state
-from pipeline.execution.dvc import LOCK, locked
+from pipeline.execution.dvc import LOCK
 from pipeline.params import Plan
 
 _STATES: dict[data_check.Verdict, State] = {
@@ -27,18 +29,21 @@ def verify(plan: Plan, run: remade.Run, *, data: bool = True) -> Iterator[Findin
     """
     root = Path.cwd()
     disk, dag = lock.Disk(root), stages(root)
-    yield from lock.check(disk, dag, data=data)
+    recorded: dict[str, Any] = {}
+    try:
+        recorded = lock.read(root)
+        yield from lock.check(disk, dag, recorded, data=data)
+    except WrnPipeError as error:
+        yield wrong(LOCK, f"{error.what}; {error.remedy}")
     if data:
-        yield from _data(plan)
+        yield from _data(plan, disk, recorded)
     for run_id in plan.runs:
         yield from runs.check(plan, run_id)
     yield from remade.check(disk, dag, run)
 
 
-def _data(plan: Plan) -> Iterator[Finding]:
+def _data(plan: Plan, disk: lock.Disk, recorded: dict[str, Any]) -> Iterator[Finding]:
     """The datasets' content. That the folders hold no more and no less than was written, the lock's check says."""
-    entries = locked(LOCK.read_text(encoding="utf-8")) if LOCK.is_file() else {}
-    disk = lock.Disk(Path())
     for name, dataset in plan.datasets.items():
         folders = [data_state.RAW / name]
         folders += [data_state.BETON / key for key, each in plan.representations.items() if each.dataset == name]
@@ -46,7 +51,7 @@ def _data(plan: Plan) -> Iterator[Finding]:
         if absent:
             yield from (unchecked(folder, "not here, so its content is not read") for folder in absent)
         if len(absent) < len(folders):
-            found = data_check.verify(name, dataset, plan, data_state.Lock(entries, frozenset()))
+            found = data_check.verify(name, dataset, plan, data_state.Lock(recorded, frozenset()))
             inside = tuple(f"{folder}/" for folder in absent)
             yield from (
                 Finding(each.path, _STATES[each.verdict], each.why)

@@ -17,14 +17,13 @@ from pipeline.errors import UserError
 from pipeline.execution.estimate import Cost, training_cost
 from pipeline.execution.yaml_text import Document, Edit
 from pipeline.params import PARAMS, Plan, Protocol, nearest, parse_plan
-from pipeline.publication.claims import TITLES, Claim, canonical, load_claims
+from pipeline.publication.claims import STATISTIC, TITLES, Claim, canonical, load_claims
 from pipeline.publication.protocols import PROTOCOLS, paper_protocols, protocol_of
 
 KNOWN_DATASETS = Path(__file__).parents[1] / "datasets" / "known.yaml"
 
 METRIC = {"top1_error": "top-1 error", "top5_error": "top-5 error"}
-STATISTIC = {"median5": "median of 5 runs", "single": "single run", "unstated": "number of runs not stated"}
-"""How a comment words a claim's metric and statistic."""
+"""How a comment words a claim's metric."""
 
 
 _STORED = {"jpeg": ", max_side: 500, quality: 90"}

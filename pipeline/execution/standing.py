@@ -71,7 +71,8 @@ class Standings:
     """Whether DVC has said what is stale; else done only means that a result lies here."""
     why_not: str | None
     other_stages: dict[str, tuple[str, ...]]
-    """Stages of no run or table, such as download@cifar10, that are out of date, and why."""
+    """Stages of no run or table, such as download@cifar10, that are out of date, and why: the last words of one that
+    failed first."""
     running: dict[str, int]
     """Stages that DVC runs, with its process id."""
     runs: tuple[RunStanding, ...]
@@ -101,7 +102,7 @@ def standings(plan: Plan) -> Standings:
     facts = _Facts(plan, stages, running, stale, pulses)
     runs = [_run(run_id, facts) for run_id in plan.runs]
     others = {
-        name: tuple(why)
+        name: (*(_sentences(words) if (words := last_words(name)) and not words.stopped else ()), *why)
         for name, why in (stale or {}).items()
         if stages[name].kind not in ("train", "evaluate", "tabulate")
     }

@@ -53,7 +53,7 @@ def uri() -> str:
     if parts.username is None or parts.netloc.rpartition("@")[2] != host.partition("/")[0] or "@" in parts.path:
         raise UserError(
             "MLFLOW_TRACKING_URI: where the password ends is not clear",
-            "write / ? # @ in it as %2F %3F %23 %40, or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            "write / ? # in it as %2F %3F %23, or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )
     os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
     os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")

@@ -42,7 +42,18 @@ def verify(
         raise UserError("--epochs without --deeper", "wrn-pipe verify --deeper RUN --epochs 1")
     if bundle is not None and (deep or deeper):
         raise UserError("--bundle with --deep or --deeper: an archive has no data", "unpack it where the data is")
-    _report(_bundle(bundle) if bundle is not None else _here(deep, deeper, epochs), json)
+    if bundle is not None:
+        mend = "Get the archive again from whoever made it: these files are not as it, or the others, say."
+        _report(
+            _bundle(bundle), json, mend, "An archive has no images: wrn-pipe verify, where they are, checks the rest."
+        )
+        return
+    mend = (
+        "To get them right: git checkout what you did not mean to edit, then dvc checkout,\n"
+        "or wrn-pipe repro to make again what follows from your edits."
+    )
+    absent = "Not checked is what is not here, or has nothing here to be compared with: dvc pull brings it."
+    _report(_here(deep, deeper, epochs), json, mend, absent)
 
 
 def _here(deep: bool, deeper: str | None, epochs: int | None) -> "Iterable[Finding]":
@@ -85,8 +96,11 @@ def run_stage(command: str) -> None:
     import_module(f"stages.{module}").main(*words[3:])
 
 
-def _report(findings: "Iterable[Finding]", json: bool) -> None:
-    """Print each finding as it comes, then how many there are; exit 1 if any is wrong."""
+def _report(findings: "Iterable[Finding]", json: bool, mend: str, absent: str) -> None:
+    """Print each finding as it comes, then how many there are and what to do; exit 1 if any is wrong.
+
+    `mend` is said when some are wrong, `absent` when some are only not checked.
+    """
     from dataclasses import asdict
     from json import dumps
 
@@ -104,11 +118,8 @@ def _report(findings: "Iterable[Finding]", json: bool) -> None:
         typer.echo(f"{counted['right']} right, {counted['wrong']} wrong, {counted['unchecked']} not checked.")
         if counted["wrong"]:
             named = ", ".join(dict.fromkeys(each.path for each in found if each.state == "wrong"))
-            typer.echo(
-                f"Wrong: {named}\nTo get them right: git checkout what you did not mean to edit, then dvc checkout,"
-            )
-            typer.echo("or wrn-pipe repro to make again what follows from your edits.")
+            typer.echo(f"Wrong: {named}\n{mend}")
         elif counted["unchecked"]:
-            typer.echo("Not checked is what is not here, or has nothing here to be compared with: dvc pull brings it.")
+            typer.echo(absent)
     if counted["wrong"]:
         raise typer.Exit(1)

@@ -108,7 +108,7 @@ def check(disk: Disk, dag: Sequence[Stage], stages: dict[str, Any], *, data: boo
     """
     params = YAML(typ="safe", pure=True).load((disk.root / PARAMS).read_text(encoding="utf-8"))
     for stage in dag:
-        yield from _entry(stage, stages.get(stage.name), params)
+        yield from _entry(disk, stage, stages.get(stage.name), params)
     known = [(stage, stages[stage.name]) for stage in dag if stage.name in stages]
     outs = {
         e["path"]: (recorded(e), stage)
@@ -128,10 +128,14 @@ def check(disk: Disk, dag: Sequence[Stage], stages: dict[str, Any], *, data: boo
     yield from _inputs(disk, deps, {path: expected for path, (expected, _) in outs.items()})
 
 
-def _entry(stage: Stage, entry: dict[str, Any] | None, params: dict[str, Any]) -> Iterator[Finding]:
+def _entry(disk: Disk, stage: Stage, entry: dict[str, Any] | None, params: dict[str, Any]) -> Iterator[Finding]:
     at = f"{LOCK}: {stage.name}"
     if entry is None:
-        yield wrong(at, "dvc.lock has no such stage: it has not run; wrn-pipe repro runs it")
+        here = [out for out in stage.outs if disk.is_here(out)]
+        why = "dvc.lock has no such stage: it has not run"
+        yield (
+            wrong(at, f"{why}, and yet {here[0]} is here") if here else unchecked(at, f"{why}; wrn-pipe repro runs it")
+        )
         return
     before = entry.get("params", {}).get(str(PARAMS), {})
     now = {name: _value(params, name) for name in stage.params}

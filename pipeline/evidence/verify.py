@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.errors import WrnPipeError
 from pipeline.evidence import lock, remade, runs
 from pipeline.evidence.dag import stages
-from pipeline.evidence.findings import Finding, State, unchecked, wrong
+from pipeline.evidence.findings import Finding, State, wrong
 from pipeline.execution import data_check, data_state
 from pipeline.execution.dvc import LOCK
 from pipeline.params import Plan
@@ -43,13 +43,11 @@ def verify(plan: Plan, run: remade.Run, *, data: bool = True) -> Iterator[Findin
 
 
 def _data(plan: Plan, disk: lock.Disk, recorded: dict[str, Any]) -> Iterator[Finding]:
-    """The datasets' content. That the folders hold no more and no less than was written, the lock's check says."""
+    """The datasets' content. Which folders are not here, or hold more or less than was written, lock.check says."""
     for name, dataset in plan.datasets.items():
         folders = [data_state.RAW / name]
         folders += [data_state.BETON / key for key, each in plan.representations.items() if each.dataset == name]
         absent = [folder for folder in folders if not disk.is_here(str(folder))]
-        if absent:
-            yield from (unchecked(folder, "not here, so its content is not read") for folder in absent)
         if len(absent) < len(folders):
             found = data_check.verify(name, dataset, plan, data_state.Lock(recorded, frozenset()))
             inside = tuple(f"{folder}/" for folder in absent)

@@ -275,6 +275,15 @@ def test_what_is_not_here_is_not_passed_in_silence(copy: Project) -> None:
     assert {"results/table-4.csv", "results/table-4.md", "results/runs.csv", "results/manifest.json"} <= named
 
 
+def test_a_planned_run_that_has_not_run_is_not_wrong_but_the_tables_are_older_than_it(copy: Project) -> None:
+    copy.edit(lambda params: params["runs"].update({f"{RUN[:-1]}2": {**params["runs"][RUN], "seed": 2}}))
+    found = {(each.path, each.state) for each in findings() if each.state != "right"}
+    assert (f"dvc.lock: train@{RUN[:-1]}2", "unchecked") in found
+    assert {path for path, state in found if state == "wrong"} == {
+        f"dvc.lock: {stage}" for stage in ("summarize", "tabulate@4", "manifest")
+    }
+
+
 def test_tables_are_checked_where_only_the_evaluations_are(copy: Project) -> None:
     shutil.rmtree("data")
     shutil.rmtree("models")

@@ -43,6 +43,16 @@ class OneCycleSchedule(Strict):
     start_factor: Annotated[float, Field(gt=0, le=1)]
 
 
+class WeightAverage(Strict):
+    """The weights of a run are an exponential moving average over its training (Polyak & Juditsky 1992), batch
+    statistics included. It is not trained with: gradients are those of the weights themselves."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)]
+    """What remains of the average at each update; its mean age is every / (1 - decay) steps."""
+    every: Annotated[int, Field(gt=0)]
+    """Steps from one update to the next. The first update replaces the average."""
+
+
 class Protocol(Strict):
     """The full recipe of a run: everything but dataset, network and seed."""
 
@@ -70,6 +80,11 @@ class Protocol(Strict):
     conv_init: Literal["fan_in", "fan_out"]
     bn_init: Literal["uniform", "ones"]
     precision: Literal["fp32", "bf16"]
+    weight_average: WeightAverage | None = None
+    """None: the weights after the last step are the run's."""
+    holdout: Annotated[int, Field(ge=0)] = 0
+    """So many training images, the same for every seed, are kept out of training and evaluated instead of the test
+    split: for choosing settings without the test split."""
 
     @property
     def representation(self) -> str:
@@ -141,10 +156,13 @@ class Plan(Strict):
     """The paper's tables to write to results/."""
     loading: Loading
     device: Literal["auto", "cpu", "cuda"]
-    """Where trainings and evaluations run; auto is CUDA where there is a GPU, else the CPU."""
-    kernels: Literal["fused", "torch"]
-    """What trains on a CPU. fused: BN-ReLU as one operation, built by g++ on first use (pipeline/models/bn_relu.py);
-    torch: torch's own. A GPU and ImageNet's post-activation networks always have torch's."""
+    """Where trainings and evaluations run: the fastest of the CPU and every CUDA GPU (auto) or of the GPUs (cuda), as a
+    short matrix product measures them where there is more than one (pipeline/training/device.py)."""
+    kernels: Literal["fused", "torch", "compiled"]
+    """What trains (pipeline/models/kernels.py). fused: BN-ReLU as one operation, on a CPU our own, built by g++ on
+    first use (pipeline/models/bn_relu.py; post-activation networks keep torch's), on a GPU that of torch.compile;
+    compiled: torch.compile, on a CPU as well; torch: torch's own, one after another. The three round differently, and
+    run.json says which one it was, with its compiler."""
     comparison: Comparison
 
     def run(self, run_id: str) -> Run:
@@ -293,9 +311,9 @@ def _check_references(path: Path, text: str, plan: Plan) -> None:
 
     for number, table in enumerate(plan.tables):
         if table not in TITLES:
-            at = f"{path}:{_line(_with_lines(text), ['tables', number])}: tables"
+            where = f"{path}:{_line(_with_lines(text), ['tables', number])}: tables"
             raise UserError(
-                f"{at}: the paper has no table {table!r} with numbers", nearest(table, set(TITLES), "table")
+                f"{where}: the paper has no table {table!r} with numbers", nearest(table, set(TITLES), "table")
             )
     for name, representation in plan.representations.items():
         known(["representations", name, "dataset"], representation.dataset, plan.datasets, "dataset")
@@ -327,6 +345,8 @@ def _check_references(path: Path, text: str, plan: Plan) -> None:
         known([*at, "protocol"], run.protocol, plan.protocols, "protocol")
         known([*at, "representation"], f"{run.dataset}-{run.representation}", plan.representations, "representation")
         protocol = plan.protocols[run.protocol]
+        if protocol.holdout >= plan.datasets[run.dataset].splits["train"]:
+            refuse(["protocols", run.protocol, "holdout"], f"{run.dataset} has no more training images", "lower it")
         if (protocol.crop == "random-resized") == (plan.datasets[run.dataset].shape is not None):
             what = (
                 f"{run.protocol} crops at random sizes, {run.dataset} has images of one size"

@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import page_checks
 import psutil
 import pytest
 from project import BIN, RUN, Project, make_project
 
 from pipeline.datasets.readers import Splits
 from pipeline.evaluation import predictions
+from pipeline.publication.claims import claims_of
 
 pytestmark = pytest.mark.slow
+RESULTS = ("manifest.json", "report.html", "runs.csv", "table-4.csv", "table-4.md")
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -81,7 +84,7 @@ def test_it_writes_what_the_design_says(done: Project, tiny_images: Splits) -> N
     files = set(digests(done))
     assert {f"models/{RUN}/{name}" for name in ("model.safetensors", "history.csv", "run.json")} <= files
     assert {f"evaluations/{RUN}/{name}" for name in ("predictions.parquet", "metrics.json")} <= files
-    assert {"results/table-4.csv", "results/table-4.md", "results/runs.csv"} <= files
+    assert {f"results/{name}" for name in RESULTS} <= files
     for split, (images, labels) in tiny_images.items():
         folder = done.root / "data/raw/cifar10-tiny"
         assert np.array_equal(np.load(folder / f"{split}_images.npy"), images)
@@ -178,7 +181,7 @@ def test_a_fresh_clone_reproduces_byte_for_byte(done: Project, tmp_path: Path) -
     again = clone(done, tmp_path / "again")
     (run,) = status(again)["runs"]
     assert (run["state"], run["error"]) == ("not started", None)
-    assert set(digests(again)) == {f"results/{name}" for name in ("runs.csv", "table-4.csv", "table-4.md")}
+    assert set(digests(again)) == {f"results/{name}" for name in RESULTS}
     ran = again.cli("repro")
     assert ran.returncode == 0, ran.stderr
     for stage in ("download", "convert", "train", "evaluate"):
@@ -215,10 +218,12 @@ def model_entry(lock: str) -> str:
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("pipeline/comparison/tables.py", {"tabulate@4"}),
+        ("pipeline/comparison/tables.py", {"manifest", "tabulate@4", "report"}),
+        ("pipeline/report/page.py", {"report"}),
+        ("pipeline/report/report.css", {"report"}),
         ("pipeline/models/preact_resnet.py", {f"train@{RUN}", f"evaluate@{RUN}"}),
         ("pipeline/training/loop.py", {f"train@{RUN}"}),
-        ("environment/requirements.lock", {f"train@{RUN}", f"evaluate@{RUN}"}),
+        ("environment/requirements.lock", {f"train@{RUN}", f"evaluate@{RUN}", "report"}),
         ("pipeline/tracking/mirror.py", set()),
         ("pipeline/cli/main.py", set()),
     ],
@@ -238,9 +243,9 @@ def test_an_edited_protocol_makes_its_runs_stale(done: Project) -> None:
     before = path.read_text()
     try:
         done.edit(lambda params: params["protocols"]["paper-meanstd"].update(epochs=201))
-        assert stale(done) == {"tabulate@4"}
+        assert stale(done) == {"manifest", "tabulate@4", "report"}
         done.edit(lambda params: params["protocols"]["brief"].update(epochs=3))
-        assert stale(done) == {f"train@{RUN}", "tabulate@4"}
+        assert stale(done) == {f"train@{RUN}", "manifest", "tabulate@4", "report"}
     finally:
         path.write_text(before)
 
@@ -257,10 +262,10 @@ def test_mlflow_has_the_run_by_its_fingerprint(done: Project) -> None:
     (run,) = client.search_runs([where], f"tags.fingerprint = '{record['fingerprint']}'")
     assert run.info.status == "FINISHED"
     assert run.info.run_name == RUN
-    assert run.data.tags["dvc.stage"] == f"train@{RUN}"
-    assert run.data.tags["git.dirty"] == "false"
+    assert run.data.tags["dvc_stage"] == f"train@{RUN}"
+    assert run.data.tags["dirty"] == "false"
     head = done.run("git", "rev-list", "--max-parents=0", "HEAD").stdout.strip()
-    assert run.data.tags["git.commit"] == head
+    assert run.data.tags["commit"] == head
     assert run.data.params["learning_rate"] == "0.1"
     assert run.data.params["schedule.kind"] == "one-cycle"
     rows = list(csv.DictReader((done.root / f"models/{RUN}/history.csv").open()))
@@ -384,3 +389,24 @@ def test_a_bad_archive_is_refused_and_leaves_nothing(
     left = [p for p in (project.root / "data").rglob("*") if p.is_file()] if (project.root / "data").exists() else []
     assert not left
     assert not (project.root / "dvc.lock").exists()
+
+
+def test_the_report_is_whole_and_is_what_its_stage_writes_again(done: Project) -> None:
+    path = done.root / "results" / "report.html"
+    text = path.read_text(encoding="utf-8")
+    page = page_checks.read(text)
+    page_checks.check_whole(page, text)
+    page_checks.check_usable(page)
+    for claim in claims_of("4"):
+        assert claim.text in text
+    record = json.loads((done.root / f"models/{RUN}/run.json").read_text())
+    weights = (done.root / f"models/{RUN}/model.safetensors").read_bytes()
+    error = json.loads((done.root / f"evaluations/{RUN}/metrics.json").read_text())["top1_error"]
+    for told in (record["fingerprint"], hashlib.sha256(weights).hexdigest(), f"test error {error:.2f} %"):
+        assert told in page.text
+    assert "No number of the paper is judged yet" in page.text
+    assert "19 claims that can be run: 19 not run" in page.text
+    assert str(done.root) not in text
+    ran = done.cli("stage", "report", PYTHONHASHSEED="1", TZ="Asia/Tokyo")
+    assert ran.returncode == 0, ran.stderr
+    assert path.read_text(encoding="utf-8") == text

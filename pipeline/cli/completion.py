@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:
     from pipeline.params import Plan
 
-STAGES = ("download", "convert", "train", "evaluate", "summarize", "tabulate")
+STAGES = ("download", "convert", "train", "evaluate", "summarize", "tabulate", "manifest", "report")
 
 
 def _plan() -> "Plan | None":

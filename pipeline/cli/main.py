@@ -2,7 +2,25 @@
 
 import typer
 
-from pipeline.cli import bench, compare, data, doctor, estimate, net, plan, repro, stage, status, ui
+from pipeline.cli import (
+    bench,
+    bundle,
+    compare,
+    data,
+    doctor,
+    estimate,
+    explain,
+    net,
+    plan,
+    repro,
+    show,
+    stage,
+    status,
+    sweep,
+    track,
+    ui,
+    verify,
+)
 from pipeline.errors import UserError, exit_on_error
 
 app = typer.Typer(
@@ -18,12 +36,18 @@ app.command(epilog=status.EPILOG)(status.status)
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(epilog=estimate.EPILOG)(estimate.estimate)
 app.command(epilog=compare.EPILOG)(compare.compare)
+app.command(epilog=show.EPILOG)(show.show)
+app.command(epilog=explain.EPILOG)(explain.explain)
+app.command(epilog=verify.EPILOG)(verify.verify)
+app.command(epilog=bundle.EPILOG)(bundle.bundle)
 app.add_typer(data.app, name="data")
 app.command(epilog="Example: wrn-pipe stage train cifar10-wrn-40-1-quick-s1")(stage.stage)
 app.command(epilog="Example: wrn-pipe net 'WRN-40-2-B(1,3,1)'")(net.net)
+app.add_typer(track.app, name="track")
 app.command(epilog="Example: wrn-pipe ui --port 5001")(ui.ui)
 app.command(epilog="Example: wrn-pipe doctor --json")(doctor.doctor)
 app.add_typer(bench.app, name="bench")
+app.command(epilog=sweep.EPILOG)(sweep.sweep)
 
 
 def main() -> None:

@@ -57,7 +57,8 @@ def runs_behind(plan: Plan, targets: Sequence[str]) -> list[str]:
     """The runs that `dvc repro` would train for these targets, if all were out of date."""
     names = resolve(plan, targets)
     if not names or any(
-        name.split("@")[0] in ("summarize", "tabulate") or name in ("train", "evaluate") for name in names
+        name.split("@")[0] in ("summarize", "tabulate", "manifest", "report") or name in ("train", "evaluate")
+        for name in names
     ):
         return list(plan.runs)
     return sorted({name.split("@")[1] for name in names if name.startswith(("train@", "evaluate@"))})

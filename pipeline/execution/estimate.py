@@ -42,14 +42,19 @@ class Cost:
         return Cost(self.gpu_hours * runs, self.cpu_hours * runs)
 
     def __str__(self) -> str:
-        return f"{_hours(self.gpu_hours)} GPU-hours or {_hours(self.cpu_hours)} hours on 2 CPU cores"
+        return f"{hours(self.gpu_hours)} GPU-hours or {hours(self.cpu_hours)} hours on 2 CPU cores"
 
 
 def training_cost(network: str, images: int, protocol: Protocol) -> Cost:
     """Cost of one training on `images` images an epoch; evaluation and reading the images are not counted."""
-    total = _of_one_image(network) * FORWARD_AND_BACKWARD * images * protocol.epochs
+    total = training_multiply_adds(network, images, protocol.epochs)
     seconds = {name: total / rate[protocol.precision] for name, rate in (("gpu", GPU_RATE), ("cpu", CPU_RATE))}
     return Cost(seconds["gpu"] / 3600, seconds["cpu"] / 3600)
+
+
+def training_multiply_adds(network: str, images: int, epochs: int) -> int:
+    """Multiply-adds of one training with `images` images an epoch, forward and backward."""
+    return _of_one_image(network) * FORWARD_AND_BACKWARD * images * epochs
 
 
 @functools.cache
@@ -59,8 +64,8 @@ def _of_one_image(name: str) -> int:
     return multiply_adds(network, network.image_size, network.num_classes)
 
 
-def _hours(hours: float) -> str:
+def hours(value: float) -> str:
     """Two significant digits: an estimate has no more."""
-    if hours < 0.01:
+    if value < 0.01:
         return "below 0.01"
-    return f"{float(f'{hours:.2g}'):,.{0 if hours >= 9.95 else 1 if hours >= 0.995 else 2}f}"
+    return f"{float(f'{value:.2g}'):,.{0 if value >= 9.95 else 1 if value >= 0.995 else 2}f}"

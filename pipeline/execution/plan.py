@@ -17,14 +17,13 @@ from pipeline.errors import UserError
 from pipeline.execution.estimate import Cost, training_cost
 from pipeline.execution.yaml_text import Document, Edit
 from pipeline.params import PARAMS, Plan, Protocol, nearest, parse_plan
-from pipeline.publication.claims import TITLES, Claim, canonical, load_claims
+from pipeline.publication.claims import STATISTIC, TITLES, Claim, canonical, load_claims
 from pipeline.publication.protocols import PROTOCOLS, paper_protocols, protocol_of
 
 KNOWN_DATASETS = Path(__file__).parents[1] / "datasets" / "known.yaml"
 
 METRIC = {"top1_error": "top-1 error", "top5_error": "top-5 error"}
-STATISTIC = {"median5": "median of 5 runs", "single": "single run", "unstated": "number of runs not stated"}
-"""How a comment words a claim's metric and statistic."""
+"""How a comment words a claim's metric."""
 
 
 _STORED = {"jpeg": ", max_side: 500, quality: 90"}
@@ -243,6 +242,8 @@ def _flow(value: Any) -> str:
         return "{" + ", ".join(f"{field}: {_flow(getattr(value, field))}" for field in type(value).model_fields) + "}"
     if isinstance(value, tuple):
         return f"[{', '.join(map(_flow, value))}]"
+    if value is None:
+        return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -306,7 +307,7 @@ def _comments(group: Group, plan: Plan) -> list[str]:
 def _group_cost(group: Group, plan: Plan) -> Cost:
     """Estimated cost of one run of the group."""
     dataset, protocol = _dataset(group.dataset, plan), _protocols(plan)[group.protocol]
-    return training_cost(group.network, dataset.splits["train"], protocol)
+    return training_cost(group.network, dataset.splits["train"] - protocol.holdout, protocol)
 
 
 def cost_of(addition: Addition) -> Cost:

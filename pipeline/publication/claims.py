@@ -14,12 +14,28 @@ from pipeline.params import nearest
 if TYPE_CHECKING:
     import pandera.pandas
 
+PAPER = {
+    "title": "Wide Residual Networks",
+    "authors": ["Sergey Zagoruyko", "Nikos Komodakis"],
+    "venue": "Proceedings of the British Machine Vision Conference (BMVC), 2016",
+    "version": "arXiv 1605.07146v4, June 2017",
+    "url": "https://arxiv.org/abs/1605.07146v4",
+}
+"""The paper whose claims these are."""
 CLAIMS = Path(__file__).with_name("claims.csv")
 
 Metric = Literal["top1_error", "top5_error", "map", "params_millions", "epoch_seconds", "batch16_ms", "batch32_ms"]
 """Errors and mAP in percent, parameters in millions, seconds an epoch, milliseconds a batch of 16 or 32."""
 Statistic = Literal["median5", "single", "unstated", "exact", "quoted"]
 """How the paper got the number: median of 5 runs, one run, not said, a count, or another paper's result."""
+STATISTIC: dict[Statistic, str] = {
+    "median5": "median of 5 runs",
+    "single": "single run",
+    "unstated": "number of runs not stated",
+    "exact": "a count",
+    "quoted": "from another paper",
+}
+"""How sentences word a claim's statistic."""
 Kind = Literal["runnable", "count", "timing", "quoted"]
 """What can be done about a claim: train it, count it, time it, or only show it."""
 

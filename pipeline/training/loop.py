@@ -20,15 +20,17 @@ from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.params import Protocol
 from pipeline.progress import progress, say
+from pipeline.training.average import Average
 from pipeline.training.cadence import Cadence
 from pipeline.training.checkpoints import Checkpoints, EpochRecord, Progress
 from pipeline.training.device import facts, note_unrepeatable
+from pipeline.training.glimpse import Glimpse
 from pipeline.training.interruptions import InterruptedTrainingError, explain_no_memory, stop_after_step
 from pipeline.training.pulse import Monitor
 from pipeline.training.schedule import learning_rate, resets_momentum
 
 CHECK_LOSS_STEPS = 50
-"""A loss that is no number is noticed within so many steps; reading it each step would stall a GPU."""
+"""A loss that is no number is noticed within twice so many steps; to read it at once would stall a GPU."""
 
 OnEpoch = Callable[[EpochRecord, float], None]
 """Called after each epoch with its record and its training images per second."""
@@ -70,18 +72,19 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
     )
     # Of the epoch: summed loss, misclassified samples, steps since the loss is no number.
     totals = torch.zeros(3, dtype=torch.float64, device=training.device)
-    samples = training.loader.samples
+    samples = training.loader.samples - protocol.holdout
     steps = samples // protocol.batch_size if protocol.drop_last else math.ceil(samples / protocol.batch_size)
-    if steps == 0:
+    if steps <= 0:
         raise WrnPipeError(
-            f"run {training.run_id}: {samples} images do not fill one mini-batch of {protocol.batch_size}",
+            f"run {training.run_id}: {max(samples, 0)} images do not fill one mini-batch of {protocol.batch_size}",
             "lower batch_size, or set drop_last: false",
         )
     dtype = torch.bfloat16 if protocol.precision == "bf16" else torch.float32
     inputs = Inputs(
         training.loader, training.preprocessing, protocol.flip, protocol.crop, training.seed, dtype, training.device
     )
-    states = Checkpoints(training.scratch, model, optimizer, totals)
+    average = Average(model, protocol.weight_average) if protocol.weight_average else None
+    states = Checkpoints(training.scratch, model, optimizer, totals, average)
     at = states.resume()
     if at.epoch < protocol.epochs:
         _note_device(at, facts(training.device))
@@ -89,7 +92,7 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
         say(f"{training.run_id}: trained to its end by an earlier attempt; --fresh would train it again")
     with ExitStack() as stack:
         stop = stack.enter_context(stop_after_step())
-        keeper = _Keeper(training, states, at, stop, Cadence(training.checkpoint_steps))
+        keeper = _Keeper(training, states, at, stop, Cadence(training.checkpoint_steps), Glimpse(totals))
         stack.enter_context(note_unrepeatable(at.unrepeatable))
         stack.enter_context(explain_no_memory(training.run_id, keeper.where))
         bar = None
@@ -118,6 +121,8 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
             )
             on_epoch(record, rate)
             keeper.save()
+    if average:
+        average.put()
     return at
 
 
@@ -130,11 +135,14 @@ class _Keeper:
     at: Progress
     stop: list[int]
     cadence: Cadence
+    glimpse: Glimpse
 
     def stepped(self, steps: int) -> None:
         """After each of an epoch's `steps`; the last one is saved together with the epoch's record."""
         if self.at.step % CHECK_LOSS_STEPS == 0:
-            self.require_finite()
+            seen = self.glimpse.at(self.at.step)
+            if seen is not None:
+                self._require_finite(*seen)
         if (self.cadence.due() or self.stop) and self.at.step < steps:
             self.save()
 
@@ -150,9 +158,13 @@ class _Keeper:
             raise InterruptedTrainingError(self.stop[0], place, self.training.run_id)
 
     def require_finite(self) -> None:
-        loss, _, since = self.states.totals.tolist()
+        """Of all steps up to now; waits for the device."""
+        self._require_finite(self.at.step, self.states.totals.tolist())
+
+    def _require_finite(self, step: int, totals: list[float]) -> None:
+        loss, _, since = totals
         if not math.isfinite(loss):
-            raise self._no_number("the loss", self.at.step - int(since) + 1)
+            raise self._no_number("the loss", step - int(since) + 1)
 
     def where(self) -> str:
         return (
@@ -191,7 +203,9 @@ def _epoch(
     if at.step == 0 and resets_momentum(protocol, at.epoch):
         for parameter in model.parameters():
             optimizer.state[parameter].pop("momentum_buffer", None)
-    order = sample_order(training.seed, at.epoch, training.loader.samples)[: steps * protocol.batch_size]
+    shown = Glimpse(keeper.states.totals)
+    order = sample_order(training.seed, at.epoch, training.loader.samples, protocol.holdout)
+    order = order[: steps * protocol.batch_size]
     for batch in inputs.batches(at.epoch, order[at.step * protocol.batch_size :], at.step):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(protocol, at.epoch, at.step, steps)
@@ -200,8 +214,10 @@ def _epoch(
         totals[:2] += torch.stack([loss * len(batch.labels), wrong])
         totals[2] += ~totals[0].isfinite()
         at.step += 1
-        if monitor.step(len(batch.labels)):
-            monitor.show(at.epoch, at.step, *totals.tolist()[:2])
+        if keeper.states.average:
+            keeper.states.average.stepped(at.epoch * steps + at.step)
+        if monitor.step(len(batch.labels)) and (seen := shown.at(at.step)):
+            monitor.show(at.epoch, seen[0], *seen[1][:2])
         keeper.stepped(steps)
 
 

@@ -22,17 +22,21 @@ class Grid:
     groups: tuple[Group, ...]
     rows: tuple[tuple[str, ...], ...]
     """The network's name, then the texts of each group."""
+    cells: tuple[tuple[Cell | None, ...], ...]
+    """Row by row, the cell behind each group's texts; None where the paper's table has no such place."""
 
 
 def grid(table: Table, letters: words.Letters) -> Grid:
     groups = tuple(Group(words.heading(column), _names(column)) for column in table.columns)
-    rows = []
+    rows, cells = [], []
     for model in table.models:
+        found = tuple(_find(table, model, column) for column in table.columns)
         texts = [model]
-        for column in table.columns:
-            texts.extend(_texts(_find(table, model, column), column, letters))
+        for column, cell in zip(table.columns, found, strict=True):
+            texts.extend(_texts(cell, column, letters))
         rows.append(tuple(texts))
-    return Grid(groups, tuple(rows))
+        cells.append(found)
+    return Grid(groups, tuple(rows), tuple(cells))
 
 
 def _find(table: Table, model: str, column: Column) -> Cell | None:

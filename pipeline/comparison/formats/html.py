@@ -1,35 +1,63 @@
-"""Comparisons as one HTML page that needs nothing beside it, legible in light and dark."""
+"""Comparisons as one HTML page that needs nothing beside it, legible in light and dark, by eye, ear and keyboard."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from pipeline.comparison.cells import Cell
 from pipeline.comparison.formats import words
 from pipeline.comparison.formats.grid import grid
 from pipeline.comparison.tables import Table
 
-PAGE = Path(__file__).with_name("page.html.jinja")
+if TYPE_CHECKING:
+    import jinja2
+
+FOLDER = Path(__file__).parent
 
 
 def render(tables: Sequence[Table]) -> str:
+    page = environment().get_template("page.html.jinja")
+    return page.render(tables=[section(table) for table in tables]).rstrip("\n") + "\n"
+
+
+def environment(*folders: Path) -> "jinja2.Environment":
+    """Templates of `folders`, then those here: comparison.css and the macro `comparison` of table.html.jinja."""
     import jinja2
 
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader([*folders, FOLDER]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    page = environment.from_string(PAGE.read_text(encoding="utf-8"))
-    return page.render(tables=[_table(table) for table in tables]).rstrip("\n") + "\n"
 
 
-def _table(table: Table) -> dict[str, object]:
+def section(table: Table, link: Callable[[Cell], str] | None = None) -> dict[str, Any]:
+    """What the macro `comparison` prints. `link` names the id in the page that tells more about a cell; "" for none."""
     letters = words.letters_of(table)
     laid = grid(table, letters)
+    rows = []
+    for texts, cells in zip(laid.rows, laid.cells, strict=True):
+        rest = iter(texts[1:])
+        places = []
+        for group, cell in zip(laid.groups, cells, strict=True):
+            own = [next(rest) for _ in group.names]
+            # The last text of what is judged or counted is its verdict; the paper's own number never is.
+            styles = [""] * (len(own) - 1) + [style(cell) if cell and len(own) > 1 else ""]
+            to = link(cell) if link and cell else ""
+            links = [to if name == "verdict" else "" for name in group.names]
+            places += [
+                {"text": t, "style": s, "link": to, "wide": name == "verdict"}
+                for t, s, to, name in zip(own, styles, links, group.names, strict=True)
+            ]
+        rows.append({"model": texts[0], "places": places})
     return {
         "id": table.stem,
         "title": table.title,
         "summary": words.summary(table),
         "groups": laid.groups,
-        "names": [name for group in laid.groups for name in group.names],
-        "rows": [[(text, _kind(text)) for text in row] for row in laid.rows],
+        "rows": rows,
         "notes": [
             ("Runs", [("", line) for line in words.all_evidence(table, letters)]),
             ("Deviations from the paper's protocol", [(f"[{mark}]", text) for mark, text in letters.legend()]),
@@ -39,9 +67,6 @@ def _table(table: Table) -> dict[str, object]:
     }
 
 
-def _kind(text: str) -> str:
-    """The CSS class of a cell: its verdict, so that colour repeats what the words say."""
-    for word in words.MEANINGS:
-        if text == word or text.startswith((f"{word} [", f"{word}, ")):
-            return word.replace(" ", "-")
-    return ""
+def style(cell: Cell) -> str:
+    """The CSS class of a cell's verdict. Colour repeats what the words say, so nothing is lost without it."""
+    return words.verdict(cell).partition(",")[0].replace(" ", "-")

@@ -1,5 +1,6 @@
 """Finished runs that were never trained, with errors that a test chooses, and a small plan that names them."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,11 @@ def result(
 ) -> Result:
     """A finished run with `errors` wrong test images. `changes` are of run.json or metrics.json."""
     recipe = paper_protocol(protocol).protocol if isinstance(protocol, str) else protocol
-    about = {"run": run or f"{dataset}-{network.lower()}-s{seed}", "dataset": dataset, "network": network}
+    about = {
+        "run": run or re.sub(r"[^a-z0-9]+", "-", f"{dataset}-{network}-s{seed}".lower()),
+        "dataset": dataset,
+        "network": network,
+    }
     metrics = {"split": "test", "n": published_images(dataset, "test"), "top5_error": None}
     metrics |= {key: changes.pop(key) for key in metrics if key in changes}
     record = {

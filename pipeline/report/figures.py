@@ -1,0 +1,173 @@
+"""Figures as SVG for a page: drawn by matplotlib, coloured by the page's CSS, the same bytes each time."""
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.report.points import Point
+from pipeline.report.runs import Finished
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SERIES = 6
+_COLOURS = {
+    f"#a0000{digit}": f"var(--{name})"
+    for digit, name in enumerate(["ink", "faint", "line", "paper", *(f"series-{i}" for i in range(_SERIES))])
+}
+"""What matplotlib is given -> what the page colours it with, so that one drawing serves light, dark and print."""
+_INK, _FAINT, _LINE, _PAPER, *_SERIES_COLOURS = _COLOURS
+_MARKERS = ("o", "s", "^", "v", "P", "X")
+_DASHES = ("-", "--", ":", "-.")
+_WIDTH = 420
+"""Units of an SVG, which are CSS pixels where it is shown at that width: text of 11 units stays legible on a phone."""
+
+
+def curves(name: str, runs: Sequence[Finished]) -> str:
+    """Loss, error and learning rate by epoch of runs that differ in their seed; the final test errors marked."""
+    with _drawing(_WIDTH, 520) as figure:
+        loss, error, rate = figure.subplots(3, 1, sharex=True, height_ratios=[3, 4, 2])
+        for i, run in enumerate(runs):
+            colour, dash = _SERIES_COLOURS[i % _SERIES], _DASHES[i // _SERIES % len(_DASHES)]
+            epochs = [row.epoch for row in run.history]
+            marker = "o" if len(epochs) <= 20 else ""
+            style: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": marker, "markersize": 4}
+            seed = run.result.record.seed
+            loss.plot(epochs, [row.train_loss for row in run.history], **style)
+            error.plot(epochs, [row.train_error for row in run.history], label=f"train, seed {seed}", **style)
+            rate.plot(epochs, [row.learning_rate for row in run.history], **style)
+            (mark,) = error.plot(
+                epochs[-1:], [run.result.top1_error], "D", color=colour, mec=_INK, ms=8, label=f"test, seed {seed}"
+            )
+            mark.set_gid(f"point-{i}")
+        for axes, label in ((loss, "train loss"), (error, "error, %"), (rate, "learning rate")):
+            axes.set_ylabel(label)
+            axes.set_ylim(bottom=0)
+        rate.set_xlabel("epoch")
+        rate.xaxis.get_major_locator().set_params(integer=True)
+        figure.align_ylabels()
+        if len(runs) <= _SERIES:
+            error.legend(loc="upper right")
+        last = [f"{run.result.top1_error:.2f} % (seed {run.result.record.seed})" for run in runs]
+        label = f"Train loss, train error and learning rate over {len(runs[0].history)} epochs; final test error "
+        return _svg(figure, name, label + ", ".join(last), [f"test error {one}" for one in last])
+
+
+def scatter(name: str, title: str, axis: Literal["parameters", "multiply_adds"], points: Sequence[Point]) -> str:
+    """Error against size or training compute, both logarithmic; published points by depth, ours as diamonds.
+
+    Points without the axis' value are left out.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    unit, words = {
+        "parameters": (1e6, "parameters, millions"),
+        "multiply_adds": (1e15, "multiply-adds of the whole training, 10¹⁵"),
+    }[axis]
+    drawn = [point for point in points if getattr(point, axis) is not None]
+    # The paper's groups first, so that one of them has one colour with and without ours.
+    names = sorted({_group(p) for p in drawn}, key=lambda group: (group.startswith("ours"), group))
+    groups = {group: [p for p in drawn if _group(p) == group] for group in names}
+    with _drawing(_WIDTH, 380) as figure:
+        axes = figure.subplots()
+        for number, (group, members) in enumerate(groups.items()):
+            for first, point in enumerate(members):
+                (artist,) = axes.plot(
+                    [getattr(point, axis) / unit],
+                    [point.error],
+                    label=group if not first else None,
+                    linestyle="",
+                    **_style(point, number),
+                )
+                artist.set_gid(f"point-{drawn.index(point)}")
+        axes.set(xscale="log", yscale="log", xlabel=words, ylabel="test error, %")
+        for one, steps in ((axes.xaxis, (1, 2, 5)), (axes.yaxis, (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8))):
+            one.set_major_locator(LogLocator(subs=steps))
+            one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+            one.set_minor_formatter(NullFormatter())
+        figure.legend(loc="outside lower center", ncols=3)
+        hints = [f"{p.network}, {p.source}: {p.error:.2f} % at {getattr(p, axis) / unit:,.3g}" for p in drawn]
+        published = sum(not point.ours for point in drawn)
+        label = f"{title}: {published} published points and {len(drawn) - published} of ours"
+        return _svg(figure, name, label, hints)
+
+
+def _group(point: Point) -> str:
+    if point.ours:
+        return "ours" if point.comparable else "ours, not comparable"
+    depth = re.match(r"WRN-\d+", point.network)
+    return f"paper, {depth[0]}" if depth else "paper, others"
+
+
+def _style(point: Point, number: int) -> dict[str, Any]:
+    if point.ours:
+        return {
+            "marker": "D",
+            "ms": 10,
+            "mew": 1.5,
+            "mec": _INK,
+            "mfc": _INK if point.comparable else _PAPER,
+            "zorder": 3,
+        }
+    number %= _SERIES
+    return {"marker": _MARKERS[number], "ms": 6, "mec": _PAPER, "mew": 0.5, "mfc": _SERIES_COLOURS[number]}
+
+
+@contextmanager
+def _drawing(width: int, height: int) -> "Iterator[Figure]":
+    """An empty figure of so many units, whatever the user's own matplotlibrc says."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(
+            {
+                "svg.fonttype": "none",
+                "svg.hashsalt": "wrn-pipe",
+                "font.size": 11,
+                "legend.fontsize": 10,
+                "legend.frameon": False,
+                "text.color": _INK,
+                "axes.labelcolor": _INK,
+                "axes.edgecolor": _FAINT,
+                "axes.facecolor": "none",
+                "axes.grid": True,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "grid.color": _LINE,
+                "xtick.color": _FAINT,
+                "ytick.color": _FAINT,
+                "xtick.labelcolor": _INK,
+                "ytick.labelcolor": _INK,
+                "figure.facecolor": "none",
+            }
+        )
+        yield Figure(figsize=(width / 72, height / 72), layout="constrained")  # an SVG has 72 units an inch
+
+
+def _svg(figure: "Figure", name: str, label: str, hints: Sequence[str]) -> str:
+    """The figure as an element of an HTML page, with ids of its own and a text for those who do not see it.
+
+    `hints` are shown when the pointer rests on the artists with the gid point-<index>.
+    """
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
+    view = re.search(r'viewBox="[^"]*"', text)
+    assert view, "matplotlib writes one"
+    start = f'<svg role="img" aria-label="{escape(label)}" {view[0]}>'
+    text = re.sub(r"<svg[^>]*>", lambda _: start, text, count=1)
+    for hint in range(len(hints)):
+        text = text.replace(f'<g id="point-{hint}">', f'<g id="point-{hint}"><title>{escape(hints[hint])}</title>', 1)
+    text = text.replace("xlink:href", "href")
+    text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"(font: [^;\"]*?\d+px)[^;\"]*", r"\1 sans-serif", text)
+    for given, shown in _COLOURS.items():
+        text = text.replace(given, shown)
+    return re.sub(r"\n\s*\n", "\n", text).strip()

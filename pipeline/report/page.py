@@ -1,0 +1,239 @@
+"""results/report.html: the paper's tables, our results and where each number comes from, as one page."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.comparison.cells import Cell
+from pipeline.comparison.formats import html, words
+from pipeline.comparison.tables import Table
+from pipeline.execution.estimate import CPU_RATE, GPU_RATE, hours
+from pipeline.params import Plan
+from pipeline.publication.caveats import load_caveats
+from pipeline.publication.claims import STATISTIC
+from pipeline.publication.protocols import protocol_of
+from pipeline.report import figures
+from pipeline.report.ahead import Ahead, ahead, total, unfinished
+from pipeline.report.points import our_points, published_points
+from pipeline.report.runs import Epoch, Finished
+
+FOLDER = Path(__file__).parent
+_SHOWN_EPOCHS = 20
+
+
+def render(plan: Plan, tables: Sequence[Table], finished: Sequence[Finished]) -> str:
+    """The page for the plan's tables and its finished runs, which `tables` were made of."""
+    waiting = ahead(tables)
+    environment = html.environment(FOLDER)
+    return (
+        environment.get_template("report.html.jinja")
+        .render(
+            headline=_headline(tables, finished),
+            tables=[_table(table, waiting) for table in tables],
+            curves=_curves(finished),
+            scatters=[_scatter(dataset, plan, finished) for dataset in _datasets(tables)],
+            waiting=[_waiting(one) for one in waiting],
+            waiting_total=total(one.cost for one in waiting),
+            unfinished=unfinished(plan, [run.result.run for run in finished]),
+            gpu_rate=GPU_RATE,
+            cpu_rate=CPU_RATE,
+            runs=[_run(run, plan) for run in finished],
+        )
+        .strip()
+        + "\n"
+    )
+
+
+def _headline(tables: Sequence[Table], finished: Sequence[Finished]) -> list[str]:
+    """What the page says in all, for somebody who reads no further."""
+    lines = [f"{table.title.partition(':')[0]}: {words.summary(table)}" for table in tables]
+    cells = [cell for table in tables for cell in table.cells]
+    judged = [cell for cell in cells if cell.judgement is not None]
+    count = f"{len(finished)} run{'' if len(finished) == 1 else 's'} finished."
+    if judged:
+        said = "1 number of the paper is" if len(judged) == 1 else f"{len(judged)} numbers of the paper are"
+        return [f"{count} {said} judged by runs of the paper's own protocol.", *lines]
+    verdict = "No number of the paper is judged yet"
+    if any(cell.ours for cell in cells):
+        verdict += ": our runs differ materially from the paper's protocol, so that their errors say nothing about it"
+    return [f"{count} {verdict}.", *lines]
+
+
+def _datasets(tables: Sequence[Table]) -> list[str]:
+    cells = [cell for table in tables for cell in table.cells]
+    return list(
+        dict.fromkeys(c.dataset for c in cells if c.metric == "top1_error" and c.claim and protocol_of(c.claim))
+    )
+
+
+def _slug(*words_of_it: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(words_of_it).lower()).strip("-")
+
+
+def _cell_id(cell: Cell) -> str:
+    return _slug("cell", cell.table, cell.dataset, cell.model, cell.metric)
+
+
+def _ahead_id(one: Ahead) -> str:
+    return _slug("ahead", one.dataset, one.network, one.protocol)
+
+
+def _table(table: Table, waiting: Sequence[Ahead]) -> dict[str, Any]:
+    rows = {claim: _ahead_id(one) for one in waiting for claim in one.claims}
+
+    def link(cell: Cell) -> str:
+        return _cell_id(cell) if cell.ours else rows.get(cell.claim, "") if cell.claim else ""
+
+    letters = words.letters_of(table)
+    return {
+        "section": html.section(table, link),
+        "cells": [_cell(cell, letters) for cell in table.cells if cell.ours],
+    }
+
+
+def _cell(cell: Cell, letters: words.Letters) -> dict[str, Any]:
+    """How a number of ours came to its verdict."""
+    verdict = words.verdict(cell)
+    texts = {caveat.number: caveat.text for caveat in load_caveats()}
+    published = "not published"
+    if cell.claim:
+        published = f"{cell.claim.text} ({STATISTIC[cell.claim.statistic]})"
+    return {
+        "id": _cell_id(cell),
+        "name": f"{cell.model}, {words.DATASETS[cell.dataset]}, {words.METRICS[cell.metric]}",
+        "published": published,
+        "ours": words.ours(cell),
+        "difference": words.difference(cell),
+        "verdict": verdict,
+        "style": html.style(cell),
+        "meaning": words.MEANINGS[verdict.partition(",")[0]],
+        "evidence": words.evidence(cell, letters),
+        "deviations": [f"{d} ({'material' if d.material else 'minor'}: {d.reason})" for d in cell.deviations],
+        "caveats": [(number, texts[number]) for number in cell.caveats],
+        "runs": [*cell.runs, *(excluded.run for excluded in cell.excluded)],
+    }
+
+
+def _curves(finished: Sequence[Finished]) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, str, str], list[Finished]] = {}
+    for run in finished:
+        groups.setdefault((run.result.record.dataset, run.result.network, run.protocol), []).append(run)
+    return [
+        {
+            "title": f"{network} on {_dataset(dataset)} by protocol {protocol}",
+            "svg": figures.curves(_slug("curves", dataset, network, protocol), runs),
+            "runs": [
+                {
+                    "run": run.result.run,
+                    "epochs": [
+                        (str(row.epoch), f"{row.train_loss:.4f}", f"{row.train_error:.2f}", f"{row.learning_rate:.4g}")
+                        for row in _thinned(run.history)
+                    ],
+                    "all": len(run.history),
+                    "test_error": f"{run.result.top1_error:.2f}",
+                }
+                for run in runs
+            ],
+        }
+        for (dataset, network, protocol), runs in groups.items()
+    ]
+
+
+def _thinned(history: Sequence[Epoch]) -> list[Epoch]:
+    """At most _SHOWN_EPOCHS rows evenly spread, the first and the last among them."""
+    last = len(history) - 1
+    if last < _SHOWN_EPOCHS:
+        return list(history)
+    return [history[round(i * last / (_SHOWN_EPOCHS - 1))] for i in range(_SHOWN_EPOCHS)]
+
+
+def _scatter(dataset: str, plan: Plan, finished: Sequence[Finished]) -> dict[str, Any]:
+    points = [*published_points(dataset), *our_points(dataset, plan, finished)]
+    name = _dataset(dataset)
+    return {
+        "id": _slug("figures", dataset),
+        "dataset": name,
+        "figures": [
+            (
+                f"{name}: test error against parameters",
+                figures.scatter(_slug("size", dataset), f"{name}: error against parameters", "parameters", points),
+            ),
+            (
+                f"{name}: test error against training compute",
+                figures.scatter(
+                    _slug("compute", dataset), f"{name}: error against training compute", "multiply_adds", points
+                ),
+            ),
+        ],
+        "uncounted": sum(point.multiply_adds is None for point in points),
+        "points": [
+            {
+                "network": point.network,
+                "source": point.source,
+                "error": f"{point.error:.2f}",
+                "parameters": f"{point.parameters / 1e6:,.3g}",
+                "compute": "not known" if point.multiply_adds is None else f"{point.multiply_adds / 1e15:,.3g}",
+            }
+            for point in points
+        ],
+    }
+
+
+def _waiting(one: Ahead) -> dict[str, Any]:
+    return {
+        "id": _ahead_id(one),
+        "network": one.network,
+        "dataset": _dataset(one.dataset),
+        "protocol": one.protocol,
+        "published": ", ".join(f"{claim.text} (Table {claim.table})" for claim in one.claims),
+        "runs": one.runs,
+        "costs": [hours(h) for cost in (one.each, one.cost) for h in (cost.gpu_hours, cost.cpu_hours)],
+        "command": one.command,
+    }
+
+
+def _run(run: Finished, plan: Plan) -> dict[str, Any]:
+    """Where a run's number comes from. Everything of run.json is shown, so that nothing new in it is lost here."""
+    record, metrics = run.record, run.result.metrics
+    dataset = plan.datasets[run.result.record.dataset]
+    return {
+        "id": _slug("run", run.result.run),
+        "run": run.result.run,
+        "error": f"{run.result.top1_error:.2f}",
+        "counts": f"{metrics.errors} of {metrics.n} images of the {metrics.split} split",
+        "groups": [
+            ("Run", _flat({k: v for k, v in record.items() if k not in _GROUPS})),
+            (f"Protocol {run.protocol}", _flat(record["protocol"])),
+            ("Device", _flat({"device": record["device"], "devices": record.get("devices", [])})),
+            ("Versions", _flat(record["versions"])),
+            ("Data, sha256 of images and labels as params.yaml pins it", _flat(_digests(dataset.digests))),
+            ("Files, sha256", list(run.digests.items())),
+        ],
+        "commands": [
+            ("train and evaluate it again where anything changed", f"wrn-pipe repro {run.result.run}"),
+            ("train it again from nothing, outside DVC", f"wrn-pipe stage train {run.result.run} --fresh"),
+            ("set it beside the paper", f"wrn-pipe compare --run {run.result.run}"),
+        ],
+    }
+
+
+_GROUPS = ("protocol", "device", "devices", "versions")
+
+
+def _digests(digests: Any) -> dict[str, Any]:
+    return dict(digests) if digests else {"digests": "not pinned"}
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested mappings and lists as (dotted name, text)."""
+    if isinstance(value, dict):
+        return [pair for key, inner in sorted(value.items()) for pair in _flat(inner, f"{prefix}{key}.")]
+    if isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+        return [pair for i, inner in enumerate(value, 1) for pair in _flat(inner, f"{prefix}{i}.")]
+    text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+    return [(prefix.rstrip(".").replace("_", " "), text)]
+
+
+def _dataset(name: str) -> str:
+    return words.DATASETS.get(name, name)

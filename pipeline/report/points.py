@@ -1,0 +1,96 @@
+"""Error against size and training compute: every published error that has a network, and our runs beside them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pipeline.comparison.cells import comparable_runs
+from pipeline.comparison.results import Result
+from pipeline.comparison.statistics import summarise
+from pipeline.errors import UserError
+from pipeline.execution.estimate import training_multiply_adds
+from pipeline.models.formula import parameters
+from pipeline.models.names import parse
+from pipeline.params import Plan
+from pipeline.publication.claims import TITLES, Claim, load_claims
+from pipeline.publication.protocols import protocol_of, published_classes, published_images
+from pipeline.report.runs import Finished
+
+
+@dataclass(frozen=True)
+class Point:
+    """One error of one network on one dataset."""
+
+    network: str
+    source: str
+    """The paper's table, or the protocol and the number of our runs."""
+    error: float
+    """Top-1, percent; the median over seeds of ours."""
+    parameters: int
+    """Exact, by formula; as printed where the network can not be built here."""
+    multiply_adds: int | None
+    """Of its whole training, forward and backward; None where the length of training is not known here."""
+    ours: bool
+    comparable: bool
+    """Whether our runs may be set beside some number of the paper; True for the paper's own."""
+
+
+def published_points(dataset: str) -> list[Point]:
+    """The paper's top-1 errors on `dataset` in its order, without networks of unknown size."""
+    claims = [claim for claim in load_claims() if (claim.dataset, claim.metric) == (dataset, "top1_error")]
+    return [point for claim in claims if (point := _published(claim)) is not None]
+
+
+def our_points(dataset: str, plan: Plan, finished: Sequence[Finished]) -> list[Point]:
+    """Our runs on `dataset`: a point for the seeds of one network by one protocol."""
+    results = [run.result for run in finished]
+    comparable = _comparable(plan, results)
+    groups: dict[tuple[str, str, bool], list[Finished]] = {}
+    for run in finished:
+        if run.result.record.dataset == dataset:
+            key = (run.result.network, run.protocol, run.result.run in comparable)
+            groups.setdefault(key, []).append(run)
+    return [_ours(network, plan, runs, fits) for (network, _, fits), runs in groups.items()]
+
+
+def _published(claim: Claim) -> Point | None:
+    size = _size(claim)
+    if size is None:
+        return None
+    paper = protocol_of(claim)
+    work = None
+    if paper is not None:
+        images = published_images(claim.dataset, "train")
+        work = training_multiply_adds(claim.network, images, paper.protocol.epochs)
+    table = TITLES[claim.table].partition(":")[0]
+    source = f"{table}, quoted" if claim.kind == "quoted" else table
+    return Point(claim.model, source, claim.value, size, work, ours=False, comparable=True)
+
+
+def _size(claim: Claim) -> int | None:
+    try:
+        network = parse(claim.network)
+    except UserError:  # another system's network, of which the paper may print the size
+        printed = [c for c in load_claims() if (c.model, c.metric) == (claim.model, "params_millions")]
+        return round(printed[0].value * 1e6) if printed else None
+    return parameters(network, published_classes(claim.dataset))
+
+
+def _ours(network: str, plan: Plan, runs: Sequence[Finished], comparable: bool) -> Point:
+    record = runs[0].result.record
+    images = plan.datasets[record.dataset].splits["train"]
+    source = f"ours, {runs[0].protocol}, n={len(runs)}" + ("" if comparable else ", not comparable")
+    return Point(
+        network,
+        source,
+        summarise([run.result.top1_error for run in runs]).median,
+        record.parameters,
+        training_multiply_adds(network, images, record.epochs),
+        ours=True,
+        comparable=comparable,
+    )
+
+
+def _comparable(plan: Plan, results: Iterable[Result]) -> set[str]:
+    results = list(results)
+    claims = [claim for claim in load_claims() if claim.kind == "runnable"]
+    return {result.run for claim in claims for result, _ in comparable_runs(claim, plan, results)}

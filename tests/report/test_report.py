@@ -1,0 +1,307 @@
+"""The report says what the cells say, whatever has been run, in one page that anybody can use."""
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import matplotlib
+import page_checks
+import pytest
+from made_up_runs import five, result, write
+from page_checks import Element
+
+from pipeline.comparison.formats import html, words
+from pipeline.comparison.results import Result, load_results
+from pipeline.comparison.statistics import Verdict
+from pipeline.comparison.tables import Table, table
+from pipeline.errors import UserError
+from pipeline.params import PARAMS, load
+from pipeline.publication.claims import claims_of
+from pipeline.report import page, points
+from pipeline.report.ahead import ahead, total, unfinished
+from pipeline.report.runs import FILES, load_finished
+from stages import report
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLES = ("3", "4", "5")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> list[Result]:
+    """Runs of every verdict, of several seeds and protocols."""
+    write([], folder := tmp_path_factory.mktemp("brief"))
+    brief = load(folder / PARAMS).protocols["brief"]
+    return [
+        *five([540, 548, 541, 545, 543], network="WRN-40-2"),
+        *five([800, 810, 805], network="WRN-40-2-B(3)"),
+        *five([480, 482, 481], network="WRN-40-2-B(3,3,3)"),
+        result(593, network="WRN-40-2-B(3,3,3,3)"),
+        result(1234, protocol=brief, run="quick-run"),
+        *five([400, 410], network="WRN-28-10", protocol="paper-meanstd"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def quick(runs) -> list[Result]:
+    """A run that is far from the paper's protocol, alone."""
+    return [run for run in runs if run.run == "quick-run"]
+
+
+def lay(results: list[Result], root: Path, tables: Sequence[str] = TABLES) -> None:
+    """A repository in which these runs are finished, and these tables are asked for."""
+    root.mkdir(exist_ok=True)
+    write(results, root)
+    plan = root / PARAMS
+    plan.write_text(plan.read_text(encoding="utf-8").replace('tables: ["4"]', f"tables: {json.dumps(tables)}"))
+    for each in results:
+        epochs = each.record.protocol.epochs
+        rows = [f"{e},{0.1 / e},{2.3 / e},{90 / e}" for e in range(1, epochs + 1)]
+        history = "\n".join(["epoch,learning_rate,train_loss,train_error", *rows]) + "\n"
+        record = {**json.loads(each.record.model_dump_json()), "protocol_name": "brief" if epochs == 2 else "paper"}
+        for name in FILES:
+            path = root / name.format(run=each.run)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.name != "metrics.json":
+                path.write_text(f"{name} of {each.run}")
+        (root / f"models/{each.run}/history.csv").write_text(history)
+        for top in ("models", "evaluations"):
+            (root / top / each.run / "run.json").write_text(json.dumps(record))
+
+
+def written(root: Path, monkeypatch) -> str:
+    monkeypatch.chdir(root)
+    report.main()
+    return (root / "results/report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def root(runs, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("repository")
+    lay(runs, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(root) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        return written(root, patch)
+
+
+@pytest.fixture(scope="module")
+def read(text) -> Element:
+    return page_checks.read(text)
+
+
+@pytest.fixture(scope="module")
+def tables(root) -> list[Table]:
+    return [table(load(root / PARAMS), name, load_results(root)) for name in TABLES]
+
+
+def by_id(read: Element, name: str) -> Element:
+    (found,) = [e for e in read.all("section", "div", "tr", "h2", "h3") if e.attributes.get("id") == name]
+    return found
+
+
+def test_it_is_one_valid_page_that_anybody_can_use(text, read) -> None:
+    page_checks.check_whole(read, text)
+    page_checks.check_usable(read)
+    assert len(text) < 1_000_000
+    for media in ("prefers-color-scheme: dark", "@media print", "max-width: 40rem"):
+        assert media in text
+
+
+def test_the_same_files_give_the_same_bytes_anywhere(quick, tmp_path, monkeypatch) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    lay(quick, first, ["3"])
+    lay(quick, again, ["3"])
+    text = written(first, monkeypatch)
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 7)  # as a matplotlibrc of the user's would
+    assert written(again, monkeypatch) == text
+    assert str(tmp_path) not in text
+    assert not re.search(r"20[12]\d-\d\d-\d\d", text)
+
+
+def test_every_claim_and_verdict_of_the_tables_is_there(read, tables) -> None:
+    assert {cell.verdict for each in tables for cell in each.cells} == {None, *Verdict}
+    for each in tables:
+        letters = words.letters_of(each)
+        rows = by_id(read, each.stem).all("table")[0].all("tr")[2:]
+        assert [row.children[0].text for row in rows] == list(each.models)
+        for row, model in zip(rows, each.models, strict=True):
+            for cell in (cell for cell in each.cells if cell.model == model):
+                assert words.published(cell) in row.text
+                assert words.ours(cell) in row.text
+                if cell.kind in ("runnable", "quoted", "unpublished") and cell.metric == "top1_error":
+                    wanted = f"{words.verdict(cell)} {words.marks(cell, letters)}".strip()
+                    styles = [td.attributes["class"].split() for td in row.all("td") if td.text == wanted]
+                    assert [html.style(cell) in style for style in styles].count(True) >= 1
+        for _, sentence in letters.legend():
+            assert " ".join(sentence.split()) in by_id(read, each.stem).text
+        for caveat in each.caveats:
+            assert caveat.text in by_id(read, each.stem).text
+
+
+def test_each_number_of_ours_tells_where_it_comes_from(read, root, tables) -> None:
+    for cell in (cell for each in tables for cell in each.cells if cell.ours):
+        inside = by_id(read, page._cell_id(cell))
+        for deviation in cell.deviations:
+            assert str(deviation) in inside.text
+        assert words.verdict(cell) in inside.text
+        assert {f"#run-{run}" for run in cell.runs} <= {a.attributes["href"] for a in inside.all("a")}
+    for run in load_finished(root, load_results(root)):
+        inside = by_id(read, f"run-{run.result.run}")
+        assert inside.within("details")
+        weights = root / f"models/{run.result.run}/model.safetensors"
+        assert sha256(weights.read_bytes()).hexdigest() in inside.text
+        for told in (run.result.record.fingerprint, f"wrn-pipe repro {run.result.run}", *run.digests.values()):
+            assert told in inside.text
+        for field, value in run.record["protocol"].items():
+            assert field.replace("_", " ") in inside.text
+            assert isinstance(value, dict) or str(value) in inside.text
+
+
+def test_the_headline_claims_no_more_than_the_cells(tables, root) -> None:
+    headline = page._headline(tables, load_finished(root, load_results(root)))
+    judged = sum(cell.judgement is not None for each in tables for cell in each.cells)
+    assert judged > 1
+    assert f"{judged} numbers of the paper are judged" in headline[0]
+
+
+def test_a_run_by_another_protocol_is_said_to_prove_nothing(quick, runs, tmp_path, monkeypatch) -> None:
+    """As in the repository's own plan; a second run is planned and not finished."""
+    lay([*quick, runs[0]], tmp_path, ["4"])
+    shutil.rmtree(tmp_path / "evaluations" / runs[0].run)
+    read = page_checks.read(text := written(tmp_path, monkeypatch))
+    page_checks.check_whole(read, text)
+    page_checks.check_usable(read)
+    said = read.all("main")[0].children[0].text
+    assert "1 run finished. No number of the paper is judged yet: our runs differ materially" in said
+    assert "1 not comparable" in said
+    assert "reproduced" not in said
+    assert "ours, not comparable" in text
+    (row,) = [row for row in by_id(read, "ahead").parent.all("tr") if row.children[0].text == runs[0].run]
+    assert f"wrn-pipe repro {runs[0].run}" in row.text
+
+
+def test_nothing_run_at_all(tmp_path, monkeypatch) -> None:
+    lay([], tmp_path, ["4", "9"])
+    text = written(tmp_path, monkeypatch)
+    read = page_checks.read(text)
+    page_checks.check_whole(read, text)
+    page_checks.check_usable(read)
+    assert "0 runs finished. No number of the paper is judged yet." in read.text
+    assert read.text.count("No run is finished") == 2
+    for claim in [*claims_of("4"), *claims_of("9")]:
+        assert claim.text in read.text
+
+
+def test_what_is_not_run_is_listed_with_its_cost(read, tables, root) -> None:
+    waiting = ahead(tables)
+    for one in waiting:
+        row = by_id(read, page._ahead_id(one))
+        assert one.command in row.text
+        assert f" {one.runs} " in row.text
+    assert str(total(one.cost for one in waiting)) in read.text
+
+    def runs_of(network: str) -> list[int]:
+        found = [one for one in waiting if (one.dataset, one.network) == ("cifar10", network)]
+        return [one.runs for one in found if one.protocol == "paper-zca"]
+
+    assert runs_of("WRN-40-1") == [3], "the one run there is not comparable"
+    assert runs_of("WRN-28-10") == [3], "its runs are by the protocol of another table"
+    assert not any(one.network == "WRN-40-2-B(3)" for one in waiting)
+    assert "assumed" in by_id(read, "ahead").parent.text
+
+
+def test_one_training_serves_the_claims_of_two_tables(root) -> None:
+    plan = load(root / PARAMS)
+    waiting = ahead([table(plan, name, []) for name in ("3", "4")])
+    (shared,) = [one for one in waiting if (one.dataset, one.network) == ("cifar10", "WRN-40-2")]
+    assert [claim.text for claim in shared.claims] == ["5.43", "5.33"]
+    assert (shared.runs, shared.seeds) == (3, 3)
+    assert shared.cost == shared.each * 3
+
+
+def test_a_planned_run_without_a_result_is_unfinished(root, runs) -> None:
+    plan = load(root / PARAMS)
+    assert unfinished(plan, [run.run for run in runs]) == []
+    (one,) = unfinished(plan, [run.run for run in runs[1:]])
+    assert one.run == runs[0].run
+    assert one.cost.cpu_hours > one.cost.gpu_hours > 0
+
+
+def test_points_are_the_papers_and_ours(root) -> None:
+    plan = load(root / PARAMS)
+    published = points.published_points("cifar10")
+    assert {p.error for p in published if p.network == "WRN-40-1"} == {6.85}
+    (one,) = [p for p in published if (p.network, p.source) == ("WRN-40-1", "Table 4")]
+    assert one.parameters == 563_930
+    assert one.multiply_adds == 83_280_512 * 3 * 50_000 * 200
+    ours = points.our_points("cifar10", plan, load_finished(root, load_results(root)))
+    assert {(p.network, p.error): p.comparable for p in ours} == {
+        ("WRN-40-2", 5.43): True,
+        ("WRN-40-2-B(3)", 8.05): True,
+        ("WRN-40-2-B(3,3,3)", 4.81): True,
+        ("WRN-40-2-B(3,3,3,3)", 5.93): True,
+        ("WRN-40-1", 12.34): False,
+        ("WRN-28-10", 4.05): True,
+    }
+
+
+def test_figures_are_coloured_by_the_page_alone(read) -> None:
+    pictures = read.all("svg")
+    assert len(pictures) == len(read.all("figure")) >= 6
+    for picture in pictures:
+        every = picture.all(*page_checks._tags(picture))
+        style = " ".join(e.attributes.get("style", "") + e.attributes.get("fill", "") for e in every)
+        assert "var(--ink)" in style
+        assert not re.findall(r"#[0-9a-f]{6}", style)
+    hints = [title.text for title in read.all("title") if title.within("svg")]
+    assert "WRN-40-1, Table 4: 6.85 % at 0.564" in hints
+    assert any(hint.startswith("WRN-40-1, ours, brief, n=1, not comparable: 12.34 %") for hint in hints)
+
+
+def test_a_long_curve_is_thinned_in_its_table_only(read) -> None:
+    (long,) = [t for t in read.all("table") if "20 of 200 epochs" in t.text and "s1:" in t.text and "40-2-s1" in t.text]
+    epochs = [int(row.children[0].text) for row in long.all("tr")[1:]]
+    assert (len(epochs), epochs[0], epochs[-1]) == (20, 1, 200)
+
+
+def test_a_broken_or_missing_file_is_named(runs, tmp_path) -> None:
+    lay(runs[:1], tmp_path)
+    curve = tmp_path / f"models/{runs[0].run}/history.csv"
+    curve.write_text("epoch,train_loss\n1,2.3\n")
+    with pytest.raises(UserError, match=r"history\.csv: not a training curve") as caught:
+        load_finished(tmp_path, load_results(tmp_path))
+    assert runs[0].run in caught.value.remedy
+    curve.unlink()
+    with pytest.raises(UserError, match=r"history\.csv is missing"):
+        load_finished(tmp_path, load_results(tmp_path))
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_contrast_is_that_of_wcag_aa(dark) -> None:
+    style = (html.FOLDER / "comparison.css").read_text() + (page.FOLDER / "report.css").read_text()
+    blocks = re.findall(r"(@media screen and \(prefers-color-scheme: dark\) \{\s*)?:root \{(.*?)\}", style, re.DOTALL)
+    colours = dict(
+        re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", " ".join(body for at, body in blocks if bool(at) == dark))
+    )
+    assert len(colours) == 16
+
+    def contrast(one: str, other: str) -> float:
+        light, low = sorted((luminance(colours[one]), luminance(colours[other])), reverse=True)
+        return (light + 0.05) / (low + 0.05)
+
+    for ground in ("paper", "stripe"):
+        for name in set(colours) - {"paper", "stripe", "line"}:
+            assert contrast(name, ground) >= 4.5, (name, ground)

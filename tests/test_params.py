@@ -160,3 +160,9 @@ def test_an_unknown_run_names_the_nearest() -> None:
     with pytest.raises(UserError) as caught:
         load(SHIPPED).run("cifar10-wrn-40-1-quick-s2")
     assert "cifar10-wrn-40-1-quick-s1" in caught.value.remedy
+
+
+def test_quick_is_the_shortest_member_of_fast() -> None:
+    protocols = load(SHIPPED).protocols
+    assert protocols["quick"] == protocols["fast"].model_copy(update={"epochs": protocols["quick"].epochs})
+    assert protocols["quick"].epochs < protocols["fast"].epochs

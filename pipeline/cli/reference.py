@@ -14,7 +14,10 @@ _MADE = "<!-- Made by `make docs` from {source}. Edit there. -->\n\n"
 
 def pages() -> dict[str, str]:
     """File name -> Markdown."""
-    return {"commands.md": _commands(), "params.md": _params(), "protocols.md": _protocols()}
+    from pipeline.cli import fast_page
+
+    fast = _MADE.format(source=f"{fast_page.CHOICE} and {fast_page.CURVE}") + fast_page.page()
+    return {"commands.md": _commands(), "fast.md": fast, "params.md": _params(), "protocols.md": _protocols()}
 
 
 def _commands() -> str:

@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: help setup reproduce test soak check lock
+.PHONY: help setup reproduce test soak check docs lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ check: setup ## lint, formatting and types
 
 uv_compile = uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
+
+docs: setup ## write the pages of docs/reference that are made from the code
+	python -m pipeline.cli.reference
 
 lock: setup ## resolve again what pyproject.toml asks for; keeps the pins that still fit (UPGRADE=1: the newest)
 	$(uv_compile) $(if $(UPGRADE),--upgrade) --group tools --output-file environment/tools.lock

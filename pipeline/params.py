@@ -43,6 +43,16 @@ class OneCycleSchedule(Strict):
     start_factor: Annotated[float, Field(gt=0, le=1)]
 
 
+class WeightAverage(Strict):
+    """The weights of a run are an exponential moving average over its training (Polyak & Juditsky 1992), batch
+    statistics included. It is not trained with: gradients are those of the weights themselves."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)]
+    """What remains of the average at each update; its mean age is every / (1 - decay) steps."""
+    every: Annotated[int, Field(gt=0)]
+    """Steps from one update to the next. The first update replaces the average."""
+
+
 class Protocol(Strict):
     """The full recipe of a run: everything but dataset, network and seed."""
 
@@ -70,6 +80,11 @@ class Protocol(Strict):
     conv_init: Literal["fan_in", "fan_out"]
     bn_init: Literal["uniform", "ones"]
     precision: Literal["fp32", "bf16"]
+    weight_average: WeightAverage | None = None
+    """None: the weights after the last step are the run's."""
+    holdout: Annotated[int, Field(ge=0)] = 0
+    """So many training images, the same for every seed, are kept out of training and evaluated instead of the test
+    split: for choosing settings without the test split."""
 
     @property
     def representation(self) -> str:
@@ -104,9 +119,13 @@ class Run(Strict):
     """One training of one network on one dataset with one seed."""
 
     dataset: str
+    """A key of `datasets`."""
     representation: str
+    """Kind of representation, such as rgb: `<dataset>-<kind>` is a key of `representations`."""
     network: str
+    """As the paper prints it, such as WRN-40-2-B(3,1,3); see `wrn-pipe net`."""
     protocol: str
+    """A key of `protocols`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -126,17 +145,24 @@ class Plan(Strict):
     """All of params.yaml."""
 
     datasets: dict[str, Dataset]
+    """What there is to train on, and where it comes from."""
     representations: dict[str, Representation]
+    """`<dataset>-<kind>` -> how its images are stored for training."""
     protocols: dict[str, Protocol]
+    """Recipes by a name without dots."""
     runs: dict[str, Run]
+    """Run id (lower-case letters, digits, hyphens) -> what is trained."""
     tables: tuple[str, ...] = Field(strict=False)
     """The paper's tables to write to results/."""
     loading: Loading
     device: Literal["auto", "cpu", "cuda"]
-    """Where trainings and evaluations run; auto is CUDA where there is a GPU, else the CPU."""
-    kernels: Literal["fused", "torch"]
-    """What trains on a CPU. fused: BN-ReLU as one operation, built by g++ on first use (pipeline/models/bn_relu.py);
-    torch: torch's own. A GPU and ImageNet's post-activation networks always have torch's."""
+    """Where trainings and evaluations run: the fastest of the CPU and every CUDA GPU (auto) or of the GPUs (cuda), as a
+    short matrix product measures them where there is more than one (pipeline/training/device.py)."""
+    kernels: Literal["fused", "torch", "compiled"]
+    """What trains (pipeline/models/kernels.py). fused: BN-ReLU as one operation, on a CPU our own, built by g++ on
+    first use (pipeline/models/bn_relu.py; post-activation networks keep torch's), on a GPU that of torch.compile;
+    compiled: torch.compile, on a CPU as well; torch: torch's own, one after another. The three round differently, and
+    run.json says which one it was, with its compiler."""
     comparison: Comparison
 
     def run(self, run_id: str) -> Run:
@@ -190,7 +216,7 @@ def _with_lines(text: str) -> Any:
 def _mistake(path: Path, lines: CommentedMap, problem: Any) -> UserError:
     keys, model = _yaml_path(problem["loc"], lines)
     where = f"{path}:{_line(lines, keys)}: {'.'.join(map(str, keys))}"
-    word = str(problem["loc"][-1]) if problem["loc"] else ""
+    word = next((key for key in reversed(problem["loc"]) if isinstance(key, str)), "")
     if problem["type"] == "extra_forbidden":
         return UserError(f"{where}: unknown key", nearest(word, set(model.model_fields) if model else set(), "key"))
     if problem["type"] == "missing":
@@ -202,7 +228,20 @@ def _mistake(path: Path, lines: CommentedMap, problem: Any) -> UserError:
         return UserError(wrong, f"choose {problem['ctx']['expected_tags']}")
     if problem["type"] == "value_error":
         return UserError(f"{where}: {problem['ctx']['error']}", "change one of the two")
-    return UserError(f"{where}: {problem['msg']} (is {problem['input']!r})", f"correct {word}")
+    said = problem["msg"][0].lower() + problem["msg"][1:]
+    return UserError(f"{where}: {said} (is {problem['input']!r})", _REMEDY.get(problem["type"], f"correct {word}"))
+
+
+_REMEDY = {
+    "int_type": "write a whole number, without quotes or a point",
+    "float_type": "write a number without quotes; with an exponent it needs a point and a sign: 5.0e-4",
+    "string_type": "put it into quotes",
+    "bool_type": "write true or false, without quotes",
+    "tuple_type": "write a list: [a, b]",
+    "dict_type": "write a mapping: a key to a line, further in",
+    "model_type": "write a mapping: a key to a line, further in",
+}
+"""By pydantic's kind of error: what YAML is like that has the right type."""
 
 
 def _yaml_path(loc: Sequence[Any], lines: Any) -> tuple[list[Any], type[BaseModel] | None]:
@@ -268,6 +307,14 @@ def _check_references(path: Path, text: str, plan: Plan) -> None:
             if "." in name:
                 # Stages depend on `protocols.<name>`, where DVC takes every dot for a step into the mapping.
                 refuse([section, name], "a name has no dots", f"rename it {name.replace('.', '-')}")
+    from pipeline.publication.claims import TITLES  # which imports this module
+
+    for number, table in enumerate(plan.tables):
+        if table not in TITLES:
+            where = f"{path}:{_line(_with_lines(text), ['tables', number])}: tables"
+            raise UserError(
+                f"{where}: the paper has no table {table!r} with numbers", nearest(table, set(TITLES), "table")
+            )
     for name, representation in plan.representations.items():
         known(["representations", name, "dataset"], representation.dataset, plan.datasets, "dataset")
         if name != f"{representation.dataset}-{representation.kind}":
@@ -298,6 +345,8 @@ def _check_references(path: Path, text: str, plan: Plan) -> None:
         known([*at, "protocol"], run.protocol, plan.protocols, "protocol")
         known([*at, "representation"], f"{run.dataset}-{run.representation}", plan.representations, "representation")
         protocol = plan.protocols[run.protocol]
+        if protocol.holdout >= plan.datasets[run.dataset].splits["train"]:
+            refuse(["protocols", run.protocol, "holdout"], f"{run.dataset} has no more training images", "lower it")
         if (protocol.crop == "random-resized") == (plan.datasets[run.dataset].shape is not None):
             what = (
                 f"{run.protocol} crops at random sizes, {run.dataset} has images of one size"

@@ -27,7 +27,8 @@ class Task:
     done: int
     started: float
     clock: Callable[[], float]
-    on_advance: "Callable[[Task], None]"
+    on_change: "Callable[[Task], None]"
+    text: str = field(init=False, default="")
     last_line: float = field(init=False)
     last_tenth: int = field(init=False)
     last_done: int | None = field(init=False, default=None)
@@ -38,7 +39,11 @@ class Task:
 
     def advance(self, n: int = 1) -> None:
         self.done += n
-        self.on_advance(self)
+        self.on_change(self)
+
+    def note(self, text: str) -> None:
+        """Show a few words on the bar; a log goes without."""
+        self.text = text
 
     def _tenth(self) -> int:
         return int(self.done / self.total / LINE_EVERY_FRACTION + 1e-9) if self.total else 0
@@ -65,15 +70,21 @@ def _amount(n: int, unit: str) -> str:
 
 @contextmanager
 def progress(
-    label: str, total: int | None, unit: str, done: int = 0, clock: Callable[[], float] = time.monotonic
+    label: str,
+    total: int | None,
+    unit: str,
+    done: int = 0,
+    clock: Callable[[], float] = time.monotonic,
+    notes: bool = False,
 ) -> Iterator[Task]:
     """Show how far `label` has come while the block runs; the block calls `task.advance(n)`.
 
     total: units of the whole, None if unknown. unit: plural noun; `bytes` are shown as MB. done: what an earlier
-    attempt already did. The closing line states what was really done, also when the block fails.
+    attempt already did. notes: the block also calls `task.note`, and the bar makes room by showing percent instead of
+    units. The closing line states what was really done, also when the block fails.
     """
     if sys.stderr.isatty():
-        with _bar(label, total, unit, done, clock) as task:
+        with _bar(label, total, unit, done, clock, notes) as task:
             yield task
         return
     task = Task(label, total, unit, done, clock(), clock, Task.line_if_due)
@@ -85,7 +96,9 @@ def progress(
 
 
 @contextmanager
-def _bar(label: str, total: int | None, unit: str, done: int, clock: Callable[[], float]) -> Iterator[Task]:
+def _bar(
+    label: str, total: int | None, unit: str, done: int, clock: Callable[[], float], notes: bool
+) -> Iterator[Task]:
     # Imported on use: rich costs a tenth of a second that a stage without a terminal need not pay.
     from rich.console import Console
     from rich.progress import (
@@ -93,21 +106,33 @@ def _bar(label: str, total: int | None, unit: str, done: int, clock: Callable[[]
         DownloadColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
+        TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
-    amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-    suffix = TextColumn("" if unit == "bytes" else unit)
+    amounts: tuple[ProgressColumn, ...]
+    if notes:
+        amounts = TaskProgressColumn(), TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True))
+    elif unit == "bytes":
+        amounts = (DownloadColumn(),)
+    else:
+        amounts = MofNCompleteColumn(), TextColumn(unit)
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        amount,
-        suffix,
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        BarColumn(bar_width=10 if notes else 40),
+        *amounts,
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        *((TextColumn("left"),) if notes else ()),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        row = bar.add_task(label, total=total, completed=done)
-        yield Task(label, total, unit, done, clock(), clock, lambda task: bar.update(row, completed=task.done))
+        row = bar.add_task(label, total=total, completed=done, note="")
+
+        def show(task: Task) -> None:
+            bar.update(row, completed=task.done, note=task.text)
+
+        yield Task(label, total, unit, done, clock(), clock, show)

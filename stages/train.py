@@ -15,9 +15,10 @@ from safetensors.torch import save
 from pipeline.errors import WrnPipeError, run_stage
 from pipeline.loading.loader import Loader
 from pipeline.loading.preprocessing import Preprocessing
-from pipeline.models.bn_relu import fuse
 from pipeline.models.build import build, count_parameters
+from pipeline.models.kernels import use
 from pipeline.params import Plan, load
+from pipeline.progress import say
 from pipeline.provenance import fingerprint, versions
 from pipeline.publish import json_text, new_folder
 from pipeline.tracking.mirror import Mirror
@@ -42,7 +43,9 @@ def main(run_id: str, *, fresh: bool = False, wait: bool = False, checkpoint_ste
         if fresh:
             discard(scratch)
         training, record = prepare(plan, run_id, print_of_run, scratch, checkpoint_steps)
-        with Mirror(run_id, record) as mirror:
+        choice = devices.choose(plan.device, training.protocol.precision)
+        say(f"{run_id}: on {choice}")
+        with Mirror(run_id, record, {"device.measured": choice.measured} if choice.rates else {}) as mirror:
             done = train(training, mirror.epoch)
             trained_on = {
                 "device": done.devices[-1],
@@ -60,7 +63,7 @@ def prepare(
     """A training ready to start, keeping its state in `scratch`, and what run.json says of it before its first step."""
     run = plan.run(run_id)
     protocol, data = plan.protocols[run.protocol], f"{run.dataset}-{run.representation}"
-    device = devices.choose(plan.device)
+    device = devices.choose(plan.device, protocol.precision).device
     devices.prepare(device)
     dropout = protocol.dropout if run.network.endswith("-dropout") else 0.0
     model = (
@@ -75,7 +78,7 @@ def prepare(
         .to(device)
         .to(memory_format=torch.channels_last)
     )
-    kernels = fuse(model) if plan.kernels == "fused" and device.type == "cpu" else "torch"
+    kernels = use(plan.kernels, model, device)
     loader = Loader(Path("data/beton") / data, "train", protocol.batch_size, plan.loading.backend)
     record = {
         "run": run_id,

@@ -69,8 +69,11 @@ def copy_repository(root: Path, *more: str) -> Project:
     return Project(root)
 
 
-def make_project(root: Path, dataset: dict[str, Any]) -> Project:
-    """This repository's code and DAG at `root`, with a plan of one brief run on the dataset `cifar10-tiny`."""
+def make_project(root: Path, dataset: dict[str, Any], beton: Path | None = None) -> Project:
+    """This repository's code and DAG at `root`, with a plan of one brief run on the dataset `cifar10-tiny`.
+
+    With `beton`, a folder of converted data, that is there already.
+    """
     project = copy_repository(root)
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
@@ -86,4 +89,7 @@ def make_project(root: Path, dataset: dict[str, Any]) -> Project:
     yaml.dump(params, root / "params.yaml")
     assert project.run("git", "init", "-q", "-b", "main").returncode == 0
     project.commit("start")
+    if beton:
+        (root / "data" / "beton").mkdir(parents=True)
+        (root / "data" / "beton" / "cifar10-tiny-rgb").symlink_to(beton)
     return project

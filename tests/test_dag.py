@@ -17,6 +17,7 @@ CANNOT_CHANGE_A_RESULT = {
     "pipeline/training/cadence.py": "when a state is saved, not what it holds",
     "pipeline/training/holder.py": "who may train",
     "pipeline/training/interruptions.py": "messages and exit codes",
+    "pipeline/training/pulse.py": "what is shown of a training, not what it computes",
     "pipeline/datasets/catalogue.py": "the same, for datasets",
     "pipeline/tracking/mirror.py": "MLflow only shows what the files say",
     "pipeline/tracking/store.py": "the same",

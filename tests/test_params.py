@@ -29,7 +29,7 @@ def test_the_shipped_plan_is_valid_and_what_the_readme_says() -> None:
 
 MISTAKES = {  # (what to replace, by what): (the line's word, what is said, the remedy)
     ("    epochs: 200", "    epoch: 200"): ("epoch: 200", "protocols.paper-meanstd.epoch: unknown key", "epochs"),
-    ("    epochs: 200", "    epochs: '200'"): ("epochs: '200'", "valid integer", "correct epochs"),
+    ("    epochs: 200", "    epochs: '200'"): ("epochs: '200'", "valid integer", "without quotes"),
     ("    epochs: 200", "    epochs: 0"): ("epochs: 0", "greater than 0", "correct epochs"),
     ("    epochs: 200\n", ""): ("paper-meanstd:", "paper-meanstd.epochs: missing", "add epochs"),
     ("    epochs: 200", "    epochs: 120"): ("paper-meanstd:", r"drop_after \[59, 119, 159\]", "change one"),
@@ -44,12 +44,14 @@ MISTAKES = {  # (what to replace, by what): (the line's word, what is said, the 
     ("  cifar10-wrn-40-1-quick-s1:", "  Cifar10 Run:"): ("Cifar10 Run:", "lower-case letters", "cifar10-wrn-40-1"),
     ("  cifar10-wrn-40-1-quick-s1:", "  wrn-18-1.5:"): ("wrn-18-1.5:", "letters, digits and", "cifar10-wrn"),
     ("\n  quick:", "\n  quick.er:"): ("quick.er:", "protocols.quick.er: a name has no dots", "rename it quick-er"),
+    ('tables: ["4"]', "tables: [4]"): ("tables: [4]", "valid string", "into quotes"),
+    ('tables: ["4"]', 'tables: ["44"]'): ('tables: ["44"]', "the paper has no table '44'", "mean 4"),
     ("backend: ffcv", "backend: fcv"): ("backend: fcv", "'fcv' is not a choice", "'ffcv' or 'numpy'"),
     ("device: auto", "device: gpu"): ("device: gpu", "'gpu' is not a choice", "'auto', 'cpu' or 'cuda'"),
     ("\nruns:", "\nrunns:"): ("runns:", "runns: unknown key", "runs"),
     ("  quick:", "  quick: ["): ("batch_size: 128", "expected", "YAML"),
     ("seed: 1", "seed: 1\n    seed: 2"): ("seed: 2", "duplicate key", "YAML"),
-    ("weight_decay: 0.0005", "weight_decay: x"): ("weight_decay: x", "valid number", "correct weight_decay"),
+    ("weight_decay: 0.0005", "weight_decay: x"): ("weight_decay: x", "valid number", "a number without quotes"),
 }  # fmt: skip
 
 
@@ -86,7 +88,7 @@ REPRESENTATIONS = {  # what is replaced, in order: what is said, or nothing wher
     ): None,
     (("kind: rgb}", "kind: rgb, quality: 90}"),): ("cifar10-rgb: only jpeg has a quality", "remove quality"),
     (("kind: rgb}", "kind: rgb, max_side: 10}"),): (
-        "max_side: Input should be greater than or equal to 32",
+        "max_side: input should be greater than or equal to 32",
         "max_side",
     ),
 }

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import page_checks
+import psutil
 import pytest
 from project import BIN, RUN, Project, make_project
 
@@ -25,7 +26,7 @@ from pipeline.evaluation import predictions
 from pipeline.publication.claims import claims_of
 
 pytestmark = pytest.mark.slow
-RESULTS = ("report.html", "runs.csv", "table-4.csv", "table-4.md")
+RESULTS = ("manifest.json", "report.html", "runs.csv", "table-4.csv", "table-4.md")
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -124,8 +125,62 @@ def clone(project: Project, to: Path) -> Project:
     return Project(to)
 
 
+def status(project: Project) -> dict[str, Any]:
+    ran = project.cli("status", "--json")
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
+
+
+def test_status_and_dry_say_what_dvc_then_does(done: Project) -> None:
+    found = status(done)
+    assert (found["asked_dvc"], found["other_stages"], found["running"]) == (True, {}, {})
+    (run,), (table,) = found["runs"], found["tables"]
+    error = json.loads((done.root / f"evaluations/{RUN}/metrics.json").read_text())["top1_error"]
+    assert (run["state"], run["error"], run["next"]) == ("done", error, None)
+    assert (table["table"], table["state"]) == ("4", "done")
+    assert "nothing would run" in done.cli("repro", "--dry").stdout.lower()
+    params, code = done.root / "params.yaml", done.root / "stages" / "evaluate.py"
+    before, written = params.read_text(), code.read_text()
+    try:
+        done.edit(lambda params: params["protocols"]["brief"].update(epochs=400))
+        found = status(done)
+        assert found["runs"][0]["state"] == "stale"
+        assert found["runs"][0]["next"] == f"wrn-pipe repro {RUN}"
+        assert "params.yaml: protocols.brief edited" in found["runs"][0]["why"]
+        assert found["tables"][0]["state"] == "stale"
+        steps = json.loads(done.cli("repro", "--dry", "--json").stdout)
+        after = {step["stage"]: step["only_if"] for step in steps}
+        assert after == {
+            f"train@{RUN}": None,
+            f"evaluate@{RUN}": f"train@{RUN}",
+            "summarize": f"evaluate@{RUN}",
+            "tabulate@4": None,  # its own parameters, the protocols, were edited too
+        }
+        assert steps[0]["cost"]["cpu_hours"] > 0
+        params.write_text(before)
+        code.write_text(written.replace("    plan = load()", '    raise RuntimeError("it broke")', 1))
+        ran = done.cli("repro")
+        assert ran.returncode == 1
+        assert "Go on with: wrn-pipe repro. What is done stays done" in ran.stderr
+        (run,) = status(done)["runs"]
+        assert (run["state"], run["stage"]) == ("failed", f"evaluate@{RUN}")
+        assert run["why"] == ["RuntimeError: it broke"]
+        plain = done.cli("status").stdout
+        assert f"evaluate@{RUN} failed: RuntimeError: it broke" in plain
+        assert f"Next: wrn-pipe repro {RUN}" in plain
+        code.write_text(written)
+        assert done.cli("repro").returncode == 0
+        assert status(done)["runs"][0]["state"] == "done"
+    finally:
+        params.write_text(before)
+        code.write_text(written)
+
+
 def test_a_fresh_clone_reproduces_byte_for_byte(done: Project, tmp_path: Path) -> None:
     again = clone(done, tmp_path / "again")
+    (run,) = status(again)["runs"]
+    assert (run["state"], run["error"]) == ("not started", None)
     assert set(digests(again)) == {f"results/{name}" for name in RESULTS}
     ran = again.cli("repro")
     assert ran.returncode == 0, ran.stderr
@@ -163,7 +218,7 @@ def model_entry(lock: str) -> str:
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("pipeline/comparison/tables.py", {"tabulate@4", "report"}),
+        ("pipeline/comparison/tables.py", {"manifest", "tabulate@4", "report"}),
         ("pipeline/report/page.py", {"report"}),
         ("pipeline/report/report.css", {"report"}),
         ("pipeline/models/preact_resnet.py", {f"train@{RUN}", f"evaluate@{RUN}"}),
@@ -188,9 +243,9 @@ def test_an_edited_protocol_makes_its_runs_stale(done: Project) -> None:
     before = path.read_text()
     try:
         done.edit(lambda params: params["protocols"]["paper-meanstd"].update(epochs=201))
-        assert stale(done) == {"tabulate@4", "report"}
+        assert stale(done) == {"manifest", "tabulate@4", "report"}
         done.edit(lambda params: params["protocols"]["brief"].update(epochs=3))
-        assert stale(done) == {f"train@{RUN}", "tabulate@4", "report"}
+        assert stale(done) == {f"train@{RUN}", "manifest", "tabulate@4", "report"}
     finally:
         path.write_text(before)
 
@@ -207,10 +262,10 @@ def test_mlflow_has_the_run_by_its_fingerprint(done: Project) -> None:
     (run,) = client.search_runs([where], f"tags.fingerprint = '{record['fingerprint']}'")
     assert run.info.status == "FINISHED"
     assert run.info.run_name == RUN
-    assert run.data.tags["dvc.stage"] == f"train@{RUN}"
-    assert run.data.tags["git.dirty"] == "false"
+    assert run.data.tags["dvc_stage"] == f"train@{RUN}"
+    assert run.data.tags["dirty"] == "false"
     head = done.run("git", "rev-list", "--max-parents=0", "HEAD").stdout.strip()
-    assert run.data.tags["git.commit"] == head
+    assert run.data.tags["commit"] == head
     assert run.data.params["learning_rate"] == "0.1"
     assert run.data.params["schedule.kind"] == "one-cycle"
     rows = list(csv.DictReader((done.root / f"models/{RUN}/history.csv").open()))
@@ -256,15 +311,35 @@ def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_
             )
             while line not in log.read_text() and running.poll() is None:
                 time.sleep(0.1)
+            if "epoch 2" in line:
+                found = status(project)
+                assert found["asked_dvc"], found["why_not"]
+                assert found["running"][f"train@{RUN}"]
+                (run,) = found["runs"]
+                assert (run["state"], run["stage"]) == ("running", f"train@{RUN}")
+                assert run["pulse"]["epochs"] == 400
+                assert run["pulse"]["epoch"] >= 2
+                assert run["pulse"]["loss"] > 0
+                assert run["pulse"]["images_per_s"] > 0
+                assert run["pulse"]["seconds_left"] > 0
+                second = project.cli("repro", f"train@{RUN}")
+                assert second.returncode == 1
+                assert f"error: another repro runs train@{RUN} here (process " in second.stderr
+                assert f"then: wrn-pipe repro train@{RUN}" in second.stderr
+                assert run["holder"]["pid"] in [child.pid for child in psutil.Process(running.pid).children(True)]
             stop(running.pid)
             return running.wait(60)
 
     assert stopped_at("epoch 2/400", lambda pid: os.kill(pid, signal.SIGTERM)) == 143, log.read_text()
     assert f"continue with: wrn-pipe repro train@{RUN}" in log.read_text()
     assert not (project.root / "models" / RUN).exists()
-    (saved,) = (p for p in (project.root / "scratch").iterdir() if p.name != "downloads")
+    (saved,) = (p for p in (project.root / "scratch").iterdir() if p.name not in ("downloads", "last-words"))
     newest = max(saved.glob("epoch-*.safetensors"))
     assert f"saved as scratch/{saved.name}/{newest.name}" in log.read_text()
+    (run,) = status(project)["runs"]
+    assert (run["state"], run["next"]) == ("stopped", f"wrn-pipe repro {RUN}")
+    assert run["why"][0].startswith("SIGTERM: stopped in epoch ")
+    assert "going on in epoch" in project.cli("repro", "--dry").stdout
     assert stopped_at("resuming from", lambda pid: os.killpg(pid, signal.SIGINT)) == 130, log.read_text()
     assert f"resuming from scratch/{saved.name}/{newest.name}" in log.read_text()
     assert max(saved.glob("epoch-*.safetensors")) > newest

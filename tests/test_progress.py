@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,9 +68,8 @@ def test_say_writes_one_line_on_stderr(capfd: pytest.CaptureFixture[str]) -> Non
     assert capfd.readouterr() == ("", "hello\n")
 
 
-def test_a_terminal_gets_a_bar() -> None:
-    code = "from pipeline.progress import progress, say\n"
-    code += "with progress('read', 4, 'images') as task:\n  task.advance(3)\n  say('a word')\n  task.advance(1)\n"
+def on_a_terminal(code: str) -> str:
+    """What Python code shows on a terminal of 100 columns."""
     ours, theirs = pty.openpty()
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
     root = Path(__file__).parents[1]
@@ -83,9 +83,30 @@ def test_a_terminal_gets_a_bar() -> None:
         pass  # how Linux says that the other side of a terminal was closed
     os.close(ours)
     assert process.wait() == 0
-    text = shown.decode()
+    return shown.decode()
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    code = "from pipeline.progress import progress, say\n"
+    code += "with progress('read', 4, 'images') as task:\n  task.advance(3)\n  say('a word')\n  task.advance(1)\n"
+    text = on_a_terminal(code)
     assert "4/4" in text
     assert "images" in text
     assert "a word" in text
     assert "\x1b[" in text
     assert "read: 4 images" not in text
+
+
+def test_a_bar_with_notes_has_them_beside_percent_and_time() -> None:
+    code = (
+        "from pipeline.progress import progress\n"
+        "with progress('tiny', 4, 'images', notes=True) as task:\n"
+        "    task.note('loss 1.234, error 45.6 %, 789 images/s')\n"
+        "    task.advance(4)\n"
+    )
+    text = on_a_terminal(code)
+    assert "tiny" in text
+    assert "100%" in text
+    assert "loss 1.234, error 45.6 %, 789 images/s" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+    assert "left" in text
+    assert "4/4" not in text

@@ -48,6 +48,27 @@ def test_the_folders_of_the_table_exist() -> None:
             assert name in made or (ROOT / name).exists(), name
 
 
+def test_the_python_of_the_readme_loads_published_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block as it stands, beside weights as the train stage writes them, gives the network that was trained."""
+    import torch
+    from safetensors.torch import save_file
+
+    from pipeline.models.build import build
+
+    (code,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert "mlflow" not in code
+    trained = build("WRN-40-1", 10, conv_init="fan_out", bn_init="uniform", seed=5)
+    trained(torch.randn(2, 3, 32, 32))  # moves the running statistics
+    (tmp_path / "models" / "cifar10-wrn-40-1-quick-s1").mkdir(parents=True)
+    save_file(trained.state_dict(), tmp_path / "models" / "cifar10-wrn-40-1-quick-s1" / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, torch.nn.Module] = {}
+    exec(code, names)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(names["model"](images), trained.eval()(images))
+
+
 def test_what_the_readme_shows_of_the_comparison_is_what_the_results_say() -> None:
     """The excerpt's row holds our error as results/runs.csv has it."""
     import csv

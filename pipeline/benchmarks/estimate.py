@@ -46,10 +46,12 @@ def estimate(plan: Plan, run_ids: Sequence[str], say: Callable[[str], None]) -> 
             key = (network.name, protocol.precision, batch, size)
             if key not in rates:
                 say(f"{network.name}: {batch} images a step, {protocol.precision}")
-                bf16, fused = protocol.precision == "bf16", plan.kernels == "fused"
-                rates[key] = child.submit(training_rate, network.name, batch, size, bf16, fused).result()
+                bf16 = protocol.precision == "bf16"
+                rates[key] = child.submit(training_rate, network.name, batch, size, bf16, plan.kernels).result()
             # Evaluation is a forward pass, a third of a step.
-            images = dataset.splits["train"] * protocol.epochs + dataset.splits["test"] / FORWARD_AND_BACKWARD
+            images = (dataset.splits["train"] - protocol.holdout) * protocol.epochs + dataset.splits[
+                "test"
+            ] / FORWARD_AND_BACKWARD
             megabytes = BYTES * parameters(network, dataset.classes) / 1e6
             done = (Path("evaluations") / run_id / "metrics.json").is_file()
             result.append(Estimate(run_id, network.name, rates[key], images / rates[key] / 3600, megabytes, done))

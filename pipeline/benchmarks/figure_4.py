@@ -6,9 +6,10 @@ The paper measured forward and backward at batch 32 on a Titan X with cuDNN v5; 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.benchmarks.measuring import Precision, Spread, process, spread
+from pipeline.benchmarks.measuring import Spread, process, spread
 from pipeline.benchmarks.steps import forward_and_backward
 from pipeline.publication.claims import load_claims
+from pipeline.training.device import Precision
 
 BATCH = 32
 REFERENCE = "WRN-40-4"

@@ -7,14 +7,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Literal
 
 import torch
 
 from pipeline.training import device as devices
+from pipeline.training.device import DTYPES, Precision
 
-Precision = Literal["fp32", "bf16"]
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MATRIX_SIZES = (1024, 2048, 4096)
 
 
@@ -49,7 +47,12 @@ def process(prepared: bool) -> ProcessPoolExecutor:
 def _start(prepared: bool) -> None:
     if prepared:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-        devices.prepare(devices.choose("auto"))
+        devices.prepare(device())
+
+
+def device() -> torch.device:
+    """Where to measure: what `device: auto` takes for bf16."""
+    return devices.choose("auto", "bf16").device
 
 
 def seconds_of(step: Callable[[], object], at_least: float) -> float:
@@ -58,22 +61,10 @@ def seconds_of(step: Callable[[], object], at_least: float) -> float:
     while time.perf_counter() - started < at_least:
         step()
         steps += 1
-    finish()
+    devices.wait(device())
     return (time.perf_counter() - started) / steps
-
-
-def finish() -> None:
-    """Wait until the GPU, where there is one, has done what it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def matrix_rate(precision: Precision) -> float:
     """FLOP a second (2 for each multiply-add) of a square matrix product, for the best of a few sizes."""
-    device, best = devices.choose("auto"), 0.0
-    for size in MATRIX_SIZES:
-        left, right = (torch.randn(size, size, device=device).to(DTYPES[precision]) for _ in range(2))
-        torch.mm(left, right)
-        finish()
-        best = max(best, 2 * size**3 / seconds_of(lambda a=left, b=right: torch.mm(a, b), 0.2))  # type: ignore[misc]
-    return best
+    return max(devices.matrix_rate(device(), DTYPES[precision], size, 0.2) for size in MATRIX_SIZES)

@@ -14,15 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.benchmarks.measuring import finish, seconds_of
+from pipeline.benchmarks import measuring
+from pipeline.benchmarks.measuring import seconds_of
 from pipeline.datasets.digest import Stored
 from pipeline.loading.beton import open_split, read
 from pipeline.loading.inputs import Inputs
 from pipeline.loading.loader import Loader
 from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
-from pipeline.models.bn_relu import fuse
 from pipeline.models.build import build
+from pipeline.models.kernels import Kernels, use
 from pipeline.training import device as devices
 
 MEASURE_S = 1.0
@@ -36,31 +37,40 @@ class Way:
     channels_last: bool = False
     bf16: bool = False
     loader: Literal["torchvision", "ours"] = "torchvision"
-    fused_sgd: bool = False
+    sgd: Literal["torch's choice", "foreach", "fused"] = "torch's choice"
+    """torch itself takes foreach on a GPU, and one parameter after another on a CPU."""
     prepared: bool = False
     """Allocator and repeatable kernels as in pipeline/training/device.py; needs a process of its own."""
-    fused_bn_relu: bool = False
-    compiled: bool = False
+    kernels: Kernels = "torch"
+
+
+OURS = "+ fused BN-ReLU"
+"""The way that trains by default."""
 
 
 def ways(device: str, compiled: bool) -> dict[str, Way]:
-    """Label -> way. Each adds one thing to the one before; `compiled`, on a CPU, takes the fused BN-ReLU's place."""
+    """Label -> way. Each adds one thing to the one before, up to OURS; those that end in "instead" change one of OURS.
+
+    On a GPU `compiled` adds nothing: OURS is compiled there.
+    """
     way = Way()
     result = {"public port": way}
     added: list[tuple[str, dict[str, Any]]] = [
         ("+ channels_last", {"channels_last": True}),
         ("+ bf16 autocast", {"bf16": True}),
         ("+ our loader", {"loader": "ours"}),
-        ("+ fused SGD", {"fused_sgd": True}),
+        ("+ fused SGD", {"sgd": "fused"}),
         ("+ allocator", {"prepared": True}),
+        (OURS, {"kernels": "fused"}),
     ]
     for label, change in added:
         way = replace(way, **change)
         result[label] = way
+    result["foreach SGD instead"] = replace(way, sgd="foreach")
     if device == "cpu":
-        result["+ fused BN-ReLU"] = replace(way, fused_bn_relu=True)
-    if compiled:
-        result["torch.compile instead" if device == "cpu" else "+ torch.compile"] = replace(way, compiled=True)
+        result["SGD one by one instead"] = replace(way, sgd="torch's choice")
+        if compiled:
+            result["torch.compile instead"] = replace(way, kernels="compiled")
     return result
 
 
@@ -77,16 +87,20 @@ def forget() -> None:
 
 @cache
 def _step(network: str, batch: int, way: Way, data: Path) -> Callable[[], None]:
-    device = devices.choose("auto")
+    device = measuring.device()
     model = build(network, 10, conv_init="fan_in", bn_init="ones", seed=1).to(device)
     if way.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    if way.fused_bn_relu:
-        fuse(model)
+    use(way.kernels, model, device)
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=way.fused_sgd or None
+        model.parameters(),
+        lr=0.1,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
+        foreach=True if way.sgd == "foreach" else None,
+        fused=True if way.sgd == "fused" else None,
     )
-    forward: Any = torch.compile(model) if way.compiled else model
     batches = _ours(data, batch, device) if way.loader == "ours" else _torchvision(data, batch, device)
 
     def step() -> None:
@@ -94,15 +108,15 @@ def _step(network: str, batch: int, way: Way, data: Path) -> Callable[[], None]:
         if not way.channels_last:
             images = images.contiguous()
         with torch.autocast(device.type, torch.bfloat16, enabled=way.bf16):
-            logits: Tensor = forward(images)
+            logits: Tensor = model(images)
         loss = F.cross_entropy(logits.float(), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    for _ in range(3 if way.compiled or way.prepared else 1):  # kernels are chosen, memory is taken from the system
+    for _ in range(3 if way.prepared else 1):  # kernels are chosen, memory is taken from the system
         step()
-    finish()
+    devices.wait(device)
     return step
 
 
@@ -152,27 +166,30 @@ class _Samples(Dataset[tuple[Tensor, int]]):
 
 
 def forward_and_backward(network: str, batch: int, bf16: bool) -> float:
-    """Seconds of a forward and backward pass, on random images; the first call builds and warms up."""
-    return seconds_of(_on_random_images(network, batch, 32, bf16, fused=True, update=False), MEASURE_S)
+    """Seconds of a forward and backward pass, on random images; the first call builds and warms up.
+
+    On a GPU by torch's own kernels, as the paper's were cuDNN's: to compile a thousand layers takes too long.
+    """
+    kernels: Kernels = "fused" if measuring.device().type == "cpu" else "torch"
+    return seconds_of(_on_random_images(network, batch, 32, bf16, kernels, update=False), MEASURE_S)
 
 
-def training_rate(network: str, batch: int, size: int, bf16: bool, fused: bool) -> float:
+def training_rate(network: str, batch: int, size: int, bf16: bool, kernels: Kernels) -> float:
     """Training images a second of our way, on random images of `size` x `size`; keeps nothing."""
-    step = _on_random_images.__wrapped__(network, batch, size, bf16, fused=fused, update=True)
+    step = _on_random_images.__wrapped__(network, batch, size, bf16, kernels, update=True)
     return batch / seconds_of(step, MEASURE_S)
 
 
 @cache
 def _on_random_images(
-    network: str, batch: int, size: int, bf16: bool, *, fused: bool, update: bool
+    network: str, batch: int, size: int, bf16: bool, kernels: Kernels, *, update: bool
 ) -> Callable[[], None]:
     """A warm step, with or without the update of the weights."""
-    device = devices.choose("auto")
+    device = measuring.device()
     rate = 0.3 if network.endswith("-dropout") else 0.0
     model: nn.Module = build(network, 10, conv_init="fan_in", bn_init="ones", dropout=rate, seed=1)
     model = model.to(device).to(memory_format=torch.channels_last)
-    if fused and device.type == "cpu":
-        fuse(model)
+    use(kernels, model, device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
     images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(10, (batch,), device=device)
@@ -187,5 +204,5 @@ def _on_random_images(
 
     for _ in range(3):  # memory is taken from the system
         step()
-    finish()
+    devices.wait(device)
     return step

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from ruamel.yaml import YAML
 
-from pipeline.benchmarks.measuring import Precision, Spread, matrix_rate, process, spread
-from pipeline.benchmarks.steps import Way, forget, images_per_second, ways
+from pipeline.benchmarks import measuring
+from pipeline.benchmarks.machine import machine
+from pipeline.benchmarks.measuring import Spread, matrix_rate, process, spread
+from pipeline.benchmarks.steps import OURS, Way, forget, images_per_second, ways
 from pipeline.errors import WrnPipeError
 from pipeline.execution.estimate import FORWARD_AND_BACKWARD
 from pipeline.loading.beton import open_split, read
@@ -22,7 +24,7 @@ from pipeline.loading.convert import convert
 from pipeline.models.formula import multiply_adds
 from pipeline.models.names import parse
 from pipeline.params import PARAMS
-from pipeline.training import device as devices
+from pipeline.training.device import Precision
 
 DATA = Path("data/beton/cifar10-rgb")
 BATCH = {"WRN-28-10": 32}
@@ -57,7 +59,8 @@ class NetworkBench:
 class TrainBench:
     """All that was measured, and on what."""
 
-    device: dict[str, str | int]
+    machine: dict[str, str]
+    """As pipeline/benchmarks/machine.py says it, in the process that measured our way."""
     matrix_gflops: dict[Precision, Spread]
     networks: tuple[NetworkBench, ...]
     epoch: dict[str, float] | None
@@ -70,7 +73,7 @@ def bench(
     """Measure each way `repeats` times, in rounds. Raises UserError for a bad name, or data that is not converted."""
     parsed = [parse(name) for name in networks]
     open_split(DATA, "train")
-    device = devices.choose("auto")
+    device = measuring.device()
     settings = ways(device.type, compiled)
     measured: dict[str, dict[str, list[float]]] = {network.name: {} for network in parsed}
     rates: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
@@ -84,11 +87,11 @@ def bench(
                 for label, way in settings.items():
                     value = _measure(processes, network.name, way)
                     measured[network.name].setdefault(label, []).append(value)
-            if network is parsed[0] and epoch and "+ fused BN-ReLU" in settings:
-                end_to_end = _end_to_end(parsed[0].name, processes, settings["+ fused BN-ReLU"], say)
+            if network is parsed[0] and epoch:
+                end_to_end = _end_to_end(parsed[0].name, processes, settings[OURS], say)
             for child in processes.values():
                 child.submit(forget).result()
-        facts = processes[True].submit(devices.facts, device).result()
+        here = processes[True].submit(machine, device).result()
     ceiling = spread([rate / 1e9 for rate in rates["bf16"]])
     result = []
     for network in parsed:
@@ -101,7 +104,7 @@ def bench(
             rows.append(Row(label, speed, gflops, gflops / ceiling.median, speed.median / port))
         result.append(NetworkBench(network.name, BATCH.get(network.name, 128), gflop, tuple(rows)))
     matrix = {precision: spread([value / 1e9 for value in values]) for precision, values in rates.items()}
-    return TrainBench(facts, matrix, tuple(result), end_to_end if epoch else None)
+    return TrainBench(here, matrix, tuple(result), end_to_end if epoch else None)
 
 
 def _measure(processes: dict[bool, ProcessPoolExecutor], network: str, way: Way) -> float:
@@ -135,6 +138,7 @@ def _end_to_end(
         params["runs"] = {
             "bench": {"dataset": "cifar10", "representation": "rgb", "network": network, "protocol": "bench", "seed": 1}
         }
+        params["device"], params["kernels"] = "auto", way.kernels
         YAML().dump(params, root / PARAMS)
         command = [sys.executable, "-m", "stages.train", "bench"]
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)

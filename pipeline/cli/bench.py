@@ -17,10 +17,11 @@ def train(
     ),
     repeats: Repeats = 3,
     compiled: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Also measure torch.compile, which takes minutes to compile.")
+        bool,
+        typer.Option("--compile/--no-compile", help="Also measure kernels: compiled on a CPU, which takes minutes."),
     ] = False,
     epoch: Annotated[
-        bool, typer.Option("--epoch/--no-epoch", help="Also time a real epoch of the first network (CPU).")
+        bool, typer.Option("--epoch/--no-epoch", help="Also time a real epoch of the first network.")
     ] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -43,7 +44,7 @@ def train(
         typer.echo(json_text(asdict(result)), nl=False)
         return
     console = Console()
-    console.print(", ".join(f"{key} {value}" for key, value in result.device.items()), highlight=False)
+    console.print(result.machine["name"], highlight=False)
     for precision, rate in result.matrix_gflops.items():
         console.print(f"{precision} matrix product: {rate} GFLOP/s", highlight=False)
     for of in result.networks:
@@ -63,6 +64,9 @@ def train(
             highlight=False,
         )
     console.print(f"Median of {repeats} rounds (lowest to highest).", highlight=False)
+    console.print("\nTo report these rates, send all of the above with the machine, or the output of --json:")
+    for key, value in result.machine.items():
+        console.print(f"  {key}: {value}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command("figure-4", epilog="Example: wrn-pipe bench figure-4 --precision bf16")

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pipeline.cli import completion
+
 if TYPE_CHECKING:
     from pipeline.comparison.cells import Cell
     from pipeline.comparison.orderings import Judged
@@ -25,7 +27,12 @@ _NARROWEST = 72
 
 def compare(
     paper_table: Annotated[
-        str, typer.Option(metavar="TABLE", help="2, 3, 4, 5, 6, 7, 8, 9, figure-4, text, or all.")
+        str,
+        typer.Option(
+            metavar="TABLE",
+            help="2, 3, 4, 5, 6, 7, 8, 9, figure-4, text, or all.",
+            autocompletion=completion.tables,
+        ),
     ] = "all",
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = "terminal",
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write to FILE instead of printing.")] = None,
@@ -36,9 +43,15 @@ def compare(
             help="Exit 1 unless there are runs and all claims (or orderings) with runs hold: reproduced or better.",
         ),
     ] = False,
-    run: Annotated[list[str] | None, typer.Option(help="Only this run of params.yaml. Repeatable.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Only this dataset, such as cifar100.")] = None,
-    row: Annotated[str | None, typer.Option(help="Only this network, as the paper prints it.")] = None,
+    run: Annotated[
+        list[str] | None, typer.Option(help="Only this run of params.yaml. Repeatable.", autocompletion=completion.runs)
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Only this dataset, such as cifar100.", autocompletion=completion.datasets)
+    ] = None,
+    row: Annotated[
+        str | None, typer.Option(help="Only this network, as the paper prints it.", autocompletion=completion.networks)
+    ] = None,
     orderings: Annotated[
         bool, typer.Option("--orderings", help="Judge what the paper says about which network is better.")
     ] = False,

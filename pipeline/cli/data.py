@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli import completion
+
 if TYPE_CHECKING:
     from pipeline.datasets.catalogue import Dataset
     from pipeline.execution.data_state import Standing
@@ -78,7 +80,12 @@ def _size(count: int) -> str:
 @app.command(epilog="Example: wrn-pipe data verify cifar10")
 def verify(
     dataset: Annotated[
-        str | None, typer.Argument(help="Only this dataset. [default: all that are here]", show_default=False)
+        str | None,
+        typer.Argument(
+            help="Only this dataset. [default: all that are here]",
+            show_default=False,
+            autocompletion=completion.planned_datasets,
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -131,7 +138,10 @@ def verify(
 
 @app.command(epilog="Example: wrn-pipe data show cifar10 --augmented --seed 1 --epoch 3 --out cifar10.png")
 def show(
-    dataset: Annotated[str, typer.Argument(help="A dataset of params.yaml that is fetched.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(help="A dataset of params.yaml that is fetched.", autocompletion=completion.planned_datasets),
+    ],
     augmented: Annotated[
         bool,
         typer.Option("--augmented", help="Each image before and after augmentation, and whitened where so stored."),

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli import completion
+
 EPILOG = "Example: wrn-pipe estimate --paper-table 4 --seeds 5"
 """Shown below the command's help."""
 
@@ -11,7 +13,11 @@ EPILOG = "Example: wrn-pipe estimate --paper-table 4 --seeds 5"
 def estimate(
     paper_table: Annotated[
         str | None,
-        typer.Option(metavar="TABLE", help="2 to 9, text or all; planned or not. [default: what params.yaml has]"),
+        typer.Option(
+            metavar="TABLE",
+            help="2 to 9, text or all; planned or not. [default: what params.yaml has]",
+            autocompletion=completion.tables,
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each network of the table.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

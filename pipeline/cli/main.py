@@ -2,8 +2,26 @@
 
 import typer
 
-from pipeline.cli import bench, compare, data, doctor, estimate, net, plan, repro, stage, ui
-from pipeline.errors import exit_on_error
+from pipeline.cli import (
+    bench,
+    bundle,
+    compare,
+    data,
+    doctor,
+    estimate,
+    explain,
+    net,
+    plan,
+    repro,
+    show,
+    stage,
+    status,
+    sweep,
+    track,
+    ui,
+    verify,
+)
+from pipeline.errors import UserError, exit_on_error
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -14,18 +32,36 @@ app = typer.Typer(
 )
 
 app.command(epilog="Example: wrn-pipe repro train@cifar10-wrn-40-1-quick-s1")(repro.repro)
+app.command(epilog=status.EPILOG)(status.status)
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(epilog=estimate.EPILOG)(estimate.estimate)
 app.command(epilog=compare.EPILOG)(compare.compare)
+app.command(epilog=show.EPILOG)(show.show)
+app.command(epilog=explain.EPILOG)(explain.explain)
+app.command(epilog=verify.EPILOG)(verify.verify)
+app.command(epilog=bundle.EPILOG)(bundle.bundle)
 app.add_typer(data.app, name="data")
 app.command(epilog="Example: wrn-pipe stage train cifar10-wrn-40-1-quick-s1")(stage.stage)
 app.command(epilog="Example: wrn-pipe net 'WRN-40-2-B(1,3,1)'")(net.net)
+app.add_typer(track.app, name="track")
 app.command(epilog="Example: wrn-pipe ui --port 5001")(ui.ui)
 app.command(epilog="Example: wrn-pipe doctor --json")(doctor.doctor)
 app.add_typer(bench.app, name="bench")
+app.command(epilog=sweep.EPILOG)(sweep.sweep)
 
 
 def main() -> None:
     """Run the command line: exit code 0 done, 1 a failure or a difference, 2 the user's mistake."""
     with exit_on_error():
-        app()
+        try:
+            code = app(standalone_mode=False, prog_name="wrn-pipe")
+        except typer.TyperException as mistake:
+            what = " ".join(mistake.format_message().split())
+            if type(mistake).__name__ == "NoArgsIsHelpError":  # the help has been shown
+                raise SystemExit(mistake.exit_code) from None
+            context = getattr(mistake, "ctx", None)
+            command = context.command_path if context else "wrn-pipe"
+            raise UserError(f"{command}: {what}", f"{command} --help says what it takes") from None
+        except typer.Abort:  # Ctrl-C at a question
+            raise SystemExit(130) from None
+    raise SystemExit(code if isinstance(code, int) else 0)

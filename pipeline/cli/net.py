@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli import completion
+
 EPILOG = "Example: wrn-pipe net WRN-28-10 --num-classes 100"
 """Shown below the command's help."""
 
@@ -12,7 +14,12 @@ _FOLD_FROM = 13
 
 
 def net(
-    name: Annotated[str, typer.Argument(help="The network as the paper prints it, such as WRN-40-2-B(3,1,3).")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="The network as the paper prints it, such as WRN-40-2-B(3,1,3).", autocompletion=completion.networks
+        ),
+    ],
     num_classes: Annotated[
         int | None, typer.Option(min=1, help="Classes of the last layer. [default: 10, ImageNet's networks 1000]")
     ] = None,

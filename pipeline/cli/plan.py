@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli import completion
+
 if TYPE_CHECKING:
     from pipeline.execution.plan import Addition, LeftOut
 
@@ -12,13 +14,23 @@ EPILOG = "Example: wrn-pipe plan --paper-table 4 --row WRN-16-8 --dataset cifar1
 
 
 def plan(
-    paper_table: Annotated[str, typer.Option(metavar="TABLE", help="2, 3, 4, 5, 6, 7, 8, 9, text, or all.")],
-    row: Annotated[str | None, typer.Option(help="Only this network, as the paper prints it.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Only this dataset, such as cifar100.")] = None,
+    paper_table: Annotated[
+        str,
+        typer.Option(metavar="TABLE", help="2, 3, 4, 5, 6, 7, 8, 9, text, or all.", autocompletion=completion.tables),
+    ],
+    row: Annotated[
+        str | None, typer.Option(help="Only this network, as the paper prints it.", autocompletion=completion.networks)
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Only this dataset, such as cifar100.", autocompletion=completion.datasets)
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each network: seeds 1 to this.")] = 5,
     protocol: Annotated[
         str | None,
-        typer.Option(help="Train by this protocol of params.yaml. [default: the paper's for each number]"),
+        typer.Option(
+            help="Train by this protocol of params.yaml. [default: the paper's for each number]",
+            autocompletion=completion.protocols,
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the difference, write nothing.")] = False,

@@ -2,17 +2,29 @@
 
 import subprocess
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from pipeline.cli import completion
+
+if TYPE_CHECKING:
+    from pipeline.execution.dry import Step
+    from pipeline.params import Plan
 
 
 def repro(
     targets: Annotated[
         list[str] | None,
-        typer.Argument(help="Stages (train@RUN), groups (train) or run ids; all by default.", show_default=False),
+        typer.Argument(
+            help="Stages (train@RUN), groups (train), run ids or patterns of them; all by default.",
+            show_default=False,
+            autocompletion=completion.targets,
+        ),
     ] = None,
-    dry: Annotated[bool, typer.Option("--dry", help="Show what would run, run nothing.")] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry", help="Show what would run, why, and what it would cost; run nothing.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Run the targets even when nothing changed.")] = False,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", "-k", help="After a failure go on with what does not need it.")
@@ -20,11 +32,18 @@ def repro(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train from the start what earlier attempts left unfinished.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry: print JSON.")] = False,
 ) -> None:
     """Run every stage that is out of date, with `dvc repro`, and say when results differ from the committed ones.
 
     Exit code: 0 done, 1 a stage failed, 2 a mistake you can mend, 130 or 143 stopped by a signal.
     """
+    from shlex import quote
+    from signal import SIGINT, SIGTERM
+
+    from pipeline.errors import UserError, WrnPipeError
+    from pipeline.execution.at_work import running_stages
+    from pipeline.execution.dag import read_dag
     from pipeline.execution.dvc import LOCK, changed_results, runs_behind
     from pipeline.execution.dvc import repro as run
     from pipeline.params import load
@@ -32,15 +51,30 @@ def repro(
     from pipeline.training.holder import discard, hold
 
     plan = load()
-    for run_id in runs_behind(plan, targets or []) if fresh and not dry else ():
+    if dry:
+        _dry(plan, targets or [], force, fresh, as_json)
+        return
+    if as_json:
+        raise UserError("--json without --dry", "add --dry, or ask wrn-pipe status --json afterwards")
+    for run_id in runs_behind(plan, targets or []) if fresh else ():
         scratch = Path("scratch") / fingerprint(plan, run_id)
         with hold(scratch, run_id):
             discard(scratch)
-    options = [flag for flag, on in (("--dry", dry), ("--force", force), ("--keep-going", keep_going)) if on]
+    options = [flag for flag, on in (("--force", force), ("--keep-going", keep_going)) if on]
     code = run(plan, targets or [], options)
-    if code:
+    if code in (128 + SIGINT, 128 + SIGTERM):  # the stage has said how to go on
         raise typer.Exit(code)
-    if dry or not LOCK.is_file():
+    if code:
+        again = " ".join(["wrn-pipe repro", *map(quote, targets or [])])
+        if others := running_stages(read_dag(plan)):
+            stage, pid = next(iter(others.items()))
+            raise WrnPipeError(
+                f"another repro runs {stage} here (process {pid}), and files of it are needed",
+                f"wait for its end, which wrn-pipe status shows, then: {again}",
+            )
+        typer.echo(f"Go on with: {again}. What is done stays done; wrn-pipe status shows it.", err=True)
+        raise typer.Exit(code)
+    if not LOCK.is_file():
         return
     committed = _committed(LOCK)
     if committed is None:
@@ -49,6 +83,43 @@ def repro(
     trained = [name for name in changed if name.startswith("train@")]
     if trained:
         _explain(trained)
+
+
+def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from pipeline.execution.dry import steps
+    from pipeline.publish import json_text
+
+    found = steps(plan, targets, force, fresh)
+    if as_json:
+        typer.echo(json_text([asdict(step) for step in found]), nl=False)
+        return
+    for step in found:
+        typer.echo(f"{step.stage}: {_some(step.why)}{_price(step)}")
+    costs = [step.cost for step in found if step.cost]
+    if not found:
+        typer.echo("Nothing would run: everything is up to date.")
+    elif costs:
+        trainings = "1 training" if len(costs) == 1 else f"{len(costs)} trainings"
+        total = sum(costs[1:], start=costs[0])
+        typer.echo(f"\n{trainings}: {total}, estimated from multiply-adds. wrn-pipe estimate measures this machine.")
+    if any(step.only_if for step in found):
+        typer.echo("What only comes after another stage is skipped if that one gives the same files as before.")
+
+
+def _some(why: "tuple[str, ...]", many: int = 3) -> str:
+    return "; ".join(why[:many]) + (f"; and {len(why) - many} more" if len(why) > many else "")
+
+
+def _price(step: "Step") -> str:
+    words = f" ({step.cost})" if step.cost else ""
+    if step.fetches:
+        words += f" ({step.fetches / 1e6:,.0f} MB to fetch)"
+    if step.unfinished:
+        at = step.unfinished
+        words += f", going on in epoch {at.epoch} of {at.epochs}"
+    return words
 
 
 def _committed(path: Path) -> str | None:

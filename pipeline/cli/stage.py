@@ -4,14 +4,20 @@ from typing import Annotated, Any
 
 import typer
 
-NAMES = ("download", "convert", "train", "evaluate", "summarize", "tabulate", "report")
+from pipeline.cli import completion
 
 
 def stage(
-    name: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}.")],
+    name: Annotated[
+        str, typer.Argument(help=f"One of {', '.join(completion.STAGES)}.", autocompletion=completion.stages)
+    ],
     key: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", help="What it works on: a run id, dataset, representation or table."),
+        typer.Argument(
+            metavar="RUN",
+            help="What it works on: a run id, dataset, representation or table.",
+            autocompletion=completion.stage_keys,
+        ),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="train: forget what earlier attempts saved.")] = False,
     wait: Annotated[
@@ -39,11 +45,11 @@ def stage(
     """
     from importlib import import_module
 
-    from pipeline.errors import UserError
+    from pipeline.errors import UserError, keep_last_words
     from pipeline.params import load, nearest
 
-    if name not in NAMES:
-        raise UserError(f"no stage {name!r}", nearest(name, NAMES, "stage"))
+    if name not in completion.STAGES:
+        raise UserError(f"no stage {name!r}", nearest(name, completion.STAGES, "stage"))
     plan = load()
     keys: dict[str, Any] = {
         "download": plan.datasets,
@@ -63,7 +69,8 @@ def stage(
     if name not in keys:
         if key is not None:
             raise UserError(f"stage {name} takes no second word, got {key!r}", f"wrn-pipe stage {name}")
-        import_module(f"stages.{name}").main()
+        with keep_last_words(name):
+            import_module(f"stages.{name}").main()
         return
     if key is None:
         raise UserError(f"stage {name} of what?", f"wrn-pipe stage {name} {next(iter(keys[name]), 'KEY')}")
@@ -73,7 +80,7 @@ def stage(
         from pipeline.cli.twice import compare
 
         compare(key, steps)
-    elif name == "train":
-        import_module("stages.train").main(key, fresh=fresh, wait=wait, checkpoint_steps=checkpoint_steps)
-    else:
-        import_module(f"stages.{name}").main(key)
+        return
+    more = {"fresh": fresh, "wait": wait, "checkpoint_steps": checkpoint_steps} if name == "train" else {}
+    with keep_last_words(f"{name}@{key}"):
+        import_module(f"stages.{name}").main(key, **more)

@@ -11,15 +11,21 @@ _PATIENCE_S = 10
 def ui(
     port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000,
 ) -> None:
-    """Open MLflow's web pages on this repository's records, on this machine only. Ctrl-C stops it."""
+    """Open MLflow's web pages on this repository's runs, on this machine only. Ctrl-C stops it.
+
+    It does first what `wrn-pipe track sync` does, so that the pages show what the files say.
+    """
     import os
     import signal
     import socket
     import subprocess
     import sys
+    from pathlib import Path
 
     from pipeline.errors import UserError
-    from pipeline.tracking.store import FOLDER, client, experiment, uri
+    from pipeline.params import PARAMS, load
+    from pipeline.tracking.store import FOLDER, client, experiment, explained, page, uri
+    from pipeline.tracking.sync import sync_all
 
     if os.environ.get("MLFLOW_TRACKING_URI"):
         raise UserError(
@@ -31,8 +37,15 @@ def ui(
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise UserError(f"port {port} is in use", f"wrn-pipe ui --port {port + 1}") from None
-    number = experiment(client())  # makes the database where nothing was recorded yet
-    typer.echo(f"{FOLDER}/mlflow.db: http://127.0.0.1:{port}/#/experiments/{number}/runs - Ctrl-C stops it")
+    try:
+        sync_all(load(), lambda line: None if line.startswith("left") else typer.echo(line))
+    except UserError as error:
+        if not Path(PARAMS).exists():
+            raise
+        typer.echo(f"{error}\nuntil then the pages show what was recorded before", err=True)
+    with explained():
+        number = experiment(client())
+    typer.echo(f"{page(f'http://127.0.0.1:{port}', number)} - Ctrl-C stops it")
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.comparison.results import Result
 from pipeline.datasets.catalogue import Dataset
-from pipeline.params import Protocol, StepSchedule
+from pipeline.params import Protocol, StepSchedule, WeightAverage
 from pipeline.publication.claims import Claim
 from pipeline.publication.protocols import PaperProtocol, published_hardware, published_images
 
@@ -28,6 +28,8 @@ MATERIAL = {
     "flip": "another kind of augmentation",
     "crop": "another kind of augmentation",
     "bn_init": "initialisation",
+    "weight_average": "another model: an average over the training",
+    "holdout": "fewer training images, and other test images",
 }
 """Field of Protocol -> why a difference there is material."""
 MINOR = {
@@ -99,6 +101,10 @@ def _show(value: Any) -> str:
     if isinstance(value, StepSchedule):
         reset = ", momentum reset" if value.reset_momentum else ""
         return f"x{value.factor:g} after {'/'.join(map(str, value.drop_after))} epochs{reset}"
+    if isinstance(value, WeightAverage):
+        return f"decay {value.decay:g} every {value.every} steps"
+    if value is None:
+        return "none"
     if hasattr(value, "kind"):
         return str(value.kind)
     if isinstance(value, bool):

@@ -23,7 +23,7 @@ class Metrics(_Record):
     run: str
     dataset: str
     network: str
-    split: Literal["train", "test"]
+    split: Literal["held-out", "test"]
     n: Annotated[int, Field(gt=0)]
     errors: Annotated[int, Field(ge=0)]
     top1_error: Annotated[float, Field(ge=0, le=100)]

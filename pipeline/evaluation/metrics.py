@@ -5,6 +5,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.params import Plan
+
 
 def metrics(
     labels: npt.NDArray[np.int64], predictions: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]
@@ -27,3 +29,10 @@ def metrics(
         top5 = np.argpartition(-probabilities, 5, axis=1)[:, :5]
         values["top5_error"] = round(100 * (1 - float((top5 == labels[:, None]).any(1).mean())), 6)
     return values
+
+
+def about(plan: Plan, run_id: str) -> dict[str, float | int | str]:
+    """What metrics.json says besides the metrics: of which run they are, and on which images."""
+    run = plan.run(run_id)
+    split = "held-out" if plan.protocols[run.protocol].holdout else "test"
+    return {"run": run_id, "dataset": run.dataset, "network": run.network, "split": split}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.loading.loader import Loader
+from pipeline.loading.loader import Ints, Loader
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.progress import progress
 
@@ -18,16 +18,16 @@ PROBABILITY = "probability_"
 
 
 def predict(
-    model: nn.Module, loader: Loader, preprocessing: Preprocessing, device: torch.device
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Labels int64 [N] and probabilities float64 [N, classes], every sample once, in the split's order.
+    model: nn.Module, loader: Loader, preprocessing: Preprocessing, device: torch.device, samples: Ints
+) -> tuple[Ints, npt.NDArray[np.float64]]:
+    """Labels int64 [N] and probabilities float64 [N, classes] of the N `samples` of the loader's split, in their order.
 
     fp32 whatever the training's precision was; no test-time augmentation (paper, section 3).
     """
     model.eval()
     labels, rows = [], []
-    with torch.inference_mode(), progress("evaluate", loader.samples, "images") as task:
-        for batch in loader.batches(np.arange(loader.samples)):
+    with torch.inference_mode(), progress("evaluate", len(samples), "images") as task:
+        for batch in loader.batches(samples):
             logits = model(preprocessing(torch.from_numpy(batch.images).to(device)))
             rows.append(torch.softmax(logits.double(), 1).cpu().numpy())
             labels.append(batch.labels)
@@ -35,10 +35,10 @@ def predict(
     return np.concatenate(labels), np.concatenate(rows)
 
 
-def write(path: Path, labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> None:
+def write(path: Path, samples: Ints, labels: Ints, probabilities: npt.NDArray[np.float64]) -> None:
     """Columns: index, label, prediction (the most probable class, the lowest of equals), probability_0..."""
     columns = {
-        "index": pa.array(np.arange(len(labels))),
+        "index": pa.array(samples),
         "label": pa.array(labels),
         "prediction": pa.array(probabilities.argmax(1)),
         **{f"{PROBABILITY}{k}": pa.array(probabilities[:, k]) for k in range(probabilities.shape[1])},

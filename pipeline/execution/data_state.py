@@ -4,8 +4,6 @@ What vouches for a folder is DVC: `dvc status` compares its files (by size, time
 with what the stage wrote, as dvc.lock records it; and the stage writes nothing whose content is not the pinned one.
 """
 
-import json
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +21,7 @@ from pipeline.datasets.catalogue import (
     NpmSource,
     Source,
 )
-from pipeline.errors import WrnPipeError
-from pipeline.execution.dvc import LOCK, command, environment, locked
+from pipeline.execution.dvc import LOCK, changes, locked
 from pipeline.params import Plan
 
 RAW, BETON = Path("data/raw"), Path("data/beton")
@@ -102,16 +99,9 @@ def read_lock(plan: Plan) -> Lock:
     known = [stage for stage in asked if stages.get(stage, {}).get("outs")]
     if not any(Path(stages[stage]["outs"][0]["path"]).exists() for stage in known):
         return Lock(stages, frozenset())
-    done = subprocess.run(
-        command("status", "--json", *known), capture_output=True, text=True, env=environment(), check=False
-    )
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise WrnPipeError(f"dvc status: {lines[0].removeprefix('ERROR: ')}", "wrn-pipe doctor says what is wrong")
-    changes: dict[str, list[Any]] = json.loads(done.stdout)
     changed = {
         stage
-        for stage, reasons in changes.items()
+        for stage, reasons in changes(known).items()
         if any(isinstance(reason, dict) and "changed outs" in reason for reason in reasons)
     }
     return Lock(stages, frozenset(known) - changed)

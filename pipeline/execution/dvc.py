@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
-from pipeline.errors import EXIT_CODE_FILE, UserError
+from pipeline.errors import EXIT_CODE_FILE, UserError, WrnPipeError
+from pipeline.execution.dag import read_dag
 from pipeline.params import Plan, nearest
 
 LOCK = Path("dvc.lock")
@@ -32,29 +33,12 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
 
 
-def stage_names(plan: Plan) -> list[str]:
-    """All stages of dvc.yaml for this plan, in the order of the road."""
-    keys: dict[str, Iterable[str]] = {
-        "download": plan.datasets,
-        "convert": plan.representations,
-        "train": plan.runs,
-        "evaluate": plan.runs,
-        "tabulate": plan.tables,
-    }
-    dag = YAML(typ="safe", pure=True).load(Path("dvc.yaml"))["stages"]
-    return [
-        name
-        for stage, body in dag.items()
-        for name in ([f"{stage}@{k}" for k in keys[stage]] if "foreach" in body else [stage])
-    ]
-
-
 def resolve(plan: Plan, targets: Sequence[str]) -> list[str]:
     """DVC's names for what the user typed: a stage, a group of stages such as train, a run id (its evaluation).
 
     A pattern such as `cifar10-wrn-40-1-*` stands for all run ids that fit it.
     """
-    stages = stage_names(plan)
+    stages = read_dag(plan)
     groups = {name.split("@")[0] for name in stages}
     resolved = []
     for target in targets:
@@ -73,7 +57,8 @@ def runs_behind(plan: Plan, targets: Sequence[str]) -> list[str]:
     """The runs that `dvc repro` would train for these targets, if all were out of date."""
     names = resolve(plan, targets)
     if not names or any(
-        name.split("@")[0] in ("summarize", "tabulate") or name in ("train", "evaluate") for name in names
+        name.split("@")[0] in ("summarize", "tabulate", "manifest", "report") or name in ("train", "evaluate")
+        for name in names
     ):
         return list(plan.runs)
     return sorted({name.split("@")[1] for name in names if name.startswith(("train@", "evaluate@"))})
@@ -117,6 +102,44 @@ def terminate_stages(parent: int) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             if any(word.startswith("stages.") for word in process.cmdline()[:3]):
                 process.terminate()
+
+
+def changes(stages: Collection[str], wait: bool = True) -> dict[str, list[Any]]:
+    """What `dvc status --json` says of those `stages` that are out of date; takes about a second.
+
+    Raises WrnPipeError when DVC fails; without `wait` also when another process holds its lock for three seconds.
+    """
+    asking = command("status", "--json", *stages)
+    if not wait:
+        asking.remove("--wait-for-lock")
+    done = subprocess.run(asking, capture_output=True, text=True, env=environment(), check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        busy = any(word in done.stderr for word in ("is busy", "Unable to acquire lock"))
+        remedy = "wait for the other DVC: wrn-pipe status shows it" if busy else "wrn-pipe doctor says what is wrong"
+        raise WrnPipeError(f"dvc status: {lines[0].removeprefix('ERROR: ').rstrip(':')}", remedy)
+    found: dict[str, list[Any]] = json.loads(done.stdout)
+    return found
+
+
+def reasons(change: Sequence[Any]) -> list[str]:
+    """One stage's entry of `changes` in words, most telling first."""
+    words: list[str] = []
+    for part in change:
+        if not isinstance(part, dict):
+            words.append("it never ran here" if part == "always changed" else str(part))
+            continue
+        for what, items in part.items():
+            noun = "" if what == "changed deps" else "output "
+            for path, how in items.items():
+                if isinstance(how, dict):  # a params file: {key: how}
+                    words += [f"{path}: {key} {_HOW.get(value, value)}" for key, value in how.items()]
+                else:
+                    words.append(f"{noun}{path} {_HOW.get(how, how)}")
+    return words
+
+
+_HOW = {"modified": "edited", "new": "is new", "deleted": "is not there"}
 
 
 def locked(text: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Cost:
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.gpu_hours + other.gpu_hours, self.cpu_hours + other.cpu_hours)
 
-    def __mul__(self, runs: int) -> "Cost":
+    def __mul__(self, runs: float) -> "Cost":
         return Cost(self.gpu_hours * runs, self.cpu_hours * runs)
 
     def __str__(self) -> str:

@@ -242,6 +242,8 @@ def _flow(value: Any) -> str:
         return "{" + ", ".join(f"{field}: {_flow(getattr(value, field))}" for field in type(value).model_fields) + "}"
     if isinstance(value, tuple):
         return f"[{', '.join(map(_flow, value))}]"
+    if value is None:
+        return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -305,7 +307,7 @@ def _comments(group: Group, plan: Plan) -> list[str]:
 def _group_cost(group: Group, plan: Plan) -> Cost:
     """Estimated cost of one run of the group."""
     dataset, protocol = _dataset(group.dataset, plan), _protocols(plan)[group.protocol]
-    return training_cost(group.network, dataset.splits["train"], protocol)
+    return training_cost(group.network, dataset.splits["train"] - protocol.holdout, protocol)
 
 
 def cost_of(addition: Addition) -> Cost:

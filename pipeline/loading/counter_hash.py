@@ -25,6 +25,7 @@ class Stream(IntEnum):
     BOX_RATIO = 8
     BOX_TOP = 9
     BOX_LEFT = 10
+    HOLDOUT = 11
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipeline.loading.augmentation import Crop, Flip, flips, offsets
@@ -77,16 +79,16 @@ class Inputs:
             yield Input(view.indices, out.view(self.dtype).permute(0, 3, 1, 2), torch.from_numpy(view.labels))
 
     def by_torch(self, order: Ints, mirrored: Bools, rows: Ints, columns: Ints) -> Iterator[Input]:
-        """The mini-batches of `order` from the split on the device. It waits for the device before the first only."""
+        """The mini-batches of `order` from the split on the device. Never waits for the device."""
         if self.split is None:
             whole = list(self.loader.batches(np.arange(self.loader.samples)))
             stored = (
                 np.concatenate([batch.images for batch in whole]),
                 np.concatenate([batch.labels for batch in whole]),
             )
-            self.split = torch.from_numpy(stored[0]).to(self.device), torch.from_numpy(stored[1]).to(self.device)
+            self.split = self._sent(stored[0]), self._sent(stored[1])
         images, labels = self.split
-        at, flipped, down, across = (torch.from_numpy(a).to(self.device) for a in (order, mirrored, rows, columns))
+        at, flipped, down, across = (self._sent(a) for a in (order, mirrored, rows, columns))
         for start in range(0, len(order), self.loader.batch_size):
             part = slice(start, start + self.loader.batch_size)
             augmented = augment(images, at[part], flipped[part], down[part], across[part])
@@ -99,10 +101,14 @@ class Inputs:
             part = slice(start, start + len(batch.indices))
             start = part.stop
             at, *drawn = (
-                torch.from_numpy(a).to(self.device, non_blocking=True)
-                for a in (np.arange(len(batch.indices)), mirrored[part], rows[part], columns[part])
+                self._sent(a) for a in (np.arange(len(batch.indices)), mirrored[part], rows[part], columns[part])
             )
-            images, labels = (
-                torch.from_numpy(a).to(self.device, non_blocking=True) for a in (batch.images, batch.labels)
-            )
+            images, labels = self._sent(batch.images), self._sent(batch.labels)
             yield Input(batch.indices, self.preprocessing(augment(images, at, *drawn)).to(self.dtype), labels)
+
+    def _sent(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        """A copy on the device. Only from page-locked memory does the process not wait for a GPU to have it."""
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)

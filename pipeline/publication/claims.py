@@ -14,6 +14,14 @@ from pipeline.params import nearest
 if TYPE_CHECKING:
     import pandera.pandas
 
+PAPER = {
+    "title": "Wide Residual Networks",
+    "authors": ["Sergey Zagoruyko", "Nikos Komodakis"],
+    "venue": "Proceedings of the British Machine Vision Conference (BMVC), 2016",
+    "version": "arXiv 1605.07146v4, June 2017",
+    "url": "https://arxiv.org/abs/1605.07146v4",
+}
+"""The paper whose claims these are."""
 CLAIMS = Path(__file__).with_name("claims.csv")
 
 Metric = Literal["top1_error", "top5_error", "map", "params_millions", "epoch_seconds", "batch16_ms", "batch32_ms"]

@@ -1,27 +1,83 @@
 """Where MLflow keeps its records: the server that MLFLOW_TRACKING_URI names, else a database in this repository."""
 
+import json
 import logging
 import os
 import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 FOLDER = Path("tracking")
+RATE = "images_per_second"
+"""The one metric of ours that no file holds: a clock measured it."""
 EXPERIMENT = "wide-residual-networks"
-_KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""What the web pages show first: runs and their metrics. Without it they guess, and show traces of language models."""
+NOTE = """Trainings of [Wide Residual Networks](https://arxiv.org/abs/1605.07146) by `wrn-pipe`, one run each. \
+The files of the repository are the truth; `wrn-pipe track sync` makes these pages say what they say.
+
+Filter by tags: `tags.tables LIKE '%4%' AND tags.verdict != 'not comparable'`, `tags.dataset = 'cifar10'`, and
+`network`, `protocol`, `seed`, `fingerprint`, `commit`, `dirty`, `dvc_stage`, `dvc_lock`.
+"""
+VIEW = "wrn-pipe"
+"""Name of the columns that we share with readers; their own choice is kept by their browser."""
+_COLUMNS = ("metrics.`test_top1_error`", "tags.`tables`", "tags.`verdict`")  # the rest is in a run's name
+_TAGS = {
+    # What the web pages show first: runs and their metrics. Without it they guess, and show traces of language models.
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": NOTE,
+    f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": _COLUMNS}),
+}
 
 
 def uri() -> str:
-    """MLflow's store. Absolute, because MLflow resolves a relative sqlite path against each process's folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _local()
+    """MLflow's store. Absolute, because MLflow resolves a relative sqlite path against each process's folder.
+
+    A user and password in MLFLOW_TRACKING_URI are moved to the variables that MLflow reads them from: MLflow prints
+    addresses, in links to runs and in errors. Raises UserError when they cannot be told from the host.
+    """
+    where = os.environ.get("MLFLOW_TRACKING_URI")
+    if not where:
+        return _local()
+    if "@" not in where or where.startswith("sqlite:"):
+        return where
+    scheme, host = where.partition("://")[0], where.rpartition("@")[2]
+    parts = urlsplit(where)
+    if parts.username is None or parts.netloc.rpartition("@")[2] != host.partition("/")[0] or "@" in parts.path:
+        raise UserError(
+            "MLFLOW_TRACKING_URI: where the password ends is not clear",
+            "write / ? # in it as %2F %3F %23, or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        )
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+    os.environ["MLFLOW_TRACKING_URI"] = f"{scheme}://{host}"
+    return os.environ["MLFLOW_TRACKING_URI"]
 
 
 def _local() -> str:
     return f"sqlite:///{(FOLDER / 'mlflow.db').resolve()}"
+
+
+def is_local() -> bool:
+    """Whether the store is this repository's. (A set variable is no sign of a server: MLflow itself sets it.)"""
+    return uri() == _local()
+
+
+def page(address: str, experiment_id: str) -> str:
+    """The list of runs on a server's web pages, with our columns."""
+    return f"{address}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
+
+
+def name() -> str:
+    """The store as messages call it."""
+    return f"{FOLDER}/mlflow.db" if is_local() else uri()
 
 
 def client() -> "MlflowClient":
@@ -30,12 +86,16 @@ def client() -> "MlflowClient":
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it prints each of its forty migrations
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # each attempt, before the error that we say
+    where = uri()
     import mlflow
     from filelock import FileLock
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    where = uri()
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)  # our own words say that a server is gone
     mlflow.set_tracking_uri(where)
     made = mlflow.MlflowClient(where)
     if not where.startswith("sqlite:"):
@@ -49,22 +109,56 @@ def client() -> "MlflowClient":
 
 
 def experiment(mlflow: "MlflowClient") -> str:
-    """The id of the paper's experiment, made where it is not there yet."""
+    """The id of the paper's experiment: made where it is not there, restored where it was deleted."""
     from mlflow.exceptions import MlflowException
 
+    artifacts = (FOLDER / "artifacts").resolve().as_uri() if is_local() else None  # a server knows its own place
     found = mlflow.get_experiment_by_name(EXPERIMENT)
-    if found:
-        return str(found.experiment_id)
-    # A server knows where it keeps artifacts. (The variable is no sign of one: MLflow itself sets it.)
-    local = uri() == _local()
-    artifacts = (FOLDER / "artifacts").resolve().as_uri() if local else None
+    if found is None:
+        try:
+            return str(mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=_TAGS))
+        except MlflowException:  # another process was faster
+            found = mlflow.get_experiment_by_name(EXPERIMENT)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        mlflow.restore_experiment(found.experiment_id)
+    for key, value in _TAGS.items():
+        if found.tags.get(key) != value:
+            mlflow.set_experiment_tag(found.experiment_id, key, value)
+    if artifacts is not None and found.artifact_location != artifacts:
+        _move(found.artifact_location, artifacts)
+    return str(found.experiment_id)
+
+
+def _move(old: str, new: str) -> None:
+    """Say in the database that the artifacts lie elsewhere: the checkout was moved or copied with it.
+
+    MLflow keeps absolute addresses and has no call that changes them.
+    """
+    with sqlite3.connect(FOLDER / "mlflow.db") as database:
+        for table, column in (
+            ("experiments", "artifact_location"),
+            ("runs", "artifact_uri"),
+            ("logged_models", "artifact_location"),
+        ):
+            below = f"substr({column} || '/', 1, {len(old) + 1}) = ?"
+            change = f"UPDATE {table} SET {column} = ? || substr({column}, {len(old) + 1}) WHERE {below}"
+            database.execute(change, (new, f"{old}/"))
+    database.close()
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn what a failing store raises into a UserError that names it."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
-        return str(mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=_KIND))
-    except MlflowException:  # another process was faster
-        found = mlflow.get_experiment_by_name(EXPERIMENT)
-        if found is None:
-            raise
-        return str(found.experiment_id)
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        mend = f"delete {name()}" if is_local() else "start the server, or unset MLFLOW_TRACKING_URI"
+        raise UserError(f"MLflow's {name()} fails ({reason(error)})", f"{mend}, then: wrn-pipe track sync") from None
 
 
 def reason(error: Exception) -> str:

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.progress import say
 from pipeline.publish import sync
+from pipeline.training.average import Average
 from pipeline.training.holder import PATTERN
 
 _ABOUT = "training"
@@ -60,8 +61,16 @@ class Checkpoints:
     is damaged. The tensors hold everything that steps change.
     """
 
-    def __init__(self, folder: Path, model: nn.Module, optimizer: Optimizer, totals: torch.Tensor) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimizer: Optimizer,
+        totals: torch.Tensor,
+        average: Average | None = None,
+    ) -> None:
         self.folder, self.model, self.optimizer, self.totals = folder, model, optimizer, totals
+        self.average = average
         self.newest: Path | None = None
         """The newest state known to be whole."""
         self.seconds = 0.0
@@ -135,12 +144,19 @@ class Checkpoints:
             buffer = self.optimizer.state[parameter].get("momentum_buffer")
             if buffer is not None:
                 tensors[f"momentum.{key}"] = buffer
+        if self.average:
+            tensors |= {f"average.{k}": v for k, v in self.average.tensors.items()}
         tensors["totals"] = self.totals
         return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
 
     def _restore(self, tensors: dict[str, torch.Tensor]) -> None:
-        model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        self.model.load_state_dict(model)
+        def of(prefix: str) -> dict[str, torch.Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(of("model."))
+        if self.average:
+            saved, like = of("average."), self.model.state_dict()  # whose order the average keeps; files sort by name
+            self.average.tensors = {k: torch.empty_like(v).copy_(saved[k]) for k, v in like.items() if k in saved}
         for key, parameter in self.model.named_parameters():
             if (buffer := tensors.get(f"momentum.{key}")) is not None:
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)

@@ -4,9 +4,12 @@ import ctypes
 import os
 import platform
 import re
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,15 +19,90 @@ from pipeline.errors import UserError
 
 _UNREPEATABLE = re.compile(r"(\S+) does not have a deterministic implementation")
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
+Setting = Literal["auto", "cpu", "cuda"]
+Precision = Literal["fp32", "bf16"]
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+AS_FAST = 0.9
+"""Of the fastest rate: above it the first device is taken, so that of equal GPUs noise does not pick one."""
+_LONG, _LARGEST = 0.01, 8192
+"""Matrices to measure with grow until a product takes so many seconds, or to that size."""
 
 
-def choose(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """auto is CUDA where there is a GPU, else the CPU."""
-    if device == "cuda" and not torch.cuda.is_available():
+@dataclass(frozen=True)
+class Choice:
+    """A device, and the FLOP a second that each candidate was measured at; none where there was one candidate."""
+
+    device: torch.device
+    rates: dict[str, float]
+
+    def __str__(self) -> str:
+        here = facts(self.device)
+        name = f"{self.device} ({here['name']}, {here['threads']} threads)"
+        return f"{name}, fastest of {self.measured}" if self.rates else name
+
+    @property
+    def measured(self) -> str:
+        """Such as "cuda:0 512,000 GFLOP/s, cpu 409 GFLOP/s"."""
+        return ", ".join(f"{device} {rate / 1e9:,.0f} GFLOP/s" for device, rate in self.rates.items())
+
+
+@cache
+def choose(setting: Setting, precision: Precision) -> Choice:
+    """The fastest device that `setting` allows at matrix products of `precision`; once and for all in a process.
+
+    Raises UserError where there is no GPU and one is asked for, or a GPU can not be used.
+    """
+    gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if setting == "cuda" and not gpus:
         raise UserError(
             "device: cuda, but torch sees no CUDA GPU", "set device: auto in params.yaml, or see wrn-pipe doctor"
         )
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    candidates = {"auto": [*gpus, torch.device("cpu")], "cuda": gpus, "cpu": [torch.device("cpu")]}[setting]
+    return fastest(candidates, lambda device: _probe(device, DTYPES[precision]))
+
+
+def fastest(candidates: Sequence[torch.device], rate: Callable[[torch.device], float]) -> Choice:
+    """The first of `candidates` that is as fast as the fastest, but for a tenth. A single one is not measured."""
+    if len(candidates) == 1:
+        return Choice(candidates[0], {})
+    rates = {str(device): rate(device) for device in candidates}
+    enough = AS_FAST * max(rates.values())
+    return Choice(next(device for device in candidates if rates[str(device)] >= enough), rates)
+
+
+def _probe(device: torch.device, dtype: torch.dtype) -> float:
+    """The best `matrix_rate` of growing sizes: a GPU shows what it can do at large ones, which take a CPU too long."""
+    size, best = 1024, 0.0
+    try:
+        while True:
+            best = max(best, rate := matrix_rate(device, dtype, size, 0.1))
+            if 2 * size**3 / rate > _LONG or size == _LARGEST:
+                return best
+            size *= 2
+    except RuntimeError as error:  # torch's errors of a GPU: no memory left, in use by one process only, broken
+        raise UserError(
+            f"device {device} can not be measured: {str(error).splitlines()[0]}",
+            "free it, hide it with CUDA_VISIBLE_DEVICES, or set device: cpu in params.yaml",
+        ) from error
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, size: int, at_least: float) -> float:
+    """FLOP a second (2 for each multiply-add) of square products, repeated for `at_least` seconds."""
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    torch.mm(left, right)
+    wait(device)
+    products, started = 0, time.perf_counter()
+    while time.perf_counter() - started < at_least:
+        torch.mm(left, right)
+        products += 1
+    wait(device)
+    return 2 * size**3 * products / (time.perf_counter() - started)
+
+
+def wait(device: torch.device) -> None:
+    """Until it has done what it was given; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def prepare(device: torch.device) -> None:
@@ -34,6 +112,9 @@ def prepare(device: torch.device) -> None:
     # Else each new tensor is first filled with NaN: a tenth of a step. Nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False  # else a GPU's convolutions in fp32 round their inputs to 10 bits
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import UserError
 from pipeline.progress import say
+from pipeline.training import pulse
 
 PATTERN = "epoch-*.safetensors"
 """Names of saved states within `scratch`, the later the further; see pipeline.training.checkpoints."""
@@ -79,7 +80,11 @@ def hold(scratch: Path, run_id: str, wait: bool = False) -> Iterator[None]:
 
 def discard(scratch: Path) -> None:
     """Forget a training's saved states; call it while holding them."""
-    for path in (*scratch.glob(".*.part"), *sorted(scratch.glob(PATTERN))):  # the newest last, should this be killed
+    for path in (
+        *scratch.glob(".*.part"),
+        scratch / pulse.FILE,
+        *sorted(scratch.glob(PATTERN)),
+    ):  # the newest last, should this be killed
         path.unlink(missing_ok=True)
     if scratch.is_dir() and not any(scratch.iterdir()):
         scratch.rmdir()
@@ -96,6 +101,21 @@ def read(note: Path) -> Holder | None:
     """The holder that a note names; None where there is no note. A broken one names what it can: nobody."""
     with suppress(FileNotFoundError, ValueError, TypeError):
         return Holder(**json.loads(note.read_text(encoding="utf-8")))
+    return None
+
+
+def living(scratch: Path) -> Holder | None:
+    """Who trains in `scratch` right now, told without touching its lock, so that nobody else is turned away.
+
+    On this host the process must still be the one that wrote the note; of another host the note is believed.
+    """
+    who = read(scratch.with_name(f"{scratch.name}.holder.json"))
+    if who is None or who.host != platform.node():
+        return who
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        process = psutil.Process(who.pid)
+        if process.status() != psutil.STATUS_ZOMBIE and " ".join(process.cmdline()) == who.command:
+            return who
     return None
 
 

@@ -18,16 +18,20 @@ from pipeline.loading.inputs import Input, Inputs
 from pipeline.loading.loader import Loader
 from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
+from pipeline.models.kernels import explain_no_compiling
 from pipeline.params import Protocol
-from pipeline.progress import Task, progress, say
+from pipeline.progress import progress, say
+from pipeline.training.average import Average
 from pipeline.training.cadence import Cadence
 from pipeline.training.checkpoints import Checkpoints, EpochRecord, Progress
 from pipeline.training.device import facts, note_unrepeatable
+from pipeline.training.glimpse import Glimpse
 from pipeline.training.interruptions import InterruptedTrainingError, explain_no_memory, stop_after_step
+from pipeline.training.pulse import Monitor
 from pipeline.training.schedule import learning_rate, resets_momentum
 
 CHECK_LOSS_STEPS = 50
-"""A loss that is no number is noticed within so many steps; reading it each step would stall a GPU."""
+"""A loss that is no number is noticed within twice so many steps; to read it at once would stall a GPU."""
 
 OnEpoch = Callable[[EpochRecord, float], None]
 """Called after each epoch with its record and its training images per second."""
@@ -69,18 +73,19 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
     )
     # Of the epoch: summed loss, misclassified samples, steps since the loss is no number.
     totals = torch.zeros(3, dtype=torch.float64, device=training.device)
-    samples = training.loader.samples
+    samples = training.loader.samples - protocol.holdout
     steps = samples // protocol.batch_size if protocol.drop_last else math.ceil(samples / protocol.batch_size)
-    if steps == 0:
+    if steps <= 0:
         raise WrnPipeError(
-            f"run {training.run_id}: {samples} images do not fill one mini-batch of {protocol.batch_size}",
+            f"run {training.run_id}: {max(samples, 0)} images do not fill one mini-batch of {protocol.batch_size}",
             "lower batch_size, or set drop_last: false",
         )
     dtype = torch.bfloat16 if protocol.precision == "bf16" else torch.float32
     inputs = Inputs(
         training.loader, training.preprocessing, protocol.flip, protocol.crop, training.seed, dtype, training.device
     )
-    states = Checkpoints(training.scratch, model, optimizer, totals)
+    average = Average(model, protocol.weight_average) if protocol.weight_average else None
+    states = Checkpoints(training.scratch, model, optimizer, totals, average)
     at = states.resume()
     if at.epoch < protocol.epochs:
         _note_device(at, facts(training.device))
@@ -88,32 +93,38 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
         say(f"{training.run_id}: trained to its end by an earlier attempt; --fresh would train it again")
     with ExitStack() as stack:
         stop = stack.enter_context(stop_after_step())
-        keeper = _Keeper(training, states, at, stop, Cadence(training.checkpoint_steps))
+        keeper = _Keeper(training, states, at, stop, Cadence(training.checkpoint_steps), Glimpse(totals))
         stack.enter_context(note_unrepeatable(at.unrepeatable))
         stack.enter_context(explain_no_memory(training.run_id, keeper.where))
+        stack.enter_context(explain_no_compiling())
         bar = None
         if sys.stderr.isatty():
             done = (at.epoch * steps + at.step) * protocol.batch_size
-            label = f"train {training.run_id}"
-            bar = stack.enter_context(progress(label, protocol.epochs * steps * protocol.batch_size, "images", done))
+            images = protocol.epochs * steps * protocol.batch_size
+            bar = stack.enter_context(progress(training.run_id, images, "images", done, notes=True))
+        monitor = Monitor(training.run_id, training.scratch, protocol.epochs, steps, protocol.batch_size, bar)
+        monitor.show(at.epoch, at.step, *totals.tolist()[:2])
         while at.epoch < protocol.epochs:
             started, first = time.perf_counter(), at.step
-            _epoch(training, inputs, optimizer, at, steps, keeper, bar)
+            _epoch(training, inputs, optimizer, at, steps, keeper, monitor)
             loss, wrong, _ = totals.tolist()
             seen = min(steps * protocol.batch_size, samples)
             rate_at_end = learning_rate(protocol, at.epoch, steps - 1, steps)
             record = EpochRecord(at.epoch + 1, rate_at_end, loss / seen, 100 * wrong / seen)
             keeper.require_finite()
+            monitor.show(at.epoch, at.step, loss, wrong)
             at.history.append(record)
             at.epoch, at.step = at.epoch + 1, 0
             totals.zero_()
             rate = (steps - first) * protocol.batch_size / (time.perf_counter() - started)
             say(
                 f"{training.run_id} epoch {record.epoch}/{protocol.epochs}: loss {record.train_loss:.4f}, "
-                f"train error {record.train_error:.2f} %, {rate:.0f} images/s"
+                f"train error {record.train_error:.2f} %, {rate:.0f} images/s{monitor.left()}"
             )
             on_epoch(record, rate)
             keeper.save()
+    if average:
+        average.put()
     return at
 
 
@@ -126,11 +137,14 @@ class _Keeper:
     at: Progress
     stop: list[int]
     cadence: Cadence
+    glimpse: Glimpse
 
     def stepped(self, steps: int) -> None:
         """After each of an epoch's `steps`; the last one is saved together with the epoch's record."""
         if self.at.step % CHECK_LOSS_STEPS == 0:
-            self.require_finite()
+            seen = self.glimpse.at(self.at.step)
+            if seen is not None:
+                self._require_finite(*seen)
         if (self.cadence.due() or self.stop) and self.at.step < steps:
             self.save()
 
@@ -146,9 +160,13 @@ class _Keeper:
             raise InterruptedTrainingError(self.stop[0], place, self.training.run_id)
 
     def require_finite(self) -> None:
-        loss, _, since = self.states.totals.tolist()
+        """Of all steps up to now; waits for the device."""
+        self._require_finite(self.at.step, self.states.totals.tolist())
+
+    def _require_finite(self, step: int, totals: list[float]) -> None:
+        loss, _, since = totals
         if not math.isfinite(loss):
-            raise self._no_number("the loss", self.at.step - int(since) + 1)
+            raise self._no_number("the loss", step - int(since) + 1)
 
     def where(self) -> str:
         return (
@@ -180,14 +198,16 @@ def _epoch(
     at: Progress,
     steps: int,
     keeper: _Keeper,
-    bar: Task | None,
+    monitor: Monitor,
 ) -> None:
     """Do the steps of epoch `at.epoch` from `at.step` on, saving the state now and then."""
     protocol, model = training.protocol, training.model
     if at.step == 0 and resets_momentum(protocol, at.epoch):
         for parameter in model.parameters():
             optimizer.state[parameter].pop("momentum_buffer", None)
-    order = sample_order(training.seed, at.epoch, training.loader.samples)[: steps * protocol.batch_size]
+    shown = Glimpse(keeper.states.totals)
+    order = sample_order(training.seed, at.epoch, training.loader.samples, protocol.holdout)
+    order = order[: steps * protocol.batch_size]
     for batch in inputs.batches(at.epoch, order[at.step * protocol.batch_size :], at.step):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(protocol, at.epoch, at.step, steps)
@@ -196,8 +216,10 @@ def _epoch(
         totals[:2] += torch.stack([loss * len(batch.labels), wrong])
         totals[2] += ~totals[0].isfinite()
         at.step += 1
-        if bar:
-            bar.advance(len(batch.labels))
+        if keeper.states.average:
+            keeper.states.average.stepped(at.epoch * steps + at.step)
+        if monitor.step(len(batch.labels)) and (seen := shown.at(at.step)):
+            monitor.show(at.epoch, seen[0], *seen[1][:2])
         keeper.stepped(steps)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.benchmarks import figure_4, steps, train
 from pipeline.benchmarks.measuring import spread
-from pipeline.benchmarks.steps import Way, forget, images_per_second, ways
+from pipeline.benchmarks.steps import OURS, Way, forget, images_per_second, ways
 from pipeline.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,14 +31,19 @@ def cli(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_each_row_adds_one_thing_to_the_row_before(device: str) -> None:
-    listed = [asdict(way) for way in ways(device, compiled=False).values()]
-    assert listed[0] == asdict(Way())
-    for before, after in pairwise(listed):
-        assert sum(before[key] != after[key] for key in before) == 1
-    assert listed[-1]["fused_bn_relu"] == (device == "cpu")
-    compiled = list(ways(device, compiled=True).values())[-1]
-    assert compiled.compiled
-    assert not compiled.fused_bn_relu
+    def changes(one: Way, other: Way) -> int:
+        return sum(asdict(one)[key] != asdict(other)[key] for key in asdict(one))
+
+    listed = ways(device, compiled=True)
+    steps = [way for label, way in listed.items() if not label.endswith("instead")]
+    assert steps[0] == Way()
+    assert steps[-1] == listed[OURS] == Way(True, True, "ours", "fused", True, "fused")
+    assert [changes(before, after) for before, after in pairwise(steps)] == [1] * (len(steps) - 1)
+    others = {label: way for label, way in listed.items() if label.endswith("instead")}
+    assert {changes(listed[OURS], way) for way in others.values()} == {1}
+    assert {way.sgd for way in others.values()} >= {"foreach"}
+    assert ("compiled" in {way.kernels for way in others.values()}) == (device == "cpu")
+    assert "torch.compile instead" not in ways(device, compiled=False)
 
 
 def test_a_spread_is_median_and_extremes() -> None:
@@ -70,7 +75,7 @@ def test_bench_train_reports_every_way(tiny_beton: Path, tmp_path: Path) -> None
     result = json.loads(done.stdout)
     (network,) = result["networks"]
     assert (network["network"], network["batch"]) == ("WRN-10-1", 128)
-    assert [row["label"] for row in network["rows"]] == list(ways(result["device"]["type"], compiled=False))
+    assert [row["label"] for row in network["rows"]] == list(ways(result["machine"]["type"], compiled=False))
     for row in network["rows"]:
         assert row["images_per_s"]["low"] <= row["images_per_s"]["median"] <= row["images_per_s"]["high"]
         assert row["gflops"] == pytest.approx(row["images_per_s"]["median"] * network["gflop_per_image"])

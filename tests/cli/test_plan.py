@@ -147,7 +147,7 @@ def test_one_cell_with_what_it_needs(project: Project) -> None:
     assert list(plan.runs) == [*old.runs, "cifar100-wrn-16-8-paper-zca-s1", "cifar100-wrn-16-8-paper-zca-s2"]
     assert (list(plan.datasets), list(plan.tables)) == (["cifar10", "cifar100"], ["4"])
     assert list(plan.representations) == ["cifar10-rgb", "cifar100-zca"]
-    assert list(plan.protocols) == ["quick", "paper-meanstd", "paper-zca"]
+    assert list(plan.protocols) == [*old.protocols, "paper-zca"]
     assert (
         plan.protocols["paper-zca"]
         == protocol_of(next(c for c in load_claims() if c.table == "4" and c.kind == "runnable")).protocol

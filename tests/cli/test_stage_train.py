@@ -37,10 +37,7 @@ def test_options_that_do_not_fit(arguments: list[str], what: str) -> None:
 @pytest.fixture
 def project(tmp_path: Path, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Project:
     """One run on data that is there already; MLflow's address leads nowhere."""
-    made = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"))
-    (made.root / "data" / "beton").mkdir(parents=True)
-    (made.root / "data" / "beton" / "cifar10-tiny-rgb").symlink_to(tiny_beton)
-    return made
+    return make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
 
 
 def start(project: Project, log: Path, *arguments: str) -> "subprocess.Popen[bytes]":

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "ui", "--port"]
 
 
@@ -23,6 +25,7 @@ def free_port() -> int:
 
 def test_it_serves_the_store_and_stops(tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "log"
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     with log.open("w") as file:
         running = subprocess.Popen([*COMMAND, str(port)], cwd=tmp_path, stdout=file, stderr=file, env=environment)

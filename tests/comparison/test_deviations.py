@@ -46,6 +46,8 @@ CHANGES = [
     ("conv_init", "fan_in", False),
     ("bn_init", "ones", True),
     ("precision", "bf16", False),
+    ("weight_average", {"decay": 0.9, "every": 5}, True),
+    ("holdout", 5000, True),
 ]
 
 
@@ -85,7 +87,7 @@ def test_an_unstated_field_is_minor() -> None:
     ("change", "field"),
     [
         ({"n": 5000}, "test_split"),
-        ({"split": "train"}, "test_split"),
+        ({"split": "held-out"}, "test_split"),
         ({"epochs": 120}, "completed"),
         ({"representation": "rgb"}, "representation"),
     ],

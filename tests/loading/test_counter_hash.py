@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from pipeline.loading.counter_hash import Stream, below, draw, mix
-from pipeline.loading.order import sample_order
+from pipeline.loading.order import held_out, sample_order
 
 SEEDS = st.integers(0, 2**32 - 1)
 EPOCHS = st.integers(0, 10_000)
@@ -33,6 +33,21 @@ def test_a_draw_does_not_depend_on_its_neighbours(seed: int, epoch: int, index: 
 @given(SEEDS, EPOCHS, st.integers(1, 3000))
 def test_an_order_is_a_permutation(seed: int, epoch: int, n: int) -> None:
     assert np.array_equal(np.sort(sample_order(seed, epoch, n)), np.arange(n))
+
+
+@given(SEEDS, EPOCHS, st.integers(1, 3000), st.data())
+def test_held_out_samples_are_never_visited_and_the_rest_keeps_its_order(
+    seed: int, epoch: int, n: int, data: st.DataObject
+) -> None:
+    holdout = data.draw(st.integers(0, n))
+    held = held_out(n, holdout)
+    assert len(np.unique(held)) == holdout
+    everything = sample_order(seed, epoch, n)
+    assert np.array_equal(sample_order(seed, epoch, n, holdout), everything[~np.isin(everything, held)])
+
+
+def test_held_out_samples_are_drawn_evenly() -> None:
+    assert chisquare(np.bincount(held_out(50_000, 5_000) // 5_000, minlength=10)).pvalue > 1e-3
 
 
 def test_seeds_and_epochs_do_not_overlap() -> None:

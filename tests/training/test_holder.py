@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.training import holder
-from pipeline.training.holder import discard, discard_unless_held, hold
+from pipeline.training.holder import discard, discard_unless_held, hold, living
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
@@ -58,6 +58,26 @@ def test_the_second_is_told_who_holds_the_run_and_may_wait(tmp_path: Path) -> No
     second.communicate("\n")
     discard_unless_held(scratch, "tiny")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_lives_is_told_without_turning_anybody_away(tmp_path: Path) -> None:
+    scratch = tmp_path / "fingerprint"
+    assert living(scratch) is None
+    first = start(scratch)
+    assert said(first) == "held\n"
+    who = living(scratch)
+    assert who is not None
+    assert who.pid == first.pid
+    note = tmp_path / "fingerprint.holder.json"
+    told = json.loads(note.read_text())
+    note.write_text(json.dumps({**told, "pid": os.getpid()}))
+    assert living(scratch) is None, "another process has that number now"
+    note.write_text(json.dumps({**told, "host": "elsewhere"}))
+    assert living(scratch) is not None, "its processes can not be seen from here"
+    note.write_text(json.dumps(told))
+    first.kill()
+    first.communicate()
+    assert living(scratch) is None
 
 
 def test_a_killed_holder_is_recognised_even_when_its_number_is_in_use_again(
@@ -116,7 +136,7 @@ def test_which_mounts_keep_locks_to_one_host(tmp_path: Path, line: str, stay: bo
 def test_discarding_leaves_what_is_not_ours(tmp_path: Path) -> None:
     scratch = tmp_path / "fingerprint"
     scratch.mkdir()
-    for name in ("epoch-0001-step-000000.x.safetensors", ".epoch-0002-step-000000.y.safetensors.part", "notes.txt"):
+    for name in ("epoch-0001-step-0.x.safetensors", ".epoch-0002-step-0.y.safetensors.part", "pulse.json", "notes.txt"):
         (scratch / name).touch()
     discard(scratch)
     assert [path.name for path in scratch.iterdir()] == ["notes.txt"]

@@ -91,6 +91,7 @@ def test_a_training_killed_anywhere_ends_with_the_same_bytes(nursery: Nursery, r
     whole = nursery.attempt(run, checkpoint_steps=1)
     assert whole["status"] == 0, nursery.log.read_text()
     expected = nursery.published(run)
+    assert f"{run}: on cpu (" in nursery.log.read_text()
     ends = len(nursery.log.read_text())
 
     seed = random.SystemRandom().randrange(10**6)

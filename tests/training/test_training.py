@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pipeline.datasets.readers import Splits
 from pipeline.errors import WrnPipeError
@@ -52,20 +53,23 @@ def weights(of: Training) -> bytes:
     return b"".join(value.contiguous().numpy().tobytes() for value in of.model.state_dict().values())
 
 
-@pytest.mark.parametrize("crop", ["per-image", "per-batch"])
-def test_steps_are_the_papers_updates(folder: Path, tmp_path: Path, tiny_images: Splits, crop: Crop) -> None:
-    """Four steps by hand: augmented images, smoothed cross-entropy, weight decay on every parameter, Nesterov momentum
-    without dampening, and at the drop of the rate a momentum that starts anew."""
+@pytest.mark.parametrize(("crop", "holdout"), [("per-image", 0), ("per-batch", 0), ("per-image", 130)])
+def test_steps_are_the_papers_updates(
+    folder: Path, tmp_path: Path, tiny_images: Splits, crop: Crop, holdout: int
+) -> None:
+    """Four steps by hand, or two with half of the images held out: augmented images, smoothed cross-entropy, weight
+    decay on every parameter, Nesterov momentum without dampening, and at the drop of the rate a momentum that starts
+    anew."""
     schedule = {"kind": "step", "drop_after": [1], "factor": 0.2, "reset_momentum": True}
     settings = {"batch_size": 130, "epochs": 2, "weight_decay": 0.01, "label_smoothing": 0.1, "schedule": schedule}
-    run = training(folder, tmp_path, crop=crop, **settings)
+    run = training(folder, tmp_path, crop=crop, holdout=holdout, **settings)
     by_hand = build("WRN-10-1", 10, conv_init="fan_out", bn_init="ones", seed=1)
     images, labels = tiny_images["train"]
     mean, std = torch.tensor([125.3, 123.0, 113.9]), torch.tensor([63.0, 62.1, 66.7])
     for epoch, rate in enumerate((0.1, 0.1 * 0.2)):
         momentum = {name: torch.zeros_like(p) for name, p in by_hand.named_parameters()}
-        order = sample_order(1, epoch, 260)
-        for step in range(2):
+        order = sample_order(1, epoch, 260, holdout)
+        for step in range(len(order) // 130):
             chosen = order[step * 130 : (step + 1) * 130]
             moved = offsets(crop, 1, epoch, chosen, step)
             batch = augment(images[chosen], flips("per-image", 1, epoch, chosen), *moved)
@@ -102,6 +106,29 @@ def test_equal_inputs_give_equal_bits_and_another_seed_does_not(folder: Path, tm
     assert weights(runs[0]) != weights(runs[2])
 
 
+def test_the_average_is_that_of_every_few_steps(folder: Path, tmp_path: Path) -> None:
+    """Weights and batch statistics, by hand from those after every third of 8 steps; training itself is not changed."""
+    plain = training(folder, tmp_path / "plain")
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def note(*_: object) -> None:
+        seen.append({k: v.detach().double() for k, v in plain.model.state_dict().items()})
+
+    hook = register_optimizer_step_post_hook(note)
+    history = train(plain, ignore).history
+    hook.remove()
+    averaged = training(folder, tmp_path / "averaged", weight_average={"decay": 0.75, "every": 3})
+    assert train(averaged, ignore).history == history
+    found = averaged.model.state_dict()
+    for name, value in seen[2].items():
+        if value.is_floating_point() and "num_batches" not in name:
+            expected = 0.75 * value + 0.25 * seen[5][name]
+            assert torch.allclose(found[name].double(), expected, rtol=1e-6, atol=1e-7), name
+    finished = training(folder, tmp_path / "averaged", weight_average={"decay": 0.75, "every": 3})
+    train(finished, ignore)
+    assert weights(finished) == weights(averaged) != weights(plain)
+
+
 @pytest.mark.parametrize("network", ["WRN-10-1", "WRN-10-1-dropout"])
 def test_a_stopped_training_resumes_to_the_same_bits(
     folder: Path, tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch
@@ -109,6 +136,7 @@ def test_a_stopped_training_resumes_to_the_same_bits(
     """Stopped after every third step, through the real signal handler, it ends as if nothing had happened."""
     schedule = {"kind": "step", "drop_after": [1, 2], "factor": 0.2, "reset_momentum": True}
     settings = {"network": network, "epochs": 3, "batch_size": 48, "schedule": schedule}
+    settings["weight_average"] = {"decay": 0.5, "every": 4}
     settings["dropout"] = 0.3 if network.endswith("dropout") else 0.0
     whole = training(folder, tmp_path / "whole", **settings)
     expected = train(whole, ignore)

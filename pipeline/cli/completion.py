@@ -1,0 +1,94 @@
+"""What the shell offers at Tab: words of params.yaml and of the paper. It prints nothing when params.yaml is broken."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.params import Plan
+
+STAGES = ("download", "convert", "train", "evaluate", "summarize", "tabulate", "manifest", "report")
+
+
+def _plan() -> "Plan | None":
+    from pipeline.errors import UserError
+    from pipeline.params import load
+
+    try:
+        return load()
+    except UserError:  # whatever command is being typed will say what is wrong
+        return None
+
+
+def _fitting(words: Iterable[str], start: str) -> list[str]:
+    return [word for word in dict.fromkeys(words) if word.startswith(start)]
+
+
+def runs(incomplete: str) -> list[str]:
+    plan = _plan()
+    return _fitting(plan.runs if plan else (), incomplete)
+
+
+def protocols(incomplete: str) -> list[str]:
+    from pipeline.publication.protocols import paper_protocols
+
+    plan = _plan()
+    return _fitting([*(plan.protocols if plan else ()), *paper_protocols()], incomplete)
+
+
+def planned_datasets(incomplete: str) -> list[str]:
+    plan = _plan()
+    return _fitting(plan.datasets if plan else (), incomplete)
+
+
+def datasets(incomplete: str) -> list[str]:
+    """Of the paper's tables."""
+    return _fitting((row["dataset"] for row in _claims()), incomplete)
+
+
+def networks(incomplete: str) -> list[str]:
+    """As the paper prints them."""
+    return _fitting((row["model"] for row in _claims()), incomplete)
+
+
+def tables(incomplete: str) -> list[str]:
+    from pipeline.publication.claims import TITLES
+
+    return _fitting([*TITLES, "all"], incomplete)
+
+
+def targets(incomplete: str) -> list[str]:
+    """What `wrn-pipe repro` takes: run ids, kinds of stages, and once one is begun, the stages."""
+    from pipeline.execution.dag import read_dag
+
+    plan = _plan()
+    if plan is None:
+        return []
+    stages = read_dag(plan)
+    return _fitting(
+        [*plan.runs, *(stage.kind for stage in stages.values()), *(stages if "@" in incomplete else ())], incomplete
+    )
+
+
+def stages(incomplete: str) -> list[str]:
+    return _fitting(STAGES, incomplete)
+
+
+def stage_keys(context: typer.Context, incomplete: str) -> list[str]:
+    """What the stage that was typed before can work on."""
+    from pipeline.execution.dag import read_dag
+
+    plan = _plan()
+    kind = context.params.get("name")
+    return _fitting((stage.key for stage in read_dag(plan).values() if stage.kind == kind) if plan else (), incomplete)
+
+
+def _claims() -> list[dict[str, str]]:
+    """The rows of claims.csv, unchecked: checking them takes a second."""
+    import csv
+
+    from pipeline.publication.claims import CLAIMS
+
+    with CLAIMS.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,24 @@
+"""wrn-pipe explain: the story of one place of the paper's tables."""
+
+from typing import Annotated
+
+import typer
+
+EPILOG = "Example: wrn-pipe explain --paper-table 4 --row WRN-40-1 --dataset cifar10"
+
+
+def explain(
+    paper_table: Annotated[str, typer.Option(metavar="TABLE", help="2, 3, 4, 5, 6, 7, 8, 9, figure-4 or text.")],
+    row: Annotated[str, typer.Option(help="A network of it, as the paper prints it.")],
+    dataset: Annotated[str | None, typer.Option(help="Only this dataset, such as cifar100.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell what the paper claims in a row of a table and where it says so, what stands behind our number, and why the
+    verdict is what it is.
+    """
+    from pipeline.evidence import story, words
+    from pipeline.params import load
+    from pipeline.publish import json_text
+
+    told = story.of_claims(load(), paper_table, row, dataset)
+    typer.echo(json_text(told) if json else words.claims(told), nl=False)

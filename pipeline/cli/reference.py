@@ -1,0 +1,161 @@
+"""The pages of docs/reference made from the code: `make docs` writes them, tests/test_docs.py compares them."""
+
+import ast
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path("docs/reference")
+
+_MADE = "<!-- Made by `make docs` from {source}. Edit there. -->\n\n"
+
+
+def pages() -> dict[str, str]:
+    """File name -> Markdown."""
+    return {"commands.md": _commands(), "params.md": _params(), "protocols.md": _protocols()}
+
+
+def _commands() -> str:
+    import typer
+    from typer.cli import get_docs_for_click
+
+    from pipeline.cli.main import app
+
+    command = typer.main.get_command(app)
+    text = get_docs_for_click(
+        obj=command, ctx=typer.Context(command), name="wrn-pipe", title="Commands: wrn-pipe and its options"
+    )
+    return _MADE.format(source="the commands' own --help") + text.rstrip() + "\n"
+
+
+def _params() -> str:
+    from pipeline.params import Plan
+
+    schema = Plan.model_json_schema(ref_template="{model}")
+    models = {"Plan": schema, **schema["$defs"]}
+    docs = _field_docs()
+    lines = [
+        "# params.yaml",
+        "",
+        "What to reproduce, and how. A key that is not listed here is refused with its line, and so is a value of",
+        "another type; nothing is converted. Every value is an input of the DVC stages that need it.",
+        "",
+    ]
+    for name in _in_order(models):
+        model = models[name]
+        lines += [f"## {'params.yaml itself' if name == 'Plan' else name}", ""]
+        lines += [model.get("description", "").replace("\n", " "), ""]
+        lines += ["| key | value | meaning |", "| --- | --- | --- |"]
+        for key, field in model["properties"].items():
+            optional = "" if key in model["required"] else "; may be left out"
+            meaning = docs.get((name, key), "")
+            lines.append(f"| `{key}` | {_cell(_type(field))}{optional} | {_cell(meaning)} |")
+        lines.append("")
+    return _MADE.format(source="pipeline/params.py and pipeline/datasets/catalogue.py") + "\n".join(lines)
+
+
+def _in_order(models: dict[str, Any]) -> list[str]:
+    """Each model behind the one that names it first."""
+    order: list[str] = []
+
+    def visit(name: str) -> None:
+        if name not in order:
+            order.append(name)
+            for field in models[name]["properties"].values():
+                for other in _references(field):
+                    visit(other)
+
+    visit("Plan")
+    return order
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if "$ref" in value:
+            yield value["$ref"]
+        for key, inner in value.items():
+            if key != "discriminator":
+                yield from _references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _references(inner)
+
+
+def _type(field: dict[str, Any]) -> str:
+    """A JSON schema in words."""
+    if "$ref" in field:
+        return f"[{field['$ref']}](#{field['$ref'].lower()})"
+    if "const" in field:
+        return f"`{str(field['const']).lower() if isinstance(field['const'], bool) else field['const']}`"
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    if options := field.get("anyOf") or field.get("oneOf"):
+        return " or ".join(map(_type, options))
+    kind = field.get("type")
+    if kind == "object":
+        return f"name: {_type(field['additionalProperties'])}, ..."
+    if kind == "array":
+        if "prefixItems" in field:
+            return f"list of {len(field['prefixItems'])}: {_type(field['prefixItems'][0])}"
+        return f"list of {_type(field['items'])}"
+    words = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true` or `false`"}
+    bounds = (("exclusiveMinimum", "above"), ("minimum", "from"), ("exclusiveMaximum", "below"), ("maximum", "to"))
+    said = " ".join(f"{word} {field[key]:g}" for key, word in bounds if key in field)
+    return f"{words.get(str(kind), '`null`')} {said}".strip()
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _field_docs() -> dict[tuple[str, str], str]:
+    """(class, field) -> the docstring under the field, which Python itself forgets."""
+    from pipeline import params
+    from pipeline.datasets import catalogue
+
+    found = {}
+    for module in (params, catalogue):
+        for node in ast.parse(inspect.getsource(module)).body:
+            if not isinstance(node, ast.ClassDef):
+                continue
+            for field, text in zip(node.body, node.body[1:], strict=False):
+                if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+                    continue
+                if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                    found[node.name, field.target.id] = inspect.cleandoc(str(text.value.value))
+    return found
+
+
+def _protocols() -> str:
+    from pipeline.publication.caveats import load_caveats
+    from pipeline.publication.protocols import paper_protocols
+
+    lines = [
+        "# The paper's protocols and footnotes",
+        "",
+        "What a run is measured against, field by field, and where each value is said. 2016-05 and 2016-11 are the",
+        "months of the authors' code. A run that differs in an *unstated* value stays comparable and gets a footnote.",
+        "",
+    ]
+    for paper in paper_protocols().values():
+        lines += [f"## {paper.name}", "", "| field | value | source |", "| --- | --- | --- |"]
+        for field, value in paper.protocol.model_dump(mode="json").items():
+            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+            lines.append(f"| `{field}` | {_cell(shown)} | {_cell(paper.sources[field])} |")
+        lines.append("")
+    lines += ["## Footnotes", "", "Numbered as `wrn-pipe compare` numbers them.", ""]
+    lines += [f"{caveat.number}. {caveat.text.strip()}" for caveat in load_caveats()]
+    source = "pipeline/publication/protocols.yaml and caveats.yaml"
+    return _MADE.format(source=source) + "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8", newline="\n")
+        print(f"wrote {FOLDER / name}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""wrn-pipe show: the story of one run."""
+
+from typing import Annotated
+
+import typer
+
+EPILOG = "Example: wrn-pipe show cifar10-wrn-40-1-quick-s1"
+
+
+def show(
+    run: Annotated[str, typer.Argument(help="A run of params.yaml that is evaluated.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all inputs and dvc.lock's digests.")] = False,
+) -> None:
+    """Tell where a run's error comes from, what it says about the paper, and what would change it.
+
+    Data, training, machine, versions, the digests of its files, the commit, and whether DVC finds them up to date.
+    """
+    from pipeline.evidence import story, words
+    from pipeline.params import load
+    from pipeline.publish import json_text
+
+    told = story.of_run(load(), run)
+    typer.echo(json_text(told) if json else words.run(told), nl=False)

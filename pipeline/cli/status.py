@@ -1,0 +1,122 @@
+"""wrn-pipe status: what is done, running, stale, failed and not started, and the command that goes on."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from pipeline.execution.standing import RunStanding, Standings
+
+EPILOG = "Example: wrn-pipe status --json"
+"""Shown below the command's help."""
+
+_COLOUR = {"done": "green", "running": "cyan", "stale": "yellow", "stopped": "yellow", "failed": "red"}
+_STATE = {"failed": "failed", "stale": "is out of date"}
+_MANY = 3
+"""Reasons shown of a run that is stale; --json has them all."""
+
+
+def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """How far each run and table of params.yaml has come, with the time left of trainings under way.
+
+    It waits for nobody and may be asked while wrn-pipe repro runs. DVC says what is stale; where it can not be asked,
+    that is said, and done then only means that a result lies here. Exit code: 0, whatever the runs' states.
+    """
+    from dataclasses import asdict
+
+    from pipeline.execution.standing import standings
+    from pipeline.params import load
+    from pipeline.publish import json_text
+
+    found = standings(load())
+    if as_json:
+        typer.echo(json_text(asdict(found)), nl=False)
+    else:
+        _print(found)
+
+
+def _print(found: "Standings") -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.training.pulse import duration
+
+    console = Console(highlight=False)
+    runs = Table("run", "state", box=SIMPLE)
+    runs.add_column("error", justify="right", no_wrap=True)
+    runs.add_column("what there is to know")
+    for run in found.runs:
+        error = "" if run.error is None else f"{run.error:.2f} %"
+        runs.add_row(run.run, _coloured(run.state), error, _known(run))
+    console.print(runs)
+    tables = Table("table", "state", box=SIMPLE)
+    for column in ("numbers", "planned", "done"):
+        tables.add_column(column, justify="right", no_wrap=True)
+    tables.add_column("its runs")
+    for table in found.tables:
+        its = ", ".join(f"{count} {state}" for state, count in table.runs.items())
+        left = f"; {duration(table.seconds_left)} left of what trains" if table.seconds_left else ""
+        counts = (str(table.claims), str(table.planned), str(table.answered))
+        tables.add_row(table.table, _coloured(table.state), *counts, its + left)
+    console.print(tables)
+    for run in found.runs:
+        if run.state == "failed":
+            typer.echo(f"{run.stage} failed: {_some(run.why)}")
+    for table in found.tables:
+        if table.state in ("failed", "stale"):
+            typer.echo(f"tabulate@{table.table} {_STATE[table.state]}: {_some(table.why)}")
+    for stage, why in found.other_stages.items():
+        typer.echo(f"{stage} is out of date: {_some(why)}")
+    if found.running:
+        typer.echo("DVC runs " + ", ".join(f"{stage} (process {pid})" for stage, pid in found.running.items()))
+    if not found.asked_dvc:
+        typer.echo(f"What is stale is not known, done only says that a result lies here: {found.why_not}.")
+    typer.echo(_next(found))
+
+
+def _coloured(state: str) -> "Text":
+    from rich.text import Text
+
+    return Text(state, style=_COLOUR.get(state, ""), no_wrap=True)
+
+
+def _known(run: "RunStanding") -> "Text":
+    from rich.text import Text
+
+    from pipeline.training.pulse import duration
+
+    parts = []
+    if run.stage and run.state != "done":
+        parts.append(run.stage.partition("@")[0])
+    if pulse := run.pulse:
+        where = f"epoch {pulse.epoch} of {pulse.epochs}, step {pulse.step} of {pulse.steps}"
+        parts.append(where)
+        if pulse.loss is not None:
+            parts.append(f"loss {pulse.loss:.3f}, training error {pulse.error:.1f} %")
+        if run.state == "running" and pulse.images_per_s and pulse.seconds_left is not None:
+            parts.append(f"{pulse.images_per_s:,.0f} images/s, {duration(pulse.seconds_left)} left")
+    if run.holder:
+        parts.append(f"process {run.holder.pid} on {run.holder.host} since {run.holder.since}")
+    if run.state in ("stale", "not started"):
+        parts.append(_some(run.why))
+    elif run.state == "running":
+        parts += run.why
+    return Text(", ".join(parts))
+
+
+def _some(why: tuple[str, ...]) -> str:
+    more = f"; and {len(why) - _MANY} more" if len(why) > _MANY else ""
+    return "; ".join(why[:_MANY]) + more
+
+
+def _next(found: "Standings") -> str:
+    waiting = [run for run in found.runs if run.next]
+    others = [table for table in found.tables if table.state not in ("done", "running")]
+    if not waiting and not others and not found.other_stages:
+        return "Next: nothing." if not found.running else "Next: nothing but to wait."
+    if len(waiting) == 1:
+        return f"Next: {waiting[0].next} goes on with {waiting[0].run}; wrn-pipe repro brings everything up to date."
+    return "Next: wrn-pipe repro brings everything up to date; wrn-pipe repro --dry says what it would do."

@@ -1,0 +1,125 @@
+"""wrn-pipe verify: compute again whatever can be, compare, and name every file that does not agree."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.evidence.findings import Finding
+
+EPILOG = "Example: wrn-pipe verify --deep"
+TELLING = ("summarize", "tabulate", "manifest", "report")
+"""Stages that turn files into other files and do nothing else; an archive from elsewhere can make no other one run."""
+
+
+def verify(
+    deep: Annotated[bool, typer.Option("--deep", help="Evaluate the weights again and compare predictions.")] = False,
+    deeper: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Train RUN again in a scratch folder and compare.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="With --deeper: so many epochs only. [default: all]", show_default=False)
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Check an archive of wrn-pipe bundle instead, anywhere.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Recompute what the results claim, from the files they are said to come from.
+
+    Every file against dvc.lock, read byte by byte; the data's content against the pinned digests; metrics from
+    predictions; labels from the data; each run's fingerprint from settings, code and data; tables, manifest and report
+    made again by their own stages. --deep computes predictions from weights, --deeper RUN weights from nothing: to the
+    same bits on the kind of machine that run.json names.
+
+    Exit code: 0 nothing is wrong, 1 something is. What is not here is listed as not checked, and is not wrong.
+    """
+    from pipeline.errors import UserError
+
+    if epochs is not None and deeper is None:
+        raise UserError("--epochs without --deeper", "wrn-pipe verify --deeper RUN --epochs 1")
+    if bundle is not None and (deep or deeper):
+        raise UserError("--bundle with --deep or --deeper: an archive has no data", "unpack it where the data is")
+    if bundle is not None:
+        mend = "Get the archive again from whoever made it: these files are not as it, or the others, say."
+        _report(
+            _bundle(bundle), json, mend, "An archive has no images: wrn-pipe verify, where they are, checks the rest."
+        )
+        return
+    mend = (
+        "To get them right: git checkout what you did not mean to edit, then dvc checkout,\n"
+        "or wrn-pipe repro to make again what follows from your edits."
+    )
+    absent = "Not checked is what is not here, or has nothing here to be compared with: dvc pull brings it."
+    _report(_here(deep, deeper, epochs), json, mend, absent)
+
+
+def _here(deep: bool, deeper: str | None, epochs: int | None) -> "Iterable[Finding]":
+    from pipeline.evidence.verify import verify
+    from pipeline.params import load
+
+    plan = load()
+    if deeper is not None:
+        plan.run(deeper)
+    yield from verify(plan, run_stage)
+    if deep:
+        from pipeline.evidence.again import evaluated
+        from stages.evaluate import evaluate
+
+        for run_id in plan.runs:
+            yield from evaluated(plan, run_id, evaluate)
+    if deeper is not None:
+        from pipeline.evidence.again import trained
+        from stages.train import prepare
+
+        yield from trained(plan, deeper, prepare, epochs)
+
+
+def _bundle(path: Path) -> "Iterable[Finding]":
+    from pipeline.evidence.bundle import check
+
+    yield from check(path, run_stage)
+
+
+def run_stage(command: str) -> None:
+    """Run a stage's command in this process. Raises UserError unless it is one of TELLING."""
+    from importlib import import_module
+
+    from pipeline.errors import UserError
+
+    words = command.split()
+    module = words[2].removeprefix("stages.") if len(words) > 2 else ""
+    if words[:2] != ["python", "-m"] or module not in TELLING:
+        raise UserError(f"{command!r} is no command that verify runs", "see dvc.yaml")
+    import_module(f"stages.{module}").main(*words[3:])
+
+
+def _report(findings: "Iterable[Finding]", json: bool, mend: str, absent: str) -> None:
+    """Print each finding as it comes, then how many there are and what to do; exit 1 if any is wrong.
+
+    `mend` is said when some are wrong, `absent` when some are only not checked.
+    """
+    from dataclasses import asdict
+    from json import dumps
+
+    found = []
+    for finding in findings:
+        found.append(finding)
+        if not json:
+            colour = {"right": "green", "wrong": "red", "unchecked": "yellow"}[finding.state]
+            state = typer.style(f"{finding.state:<9}", fg=colour)
+            typer.echo(f"{state}  {finding.path}  {finding.why}")
+    counted = {state: sum(each.state == state for each in found) for state in ("right", "wrong", "unchecked")}
+    if json:
+        typer.echo(dumps({**counted, "findings": [asdict(each) for each in found]}, indent=2))
+    else:
+        typer.echo(f"{counted['right']} right, {counted['wrong']} wrong, {counted['unchecked']} not checked.")
+        if counted["wrong"]:
+            named = ", ".join(dict.fromkeys(each.path for each in found if each.state == "wrong"))
+            typer.echo(f"Wrong: {named}\n{mend}")
+        elif counted["unchecked"]:
+            typer.echo(absent)
+    if counted["wrong"]:
+        raise typer.Exit(1)

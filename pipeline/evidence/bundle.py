@@ -1,0 +1,138 @@
+"""One archive with all that stands behind the tables but the data, and the check of one that came from elsewhere.
+
+The archive is a part of a repository: every file that dvc.lock names, at its place; of data/ only the cards. Checking
+it is therefore what `wrn-pipe verify` does, in a folder where the data is not. Nothing from the archive is run: tables
+are made again by the code of whoever checks.
+"""
+
+import hashlib
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import chdir
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError, WrnPipeError
+from pipeline.evidence import archive, crate
+from pipeline.evidence.crate import Checkout, Member
+from pipeline.evidence.dag import DAG, stages
+from pipeline.evidence.findings import Finding, right, wrong
+from pipeline.evidence.lock import CARD, IGNORED, Disk
+from pipeline.evidence.remade import Run
+from pipeline.evidence.verify import verify
+from pipeline.execution.dvc import LOCK
+from pipeline.loading.beton import sha256
+from pipeline.params import PARAMS, Plan, load
+from pipeline.provenance import commit
+from pipeline.publish import json_text
+
+DATA = "data/"
+MANIFEST = Path("results/manifest.json")
+
+
+def bundle(plan: Plan, to: Path, run: Run) -> list[Member]:
+    """Write the archive of the repository in the current folder; the same files and commit give the same bytes.
+
+    Raises WrnPipeError when something here is wrong, as a bundle would say the same of it elsewhere, or not here.
+    """
+    for finding in verify(plan, run, data=False):
+        absent = finding.state == "unchecked" and not finding.path.startswith(DATA) and not Path(finding.path).exists()
+        if finding.state == "wrong" or absent:
+            remedy = "dvc pull or wrn-pipe repro" if absent else "wrn-pipe verify lists all, and what to do"
+            raise WrnPipeError(f"{finding.path}: {finding.why}", remedy)
+    contents: dict[str, bytes | Path] = {name: Path(name) for name in names(plan)}
+    contents[crate.LICENCES] = crate.licences(plan).encode()
+    members = [_member(name, content) for name, content in sorted(contents.items())]
+    manifest = json.loads(MANIFEST.read_text(encoding="utf-8"))
+    contents[crate.NAME] = json_text(crate.metadata(plan, manifest, members, _checkout())).encode()
+    archive.write(to, contents)
+    return members
+
+
+def names(plan: Plan) -> list[str]:
+    """The repository's files that belong into its archive, in order."""
+    disk = Disk(Path.cwd())
+    paths = {path for stage in stages(Path.cwd()) for path in (*stage.deps, *stage.outs)}
+    kept = {str(path) for path in (PARAMS, DAG, LOCK, IGNORED)}
+    kept |= {f"data/beton/{name}/{CARD}" for name in plan.representations}
+    for path in paths:
+        if not path.startswith(DATA):
+            kept |= {f"{path}/{name}" for name in disk.names(path)} if Path(path).is_dir() else {path}
+    return sorted(kept)
+
+
+def _member(name: str, content: bytes | Path) -> Member:
+    if isinstance(content, Path):
+        return Member(name, content.stat().st_size, sha256(content))
+    return Member(name, len(content), hashlib.sha256(content).hexdigest())
+
+
+def _checkout() -> Checkout:
+    head, dirty = commit()
+    done = subprocess.run(["git", "show", "-s", "--format=%cI", "HEAD"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UserError(
+            "this folder has no commit of git", "git init, git add -A and git commit, or clone the repository"
+        )
+    return Checkout(head, done.stdout.strip(), dirty)
+
+
+def check(path: Path, run: Run) -> Iterator[Finding]:
+    """Findings on an archive, wherever it is. Raises UserError when it is none, or a hostile one."""
+    with tempfile.TemporaryDirectory() as name:
+        members = archive.unpack(path, Path(name))
+        with chdir(name):
+            yield from _described(members)
+            lacking = [str(each) for each in (PARAMS, DAG, LOCK, MANIFEST, crate.NAME) if str(each) not in members]
+            if lacking:
+                yield from (wrong(each, "is not in the archive") for each in lacking)
+                return
+            plan = load()
+            yield from _redescribed(plan, members)
+            yield from verify(plan, run)
+
+
+def _described(members: list[str]) -> Iterator[Finding]:
+    """The archive's files against its own description of them."""
+    if crate.NAME not in members:
+        return
+    try:
+        graph: list[dict[str, Any]] = json.loads(Path(crate.NAME).read_text(encoding="utf-8"))["@graph"]
+        told = {e["@id"]: Member(e["@id"], int(e["contentSize"]), e["sha256"]) for e in graph if e["@type"] == "File"}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        yield wrong(crate.NAME, f"does not describe the archive: {error!r}")
+        return
+    alike = 0
+    for name in sorted({*told, *members} - {crate.NAME}):
+        if name not in told:
+            yield wrong(name, f"is in the archive, and {crate.NAME} does not describe it")
+        elif name not in members:
+            yield wrong(name, f"is not in the archive, although {crate.NAME} describes it")
+        elif asdict(found := _member(name, Path(name))) != asdict(told[name]):
+            yield wrong(name, f"sha256 {found.sha256[:12]}, where {crate.NAME} has {told[name].sha256[:12]}")
+        else:
+            alike += 1
+    yield right(crate.NAME, f"{alike} files have the size and sha256 that it says")
+
+
+def _redescribed(plan: Plan, members: list[str]) -> Iterator[Finding]:
+    """The description and the licence notes as they follow from the other files."""
+    files = [_member(name, Path(name)) for name in sorted(members) if name != crate.NAME]
+    here = Path(crate.NAME).read_bytes()
+    try:
+        manifest = json.loads(MANIFEST.read_text(encoding="utf-8"))
+        checkout = crate.checkout_of(json.loads(here)["@graph"])
+        again = json_text(crate.metadata(plan, manifest, files, checkout)).encode()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        yield wrong(crate.NAME, f"cannot be made again: {error!r}")
+        return
+    if here == again:
+        yield right(crate.NAME, f"follows from the files; made at commit {checkout.commit}")
+    else:
+        yield wrong(crate.NAME, "is not what follows from the files")
+    notes = Path(crate.LICENCES)
+    if not notes.is_file() or notes.read_bytes() != crate.licences(plan).encode():
+        yield wrong(notes, f"is not what follows from {PARAMS}")

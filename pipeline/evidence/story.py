@@ -1,0 +1,158 @@
+"""Where a number comes from and what would change it, from files, dvc.lock, DVC and git: plain values, for JSON.
+
+What belongs to the checkout and not to the result stands here, not in results/manifest.json, which says why.
+"""
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.comparison.cells import Cell, runs_wanted
+from pipeline.comparison.results import load_results
+from pipeline.comparison.tables import table
+from pipeline.errors import UserError, WrnPipeError
+from pipeline.evidence import lock
+from pipeline.evidence.dag import stages
+from pipeline.evidence.manifest import manifest
+from pipeline.execution.dvc import LOCK, command, environment
+from pipeline.params import Plan
+from pipeline.provenance import commit
+from pipeline.publication.caveats import load_caveats
+from pipeline.publication.claims import TITLES, canonical, check_filters, table_name
+from pipeline.publication.protocols import protocol_of
+
+
+def of_run(plan: Plan, run_id: str) -> dict[str, Any]:
+    """The story of one run. Raises UserError for one that is not in the plan or not evaluated."""
+    plan.run(run_id)
+    (told,) = of_runs(plan, [run_id])
+    results = load_results(Path())
+    cells = [cell for name in TITLES for cell in table(plan, name, results).cells]
+    behind = [of_cell(cell) for cell in cells if run_id in (*cell.runs, *(each.run for each in cell.excluded))]
+    return {**told, "claims": behind, "checkout": _checkout()}
+
+
+def of_claims(plan: Plan, paper_table: str, row: str, dataset: str | None) -> dict[str, Any]:
+    """The stories of a row's cells in a table of the paper, and of the runs behind them.
+
+    Raises UserError that names the nearest where the paper has no such place.
+    """
+    name = table_name(paper_table)
+    check_filters([name], dataset, row)
+    cells = [
+        cell
+        for cell in table(plan, name, load_results(Path())).cells
+        if canonical(cell.model) == canonical(row) and dataset in (None, cell.dataset)
+    ]
+    runs = list(dict.fromkeys(run for cell in cells for run in cell.runs))
+    return {"cells": [of_cell(cell) for cell in cells], "runs": of_runs(plan, runs), "checkout": _checkout()}
+
+
+def of_cell(cell: Cell) -> dict[str, Any]:
+    """What the paper prints, where and by what protocol; what we have, and what the two add up to."""
+    paper = protocol_of(cell.claim) if cell.claim else None
+    return {
+        "table": cell.table,
+        "title": TITLES[cell.table],
+        "claim": cell.claim.id if cell.claim else None,
+        "network": cell.model,
+        "dataset": cell.dataset,
+        "metric": cell.metric,
+        "kind": cell.kind,
+        "printed": cell.claim.text if cell.claim else None,
+        "statistic": cell.claim.statistic if cell.claim else None,
+        "protocol": paper.name if paper else None,
+        "count": cell.count,
+        "median": cell.ours.median if cell.ours else None,
+        "difference": cell.difference,
+        "interval": cell.interval,
+        "margin": cell.margin,
+        "verdict": str(cell.verdict) if cell.verdict else None,
+        "runs_wanted": runs_wanted(cell),
+        "deviations": [
+            {"text": str(d), "material": d.material, "reason": d.reason, "source": _source(paper, d.field)}
+            for d in cell.deviations
+        ],
+        "runs": list(cell.runs),
+        "excluded": [{"run": e.run, "error": e.error, "reason": e.reason} for e in cell.excluded],
+        "footnotes": {str(c.number): c.text for c in load_caveats() if c.number in cell.caveats},
+    }
+
+
+def _source(paper: Any, field: str) -> str | None:
+    return paper.sources.get(field) if paper else None
+
+
+def of_runs(plan: Plan, run_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """What the manifest says of each run, with its stages as dvc.lock and `dvc status` have them."""
+    if not run_ids:
+        return []
+    known = manifest(plan, Path())["runs"]
+    for run_id in run_ids:
+        if run_id not in known:
+            raise UserError(f"run {run_id} has no evaluation here", f"wrn-pipe repro {run_id}, or dvc pull")
+    entries = lock.read(Path()) if LOCK.is_file() else {}
+    dag = {stage.name: stage for stage in stages(Path())}
+    stale = _stale([name for run_id in run_ids for name in known[run_id]["stages"]])
+    return [
+        {
+            "run": run_id,
+            **known[run_id],
+            "lock": {
+                name: {
+                    "outs": {out["path"]: out["md5"] for out in entries.get(name, {}).get("outs", ())},
+                    "stale": stale.get(name),
+                    "settings": list(dag[name].params),
+                    "inputs": list(dag[name].deps),
+                    "command": dag[name].command,
+                }
+                for name in known[run_id]["stages"]
+            },
+            "recorded_in": _recorded_in(entries.get(f"train@{run_id}", {})),
+        }
+        for run_id in run_ids
+    ]
+
+
+def _stale(names: Sequence[str]) -> dict[str, list[str]]:
+    """Of these stages those that DVC finds out of date, with what changed."""
+    asked = list(dict.fromkeys(names))
+    done = subprocess.run(
+        command("status", "--json", *asked), capture_output=True, text=True, env=environment(), check=False
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise WrnPipeError(f"dvc status: {lines[0].removeprefix('ERROR: ')}", "wrn-pipe doctor says what is wrong")
+    changes: dict[str, list[Any]] = json.loads(done.stdout)
+    return {name: [line for reason in changes[name] for line in _lines(reason)] for name in asked if name in changes}
+
+
+def _lines(reason: Any) -> list[str]:
+    if not isinstance(reason, dict):
+        return [str(reason)]
+    return [
+        f"{path}: {how if isinstance(how, str) else ', '.join(how)}"
+        for part in reason.values()
+        for path, how in (part.items() if isinstance(part, dict) else ())
+    ]
+
+
+def _recorded_in(entry: dict[str, Any]) -> str | None:
+    """The newest commit that wrote the md5 of these weights into dvc.lock; None where none has."""
+    md5s = [out["md5"] for out in entry.get("outs", ()) if out["path"].endswith(".safetensors")]
+    if not md5s:
+        return None
+    done = subprocess.run(
+        ["git", "log", "-1", "--format=%H", f"-S{md5s[0]}", "--", str(LOCK)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or None
+
+
+def _checkout() -> dict[str, Any]:
+    head, dirty = commit()
+    return {"commit": head, "dirty": dirty}

@@ -1,0 +1,60 @@
+"""What a network trains with: `kernels` of params.yaml, made true on one device."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Literal
+
+import torch
+from torch import nn
+
+from pipeline.errors import UserError, WrnPipeError
+from pipeline.models.bn_relu import COMPILE, compiler, fuse
+
+Kernels = Literal["fused", "torch", "compiled"]
+
+
+def use(kernels: Kernels, model: nn.Module, device: torch.device) -> str:
+    """Let `model`, on `device` with channels_last weights, train with `kernels`; says what it trains with now.
+
+    Names and weights stay as they are. On a CPU, fused is bn_relu.py; on a GPU it is compiled, since torch.compile
+    makes one operation of BN and ReLU too. It compiles at the first step of each shape of mini-batch, in a minute or
+    so, and keeps the result in its own cache. Raises UserError when a compiler is not to be had.
+    """
+    if kernels == "torch":
+        return "torch"
+    if kernels == "fused" and device.type == "cpu":
+        return fuse(model)
+    from torch._inductor import config
+    from torch.utils._triton import has_triton
+
+    config.cpp.cxx = (None, COMPILE[0])  # whatever CXX says: the one that is recorded
+    with_what = compiler()  # Triton needs it as well, for what calls its kernels
+    if device.type == "cuda":
+        if not has_triton():
+            raise UserError(f"torch.compile has no Triton for {device}", "set kernels: torch in params.yaml")
+        with_what = f"triton {version('triton')}"
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # would warn that a CPU has no CUDA
+    # Each shape is compiled for itself, so that bits do not depend on which one this process met first; and what can
+    # not be compiled whole is an error, not a part that quietly runs as torch's.
+    model.compile(dynamic=False, fullgraph=True)
+    return f"compiled, torch {version('torch')} inductor, {with_what}"
+
+
+@contextmanager
+def explain_no_compiling() -> Iterator[None]:
+    """Turn torch.compile's errors into a WrnPipeError: they come with the first steps, from inside the network."""
+    try:
+        yield
+    except RuntimeError as error:
+        from torch._dynamo.exc import TorchDynamoException
+
+        if not isinstance(error, TorchDynamoException):
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reasons = [line for line in lines[1:] if "error:" in line]
+        raise WrnPipeError(
+            f"torch.compile failed: {': '.join([lines[0], *reasons[:1]])}",
+            "set TORCH_LOGS=+dynamo to see more, or kernels: torch in params.yaml (another run, from its start)",
+        ) from error

@@ -1,0 +1,130 @@
+"""How a training comes along: on the terminal's bar every second, in a small file every ten, for `wrn-pipe status`."""
+
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pipeline.progress import Task, say
+
+FILE = "pulse.json"
+"""In the training's scratch folder."""
+FILE_EVERY_S = 10.0
+BAR_EVERY_S = 1.0
+WINDOW_S = 60.0
+"""The rate is that of the last minute or two: a machine gets busier, and other work ends."""
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """What the file says."""
+
+    run: str
+    epoch: int
+    """The epoch under way, from 1."""
+    epochs: int
+    step: int
+    """Steps done of it."""
+    steps: int
+    loss: float | None
+    """Mean over the samples of this epoch until now, of its mini-batches as they came; None before the first."""
+    error: float | None
+    """Percent of the same samples misclassified."""
+    images_per_s: float | None
+    seconds_left: float | None
+    """To the last epoch's end."""
+    written: float
+    """Unix time."""
+
+
+@dataclass
+class Monitor:
+    """Counts a training's images; the sums behind loss and error are read, which waits for a GPU, only when due."""
+
+    run: str
+    folder: Path
+    epochs: int
+    steps: int
+    """Of one epoch."""
+    batch: int
+    bar: Task | None
+    latest: Pulse | None = None
+    _rate: float | None = field(default=None, init=False)
+    _since: float | None = field(default=None, init=False)
+    _images: int = field(default=0, init=False)
+    _shown: float = field(default_factory=lambda: time.monotonic(), init=False)
+    _kept: float = field(default=0.0, init=False)
+
+    def step(self, images: int) -> bool:
+        """Count a step of `images`; whether `show` is due."""
+        now = time.monotonic()
+        if self._since is None:  # the first step of a process compiles, so it is no measure
+            self._since = now
+        else:
+            self._images += images
+        if self.bar:
+            self.bar.advance(images)
+        return now - self._shown >= (BAR_EVERY_S if self.bar else FILE_EVERY_S)
+
+    def show(self, epoch: int, step: int, loss: float, wrong: float) -> None:
+        """Epochs (from 0) and steps done, and the sums over the samples of the epoch under way, as in the loop."""
+        now, seen = time.monotonic(), step * self.batch
+        self._shown = now
+        passed = now - self._since if self._since is not None else 0.0
+        if self._images and passed > 0:
+            self._rate = self._images / passed
+            if passed >= WINDOW_S:
+                self._since, self._images = now, 0
+        rate, left = self._rate, ((self.epochs - epoch) * self.steps - step) * self.batch
+        self.latest = Pulse(
+            run=self.run,
+            epoch=min(epoch + 1, self.epochs),
+            epochs=self.epochs,
+            step=step,
+            steps=self.steps,
+            loss=loss / seen if seen else None,
+            error=100 * wrong / seen if seen else None,
+            images_per_s=rate,
+            seconds_left=left / rate if rate else None,
+            written=time.time(),
+        )
+        if self.bar and seen:
+            speed = f", {rate:,.0f} images/s" if rate else ""
+            self.bar.note(f"loss {loss / seen:.3f}, error {100 * wrong / seen:.1f} %{speed}")
+        if now - self._kept >= FILE_EVERY_S or step in (0, self.steps):
+            self._kept = now
+            self._write(self.latest)
+
+    def left(self) -> str:
+        """`, 3 min left`; nothing while that is unknown."""
+        seconds = self.latest.seconds_left if self.latest else None
+        return f", {duration(seconds)} left" if seconds else ""
+
+    def _write(self, pulse: Pulse) -> None:
+        part = self.folder / f".{FILE}.part"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(asdict(pulse)), encoding="utf-8")
+            os.replace(part, self.folder / FILE)
+        except OSError as error:  # only what is shown suffers; saving the state, on the same disk, decides
+            say(f"cannot write {self.folder / FILE} ({error.strerror}): wrn-pipe status will show old figures")
+
+
+def read(folder: Path) -> Pulse | None:
+    """The last pulse of the training whose scratch folder this is; None where there is none that can be read."""
+    with suppress(FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+        return Pulse(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+    return None
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 05 min`, `2 d 04 h`."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24:02d} h"

@@ -1,0 +1,59 @@
+"""What is typed wrongly is told in two lines: what, and how to mend it. Exit code 2, no traceback."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main as command_line
+
+ROOT = Path(__file__).resolve().parents[2]
+
+MISTYPED = {
+    "statsu": ("wrn-pipe: No such command 'statsu'. Did you mean 'status'?", "wrn-pipe --help"),
+    "status --jsno": ("wrn-pipe status: No such option: --jsno (Possible options: --json)", "wrn-pipe status --help"),
+    "status more": ("wrn-pipe status: Got unexpected extra argument(s) (more)", "wrn-pipe status --help"),
+    "plan": ("wrn-pipe plan: Missing option '--paper-table'.", "wrn-pipe plan --help"),
+    "plan --paper-table 4 --seeds none": ("wrn-pipe plan: Invalid value for '--seeds'", "wrn-pipe plan --help"),
+    "data verfiy": ("wrn-pipe data: No such command 'verfiy'. Did you mean 'verify'?", "wrn-pipe data --help"),
+    "repro --json": ("--json without --dry", "add --dry"),
+    "repro tarin": ("no stage or run 'tarin'", "did you mean train?"),
+    "repro --dry cifar10-wrn-40-1-quik-s1": ("no stage or run", "did you mean cifar10-wrn-40-1-quick-s1?"),
+    "repro --dry nothing-*": ("no stage or run 'nothing-*'", "known targets: "),
+    "compare --paper-table 44": ("the paper has no table '44' with numbers", "did you mean 4?"),
+    "compare --run cifar10-wrn-40-1-quick-s2": ("params.yaml has no run", "did you mean cifar10-wrn-40-1-quick-s1?"),
+    "stage tarin x": ("no stage 'tarin'", "did you mean train?"),
+    "data verify cifar11": ("params.yaml has no dataset 'cifar11'", "did you mean cifar10?"),
+    "net WRN-41-2": ("depth 41 is not 6N+4", "write WRN-40-2 or WRN-46-2"),
+}
+
+
+@pytest.mark.parametrize("typed", MISTYPED)
+def test_a_mistake_is_two_lines(
+    typed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["wrn-pipe", *typed.split()])
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    what, fix = shown.err.splitlines()
+    said, remedy = MISTYPED[typed]
+    assert what.startswith("error: ")
+    assert said in what
+    assert fix.startswith("  fix: ")
+    assert remedy in fix
+
+
+@pytest.mark.parametrize(("typed", "code"), [("", 2), ("--help", 0), ("data --help", 0)])
+def test_help_is_no_mistake(
+    typed: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["wrn-pipe", *typed.split()])
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    assert ended.value.code == code
+    shown = capsys.readouterr()
+    assert "Usage: wrn-pipe" in shown.out + shown.err
+    assert "error:" not in shown.err

@@ -1,0 +1,83 @@
+"""wrn-pipe sweep: real trainings of changed protocols, noted in a CSV file."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from project import make_project
+from typer.testing import CliRunner
+
+from pipeline.cli.main import app
+from pipeline.errors import UserError
+from pipeline.models.formula import multiply_adds
+from pipeline.models.names import parse
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_sweep_notes_each_training_once(
+    tmp_path: Path,
+    tiny_beton: Path,
+    tiny_dataset_entry: Callable[[str], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
+    project.edit(lambda params: params["loading"].update(backend="numpy"))
+    monkeypatch.chdir(project.root)
+    before = {path: path.read_bytes() for path in (project.root / "params.yaml", project.root / "dvc.yaml")}
+    to = project.root / "choice.csv"
+    command = ["sweep", "brief", "--dataset", "cifar10-tiny", "--networks", "WRN-10-1", "--to", str(to)]
+    changes = ["--set", "epochs=1,2", "--set", "schedule.warmup_fraction=0.5", "--set", "holdout=60"]
+    first = CliRunner().invoke(app, [*command, *changes])
+    assert first.exit_code == 0, first.output
+    one, two = rows(to)
+    assert [row["epochs"] for row in (one, two)] == ["1", "2"]
+    assert {(row["n"], row["split"], row["holdout"]) for row in (one, two)} == {("60", "held-out", "60")}
+    assert json.loads(one["schedule"])["warmup_fraction"] == 0.5
+    assert int(two["training_multiply_adds"]) == 3 * multiply_adds(parse("WRN-10-1"), 32, 10) * (260 - 60) * 2
+    assert float(one["top1_error"]) != float(two["top1_error"])
+    assert list((project.root / "scratch").iterdir()) == []
+    assert not (project.root / "models").exists()
+
+    # A seed more: what is there stays, to the byte, and is not trained again; without a holdout it is the test split.
+    again = CliRunner().invoke(app, [*command, *changes, "--seeds", "2"])
+    assert again.output.count("choice.csv has WRN-10-1, seed 1") == 2
+    assert [row for row in rows(to) if row["seed"] == "1"] == [one, two]
+    assert CliRunner().invoke(app, [*command, "--set", "epochs=1"]).exit_code == 0
+    (tested,) = (row for row in rows(to) if row["split"] == "test")
+    assert tested["n"] == "104"
+    assert len({row["fingerprint"] for row in rows(to)}) == len(rows(to)) == 5
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["fats"], "params.yaml has no protocol 'fats'"),
+        (["fast", "--dataset", "cifar"], "params.yaml has no dataset 'cifar'"),
+        (["fast", "--set", "epochs"], "--set 'epochs' is no setting"),
+        (["fast", "--set", "epochs=[1"], "--set 'epochs=[1' is no setting"),
+        (["fast", "--set", "epoch=2"], "protocols.fast.epoch: unknown key"),
+        (["fast", "--set", "schedule.kind.x=2"], "protocol fast has no schedule.kind.x"),
+        (["fast", "--set", "holdout=50000"], "protocols.fast.holdout: cifar10 has no more training images"),
+        (["fast", "--networks", "WRN-16"], "unknown network 'WRN-16'"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(arguments: list[str], what: str, tmp_path: Path) -> None:
+    ended = CliRunner().invoke(app, ["sweep", *arguments, "--to", str(tmp_path / "x.csv")])
+    assert isinstance(ended.exception, UserError)
+    assert what in ended.exception.what
+
+
+def test_another_file_is_not_overwritten(tmp_path: Path) -> None:
+    other = tmp_path / "x.csv"
+    other.write_text("a,b\n1,2\n")
+    ended = CliRunner().invoke(app, ["sweep", "fast", "--to", str(other)])
+    assert isinstance(ended.exception, UserError)
+    assert other.read_text() == "a,b\n1,2\n"

@@ -1,0 +1,279 @@
+"""wrn-pipe bundle, and the check of its archives: elsewhere, spoilt, and made to do harm."""
+
+import json
+import os
+import stat
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from contextlib import chdir
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from project import ROOT, RUN, Project
+
+from pipeline.cli.verify import run_stage
+from pipeline.errors import UserError, WrnPipeError
+from pipeline.evidence.archive import unpack
+from pipeline.evidence.bundle import bundle, check
+from pipeline.params import load
+from pipeline.publish import json_text
+
+CRATE = "ro-crate-metadata.json"
+EVALUATION, MODEL = f"evaluations/{RUN}", f"models/{RUN}"
+
+
+@pytest.fixture(scope="module")
+def archive(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished project as one file."""
+    path = tmp_path_factory.mktemp("bundle") / "wrn.zip"
+    with chdir(finished.root):
+        bundle(load(), path, run_stage)
+    return path
+
+
+def contents(archive: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(archive) as opened:
+        return {name: opened.read(name) for name in opened.namelist()}
+
+
+def packed(to: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(to, "w") as opened:
+        for name, content in members.items():
+            opened.writestr(name, content)
+    return to
+
+
+def wrong(archive: Path) -> set[str]:
+    return {finding.path for finding in check(archive, run_stage) if finding.state == "wrong"}
+
+
+def test_the_same_project_gives_the_same_bytes(finished: Project, archive: Path, tmp_path: Path) -> None:
+    os.utime(finished.root / "params.yaml")
+    with chdir(finished.root):
+        bundle(load(), tmp_path / "again.zip", run_stage)
+    assert (tmp_path / "again.zip").read_bytes() == archive.read_bytes()
+    assert str(finished.root).encode() not in archive.read_bytes()
+
+
+def test_it_has_what_somebody_else_needs(archive: Path, finished: Project) -> None:
+    members = contents(archive)
+    needed = {
+        *("params.yaml", "dvc.yaml", "dvc.lock", "environment/requirements.lock", "LICENCES.md", CRATE),
+        *("results/table-4.csv", "results/table-4.md", "results/runs.csv", "results/manifest.json"),
+        *(f"{MODEL}/{name}" for name in ("model.safetensors", "history.csv", "run.json")),
+        *(f"{EVALUATION}/{name}" for name in ("predictions.parquet", "metrics.json", "run.json", "digests.json")),
+        *("data/beton/cifar10-tiny-rgb/card.json", "pipeline/training/loop.py", "stages/train.py"),
+    }
+    assert needed <= set(members)
+    assert not [name for name in members if name.endswith((".beton", ".npy", ".pyc"))]
+    assert members["dvc.lock"] == (finished.root / "dvc.lock").read_bytes()
+    assert b"Learning Multiple Layers of Features" in members["LICENCES.md"]
+
+
+def test_its_description_is_a_whole_ro_crate(archive: Path, finished: Project) -> None:
+    members = contents(archive)
+    crate = json.loads(members.pop(CRATE))
+    entities: dict[str, Any] = {entity["@id"]: entity for entity in crate["@graph"]}
+    assert len(entities) == len(crate["@graph"])
+    assert crate["@context"][0] == "https://w3id.org/ro/crate/1.2/context"
+    assert entities[CRATE]["about"] == {"@id": "./"}
+    root = entities["./"]
+    assert {"name", "description", "datePublished", "license"} <= set(root)
+    assert {part["@id"] for part in root["hasPart"]} == set(members)
+    for name, content in members.items():
+        entity = entities[name]
+        assert (entity["@type"], entity["contentSize"]) == ("File", str(len(content)))
+        assert entity["sha256"] == sha256(content).hexdigest()
+    action = entities[f"#run-{RUN}"]
+    assert action["@type"] == "CreateAction"
+    assert f"{MODEL}/model.safetensors" in {made["@id"] for made in action["result"]}
+    head = finished.run("git", "rev-parse", "HEAD").stdout.strip()
+    assert f"commit {head} (clean)" in entities["#wrn-pipe"]["softwareVersion"]
+    assert entities["https://arxiv.org/abs/1605.07146v4"]["@type"] == "ScholarlyArticle"
+
+    def referred(value: Any) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(referred, value))
+        if isinstance(value, dict):
+            return {value["@id"]} if set(value) == {"@id"} else set().union(*map(referred, value.values()))
+        return set()
+
+    dangling = referred(crate["@graph"]) - set(entities)
+    assert dangling == {"https://w3id.org/ro/crate/1.2"}
+
+
+def test_it_is_right_in_an_empty_folder(archive: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "sent.zip"
+    elsewhere.write_bytes(archive.read_bytes())
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "verify", "--bundle", str(elsewhere)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "http_proxy": "http://127.0.0.1:9", "PYTHONSAFEPATH": "1"}
+    ran = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert " 0 wrong, " in ran.stdout
+    assert f"right      {EVALUATION}/metrics.json" in ran.stdout
+    assert "right      results/table-4.csv  is what tabulate@4 makes" in ran.stdout
+    assert "unchecked  data/raw/cifar10-tiny" in ran.stdout
+    assert not list(empty.iterdir())
+
+
+@pytest.mark.parametrize(
+    "member",
+    ["results/table-4.csv", f"{EVALUATION}/predictions.parquet", f"{MODEL}/model.safetensors", "dvc.lock", CRATE],
+)
+def test_a_spoilt_member_is_named(archive: Path, tmp_path: Path, member: str) -> None:
+    members = contents(archive)
+    spoilt = bytearray(members[member])
+    at = spoilt.index(b"0", len(spoilt) // 2)
+    spoilt[at] = ord("1")
+    named = wrong(packed(tmp_path / "x.zip", members | {member: bytes(spoilt)}))
+    assert any(path.startswith(member) for path in named)
+
+
+def described(members: dict[str, bytes]) -> dict[str, bytes]:
+    """With a description that fits: what a forger would send."""
+    crate = json.loads(members[CRATE])
+    for entity in crate["@graph"]:
+        if entity["@type"] == "File":
+            content = members[entity["@id"]]
+            entity.update(contentSize=str(len(content)), sha256=sha256(content).hexdigest())
+    return members | {CRATE: json_text(crate).encode()}
+
+
+def test_a_forged_description_does_not_help(archive: Path, tmp_path: Path) -> None:
+    members = contents(archive)
+    told = json.loads(members[f"{EVALUATION}/metrics.json"])
+    told.update(errors=1, top1_error=round(100 / told["n"], 6))
+    members[f"{EVALUATION}/metrics.json"] = (json.dumps(told, indent=2, sort_keys=True) + "\n").encode()
+    named = wrong(packed(tmp_path / "x.zip", described(members)))
+    assert {f"{EVALUATION}/metrics.json", "results/runs.csv", "results/manifest.json"} <= named
+    assert CRATE not in named
+
+
+def test_members_too_many_or_too_few_are_named(archive: Path, tmp_path: Path) -> None:
+    members = contents(archive) | {"more.txt": b"more"}
+    del members["LICENCES.md"]
+    named = wrong(packed(tmp_path / "x.zip", members))
+    assert named == {"more.txt", "LICENCES.md", CRATE}
+    del members["dvc.lock"]
+    assert "dvc.lock" in wrong(packed(tmp_path / "x.zip", members))
+
+
+def test_no_command_of_an_archive_is_run(archive: Path, tmp_path: Path) -> None:
+    """Its dvc.yaml may name any; only stages that turn files into tables are run, and those of the installed code."""
+    members = contents(archive)
+    for other in (b"python -m stages.download cifar10-tiny", b"touch harm", b"python -m os"):
+        harmful = members["dvc.yaml"].replace(b"python -m stages.summarize", other)
+        assert harmful != members["dvc.yaml"]
+        named = wrong(packed(tmp_path / "x.zip", described(members | {"dvc.yaml": harmful})))
+        assert "results/runs.csv" in named
+
+
+def test_an_archive_that_names_files_outside_is_refused(archive: Path, tmp_path: Path) -> None:
+    members = contents(archive)
+    for inside, outside in ((b"- results/runs.csv", b"- ../results/runs.csv"), (b"- evaluations\n", b"- /etc\n")):
+        harmful = members["dvc.yaml"].replace(inside, outside, 1)
+        assert harmful != members["dvc.yaml"]
+        with pytest.raises(UserError, match="not in the repository"):
+            wrong(packed(tmp_path / "x.zip", described(members | {"dvc.yaml": harmful})))
+
+
+def test_what_is_wrong_is_not_bundled(copy: Project, tmp_path: Path) -> None:
+    weights = Path(MODEL, "model.safetensors")
+    weights.rename("weights")
+    with pytest.raises(WrnPipeError, match=r"model\.safetensors"):
+        bundle(load(), tmp_path / "x.zip", run_stage)
+    Path("weights").rename(weights)
+    table = Path("results/table-4.csv")
+    table.write_text(table.read_text().replace("6.85", "6.84"))
+    with pytest.raises(WrnPipeError, match=r"table-4\.csv"):
+        bundle(load(), tmp_path / "x.zip", run_stage)
+    assert not list(tmp_path.glob("*.zip*"))
+
+
+def entry(name: str, content: bytes = b"x", mode: int = stat.S_IFREG | 0o644) -> tuple[zipfile.ZipInfo, bytes]:
+    about = zipfile.ZipInfo(name)
+    about.external_attr = mode << 16
+    return about, content
+
+
+def hostile(*entries: tuple[zipfile.ZipInfo, bytes], kind: int = zipfile.ZIP_STORED) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as opened:
+            for about, content in entries:
+                opened.writestr(about, content, kind)
+
+    return make
+
+
+def overlapping(path: Path) -> None:
+    """Many names for one large member: as ZIP bombs do that need no compression."""
+    with zipfile.ZipFile(path, "w") as opened:
+        opened.writestr("a", b"0" * 10_000)
+        opened.filelist += [_alias(opened.filelist[0], f"a{k}") for k in range(20)]
+
+
+def _alias(member: zipfile.ZipInfo, name: str) -> zipfile.ZipInfo:
+    about = zipfile.ZipInfo(name)
+    for key in ("CRC", "compress_size", "file_size", "header_offset", "external_attr", "create_system"):
+        setattr(about, key, getattr(member, key))
+    return about
+
+
+def lying_about_its_size(path: Path) -> None:
+    hostile(entry("a", b"0" * 100))(path)
+    content = path.read_bytes()
+    at = content.index(b"PK\x01\x02")
+    path.write_bytes(content[: at + 24] + struct.pack("<I", 10) + content[at + 28 :])
+
+
+HOSTILE: dict[str, Callable[[Path], None]] = {
+    "above": hostile(entry("../harm")),
+    "above, later": hostile(entry("a/../../harm")),
+    "absolute": hostile(entry("/harm")),
+    "a drive": hostile(entry("C:/harm")),
+    "backslashes": hostile(entry("..\\harm")),
+    "an odd name": hostile(entry("a\nb")),
+    "a folder": hostile(entry("a/")),
+    "a dot": hostile(entry("./a")),
+    "a link": hostile(entry("a", b"/etc/passwd", stat.S_IFLNK | 0o777)),
+    "a device": hostile(entry("a", b"", stat.S_IFCHR | 0o666)),
+    "twice": hostile(entry("a"), entry("a", b"y")),
+    "twice, in capitals": hostile(entry("a"), entry("A", b"y")),
+    "a file as folder": hostile(entry("a"), entry("a/b")),
+    "a bomb": hostile(entry("a", b"0" * 1_000_000), kind=zipfile.ZIP_DEFLATED),
+    "a bomb by bzip2": hostile(entry("a", b"0" * 1_000_000), kind=zipfile.ZIP_BZIP2),
+    "overlapping": overlapping,
+    "a lie about a size": lying_about_its_size,
+    "no archive": lambda path: path.write_text("hello"),
+    "nothing": lambda path: None,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_archive_is_refused_and_nothing_written(tmp_path: Path, what: str) -> None:
+    path, to = tmp_path / "x.zip", tmp_path / "in" / "side"
+    to.mkdir(parents=True)
+    HOSTILE[what](path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError) as refusal:
+        unpack(path, to)
+    assert str(path) in refusal.value.what
+    assert refusal.value.remedy
+    left = {after for after in tmp_path.rglob("*") if after not in before}
+    assert left <= {to / "a"}, "only a member that its checksum refuses is begun"
+
+
+def test_a_damaged_member_is_refused(archive: Path, tmp_path: Path) -> None:
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        list(check(tmp_path / "x.zip", run_stage))

@@ -1,0 +1,137 @@
+"""wrn-pipe show and explain: what they tell of a finished project, of edits, and of a row of the paper."""
+
+import hashlib
+import json
+import re
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import pytest
+from project import RUN, Project
+from typer.testing import CliRunner
+
+from pipeline.cli.main import app
+from pipeline.errors import UserError
+
+
+def told(*arguments: str) -> str:
+    """What the command prints, in one line a paragraph's words."""
+    ran = CliRunner().invoke(app, arguments)
+    assert ran.exit_code == 0, ran.output + repr(ran.exception)
+    return ran.stdout
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def told_json(*arguments: str) -> Any:
+    return json.loads(told(*arguments, "--json"))
+
+
+def test_show_tells_every_step_of_the_way(finished: Project) -> None:
+    with chdir(finished.root):
+        story, text = told_json("show", RUN), words(told("show", RUN))
+    metrics = json.loads((finished.root / f"evaluations/{RUN}/metrics.json").read_text())
+    record = json.loads((finished.root / f"models/{RUN}/run.json").read_text())
+    card = json.loads((finished.root / "data/beton/cifar10-tiny-rgb/card.json").read_text())
+    assert story["metrics"] == metrics
+    assert story["fingerprint"] == record["fingerprint"]
+    assert story["data"]["train"] == card["splits"]["train"]["digest"]
+    assert len(story["files"]) == 6
+    for path, digest in story["files"].items():
+        assert hashlib.sha256((finished.root / path).read_bytes()).hexdigest() == digest
+    weights = f"models/{RUN}/model.safetensors"
+    md5 = hashlib.md5((finished.root / weights).read_bytes()).hexdigest()
+    assert story["lock"][f"train@{RUN}"]["outs"][weights] == md5
+    assert "protocols.brief" in story["lock"][f"train@{RUN}"]["settings"]
+    head = finished.run("git", "rev-parse", "HEAD").stdout.strip()
+    assert story["checkout"] == {"commit": head, "dirty": False}
+    assert story["recorded_in"] == head
+    assert story["claims"] == []
+    for expected in (
+        f"Test error {metrics['top1_error']:.2f} %",
+        f"fingerprint {record['fingerprint']}",
+        f"{weights}, sha256 {story['files'][weights][:12]}",
+        f"since commit {head[:12]}; checked out is {head[:12]}, clean",
+        "dvc.lock up to date",
+        "no table of the paper has this network on this dataset",
+        "in params.yaml: runs.",
+        "environment/requirements.lock",
+    ):
+        assert expected in text
+
+
+def test_show_tells_what_is_out_of_date(copy: Project) -> None:
+    path = Path("pipeline/training/loop.py")
+    path.write_text(path.read_text() + "\n# edited\n")
+    copy.edit(lambda params: params["protocols"]["brief"].update(learning_rate=0.2))
+    story, text = told_json("show", RUN), words(told("show", RUN))
+    stale = " ".join(story["lock"][f"train@{RUN}"]["stale"])
+    assert "pipeline/training/loop.py" in stale
+    assert "protocols.brief" in stale
+    assert story["lock"]["download@cifar10-tiny"]["stale"] is None
+    assert story["checkout"]["dirty"]
+    assert f"dvc.lock out of date: train@{RUN}:" in text
+    assert "with edits that are not committed" in text
+
+
+def test_explain_tells_a_claim_without_runs(finished: Project) -> None:
+    with chdir(finished.root):
+        text = words(told("explain", "--paper-table", "4", "--row", "WRN-40-1", "--dataset", "cifar10"))
+    assert "exactly 563,930 here: reproduced" in text
+    assert "6.85 in the paper, not run" in text
+    assert "Its recipe is paper-zca" in text
+    assert "wrn-pipe plan --paper-table 4 --row 'WRN-40-1' --dataset cifar10 --seeds 3" in text
+
+
+def test_explain_tells_what_stands_behind_a_cell(copy: Project) -> None:
+    """The finished run, said to be of a network and a dataset that the paper has."""
+    copy.edit(lambda params: params["comparison"]["margins"].pop("cifar10-tiny"))
+    plain = re.sub(r"\n *cifar10-tiny: 0.3", "", Path("params.yaml").read_text())  # its margin: cifar10 has one
+    text = plain.replace("cifar10-tiny-wrn", "run-wrn").replace("cifar10-tiny", "cifar10")
+    Path("params.yaml").write_text(text.replace("network: WRN-10-1", "network: WRN-40-1"))
+    run = RUN.replace("cifar10-tiny-wrn", "run-wrn")
+    for top in ("models", "evaluations"):
+        Path(top, RUN).rename(Path(top, run))
+        for path in Path(top, run).glob("*.json"):
+            told_here = path.read_text().replace("cifar10-tiny-wrn", "run-wrn").replace("cifar10-tiny", "cifar10")
+            path.write_text(told_here.replace("WRN-10-1", "WRN-40-1"))
+    arguments = ("explain", "--paper-table", "4", "--row", "WRN-40-1", "--dataset", "cifar10")
+    story, text = told_json(*arguments), words(told(*arguments))
+    (cell,) = (each for each in story["cells"] if each["metric"] == "top1_error")
+    assert cell["runs"] == [run]
+    assert cell["verdict"] == "not comparable"
+    assert cell["printed"] == "6.85"
+    epochs = next(d for d in cell["deviations"] if d["text"] == "epochs: 2 instead of 200")
+    assert (epochs["material"], epochs["source"]) == (True, "paper section 3")
+    assert f"here (1 run: {run})" in text
+    assert "- epochs: 2 instead of 200 (material: length of training; the paper's is from: paper section 3)" in text
+    assert f"{run}: WRN-40-1 on CIFAR-10 Test error" in text
+    shown = told_json("show", run)
+    assert [claim["claim"] for claim in shown["claims"]] == [f"{table}/cifar10/WRN-40-1/top1_error" for table in ("4",)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["show", RUN[:-1]], "has no run"),
+        (["explain", "--paper-table", "44", "--row", "WRN-40-1"], "no table '44'"),
+        (["explain", "--paper-table", "4", "--row", "WRN-40-11"], "no row 'WRN-40-11'"),
+        (["explain", "--paper-table", "4", "--row", "WRN-40-1", "--dataset", "svhn"], "no dataset 'svhn'"),
+    ],
+)
+def test_mistakes_are_told(finished: Project, arguments: list[str], what: str) -> None:
+    with chdir(finished.root):
+        ran = CliRunner().invoke(app, arguments)
+    assert isinstance(ran.exception, UserError)
+    assert what in ran.exception.what
+    assert ran.exception.remedy
+
+
+def test_a_run_without_evaluation(copy: Project) -> None:
+    Path("evaluations").rename("elsewhere")
+    ran = CliRunner().invoke(app, ["show", RUN])
+    assert isinstance(ran.exception, UserError)
+    assert f"wrn-pipe repro {RUN}" in ran.exception.remedy

@@ -1,0 +1,344 @@
+"""wrn-pipe verify on a finished project: clean, after every kind of edit by hand, and where files are not here."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from project import RUN, Project
+from ruamel.yaml import YAML
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
+
+from pipeline.cli.main import app
+from pipeline.cli.verify import TELLING, run_stage
+from pipeline.errors import UserError
+from pipeline.evidence import again
+from pipeline.evidence.dag import stages
+from pipeline.evidence.findings import Finding
+from pipeline.evidence.verify import verify
+from pipeline.params import load
+
+MODEL, EVALUATION = Path("models") / RUN, Path("evaluations") / RUN
+BETON, RAW = Path("data/beton/cifar10-tiny-rgb"), Path("data/raw/cifar10-tiny")
+
+
+def findings() -> list[Finding]:
+    return list(verify(load(), run_stage))
+
+
+def wrong() -> str:
+    """What is found wrong, a line each."""
+    return "\n".join(f"{found.path}  {found.why}" for found in findings() if found.state == "wrong")
+
+
+def replace(path: str | Path, old: str, new: str) -> Callable[[], None]:
+    def edit() -> None:
+        text = Path(path).read_text()
+        assert old in text
+        Path(path).write_text(text.replace(old, new, 1))
+
+    return edit
+
+
+def flip(path: str | Path, at: int) -> Callable[[], None]:
+    """Change one bit of a file, and give it back its time, so that DVC does not look."""
+
+    def edit() -> None:
+        import os
+
+        times = os.stat(path)
+        content = bytearray(Path(path).read_bytes())
+        content[at] ^= 1
+        Path(path).write_bytes(content)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    return edit
+
+
+def json_edit(path: Path, **values: Any) -> Callable[[], None]:
+    def edit() -> None:
+        told = json.loads(path.read_text())
+        assert any(told[key] != value for key, value in values.items())
+        path.write_text(json.dumps(told | values, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+    return edit
+
+
+def fewer_errors() -> None:
+    """Metrics that agree with each other, and not with the predictions."""
+    told = json.loads((EVALUATION / "metrics.json").read_text())
+    errors = told["errors"] - 10
+    json_edit(EVALUATION / "metrics.json", errors=errors, top1_error=round(100 * errors / told["n"], 6))()
+
+
+def predictions(column: str, change: Callable[[Any], Any]) -> Callable[[], None]:
+    def edit() -> None:
+        path = EVALUATION / "predictions.parquet"
+        table = pq.read_table(path)
+        index = table.column_names.index(column)
+        changed = change(table.column(column).to_numpy().copy())
+        pq.write_table(table.set_column(index, column, pa.array(changed)), path, compression="zstd")
+
+    return edit
+
+
+def first_is_three(values: Any) -> Any:
+    values[0] = (values[0] + 3) % 10
+    return values
+
+
+def heavier() -> None:
+    tensors = {name: np.asarray(tensor) for name, tensor in load_file(MODEL / "model.safetensors").items()}
+    name = next(name for name in tensors if name.endswith("conv2.weight"))
+    tensors[name] = tensors[name] * 2
+    save_file(tensors, MODEL / "model.safetensors")
+
+
+def swapped_labels() -> None:
+    path = RAW / "train_labels.npy"
+    labels = np.load(path)
+    labels[[0, 1]] = (labels[[0, 1]] + 1) % 10
+    np.save(path, labels)
+
+
+def lock(change: Callable[[Any], None]) -> Callable[[], None]:
+    def edit() -> None:
+        yaml = YAML()
+        told = yaml.load(Path("dvc.lock"))
+        before = json.dumps(told)
+        change(told["stages"])
+        assert json.dumps(told) != before
+        yaml.dump(told, Path("dvc.lock"))
+
+    return edit
+
+
+def rerecord(told: Any) -> None:
+    """What dvc.lock has of every file, as it is now: what somebody does who edits a file and covers it up."""
+    for stage in told.values():
+        for entry in (*stage.get("deps", ()), *stage["outs"]):
+            path = Path(entry["path"])
+            if path.is_file():
+                entry["md5"], entry["size"] = hashlib.md5(path.read_bytes()).hexdigest(), path.stat().st_size
+
+
+def covered(edit: Callable[[], None]) -> Callable[[], None]:
+    def both() -> None:
+        edit()
+        lock(rerecord)()
+
+    return both
+
+
+def test_a_clean_project_is_right(finished: Project) -> None:
+    ran = finished.cli("verify")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.splitlines()[-1].endswith(" right, 0 wrong, 0 not checked.")
+    for named in ("results/table-4.csv", "results/manifest.json", "results/runs.csv", f"{EVALUATION}/metrics.json"):
+        assert f"right      {named}" in ran.stdout
+
+
+EDITS: dict[str, tuple[str | Path, Callable[[], None]]] = {
+    "a number of a table": ("results/table-4.csv", replace("results/table-4.csv", "6.85", "6.95")),
+    "a verdict of a table": ("results/table-4.csv", replace("results/table-4.csv", "not run", "reproduced")),
+    "a table for readers": ("results/table-4.md", replace("results/table-4.md", "0.6", "0.7")),
+    "a table, covered up": ("results/table-4.md", covered(replace("results/table-4.md", "0.6", "0.7"))),
+    "the summary": ("results/runs.csv", replace("results/runs.csv", ",104,", ",105,")),
+    "the manifest": ("results/manifest.json", replace("results/manifest.json", '"not run"', '"reproduced"')),
+    "a removed table": ("results/table-4.md", lambda: Path("results/table-4.md").unlink()),
+    "a metric": (EVALUATION / "metrics.json", fewer_errors),
+    "a metric, covered up": (EVALUATION / "metrics.json", covered(fewer_errors)),
+    "a prediction": (EVALUATION / "predictions.parquet", predictions("prediction", first_is_three)),
+    "a prediction, covered up": (
+        EVALUATION / "predictions.parquet",
+        covered(predictions("prediction", first_is_three)),
+    ),
+    "a probability": (EVALUATION / "predictions.parquet", predictions("probability_0", lambda p: p * 0.9)),
+    "labels": (EVALUATION / "predictions.parquet", predictions("label", lambda values: values[::-1])),
+    "labels, covered up": (EVALUATION / "predictions.parquet", covered(predictions("label", lambda v: v[::-1]))),
+    "a truncated file": (
+        EVALUATION / "predictions.parquet",
+        lambda: (EVALUATION / "predictions.parquet").write_bytes(b"PAR1"),
+    ),
+    "a weight": (MODEL / "model.safetensors", heavier),
+    "a weight, covered up": (MODEL / "model.safetensors", covered(heavier)),
+    "a bit of a weight, by stealth": (MODEL / "model.safetensors", flip(MODEL / "model.safetensors", -5)),
+    "a learning curve": (MODEL / "history.csv", replace(MODEL / "history.csv", "2,", "2,0.00")),
+    "a longer history": (MODEL / "history.csv", replace(MODEL / "history.csv", "2,", "3,")),
+    "the device": (MODEL / "run.json", replace(MODEL / "run.json", '"threads": ', '"threads": 6')),
+    "a fingerprint": (EVALUATION / "run.json", json_edit(EVALUATION / "run.json", fingerprint="0" * 64)),
+    "a protocol": (MODEL / "run.json", replace(MODEL / "run.json", '"epochs": 2', '"epochs": 200')),
+    "digests": (EVALUATION / "digests.json", json_edit(EVALUATION / "digests.json", files={})),
+    "a card": (BETON / "card.json", replace(BETON / "card.json", '"images": 260', '"images": 261')),
+    "a pixel": (BETON / "train.beton", flip(BETON / "train.beton", 9000)),
+    "a raw label": (RAW / "train_labels.npy", swapped_labels),
+    "a raw pixel": (RAW / "test_images.npy", flip(RAW / "test_images.npy", -7)),
+    "a raw file more": ("data/raw/cifar10-tiny", lambda: (RAW / "more.npy").write_bytes(b"more")),
+    "code of the network": ("pipeline/models/preact_resnet.py", flip("pipeline/models/preact_resnet.py", 5)),
+    "a published number": (
+        "pipeline/publication",
+        replace("pipeline/publication/claims.csv", "6.85", "6.84"),
+    ),
+    "the environment": ("environment/requirements.lock", flip("environment/requirements.lock", 3)),
+    "a setting": ("dvc.lock: train@", replace("params.yaml", "learning_rate: 0.1", "learning_rate: 0.2")),
+    "an md5 in the lock": (
+        f"{MODEL}/model.safetensors",
+        lock(lambda told: told[f"train@{RUN}"]["outs"][1].update(md5="0" * 32)),
+    ),
+    "a size in the lock": (
+        "evaluations",
+        lock(lambda told: told["summarize"]["deps"][0].update(size=1)),
+    ),
+    "a read md5 in the lock": (
+        f"dvc.lock: evaluate@{RUN}",
+        lock(lambda told: told[f"evaluate@{RUN}"]["deps"][0].update(md5="0" * 32)),
+    ),
+    "a setting in the lock": (
+        f"dvc.lock: train@{RUN}",
+        lock(lambda told: told[f"train@{RUN}"]["params"]["params.yaml"].update(device="cuda")),
+    ),
+    "a command in the lock": (f"dvc.lock: train@{RUN}", lock(lambda told: told[f"train@{RUN}"].update(cmd="true"))),
+    "an input less in the lock": ("dvc.lock: summarize", lock(lambda told: told["summarize"]["deps"].pop())),
+    "a stage less in the lock": (f"dvc.lock: evaluate@{RUN}", lock(lambda told: told.pop(f"evaluate@{RUN}"))),
+    "a lock that is no YAML": ("dvc.lock", lambda: Path("dvc.lock").write_text("stages: {")),
+    "a lock of another shape": ("dvc.lock", lambda: Path("dvc.lock").write_text("stages: {summarize: [1]}")),
+    "a label that is no class": (
+        EVALUATION / "predictions.parquet",
+        predictions("label", lambda values: values + 90),
+    ),
+    "metrics that are no text": (
+        EVALUATION / "metrics.json",
+        lambda: (EVALUATION / "metrics.json").write_bytes(b"\xff\x00"),
+    ),
+    "a record that is no record": (MODEL / "run.json", lambda: (MODEL / "run.json").write_text("[1]")),
+    "no lock": ("dvc.lock", lambda: Path("dvc.lock").unlink()),
+}
+
+
+SOAK = {
+    *("a verdict of a table", "a table for readers", "a metric, covered up", "a probability", "labels", "a weight"),
+    *("a prediction", "a truncated file", "a longer history", "a protocol", "a raw pixel", "a raw file more"),
+    *(
+        "a published number",
+        "the environment",
+        "a size in the lock",
+        "an input less in the lock",
+        "a setting in the lock",
+    ),
+    *("a removed table", "code of the network", "a stage less in the lock", "no lock"),
+    *("a lock of another shape", "metrics that are no text", "a record that is no record"),
+}
+"""Edits that are found in the same way as others; each costs half a second."""
+
+
+@pytest.mark.parametrize("what", [pytest.param(w, marks=[pytest.mark.soak] if w in SOAK else []) for w in EDITS])
+def test_an_edit_by_hand_is_found_and_named(copy: Project, what: str) -> None:
+    path, edit = EDITS[what]
+    edit()
+    found = wrong()
+    assert any(line.startswith(str(path)) for line in found.splitlines()), found
+
+
+def test_an_edit_and_what_follows_from_it_are_told_to_programs(copy: Project) -> None:
+    fewer_errors()
+    ran = CliRunner().invoke(app, ["verify", "--json"])
+    assert ran.exit_code == 1
+    told = json.loads(ran.stdout)
+    named = {found["path"] for found in told["findings"] if found["state"] == "wrong"}
+    assert {f"{EVALUATION}/metrics.json", "results/runs.csv", "results/manifest.json"} <= named
+    assert told["wrong"] == sum(found["state"] == "wrong" for found in told["findings"])
+
+
+def test_the_one_wrong_file_of_a_folder_is_named(copy: Project) -> None:
+    flip(BETON / "test.beton", 9000)()
+    lines = [found.path for found in findings() if found.state == "wrong" and "dvc.lock" in found.why]
+    assert lines == [f"{BETON}/test.beton"]
+
+
+def test_what_is_not_here_is_not_passed_in_silence(copy: Project) -> None:
+    """A fresh clone: what git has, and nothing from DVC."""
+    for folder in ("data", "models", "evaluations"):
+        shutil.rmtree(folder)
+    found = findings()
+    assert not [each for each in found if each.state == "wrong"]
+    named = {each.path for each in found if each.state == "unchecked"}
+    expected = {str(RAW), str(BETON), f"{MODEL}/model.safetensors", f"{EVALUATION}/predictions.parquet"}
+    assert expected <= named
+    assert {"results/table-4.csv", "results/table-4.md", "results/runs.csv", "results/manifest.json"} <= named
+
+
+def test_a_planned_run_that_has_not_run_is_not_wrong_but_the_tables_are_older_than_it(copy: Project) -> None:
+    copy.edit(lambda params: params["runs"].update({f"{RUN[:-1]}2": {**params["runs"][RUN], "seed": 2}}))
+    found = {(each.path, each.state) for each in findings() if each.state != "right"}
+    assert (f"dvc.lock: train@{RUN[:-1]}2", "unchecked") in found
+    assert {path for path, state in found if state == "wrong"} == {
+        f"dvc.lock: {stage}" for stage in ("summarize", "tabulate@4", "manifest")
+    }
+
+
+def test_tables_are_checked_where_only_the_evaluations_are(copy: Project) -> None:
+    shutil.rmtree("data")
+    shutil.rmtree("models")
+    states = {each.path: each.state for each in findings() if each.path.startswith("results/")}
+    assert states.pop("results/report.html") == "unchecked"  # it draws the models' histories
+    assert set(states.values()) == {"right"}
+    replace("results/table-4.csv", "6.85", "6.95")()
+    assert "results/table-4.csv" in wrong()
+
+
+def test_deep_finds_weights_that_do_not_predict_what_is_said(copy: Project) -> None:
+    from stages.evaluate import evaluate
+
+    (same,) = again.evaluated(load(), RUN, evaluate)
+    assert same.state == "right"
+    assert "same bits" in same.why
+    heavier()
+    (other,) = again.evaluated(load(), RUN, evaluate)
+    assert (other.path, other.state) == (f"{EVALUATION}/predictions.parquet", "wrong")
+
+
+def test_deeper_trains_again_to_the_same_bits(copy: Project) -> None:
+    from stages.train import prepare
+
+    whole = list(again.trained(load(), RUN, prepare, None))
+    assert [(each.path, each.state) for each in whole] == [
+        (f"{MODEL}/history.csv", "right"),
+        (f"{MODEL}/model.safetensors", "right"),
+    ]
+    heavier()
+    replace(MODEL / "history.csv", "\n1,0", "\n1,0.0")()
+    one = list(again.trained(load(), RUN, prepare, 1))
+    assert [each.state for each in one] == ["wrong", "unchecked"]
+    assert "learning_rate in epoch 1" in one[0].why
+    assert [each.state for each in again.trained(load(), RUN, prepare, None)] == ["wrong", "wrong"]
+    assert not Path("scratch").exists() or not list(Path("scratch").glob("*/epoch*"))
+
+
+def test_every_stage_that_git_keeps_results_of_can_be_made_again(finished: Project) -> None:
+    made = {stage.name.split("@")[0] for stage in stages(finished.root) if stage.committed}
+    assert made <= set(TELLING)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--epochs", "1"], "--epochs without --deeper"),
+        (["--bundle", "x.zip", "--deep"], "--bundle with --deep"),
+        (["--deeper", "x"], "has no run 'x'"),
+        (["--bundle", "x.zip"], "x.zip"),
+    ],
+)
+def test_mistakes_are_told(finished: Project, arguments: list[str], what: str) -> None:
+    with chdir(finished.root):
+        ran = CliRunner().invoke(app, ["verify", *arguments])
+    assert isinstance(ran.exception, UserError)
+    assert what in ran.exception.what
+    assert ran.exception.remedy

@@ -1,0 +1,95 @@
+"""What `kernels` of params.yaml makes a network train with; the compiled way itself is in test_compiled.py."""
+
+from typing import get_args
+
+import pytest
+import torch
+
+from pipeline.errors import UserError, WrnPipeError
+from pipeline.models import bn_relu
+from pipeline.models.build import build
+from pipeline.models.kernels import Kernels, explain_no_compiling, use
+from pipeline.models.preact_resnet import PreActResNet
+from pipeline.params import Plan
+
+CPU = torch.device("cpu")
+
+
+def network(name: str = "WRN-10-1") -> torch.nn.Module:
+    return build(name, 10, conv_init="fan_in", bn_init="ones", seed=1).to(memory_format=torch.channels_last)
+
+
+def test_params_and_code_know_the_same_words() -> None:
+    assert get_args(Plan.model_fields["kernels"].annotation) == get_args(Kernels)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "name", "said"),
+    [
+        ("fused", "WRN-10-1", f"fused, {bn_relu.compiler()}"),
+        ("fused", "ResNet-50", "torch"),
+        ("torch", "WRN-10-1", "torch"),
+        ("compiled", "WRN-10-1", f"compiled, torch {torch.__version__.split('+')[0]} inductor, {bn_relu.compiler()}"),
+    ],
+)
+def test_what_a_cpu_trains_with_is_said(kernels: Kernels, name: str, said: str) -> None:
+    model = network(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert use(kernels, model, CPU) == said
+    assert (model._compiled_call_impl is not None) == (kernels == "compiled")
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    assert {key for key, _ in model.named_parameters()} <= set(before)
+
+
+@pytest.mark.parametrize("kernels", ["fused", "compiled"])
+def test_a_gpu_trains_with_torch_compile_or_says_what_is_missing(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here Triton is installed and has no GPU to work for."""
+    model = network()
+    if torch.cuda.is_available():
+        assert use(kernels, model, torch.device("cuda:0")).startswith("compiled, ")
+    else:
+        with pytest.raises(UserError, match="no Triton for cuda:0") as error:
+            use(kernels, model, torch.device("cuda:0"))
+        assert "kernels: torch" in error.value.remedy
+        monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+        assert ", triton " in use(kernels, model, torch.device("cuda:0"))
+    assert isinstance(model, PreActResNet)
+    assert model._compiled_call_impl is not None
+    assert not any(place.activate is bn_relu.bn_relu for place in (model, model.group1.block1))
+
+
+@pytest.mark.parametrize("kernels", ["fused", "compiled"])
+def test_without_a_compiler_the_remedy_is_to_compile_nothing(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bn_relu, "COMPILE", ("no-such-compiler",))
+    bn_relu.compiler.cache_clear()
+    bn_relu.library.cache_clear()
+    try:
+        with pytest.raises(UserError, match="no-such-compiler is not to be had") as error:
+            use(kernels, network(), CPU)
+        assert "kernels: torch" in error.value.remedy
+    finally:
+        bn_relu.compiler.cache_clear()
+        bn_relu.library.cache_clear()
+
+
+def test_what_can_not_be_compiled_whole_is_an_error_of_one_line() -> None:
+    """A value that the host looks at, in the network."""
+
+    class Looking(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 1 if x.sum() > 0 else x
+
+    model = Looking()
+    use("compiled", model, CPU)
+    with (
+        pytest.raises(WrnPipeError, match=r"torch\.compile failed: Data-dependent branching\n") as error,
+        explain_no_compiling(),
+    ):
+        model(torch.ones(3))
+    assert "kernels: torch" in error.value.remedy
+    with pytest.raises(RuntimeError, match=r"^another$"), explain_no_compiling():
+        raise RuntimeError("another")

@@ -1,0 +1,108 @@
+"""MLflow's pages in a real browser: the list of runs, a filter by tag, two runs compared, a curve opened."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from tracking.conftest import FIRST, SECOND, Place, copy
+from tracking.servers import free_port, wait_for
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on PATH"),
+]
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--window-size=1500,2600"),
+)
+Open = Callable[[str], str]
+
+
+@pytest.fixture(scope="module")
+def pages(synced: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, str]]:
+    """A place whose `wrn-pipe ui` is running, and the address that it says."""
+    to, port = tmp_path_factory.mktemp("pages"), free_port()
+    with pytest.MonkeyPatch.context() as patch:
+        place = copy(synced[0], to / "checkout", patch)
+        command = "from pipeline.cli.main import main; main()"
+        with (to / "log").open("w") as log:
+            running = subprocess.Popen(
+                [sys.executable, "-c", command, "ui", "--port", str(port)], cwd=place.root, stdout=log, stderr=log
+            )
+        try:
+            wait_for(f"http://127.0.0.1:{port}", running)
+            said = re.search(r"^(http://\S+) - Ctrl-C stops it$", (to / "log").read_text(), re.MULTILINE)
+            assert said
+            yield place, said[1]
+        finally:
+            running.send_signal(signal.SIGINT)
+            assert running.wait(60) == 0
+
+
+@pytest.fixture
+def text_of(tmp_path: Path) -> Open:
+    """What the page at an address holds once its scripts have run."""
+
+    def opened(address: str) -> str:
+        # Charts are drawn when they come into view, and into view comes only what is drawn for a picture.
+        files = (f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'page.png'}")
+        flags = (*FLAGS, *files, "--virtual-time-budget=60000", "--dump-dom")
+        command = [str(CHROMIUM), *flags, address]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return ran.stdout
+
+    return opened
+
+
+def test_the_list_has_each_run_with_its_error_and_verdict(pages: tuple[Place, str], text_of: Open) -> None:
+    place, address = pages
+    shown = text_of(address)
+    for name, run in place.runs().items():
+        assert f">{name}<" in shown
+        assert f">{run.data.metrics['test_top1_error']:.6f}"[:9] in shown
+    for column in ("test_top1_error", "verdict", "tables"):
+        assert column in shown
+    assert shown.count(">not comparable<") == 2
+
+
+def test_a_tag_in_the_address_filters(pages: tuple[Place, str], text_of: Open) -> None:
+    _, address = pages
+    shown = text_of(address.split("&")[0] + "&searchFilter=" + quote("tags.seed = '2' and tags.tables = '4'"))
+    assert f">{SECOND}<" in shown
+    assert f">{FIRST}<" not in shown
+
+
+def test_two_runs_side_by_side(pages: tuple[Place, str], text_of: Open) -> None:
+    place, address = pages
+    keys, experiments = (quote(json.dumps(ids)) for ids in ([r.info.run_id for r in place.runs().values()], ["1"]))
+    shown = text_of(f"{address.split('#')[0]}#/compare-runs?runs={keys}&experiments={experiments}")
+    assert "Comparing 2 Runs from 1 Experiment" in shown
+    for name, run in place.runs().items():
+        assert name in shown
+        assert run.info.run_id in shown
+
+
+def test_the_curves_of_a_run(pages: tuple[Place, str], text_of: Open) -> None:
+    place, address = pages
+    run = place.runs()[FIRST].info.run_id
+    shown = text_of(f"{address.split('?')[0]}/{run}/model-metrics")
+    for metric in ("train_loss", "train_error", "learning_rate", "images_per_second", "test_top1_error"):
+        assert metric in shown
+    assert shown.count('class="js-line') >= 4, "curves are drawn"
+
+
+def test_a_run_tells_its_story(pages: tuple[Place, str], text_of: Open) -> None:
+    place, address = pages
+    run = place.runs()[FIRST].info.run_id
+    shown = re.sub(r"<[^>]+>", "", text_of(f"{address.split('?')[0]}/{run}"))
+    assert "not comparable - Table 4, WRN-40-1 on CIFAR-10" in shown
+    assert "epochs: 2 instead of 200 (length of training)" in shown
+    assert f"wrn-pipe repro {FIRST}" in shown

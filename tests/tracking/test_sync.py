@@ -1,0 +1,235 @@
+"""wrn-pipe track sync: MLflow's records follow the files, whatever happened to either."""
+
+import csv
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.entities import ViewType
+from project import Project
+from tracking.conftest import FIRST, SECOND, Place, copy
+
+from pipeline.errors import UserError
+from pipeline.params import load
+from pipeline.tracking.entry import finished
+from pipeline.tracking.mirror import Mirror, log_evaluation
+from pipeline.training.checkpoints import EpochRecord
+
+
+def everything(place: Place) -> dict[str, Any]:
+    """All that MLflow shows of the runs, without its own ids and times."""
+    mlflow = place.client()
+    shown = {}
+    for name, run in place.runs().items():
+        key = run.info.run_id
+        models = mlflow.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{key}'")
+        shown[name] = {
+            "status": run.info.status,
+            "tags": run.data.tags,
+            "params": run.data.params,
+            "metrics": {
+                k: sorted((m.step, m.value) for m in mlflow.get_metric_history(key, k))
+                for k in run.data.metrics
+                if not k.startswith("system/")
+            },
+            "data": [(d.dataset.name, d.dataset.digest) for d in run.inputs.dataset_inputs],
+            "models": [(m.name, m.tags) for m in models],
+            "figures": sorted(a.path for a in mlflow.list_artifacts(key, "figures")),
+        }
+    return shown
+
+
+def by_files(shown: dict[str, Any]) -> dict[str, Any]:
+    """The part of `everything` that files say."""
+    for run in shown.values():
+        run["metrics"].pop("images_per_second", None)
+    return shown
+
+
+def test_a_run_shows_what_its_files_say(place: Place, synced: tuple[Path, list[str]]) -> None:
+    said = synced[1]
+    # DVC had not written its lock when the first was evaluated, and the second was not there to be compared with.
+    assert said[0] == f"changed {FIRST}: tags dvc_lock, mlflow.note.content"
+    assert said[1] == f"made    {SECOND}"
+    assert said[2] == "tracking/mlflow.db: 1 changed, 1 made"
+    assert said[3].endswith(f"can measure: {SECOND}")
+    shown = everything(place)
+    assert shown.keys() == {FIRST, SECOND}
+    for name, run in shown.items():
+        record = json.loads((place.root / "models" / name / "run.json").read_text())
+        values = json.loads((place.root / "evaluations" / name / "metrics.json").read_text())
+        tags = run["tags"]
+        assert run["status"] == "FINISHED"
+        assert tags["fingerprint"] == record["fingerprint"]
+        assert tags["dataset"], tags["network"] == ("cifar10", "WRN-40-1")
+        assert (tags["protocol"], tags["seed"], tags["tables"]) == ("brief", str(record["seed"]), "4")
+        assert tags["verdict"] == "not comparable"
+        assert "**not comparable** - Table 4, WRN-40-1 on CIFAR-10" in tags["mlflow.note.content"]
+        assert "epochs: 2 instead of 200" in tags["mlflow.note.content"]
+        assert (tags["dvc_stage"], len(tags["dvc_lock"])) == (f"train@{name}", 64)
+        assert (len(tags["commit"]), tags["dirty"]) == (40, "false")
+        assert run["params"]["learning_rate"] == str(record["protocol"]["learning_rate"])
+        assert run["params"]["schedule.kind"] == "one-cycle"
+        rows = list(csv.DictReader((place.root / "models" / name / "history.csv").open()))
+        for column in ("train_loss", "train_error", "learning_rate"):
+            assert run["metrics"][column] == [(int(row["epoch"]), float(row[column])) for row in rows]
+        assert run["metrics"]["test_top1_error"] == [(2, values["top1_error"])]
+        card = json.loads((place.root / "data/beton/cifar10-rgb/card.json").read_text())
+        assert run["data"] == [("cifar10-rgb-train", card["splits"]["train"]["digest"][:32])]
+        ((model, model_tags),) = run["models"]
+        weights = place.root / model_tags["weights"]
+        assert model == name
+        assert model_tags["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+        assert [Path(path).name for path in run["figures"]] == [
+            "calibration.png",
+            "confusion_matrix.png",
+            "training_curves.png",
+        ]
+    # Only the first was recorded while it trained.
+    assert len(shown[FIRST]["metrics"]["images_per_second"]) == 2
+    assert "images_per_second" not in shown[SECOND]["metrics"]
+    assert any(key.startswith("system/cpu") for key in place.runs()[FIRST].data.metrics)
+
+
+def test_again_changes_nothing(place: Place) -> None:
+    before, runs = everything(place), {name: run.info.run_id for name, run in place.runs().items()}
+    said = place.sync()
+    assert said[:2] == [f"left    {FIRST}", f"left    {SECOND}"]
+    assert everything(place) == before
+    assert {name: run.info.run_id for name, run in place.runs().items()} == runs
+
+
+def test_a_wiped_database_is_rebuilt(trained: Project, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = by_files(everything(place))
+    # In a folder of its own: MLflow holds on to a database that this process has opened.
+    wiped = copy(trained.root, place.root.parent / "wiped", monkeypatch)
+    shutil.rmtree(wiped.root / "tracking")
+    assert wiped.sync()[:2] == [f"made    {FIRST}", f"made    {SECOND}"]
+    assert by_files(everything(wiped)) == before
+
+
+def test_a_moved_checkout_keeps_its_records_and_finds_its_artifacts(
+    place: Place, synced: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = (synced[0] / "tracking" / "artifacts").as_uri()
+    assert all(run.info.artifact_uri.startswith(f"{old}/") for run in place.runs().values())
+    before = {name: run.data for name, run in place.runs().items()}
+    moved = copy(synced[0], place.root.parent / "elsewhere's 100% other", monkeypatch)
+    shutil.move(synced[0] / "tracking" / "artifacts", away := synced[0] / "away")
+    try:
+        assert moved.sync()[:2] == [f"left    {FIRST}", f"left    {SECOND}"]
+    finally:
+        shutil.move(away, synced[0] / "tracking" / "artifacts")
+    new = (moved.root / "tracking" / "artifacts").as_uri()
+    assert all(run.info.artifact_uri.startswith(f"{new}/") for run in moved.runs().values())
+    assert {name: run.data.tags for name, run in moved.runs().items()} == {k: v.tags for k, v in before.items()}
+    shutil.rmtree(next((moved.root / "tracking" / "artifacts").glob(f"{moved.runs()[FIRST].info.run_id}")))
+    assert moved.sync()[:2] == [f"changed {FIRST}: figures", f"left    {SECOND}"]
+
+
+def test_what_was_deleted_or_edited_by_hand_comes_back(place: Place) -> None:
+    before, key = everything(place), place.runs()[FIRST].info.run_id
+    mlflow = place.client()
+    mlflow.delete_run(key)
+    mlflow.set_tag(place.runs()[SECOND].info.run_id, "verdict", "reproduced")
+    assert place.sync()[:2] == [f"changed {FIRST}: restored it, which was deleted", f"changed {SECOND}: tags verdict"]
+    assert everything(place) == before
+    assert place.runs()[FIRST].info.run_id == key
+    mlflow.delete_experiment(place.runs()[FIRST].info.experiment_id)
+    place.sync()
+    assert everything(place) == before
+
+
+def test_a_record_that_says_other_things_than_the_files_is_made_anew(place: Place) -> None:
+    mlflow = place.client()
+    first, second = (place.runs()[name].info.run_id for name in (FIRST, SECOND))
+    mlflow.log_metric(first, "train_loss", 0.001, step=2)
+    for rate in (10.0, 11.0):
+        mlflow.log_metric(second, "images_per_second", rate, step=1)
+    assert place.sync()[:2] == [f"made    {FIRST}", f"made    {SECOND}"]
+    assert len(everything(place)[FIRST]["metrics"]["train_loss"]) == 2
+    where = place.runs()[FIRST].info.experiment_id
+    assert {run.info.run_id for run in mlflow.search_runs([where], "", ViewType.DELETED_ONLY)} == {first, second}
+    assert place.sync()[:2] == [f"left    {FIRST}", f"left    {SECOND}"]
+
+
+def test_a_resumed_training_doubles_no_step_and_what_it_missed_is_added(place: Place) -> None:
+    """MLflow sees the second epoch alone, twice, as after a kill and a server's outage."""
+    mlflow = place.client()
+    mlflow.set_tag(place.runs()[FIRST].info.run_id, "fingerprint", "of older code")
+    record = json.loads((place.root / "models" / FIRST / "run.json").read_text())
+    rows = list(csv.DictReader((place.root / "models" / FIRST / "history.csv").open()))
+    last = EpochRecord(2, *(float(rows[1][k]) for k in ("learning_rate", "train_loss", "train_error")))
+    for rate in (321.0, 322.0):
+        with Mirror(FIRST, record, {"device.measured": "cuda:0 512,000 GFLOP/s, cpu 409 GFLOP/s"}) as mirror:
+            mirror.epoch(last, rate)
+    assert place.runs()[FIRST].data.tags["device.measured"].startswith("cuda:0 512,000")
+    first = place.runs()[FIRST].info.run_id
+    assert [m.step for m in mlflow.get_metric_history(first, "train_loss")] == [2]
+    log_evaluation(load(), FIRST)
+    assert [m.step for m in mlflow.get_metric_history(first, "train_loss")] == [2, 1]
+    assert [(m.step, m.value) for m in mlflow.get_metric_history(first, "images_per_second")] == [(2, 321.0)]
+    said = place.sync()
+    assert said[:2] == [f"left    {FIRST}", f"left    {SECOND}"]
+    assert "1 other record stays" in said[2]
+
+
+def test_a_training_that_failed_or_was_stopped_says_so(place: Place) -> None:
+    record = json.loads((place.root / "models" / FIRST / "run.json").read_text())
+    for error, status in ((ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")):
+        with pytest.raises(error), Mirror(FIRST, record):
+            raise error
+        assert place.runs()[FIRST].info.status == status
+
+
+def test_a_run_without_an_evaluation_or_with_other_weights_says_so(place: Place) -> None:
+    shutil.rmtree(place.root / "evaluations" / FIRST)
+    weights = [place.root / "models" / name / "model.safetensors" for name in (FIRST, SECOND)]
+    shutil.copyfile(weights[0], weights[1])
+    place.sync()
+    shown = everything(place)
+    assert shown[FIRST]["tags"]["verdict"] == "not evaluated"
+    assert shown[SECOND]["tags"]["verdict"] == "not comparable"
+    assert shown[SECOND]["tags"]["dvc_lock"] == "other weights"
+    assert shown[SECOND]["models"][0][1]["sha256"] == shown[FIRST]["models"][0][1]["sha256"]
+
+
+def test_the_commit_is_said_only_of_code_that_makes_these_files(place: Place) -> None:
+    plan = load()
+    assert finished(FIRST, plan, []).origin["commit"] == place.runs()[FIRST].data.tags["commit"]
+    loop = place.root / "pipeline" / "training" / "loop.py"
+    loop.write_text(loop.read_text() + "\n# edited\n")
+    assert finished(FIRST, plan, []).origin["commit"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("models/{}/run.json", "cut"),
+        ("models/{}/history.csv", "cut"),
+        ("models/{}/history.csv", "gone"),
+        ("evaluations/{}/metrics.json", "cut"),
+        ("evaluations/{}/predictions.parquet", "gone"),
+    ],
+)
+def test_a_broken_file_is_named(place: Place, name: str, change: str) -> None:
+    path = place.root / name.format(FIRST)
+    if change == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        path.unlink()
+    with pytest.raises(UserError) as error:
+        place.sync()
+    assert path.name in error.value.what
+    assert FIRST in error.value.remedy
+
+
+def test_a_database_that_is_none_is_a_mistake_with_a_remedy(place: Place) -> None:
+    (place.root / "tracking" / "mlflow.db").write_text("not a database")
+    with pytest.raises(UserError) as error:
+        place.sync()
+    assert error.value.what.startswith("MLflow's tracking/mlflow.db fails (")
+    assert error.value.remedy == "delete tracking/mlflow.db, then: wrn-pipe track sync"

@@ -27,7 +27,7 @@ _WIDTH = 420
 
 
 def curves(name: str, runs: Sequence[Finished]) -> str:
-    """Loss, error and learning rate by epoch of runs that differ in their seed; the final test errors marked."""
+    """Loss, error and learning rate by epoch of runs that differ in their seed; the final errors marked."""
     with _drawing(_WIDTH, 520) as figure:
         loss, error, rate = figure.subplots(3, 1, sharex=True, height_ratios=[3, 4, 2])
         for i, run in enumerate(runs):
@@ -40,7 +40,13 @@ def curves(name: str, runs: Sequence[Finished]) -> str:
             error.plot(epochs, [row.train_error for row in run.history], label=f"train, seed {seed}", **style)
             rate.plot(epochs, [row.learning_rate for row in run.history], **style)
             (mark,) = error.plot(
-                epochs[-1:], [run.result.top1_error], "D", color=colour, mec=_INK, ms=8, label=f"test, seed {seed}"
+                epochs[-1:],
+                [run.result.top1_error],
+                "D",
+                color=colour,
+                mec=_INK,
+                ms=8,
+                label=f"{run.error_name[:-6]}, seed {seed}",
             )
             mark.set_gid(f"point-{i}")
         for axes, label in ((loss, "train loss"), (error, "error, %"), (rate, "learning rate")):
@@ -51,9 +57,9 @@ def curves(name: str, runs: Sequence[Finished]) -> str:
         figure.align_ylabels()
         if len(runs) <= _SERIES:
             error.legend(loc="upper right")
-        last = [f"{run.result.top1_error:.2f} % (seed {run.result.record.seed})" for run in runs]
-        label = f"Train loss, train error and learning rate over {len(runs[0].history)} epochs; final test error "
-        return _svg(figure, name, label + ", ".join(last), [f"test error {one}" for one in last])
+        last = [f"{run.error_name} {run.result.top1_error:.2f} %, seed {run.result.record.seed}" for run in runs]
+        label = f"Train loss, train error and learning rate over {len(runs[0].history)} epochs; at the end: "
+        return _svg(figure, name, label + "; ".join(last), last)
 
 
 def scatter(name: str, title: str, axis: Literal["parameters", "multiply_adds"], points: Sequence[Point]) -> str:

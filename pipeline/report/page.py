@@ -131,7 +131,7 @@ def _curves(finished: Sequence[Finished]) -> list[dict[str, Any]]:
                         for row in _thinned(run.history)
                     ],
                     "all": len(run.history),
-                    "test_error": f"{run.result.top1_error:.2f}",
+                    "error": f"{run.error_name} {run.result.top1_error:.2f} %",
                 }
                 for run in runs
             ],
@@ -200,7 +200,7 @@ def _run(run: Finished, plan: Plan) -> dict[str, Any]:
     return {
         "id": _slug("run", run.result.run),
         "run": run.result.run,
-        "error": f"{run.result.top1_error:.2f}",
+        "error": f"{run.error_name} {run.result.top1_error:.2f} %",
         "counts": f"{metrics.errors} of {metrics.n} images of the {metrics.split} split",
         "groups": [
             ("Run", _flat({k: v for k, v in record.items() if k not in _GROUPS})),

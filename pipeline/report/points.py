@@ -41,12 +41,12 @@ def published_points(dataset: str) -> list[Point]:
 
 
 def our_points(dataset: str, plan: Plan, finished: Sequence[Finished]) -> list[Point]:
-    """Our runs on `dataset`: a point for the seeds of one network by one protocol."""
+    """Our runs on `dataset`: a point for the seeds of one network by one protocol. Held-out errors are left out."""
     results = [run.result for run in finished]
     comparable = _comparable(plan, results)
     groups: dict[tuple[str, str, bool], list[Finished]] = {}
     for run in finished:
-        if run.result.record.dataset == dataset:
+        if (run.result.record.dataset, run.result.metrics.split) == (dataset, "test"):
             key = (run.result.network, run.protocol, run.result.run in comparable)
             groups.setdefault(key, []).append(run)
     return [_ours(network, plan, runs, fits) for (network, _, fits), runs in groups.items()]

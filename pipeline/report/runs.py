@@ -47,6 +47,11 @@ class Finished:
     def protocol(self) -> str:
         return str(self.record["protocol_name"])
 
+    @property
+    def error_name(self) -> str:
+        """What its final error is: one of the test split, or of training images that it held out."""
+        return "test error" if self.result.metrics.split == "test" else "held-out error"
+
 
 def load_finished(root: Path, results: Iterable[Result]) -> list[Finished]:
     """The runs of `results`, in their order. Raises UserError that names a file that is missing or broken."""

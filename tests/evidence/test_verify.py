@@ -1,6 +1,5 @@
 """wrn-pipe verify on a finished project: clean, after every kind of edit by hand, and where files are not here."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from pipeline.errors import UserError
 from pipeline.evidence import again
 from pipeline.evidence.dag import stages
 from pipeline.evidence.findings import Finding
+from pipeline.evidence.lock import Disk
 from pipeline.evidence.verify import verify
 from pipeline.params import load
 
@@ -123,11 +123,11 @@ def lock(change: Callable[[Any], None]) -> Callable[[], None]:
 
 def rerecord(told: Any) -> None:
     """What dvc.lock has of every file, as it is now: what somebody does who edits a file and covers it up."""
+    disk = Disk(Path.cwd())
     for stage in told.values():
         for entry in (*stage.get("deps", ()), *stage["outs"]):
-            path = Path(entry["path"])
-            if path.is_file():
-                entry["md5"], entry["size"] = hashlib.md5(path.read_bytes()).hexdigest(), path.stat().st_size
+            content = disk.content(entry["path"])
+            entry["md5"], entry["size"] = content.md5, content.size
 
 
 def covered(edit: Callable[[], None]) -> Callable[[], None]:
@@ -180,6 +180,9 @@ EDITS: dict[str, tuple[str | Path, Callable[[], None]]] = {
     "a card": (BETON / "card.json", replace(BETON / "card.json", '"images": 260', '"images": 261')),
     "a pixel": (BETON / "train.beton", flip(BETON / "train.beton", 9000)),
     "a raw label": (RAW / "train_labels.npy", swapped_labels),
+    "a raw label, covered up": (RAW / "train_labels.npy", covered(swapped_labels)),
+    "a pixel, covered up": (BETON / "train.beton", covered(flip(BETON / "train.beton", 9000))),
+    "a learning curve, covered up": (MODEL / "history.csv", covered(replace(MODEL / "history.csv", "2,", "2,0.00"))),
     "a raw pixel": (RAW / "test_images.npy", flip(RAW / "test_images.npy", -7)),
     "a raw file more": ("data/raw/cifar10-tiny", lambda: (RAW / "more.npy").write_bytes(b"more")),
     "code of the network": ("pipeline/models/preact_resnet.py", flip("pipeline/models/preact_resnet.py", 5)),

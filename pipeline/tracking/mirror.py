@@ -54,7 +54,7 @@ class Mirror:
 
     def epoch(self, row: EpochRecord, rate: float) -> None:
         """Log an epoch's record and its training images per second at step = completed epochs."""
-        values = {key: value for key, value in asdict(row).items() if key != "epoch"} | {RATE: rate}
+        values = {k: v for k, v in asdict(row).items() if k != "epoch" and v is not None} | {RATE: rate}
         now = int(time.time() * 1000)
 
         def job(mlflow: "MlflowClient", run: str) -> None:

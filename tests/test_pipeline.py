@@ -340,6 +340,9 @@ def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_
     assert (run["state"], run["next"]) == ("stopped", f"wrn-pipe repro {RUN}")
     assert run["why"][0].startswith("SIGTERM: stopped in epoch ")
     assert "going on in epoch" in project.cli("repro", "--dry").stdout
+    project.edit(lambda params: params["protocols"]["brief"].update(epochs=401))
+    assert status(project)["runs"][0]["state"] == "not started", "another training than the one that was stopped"
+    project.edit(lambda params: params["protocols"]["brief"].update(epochs=400))
     assert stopped_at("resuming from", lambda pid: os.killpg(pid, signal.SIGINT)) == 130, log.read_text()
     assert f"resuming from scratch/{saved.name}/{newest.name}" in log.read_text()
     assert max(saved.glob("epoch-*.safetensors")) > newest

@@ -4,13 +4,24 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli import completion
+
 EPILOG = "Example: wrn-pipe explain --paper-table 4 --row WRN-40-1 --dataset cifar10"
 
 
 def explain(
-    paper_table: Annotated[str, typer.Option(metavar="TABLE", help="2, 3, 4, 5, 6, 7, 8, 9, figure-4 or text.")],
-    row: Annotated[str, typer.Option(help="A network of it, as the paper prints it.")],
-    dataset: Annotated[str | None, typer.Option(help="Only this dataset, such as cifar100.")] = None,
+    paper_table: Annotated[
+        str,
+        typer.Option(
+            metavar="TABLE", help="2, 3, 4, 5, 6, 7, 8, 9, figure-4 or text.", autocompletion=completion.tables
+        ),
+    ],
+    row: Annotated[
+        str, typer.Option(help="A network of it, as the paper prints it.", autocompletion=completion.networks)
+    ],
+    dataset: Annotated[
+        str | None, typer.Option(help="Only this dataset, such as cifar100.", autocompletion=completion.datasets)
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell what the paper claims in a row of a table and where it says so, what stands behind our number, and why the

@@ -4,11 +4,13 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli import completion
+
 EPILOG = "Example: wrn-pipe show cifar10-wrn-40-1-quick-s1"
 
 
 def show(
-    run: Annotated[str, typer.Argument(help="A run of params.yaml that is evaluated.")],
+    run: Annotated[str, typer.Argument(help="A run of params.yaml that is evaluated.", autocompletion=completion.runs)],
     json: Annotated[bool, typer.Option("--json", help="Print JSON, with all inputs and dvc.lock's digests.")] = False,
 ) -> None:
     """Tell where a run's error comes from, what it says about the paper, and what would change it.

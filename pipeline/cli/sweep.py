@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli import completion
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -25,7 +27,7 @@ EPILOG = (
 
 
 def sweep(
-    protocol: Annotated[str, typer.Argument(help="A protocol of params.yaml.")],
+    protocol: Annotated[str, typer.Argument(help="A protocol of params.yaml.", autocompletion=completion.protocols)],
     to: Annotated[str, typer.Option(metavar="FILE", help="The CSV file; trainings that it has are not done again.")],
     networks: Annotated[str, typer.Option(help="Networks, by their printed names, with commas between.")] = "WRN-40-1",
     changes: Annotated[
@@ -33,7 +35,9 @@ def sweep(
         typer.Option("--set", metavar="FIELD=VALUES", help="Values with commas between; once for each field."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 1 to so many.")] = 1,
-    dataset: Annotated[str, typer.Option(help="A dataset of params.yaml.")] = "cifar10",
+    dataset: Annotated[
+        str, typer.Option(help="A dataset of params.yaml.", autocompletion=completion.planned_datasets)
+    ] = "cifar10",
 ) -> None:
     """Train every combination of the settings and note its error in FILE, with its whole recipe and its compute.
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli import completion
+
 if TYPE_CHECKING:
     from pipeline.evidence.findings import Finding
 
@@ -17,7 +19,10 @@ TELLING = ("summarize", "tabulate", "manifest", "report")
 def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Evaluate the weights again and compare predictions.")] = False,
     deeper: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Train RUN again in a scratch folder and compare.")
+        str | None,
+        typer.Option(
+            metavar="RUN", help="Train RUN again in a scratch folder and compare.", autocompletion=completion.runs
+        ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="With --deeper: so many epochs only. [default: all]", show_default=False)

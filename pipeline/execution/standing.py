@@ -157,15 +157,17 @@ def _run(run_id: str, facts: _Facts) -> RunStanding:
     if not why and error is not None:
         return standing("done")
     last = read_pulse(scratch)
+    saved = any(scratch.glob(PATTERN))
     for stage in (train, evaluate):
-        if words := last_words(stage):
+        # What was stopped before its settings or code were edited is not what would go on now.
+        if (words := last_words(stage)) and (saved or not words.stopped):
             state: State = "stopped" if words.stopped else "failed"
             return standing(state, stage, _sentences(words), last, then=again)
     if left := read_note(scratch.with_name(f"{scratch.name}.holder.json")):
         return standing(
             "failed", train, [f"{left} ended without a word: killed, or the machine went down"], last, then=again
         )
-    if any(scratch.glob(PATTERN)):
+    if saved:
         return standing("stopped", train, [], last, then=again)
     if error is not None:
         return standing("stale", None, why, then=again)

@@ -43,6 +43,10 @@ def offered(typed: str) -> list[str]:
         ("estimate --paper-table ", ["4", "all"]),
         ("data verify ", ["cifar10"]),
         ("net WRN-28-1", ["WRN-28-10"]),
+        ("show ", [RUN]),
+        ("explain --row WRN-16-", ["WRN-16-8"]),
+        ("verify --deeper ", [RUN]),
+        ("sweep q", ["quick"]),
     ],
 )
 def test_words_of_the_plan_and_the_paper(typed: str, some: list[str]) -> None:

@@ -9,8 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.benchmarks import figure_4, steps, train
+from pipeline.benchmarks.machine import machine
 from pipeline.benchmarks.measuring import spread
 from pipeline.benchmarks.steps import OURS, Way, forget, images_per_second, ways
 from pipeline.errors import UserError
@@ -99,3 +101,13 @@ def test_figure_4_sets_our_ratios_beside_the_papers(tmp_path: Path) -> None:
     for timing in timings.values():
         assert timing["ratio"] == pytest.approx(timing["ms"]["median"] / reference["ms"]["median"])
         assert timing["paper_ratio"] == pytest.approx(timing["paper_ms"] / 68)
+
+
+def test_the_machine_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the owner of a machine is asked to report."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    told = machine(torch.device("cpu"))
+    assert {"type", "name", "threads", "torch", "cores", "deterministic"} <= set(told)
+    assert told["torch"] == torch.__version__
+    assert "OMP_WAIT_POLICY=passive" in told["environment"]
+    assert all(told.values())

@@ -255,11 +255,11 @@ def test_points_are_the_papers_and_ours(root) -> None:
 def test_an_error_of_held_out_images_is_no_test_error(quick, tmp_path, monkeypatch) -> None:
     """Such runs serve to choose a protocol. They are drawn and listed, and stand in no figure beside the paper."""
     brief = quick[0].record.protocol
-    lay([*quick, result(500, protocol=brief, run="chosen", seed=2, split="train", n=5000)], tmp_path, ["4"])
+    lay([*quick, result(500, protocol=brief, run="chosen", seed=2, split="held-out", n=5000)], tmp_path, ["4"])
     text = written(tmp_path, monkeypatch)
     read = page_checks.read(text)
     assert "chosen: held-out error 10.00 %" in read.text
-    assert "Held-out error 10.00 %: 500 of 5000 images of the train split" in read.text
+    assert "Held-out error 10.00 %: 500 of 5000 images of the held-out split" in read.text
     assert "held-out, seed 2" in text
     assert "test error 10.00" not in text
     finished = load_finished(tmp_path, load_results(tmp_path))

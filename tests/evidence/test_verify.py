@@ -283,7 +283,7 @@ def test_a_planned_run_that_has_not_run_is_not_wrong_but_the_tables_are_older_th
     found = {(each.path, each.state) for each in findings() if each.state != "right"}
     assert (f"dvc.lock: train@{RUN[:-1]}2", "unchecked") in found
     assert {path for path, state in found if state == "wrong"} == {
-        f"dvc.lock: {stage}" for stage in ("summarize", "tabulate@4", "manifest")
+        f"dvc.lock: {stage}" for stage in ("summarize", "tabulate@4", "manifest", "report")
     }
 
 

@@ -146,6 +146,7 @@ def pack(folder: Path) -> None:
     card_path.write_text(json.dumps(card))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["rgb", "zca"])
 def test_no_damage_gets_through_or_brings_the_guard_down(kind: str, tiny_images: Splits, tmp_path: Path) -> None:
     raw = tmp_path / "raw"

@@ -37,7 +37,7 @@ def test_photographs_from_archives_to_table(
         assert kinds == {"dataset": "imagenet", "kind": "jpeg", "max_side": 500, "quality": 90}
         params["datasets"] = {"imagenet": photos.entry_of(tree, sources=[{"folder": True, "md5": md5}])}
         params["representations"] = {"imagenet-jpeg": {**kinds, "max_side": 200}}
-        params["protocols"]["paper-imagenet"].update(epochs=1, batch_size=25, precision="bf16")
+        params["protocols"]["paper-imagenet"].update(epochs=1, batch_size=25, learning_rate=0.01, precision="bf16")
         params["protocols"]["paper-imagenet"]["schedule"]["drop_after"] = []
         params["runs"] = {RUN: params["runs"][RUN]}
         params["tables"] = ["7"]

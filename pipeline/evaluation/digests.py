@@ -14,7 +14,7 @@ def digests(run_id: str, trained: Path, evaluated: Path, data: Path, device: dic
     """The content of evaluations/<run>/digests.json, from the folders where a run's files lie.
 
     `files` has each file's place in the repository with its sha256. `data` has the sha256 of card.json, which pins the
-    bytes of the .beton files, and the digest of each split's decoded content (pipeline.datasets.digest).
+    bytes of the .beton files, and the digest of each split's content.
     `device` is what it was evaluated on, as pipeline.training.device.facts says it.
     Raises UserError when the card is missing or no JSON.
     """
@@ -25,8 +25,15 @@ def digests(run_id: str, trained: Path, evaluated: Path, data: Path, device: dic
         "data": {
             "name": data.name,
             "card": sha256(data / "card.json"),
-            **{split: card["splits"][split]["digest"] for split in SPLITS},
+            **{split: content(card, split) for split in SPLITS},
         },
         "device": device,
         "files": {f"{place}/{name}": sha256(folder / name) for folder, place, name in places},
     }
+
+
+def content(card: dict[str, Any], split: str) -> str:
+    """The digest of a split: of its decoded pixels and labels, or of the files as published for JPEGs, which are stored
+    re-encoded."""
+    entry: dict[str, str] = card["splits"][split]
+    return entry["source_digest"] if "source_digest" in entry else entry["digest"]

@@ -16,6 +16,8 @@ def metrics(
     top5_error as well where there are at least ten times as many classes as that.
     """
     n, classes = probabilities.shape
+    # A diverged network may give the true class a probability that float64 can not hold: it counts as 708 nats.
+    true = np.maximum(probabilities[np.arange(n), labels], np.finfo(np.float64).tiny)
     errors = int((labels != predictions).sum())
     rate = errors / n
     values: dict[str, float | int] = {
@@ -23,10 +25,10 @@ def metrics(
         "errors": errors,
         "top1_error": round(100 * rate, 6),
         "standard_error": round(100 * math.sqrt(rate * (1 - rate) / n), 6),
-        "negative_log_likelihood": round(float(-np.log(probabilities[np.arange(n), labels]).mean()), 6),
+        "negative_log_likelihood": round(float(-np.log(true).mean()), 6),
     }
     if classes >= 50:
-        top5 = np.argpartition(-probabilities, 5, axis=1)[:, :5]
+        top5 = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]  # of equals the lowest, as the prediction is
         values["top5_error"] = round(100 * (1 - float((top5 == labels[:, None]).any(1).mean())), 6)
     return values
 

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from pipeline.comparison.results import Record, Result
 from pipeline.errors import UserError
+from pipeline.evaluation.digests import content
 from pipeline.evaluation.predictions import read
 from pipeline.loading.beton import open_card
 from pipeline.loading.beton import sha256 as digest_of
@@ -169,7 +170,7 @@ def _dataset(record: dict[str, Any]) -> tuple[str, str] | None:
     folder = Path("data/beton") / f"{record['dataset']}-{record['representation']}"
     if not folder.exists():
         return None
-    return folder.name, open_card(folder)["splits"]["train"]["digest"]
+    return folder.name, content(open_card(folder), "train")
 
 
 def _history(path: Path, epochs: int, run_id: str) -> dict[str, dict[int, float]]:

@@ -18,11 +18,11 @@ from typing import Any
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence import archive, crate
 from pipeline.evidence.crate import Checkout, Member
-from pipeline.evidence.dag import DAG, stages
 from pipeline.evidence.findings import Finding, right, wrong
 from pipeline.evidence.lock import CARD, IGNORED, Disk
 from pipeline.evidence.remade import Run
 from pipeline.evidence.verify import verify
+from pipeline.execution.dag import DAG, stages
 from pipeline.execution.dvc import LOCK
 from pipeline.loading.beton import sha256
 from pipeline.params import PARAMS, Plan, load

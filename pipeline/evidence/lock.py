@@ -17,8 +17,8 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.datasets.fetch import file_digest
 from pipeline.errors import WrnPipeError
-from pipeline.evidence.dag import Stage
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
+from pipeline.execution.dag import Stage
 from pipeline.execution.dvc import LOCK, locked
 from pipeline.params import PARAMS
 

@@ -6,9 +6,9 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from pipeline.errors import WrnPipeError
-from pipeline.evidence.dag import Stage
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.evidence.lock import Disk
+from pipeline.execution.dag import Stage
 
 Run = Callable[[str], None]
 """Runs a stage's command, such as `python -m stages.tabulate 4`, in the current folder."""

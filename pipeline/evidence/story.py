@@ -14,8 +14,8 @@ from pipeline.comparison.results import load_results
 from pipeline.comparison.tables import table
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence import lock
-from pipeline.evidence.dag import stages
 from pipeline.evidence.manifest import manifest
+from pipeline.execution.dag import stages
 from pipeline.execution.dvc import LOCK, command, environment
 from pipeline.params import Plan
 from pipeline.provenance import commit

@@ -6,9 +6,9 @@ from typing import Any
 
 from pipeline.errors import WrnPipeError
 from pipeline.evidence import lock, remade, runs
-from pipeline.evidence.dag import stages
 from pipeline.evidence.findings import Finding, State, wrong
 from pipeline.execution import data_check, data_state
+from pipeline.execution.dag import stages
 from pipeline.execution.dvc import LOCK
 from pipeline.params import Plan
 

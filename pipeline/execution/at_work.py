@@ -21,7 +21,7 @@ def running_stages(stages: dict[str, Stage]) -> dict[str, int]:
             if psutil.pid_exists(info["pid"]):
                 with suppress(ValueError):
                     written[Path(path).relative_to(Path.cwd()).as_posix()] = info["pid"]
-    return {stage.name: written[path] for stage in stages.values() for path in stage.writes[:1] if path in written}
+    return {stage.name: written[path] for stage in stages.values() for path in stage.outs[:1] if path in written}
 
 
 def ask(stages: Collection[Stage], running: Collection[str], wait: bool) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""The stages of dvc.yaml for a plan, with what each reads and writes."""
+"""dvc.yaml with the plan's names filled in: the stages, what each runs, reads and writes, and which need which."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
@@ -7,23 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
-from pipeline.params import Plan
+from pipeline.errors import UserError
+from pipeline.params import PARAMS, Plan
 
 DAG = Path("dvc.yaml")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage as DVC names it."""
+    """One stage as DVC names it. Paths are of files and folders, below the repository's root."""
 
     name: str
     """train@RUN, or summarize, which there is only one of."""
-    reads: tuple[str, ...]
-    """Files and folders, from the repository's root."""
-    writes: tuple[str, ...]
+    command: str
+    deps: tuple[str, ...]
+    params: tuple[str, ...]
+    """Dotted keys of params.yaml."""
+    outs: tuple[str, ...]
+    """Of all kinds: outs, metrics and plots."""
+    committed: tuple[str, ...]
+    """Those of `outs` that git keeps, not DVC: `cache: false`."""
     needs: frozenset[str] = frozenset()
-    """Names of the stages that write what it reads, or something in it."""
+    """Names of the stages that write one of `deps`, or something in it; `read_dag` fills them in."""
 
     @property
     def kind(self) -> str:
@@ -35,27 +42,42 @@ class Stage:
         return self.name.partition("@")[2]
 
 
+def stages(root: Path, plan: Plan | None = None) -> list[Stage]:
+    """All stages of the repository at `root`, in the order of its dvc.yaml; of its params.yaml unless `plan` is given.
+
+    Raises UserError when that is no pipeline, or names a path outside the repository.
+    """
+    try:
+        params = _yaml(root / PARAMS) if plan is None else plan.model_dump(mode="json")
+        made = _stages(_yaml(root / DAG), params)
+    except (OSError, YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{DAG} is no pipeline: {error!r}", f"git checkout {DAG}") from None
+    for path in (path for stage in made for path in (*stage.deps, *stage.outs)):
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise UserError(f"{DAG} names {path}, which is not in the repository", f"git checkout {DAG}")
+    return made
+
+
 def read_dag(plan: Plan) -> dict[str, Stage]:
     """All stages by name, each behind those that it needs, else in the order of dvc.yaml."""
-    dag = YAML(typ="safe", pure=True).load(DAG)["stages"]
-    stages = {stage.name: stage for kind, body in dag.items() for stage in _expand(kind, body, plan)}
+    found = {stage.name: stage for stage in stages(Path(), plan)}
     written: dict[str, set[str]] = {}
     """A path, or a folder above it -> who writes it."""
-    for stage in stages.values():
-        for path in stage.writes:
+    for stage in found.values():
+        for path in stage.outs:
             for place in _upwards(path):
                 written.setdefault(place, set()).add(stage.name)
-    exact = {path: stage.name for stage in stages.values() for path in stage.writes}
-    for name, stage in stages.items():
-        below = (written.get(path, set()) for path in stage.reads)
-        above = ({exact[place] for place in _upwards(path) if place in exact} for path in stage.reads)
-        stages[name] = replace(stage, needs=frozenset().union(*below, *above) - {name})
-    sorter = TopologicalSorter({name: stage.needs for name, stage in stages.items()})
+    exact = {path: stage.name for stage in found.values() for path in stage.outs}
+    for name, stage in found.items():
+        below = (written.get(path, set()) for path in stage.deps)
+        above = ({exact[place] for place in _upwards(path) if place in exact} for path in stage.deps)
+        found[name] = replace(stage, needs=frozenset().union(*below, *above) - {name})
+    sorter = TopologicalSorter({name: stage.needs for name, stage in found.items()})
     sorter.prepare()
     ordered: dict[str, Stage] = {}
     while sorter.is_active():
         ready = set(sorter.get_ready())
-        ordered |= {name: stage for name, stage in stages.items() if name in ready}
+        ordered |= {name: stage for name, stage in found.items() if name in ready}
         sorter.done(*ready)
     return ordered
 
@@ -79,28 +101,48 @@ def with_behind(stages: dict[str, Stage], names: Collection[str]) -> dict[str, s
     return found
 
 
-def _expand(kind: str, body: dict[str, Any], plan: Plan) -> Iterator[Stage]:
-    if "foreach" not in body:
-        yield _stage(kind, body, {})
-        return
-    each = getattr(plan, body["foreach"].removeprefix("${").removesuffix("}"))
-    for key in each:
-        item = each[key].model_dump(mode="json") if isinstance(each, dict) else {}
-        words = {"${key}": key, "${item}": key} | {f"${{item.{name}}}": str(value) for name, value in item.items()}
-        yield _stage(f"{kind}@{key}", body["do"], words)
+def _yaml(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    return values
 
 
-def _stage(name: str, body: dict[str, Any], words: dict[str, str]) -> Stage:
-    def paths(part: str) -> Iterator[str]:
-        for entry in body.get(part, []):
-            path = next(iter(entry)) if isinstance(entry, dict) else entry
-            for word, value in words.items():
-                path = path.replace(word, value)
-            yield path
+def _stages(dag: dict[str, Any], params: dict[str, Any]) -> list[Stage]:
+    made = []
+    for name, body in dag["stages"].items():
+        if "foreach" not in body:
+            made.append(_stage(name, body))
+            continue
+        items = params[body["foreach"].removeprefix("${").removesuffix("}")]
+        keyed = items if isinstance(items, dict) else {item: item for item in items}
+        made += [_stage(f"{name}@{key}", _filled(body["do"], key, item)) for key, item in keyed.items()]
+    return made
 
-    return Stage(
-        name, tuple(paths("deps")), tuple(path for part in ("outs", "metrics", "plots") for path in paths(part))
-    )
+
+def _stage(name: str, body: dict[str, Any]) -> Stage:
+    outs: list[str] = []
+    committed: list[str] = []
+    for out in (*body.get("outs", ()), *body.get("metrics", ()), *body.get("plots", ())):
+        ((path, options),) = out.items() if isinstance(out, dict) else ((out, {}),)
+        outs.append(path)
+        if options.get("cache") is False:
+            committed.append(path)
+    deps, params = tuple(body.get("deps", ())), tuple(body.get("params", ()))
+    return Stage(name, body["cmd"], deps, params, tuple(outs), tuple(committed))
+
+
+def _filled(value: Any, key: str, item: Any) -> Any:
+    if isinstance(value, dict):
+        return {_filled(k, key, item): _filled(v, key, item) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_filled(each, key, item) for each in value]
+    if not isinstance(value, str):
+        return value
+    value = value.replace("${key}", key)
+    if not isinstance(item, dict):
+        return value.replace("${item}", str(item))
+    for name, setting in item.items():
+        value = value.replace(f"${{item.{name}}}", str(setting))
+    return value
 
 
 def _upwards(path: str) -> Iterator[str]:

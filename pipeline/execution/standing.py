@@ -214,7 +214,7 @@ def _table_state(stage: str, facts: _Facts) -> tuple[State, list[str]]:
     if stage in facts.running:
         return "running", []
     why = (facts.stale or {}).get(stage, [])
-    here = all(Path(path).is_file() for path in facts.stages[stage].writes)
+    here = all(Path(path).is_file() for path in facts.stages[stage].outs)
     if (words := last_words(stage)) and (why or not here):
         return "failed", _sentences(words)
     return ("done" if not why else "stale") if here else "not started", why

@@ -26,7 +26,7 @@ class Mirror:
     """One training as one MLflow run, found by its fingerprint. Works in a thread of its own, in order.
 
     The first failure is said once and ends the mirroring; the training does not notice. Meanwhile MLflow's own monitor
-    records the machine (system/...) every ten seconds, or as MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL says.
+    records the machine (system/...): at the end, and every ten seconds or MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.
     """
 
     def __init__(self, run_id: str, record: dict[str, Any], machine: dict[str, str] | None = None) -> None:
@@ -106,7 +106,10 @@ def _watching_machine(run: str) -> Iterator[None]:
     try:
         yield
     finally:
-        monitor.finish()
+        monitor.finish()  # which drops what it measured since its last record: all of it, where the run was that short
+        monitor.collect_metrics()
+        monitor.publish_metrics(monitor.aggregate_metrics())
+        monitor.mlflow_logger.flush()
 
 
 def log_evaluation(plan: Plan, run_id: str) -> None:

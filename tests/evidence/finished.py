@@ -9,7 +9,7 @@ from typing import Any
 
 from project import Project, make_project
 
-from pipeline.evidence.dag import stages
+from pipeline.execution.dag import stages
 
 DEAD_SERVER = "http://127.0.0.1:9"
 

@@ -9,8 +9,8 @@ import pytest
 from project import RUN, Project
 
 from pipeline.errors import UserError
-from pipeline.evidence.dag import stages
 from pipeline.evidence.manifest import manifest
+from pipeline.execution.dag import stages
 from pipeline.params import load
 from pipeline.publication.claims import claims_of
 from pipeline.publish import json_text

@@ -20,10 +20,10 @@ from pipeline.cli.main import app
 from pipeline.cli.verify import TELLING, run_stage
 from pipeline.errors import UserError
 from pipeline.evidence import again
-from pipeline.evidence.dag import stages
 from pipeline.evidence.findings import Finding
 from pipeline.evidence.lock import Disk
 from pipeline.evidence.verify import verify
+from pipeline.execution.dag import stages
 from pipeline.params import load
 
 MODEL, EVALUATION = Path("models") / RUN, Path("evaluations") / RUN

@@ -46,13 +46,14 @@ for epoch in range(12):
 del delivered
 
 def growth(loader, epochs, leave_at=None, keep=None):
-    # Bytes of resident memory and threads that half of `epochs` epochs add, after a tenth as many to warm up.
-    # Of the two halves the lesser: a leak is in both, an allocator that takes a larger piece once is not.
+    # After a tenth of `epochs` epochs to warm up: resident bytes that the lesser of two halves adds (a leak is in both,
+    # an allocator that takes a larger piece once is not) and that both add, and the threads that both add.
     memory = []
     for epoch in range(epochs // 10 + epochs):
         if epoch in (epochs // 10, epochs // 10 + epochs // 2):
             gc.collect()
             memory.append(psutil.Process().memory_info().rss)
+        if epoch == epochs // 10:
             threads = threading.active_count()
         for number, batch in enumerate(loader.batches(sample_order(2, epoch, loader.samples))):
             if keep is not None and number == 0:
@@ -62,7 +63,8 @@ def growth(loader, epochs, leave_at=None, keep=None):
     del batch
     gc.collect()
     memory.append(psutil.Process().memory_info().rss)
-    return [min(memory[1] - memory[0], memory[2] - memory[1]), threading.active_count() - threads]
+    each = min(memory[1] - memory[0], memory[2] - memory[1])
+    return [each, memory[2] - memory[0], threading.active_count() - threads]
 
 for name, loader in loaders.items():
     told[name] = growth(loader, 200)
@@ -82,11 +84,13 @@ def test_200_epochs_neither_differ_nor_grow(tiny_beton: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout)
     assert told.pop("differing") == []
-    leak, threads = told.pop("a leak")
+    leak, all_of_it, threads = told.pop("a leak")
     assert leak > 7.5e6
+    assert all_of_it > 15e6
     assert threads == 0
     assert len(told) == 2 * (workers + 1)
-    for what, (memory, threads) in told.items():
+    for what, (memory, whole, threads) in told.items():
+        assert whole < 15e6, f"{what}: {told}"
         assert memory < 2.5e6, f"{what}: {told}"
         assert threads == 0, f"{what}: {told}"
 

@@ -53,7 +53,6 @@ def trained(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project.root)
         forget_mlflow(patch)
-        patch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
         train(FIRST)
         evaluate(FIRST)
         patch.setenv("MLFLOW_TRACKING_URI", "none://")  # an outage, as far as the second run can see

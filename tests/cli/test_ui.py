@@ -28,7 +28,14 @@ def test_it_serves_the_store_and_stops(tmp_path: Path) -> None:
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     with log.open("w") as file:
-        running = subprocess.Popen([*COMMAND, str(port)], cwd=tmp_path, stdout=file, stderr=file, env=environment)
+        running = subprocess.Popen(
+            [*COMMAND, str(port)],
+            cwd=tmp_path,
+            stdout=file,
+            stderr=file,
+            env=environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        )
     try:
         address = f"http://127.0.0.1:{port}"
         for _ in range(900):

@@ -4,33 +4,14 @@ The folder gets predictions.parquet, metrics.json, digests.json and a copy of ru
 """
 
 import json
-import shutil
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from safetensors.torch import load_file
-
 from pipeline.errors import run_stage
-from pipeline.evaluation.digests import digests
-from pipeline.evaluation.metrics import about, metrics
-from pipeline.evaluation.predictions import predict, read, write
-from pipeline.loading.loader import Ints, Loader
-from pipeline.loading.order import held_out
-from pipeline.loading.preprocessing import Preprocessing
-from pipeline.models.build import skeleton
-from pipeline.models.names import parse
-from pipeline.params import Plan, Run, load
+from pipeline.params import load
 from pipeline.progress import say
-from pipeline.publish import json_text, new_folder
+from pipeline.publish import new_folder
 from pipeline.tracking.mirror import log_evaluation
-from pipeline.training import device as devices
 from pipeline.training.holder import discard_unless_held
-
-_BATCH = 500
-_JPEG_BATCH = 100
-"""224 x 224 pixels instead of 32 x 32, so that activations fit the memory of a small machine."""
 
 
 def main(run_id: str) -> None:
@@ -38,49 +19,14 @@ def main(run_id: str) -> None:
     plan = load()
     plan.run(run_id)
     to = Path("evaluations") / run_id
+    from pipeline.evaluation.run import evaluate
+
     with new_folder(to) as work:
-        values = evaluate(plan, run_id, work)
+        values = evaluate(plan, run_id, Path("models") / run_id, work)
     say(f"{run_id}: {values['split']} error {values['top1_error']:.2f} % of {values['n']} images")
     log_evaluation(plan, run_id)
     record = json.loads((to / "run.json").read_text(encoding="utf-8"))
     discard_unless_held(Path("scratch") / record["fingerprint"], run_id)
-
-
-def evaluate(plan: Plan, run_id: str, work: Path) -> dict[str, float | int | str]:
-    """Write the files of evaluations/<run_id> into the folder `work`; return what metrics.json says."""
-    run = plan.run(run_id)
-    trained = Path("models") / run_id
-    write(work / "predictions.parquet", *predicted(plan, run, load_file(trained / "model.safetensors")))
-    values = about(plan, run_id) | metrics(*read(work / "predictions.parquet"))
-    (work / "metrics.json").write_text(json_text(values), encoding="utf-8")
-    # A copy, so that tables need the evaluations only and not the weights beside the original.
-    shutil.copyfile(trained / "run.json", work / "run.json")
-    made_of = digests(run_id, trained, work, _data(run), devices.facts(_device(plan)))
-    (work / "digests.json").write_text(json_text(made_of), encoding="utf-8")
-    return values
-
-
-def predicted(plan: Plan, run: Run, weights: dict[str, torch.Tensor]) -> tuple[Ints, Ints, npt.NDArray[np.float64]]:
-    """Indices [N], labels [N] and probabilities [N, classes] of what a run with these weights is evaluated on."""
-    device = _device(plan)
-    devices.prepare(device)
-    model = skeleton(parse(run.network), plan.datasets[run.dataset].classes)
-    model.load_state_dict(weights, assign=True)
-    model.to(device).to(memory_format=torch.channels_last)
-    protocol = plan.protocols[run.protocol]
-    batch = _JPEG_BATCH if run.representation == "jpeg" else _BATCH
-    loader = Loader(_data(run), "train" if protocol.holdout else "test", batch, plan.loading.backend)
-    samples = held_out(loader.samples, protocol.holdout) if protocol.holdout else np.arange(loader.samples)
-    preprocessing = Preprocessing(protocol.preprocessing).to(device)
-    return samples, *predict(model, loader, preprocessing, device, samples)
-
-
-def _device(plan: Plan) -> torch.device:
-    return devices.choose(plan.device, "fp32").device  # as predict computes
-
-
-def _data(run: Run) -> Path:
-    return Path("data/beton") / f"{run.dataset}-{run.representation}"
 
 
 if __name__ == "__main__":

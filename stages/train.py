@@ -1,32 +1,12 @@
 """train: data/beton/<dataset>-<representation> -> models/<run>/{model.safetensors, history.csv, run.json}."""
 
-import csv
-import os
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
-# Read when torch first allocates: large blocks on huge pages save page faults on a CPU.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-import torch
-from safetensors.torch import save
-
-from pipeline.errors import WrnPipeError, run_stage
-from pipeline.loading.loader import Loader
-from pipeline.loading.preprocessing import Preprocessing
-from pipeline.models.build import build, count_parameters
-from pipeline.models.kernels import use
-from pipeline.params import Plan, load
-from pipeline.progress import say
-from pipeline.provenance import fingerprint, versions
-from pipeline.publish import json_text, new_folder
-from pipeline.tracking.mirror import Mirror
-from pipeline.training import device as devices
-from pipeline.training.checkpoints import EpochRecord, Progress
+from pipeline.errors import run_stage
+from pipeline.params import load
+from pipeline.provenance import fingerprint
 from pipeline.training.holder import discard, hold
-from pipeline.training.interruptions import continue_with, stop_at_once
-from pipeline.training.loop import Training, train
+from pipeline.training.interruptions import stop_at_once
 
 
 def main(run_id: str, *, fresh: bool = False, wait: bool = False, checkpoint_steps: int | None = None) -> None:
@@ -42,82 +22,9 @@ def main(run_id: str, *, fresh: bool = False, wait: bool = False, checkpoint_ste
     with stop_at_once(run_id), hold(scratch, run_id, wait):
         if fresh:
             discard(scratch)
-        training, record = prepare(plan, run_id, print_of_run, scratch, checkpoint_steps)
-        choice = devices.choose(plan.device, training.protocol.precision)
-        say(f"{run_id}: on {choice}")
-        with Mirror(run_id, record, {"device.measured": choice.measured} if choice.rates else {}) as mirror:
-            done = train(training, mirror.epoch)
-            trained_on = {
-                "device": done.devices[-1],
-                "devices": done.devices,
-                "unrepeatable_kernels": done.unrepeatable,
-            }
-            to = Path("models") / run_id
-            publish(to, training, done, record | trained_on)
-            mirror.model(to / "model.safetensors")
+        from pipeline.training.run import train_run
 
-
-def prepare(
-    plan: Plan, run_id: str, print_of_run: str, scratch: Path, checkpoint_steps: int | None = None
-) -> tuple[Training, dict[str, Any]]:
-    """A training ready to start, keeping its state in `scratch`, and what run.json says of it before its first step."""
-    run = plan.run(run_id)
-    protocol, data = plan.protocols[run.protocol], f"{run.dataset}-{run.representation}"
-    device = devices.choose(plan.device, protocol.precision).device
-    devices.prepare(device)
-    dropout = protocol.dropout if run.network.endswith("-dropout") else 0.0
-    model = (
-        build(
-            run.network,
-            plan.datasets[run.dataset].classes,
-            conv_init=protocol.conv_init,
-            bn_init=protocol.bn_init,
-            dropout=dropout,
-            seed=run.seed,
-        )
-        .to(device)
-        .to(memory_format=torch.channels_last)
-    )
-    kernels = use(plan.kernels, model, device)
-    loader = Loader(Path("data/beton") / data, "train", protocol.batch_size, plan.loading.backend)
-    record = {
-        "run": run_id,
-        **run.model_dump(mode="json"),
-        "protocol_name": run.protocol,
-        "protocol": protocol.model_dump(mode="json"),
-        "fingerprint": print_of_run,
-        "parameters": count_parameters(model),
-        "epochs": protocol.epochs,
-        "loader": plan.loading.backend,
-        "kernels": kernels,
-        "device": devices.facts(device),
-        "versions": versions(),
-    }
-    preprocessing = Preprocessing(protocol.preprocessing).to(device)
-    return Training(run_id, protocol, run.seed, model, loader, preprocessing, device, scratch, checkpoint_steps), record
-
-
-def publish(to: Path, training: Training, done: Progress, record: dict[str, Any]) -> None:
-    """Write the three files of models/<run>. Raises WrnPipeError when the disk is full or fails; nothing shows then."""
-    try:
-        with new_folder(to) as work:
-            weights = {k: v.detach().cpu().contiguous() for k, v in training.model.state_dict().items()}
-            (work / "model.safetensors").write_bytes(save(weights))
-            write_history(work / "history.csv", done.history)
-            (work / "run.json").write_text(json_text(record), encoding="utf-8")
-    except OSError as error:
-        raise WrnPipeError(
-            f"cannot write {to} ({error.strerror}); the finished training is kept in {training.scratch}",
-            f"make room there, then: {continue_with(training.run_id)} (it trains nothing again)",
-        ) from error
-
-
-def write_history(path: Path, history: list[EpochRecord]) -> None:
-    """One row an epoch; numbers as Python prints them, which reads back to the same bits."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(EpochRecord)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in history)
+        train_run(plan, run_id, print_of_run, scratch, Path("models") / run_id, checkpoint_steps)
 
 
 if __name__ == "__main__":

@@ -118,13 +118,13 @@ def _train(plan: "Plan", to: "Path") -> None:
     from filelock import FileLock
 
     from pipeline.evaluation.metrics import metrics
+    from pipeline.evaluation.run import predicted
     from pipeline.progress import say
     from pipeline.provenance import fingerprint
     from pipeline.training.holder import discard, hold
     from pipeline.training.interruptions import InterruptedTrainingError
     from pipeline.training.loop import train
-    from stages.evaluate import predicted
-    from stages.train import prepare
+    from pipeline.training.run import prepare
 
     run, print_of_run = plan.run(RUN), fingerprint(plan, RUN)
     if any(row["fingerprint"] == print_of_run for row in _rows(to)):

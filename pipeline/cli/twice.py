@@ -67,8 +67,8 @@ def _child(run_id: str, folder: Path, steps: int | None) -> int:
 def _train(run_id: str, folder: str, steps: str) -> None:
     from pipeline.params import load
     from pipeline.provenance import fingerprint
+    from pipeline.training.run import prepare
     from pipeline.training.trace import traced
-    from stages.train import prepare
 
     plan = load()
     training, _ = prepare(plan, run_id, fingerprint(plan, run_id), Path(folder))

@@ -71,15 +71,13 @@ def _here(deep: bool, deeper: str | None, epochs: int | None) -> "Iterable[Findi
     yield from verify(plan, run_stage)
     if deep:
         from pipeline.evidence.again import evaluated
-        from stages.evaluate import evaluate
 
         for run_id in plan.runs:
-            yield from evaluated(plan, run_id, evaluate)
+            yield from evaluated(plan, run_id)
     if deeper is not None:
         from pipeline.evidence.again import trained
-        from stages.train import prepare
 
-        yield from trained(plan, deeper, prepare, epochs)
+        yield from trained(plan, deeper, epochs)
 
 
 def _bundle(path: Path) -> "Iterable[Finding]":

@@ -3,7 +3,7 @@
 import csv
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,17 +14,15 @@ from safetensors.torch import save
 
 from pipeline.errors import UserError
 from pipeline.evaluation.predictions import read
+from pipeline.evaluation.run import evaluate
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.params import Plan
 from pipeline.provenance import fingerprint
 from pipeline.training import device as devices
 from pipeline.training.checkpoints import EpochRecord, Progress
-from pipeline.training.loop import Training, train
+from pipeline.training.loop import train
+from pipeline.training.run import prepare
 
-Evaluate = Callable[[Plan, str, Path], Any]
-"""stages.evaluate.evaluate: writes the files of an evaluation into a folder."""
-Prepare = Callable[[Plan, str, str, Path], tuple[Training, dict[str, Any]]]
-"""stages.train.prepare: a training ready to start in a folder."""
 ROUNDING = 1e-3
 """How far apart the probabilities of two kinds of processor may lie, whose sums round otherwise."""
 
@@ -33,7 +31,7 @@ class _EnoughError(Exception):
     """Ends a training after the epochs that were asked for."""
 
 
-def evaluated(plan: Plan, run_id: str, evaluate: Evaluate) -> Iterator[Finding]:
+def evaluated(plan: Plan, run_id: str) -> Iterator[Finding]:
     """Whether the weights of a run still predict what predictions.parquet says.
 
     To the same bits on the kind of machine that digests.json names; elsewhere within ROUNDING, and with the same
@@ -47,7 +45,7 @@ def evaluated(plan: Plan, run_id: str, evaluate: Evaluate) -> Iterator[Finding]:
         return
     with tempfile.TemporaryDirectory() as folder:
         try:
-            evaluate(plan, run_id, Path(folder))
+            evaluate(plan, run_id, Path("models") / run_id, Path(folder))
             again, told = read(Path(folder) / path.name), read(path)
         except UserError as error:
             yield wrong(path, f"cannot be computed again: {error.what}")
@@ -63,7 +61,7 @@ def evaluated(plan: Plan, run_id: str, evaluate: Evaluate) -> Iterator[Finding]:
         yield wrong(path, f"the weights give other probabilities, by up to {apart:.2g}, more than rounding explains")
 
 
-def trained(plan: Plan, run_id: str, prepare: Prepare, epochs: int | None) -> Iterator[Finding]:
+def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
     """Whether training a run again gives its history, and after all epochs its weights, to the same bits.
 
     Another kind of machine rounds otherwise, so that what differs there is unchecked, not wrong.

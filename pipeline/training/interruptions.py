@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import torch
-
 from pipeline.errors import WrnPipeError
 from pipeline.progress import say
 
@@ -69,6 +67,8 @@ def stop_after_step() -> Iterator[list[int]]:
 @contextmanager
 def explain_no_memory(run_id: str, where: Callable[[], str]) -> Iterator[None]:
     """Turn numpy's, torch's and Python's ways to say that memory is short into a WrnPipeError. `where`: what to add."""
+    import torch
+
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:

@@ -298,30 +298,26 @@ def test_tables_are_checked_where_only_the_evaluations_are(copy: Project) -> Non
 
 
 def test_deep_finds_weights_that_do_not_predict_what_is_said(copy: Project) -> None:
-    from stages.evaluate import evaluate
-
-    (same,) = again.evaluated(load(), RUN, evaluate)
+    (same,) = again.evaluated(load(), RUN)
     assert same.state == "right"
     assert "same bits" in same.why
     heavier()
-    (other,) = again.evaluated(load(), RUN, evaluate)
+    (other,) = again.evaluated(load(), RUN)
     assert (other.path, other.state) == (f"{EVALUATION}/predictions.parquet", "wrong")
 
 
 def test_deeper_trains_again_to_the_same_bits(copy: Project) -> None:
-    from stages.train import prepare
-
-    whole = list(again.trained(load(), RUN, prepare, None))
+    whole = list(again.trained(load(), RUN, None))
     assert [(each.path, each.state) for each in whole] == [
         (f"{MODEL}/history.csv", "right"),
         (f"{MODEL}/model.safetensors", "right"),
     ]
     heavier()
     replace(MODEL / "history.csv", "\n1,0", "\n1,0.0")()
-    one = list(again.trained(load(), RUN, prepare, 1))
+    one = list(again.trained(load(), RUN, 1))
     assert [each.state for each in one] == ["wrong", "unchecked"]
     assert "learning_rate in epoch 1" in one[0].why
-    assert [each.state for each in again.trained(load(), RUN, prepare, None)] == ["wrong", "wrong"]
+    assert [each.state for each in again.trained(load(), RUN, None)] == ["wrong", "wrong"]
     assert not Path("scratch").exists() or not list(Path("scratch").glob("*/epoch*"))
 
 

@@ -35,7 +35,11 @@ def pages(synced: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFacto
         command = "from pipeline.cli.main import main; main()"
         with (to / "log").open("w") as log:
             running = subprocess.Popen(
-                [sys.executable, "-c", command, "ui", "--port", str(port)], cwd=place.root, stdout=log, stderr=log
+                [sys.executable, "-c", command, "ui", "--port", str(port)],
+                cwd=place.root,
+                stdout=log,
+                stderr=log,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
             )
         try:
             wait_for(f"http://127.0.0.1:{port}", running)

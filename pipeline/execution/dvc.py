@@ -30,7 +30,7 @@ def environment() -> dict[str, str]:
 
 def command(*arguments: str) -> list[str]:
     """`dvc --wait-for-lock ...`: without the flag DVC discards a finished training when its lock is held for 3 s."""
-    return [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+    return [sys.executable, "-m", "pipeline.execution.quick_dvc", "--wait-for-lock", *arguments]
 
 
 def resolve(plan: Plan, targets: Sequence[str]) -> list[str]:

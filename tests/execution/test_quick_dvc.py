@@ -1,0 +1,140 @@
+"""DVC as we call it, with parameters remembered and stages recorded at once, does what DVC does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dvc.dependency.param as params
+import pytest
+from dvc.fs import LocalFileSystem
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from pipeline.execution import quick_dvc
+
+ROOT = Path(__file__).parents[2]
+NAMES = st.text("ab*1", min_size=1, max_size=2)
+VALUES = st.recursive(
+    st.none() | st.integers() | st.floats(allow_nan=False) | st.text("xyz ", max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(
+    content=st.dictionaries(NAMES, VALUES, min_size=1, max_size=4),
+    keys=st.lists(st.lists(NAMES | st.just("0"), min_size=1, max_size=3).map(".".join), min_size=1, max_size=5),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_parameter_is_what_dvc_reads(
+    tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any], keys: list[str]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"{abs(hash(json.dumps(content)))}.yaml"
+    YAML(typ="safe").dump(content, path)
+
+    def read(reader: Any) -> Any:
+        try:
+            return list(reader(LocalFileSystem(), str(path), keys, flatten=True).items())
+        except Exception as error:  # noqa: BLE001 - whatever DVC raises, such as for a pattern that fits twice
+            return type(error), str(error)
+
+    assert read(quick_dvc._read_param_file) == read(params.read_param_file)
+
+
+STAGES = """
+stages:
+  made:
+    cmd: python -c "open('made', 'w').write('m')"
+    outs: [made]
+  one:
+    foreach: ${runs}
+    do:
+      cmd: python work.py one ${key}
+      deps:
+        - made
+        - work.py
+      params:
+        - runs.${key}
+        - common
+      outs:
+        - out/${key}
+  two:
+    foreach: ${runs}
+    do:
+      cmd: python work.py two ${key}
+      deps:
+        - out/${key}
+      params: [common]
+      metrics:
+        - end/${key}.json
+  all:
+    cmd: python work.py all all
+    deps: [end]
+    outs:
+      - all.json: {cache: false}
+"""
+WORK = """
+import json, pathlib, sys
+stage, key = sys.argv[1:]
+to = {"one": f"out/{key}/data", "two": f"end/{key}.json", "all": "all.json"}[stage]
+pathlib.Path(to).parent.mkdir(parents=True, exist_ok=True)
+pathlib.Path(to).write_text(json.dumps({"key": len(key)}))
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "dvc.yaml").write_text(STAGES)
+    (tmp_path / "work.py").write_text(WORK)
+    runs = {f"run-{n}": {"seed": n, "network": "W"} for n in (3, 1, 2)}
+    (tmp_path / "params.yaml").write_text(json.dumps({"runs": runs, "common": {"rate": 0.1}}))
+    for words in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "config", "core.analytics", "false"]):
+        call(tmp_path, *words)
+    return tmp_path
+
+
+def call(folder: Path, *words: str, said: str = "", rc: int = 0) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=folder, input=said, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == rc, done.stderr
+    return done.stdout
+
+
+def quick(folder: Path, *words: str) -> str:
+    return call(folder, sys.executable, "-m", "pipeline.execution.quick_dvc", *words)
+
+
+def test_recorded_at_once_is_recorded_as_run_one_by_one(project: Path) -> None:
+    call(project, "dvc", "repro")
+    serial = (project / "dvc.lock").read_text()
+    (project / "dvc.lock").unlink()
+    record = (sys.executable, "-m", "pipeline.execution.record")
+    runs = [f"{stage}@run-{n}" for n in (1, 2, 3) for stage in ("two", "one")]
+    call(project, *record, said="\n".join(["made", *runs]))
+    assert json.loads(quick(project, "status", "--json")).keys() == {"all"}
+    quick(project, "repro")
+    assert (project / "dvc.lock").read_text() == serial
+    assert call(project, "dvc", "status") == "Data and pipelines are up to date.\n"
+
+
+def test_what_is_not_there_is_not_recorded(project: Path) -> None:
+    record = (sys.executable, "-m", "pipeline.execution.record")
+    call(project, "dvc", "repro", "two@run-1")
+    before = (project / "dvc.lock").read_bytes()
+    call(project, *record, said="one@run-1 one@run-2", rc=1)
+    call(project, *record, said="one@run-1 one@run-4", rc=1)
+    assert (project / "dvc.lock").read_bytes() == before
+
+
+def test_an_edited_parameter_is_seen_by_the_next_command(project: Path) -> None:
+    call(project, "dvc", "repro")
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace('"seed": 2', '"seed": 5'))
+    found = [json.loads(status(project, "status", "--json")) for status in (quick, lambda p, *w: call(p, "dvc", *w))]
+    assert found[0] == found[1]
+    assert found[0] == {"one@run-2": [{"changed deps": {"params.yaml": {"runs.run-2": "modified"}}}]}

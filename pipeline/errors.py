@@ -68,7 +68,7 @@ class LastWords:
 def keep_last_words(stage: str) -> Iterator[None]:
     """While the block runs `stage`, such as train@RUN: note an error and raise it on; forget an earlier attempt's."""
     path = LAST_WORDS / f"{stage}.json"
-    path.unlink(missing_ok=True)
+    forget_last_words(stage)
     try:
         yield
     except WrnPipeError as error:
@@ -84,6 +84,11 @@ def last_words(stage: str) -> LastWords | None:
     with suppress(FileNotFoundError, ValueError, TypeError):
         return LastWords(**json.loads((LAST_WORDS / f"{stage}.json").read_text(encoding="utf-8")))
     return None
+
+
+def forget_last_words(stage: str) -> None:
+    """Before it is tried again."""
+    (LAST_WORDS / f"{stage}.json").unlink(missing_ok=True)
 
 
 def _write(path: Path, words: LastWords) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import file_digest, sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -49,10 +49,24 @@ def fingerprint(plan: Plan, run_id: str) -> str:
     }
     content: dict[str, str] = {}
     for path in dependencies("train", run_id, settings["run"]):
-        for file in _files(path):
-            with file.open("rb") as stream:
-                content[file.as_posix()] = file_digest(stream, "sha256").hexdigest()
+        content |= digests_of(path)
     return sha256(json.dumps([settings, content], sort_keys=True).encode()).hexdigest()
+
+
+def digests_of(path: Path) -> dict[str, str]:
+    """The sha256 of a file, or of each file of a folder; of a folder of .beton files only of its card."""
+    found = {}
+    for file in _files(path):
+        stat = file.stat()
+        found[file.as_posix()] = _sha256(file, stat.st_mtime_ns, stat.st_size)
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, mtime_ns: int, size: int) -> str:
+    """A thousand runs depend on the same few files."""
+    with path.open("rb") as stream:
+        return file_digest(stream, "sha256").hexdigest()
 
 
 def _files(path: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from pipeline.cli import completion
 
 if TYPE_CHECKING:
     from pipeline.execution.dry import Step
+    from pipeline.execution.submit import Place
     from pipeline.params import Plan
 
 
@@ -32,13 +33,41 @@ def repro(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train from the start what earlier attempts left unfinished.")
     ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            help="Train and evaluate so many runs at once here, each on its own GPU or share of the cores.",
+            show_default=False,
+        ),
+    ] = None,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="Train and evaluate each run in a job of this Slurm cluster.")
+    ] = False,
+    partition: Annotated[str | None, typer.Option(help="--slurm: of the jobs.", show_default=False)] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="--slurm: GPUs of a job.")] = 0,
+    cpus: Annotated[int, typer.Option(min=1, help="--slurm: cores of a job, which it uses as threads.")] = 1,
+    time: Annotated[
+        str, typer.Option(help="--slurm: a job's time, such as 8h; a training that takes longer goes on in the next.")
+    ] = "8h",
+    max_jobs: Annotated[int, typer.Option(min=1, help="--slurm: jobs at work at the same time.")] = 20,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(help="--slurm: a further option of sbatch, such as account=vision.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry: print JSON.")] = False,
 ) -> None:
     """Run every stage that is out of date, with `dvc repro`, and say when results differ from the committed ones.
 
+    With --jobs or --slurm the runs are trained and evaluated side by side, outside DVC; then all is recorded at once. A
+    job that fails is tried three times. Ctrl-C leaves jobs of a cluster running; the same command finds them again.
+
     Exit code: 0 done, 1 a stage failed, 2 a mistake you can mend, 130 or 143 stopped by a signal.
     """
-    from shlex import quote
+    import sys
+    from shlex import join
     from signal import SIGINT, SIGTERM
 
     from pipeline.errors import UserError, WrnPipeError
@@ -50,6 +79,7 @@ def repro(
     from pipeline.provenance import fingerprint
     from pipeline.training.holder import discard, hold
 
+    place = _place(jobs, slurm, partition, gpus, cpus, time, max_jobs, sbatch or [])
     plan = load()
     if dry:
         _dry(plan, targets or [], force, fresh, as_json)
@@ -60,12 +90,17 @@ def repro(
         scratch = Path("scratch") / fingerprint(plan, run_id)
         with hold(scratch, run_id):
             discard(scratch)
-    options = [flag for flag, on in (("--force", force), ("--keep-going", keep_going)) if on]
-    code = run(plan, targets or [], options)
+    again = join(["wrn-pipe", *sys.argv[1:]])
+    if place is not None:
+        from pipeline.execution.fan_out import fan_out
+
+        code = fan_out(plan, targets or [], place, again, force)
+    else:
+        options = [flag for flag, on in (("--force", force), ("--keep-going", keep_going)) if on]
+        code = run(plan, targets or [], options)
     if code in (128 + SIGINT, 128 + SIGTERM):  # the stage has said how to go on
         raise typer.Exit(code)
     if code:
-        again = " ".join(["wrn-pipe repro", *map(quote, targets or [])])
         if others := running_stages(read_dag(plan)):
             stage, pid = next(iter(others.items()))
             raise WrnPipeError(
@@ -83,6 +118,49 @@ def repro(
     trained = [name for name in changed if name.startswith("train@")]
     if trained:
         _explain(trained)
+
+
+def _place(
+    jobs: int | None,
+    slurm: bool,
+    partition: str | None,
+    gpus: int,
+    cpus: int,
+    time: str,
+    max_jobs: int,
+    sbatch: list[str],
+) -> "Place | None":
+    """Where the runs are trained by what the options say; None: here, one after another."""
+    from pipeline.errors import UserError
+
+    if jobs is None and not slurm:
+        given = {"--partition": partition, "--gpus": gpus, "--sbatch": sbatch}
+        if wrong := [option for option, value in given.items() if value]:
+            raise UserError(f"{wrong[0]} without --slurm", "add --slurm, or leave it out")
+        return None
+    if jobs is not None and slurm:
+        raise UserError("--jobs with --slurm", "give one of them: --max-jobs limits the jobs of a cluster")
+    from pipeline.execution.submit import Slots, Slurm, minutes, need_slurm, need_submitit, slots
+
+    need_submitit()
+    if jobs is not None:
+        from pipeline.params import load
+
+        return Slots(slots(jobs, _gpus(load().device)))
+    need_slurm()
+    for option in sbatch:
+        if not all(option.partition("=")[::2]):
+            raise UserError(f"--sbatch {option}", "write NAME=VALUE without dashes, such as --sbatch account=vision")
+    further = tuple((name, value) for name, _, value in (option.partition("=") for option in sbatch))
+    return Slurm(minutes(time), max_jobs, partition, gpus, cpus, further)
+
+
+def _gpus(device: str) -> int:
+    if device == "cpu":
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bool) -> None:

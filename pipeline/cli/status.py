@@ -12,7 +12,15 @@ if TYPE_CHECKING:
 EPILOG = "Example: wrn-pipe status --json"
 """Shown below the command's help."""
 
-_COLOUR = {"done": "green", "running": "cyan", "stale": "yellow", "stopped": "yellow", "failed": "red"}
+_COLOUR = {
+    "done": "green",
+    "made": "green",
+    "running": "cyan",
+    "queued": "blue",
+    "stale": "yellow",
+    "stopped": "yellow",
+    "failed": "red",
+}
 _STATE = {"failed": "failed", "stale": "is out of date"}
 _MANY = 3
 """Reasons shown of a run that is stale; --json has them all."""
@@ -72,6 +80,8 @@ def _print(found: "Standings") -> None:
         typer.echo(f"{stage} is out of date: {_some(why)}")
     if found.running:
         typer.echo("DVC runs " + ", ".join(f"{stage} (process {pid})" for stage, pid in found.running.items()))
+    if found.jobs_unknown:
+        typer.echo(f"What is queued is not known: {found.jobs_unknown}.")
     if not found.asked_dvc:
         typer.echo(f"What is stale is not known, done only says that a result lies here: {found.why_not}.")
     typer.echo(_next(found))
@@ -98,10 +108,14 @@ def _known(run: "RunStanding") -> "Text":
             parts.append(f"loss {pulse.loss:.3f}, training error {pulse.error:.1f} %")
         if run.state == "running" and pulse.images_per_s and pulse.seconds_left is not None:
             parts.append(f"{pulse.images_per_s:,.0f} images/s, {duration(pulse.seconds_left)} left")
+    if run.job:
+        parts.append(f"{run.job}, log {run.job.log}")
     if run.holder:
         parts.append(f"process {run.holder.pid} on {run.holder.host} since {run.holder.since}")
     if run.state in ("stale", "not started"):
         parts.append(_some(run.why))
+    elif run.state == "made":
+        parts.append("its job is over; the command below records what it made")
     elif run.state == "running":
         parts += run.why
     return Text(", ".join(parts))

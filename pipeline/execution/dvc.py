@@ -96,6 +96,23 @@ def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> in
     return 1 if code else 0
 
 
+def record(names: Sequence[str]) -> None:
+    """Write stages that were run elsewhere into dvc.lock, all at once (pipeline/execution/record.py).
+
+    Raises WrnPipeError when DVC fails; nothing is recorded then.
+    """
+    recording = [sys.executable, "-m", "pipeline.execution.record"]
+    done = subprocess.run(
+        recording, input="\n".join(names), capture_output=True, text=True, env=environment(), check=False
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise WrnPipeError(
+            f"DVC cannot record {len(names)} stages: {lines[-1]}",
+            "mend that and run it again: results and last states are kept, nothing is trained again",
+        )
+
+
 def terminate_stages(parent: int) -> None:
     """Send SIGTERM to the stages that run below process `parent`, not to DVC, which would leave them alone."""
     for process in psutil.Process(parent).children(recursive=True):

@@ -10,6 +10,8 @@ from typing import Literal
 from pipeline.errors import LastWords, WrnPipeError, last_words
 from pipeline.execution.at_work import ask, running_stages, waits_for_lock
 from pipeline.execution.dag import Stage, read_dag, with_behind
+from pipeline.execution.job import evaluated, trained
+from pipeline.execution.jobs import Activity, Job, at_work, noted
 from pipeline.params import Plan
 from pipeline.provenance import fingerprint
 from pipeline.publication.claims import canonical, load_claims
@@ -21,7 +23,8 @@ from pipeline.training.pulse import read as read_pulse
 
 SCRATCH = Path("scratch")
 
-State = Literal["running", "done", "stale", "failed", "stopped", "not started"]
+State = Literal["running", "queued", "made", "done", "stale", "failed", "stopped", "not started"]
+"""queued: a job for it waits for its turn; made: a job's results lie in scratch, and are not recorded yet."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,11 @@ class RunStanding:
     error: float | None
     """Test error in percent, of the results that lie here, stale or not."""
     pulse: Pulse | None
-    """How far the training is; None unless it is running, failed or stopped."""
+    """How far the training is; None unless it is running, queued, failed or stopped."""
     holder: Holder | None
     """Who trains it."""
+    job: Job | None
+    """The job that does, or will."""
     next: str | None
     """The command that goes on; None for a run that is done or running."""
 
@@ -70,6 +75,8 @@ class Standings:
     asked_dvc: bool
     """Whether DVC has said what is stale; else done only means that a result lies here."""
     why_not: str | None
+    jobs_unknown: str | None
+    """Why the cluster could not be asked about its jobs; None where it was, or there are none."""
     other_stages: dict[str, tuple[str, ...]]
     """Stages of no run or table, such as download@cifar10, that are out of date, and why: the last words of one that
     failed first."""
@@ -88,6 +95,10 @@ class _Facts:
     """Stage -> why it is out of date; None where DVC could not be asked."""
     pulses: dict[str, list[tuple[Path, Pulse]]]
     """Run id -> its scratch folders, whatever settings they are of."""
+    jobs: dict[str, Job]
+    """Fingerprint -> its job, of those that are not over, as far as that is known."""
+    activities: dict[str, Activity]
+    """Fingerprint -> what that job does; empty where the cluster does not answer."""
 
 
 def standings(plan: Plan) -> Standings:
@@ -99,7 +110,9 @@ def standings(plan: Plan) -> Standings:
     for folder in sorted(SCRATCH.glob("*/")):
         if pulse := read_pulse(folder):
             pulses.setdefault(pulse.run, []).append((folder, pulse))
-    facts = _Facts(plan, stages, running, stale, pulses)
+    jobs = noted()
+    activities, silent = _ask_jobs(jobs)
+    facts = _Facts(plan, stages, running, stale, pulses, jobs, activities)
     runs = [_run(run_id, facts) for run_id in plan.runs]
     others = {
         name: (*(_sentences(words) if (words := last_words(name)) and not words.stopped else ()), *why)
@@ -107,7 +120,15 @@ def standings(plan: Plan) -> Standings:
         if stages[name].kind not in ("train", "evaluate", "tabulate")
     }
     tables = tuple(_table(table, facts, runs) for table in plan.tables)
-    return Standings(stale is not None, why_not, others, running, tuple(runs), tables)
+    return Standings(stale is not None, why_not, silent, others, running, tuple(runs), tables)
+
+
+def _ask_jobs(jobs: dict[str, Job]) -> tuple[dict[str, Activity], str | None]:
+    """What each job does that is not over; or why that could not be asked."""
+    try:
+        return at_work(jobs.values()), None
+    except WrnPipeError as error:
+        return {}, error.what
 
 
 def _ask_dvc(stages: dict[str, Stage], running: dict[str, int]) -> tuple[dict[str, list[str]] | None, str | None]:
@@ -140,22 +161,30 @@ def _run(run_id: str, facts: _Facts) -> RunStanding:
         pulse: Pulse | None = None,
         holder: Holder | None = None,
         then: str | None = None,
+        job: Job | None = None,
     ) -> RunStanding:
-        return RunStanding(run_id, state, stage, tuple(why), error, pulse, holder, then)
+        return RunStanding(run_id, state, stage, tuple(why), error, pulse, holder, job, then)
 
     again = f"wrn-pipe repro {run_id}"
+    job = facts.jobs.get(scratch.name)
     for folder, pulse in facts.pulses.get(run_id, []):
         if holder := living(folder):
             edited = [] if folder == scratch else ["by settings or code that were edited since"]
-            return standing("running", train, edited, pulse, holder)
+            return standing("running", train, edited, pulse, holder, job=job)
     if holder := living(scratch):
-        return standing("running", train, ["starting"], None, holder)
+        return standing("running", train, ["starting"], None, holder, job=job)
+    if activity := facts.activities.get(scratch.name):
+        return standing(activity, train, [], read_pulse(scratch), job=job)
     for stage in (train, evaluate):
         if stage in facts.running:
             return standing("running", stage)
     why = [*(facts.stale or {}).get(train, []), *(facts.stale or {}).get(evaluate, [])]
     if not why and error is not None:
         return standing("done")
+    evaluation = evaluated(facts.plan, run_id, scratch.name).is_dir()
+    if evaluation and (trained(scratch.name).is_dir() or train not in (facts.stale or {})):
+        where = "--slurm" if job and job.system == "slurm" else "--jobs 1"
+        return standing("made", then=f"wrn-pipe repro {where} {run_id}", job=job)
     last = read_pulse(scratch)
     saved = any(scratch.glob(PATTERN))
     for stage in (train, evaluate):

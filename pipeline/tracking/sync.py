@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.comparison.results import Result, load_results
 from pipeline.params import Plan
+from pipeline.progress import say
 from pipeline.tracking.entry import finished
-from pipeline.tracking.store import client, experiment, explained, name
+from pipeline.tracking.mirror import LATER
+from pipeline.tracking.store import client, experiment, explained, name, reason
 from pipeline.tracking.write import Written, write
 
 if TYPE_CHECKING:
@@ -40,6 +42,18 @@ def sync_all(plan: Plan, tell: Callable[[str], None]) -> None:
 def sync_run(mlflow: "MlflowClient", where: str, plan: Plan, run_id: str) -> Written:
     """Record one finished training."""
     return write(mlflow, where, finished(run_id, plan, _results(plan)))
+
+
+def log_runs(plan: Plan, run_ids: Sequence[str]) -> None:
+    """Record trainings whose files were just published; failures are said, not raised."""
+    try:
+        results = _results(plan)
+        mlflow = client()
+        where = experiment(mlflow)
+        for run_id in run_ids:
+            write(mlflow, where, finished(run_id, plan, results))
+    except Exception as error:  # noqa: BLE001 - the files are complete without MLflow
+        say(f"MLflow is not recording {len(run_ids)} published runs ({reason(error)}); {LATER}")
 
 
 def _results(plan: Plan) -> Sequence[Result]:

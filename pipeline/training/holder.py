@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -79,13 +80,15 @@ def hold(scratch: Path, run_id: str, wait: bool = False) -> Iterator[None]:
 
 
 def discard(scratch: Path) -> None:
-    """Forget a training's saved states; call it while holding them."""
+    """Forget a training's saved states and results; call it while holding them."""
     for path in (
         *scratch.glob(".*.part"),
         scratch / pulse.FILE,
         *sorted(scratch.glob(PATTERN)),
     ):  # the newest last, should this be killed
         path.unlink(missing_ok=True)
+    for made in (*scratch.glob("*trained*"), *scratch.glob("*evaluated-*")):  # by a job: pipeline/execution/job.py
+        shutil.rmtree(made)
     if scratch.is_dir() and not any(scratch.iterdir()):
         scratch.rmdir()
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -29,21 +30,32 @@ from pipeline.training.loop import Training, train
 
 
 def train_run(
-    plan: Plan, run_id: str, print_of_run: str, scratch: Path, to: Path, checkpoint_steps: int | None = None
+    plan: Plan,
+    run_id: str,
+    print_of_run: str,
+    scratch: Path,
+    to: Path,
+    checkpoint_steps: int | None = None,
+    mirrored: bool = True,
 ) -> None:
-    """Train run `run_id`, from the state in `scratch` if there is one, and write its files as the folder `to`."""
+    """Train run `run_id`, from the state in `scratch` if there is one, and write its files as the folder `to`.
+
+    `mirrored`: MLflow follows it; without, somebody else records the files later.
+    """
     training, record = prepare(plan, run_id, print_of_run, scratch, checkpoint_steps)
     choice = devices.choose(plan.device, training.protocol.precision)
     say(f"{run_id}: on {choice}")
-    with Mirror(run_id, record, {"device.measured": choice.measured} if choice.rates else {}) as mirror:
-        done = train(training, mirror.epoch)
+    machine = {"device.measured": choice.measured} if choice.rates else {}
+    with Mirror(run_id, record, machine) if mirrored else nullcontext() as mirror:
+        done = train(training, mirror.epoch if mirror else lambda row, rate: None)
         trained_on = {
             "device": done.devices[-1],
             "devices": done.devices,
             "unrepeatable_kernels": done.unrepeatable,
         }
         publish(to, training, done, record | trained_on)
-        mirror.model(to / "model.safetensors")
+        if mirror:
+            mirror.model(to / "model.safetensors")
 
 
 def prepare(

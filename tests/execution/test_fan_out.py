@@ -1,0 +1,239 @@
+"""Many runs at once by the real commands: slots of this machine, kills and Ctrl-C, failures, and what DVC records."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from project import BIN, Project, make_project
+
+from pipeline.errors import UserError
+from pipeline.execution.submit import minutes, slots
+
+pytestmark = pytest.mark.slow
+NAMES = [f"cifar10-tiny-wrn-10-1-brief-s{seed}" for seed in (1, 2, 3)]
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""Of a serial run too: sums in another number of threads round otherwise."""
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_raw: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Project:
+    """A plan of three brief runs on a few real images, whose archive nobody has to serve."""
+    return three_runs(tmp_path / "project", tiny_raw, tiny_dataset_entry)
+
+
+def three_runs(root: Path, tiny_raw: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Project:
+    entry = tiny_dataset_entry("http://127.0.0.1:9/cifar-10-tiny.tar.gz")
+    entry["sources"].append({"folder": True})
+    project = make_project(root, entry)
+
+    def plan(params: Any) -> None:
+        settings = dict(params["runs"][NAMES[0]])
+        params["runs"] = {name: {**settings, "seed": int(name[-1])} for name in NAMES}
+        params["loading"]["backend"] = "numpy"
+        params["kernels"] = "torch"
+
+    project.edit(plan)
+    project.commit("three runs")
+    return project
+
+
+@pytest.fixture(scope="session")
+def folder(tiny_archive: Path) -> dict[str, str]:
+    """What tells the download stage where the archive lies."""
+    return {"WRN_PIPE_DATA_DIR": str(tiny_archive.parent)}
+
+
+def digests(project: Project) -> dict[str, str]:
+    kept = [p for top in ("data", "models", "evaluations", "results") for p in (project.root / top).rglob("*")]
+    return {str(p.relative_to(project.root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in kept if p.is_file()}
+
+
+def states(project: Project, **environment: str) -> dict[str, str]:
+    ran = project.cli("status", "--json", **environment)
+    assert ran.returncode == 0, ran.stderr
+    return {run["run"]: run["state"] for run in json.loads(ran.stdout)["runs"]}
+
+
+@contextmanager
+def driving(project: Project, log: Path, *arguments: str, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A driver in the background, in a session of its own as a terminal gives it; ended with all below it."""
+    with log.open("w") as file:
+        driver = subprocess.Popen(
+            [sys.executable, "-c", "from pipeline.cli.main import main; main()", "repro", *arguments],
+            cwd=project.root,
+            env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **environment},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield driver
+        finally:
+            for process in at_work_in(project):
+                process.kill()
+            driver.kill()
+            driver.wait()
+
+
+def at_work_in(project: Project) -> list[psutil.Process]:
+    return [p for p in psutil.process_iter(["cwd", "status"]) if p.info["cwd"] == str(project.root) and p.is_running()]
+
+
+def until(condition: Callable[[], Any], log: Path, driver: "subprocess.Popen[bytes] | None" = None) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text()
+        assert driver is None or driver.poll() is None, log.read_text()
+        time.sleep(0.1)
+
+
+def test_jobs_give_what_dvc_repro_gives(project: Project, folder: dict[str, str], tmp_path: Path) -> None:
+    serial = Project(tmp_path / "serial")
+    assert project.run("git", "clone", "-q", str(project.root), str(serial.root)).returncode == 0
+    ran = serial.cli("repro", **folder, **ONE_THREAD)
+    assert ran.returncode == 0, ran.stderr
+    ran = project.cli("repro", "--jobs", "2", **folder, **ONE_THREAD)
+    assert ran.returncode == 0, ran.stderr
+    assert "Running stage 'train@" not in ran.stdout
+    assert "Running stage 'evaluate@" not in ran.stdout
+    assert project.lock() == serial.lock()
+    assert digests(project) == digests(serial)
+    assert project.run("dvc", "status").stdout == "Data and pipelines are up to date.\n"
+    assert states(project) == dict.fromkeys(NAMES, "done")
+    assert not list((project.root / "scratch").glob("*/*.safetensors"))
+    assert not list((project.root / "scratch/jobs").glob("*.json"))
+    synced = project.cli("track", "sync")
+    assert synced.stdout.count("left    ") == 3, synced.stdout + synced.stderr
+    again = project.cli("repro", "--jobs", "2", **folder)
+    assert again.returncode == 0
+    assert "Running stage" not in again.stdout
+    assert "runs as" not in again.stderr
+
+
+def test_ctrl_c_saves_what_trains_and_the_same_command_goes_on(
+    project: Project, folder: dict[str, str], tmp_path: Path
+) -> None:
+    project.edit(lambda params: params["protocols"]["brief"].update(epochs=60))
+    log = tmp_path / "log"
+    with driving(project, log, "--jobs", "2", **folder, **ONE_THREAD) as driver:
+        until(lambda: log.read_text().count("runs as process") == 2, log, driver)
+        until(lambda: len(list((project.root / "scratch").glob("*/epoch-*"))) >= 2, log, driver)
+        found = states(project)
+        assert sorted(found.values()) == ["not started", "running", "running"]
+        second = project.cli("repro", "--jobs", "1", **folder)
+        assert second.returncode == 2
+        assert "another wrn-pipe repro --jobs or --slurm drives" in second.stderr
+        os.killpg(driver.pid, signal.SIGINT)
+        assert driver.wait(60) == 130
+        assert "SIGINT: stopped 2 trainings, nothing is lost" in log.read_text()
+        assert "continue with: wrn-pipe repro --jobs 2" in log.read_text()
+        assert not at_work_in(project)
+    assert sorted(states(project).values()) == ["not started", "stopped", "stopped"]
+    project.edit(lambda params: params["runs"].pop(NAMES[2]))
+    ran = project.cli("repro", "--jobs", "2", **folder, **ONE_THREAD)
+    assert ran.returncode == 0, ran.stderr
+    logs = "".join(path.read_text() for path in (project.root / "scratch/jobs/local").glob("*_log.out"))
+    assert logs.count("resuming from scratch/") == 2
+
+
+def test_a_killed_driver_leaves_jobs_that_the_next_one_finds(
+    project: Project, folder: dict[str, str], tmp_path: Path
+) -> None:
+    project.edit(lambda params: params["protocols"]["brief"].update(epochs=60))
+    log = tmp_path / "log"
+    with driving(project, log, "--jobs", "2", NAMES[0], NAMES[1], **folder, **ONE_THREAD) as driver:
+        until(lambda: log.read_text().count("runs as process") == 2, log, driver)
+        driver.kill()
+        driver.wait()
+        ran = project.cli("repro", "--jobs", "2", NAMES[0], NAMES[1], **folder, **ONE_THREAD)
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stderr.count("of an earlier driver is running") == 2
+        assert "runs as" not in ran.stderr
+    assert len(list((project.root / "scratch/jobs/local").glob("*_log.out"))) == 2
+    assert states(project) == {NAMES[0]: "done", NAMES[1]: "done", NAMES[2]: "not started"}
+
+
+def test_a_run_that_fails_is_tried_three_times_and_named_and_the_others_go_on(
+    project: Project, folder: dict[str, str]
+) -> None:
+    def break_one(params: Any) -> None:
+        params["protocols"]["wild"] = {**params["protocols"]["brief"], "learning_rate": 1e30}
+        params["runs"][NAMES[1]]["protocol"] = "wild"
+
+    project.edit(break_one)
+    ran = project.cli("repro", "--jobs", "2", **folder, **ONE_THREAD)
+    assert ran.returncode == 1, ran.stderr
+    assert ran.stderr.count(f"{NAMES[1]}: run {NAMES[1]}: ") == 4  # three attempts, and the end
+    assert "attempt 2 of 3 failed, again" in ran.stderr
+    assert "given up after attempt 3" in ran.stderr
+    assert "error: 1 run failed, named above" in ran.stderr
+    (line,) = (line for line in ran.stderr.splitlines() if line.startswith("failed: "))
+    assert "is no number" in (project.root / line.rpartition("log: ")[2]).read_text()
+    assert states(project) == {NAMES[0]: "done", NAMES[1]: "failed", NAMES[2]: "done"}
+
+
+def test_what_was_edited_meanwhile_is_not_recorded(project: Project, folder: dict[str, str], tmp_path: Path) -> None:
+    project.edit(lambda params: params["protocols"]["brief"].update(epochs=60))
+    log = tmp_path / "log"
+    with driving(project, log, "--jobs", "1", NAMES[0], **folder, **ONE_THREAD) as driver:
+        until(lambda: log.read_text().count("runs as process") == 1, log, driver)
+        until(lambda: list((project.root / "scratch").glob("*/epoch-*")), log, driver)
+        project.edit(lambda params: params["protocols"]["brief"].update(epochs=61))
+        assert driver.wait(120) == 1
+    assert "settings, code or data were edited while it was trained" in log.read_text()
+    assert not (project.root / "models" / NAMES[0]).exists()
+
+
+def test_slots_share_what_there_is() -> None:
+    cores = os.sched_getaffinity(0)
+    shared = [core for slot in slots(len(cores), 0) for core in slot.cores]
+    assert sorted(shared) == sorted(cores)
+    assert [slot.gpu for slot in slots(5, 2)] == [0, 1, 0, 1, 0]
+    with pytest.raises(UserError, match="cores"):
+        slots(len(cores) + 1, 0)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("8h", 480), ("90m", 90), ("1d12h", 2160), ("2d1h5m", 2945)])
+def test_times(text: str, expected: int) -> None:
+    assert minutes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "8", "h", "8 h", "3m", "1h1d", "-8h"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(UserError, match="--time"):
+        minutes(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--jobs", "2", "--slurm"), "--jobs with --slurm"),
+        (("--gpus", "1"), "--gpus without --slurm"),
+        (("--partition", "gpu"), "--partition without --slurm"),
+        (("--jobs", "1000"), "--jobs 1000 on "),
+    ],
+)
+def test_options_that_do_not_fit(project: Project, arguments: tuple[str, ...], words: str) -> None:
+    ran = project.cli("repro", *arguments)
+    assert ran.returncode == 2
+    what, remedy = ran.stderr.splitlines()
+    assert what.startswith(f"error: {words}")
+    assert remedy.startswith("  fix: ")
+
+
+def test_without_a_cluster(project: Project, tmp_path: Path) -> None:
+    git = tmp_path / "bin"
+    git.mkdir()
+    ran = project.cli("repro", "--slurm", PATH=str(git))
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("error: --slurm needs sbatch, which is not here\n  fix: ")

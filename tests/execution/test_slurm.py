@@ -1,0 +1,145 @@
+"""Runs in jobs of a real Slurm cluster: slurmctld and slurmd of this machine, with a node of two cores."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import slurm_cluster
+from project import Project
+from test_fan_out import NAMES, ONE_THREAD, digests, driving, states, three_runs, until
+
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(slurm_cluster.missing() is not None, reason=str(slurm_cluster.missing())),
+]
+SLURM = ("--slurm", "--partition", "short", "--time", "10m", "--sbatch", "comment=test")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[dict[str, str]]:
+    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+    try:
+        with slurm_cluster.cluster(folder / "c") as environment:
+            yield environment
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def here(cluster: dict[str, str], tiny_archive: Path) -> dict[str, str]:
+    return {**cluster, **ONE_THREAD, "WRN_PIPE_DATA_DIR": str(tiny_archive.parent)}
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_raw: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Project:
+    return three_runs(tmp_path / "project", tiny_raw, tiny_dataset_entry)
+
+
+def slurm(environment: dict[str, str], *words: str) -> str:
+    asked = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+    assert asked.returncode == 0, asked.stderr
+    return asked.stdout
+
+
+def queue(environment: dict[str, str]) -> dict[str, str]:
+    """Job -> state."""
+    told = slurm(environment, "squeue", "--noheader", "--array", "--format", "%i %T")
+    return dict(line.split(maxsplit=1) for line in told.splitlines())
+
+
+def test_jobs_of_a_cluster_give_what_dvc_repro_gives(project: Project, here: dict[str, str], tmp_path: Path) -> None:
+    serial = Project(tmp_path / "serial")
+    assert project.run("git", "clone", "-q", str(project.root), str(serial.root)).returncode == 0
+    ran = serial.cli("repro", **here)
+    assert ran.returncode == 0, ran.stderr
+    ran = project.cli("repro", *SLURM, "--max-jobs", "2", **here)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count("runs as job ") <= 3
+    assert project.lock() == serial.lock()
+    assert digests(project) == digests(serial)
+    assert states(project) == dict.fromkeys(NAMES, "done")
+    script = next((project.root / "scratch/jobs/slurm").glob("*_submission.sh")).read_text()
+    for line in ("--array=0-2%2", "--partition=short", "--cpus-per-task=1", "--comment=test", "--signal=USR2@120"):
+        assert f"#SBATCH {line}\n" in script
+
+
+def test_ctrl_c_leaves_jobs_that_the_same_command_finds(project: Project, here: dict[str, str], tmp_path: Path) -> None:
+    project.edit(lambda params: params["protocols"]["brief"].update(epochs=60))
+    log = tmp_path / "log"
+    with driving(project, log, *SLURM, **here) as driver:
+        until(lambda: "runs as job" in log.read_text(), log, driver)
+        found = states(project, **here)
+        assert set(found.values()) == {"running", "queued"}
+        os.killpg(driver.pid, signal.SIGINT)
+        assert driver.wait(60) == 130
+    said = log.read_text()
+    assert "jobs of the cluster go on without this driver" in said
+    assert f"attach again with: wrn-pipe repro {' '.join(SLURM)}" in said
+    assert len(queue(here)) == 3
+    ran = project.cli("repro", *SLURM, **here)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count("of an earlier driver is") == 3
+    assert len(list((project.root / "scratch/jobs/slurm").glob("*_log.out"))) == 3
+    assert states(project) == dict.fromkeys(NAMES, "done")
+
+
+@pytest.mark.parametrize("how", ["signal", "kill"])
+def test_a_preempted_job_goes_on_where_it_was(how: str, project: Project, here: dict[str, str], tmp_path: Path) -> None:
+    """signal: as before the end of a job's time, which it answers by saving; kill: as when a node is lost."""
+    project.edit(lambda params: params["protocols"]["brief"].update(epochs=60))
+    serial = Project(tmp_path / "serial")
+    shutil.copytree(project.root, serial.root)
+    ran = serial.cli("repro", NAMES[0], **here)
+    assert ran.returncode == 0, ran.stderr
+    log = tmp_path / "log"
+    with driving(project, log, *SLURM, NAMES[0], **here) as driver:
+        until(lambda: list((project.root / "scratch").glob("*/epoch-0005*")), log, driver)
+        (job,) = queue(here)
+        if how == "signal":
+            slurm(here, "scancel", "--signal=USR2", job)
+        else:
+            slurm(here, "scontrol", "requeue", job)
+        until(lambda: queue(here).get(job) == "PENDING", log, driver)
+        if how == "signal":
+            assert "SIGTERM: finishing this step and saving" in "".join(
+                path.read_text() for path in (project.root / "scratch/jobs/slurm").glob("*_log.out")
+            )
+        # Slurm lets a job that was put back wait for two minutes.
+        slurm(here, "scontrol", "update", f"jobid={job}", "starttime=now")
+        assert driver.wait(240) == 0, log.read_text()
+    printed = "".join(path.read_text() for path in (project.root / "scratch/jobs/slurm").glob("*_log.out"))
+    assert "resuming from scratch/" in printed
+    assert log.read_text().count("runs as job") >= 1
+    for folder in ("models", "evaluations"):
+        for path in (serial.root / folder / NAMES[0]).iterdir():
+            assert (project.root / folder / NAMES[0] / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_cancelled_job_is_named_and_not_submitted_again(
+    project: Project, here: dict[str, str], tmp_path: Path
+) -> None:
+    project.edit(lambda params: params["protocols"]["brief"].update(epochs=2000))
+    log = tmp_path / "log"
+    with driving(project, log, *SLURM, NAMES[0], **here) as driver:
+        until(lambda: list((project.root / "scratch").glob("*/epoch-0005*")), log, driver)
+        (job,) = queue(here)
+        slurm(here, "scancel", job)
+        assert driver.wait(120) == 1
+    assert f"failed: {NAMES[0]}: SIGTERM: stopped in epoch " in log.read_text()
+    assert states(project)[NAMES[0]] == "stopped"
+    while queue(here):
+        time.sleep(0.5)
+
+
+def test_refused_jobs(project: Project, here: dict[str, str]) -> None:
+    ran = project.cli("repro", "--slurm", "--partition", "none", **here)
+    assert ran.returncode == 2, ran.stderr
+    assert "error: sbatch refused the jobs: " in ran.stderr
+    assert "partition" in ran.stderr

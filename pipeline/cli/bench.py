@@ -155,3 +155,93 @@ def loader(
         table.add_row(first.way, first.caches, str(first.seconds))
     console.print(table)
     console.print(f"Median of {repeats} rounds (lowest to highest).")
+
+
+@app.command(epilog="Example: wrn-pipe bench jobs --slots 1,2 --runs 4")
+def jobs(
+    slots: Annotated[str, typer.Option(help="Numbers of slots, with commas between.")] = "1,2",
+    runs: Annotated[int, typer.Option(min=1, help="Runs of the plan.")] = 16,
+    network: Annotated[str, typer.Option(help="What they train.")] = "WRN-16-1",
+    epochs: Annotated[int, typer.Option(min=1, help="Of the protocol quick, on all of CIFAR-10.")] = 1,
+    repeats: Repeats = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Runs an hour of `wrn-pipe repro --jobs N`, from converted data to the tables, in copies of this checkout.
+
+    Leave the machine alone meanwhile: 16 runs of WRN-16-1 take several minutes for each number of slots.
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.benchmarks.fan_out import slots as bench
+    from pipeline.errors import UserError
+    from pipeline.params import load
+    from pipeline.progress import say
+    from pipeline.publish import json_text
+
+    if not all(word.strip().isdigit() and int(word) for word in slots.split(",")):
+        raise UserError(f"--slots {slots}", "write numbers with commas between, such as 1,2")
+    counts = [int(word) for word in slots.split(",")]
+    found = bench(load(), counts, runs, network, epochs, repeats, say)
+    if as_json:
+        typer.echo(json_text([asdict(row) for row in found]), nl=False)
+        return
+    table = Table("slots", title=f"{runs} runs of {network}, {epochs} epochs of quick each", title_justify="left")
+    for column in ("seconds", "runs an hour", "speed-up"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in found:
+        table.add_row(str(row.slots), str(row.seconds), f"{row.runs_per_hour:.0f}", f"{row.speed_up:.2f}")
+    console = Console()
+    console.print(table)
+    console.print(f"Median of {repeats} rounds (lowest to highest).")
+
+
+@app.command(epilog="Example: wrn-pipe bench driver --runs 1000 --hours 1")
+def driver(
+    runs: Annotated[int, typer.Option(min=1, help="Runs of the plan.")] = 1000,
+    hours: Annotated[float, typer.Option(min=0.01, help="Of one run on one GPU, for the model.")] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """What the driver of `wrn-pipe repro --slurm` does itself, timed with the results of a finished run as everybody's.
+
+    And, from that, what 100 and 1,000 runs would take on 8 to 256 GPUs.
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.benchmarks.fan_out import JOB_START_S, model
+    from pipeline.benchmarks.fan_out import driver as bench
+    from pipeline.params import load
+    from pipeline.progress import say
+    from pipeline.publish import json_text
+
+    measured = bench(load(), runs, say)
+    campaigns = model(measured, hours, (100, 1000), (8, 32, 64, 256))
+    if as_json:
+        typer.echo(json_text({"driver": asdict(measured), "model": [asdict(row) for row in campaigns]}), nl=False)
+        return
+    console = Console()
+    table = Table("part of the driver", title=f"{measured.runs} runs", title_justify="left")
+    table.add_column("seconds", justify="right")
+    for key, value in asdict(measured).items():
+        if key != "runs":
+            table.add_row(key, f"{value:.1f}")
+    table.add_row("all", f"{measured.total:.1f}")
+    console.print(table)
+    share = measured.total / measured.runs / 3600 / hours
+    console.print(f"{measured.total / measured.runs:.2f} s a run: {share:.2%} of a run of {hours:g} h", highlight=False)
+    table = Table("runs", "GPUs", title="Model, not measured", title_justify="left")
+    for column in ("hours", "of the GPUs' time in training"):
+        table.add_column(column, justify="right")
+    for row in campaigns:
+        table.add_row(f"{row.runs:,}", str(row.gpus), f"{row.hours:.1f}", f"{row.efficiency:.0%}")
+    console.print(table)
+    console.print(
+        f"Assumed: each run takes {hours:g} h, a job starts within {JOB_START_S:.0f} s, GPUs take run after run "
+        "without a pause, and the driver's seconds grow with the runs and come before or after all training.",
+        highlight=False,
+    )

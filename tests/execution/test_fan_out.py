@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 from pipeline.execution.submit import minutes, slots
 
 pytestmark = pytest.mark.slow
+long = pytest.mark.soak
 NAMES = [f"cifar10-tiny-wrn-10-1-brief-s{seed}" for seed in (1, 2, 3)]
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Of a serial run too: sums in another number of threads round otherwise."""

@@ -103,7 +103,13 @@ def record(names: Sequence[str]) -> None:
     """
     recording = [sys.executable, "-m", "pipeline.execution.record"]
     done = subprocess.run(
-        recording, input="\n".join(names), capture_output=True, text=True, env=environment(), check=False
+        recording,
+        input="\n".join(names),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+        start_new_session=True,  # a terminal's Ctrl-C must not leave half of it
     )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

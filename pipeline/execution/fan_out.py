@@ -26,6 +26,7 @@ from pipeline.params import Plan, load
 from pipeline.progress import Task, progress, say
 from pipeline.provenance import fingerprint
 from pipeline.publish import new_folder
+from pipeline.tracking.sync import log_runs
 from pipeline.training.holder import discard_unless_held, living
 
 ATTEMPTS = 3
@@ -65,9 +66,14 @@ def fan_out(plan: Plan, targets: Sequence[str], place: Place, again: str, force:
             failures = _work_off(plan, works, place, again)
             failures += _edited(works, load())
             given_up = {failure.run for failure in failures}
-            publish(plan, [work for work in works if work.run not in given_up])
+            made = [work for work in works if work.run not in given_up]
+            publish(plan, made)
+            # What stands behind failed runs would train them here, one after another.
+            code = 0 if failures else repro(plan, targets)
+            log_runs(plan, [work.run for work in made])
             if failures:
                 raise _gave_up(failures, again)
+            return code
         return repro(plan, targets)
 
 
@@ -86,7 +92,7 @@ def stale_runs(plan: Plan, wanted: Sequence[str], stages: dict[str, Stage], forc
 
 
 def publish(plan: Plan, works: Sequence[Work]) -> None:
-    """Put what the jobs made where DVC looks for it, and write all of it into dvc.lock and MLflow at once.
+    """Put what the jobs made where DVC looks for it, and write all of it into dvc.lock at once.
 
     Should this be killed, nothing is trained again: the last state of each training stays until all is recorded.
     """
@@ -104,9 +110,6 @@ def publish(plan: Plan, works: Sequence[Work]) -> None:
     record([f"{stage}@{work.run}" for work in works for stage in _STAGES[work.stage]])
     for work in works:
         discard_unless_held(SCRATCH / work.fingerprint, work.run)
-    from pipeline.tracking.sync import log_runs
-
-    log_runs(plan, [work.run for work in works])
 
 
 _STAGES = {"train": ("train", "evaluate"), "evaluate": ("evaluate",)}

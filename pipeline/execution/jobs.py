@@ -108,6 +108,7 @@ def _slurm_queue() -> dict[str, str]:
         capture_output=True,
         text=True,
         check=False,
+        start_new_session=True,  # a terminal's Ctrl-C is for the driver
     )
     if asked.returncode != 0:
         lines = asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"]

@@ -140,7 +140,7 @@ class Slurm:
         for start in range(0, len(works), _ARRAY):
             some = works[start : start + _ARRAY]
             try:
-                with executor.batch():
+                with _no_interrupts(), executor.batch():
                     made = [executor.submit(_attempt(work)) for work in some]
             except (FailedJobError, FailedSubmissionError) as error:
                 said = str(error).strip().splitlines()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from pipeline.comparison.results import Record, Result
+from pipeline.comparison.results import Record, Result, load_results
 from pipeline.errors import UserError
 from pipeline.evaluation.digests import content
 from pipeline.evaluation.predictions import read
@@ -67,31 +67,52 @@ def started(run_id: str, record: dict[str, Any]) -> Entry:
     )
 
 
-def finished(run_id: str, plan: Plan, results: Sequence[Result]) -> Entry:
+@dataclass(frozen=True)
+class Checkout:
+    """What lies here beside the runs' files, read once for all of them."""
+
+    plan: Plan
+    results: Sequence[Result]
+    """All finished runs of the plan, for the verdicts."""
+    locked: dict[str, Any]
+    """Stage -> its entry in dvc.lock."""
+    commit: str
+    dirty: bool
+
+
+def checkout(plan: Plan) -> Checkout:
+    """As it is now. Raises UserError for a result that is broken."""
+    lock = Path("dvc.lock")
+    locked = (YAML(typ="safe").load(lock) or {}).get("stages", {}) if lock.exists() else {}
+    return Checkout(plan, [result for result in load_results(Path()) if result.run in plan.runs], locked, *commit())
+
+
+def finished(run_id: str, here: Checkout) -> Entry:
     """A run as models/<run> and, once it is evaluated, evaluations/<run> describe it. Needs models/<run>/run.json.
 
-    `results`: all finished runs of the plan, for the verdict. Raises UserError for a file that is broken.
+    Raises UserError for a file that is broken.
     """
     try:
-        return _finished(run_id, plan, results)
+        return _finished(run_id, here)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} not found", f"wrn-pipe repro {run_id}") from None
 
 
-def _finished(run_id: str, plan: Plan, results: Sequence[Result]) -> Entry:
+def _finished(run_id: str, here: Checkout) -> Entry:
     folder = Path("models") / run_id
     record = _record(folder / "run.json", run_id)
     weights, evaluated = folder / "model.safetensors", Path("evaluations") / run_id
     metrics = _history(folder / "history.csv", record["epochs"], run_id)
-    about = next((r for r in results if r.run == run_id and r.record.fingerprint == record["fingerprint"]), None)
-    tags = _tags(run_id, record) | {"dvc_lock": _locked(f"train@{run_id}", weights)}
+    about = next((r for r in here.results if r.run == run_id and r.record.fingerprint == record["fingerprint"]), None)
+    tags = _tags(run_id, record) | {"dvc_lock": _locked(here.locked.get(f"train@{run_id}"), weights)}
     drawn, drawn_from = _figures(record, folder / "history.csv", evaluated if about else None)
+    claims = claims_for(record["network"], record["dataset"])
     if about:
         values = json.loads((evaluated / "metrics.json").read_text(encoding="utf-8"))
         for key, value in values.items():
             if isinstance(value, int | float) and key not in _COUNTS:
                 metrics[f"test_{key}"] = {record["epochs"]: value}
-        tags["verdict"], note = judged(run_id, claims_for(record["network"], record["dataset"]), plan, results)
+        tags["verdict"], note = judged(run_id, claims, here.plan, here.results)
     else:
         tags["verdict"], note = "not evaluated", f"Trained, not evaluated: `wrn-pipe repro evaluate@{run_id}`."
     note += f"\n\nWeights: `{weights.as_posix()}`. Everything again: `wrn-pipe repro {run_id}`."
@@ -100,7 +121,7 @@ def _finished(run_id: str, plan: Plan, results: Sequence[Result]) -> Entry:
         run_id,
         record["fingerprint"],
         tags,
-        _found_origin(plan, run_id, record),
+        _found_origin(here, run_id, record),
         _params(record),
         metrics,
         _dataset(record),
@@ -143,12 +164,11 @@ def _origin(head: str, dirty: str, run_id: str) -> dict[str, str]:
     return {"commit": head, "dirty": dirty, "mlflow.source.git.commit": head, **shown}
 
 
-def _found_origin(plan: Plan, run_id: str, record: dict[str, Any]) -> dict[str, str]:
+def _found_origin(here: Checkout, run_id: str, record: dict[str, Any]) -> dict[str, str]:
     """The checked-out commit for files that its code and settings would make again; unknown for others."""
-    if fingerprint(plan, run_id) != record["fingerprint"]:
+    if fingerprint(here.plan, run_id) != record["fingerprint"]:
         return _origin(UNKNOWN, UNKNOWN, run_id)
-    head, dirty = commit()
-    return _origin(head, str(dirty).lower(), run_id)
+    return _origin(here.commit, str(here.dirty).lower(), run_id)
 
 
 def _params(record: dict[str, Any]) -> dict[str, str]:
@@ -187,10 +207,8 @@ def _history(path: Path, epochs: int, run_id: str) -> dict[str, dict[int, float]
     return {name: {epoch: row[name] for epoch, row in points.items() if name in row} for name in names}
 
 
-def _locked(stage: str, weights: Path) -> str:
-    """sha256 of the stage's entry in dvc.lock; `other weights` where that is not about these, `none` without one."""
-    path = Path("dvc.lock")
-    entry = (YAML(typ="safe").load(path) or {}).get("stages", {}).get(stage) if path.exists() else None
+def _locked(entry: dict[str, Any] | None, weights: Path) -> str:
+    """sha256 of a stage's entry in dvc.lock; `other weights` where that is not about these, `none` without one."""
     if entry is None:
         return "none"
     with weights.open("rb") as file:

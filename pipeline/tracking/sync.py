@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.comparison.results import Result, load_results
 from pipeline.params import Plan
-from pipeline.progress import say
-from pipeline.tracking.entry import finished
+from pipeline.progress import progress, say
+from pipeline.tracking.entry import checkout, finished
 from pipeline.tracking.mirror import LATER
 from pipeline.tracking.store import client, experiment, explained, name, reason
 from pipeline.tracking.write import Written, write
@@ -23,9 +22,9 @@ def sync_all(plan: Plan, tell: Callable[[str], None]) -> None:
     Raises UserError when a file of a run is broken or MLflow fails. What was written until then stays, and the next
     sync goes on from there.
     """
-    results = _results(plan)
+    here = checkout(plan)
     trained = [run_id for run_id in plan.runs if (Path("models") / run_id / "run.json").exists()]
-    entries = [finished(run_id, plan, results) for run_id in trained]
+    entries = [finished(run_id, here) for run_id in trained]
     done: dict[str, Written] = {}
     with explained():
         mlflow = client()
@@ -41,23 +40,21 @@ def sync_all(plan: Plan, tell: Callable[[str], None]) -> None:
 
 def sync_run(mlflow: "MlflowClient", where: str, plan: Plan, run_id: str) -> Written:
     """Record one finished training."""
-    return write(mlflow, where, finished(run_id, plan, _results(plan)))
+    return write(mlflow, where, finished(run_id, checkout(plan)))
 
 
 def log_runs(plan: Plan, run_ids: Sequence[str]) -> None:
     """Record trainings whose files were just published; failures are said, not raised."""
     try:
-        results = _results(plan)
+        here = checkout(plan)
         mlflow = client()
         where = experiment(mlflow)
-        for run_id in run_ids:
-            write(mlflow, where, finished(run_id, plan, results))
+        with progress("MLflow", len(run_ids), "runs") as task:
+            for run_id in run_ids:
+                write(mlflow, where, finished(run_id, here))
+                task.advance()
     except Exception as error:  # noqa: BLE001 - the files are complete without MLflow
         say(f"MLflow is not recording {len(run_ids)} published runs ({reason(error)}); {LATER}")
-
-
-def _results(plan: Plan) -> Sequence[Result]:
-    return [result for result in load_results(Path()) if result.run in plan.runs]
 
 
 def _line(run_id: str, written: Written) -> str:

@@ -20,7 +20,6 @@ from pipeline.errors import UserError
 from pipeline.execution.submit import minutes, slots
 
 pytestmark = pytest.mark.slow
-long = pytest.mark.soak
 NAMES = [f"cifar10-tiny-wrn-10-1-brief-s{seed}" for seed in (1, 2, 3)]
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Of a serial run too: sums in another number of threads round otherwise."""
@@ -98,6 +97,7 @@ def until(condition: Callable[[], Any], log: Path, driver: "subprocess.Popen[byt
         time.sleep(0.1)
 
 
+@pytest.mark.soak
 def test_jobs_give_what_dvc_repro_gives(project: Project, folder: dict[str, str], tmp_path: Path) -> None:
     serial = Project(tmp_path / "serial")
     assert project.run("git", "clone", "-q", str(project.root), str(serial.root)).returncode == 0
@@ -121,6 +121,7 @@ def test_jobs_give_what_dvc_repro_gives(project: Project, folder: dict[str, str]
     assert "runs as" not in again.stderr
 
 
+@pytest.mark.soak
 def test_ctrl_c_saves_what_trains_and_the_same_command_goes_on(
     project: Project, folder: dict[str, str], tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ def test_ctrl_c_saves_what_trains_and_the_same_command_goes_on(
     assert logs.count("resuming from scratch/") == 2
 
 
+@pytest.mark.soak
 def test_a_killed_driver_leaves_jobs_that_the_next_one_finds(
     project: Project, folder: dict[str, str], tmp_path: Path
 ) -> None:
@@ -164,6 +166,7 @@ def test_a_killed_driver_leaves_jobs_that_the_next_one_finds(
     assert states(project) == {NAMES[0]: "done", NAMES[1]: "done", NAMES[2]: "not started"}
 
 
+@pytest.mark.soak
 def test_a_run_that_fails_is_tried_three_times_and_named_and_the_others_go_on(
     project: Project, folder: dict[str, str]
 ) -> None:
@@ -183,6 +186,7 @@ def test_a_run_that_fails_is_tried_three_times_and_named_and_the_others_go_on(
     assert states(project) == {NAMES[0]: "done", NAMES[1]: "failed", NAMES[2]: "done"}
 
 
+@pytest.mark.soak
 def test_what_was_edited_meanwhile_is_not_recorded(project: Project, folder: dict[str, str], tmp_path: Path) -> None:
     project.edit(lambda params: params["protocols"]["brief"].update(epochs=60))
     log = tmp_path / "log"

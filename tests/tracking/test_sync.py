@@ -14,7 +14,7 @@ from tracking.conftest import FIRST, SECOND, Place, copy
 
 from pipeline.errors import UserError
 from pipeline.params import load
-from pipeline.tracking.entry import finished
+from pipeline.tracking.entry import checkout, finished
 from pipeline.tracking.mirror import Mirror, log_evaluation
 from pipeline.training.checkpoints import EpochRecord
 
@@ -199,10 +199,10 @@ def test_a_run_without_an_evaluation_or_with_other_weights_says_so(place: Place)
 
 def test_the_commit_is_said_only_of_code_that_makes_these_files(place: Place) -> None:
     plan = load()
-    assert finished(FIRST, plan, []).origin["commit"] == place.runs()[FIRST].data.tags["commit"]
+    assert finished(FIRST, checkout(plan)).origin["commit"] == place.runs()[FIRST].data.tags["commit"]
     loop = place.root / "pipeline" / "training" / "loop.py"
     loop.write_text(loop.read_text() + "\n# edited\n")
-    assert finished(FIRST, plan, []).origin["commit"] == "unknown"
+    assert finished(FIRST, checkout(plan)).origin["commit"] == "unknown"
 
 
 @pytest.mark.parametrize(

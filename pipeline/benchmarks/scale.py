@@ -51,9 +51,9 @@ class Start:
     may compile. order: of an epoch. first batch: the boxes of an epoch, then a batch decoded, augmented and normalised.
     in all: until the first batch is there."""
     megabytes: dict[str, Spread]
-    """imports: its own memory before it opens the file, which is Python, torch and the like. own: the same after the first
-    batches; another process takes as much again. samples: how much less it is with a file of these batches alone. mapped:
-    resident pages of files, which processes share. peak: the most that was resident at once, own and mapped."""
+    """imports: its own memory before it opens the file, which is Python, torch and the like. own: the same after the
+    first batches; another process takes as much again. samples: how much less it is with a file of these batches alone.
+    mapped: resident pages of files, which processes share. peak: the most that was resident at once, own and mapped."""
 
 
 @dataclass(frozen=True)

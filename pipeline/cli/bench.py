@@ -202,9 +202,9 @@ def scale(
 
 
 _MEMORY = {
-    "imports": "its own after the imports",
-    "own": "its own after the first batches",
-    "samples": "of that, for the number of images",
-    "mapped": "of files, shared between processes",
-    "peak": "most at once, own and of files",
+    "imports": "own, after imports",
+    "own": "own, after 8 batches",
+    "samples": "of that for the number",
+    "mapped": "of files, shared",
+    "peak": "peak of both",
 }

@@ -51,9 +51,9 @@ def test_both_backends_read_the_file(tmp_path: Path) -> None:
 
 
 def test_the_command_tells_seconds_and_memory_of_a_process(tmp_path: Path) -> None:
-    result = measured(tmp_path, "--samples", "3000", "--repeats", "1")
+    result = measured(tmp_path, "--samples", "3000", "--repeats", "1", "--backends", "numpy")
     assert (result["samples"], result["batch"]) == (3000, BATCH)
-    assert [start["backend"] for start in result["starts"]] == ["ffcv", "numpy"]
+    assert [start["backend"] for start in result["starts"]] == ["numpy"]  # the soak test below has both
     for start in result["starts"]:
         seconds = {part: value["median"] for part, value in start["seconds"].items()}
         assert sorted(seconds) == sorted(["import", "check", "open", "order", "first batch", "in all"])

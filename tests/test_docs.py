@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +17,7 @@ import pytest
 from project import BIN, ROOT, Project, copy_repository
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
+from s3_server import NO_OTHER_CREDENTIALS, s3_server
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -71,8 +72,8 @@ def fresh(
         server.shutdown()
 
 
-def run_all(project: Project, page: Path) -> str:
-    """Run the page's commands in order; what they printed."""
+def run_all(project: Project, page: Path, instead: Mapping[str, str] | None = None) -> str:
+    """Run the page's commands in order, with `instead` of names that stand for the reader's own; what they printed."""
     folder, shown = project.root, ""
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     names = {f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -81,12 +82,14 @@ def run_all(project: Project, page: Path) -> str:
     for line in commands(page):
         if line in NOT_RUN:
             continue
+        for name, own in (instead or {}).items():
+            line = line.replace(name, own)
         if line.startswith("cd "):
             folder = (folder / line.removeprefix("cd ")).resolve()
             continue
         words = shlex.split(line)
         command = [sys.executable, "-c", script, *words[1:]] if words[0] == "wrn-pipe" else ["bash", "-c", line]
-        environment = {**os.environ, **names, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment = {**os.environ, **NO_OTHER_CREDENTIALS, **names, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
         ran = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
         )
@@ -114,13 +117,39 @@ def test_the_first_hour_ends_with_a_verdict(done: tuple[Project, str]) -> None:
 
 
 @pytest.mark.soak
-def test_a_colleague_has_the_results_without_training(done: tuple[Project, str]) -> None:
-    shown = run_all(done[0], DOCS / "how-to" / "share-results.md")
-    after = shown.split("$ dvc pull\n")[1]
-    assert "Next: nothing." in after
-    assert "not comparable" in after
-    assert "Nothing would run" in after
-    assert not (done[0].root.parent / "colleague" / "scratch").exists()
+def test_a_colleague_has_the_results_without_training(done: tuple[Project, str], tmp_path: Path) -> None:
+    with s3_server(tmp_path) as bucket:
+        own = {"https://s3.example.org": bucket.endpoint, "YOUR_KEY_ID": bucket.key_id, "YOUR_SECRET": bucket.secret}
+        shown = run_all(done[0], DOCS / "how-to" / "share-results.md", own)
+        after = shown.split("$ dvc pull\n")[1]
+        assert "Next: nothing." in after
+        assert "not comparable" in after
+        assert " 0 wrong, 0 not checked." in after
+        assert "Nothing would run" in after
+        colleague = Project(done[0].root.parent / "colleague")
+        assert not (colleague.root / "scratch").exists()
+        assert colleague.run("git", "grep", "-e", bucket.secret, "HEAD").stdout == ""
+        assert colleague.run("git", "status", "--porcelain").stdout == ""
+        third = Project(tmp_path / "third")
+        assert colleague.run("git", "clone", "-q", ".", str(third.root)).returncode == 0
+        pulled = third.run("dvc", "pull", **bucket.keys)
+        assert pulled.returncode == 0, pulled.stderr
+        assert "Next: nothing." in third.cli("status").stdout
+
+
+@pytest.mark.soak
+def test_a_driver_collects_what_a_worker_trained(done: tuple[Project, str], tmp_path: Path) -> None:
+    start = Project(tmp_path / "start")
+    assert done[0].run("git", "clone", "-q", ".", str(start.root)).returncode == 0
+    first = start.run("git", "rev-list", "--max-parents=0", "HEAD").stdout.strip()
+    assert start.run("git", "reset", "-q", "--hard", first).returncode == 0
+    shown = run_all(start, DOCS / "how-to" / "workers-without-a-shared-disk.md")
+    worker, driver = shown.split("$ wrn-pipe repro --pull\n")
+    assert worker.count("Running stage 'train@") == 1
+    assert "Running stage 'train@" not in driver
+    assert driver.count("is cached - skipping run") == 4
+    assert "Next: nothing." in driver
+    assert (tmp_path / "driver" / "dvc.lock").read_text() == done[0].lock()
 
 
 @pytest.mark.soak
@@ -146,7 +175,8 @@ def test_the_commands_of_a_page_are_understood(page: Path) -> None:
 
 def test_what_is_not_run_stands_on_a_page_and_every_page_is_run() -> None:
     assert set(NOT_RUN) <= {line for page in PAGES for line in commands(page)}
-    run = {"tutorial", "share-results", "one-row-on-a-gpu", "add-a-dataset", "add-a-network", "your-own-paper"}
+    how_to = {"share-results", "workers-without-a-shared-disk", "one-row-on-a-gpu", "add-a-dataset", "add-a-network"}
+    run = {"tutorial", "your-own-paper", *how_to}
     assert {page.stem for page in PAGES if commands(page)} == run
 
 

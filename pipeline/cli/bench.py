@@ -245,3 +245,56 @@ def driver(
         "without a pause, and the driver's seconds grow with the runs and come before or after all training.",
         highlight=False,
     )
+
+
+@app.command(epilog="Example: wrn-pipe bench scale --backends numpy --samples 100000")
+def scale(
+    samples: Annotated[int, typer.Option(min=1, help="Images in the file.")] = 1_281_167,
+    backends: Annotated[str, typer.Option(help="ffcv, numpy, or both with a comma between.")] = "ffcv,numpy",
+    repeats: Repeats = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Seconds to a process's first batch, and its memory, with as many images as ImageNet's training split has.
+
+    It writes a .beton file of so many small JPEGs into scratch/ (0.6 GB by default) and deletes it afterwards. Reading
+    and checking a file of the real images takes longer by their bytes; nothing else depends on these.
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.benchmarks.scale import bench
+    from pipeline.errors import UserError
+    from pipeline.progress import say
+    from pipeline.publish import json_text
+
+    chosen = [backend.strip() for backend in backends.split(",")]
+    if unknown := [backend for backend in chosen if backend not in ("ffcv", "numpy")]:
+        raise UserError(f"no backend {unknown[0]!r}", "choose ffcv, numpy, or both: --backends ffcv,numpy")
+    result = bench(samples, chosen, repeats, say)
+    if as_json:
+        typer.echo(json_text(asdict(result)), nl=False)
+        return
+    console = Console()
+    console.print(", ".join(f"{key} {value}" for key, value in result.machine.items()), highlight=False)
+    title = f"{result.samples:,} JPEGs in {result.file_mb:,.0f} MB, batches of {result.batch}"
+    table = Table("one process", title=title, title_justify="left")
+    for start in result.starts:
+        table.add_column(start.backend, justify="right", no_wrap=True)
+    for name in result.starts[0].seconds:
+        table.add_row(f"{name}, s", *(str(start.seconds[name]) for start in result.starts))
+    table.add_section()
+    for name, words in _MEMORY.items():
+        table.add_row(f"{words}, MB", *(str(start.megabytes[name]) for start in result.starts))
+    console.print(table)
+    console.print(f"Median of {repeats} rounds (lowest to highest).")
+
+
+_MEMORY = {
+    "imports": "own, after imports",
+    "own": "own, after 8 batches",
+    "samples": "of that for the number",
+    "mapped": "of files, shared",
+    "peak": "peak of both",
+}

@@ -58,6 +58,13 @@ def repro(
         typer.Option(help="--slurm: a further option of sbatch, such as account=vision.", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry: print JSON.")] = False,
+    pull: Annotated[
+        bool, typer.Option("--pull", help="Take from the DVC remote what another clone has made, instead of making it.")
+    ] = False,
+    push: Annotated[
+        bool,
+        typer.Option("--push", help="Afterwards send what was made to the DVC remote, for another clone's --pull."),
+    ] = False,
 ) -> None:
     """Run every stage that is out of date, with `dvc repro`, and say when results differ from the committed ones.
 
@@ -71,6 +78,7 @@ def repro(
     from signal import SIGINT, SIGTERM
 
     from pipeline.errors import UserError, WrnPipeError
+    from pipeline.execution import remote
     from pipeline.execution.at_work import running_stages
     from pipeline.execution.dag import read_dag
     from pipeline.execution.dvc import LOCK, changed_results, runs_behind
@@ -81,11 +89,23 @@ def repro(
 
     place = _place(jobs, slurm, partition, gpus, cpus, time, max_jobs, sbatch or [])
     plan = load()
+    shared = [flag for flag, on in (("--pull", pull), ("--push", push)) if on]
+    if dry and shared:
+        raise UserError(f"--dry with {shared[0]}: what the remote has is not foreseen", f"leave out {shared[0]}")
     if dry:
         _dry(plan, targets or [], force, fresh, as_json)
         return
     if as_json:
         raise UserError("--json without --dry", "add --dry, or ask wrn-pipe status --json afterwards")
+    if pull and force:
+        raise UserError("--pull with --force: what is made again is not taken from elsewhere", "give one of them")
+    if pull and place is not None:
+        raise UserError(
+            "--pull with --jobs or --slurm: jobs make what is out of date here",
+            "take first what the remote has: wrn-pipe repro --pull, with the runs that others have made",
+        )
+    if shared:
+        remote.check(writing=push)
     for run_id in runs_behind(plan, targets or []) if fresh else ():
         scratch = Path("scratch") / fingerprint(plan, run_id)
         with hold(scratch, run_id):
@@ -96,7 +116,7 @@ def repro(
 
         code = fan_out(plan, targets or [], place, again, force)
     else:
-        options = [flag for flag, on in (("--force", force), ("--keep-going", keep_going)) if on]
+        options = [flag for flag, on in (("--force", force), ("--keep-going", keep_going), ("--pull", pull)) if on]
         code = run(plan, targets or [], options)
     if code in (128 + SIGINT, 128 + SIGTERM):  # the stage has said how to go on
         raise typer.Exit(code)
@@ -109,6 +129,8 @@ def repro(
             )
         typer.echo(f"Go on with: {again}. What is done stays done; wrn-pipe status shows it.", err=True)
         raise typer.Exit(code)
+    if push:
+        remote.push(plan, targets or [])
     if not LOCK.is_file():
         return
     committed = _committed(LOCK)

@@ -27,7 +27,7 @@ def record(names: Iterable[str]) -> None:
         if unknown := wanted - {stage.addressing for stage in stages}:
             raise KeyError(", ".join(sorted(unknown)))
         for stage in stages:
-            stage.save(run_cache=False)
+            stage.save()
         for stage in stages:
             stage.commit()
         if stages:

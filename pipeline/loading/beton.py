@@ -1,6 +1,7 @@
 """FFCV .beton files: checked and read without FFCV, which crashes on a damaged one. beton_jpeg has those of JPEGs."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -32,6 +33,7 @@ _ARRAY_SAMPLE = np.dtype([("image", "<u8"), ("label", "<i8")], align=True)
 _ARRAY = np.dtype([("shape", "<u8", 32), ("type_length", "<u8")])
 _ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 _VERSION, _INT_FIELD, RGB_FIELD, _ARRAY_FIELD = 2, 1, 2, 4
+_PAGE_SIZE = 1 << 23
 JPG, RAW = 0, 1
 """Modes of an image in RGB_FIELD."""
 _FLOAT = b'[["", "<f4"]]'
@@ -231,6 +233,41 @@ def read(path: Path) -> tuple[Stored, npt.NDArray[np.int64]]:
             for row, pointer in enumerate(block, start=first):
                 flat[row] = file[pointer : pointer + length]
     return images, layout.labels
+
+
+def write_encoded(
+    to: Path,
+    sides: npt.NDArray[np.int64],
+    sizes: npt.NDArray[np.int64],
+    labels: npt.ArrayLike,
+    content: Iterable[bytes],
+) -> None:
+    """Write JPEGs that are encoded already, without FFCV: widths and heights [N, 2], bytes of each [N], labels [N], and
+    the bytes, in pieces of any length.
+
+    Laid out as FFCV's own files, but for the gaps that its pages leave. Raises ValueError unless all fits together.
+    """
+    n = len(sizes)
+    table = _HEADER.itemsize + 2 * _FIELD.itemsize
+    ends = table + n * _RGB_SAMPLE.itemsize + np.cumsum(sizes)
+    header, fields = np.zeros(1, _HEADER), np.zeros(2, _FIELD)
+    header["version"], header["num_fields"], header["page_size"], header["num_samples"] = _VERSION, 2, _PAGE_SIZE, n
+    header["alloc_table_ptr"] = ends[-1]
+    fields["type_id"] = RGB_FIELD, _INT_FIELD
+    for field, name in zip(fields, (IMAGE, LABEL), strict=True):
+        field["name"][: len(name)] = np.frombuffer(name.encode(), np.uint8)
+    samples, allocations = np.zeros(n, _RGB_SAMPLE), np.zeros(n, _ALLOCATION)
+    samples["image"]["mode"], samples["label"] = JPG, labels
+    samples["image"]["width"], samples["image"]["height"] = sides.T
+    samples["image"]["data_ptr"] = allocations["ptr"] = ends - sizes
+    allocations["sample_id"], allocations["size"] = np.arange(n), sizes
+    with to.open("wb") as file:
+        for array in (header, fields, samples):
+            array.tofile(file)
+        file.writelines(content)
+        if file.tell() != ends[-1]:
+            raise ValueError(f"{to}: the sizes of the JPEGs say {ends[-1]} bytes, their content {file.tell()}")
+        allocations.tofile(file)
 
 
 def mend(folder: Path) -> str:

@@ -19,11 +19,19 @@ from pipeline.loading.resized_crop import SIDE, RandomCrops, central_boxes, rand
 
 Ints = npt.NDArray[np.int64]
 
+_BLOCK = 1 << 16
+"""Boxes drawn at a time: what the draws of an epoch of ImageNet need on the way would be several times the boxes."""
+
 
 def boxes(beton: JpegBeton, order: Ints, crops: RandomCrops | None) -> Ints:
     """int64 [len(order), 4]: top, left, height, width seen of each sample of `order`; None for the test view."""
-    heights, widths = beton.heights[order], beton.widths[order]
-    return central_boxes(heights, widths) if crops is None else random_boxes(crops, order, heights, widths)
+    seen = np.empty((len(order), 4), np.int64)
+    for start in range(0, len(order), _BLOCK):
+        block = order[start : start + _BLOCK]
+        heights, widths = beton.heights[block], beton.widths[block]
+        drawn = central_boxes(heights, widths) if crops is None else random_boxes(crops, block, heights, widths)
+        seen[start : start + _BLOCK] = drawn
+    return seen
 
 
 def views(beton: JpegBeton, indices: Ints, seen: Ints) -> Images:

@@ -15,7 +15,7 @@ from pipeline.errors import UserError, WrnPipeError
 from pipeline.loading.beton import IMAGE, LABEL, Beton, open_split, read
 from pipeline.loading.beton_jpeg import JpegBeton, holds_jpegs, open_jpegs
 from pipeline.loading.jpeg import boxes, ffcv_decoder, metadata_with_boxes, views
-from pipeline.loading.quick_import import compiling_later
+from pipeline.loading.quick_import import compiling_later, tables_only
 from pipeline.loading.resized_crop import RandomCrops
 
 Backend = Literal["ffcv", "numpy"]
@@ -42,16 +42,30 @@ class View:
     labels: Ints
 
 
+def checked(folder: Path, split: str) -> Beton | JpegBeton:
+    """A split of a data/beton folder, every byte of it read and checked. Raises UserError for any that is not right."""
+    return open_jpegs(folder, split) if holds_jpegs(folder) else open_split(folder, split)
+
+
 class Loader:
     """Delivers the samples of one split in any order asked for. Open it once: FFCV compiles for seconds.
 
     `workers` is FFCV's number of reading threads, at most the number of cores; None takes one, or for JPEGs, which are
-    slow to decode, one a core. The numpy backend does the same. Their number changes no byte.
+    slow to decode, one a core. The numpy backend does the same. Their number changes no byte. `beton` is what `checked`
+    has given for the split, where that has been asked already.
     """
 
-    def __init__(self, folder: Path, split: str, batch_size: int, backend: Backend, workers: int | None = None) -> None:
-        self.jpegs = open_jpegs(folder, split) if holds_jpegs(folder) else None
-        beton = self.jpegs or open_split(folder, split)
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        batch_size: int,
+        backend: Backend,
+        workers: int | None = None,
+        beton: Beton | JpegBeton | None = None,
+    ) -> None:
+        beton = beton or checked(folder, split)
+        self.jpegs = beton if isinstance(beton, JpegBeton) else None
         self.samples = beton.samples
         self.batch_size = batch_size
         self._source: _Numpy | _Ffcv = (
@@ -132,15 +146,16 @@ class _Ffcv:
             workers = workers or len(os.sched_getaffinity(0))
         else:
             decoder = SimpleRGBImageDecoder() if beton.dtype == "uint8" else NDArrayDecoder()
-        self.loader = FfcvLoader(
-            str(beton.path),
-            batch_size=batch_size,
-            num_workers=workers or 1,
-            os_cache=True,
-            order=OrderOption.SEQUENTIAL,
-            drop_last=False,
-            pipelines={IMAGE: [decoder], LABEL: [IntDecoder()]},
-        )
+        with tables_only():
+            self.loader = FfcvLoader(
+                str(beton.path),
+                batch_size=batch_size,
+                num_workers=workers or 1,
+                os_cache=True,
+                order=OrderOption.SEQUENTIAL,
+                drop_last=False,
+                pipelines={IMAGE: [decoder], LABEL: [IntDecoder()]},
+            )
         self.loader.traversal_order = self.order
         self.metadata = self.loader.reader.metadata
         torch.set_num_threads(self.threads)
@@ -150,6 +165,7 @@ class _Ffcv:
 
         if seen is not None:
             self.loader.reader.metadata = metadata_with_boxes(self.metadata, order, seen)
+            seen = None  # this frame lives as long as the epoch
         self.order.indices = order.astype(np.uint64)
         self.loader.first_traversal_order = self.order.indices  # its length is what FFCV takes for the epoch's
         iterator = iter(self.loader)

@@ -11,7 +11,7 @@ def sample_order(seed: int, epoch: int, n: int, holdout: int = 0) -> npt.NDArray
 
     Equal draws are ordered by index.
     """
-    samples = np.setdiff1d(np.arange(n), held_out(n, holdout))
+    samples = np.setdiff1d(np.arange(n), held_out(n, holdout)) if holdout else np.arange(n)
     return samples[np.argsort(draw(seed, Stream.ORDER, epoch, samples), kind="stable")]
 
 

@@ -67,7 +67,10 @@ def test_every_locked_package_is_hashed_and_no_host_is_named(lock: Path) -> None
 def test_lock_pins_everything_that_pyproject_asks_for() -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project, locked = pyproject["project"], pins(LOCKS[0])
-    asked_for = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
+    asked_for = [
+        *project["dependencies"],
+        *(text for extra in project["optional-dependencies"].values() for text in extra),
+    ]
     for text in asked_for:
         requirement = Requirement(text)
         if requirement.name == project["name"]:  # dev takes our own extras in

@@ -109,7 +109,8 @@ def _explain(run_id: str, processes: int, code: int, reports: Path, asked: list[
     """Raise what ended the run, unless it came to its end."""
     found = _read(reports)
     failed = [report for report in found if report.stopped is None]
-    stopped = [report.stopped for report in found if report.stopped]
+    # The first of them knows where its state is.
+    stopped = [report.stopped for report in sorted(found, key=lambda report: report.rank) if report.stopped]
     for report in failed:
         if report.remedy is not None:
             raise _EndedError(report.what, report.remedy, report.exit_code)

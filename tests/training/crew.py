@@ -1,7 +1,7 @@
 """Not a test: trainings by several processes that share each mini-batch, without torchrun, from one import of torch.
 
 In the folder of a project, reads a JSON list of scenarios from stdin and does them in turn, a forked process for each
-rank. A scenario:
+rank; one that is alone needs none. A scenario:
     name       the folder below crew/ that gets of each rank `rank-<r>.safetensors` and `rank-<r>.json`
     size       how many processes; 1 trains as ever, without torch.distributed
     scratch    where the state is kept, `name` unless said
@@ -9,8 +9,8 @@ rank. A scenario:
     run        changes of the run
     kernels    fused unless said
     stop       [rank, step]: this rank gets SIGTERM during that step, counted from 1 in this process
-The tensors are gradients, weights and statistics after each step: `<step>.gradient.<parameter>`, `<step>.<name>`; and the
-final ones. The JSON has the history, devices, kernels, the seeds of the steps' masks, and where it was stopped.
+The tensors are gradients, weights and statistics after each step, `<step>.gradient.<parameter>` and `<step>.<name>`,
+and the final ones. The JSON has the history, devices, kernels, the seeds of the steps' masks, and where it was stopped.
 """
 
 import json
@@ -18,6 +18,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -54,7 +55,7 @@ def one(plan: Plan, scenario: dict[str, Any], rank: int) -> None:
     seeds: list[int] = []
     with joined("cpu") if size > 1 else nullcontext(ALONE) as ranks:
         scratch = Path("scratch") / scenario.get("scratch", scenario["name"])
-        training, record = prepare(plan, RUN, scratch.name, scratch, 1, ranks)
+        training, record = prepare(plan, RUN, scratch.name, scratch, None, ranks)
         model = training.model
 
         def seen(*_: object) -> None:
@@ -83,6 +84,9 @@ def one(plan: Plan, scenario: dict[str, Any], rank: int) -> None:
 
 def together(plan: Plan, scenario: dict[str, Any]) -> list[int]:
     """The exit statuses."""
+    if scenario["size"] == 1:
+        one(plan, scenario, 0)
+        return [0]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -93,12 +97,14 @@ def together(plan: Plan, scenario: dict[str, Any]) -> list[int]:
             os.environ.update(
                 RANK=str(rank), WORLD_SIZE=str(scenario["size"]), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
             )
+            code = 1
             try:
                 one(plan, scenario, rank)
-                os._exit(0)
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
-                os._exit(1)
+                code = 0
+            finally:
+                if code:
+                    traceback.print_exc()
+                os._exit(code)
         children.append(child)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 

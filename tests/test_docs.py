@@ -124,7 +124,9 @@ def test_a_colleague_has_the_results_without_training(done: tuple[Project, str])
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("page", ["one-row-on-a-gpu", "add-a-dataset", "add-a-network", "your-own-paper"])
+@pytest.mark.parametrize(
+    "page", ["one-row-on-a-gpu", "one-run-on-many-processes", "add-a-dataset", "add-a-network", "your-own-paper"]
+)
 def test_the_commands_of_a_page_work(done: tuple[Project, str], page: str, tmp_path: Path) -> None:
     copy = tmp_path / "project"
     shutil.copytree(done[0].root, copy, symlinks=True)
@@ -146,7 +148,8 @@ def test_the_commands_of_a_page_are_understood(page: Path) -> None:
 
 def test_what_is_not_run_stands_on_a_page_and_every_page_is_run() -> None:
     assert set(NOT_RUN) <= {line for page in PAGES for line in commands(page)}
-    run = {"tutorial", "share-results", "one-row-on-a-gpu", "add-a-dataset", "add-a-network", "your-own-paper"}
+    run = {"tutorial", "share-results", "one-row-on-a-gpu", "one-run-on-many-processes"}
+    run |= {"add-a-dataset", "add-a-network", "your-own-paper"}
     assert {page.stem for page in PAGES if commands(page)} == run
 
 

@@ -85,6 +85,12 @@ class Protocol(Strict):
     holdout: Annotated[int, Field(ge=0)] = 0
     """So many training images, the same for every seed, are kept out of training and evaluated instead of the test
     split: for choosing settings without the test split."""
+    processes: Annotated[int, Field(ge=1)] = 1
+    """Each mini-batch is shared evenly by so many processes (torchrun); batch_size stays that of them all."""
+    batch_norm: Literal["per-process", "synchronised"] = "per-process"
+    """Whose statistics normalise: those of a process's own share of the mini-batch, or of all of it. synchronised is
+    made of torch's operations whatever `kernels` says, which is slower, and then any number of processes may train the
+    run: only rounding differs (wrn-pipe stage train RUN --nproc N)."""
 
     @property
     def representation(self) -> str:
@@ -95,6 +101,8 @@ class Protocol(Strict):
     def _consistent(self) -> "Protocol":
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
+        if self.batch_size % self.processes:
+            raise ValueError(f"{self.processes} processes can not share batch_size {self.batch_size} evenly")
         if isinstance(self.schedule, StepSchedule):
             drops = self.schedule.drop_after
             if list(drops) != sorted(set(drops)) or (drops and not 0 < drops[0] <= drops[-1] < self.epochs):
@@ -162,7 +170,7 @@ class Plan(Strict):
     """What trains (pipeline/models/kernels.py). fused: BN-ReLU as one operation, on a CPU our own, built by g++ on
     first use (pipeline/models/bn_relu.py; post-activation networks keep torch's), on a GPU that of torch.compile;
     compiled: torch.compile, on a CPU as well; torch: torch's own, one after another. The three round differently, and
-    run.json says which one it was, with its compiler."""
+    run.json says which one it was, with its compiler. A protocol's batch_norm: synchronised takes torch."""
     comparison: Comparison
 
     def run(self, run_id: str) -> Run:

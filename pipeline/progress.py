@@ -12,9 +12,19 @@ QUIET_S = 1.0
 """Work that crosses several tenths within this time prints one line, not several."""
 
 
+_silent = False
+
+
+def leave_speaking_to_another() -> None:
+    """This process says nothing from now on: of those that train together one speaks."""
+    global _silent
+    _silent = True
+
+
 def say(line: str) -> None:
     """Print one line on stderr now, above a bar if one is drawn."""
-    print(line, file=sys.stderr, flush=True)
+    if not _silent:
+        print(line, file=sys.stderr, flush=True)
 
 
 @dataclass

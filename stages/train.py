@@ -1,27 +1,43 @@
 """train: data/beton/<dataset>-<representation> -> models/<run>/{model.safetensors, history.csv, run.json}."""
 
 from pathlib import Path
+from typing import Literal
 
 from pipeline.errors import run_stage
 from pipeline.params import load
 from pipeline.provenance import fingerprint
 from pipeline.training.holder import discard, hold
 from pipeline.training.interruptions import stop_at_once
+from pipeline.training.processes import number_of_processes
 
 
-def main(run_id: str, *, fresh: bool = False, wait: bool = False, checkpoint_steps: int | None = None) -> None:
+def main(
+    run_id: str,
+    *,
+    fresh: bool = False,
+    wait: bool = False,
+    checkpoint_steps: int | None = None,
+    nproc: Literal["auto"] | int | None = None,
+) -> None:
     """Train run `run_id` of params.yaml, from where an earlier attempt stopped, and publish models/<run_id>.
 
     `fresh` forgets earlier attempts. `wait` waits for another process that trains the same run; without it that is a
-    UserError. `checkpoint_steps`: see Training. The last state stays in scratch/ until the run is evaluated: by then
-    DVC has recorded the training, and a crash between here and there costs nothing.
+    UserError. `checkpoint_steps`: see Training. `nproc`: by so many processes, else by the protocol's number; auto is
+    one for each GPU. Raises UserError for a number that would train something else. The last state stays in scratch/
+    until the run is evaluated: by then DVC has recorded the training, and a crash between here and there costs nothing.
     """
     plan = load()
+    processes = number_of_processes(plan, run_id, nproc)
     print_of_run = fingerprint(plan, run_id)
     scratch = Path("scratch") / print_of_run
     with stop_at_once(run_id), hold(scratch, run_id, wait):
         if fresh:
             discard(scratch)
+        if processes > 1:
+            from pipeline.training.launch import train_on
+
+            train_on(processes, run_id, print_of_run, scratch, Path("models") / run_id, checkpoint_steps)
+            return
         from pipeline.training.run import train_run
 
         train_run(plan, run_id, print_of_run, scratch, Path("models") / run_id, checkpoint_steps)

@@ -31,6 +31,7 @@ NOT_RUN = {
     "make setup": "fetches a gigabyte of packages; CI runs it",
     "source .venv/bin/activate": "the environment that runs the tests takes its place",
     "dvc exp run -S protocols.quick.epochs=3": "trains again; tests/test_pipeline.py trains by dvc",
+    "wrn-pipe repro --slurm --partition gpu --gpus 1 --cpus 4 --time 8h --max-jobs 20": "tests/execution/test_slurm.py",
     "wrn-pipe ui": "serves until Ctrl-C; tests/cli/test_ui.py runs it",
     "wrn-pipe estimate": "probes WRN-16-8 for half a minute; tests/benchmarks/test_estimate.py runs it",
     "wrn-pipe repro 'cifar10-wrn-16-8-paper-zca-s*'": "5 trainings of 200 epochs, on a GPU",
@@ -153,7 +154,10 @@ def test_a_driver_collects_what_a_worker_trained(done: tuple[Project, str], tmp_
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("page", ["one-row-on-a-gpu", "add-a-dataset", "add-a-network", "your-own-paper"])
+@pytest.mark.parametrize(
+    "page",
+    ["one-row-on-a-gpu", "one-run-on-many-processes", "many-runs", "add-a-dataset", "add-a-network", "your-own-paper"],
+)
 def test_the_commands_of_a_page_work(done: tuple[Project, str], page: str, tmp_path: Path) -> None:
     copy = tmp_path / "project"
     shutil.copytree(done[0].root, copy, symlinks=True)
@@ -176,7 +180,7 @@ def test_the_commands_of_a_page_are_understood(page: Path) -> None:
 def test_what_is_not_run_stands_on_a_page_and_every_page_is_run() -> None:
     assert set(NOT_RUN) <= {line for page in PAGES for line in commands(page)}
     how_to = {"share-results", "workers-without-a-shared-disk", "one-row-on-a-gpu", "add-a-dataset", "add-a-network"}
-    run = {"tutorial", "your-own-paper", *how_to}
+    run = {"tutorial", "your-own-paper", "one-run-on-many-processes", "many-runs", *how_to}
     assert {page.stem for page in PAGES if commands(page)} == run
 
 

@@ -10,6 +10,8 @@ from typing import Any
 CHOICE = Path("results/fast/choice.csv")
 CURVE = Path("results/fast/curve.csv")
 """Files of wrn-pipe sweep."""
+_NO_COLUMN = {"processes", "batch_norm"}
+"""Fields of a protocol that these files lack: one process trained each row, and `kernels` says if it synchronised."""
 
 _INTRODUCTION = """# The protocol fast
 
@@ -71,7 +73,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def _choice(rows: list[dict[str, str]], fast: dict[str, Any]) -> Iterator[str]:
     for row in sorted(rows, key=lambda row: (row["network"], float(row["top1_error"]))):
-        recipe = {field: row[field] if isinstance(fast[field], str) else json.loads(row[field]) for field in fast}
+        fields = [field for field in fast if field not in _NO_COLUMN]
+        recipe = {field: row[field] if isinstance(fast[field], str) else json.loads(row[field]) for field in fields}
         changed = [
             f"{field}: {_flow(value)}"
             for field, value in recipe.items()

@@ -1,6 +1,6 @@
 """wrn-pipe stage: run one stage directly."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -31,6 +31,14 @@ def stage(
             show_default=False,
         ),
     ] = None,
+    nproc: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="train: by N processes, or one for each GPU; else by as many as the protocol says.",
+            show_default=False,
+        ),
+    ] = None,
     twice: Annotated[
         bool,
         typer.Option("--twice", help="train: train twice, in scratch/ only, and compare every byte of every step."),
@@ -58,7 +66,8 @@ def stage(
         "evaluate": plan.runs,
         "tabulate": dict.fromkeys(plan.tables),
     }
-    given = {"--fresh": fresh, "--wait": wait, "--checkpoint-steps": checkpoint_steps, "--twice": twice}
+    given = {"--fresh": fresh, "--wait": wait, "--checkpoint-steps": checkpoint_steps, "--nproc": nproc}
+    given["--twice"] = twice
     options = [option for option, value in given.items() if value]
     if options and name != "train":
         raise UserError(f"stage {name} has no option {options[0]}", f"it is one of wrn-pipe stage train {key or 'RUN'}")
@@ -81,6 +90,20 @@ def stage(
 
         compare(key, steps)
         return
-    more = {"fresh": fresh, "wait": wait, "checkpoint_steps": checkpoint_steps} if name == "train" else {}
+    more: dict[str, Any] = {}
+    if name == "train":
+        more = {"fresh": fresh, "wait": wait, "checkpoint_steps": checkpoint_steps, "nproc": _processes(nproc)}
     with keep_last_words(f"{name}@{key}"):
         import_module(f"stages.{name}").main(key, **more)
+
+
+def _processes(words: str | None) -> Literal["auto"] | int | None:
+    from pipeline.errors import UserError
+
+    if words is None:
+        return None
+    if words == "auto":
+        return "auto"
+    if not words.isdecimal() or int(words) == 0:
+        raise UserError(f"--nproc {words} is no number of processes", "give one, such as 2, or auto: one for each GPU")
+    return int(words)

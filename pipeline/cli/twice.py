@@ -13,13 +13,21 @@ import typer
 def compare(run_id: str, steps: int | None) -> None:
     """Train `run_id` in two processes, one after the other, and compare. Raises WrnPipeError at the first difference.
 
-    Nothing is published. `steps`: how many of each, None for the whole training.
+    Nothing is published. `steps`: how many of each, None for the whole training. Raises UserError for a run that many
+    processes share.
     """
+    from pipeline.errors import UserError
     from pipeline.params import load
     from pipeline.provenance import fingerprint
     from pipeline.training.holder import hold
 
-    home = Path("scratch") / f"{fingerprint(load(), run_id)}.twice"
+    plan = load()
+    if (processes := plan.protocols[plan.run(run_id).protocol].processes) > 1:
+        raise UserError(
+            f"--twice follows one process, and run {run_id} has {processes}",
+            f"compare the weights of two trainings: wrn-pipe stage train {run_id} --fresh",
+        )
+    home = Path("scratch") / f"{fingerprint(plan, run_id)}.twice"
     with hold(home, run_id):
         _compare(run_id, steps, home)
 

@@ -30,12 +30,14 @@ MATERIAL = {
     "bn_init": "initialisation",
     "weight_average": "another model: an average over the training",
     "holdout": "fewer training images, and other test images",
+    "processes": "batch normalisation by fewer images",
 }
 """Field of Protocol -> why a difference there is material."""
 MINOR = {
     "drop_last": "one step in several hundred per epoch",
     "conv_init": "batch normalisation after each convolution undoes the scale",
     "precision": "rounding only",
+    "batch_norm": "of the whole mini-batch in both: rounding only",
 }
 """Field of Protocol -> why a difference there is minor."""
 SAME_KIND = {
@@ -82,7 +84,10 @@ def _protocol_deviations(ours: Protocol, claim: Claim, paper: PaperProtocol) -> 
             theirs_value, our_value = claim.dropout or 0.0, our_value if claim.network.endswith("-dropout") else 0.0
         if theirs_value == our_value:
             continue
-        material, reason = _weigh(field, theirs_value, our_value, paper)
+        if field == "processes" and ours.batch_norm == "synchronised":
+            material, reason = False, "they share gradients and statistics: rounding only"
+        else:
+            material, reason = _weigh(field, theirs_value, our_value, paper)
         found.append(Deviation(field, _show(theirs_value), _show(our_value), material, reason))
     return found
 

@@ -71,6 +71,11 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
     if absent := _absent(plan, run_id, *files):
         yield unchecked(folder, f"{absent} is not here, so the run was not trained again")
         return
+    then = _told(files[1])
+    if (processes := max(device.get("processes", 1) for device in then["devices"])) > 1:
+        again = f"wrn-pipe stage train {run_id} --fresh"
+        yield unchecked(folder, f"{processes} processes trained it, which one can not do again: {again}")
+        return
     with files[0].open(encoding="utf-8", newline="") as file:
         told = list(csv.DictReader(file))
     asked = len(told) if epochs is None else min(epochs, len(told))
@@ -86,7 +91,6 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
         done: Progress | None = None
         with suppress(_EnoughError):
             done = train(training, note)
-    then = _told(files[1])
     same = then["devices"] == [record["device"]] and then["kernels"] == record["kernels"]
     differ = wrong if same else unchecked
     where = "" if same else ", but this is another kind of machine than run.json names"

@@ -17,6 +17,7 @@ from pipeline.provenance import dependencies, digests_of, fingerprint
 from pipeline.publish import new_folder
 from pipeline.training.holder import hold
 from pipeline.training.interruptions import stop_at_once
+from pipeline.training.processes import number_of_processes
 
 Stage = Literal["train", "evaluate"]
 """train: train and evaluate; evaluate: what lies in models/<run>."""
@@ -52,9 +53,7 @@ def main(run_id: str, print_of_run: str, stage: Stage) -> None:
                     "wrn-pipe repro as before submits what is there now",
                 )
             if stage == "train" and not trained(print_of_run).is_dir():
-                from pipeline.training.run import train_run
-
-                train_run(plan, run_id, print_of_run, SCRATCH / print_of_run, trained(print_of_run), mirrored=False)
+                _train(plan, run_id, print_of_run)
         with keep_last_words(f"evaluate@{run_id}"):
             from pipeline.evaluation.run import evaluate
 
@@ -62,6 +61,19 @@ def main(run_id: str, print_of_run: str, stage: Stage) -> None:
             with new_folder(evaluated(plan, run_id, print_of_run)) as work:
                 values = evaluate(plan, run_id, weights, work)
     say(f"{run_id}: {values['split']} error {values['top1_error']:.2f} % of {values['n']} images")
+
+
+def _train(plan: Plan, run_id: str, print_of_run: str) -> None:
+    places = SCRATCH / print_of_run, trained(print_of_run)
+    processes = number_of_processes(plan, run_id, None)
+    if processes > 1:
+        from pipeline.training.launch import train_on
+
+        train_on(processes, run_id, print_of_run, *places, mirrored=False)
+    else:
+        from pipeline.training.run import train_run
+
+        train_run(plan, run_id, print_of_run, *places, mirrored=False)
 
 
 if __name__ == "__main__":

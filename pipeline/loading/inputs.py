@@ -11,6 +11,7 @@ import torch
 from pipeline.loading.augmentation import Crop, Flip, flips, offsets
 from pipeline.loading.loader import Batch, Ints, Loader, View
 from pipeline.loading.numba_kernel import Bools, fill
+from pipeline.loading.order import WHOLE, Shard
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.loading.resized_crop import RandomCrops
 from pipeline.loading.torch_kernel import augment
@@ -32,7 +33,8 @@ class Inputs:
 
     On the CPU one compiled pass makes a batch from the loader's memory. To any other device the whole split is copied
     once, or of JPEGs batch by batch, and the batches are made there. `dtype` is float32, or bfloat16 with the bits that
-    autocast rounds to.
+    autocast rounds to. Of each mini-batch of `batch_size`, the loader's unless said, it sees what `shard` takes; the
+    loader's is then the shard's size of it.
     """
 
     def __init__(
@@ -44,20 +46,26 @@ class Inputs:
         seed: int,
         dtype: torch.dtype,
         device: torch.device,
+        shard: Shard = WHOLE,
+        batch_size: int | None = None,
     ) -> None:
         self.loader, self.preprocessing, self.flip, self.crop = loader, preprocessing, flip, crop
-        self.seed, self.dtype, self.device = seed, dtype, device
+        self.seed, self.dtype, self.device, self.shard = seed, dtype, device, shard
+        self.batch_size = batch_size or loader.batch_size
         self.split: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def batches(self, epoch: int, order: Ints, first: int = 0) -> Iterator[Input]:
-        """The mini-batches of `order`: an epoch's indices from its batch number `first` on.
+        """The mini-batches of `order`, an epoch's indices from its batch number `first` on: the shard's part of each.
 
         Raises TypeError for images that were not stored for this preprocessing.
         """
         # An epoch's draws at once, 1 ms for 50,000 images: batch by batch they would cost a third of the pixels' time.
-        size = self.loader.batch_size
+        size = self.batch_size
         mirrored = flips(self.flip, self.seed, epoch, order, size)
         rows, columns = offsets(self.crop, self.seed, epoch, order, first + np.arange(len(order)) // size)
+        if self.shard.of > 1:  # after the draws, some of which are for a mini-batch as a whole
+            own = self.shard.positions(len(order), size)
+            order, mirrored, rows, columns = order[own], mirrored[own], rows[own], columns[own]
         crops = RandomCrops(self.seed, epoch) if self.crop == "random-resized" else None
         if self.device.type == "cpu":
             return self.by_numba(self.loader.views(order, crops), mirrored, rows, columns)

@@ -70,6 +70,22 @@ def fastest(candidates: Sequence[torch.device], rate: Callable[[torch.device], f
     return Choice(next(device for device in candidates if rates[str(device)] >= enough), rates)
 
 
+def of_rank(setting: Setting, rank: int, size: int) -> torch.device:
+    """Process `rank`'s of `size` that train together: a GPU each, or the CPU for all where there is no GPU.
+
+    Not measured, so that all come to the same. Raises UserError where there are GPUs, or are to be, but too few.
+    """
+    gpus = torch.cuda.device_count() if setting != "cpu" and torch.cuda.is_available() else 0
+    if gpus >= size:
+        return torch.device("cuda", rank)
+    if gpus or setting == "cuda":
+        raise UserError(
+            f"{size} processes need a GPU each, but torch sees {gpus}",
+            "set device: cpu in params.yaml, or a smaller number of processes in the protocol",
+        )
+    return torch.device("cpu")
+
+
 def _probe(device: torch.device, dtype: torch.dtype) -> float:
     """The best `matrix_rate` of growing sizes: a GPU shows what it can do at large ones, which take a CPU too long."""
     size, best = 1024, 0.0

@@ -8,6 +8,7 @@ from types import FrameType
 from pipeline.errors import WrnPipeError
 from pipeline.progress import say
 
+OUTSIDE = "before or after the training's steps"
 _NO_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory")
 """In the text of torch's plain RuntimeErrors on a CPU."""
 
@@ -25,7 +26,7 @@ class InterruptedTrainingError(WrnPipeError):
             f"{signal.Signals(signum).name}: stopped {where}, nothing is lost",
             f"continue with: {continue_with(run_id)}",
         )
-        self.signum = signum
+        self.signum, self.where = signum, where
         self.exit_code = 128 + signum
 
 
@@ -44,19 +45,24 @@ def stop_at_once(run_id: str) -> Iterator[None]:
     """Before and after the steps there is nothing to finish or save: a signal raises InterruptedTrainingError."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise InterruptedTrainingError(signum, "before or after the training's steps", run_id)
+        raise InterruptedTrainingError(signum, OUTSIDE, run_id)
 
     with _handled(stop):
         yield
 
 
 @contextmanager
-def stop_after_step() -> Iterator[list[int]]:
-    """The signals that asked to stop while the block runs; a second one kills at once."""
+def stop_after_step(alone: bool = True) -> Iterator[list[int]]:
+    """The signals that asked to stop while the block runs; a second one kills at once.
+
+    Of processes that train together none is killed so and none speaks: that is for the one that started them.
+    """
     received: list[int] = []
 
     def note(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
+        if not alone:
+            return
         signal.signal(signum, signal.SIG_DFL)
         say(f"{signal.Signals(signum).name}: finishing this step and saving")
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.errors import WrnPipeError
+from pipeline.errors import UserError, WrnPipeError
 from pipeline.loading.counter_hash import Stream, draw
 from pipeline.loading.inputs import Input, Inputs
 from pipeline.loading.loader import Loader
@@ -28,6 +28,7 @@ from pipeline.training.device import facts, note_unrepeatable
 from pipeline.training.glimpse import Glimpse
 from pipeline.training.interruptions import InterruptedTrainingError, explain_no_memory, stop_after_step
 from pipeline.training.pulse import Monitor
+from pipeline.training.ranks import ALONE, Ranks
 from pipeline.training.schedule import learning_rate, resets_momentum
 
 CHECK_LOSS_STEPS = 50
@@ -53,6 +54,10 @@ class Training:
     """Named by the run's fingerprint."""
     checkpoint_steps: int | None = None
     """Save after every so many steps; None: as Cadence finds cheap."""
+    ranks: Ranks = ALONE
+    """Who trains it together. The loader delivers this one's share of a mini-batch."""
+    forward: nn.Module | None = None
+    """`model` as the ranks' steps call it; None: as it is."""
 
 
 def train(training: Training, on_epoch: OnEpoch) -> Progress:
@@ -60,8 +65,10 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
 
     Resumes from `training.scratch`, where the last state stays. Raises InterruptedTrainingError on SIGINT or SIGTERM,
     WrnPipeError when the loss or a weight is no number, memory is short or a state cannot be saved.
+
+    Ranks do the same steps, stop after the same one, and hold the same weights and totals; the first saves them.
     """
-    protocol, model = training.protocol, training.model
+    protocol, model, ranks = training.protocol, training.model, training.ranks
     # Fused: one pass over the parameters; CPU and CUDA both have it.
     optimizer = torch.optim.SGD(
         model.parameters(),
@@ -80,30 +87,49 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
             f"run {training.run_id}: {max(samples, 0)} images do not fill one mini-batch of {protocol.batch_size}",
             "lower batch_size, or set drop_last: false",
         )
+    if (smallest := min(protocol.batch_size, samples - (steps - 1) * protocol.batch_size)) < ranks.size:
+        raise UserError(
+            f"run {training.run_id}: a mini-batch of {smallest} images is too small for {ranks.size} processes",
+            "take fewer processes, or set drop_last: true",
+        )
     dtype = torch.bfloat16 if protocol.precision == "bf16" else torch.float32
     inputs = Inputs(
-        training.loader, training.preprocessing, protocol.flip, protocol.crop, training.seed, dtype, training.device
+        training.loader,
+        training.preprocessing,
+        protocol.flip,
+        protocol.crop,
+        training.seed,
+        dtype,
+        training.device,
+        ranks.shard,
+        protocol.batch_size,
     )
     average = Average(model, protocol.weight_average) if protocol.weight_average else None
     states = Checkpoints(training.scratch, model, optimizer, totals, average)
     at = states.resume()
+    ranks.require_equal(
+        (at.epoch << 32) + at.step,
+        f"run {training.run_id}: its processes resumed from different states in {training.scratch}",
+        "start it again; if that repeats, delete the newest state there",
+    )
     if at.epoch < protocol.epochs:
-        _note_device(at, facts(training.device))
+        _note_device(at, facts(training.device) | ranks.facts)
     else:
         say(f"{training.run_id}: trained to its end by an earlier attempt; --fresh would train it again")
     with ExitStack() as stack:
-        stop = stack.enter_context(stop_after_step())
+        stop = stack.enter_context(stop_after_step(alone=ranks.size == 1))
         keeper = _Keeper(training, states, at, stop, Cadence(training.checkpoint_steps), Glimpse(totals))
         stack.enter_context(note_unrepeatable(at.unrepeatable))
         stack.enter_context(explain_no_memory(training.run_id, keeper.where))
         stack.enter_context(explain_no_compiling())
         bar = None
-        if sys.stderr.isatty():
+        if ranks.leads and sys.stderr.isatty():
             done = (at.epoch * steps + at.step) * protocol.batch_size
             images = protocol.epochs * steps * protocol.batch_size
             bar = stack.enter_context(progress(training.run_id, images, "images", done, notes=True))
         monitor = Monitor(training.run_id, training.scratch, protocol.epochs, steps, protocol.batch_size, bar)
-        monitor.show(at.epoch, at.step, *totals.tolist()[:2])
+        if ranks.leads:
+            monitor.show(at.epoch, at.step, *totals.tolist()[:2])
         while at.epoch < protocol.epochs:
             started, first = time.perf_counter(), at.step
             _epoch(training, inputs, optimizer, at, steps, keeper, monitor)
@@ -112,7 +138,8 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
             rate_at_end = learning_rate(protocol, at.epoch, steps - 1, steps)
             record = EpochRecord(at.epoch + 1, rate_at_end, loss / seen, 100 * wrong / seen)
             keeper.require_finite()
-            monitor.show(at.epoch, at.step, loss, wrong)
+            if ranks.leads:
+                monitor.show(at.epoch, at.step, loss, wrong)
             at.history.append(record)
             at.epoch, at.step = at.epoch + 1, 0
             totals.zero_()
@@ -145,7 +172,10 @@ class _Keeper:
             seen = self.glimpse.at(self.at.step)
             if seen is not None:
                 self._require_finite(*seen)
-        if (self.cadence.due() or self.stop) and self.at.step < steps:
+        # The first rank's clock decides, and any of them may have been asked to stop: they save together.
+        ranks = self.training.ranks
+        wanted = (ranks.leads and self.cadence.due()) or bool(self.stop)
+        if ranks.largest(wanted) and self.at.step < steps:
             self.save()
 
     def save(self) -> None:
@@ -153,11 +183,12 @@ class _Keeper:
         for name, value in self.training.model.state_dict().items():
             if not value.isfinite().all():
                 raise self._no_number(name, self.at.step)
-        path = self.states.save(self.at)
-        self.cadence.saved(self.states.seconds, str(self.training.scratch))
-        if self.stop:
-            place = f"in epoch {self.at.epoch + 1} after step {self.at.step}, saved as {path}"
-            raise InterruptedTrainingError(self.stop[0], place, self.training.run_id)
+        if self.training.ranks.leads:
+            self.states.save(self.at)
+            self.cadence.saved(self.states.seconds, str(self.training.scratch))
+        if signum := self.training.ranks.largest(self.stop[0] if self.stop else 0):  # which waits for the save
+            place = f"in epoch {self.at.epoch + 1} after step {self.at.step}, saved as {self.states.newest}"
+            raise InterruptedTrainingError(signum, place, self.training.run_id)
 
     def require_finite(self) -> None:
         """Of all steps up to now; waits for the device."""
@@ -211,31 +242,35 @@ def _epoch(
     for batch in inputs.batches(at.epoch, order[at.step * protocol.batch_size :], at.step):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(protocol, at.epoch, at.step, steps)
-        loss, wrong = _step(training, optimizer, at, batch)
-        totals = keeper.states.totals
-        totals[:2] += torch.stack([loss * len(batch.labels), wrong])
+        joined = min(protocol.batch_size, len(order) - at.step * protocol.batch_size)
+        loss, wrong = _step(training, optimizer, at, batch, joined)
+        totals, added = keeper.states.totals, torch.stack([loss * len(batch.labels), wrong])
+        training.ranks.add_up(added)
+        totals[:2] += added
         totals[2] += ~totals[0].isfinite()
         at.step += 1
         if keeper.states.average:
             keeper.states.average.stepped(at.epoch * steps + at.step)
-        if monitor.step(len(batch.labels)) and (seen := shown.at(at.step)):
+        if monitor.step(joined) and training.ranks.leads and (seen := shown.at(at.step)):
             monitor.show(at.epoch, seen[0], *seen[1][:2])
         keeper.stepped(steps)
 
 
 def _step(
-    training: Training, optimizer: torch.optim.Optimizer, at: Progress, batch: Input
+    training: Training, optimizer: torch.optim.Optimizer, at: Progress, batch: Input, joined: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One update. Mean loss and number of misclassified samples, float64 scalars on the device."""
-    protocol = training.protocol
+    """One update by a mini-batch of `joined` samples, of which `batch` is this rank's share. The share's mean loss and
+    number of misclassified samples, float64 scalars on the device."""
+    protocol, ranks = training.protocol, training.ranks
     if protocol.dropout:
-        # The masks of a step do not depend on how many steps this process has done before.
-        torch.manual_seed(int(draw(training.seed, Stream.DROPOUT, at.epoch, at.step)[0] >> 1))
+        # The masks of a step do not depend on how many steps this process has done before; each rank has its own.
+        place = at.step + (ranks.rank << 32)
+        torch.manual_seed(int(draw(training.seed, Stream.DROPOUT, at.epoch, place)[0] >> 1))
     with torch.autocast(training.device.type, torch.bfloat16, enabled=protocol.precision == "bf16"):
-        logits = training.model(batch.images).float()
+        logits = (training.forward or training.model)(batch.images).float()
     loss = F.cross_entropy(logits, batch.labels, label_smoothing=protocol.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    ranks.weigh(loss, len(batch.labels), joined).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     with torch.no_grad():
         return loss.detach().double(), (logits.argmax(1) != batch.labels).sum().double()

@@ -18,6 +18,7 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.models.build import build, count_parameters
 from pipeline.models.kernels import use
+from pipeline.models.sync_batch_norm import synchronise
 from pipeline.params import Plan
 from pipeline.progress import say
 from pipeline.provenance import versions
@@ -27,6 +28,8 @@ from pipeline.training import device as devices
 from pipeline.training.checkpoints import EpochRecord, Progress
 from pipeline.training.interruptions import continue_with
 from pipeline.training.loop import Training, train
+from pipeline.training.processes import require_allowed
+from pipeline.training.ranks import ALONE, Ranks
 
 
 def train_run(
@@ -37,14 +40,23 @@ def train_run(
     to: Path,
     checkpoint_steps: int | None = None,
     mirrored: bool = True,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train run `run_id`, from the state in `scratch` if there is one, and write its files as the folder `to`.
 
-    `mirrored`: MLflow follows it; without, somebody else records the files later.
+    `mirrored`: MLflow follows it; without, somebody else records the files later. Of several `ranks` the first writes;
+    all take part.
     """
-    training, record = prepare(plan, run_id, print_of_run, scratch, checkpoint_steps)
-    choice = devices.choose(plan.device, training.protocol.precision)
-    say(f"{run_id}: on {choice}")
+    training, record = prepare(plan, run_id, print_of_run, scratch, checkpoint_steps, ranks)
+    if not ranks.leads:
+        train(training, lambda *_: None)
+        return
+    if ranks.size == 1:
+        choice = devices.choose(plan.device, training.protocol.precision)
+        say(f"{run_id}: on {choice}")
+    else:
+        choice = devices.Choice(training.device, {})
+        say(f"{run_id}: by {ranks.size} processes, batch norm {training.protocol.batch_norm}, the first on {choice}")
     machine = {"device.measured": choice.measured} if choice.rates else {}
     with Mirror(run_id, record, machine) if mirrored else nullcontext() as mirror:
         done = train(training, mirror.epoch if mirror else lambda row, rate: None)
@@ -59,14 +71,23 @@ def train_run(
 
 
 def prepare(
-    plan: Plan, run_id: str, print_of_run: str, scratch: Path, checkpoint_steps: int | None = None
+    plan: Plan,
+    run_id: str,
+    print_of_run: str,
+    scratch: Path,
+    checkpoint_steps: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Training, dict[str, Any]]:
-    """A training ready to start, keeping its state in `scratch`, and what run.json says of it before its first step."""
+    """A training ready to start, keeping its state in `scratch`, and what run.json says of it before its first step.
+
+    Raises UserError where so many ranks would train something else than the protocol says.
+    """
+    require_allowed(plan, run_id, ranks.size)
     run = plan.run(run_id)
     protocol, data = plan.protocols[run.protocol], f"{run.dataset}-{run.representation}"
-    device = devices.choose(plan.device, protocol.precision).device
-    devices.prepare(device)
     dropout = protocol.dropout if run.network.endswith("-dropout") else 0.0
+    device = ranks.device or devices.choose(plan.device, protocol.precision).device
+    devices.prepare(device)
     model = (
         build(
             run.network,
@@ -79,8 +100,11 @@ def prepare(
         .to(device)
         .to(memory_format=torch.channels_last)
     )
-    kernels = use(plan.kernels, model, device)
-    loader = Loader(Path("data/beton") / data, "train", protocol.batch_size, plan.loading.backend)
+    kernels = synchronise(model) if protocol.batch_norm == "synchronised" else use(plan.kernels, model, device)
+    # Several processes share the cores: as many threads decode JPEGs in each as compute there.
+    workers = torch.get_num_threads() if ranks.size > 1 and run.representation == "jpeg" else None
+    share = ranks.shard.size(protocol.batch_size)
+    loader = Loader(Path("data/beton") / data, "train", share, plan.loading.backend, workers)
     record = {
         "run": run_id,
         **run.model_dump(mode="json"),
@@ -91,11 +115,24 @@ def prepare(
         "epochs": protocol.epochs,
         "loader": plan.loading.backend,
         "kernels": kernels,
-        "device": devices.facts(device),
+        "device": devices.facts(device) | ranks.facts,
         "versions": versions(),
     }
     preprocessing = Preprocessing(protocol.preprocessing).to(device)
-    return Training(run_id, protocol, run.seed, model, loader, preprocessing, device, scratch, checkpoint_steps), record
+    forward = ranks.around(model)
+    return Training(
+        run_id,
+        protocol,
+        run.seed,
+        model,
+        loader,
+        preprocessing,
+        device,
+        scratch,
+        checkpoint_steps,
+        ranks,
+        forward,
+    ), record
 
 
 def publish(to: Path, training: Training, done: Progress, record: dict[str, Any]) -> None:

@@ -23,6 +23,9 @@ MISTYPED = {
     "compare --run cifar10-wrn-40-1-quick-s2": ("params.yaml has no run", "did you mean cifar10-wrn-40-1-quick-s1?"),
     "stage tarin x": ("no stage 'tarin'", "did you mean train?"),
     "data verify cifar11": ("params.yaml has no dataset 'cifar11'", "did you mean cifar10?"),
+    "stage train cifar10-wrn-40-1-quick-s1 --nproc 4": ("each normalises by its own share", "batch_norm: synchronised"),
+    "stage train cifar10-wrn-40-1-quick-s1 --nproc four": ("--nproc four is no number", "give one, such as 2, or auto"),
+    "stage evaluate cifar10-wrn-40-1-quick-s1 --nproc 2": ("stage evaluate has no option --nproc", "stage train"),
     "net WRN-41-2": ("depth 41 is not 6N+4", "write WRN-40-2 or WRN-46-2"),
 }
 

@@ -48,6 +48,8 @@ CHANGES = [
     ("precision", "bf16", False),
     ("weight_average", {"decay": 0.9, "every": 5}, True),
     ("holdout", 5000, True),
+    ("processes", 2, True),
+    ("batch_norm", "synchronised", False),
 ]
 
 
@@ -68,6 +70,13 @@ def test_all_fields_of_a_protocol_are_weighed() -> None:
     tested = {field for field, _, _ in CHANGES} | {"optimizer", "dropout"}  # one optimizer exists; dropout is below
     assert tested == set(Protocol.model_fields) == set(MATERIAL) | set(MINOR)
     assert set(MATERIAL).isdisjoint(MINOR)
+
+
+def test_processes_that_normalise_together_are_minor() -> None:
+    recipe = changed("paper-zca", processes=4, batch_norm="synchronised")
+    differences = found(PLAIN, protocol=recipe)
+    assert [differences[field].material for field in ("processes", "batch_norm")] == [False, False]
+    assert str(differences["processes"]) == "processes: 4 instead of 1"
 
 
 def test_dropout_counts_only_where_the_network_has_it() -> None:

@@ -1,0 +1,118 @@
+"""Not a test: trainings by several processes that share each mini-batch, without torchrun, from one import of torch.
+
+In the folder of a project, reads a JSON list of scenarios from stdin and does them in turn, a forked process for each
+rank; one that is alone needs none. A scenario:
+    name       the folder below crew/ that gets of each rank `rank-<r>.safetensors` and `rank-<r>.json`
+    size       how many processes; 1 trains as ever, without torch.distributed
+    scratch    where the state is kept, `name` unless said
+    protocol   changes of the protocol `brief`
+    run        changes of the run
+    kernels    fused unless said
+    stop       [rank, step]: this rank gets SIGTERM during that step, counted from 1 in this process
+The tensors are gradients, weights and statistics after each step, `<step>.gradient.<parameter>` and `<step>.<name>`,
+and the final ones. The JSON has the history, devices, kernels, the seeds of the steps' masks, and where it was stopped.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from project import RUN
+from safetensors.torch import save_file
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from pipeline.params import Plan, Protocol, Run, load
+from pipeline.progress import leave_speaking_to_another
+from pipeline.training.interruptions import InterruptedTrainingError
+from pipeline.training.loop import train
+from pipeline.training.ranks import ALONE, joined
+from pipeline.training.run import prepare
+
+
+def changed(plan: Plan, scenario: dict[str, Any]) -> Plan:
+    brief, run = plan.protocols["brief"].model_dump(), plan.runs[RUN].model_dump()
+    protocols = {"brief": Protocol.model_validate({**brief, **scenario["protocol"]})}
+    runs = {RUN: Run.model_validate({**run, **scenario.get("run", {})})}
+    return plan.model_copy(
+        update={"protocols": protocols, "runs": runs, "kernels": scenario.get("kernels", "fused"), "device": "cpu"}
+    )
+
+
+def one(plan: Plan, scenario: dict[str, Any], rank: int) -> None:
+    if rank:
+        leave_speaking_to_another()
+    size, folder = scenario["size"], Path("crew") / scenario["name"]
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, torch.Tensor] = {}
+    seeds: list[int] = []
+    with joined("cpu") if size > 1 else nullcontext(ALONE) as ranks:
+        scratch = Path("scratch") / scenario.get("scratch", scenario["name"])
+        training, record = prepare(plan, RUN, scratch.name, scratch, None, ranks)
+        model = training.model
+
+        def seen(*_: object) -> None:
+            seeds.append(torch.initial_seed())
+            if [rank, len(seeds)] == scenario.get("stop"):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def stepped(*_: object) -> None:
+            step = len(seeds)
+            tensors.update({f"{step}.{k}": v.clone() for k, v in model.state_dict().items()})
+            tensors.update({f"{step}.gradient.{k}": p.grad.clone() for k, p in model.named_parameters()})
+
+        model.register_forward_pre_hook(seen)
+        hook = register_optimizer_step_post_hook(stepped)
+        told: dict[str, Any] = {"kernels": record["kernels"]}
+        try:
+            done = train(training, lambda *_: None)
+            told |= {"history": [asdict(row) for row in done.history], "devices": done.devices}
+        except InterruptedTrainingError as stop:
+            told["stopped"] = stop.where
+        hook.remove()
+    tensors |= {k: v.clone() for k, v in model.state_dict().items()}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"rank-{rank}.safetensors")
+    (folder / f"rank-{rank}.json").write_text(json.dumps({**told, "seeds": seeds}))
+
+
+def together(plan: Plan, scenario: dict[str, Any]) -> list[int]:
+    """The exit statuses."""
+    if scenario["size"] == 1:
+        one(plan, scenario, 0)
+        return [0]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(scenario["size"]):
+        child = os.fork()
+        if child == 0:
+            os.environ.update(
+                RANK=str(rank), WORLD_SIZE=str(scenario["size"]), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+            )
+            code = 1
+            try:
+                one(plan, scenario, rank)
+                code = 0
+            finally:
+                if code:
+                    traceback.print_exc()
+                os._exit(code)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # no thread pool yet, so that forking is safe
+    the_plan = load()
+    for each in json.load(sys.stdin):
+        ended = together(changed(the_plan, each), each)
+        if any(ended):
+            sys.exit(f"{each['name']}: exit codes {ended}")

@@ -1,0 +1,272 @@
+"""Trainings that processes share, by gloo on real images: the same updates as one process makes, and always the same.
+
+The processes are those of crew.py, all of them started once for this file.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from project import ROOT, make_project
+from safetensors.torch import load_file
+
+from pipeline.loading.inputs import Inputs
+from pipeline.loading.loader import Loader
+from pipeline.loading.order import Shard, sample_order
+from pipeline.loading.preprocessing import Preprocessing
+from pipeline.models.build import build
+from pipeline.models.sync_batch_norm import synchronise
+
+Tensors = dict[str, torch.Tensor]
+SYNCHRONISED = {
+    "batch_norm": "synchronised",
+    "batch_size": 51,  # 26 + 25 images, and 3 + 2 in the last mini-batch of 260
+    "drop_last": False,
+    "epochs": 1,
+    "flip": "half-batch",
+    "crop": "per-batch",
+    "precision": "fp32",
+}
+OWN = {"processes": 2, "batch_size": 52, "epochs": 2, "weight_average": {"decay": 0.5, "every": 3}}
+DROPOUT = {"protocol": {**OWN, "dropout": 0.3}, "run": {"network": "WRN-10-1-dropout"}}
+THREE = {**OWN, "processes": 3, "batch_size": 51, "precision": "fp32"}
+SCENARIOS = [
+    {"name": "alone", "size": 1, "protocol": SYNCHRONISED},
+    {"name": "two", "size": 2, "protocol": SYNCHRONISED},
+    {"name": "three", "size": 3, "protocol": SYNCHRONISED},
+    {"name": "two-begin", "size": 2, "protocol": SYNCHRONISED, "stop": [0, 2]},
+    {"name": "alone-ends", "size": 1, "protocol": SYNCHRONISED, "scratch": "two-begin"},
+    {"name": "own", "size": 2, **DROPOUT},
+    {"name": "own-again", "size": 2, **DROPOUT, "stop": [1, 3]},
+    {"name": "own-ends", "size": 2, **DROPOUT, "scratch": "own-again"},
+    {"name": "thirds", "size": 3, "protocol": THREE},
+    {"name": "thirds-again", "size": 3, "protocol": THREE, "stop": [2, 3]},
+    {"name": "thirds-end", "size": 3, "protocol": THREE, "scratch": "thirds-again"},
+]
+
+
+@dataclass(frozen=True)
+class Crew:
+    """What the scenarios left."""
+
+    folder: Path
+
+    def tensors(self, name: str, rank: int = 0) -> Tensors:
+        return load_file(self.folder / name / f"rank-{rank}.safetensors")
+
+    def told(self, name: str, rank: int = 0) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads((self.folder / name / f"rank-{rank}.json").read_text())
+        return told
+
+
+@pytest.fixture(scope="module")
+def crew(
+    tmp_path_factory: pytest.TempPathFactory, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
+) -> Crew:
+    entry = tiny_dataset_entry("http://127.0.0.1:9/none")
+    project = make_project(tmp_path_factory.mktemp("crew") / "project", entry, tiny_beton)
+    project.edit(lambda params: params["loading"].update(backend="numpy"))
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("crew.py"))],
+        cwd=project.root,
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+            "OMP_NUM_THREADS": "1",
+            "TORCH_CPP_LOG_LEVEL": "ERROR",
+        },
+        input=json.dumps(SCENARIOS),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return Crew(project.root / "crew")
+
+
+def largest_difference(found: Tensors, expected: Tensors) -> float:
+    """Of any number, as a share of the largest of its tensor."""
+    return max(
+        float((found[key] - value).abs().max() / value.abs().max().clamp(min=1e-12)) for key, value in expected.items()
+    )
+
+
+def of(tensors: Tensors, prefix: str, like: Tensors) -> Tensors:
+    return {key: tensors[f"{prefix}{key}"] for key in like}
+
+
+def final(tensors: Tensors) -> Tensors:
+    return {key: value for key, value in tensors.items() if not key[0].isdigit()}
+
+
+def same_bits(one: Tensors, other: Tensors) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.fixture(scope="module")
+def joined(tiny_beton: Path) -> tuple[Tensors, Tensors]:
+    """Gradients, and running statistics after them, of the first mini-batch as a whole: one process, torch's own batch
+    normalisation, float64."""
+    model = build("WRN-10-1", 10, conv_init="fan_out", bn_init="ones", seed=1).double()
+    (batch, *_) = batches(tiny_beton, Shard(), 51)
+    F.cross_entropy(model(batch.images.double()), batch.labels, label_smoothing=0.1).backward()
+    gradients = {key: p.grad.float() for key, p in model.named_parameters() if p.grad is not None}
+    return gradients, {key: b.float() for key, b in model.named_buffers() if "running" in key}
+
+
+def batches(folder: Path, shard: Shard, size: int) -> Iterator[Any]:
+    loader = Loader(folder, "train", shard.size(size), "numpy")
+    cpu, order = torch.device("cpu"), sample_order(1, 0, 260)
+    return Inputs(
+        loader, Preprocessing("meanstd"), "half-batch", "per-batch", 1, torch.float32, cpu, shard, size
+    ).batches(0, order)
+
+
+@pytest.mark.parametrize("name", ["alone", "two", "three"])
+def test_gradients_and_statistics_are_those_of_the_joined_mini_batch(
+    crew: Crew, joined: tuple[Tensors, Tensors], name: str
+) -> None:
+    """Within 2e-5 of the largest of each tensor, in fp32, with shares of different sizes."""
+    gradients, statistics = joined
+    found = crew.tensors(name)
+    assert largest_difference(of(found, "1.gradient.", gradients), gradients) < 2e-5
+    assert largest_difference(of(found, "1.", statistics), statistics) < 2e-5
+    assert crew.told(name)["kernels"] == "torch, batch normalisation synchronised"
+
+
+@pytest.mark.parametrize("name", ["two", "three", "alone-ends"])
+def test_weights_after_an_epoch_differ_from_one_process_by_rounding_only(crew: Crew, name: str) -> None:
+    """By a hundredth of how far they have moved in 6 steps, the last of 5 images; and ranks do not differ at all.
+
+    Rounding moves a number across ReLU's kink now and then, and torch's own batch normalisation is 4 times as far off.
+    """
+    found, expected, start = final(crew.tensors(name)), final(crew.tensors("alone")), crew.tensors("alone")
+    floating = [key for key, value in expected.items() if value.is_floating_point()]
+    apart = sum(float((found[key] - expected[key]).square().sum()) for key in floating) ** 0.5
+    moved = sum(float((expected[key] - start[f"1.{key}"]).square().sum()) for key in floating) ** 0.5
+    assert apart < 0.01 * moved
+    (row,), (plain,) = crew.told(name)["history"], crew.told("alone")["history"]
+    assert row["train_loss"] == pytest.approx(plain["train_loss"], abs=1e-3)
+    assert abs(row["train_error"] - plain["train_error"]) * 260 / 100 <= 2.5  # images
+    for rank in range(1, len(list((crew.folder / name).glob("*.json")))):
+        assert same_bits(crew.tensors(name, rank), crew.tensors(name))
+
+
+def test_another_number_of_processes_is_recorded(crew: Crew) -> None:
+    assert crew.told("two-begin")["stopped"].startswith(
+        "in epoch 1 after step 2, saved as scratch/two-begin/epoch-0000"
+    )
+    assert [device.get("processes", 1) for device in crew.told("alone-ends")["devices"]] == [2, 1]
+    assert [device.get("processes", 1) for device in crew.told("three")["devices"]] == [3]
+
+
+@pytest.mark.parametrize(
+    ("whole", "parts"), [("own", ("own-again", "own-ends")), ("thirds", ("thirds-again", "thirds-end"))]
+)
+def test_all_stop_after_the_same_step_when_one_is_asked_to_and_resume_to_the_same_bits(
+    crew: Crew, whole: str, parts: tuple[str, str]
+) -> None:
+    """The first steps are done twice, so that a training repeats is part of it. In one case the weights are averaged
+    and dropout acts, in the other three processes add up, where the order of a sum counts."""
+    expected, begun, ended = (crew.tensors(name) for name in (whole, *parts))
+    for rank in range(2 if whole == "own" else 3):
+        assert crew.told(parts[0], rank)["stopped"].startswith("in epoch 1 after step 3, ")
+    first = {key: value for key, value in expected.items() if key.split(".")[0] in ("1", "2", "3")}
+    assert same_bits(first, {key: value for key, value in begun.items() if key[0].isdigit()})
+    assert same_bits(final(ended), final(expected))
+    assert crew.told(parts[1])["history"] == crew.told(whole)["history"]
+
+
+def test_each_process_normalises_by_its_own_share_and_the_first_keeps_its_statistics(
+    crew: Crew, tiny_beton: Path
+) -> None:
+    """The first step by hand: the mean of the gradients of three networks that see 17 images each."""
+    gradients: list[Tensors] = []
+    for rank in range(3):
+        model = build("WRN-10-1", 10, conv_init="fan_out", bn_init="ones", seed=1).double()
+        loader = Loader(tiny_beton, "train", 17, "numpy")
+        inputs = Inputs(
+            loader,
+            Preprocessing("meanstd"),
+            "per-image",
+            "per-image",
+            1,
+            torch.float32,
+            torch.device("cpu"),
+            Shard(rank, 3),
+            51,
+        )
+        batch = next(inputs.batches(0, sample_order(1, 0, 260)))
+        F.cross_entropy(model(batch.images.double()), batch.labels, label_smoothing=0.1).backward()
+        gradients.append({key: p.grad for key, p in model.named_parameters() if p.grad is not None})
+        statistics = {key: b.float() for key, b in model.named_buffers() if "running" in key}
+        assert largest_difference(of(crew.tensors("thirds", rank), "1.", statistics), statistics) < 1e-4
+    mean = {key: torch.stack([g[key] for g in gradients]).mean(0).float() for key in gradients[0]}
+    assert largest_difference(of(crew.tensors("thirds"), "1.gradient.", mean), mean) < 2e-3
+
+
+def test_no_two_processes_or_steps_share_dropout_masks(crew: Crew) -> None:
+    seeds = [seed for rank in range(2) for seed in crew.told("own", rank)["seeds"]]
+    assert len(set(seeds)) == len(seeds) == 2 * 2 * 5
+
+
+@given(n=st.integers(0, 300), batch_size=st.integers(1, 70), of=st.integers(1, 9))
+def test_every_sample_is_one_process_s_and_a_mini_batch_stays_one(n: int, batch_size: int, of: int) -> None:
+    shards = [Shard(number, of) for number in range(of)]
+    positions = [shard.positions(n, batch_size) for shard in shards]
+    assert np.array_equal(np.sort(np.concatenate(positions)), np.arange(n))
+    for shard, own in zip(shards, positions, strict=True):
+        assert np.array_equal(own, np.sort(own))
+        counts = np.bincount(own // batch_size, minlength=-(-n // batch_size))
+        assert all(counts[: n // batch_size] == shard.size(batch_size))
+        assert len(counts) == n // batch_size or counts[-1] == shard.size(n % batch_size) <= shard.size(batch_size)
+
+
+@pytest.mark.parametrize(("size", "of"), [(52, 2), (51, 2), (64, 3)])
+def test_the_shares_of_a_mini_batch_are_the_mini_batch(tiny_beton: Path, size: int, of: int) -> None:
+    """To the bit, with half of each flipped and one crop for all of it."""
+    whole = list(batches(tiny_beton, Shard(), size))
+    shares = zip(*(batches(tiny_beton, Shard(number, of), size) for number in range(of)), strict=True)
+    for batch, parts in zip(whole, shares, strict=True):
+        assert np.array_equal(np.concatenate([part.indices for part in parts]), batch.indices)
+        assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
+        assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_synchronised_alone_is_batch_normalisation(dtype: torch.dtype) -> None:
+    """Within the rounding of `dtype`: outputs, all gradients, running statistics. In evaluation to the bit."""
+    generator = torch.Generator().manual_seed(1)
+    x, gradient = (torch.randn(16, 8, 6, 6, generator=generator).mul_(3).add_(2).to(dtype) for _ in range(2))
+    layers = torch.nn.Sequential(torch.nn.BatchNorm2d(8)), torch.nn.Sequential(torch.nn.BatchNorm2d(8))
+    synchronise(layers[1])
+    seen: list[list[torch.Tensor]] = []
+    for layer in layers:
+        images = x.clone().requires_grad_()
+        y = layer(images)
+        y.backward(gradient)
+        gradients = [p.grad for p in (images, *layer.parameters())]
+        seen.append([y.detach(), *(g for g in gradients if g is not None), *layer.buffers(), layer.eval()(x)])
+    assert len(seen[0]) == len(seen[1]) == 1 + 3 + 3 + 1
+    for plain, synchronised in zip(*seen, strict=True):
+        assert plain.dtype == synchronised.dtype
+        torch.testing.assert_close(synchronised, plain, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", ["WRN-10-1", "ResNet-18"])
+def test_names_and_weights_stay_when_normalisation_is_synchronised(network: str) -> None:
+    plain, other = (build(network, 10, conv_init="fan_out", bn_init="uniform", seed=1) for _ in range(2))
+    synchronise(other)
+    assert same_bits(plain.state_dict(), other.state_dict())
+    assert not any(type(module) is torch.nn.BatchNorm2d for module in other.modules())

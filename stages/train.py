@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.errors import run_stage
+from pipeline.execution.waiting import wait_briefly
 from pipeline.params import load
 from pipeline.provenance import fingerprint
 from pipeline.training.holder import discard, hold
@@ -16,6 +17,7 @@ def main(run_id: str, *, fresh: bool = False, wait: bool = False, checkpoint_ste
     UserError. `checkpoint_steps`: see Training. The last state stays in scratch/ until the run is evaluated: by then
     DVC has recorded the training, and a crash between here and there costs nothing.
     """
+    wait_briefly()  # for those who call dvc by itself
     plan = load()
     print_of_run = fingerprint(plan, run_id)
     scratch = Path("scratch") / print_of_run

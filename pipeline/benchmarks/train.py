@@ -22,6 +22,7 @@ from pipeline.errors import WrnPipeError
 from pipeline.execution.estimate import FORWARD_AND_BACKWARD
 from pipeline.loading.beton import open_split, read
 from pipeline.loading.convert import convert
+from pipeline.loading.loader import Backend
 from pipeline.models.formula import multiply_adds
 from pipeline.models.names import parse
 from pipeline.params import PARAMS
@@ -85,13 +86,16 @@ class TrainBench:
 
 
 def bench(
-    networks: Sequence[str], repeats: int, *, compiled: bool, epoch: bool, say: Callable[[str], None]
+    networks: Sequence[str], repeats: int, backend: Backend, *, compiled: bool, epoch: bool, say: Callable[[str], None]
 ) -> TrainBench:
-    """Measure each way `repeats` times, in rounds. Raises UserError for a bad name, or data that is not converted."""
+    """Measure each way `repeats` times, in rounds, our loader over `backend`.
+
+    Raises UserError for a bad name, or data that is not converted.
+    """
     parsed = [parse(name) for name in networks]
     open_split(DATA, "train")
     device = measuring.device()
-    settings = ways(device.type, compiled)
+    settings = ways(device.type, compiled, backend)
     measured: dict[str, dict[str, list[float]]] = {network.name: {} for network in parsed}
     rates: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
     with ExitStack() as stack:

@@ -35,11 +35,12 @@ def train(
     from rich.table import Table
 
     from pipeline.benchmarks.train import bench
+    from pipeline.params import load
     from pipeline.progress import say
     from pipeline.publish import json_text
 
     names = [name.strip() for name in networks.split(",")]
-    result = bench(names, repeats, compiled=compiled, epoch=epoch, say=say)
+    result = bench(names, repeats, load().loading.backend, compiled=compiled, epoch=epoch, say=say)
     if as_json:
         typer.echo(json_text(asdict(result)), nl=False)
         return

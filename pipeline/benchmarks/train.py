@@ -24,6 +24,7 @@ from pipeline.loading.beton import open_split, read
 from pipeline.loading.convert import convert
 from pipeline.loading.loader import Backend
 from pipeline.models.formula import multiply_adds
+from pipeline.models.kernels import Kernels
 from pipeline.models.names import parse
 from pipeline.params import PARAMS
 from pipeline.training.device import Precision
@@ -144,8 +145,7 @@ def end_to_end(network: str, prepared: ProcessPoolExecutor, way: Way, say: Calla
     rates = [bare()]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for name in ("pipeline", "stages", "environment", "dvc.yaml"):
-            (root / name).symlink_to(ROOT / name)
+        checkout(root, network, batch, EPOCHS, way.kernels)
         images, labels = read(open_split(DATA, "train").path)
         raw = root / "raw"
         raw.mkdir()
@@ -153,18 +153,24 @@ def end_to_end(network: str, prepared: ProcessPoolExecutor, way: Way, say: Calla
             np.save(raw / f"{split}_images.npy", images[part])
             np.save(raw / f"{split}_labels.npy", labels[part])
         convert(raw, root / DATA, ["train", "test"], 10)
-        params = YAML(typ="safe", pure=True).load(PARAMS)
-        params["protocols"]["bench"] = {**params["protocols"]["quick"], "epochs": EPOCHS, "batch_size": batch}
-        params["runs"] = {
-            "bench": {"dataset": "cifar10", "representation": "rgb", "network": network, "protocol": "bench", "seed": 1}
-        }
-        params["device"], params["kernels"] = "auto", way.kernels
-        YAML().dump(params, root / PARAMS)
         ends = epoch_ends(root, "bench", EPOCHS)
     rates.append(bare())
     images_an_epoch = EPOCH_IMAGES // batch * batch
     bare_rate, rate = spread(rates), spread([images_an_epoch / (end - start) for start, end in pairwise(ends)])
     return Epoch(bare_rate, rate, 1 - rate.median / bare_rate.median)
+
+
+def checkout(root: Path, network: str, batch: int, epochs: int, kernels: Kernels) -> None:
+    """Make `root` a checkout of this code whose plan is one run, bench: `network` by the protocol quick, changed."""
+    for name in ("pipeline", "stages", "environment", "dvc.yaml"):
+        (root / name).symlink_to(ROOT / name)
+    params = YAML(typ="safe", pure=True).load(PARAMS)
+    params["protocols"]["bench"] = {**params["protocols"]["quick"], "epochs": epochs, "batch_size": batch}
+    params["runs"] = {
+        "bench": {"dataset": "cifar10", "representation": "rgb", "network": network, "protocol": "bench", "seed": 1}
+    }
+    params["device"], params["kernels"] = "auto", kernels
+    YAML().dump(params, root / PARAMS)
 
 
 def epoch_ends(root: Path, run: str, epochs: int) -> list[float]:

@@ -113,6 +113,30 @@ def neighbours(
     console.print(f"Median of {repeats} rounds (lowest to highest).", highlight=False)
 
 
+@app.command(epilog="Example: wrn-pipe bench estimate --network WRN-16-1")
+def estimate(
+    network: Annotated[str, typer.Option(help="What is probed, then trained on all of CIFAR-10.")] = "WRN-16-1",
+    epochs: Annotated[int, typer.Option(min=1, help="Timed, after a first one that is not.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """The probe of `wrn-pipe estimate` beside real epochs of the protocol quick. Leave the machine alone meanwhile."""
+    from dataclasses import asdict
+
+    from pipeline.benchmarks.estimate import check
+    from pipeline.params import load
+    from pipeline.progress import say
+    from pipeline.publish import json_text
+
+    found = check(load(), network, epochs, say)
+    if as_json:
+        typer.echo(json_text(asdict(found)), nl=False)
+        return
+    typer.echo(
+        f"{found.network}: estimated {found.images_per_s:,.0f} images/s, real epochs {found.real} images/s; "
+        f"estimated over real time {found.ratio:.3f}"
+    )
+
+
 @app.command("figure-4", epilog="Example: wrn-pipe bench figure-4 --precision bf16")
 def figure_4(
     precision: Annotated[str, typer.Option(help="fp32, as the paper, or bf16.")] = "fp32",

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import run_stage
+from pipeline.execution.waiting import wait_briefly
 from pipeline.params import load
 from pipeline.provenance import fingerprint
 from pipeline.training.holder import discard, hold
@@ -26,6 +27,7 @@ def main(
     one for each GPU. Raises UserError for a number that would train something else. The last state stays in scratch/
     until the run is evaluated: by then DVC has recorded the training, and a crash between here and there costs nothing.
     """
+    wait_briefly()  # for those who call dvc by itself
     plan = load()
     processes = number_of_processes(plan, run_id, nproc)
     print_of_run = fingerprint(plan, run_id)

@@ -1,13 +1,14 @@
 """`wrn-pipe bench train`: from a public port's training step to ours, against what the machine can do."""
 
-import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,14 @@ from ruamel.yaml import YAML
 from pipeline.benchmarks import measuring
 from pipeline.benchmarks.machine import machine
 from pipeline.benchmarks.measuring import Spread, matrix_rate, process, spread
-from pipeline.benchmarks.steps import OURS, Way, forget, images_per_second, ways
+from pipeline.benchmarks.steps import OURS, Way, forget, images_per_second, training_rate, ways
 from pipeline.errors import WrnPipeError
 from pipeline.execution.estimate import FORWARD_AND_BACKWARD
 from pipeline.loading.beton import open_split, read
 from pipeline.loading.convert import convert
+from pipeline.loading.loader import Backend
 from pipeline.models.formula import multiply_adds
+from pipeline.models.kernels import Kernels
 from pipeline.models.names import parse
 from pipeline.params import PARAMS
 from pipeline.training.device import Precision
@@ -30,7 +33,11 @@ DATA = Path("data/beton/cifar10-rgb")
 BATCH = {"WRN-28-10": 32}
 """Images of a mini-batch where 128 would take minutes a step."""
 EPOCH_IMAGES = 12_800
-"""Training images of the shortened epoch that is timed end to end."""
+"""Training images of the shortened epochs that are timed end to end: a checkpoint is a larger part of them."""
+EPOCHS = 3
+"""Of the training that is timed; its first one, in which all is warmed up, is not counted."""
+BARE_S = 5.0
+"""The bare steps before and after that training are repeated for so long."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -56,6 +63,18 @@ class NetworkBench:
 
 
 @dataclass(frozen=True)
+class Epoch:
+    """Images a second of a training's epochs beside those of nothing but its steps."""
+
+    bare: Spread
+    """Steps on one mini-batch that lies in memory, before and after the training."""
+    end_to_end: Spread
+    """From one epoch's end to the next one's: with the loader, the log, MLflow and the checkpoint."""
+    lost: float
+    """Of the bare rate, by the medians."""
+
+
+@dataclass(frozen=True)
 class TrainBench:
     """All that was measured, and on what."""
 
@@ -63,18 +82,21 @@ class TrainBench:
     """As pipeline/benchmarks/machine.py says it, in the process that measured our way."""
     matrix_gflops: dict[Precision, Spread]
     networks: tuple[NetworkBench, ...]
-    epoch: dict[str, float] | None
-    """`bare` and `end_to_end` images a second of the first network, where the epoch was timed."""
+    epoch: Epoch | None
+    """Of the first network, where it was timed."""
 
 
 def bench(
-    networks: Sequence[str], repeats: int, *, compiled: bool, epoch: bool, say: Callable[[str], None]
+    networks: Sequence[str], repeats: int, backend: Backend, *, compiled: bool, epoch: bool, say: Callable[[str], None]
 ) -> TrainBench:
-    """Measure each way `repeats` times, in rounds. Raises UserError for a bad name, or data that is not converted."""
+    """Measure each way `repeats` times, in rounds, our loader over `backend`.
+
+    Raises UserError for a bad name, or data that is not converted.
+    """
     parsed = [parse(name) for name in networks]
     open_split(DATA, "train")
     device = measuring.device()
-    settings = ways(device.type, compiled)
+    settings = ways(device.type, compiled, backend)
     measured: dict[str, dict[str, list[float]]] = {network.name: {} for network in parsed}
     rates: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
     with ExitStack() as stack:
@@ -88,7 +110,7 @@ def bench(
                     value = _measure(processes, network.name, way)
                     measured[network.name].setdefault(label, []).append(value)
             if network is parsed[0] and epoch:
-                end_to_end = _end_to_end(parsed[0].name, processes, settings[OURS], say)
+                whole = end_to_end(parsed[0].name, processes[True], settings[OURS], say)
             for child in processes.values():
                 child.submit(forget).result()
         here = processes[True].submit(machine, device).result()
@@ -104,7 +126,7 @@ def bench(
             rows.append(Row(label, speed, gflops, gflops / ceiling.median, speed.median / port))
         result.append(NetworkBench(network.name, BATCH.get(network.name, 128), gflop, tuple(rows)))
     matrix = {precision: spread([value / 1e9 for value in values]) for precision, values in rates.items()}
-    return TrainBench(here, matrix, tuple(result), end_to_end if epoch else None)
+    return TrainBench(here, matrix, tuple(result), whole if epoch else None)
 
 
 def _measure(processes: dict[bool, ProcessPoolExecutor], network: str, way: Way) -> float:
@@ -112,16 +134,18 @@ def _measure(processes: dict[bool, ProcessPoolExecutor], network: str, way: Way)
     return processes[way.prepared].submit(images_per_second, network, batch, way, DATA.resolve()).result()
 
 
-def _end_to_end(
-    network: str, processes: dict[bool, ProcessPoolExecutor], way: Way, say: Callable[[str], None]
-) -> dict[str, float]:
-    """Images a second of the second epoch of a real train stage, and of the bare steps before and after it."""
-    say(f"{network}: an epoch end to end")
-    bare = [_measure(processes, network, way)]
+def end_to_end(network: str, prepared: ProcessPoolExecutor, way: Way, say: Callable[[str], None]) -> Epoch:
+    """Time a real train stage from the end of its first epoch to that of its last, and bare steps before and after."""
+    say(f"{network}: {EPOCHS} epochs end to end")
+    batch, size = BATCH.get(network, 128), parse(network).image_size
+
+    def bare() -> float:
+        return prepared.submit(training_rate, network, batch, size, way.bf16, way.kernels, BARE_S).result()
+
+    rates = [bare()]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for name in ("pipeline", "stages", "environment", "dvc.yaml"):
-            (root / name).symlink_to(ROOT / name)
+        checkout(root, network, batch, EPOCHS, way.kernels)
         images, labels = read(open_split(DATA, "train").path)
         raw = root / "raw"
         raw.mkdir()
@@ -129,21 +153,43 @@ def _end_to_end(
             np.save(raw / f"{split}_images.npy", images[part])
             np.save(raw / f"{split}_labels.npy", labels[part])
         convert(raw, root / DATA, ["train", "test"], 10)
-        params = YAML(typ="safe", pure=True).load(PARAMS)
-        params["protocols"]["bench"] = {
-            **params["protocols"]["quick"],
-            "epochs": 2,
-            "batch_size": BATCH.get(network, 128),
-        }
-        params["runs"] = {
-            "bench": {"dataset": "cifar10", "representation": "rgb", "network": network, "protocol": "bench", "seed": 1}
-        }
-        params["device"], params["kernels"] = "auto", way.kernels
-        YAML().dump(params, root / PARAMS)
-        command = [sys.executable, "-m", "stages.train", "bench"]
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-        said = re.search(r"epoch 2/2\b.* ([\d,.]+) images/s", done.stdout + done.stderr)
-        if done.returncode or not said:
-            raise WrnPipeError(f"the train stage ended with {done.returncode}: {done.stderr[-500:]}", "mend that first")
-    bare.append(_measure(processes, network, way))
-    return {"bare": sum(bare) / 2, "end_to_end": float(said[1].replace(",", ""))}
+        ends = epoch_ends(root, "bench", EPOCHS)
+    rates.append(bare())
+    images_an_epoch = EPOCH_IMAGES // batch * batch
+    bare_rate, rate = spread(rates), spread([images_an_epoch / (end - start) for start, end in pairwise(ends)])
+    return Epoch(bare_rate, rate, 1 - rate.median / bare_rate.median)
+
+
+def checkout(root: Path, network: str, batch: int, epochs: int, kernels: Kernels) -> None:
+    """Make `root` a checkout of this code whose plan is one run, bench: `network` by the protocol quick, changed."""
+    for name in ("pipeline", "stages", "environment", "dvc.yaml"):
+        (root / name).symlink_to(ROOT / name)
+    params = YAML(typ="safe", pure=True).load(PARAMS)
+    params["protocols"]["bench"] = {**params["protocols"]["quick"], "epochs": epochs, "batch_size": batch}
+    params["runs"] = {
+        "bench": {"dataset": "cifar10", "representation": "rgb", "network": network, "protocol": "bench", "seed": 1}
+    }
+    params["device"], params["kernels"] = "auto", kernels
+    YAML().dump(params, root / PARAMS)
+
+
+def epoch_ends(root: Path, run: str, epochs: int) -> list[float]:
+    """Train `run` of the checkout `root`; when it told the end of each epoch, in seconds of time.perf_counter.
+
+    That line comes before the epoch is logged to MLflow and saved, so between two of them there is one of everything.
+    Raises WrnPipeError where the stage fails.
+    """
+    ends: list[float] = []
+    said: list[str] = []
+    command = [sys.executable, "-m", "stages.train", run]
+    with subprocess.Popen(
+        command, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as stage:
+        assert stage.stderr is not None
+        for line in stage.stderr:
+            said.append(line)
+            if line.startswith(f"{run} epoch {len(ends) + 1}/{epochs}: "):
+                ends.append(time.perf_counter())
+    if stage.returncode or len(ends) != epochs:
+        raise WrnPipeError(f"the train stage ended with {stage.returncode}: {''.join(said)[-500:]}", "mend that first")
+    return ends

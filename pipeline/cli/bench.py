@@ -21,7 +21,7 @@ def train(
         typer.Option("--compile/--no-compile", help="Also measure kernels: compiled on a CPU, which takes minutes."),
     ] = False,
     epoch: Annotated[
-        bool, typer.Option("--epoch/--no-epoch", help="Also time a real epoch of the first network.")
+        bool, typer.Option("--epoch/--no-epoch", help="Also time real epochs of the first network.")
     ] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -35,11 +35,12 @@ def train(
     from rich.table import Table
 
     from pipeline.benchmarks.train import bench
+    from pipeline.params import load
     from pipeline.progress import say
     from pipeline.publish import json_text
 
     names = [name.strip() for name in networks.split(",")]
-    result = bench(names, repeats, compiled=compiled, epoch=epoch, say=say)
+    result = bench(names, repeats, load().loading.backend, compiled=compiled, epoch=epoch, say=say)
     if as_json:
         typer.echo(json_text(asdict(result)), nl=False)
         return
@@ -57,16 +58,83 @@ def train(
             table.add_row(row.label, *cells)
         console.print(table)
     if result.epoch is not None:
-        bare, whole = result.epoch["bare"], result.epoch["end_to_end"]
         console.print(
-            f"{names[0]}, a whole epoch with loader, log and checkpoint: {whole:,.0f} images/s; "
-            f"bare steps: {bare:,.0f}; {whole / bare - 1:+.1%}",
+            f"{names[0]}, whole epochs with loader, log and checkpoint: {result.epoch.end_to_end} images/s; "
+            f"bare steps: {result.epoch.bare}; {-result.epoch.lost:+.1%}",
             highlight=False,
         )
     console.print(f"Median of {repeats} rounds (lowest to highest).", highlight=False)
     console.print("\nTo report these rates, send all of the above with the machine, or the output of --json:")
     for key, value in result.machine.items():
         console.print(f"  {key}: {value}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: wrn-pipe bench neighbours --repeats 5")
+def neighbours(
+    network: Annotated[str, typer.Option(help="What is trained, at batch 128 in bf16.")] = "WRN-40-1",
+    spins: Annotated[str, typer.Option(help="Further GOMP_SPINCOUNTs to measure, with commas between.")] = "",
+    repeats: Repeats = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Training steps on the CPU, alone and beside one process that keeps a core busy, by how threads wait.
+
+    As torch does by default, spinning for long; as wrn-pipe sets it, for a moment; asleep at once. Takes a minute or
+    two. Leave the machine alone meanwhile.
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.benchmarks.neighbours import bench
+    from pipeline.errors import UserError
+    from pipeline.models.names import parse
+    from pipeline.params import load
+    from pipeline.progress import say
+    from pipeline.publish import json_text
+
+    words = [word.strip() for word in spins.split(",") if word.strip()]
+    if not all(word.isdigit() for word in words):
+        raise UserError(f"--spins {spins}", "write numbers with commas between, such as 1000,5000")
+    result = bench(parse(network).name, load().kernels, [int(word) for word in words], repeats, say)
+    if as_json:
+        typer.echo(json_text(asdict(result)), nl=False)
+        return
+    title = f"{result.network}, ms a step; {result.threads} threads on {result.cores} cores"
+    table = Table("threads wait by", title=title, title_justify="left")
+    for column in ("alone", "beside a busy process", "ratio"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in result.rows:
+        name = f"{row.setting} ({row.variables})" if row.variables else row.setting
+        table.add_row(name, str(row.idle_ms), str(row.busy_ms), f"{row.ratio:.2f}")
+    console = Console()
+    console.print(table)
+    console.print(f"A fair share of the cores would be {result.fair_share:.2f}.", highlight=False)
+    console.print(f"Median of {repeats} rounds (lowest to highest).", highlight=False)
+
+
+@app.command(epilog="Example: wrn-pipe bench estimate --network WRN-16-1")
+def estimate(
+    network: Annotated[str, typer.Option(help="What is probed, then trained on all of CIFAR-10.")] = "WRN-16-1",
+    epochs: Annotated[int, typer.Option(min=1, help="Timed, after a first one that is not.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """The probe of `wrn-pipe estimate` beside real epochs of the protocol quick. Leave the machine alone meanwhile."""
+    from dataclasses import asdict
+
+    from pipeline.benchmarks.estimate import check
+    from pipeline.params import load
+    from pipeline.progress import say
+    from pipeline.publish import json_text
+
+    found = check(load(), network, epochs, say)
+    if as_json:
+        typer.echo(json_text(asdict(found)), nl=False)
+        return
+    typer.echo(
+        f"{found.network}: estimated {found.images_per_s:,.0f} images/s, real epochs {found.real} images/s; "
+        f"estimated over real time {found.ratio:.3f}"
+    )
 
 
 @app.command("figure-4", epilog="Example: wrn-pipe bench figure-4 --precision bf16")

@@ -22,15 +22,17 @@ def estimate(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each network of the table.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Hours and disk of each run on this machine, from a probe of seconds for each network; what is done, and the rest.
+    """Hours and disk of each run, of each of the paper's tables and of all, from a probe of seconds for each network.
 
-    Nothing is written. `wrn-pipe plan` estimates without a probe.
+    On this machine; what is done, and the rest. Nothing is written. `wrn-pipe plan` estimates without a probe, and
+    `wrn-pipe bench estimate` sets an estimate beside a real epoch.
     """
     from dataclasses import asdict
 
     from rich.console import Console
     from rich.table import Table
 
+    from pipeline.benchmarks.estimate import disk, sums
     from pipeline.benchmarks.estimate import estimate as measure
     from pipeline.errors import UserError
     from pipeline.execution.plan import extend, groups_of, read
@@ -54,8 +56,10 @@ def estimate(
             if (run.dataset, canonical(run.network), run.protocol) in names and run.seed <= seeds
         ]
     estimates = measure(plan, run_ids, say)
+    parts, space = sums(estimates), disk(plan, estimates)
     if as_json:
-        typer.echo(json_text([asdict(each) for each in estimates]), nl=False)
+        told = {"runs": [asdict(each) for each in estimates], "sums": [asdict(part) for part in parts]}
+        typer.echo(json_text({**told, "disk_megabytes": asdict(space)}), nl=False)
         return
     table = Table("run", title="On this machine, by a short probe", title_justify="left")
     for column in ("images/s", "hours", "MB", "done"):
@@ -65,10 +69,16 @@ def estimate(
         table.add_row(each.run, rate, f"{each.hours:,.2f}", f"{each.megabytes:,.1f}", done)
     console = Console()
     console.print(table)
-    rest = [each for each in estimates if not each.done]
-    hours, megabytes = (sum(getattr(each, field) for each in estimates) for field in ("hours", "megabytes"))
+    table = Table("table of the paper", title="A run in two tables counts in both", title_justify="left")
+    for column in ("runs", "done", "hours", "hours left", "MB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for part in parts:
+        hours = (f"{part.hours:,.2f}", f"{part.hours_left:,.2f}")
+        table.add_row(part.table, str(part.runs), str(part.done), *hours, f"{part.megabytes:,.0f}")
+    console.print(table)
     console.print(
-        f"All {len(estimates)}: {hours:,.2f} hours, {megabytes:,.0f} MB. Done: {len(estimates) - len(rest)}; "
-        f"the rest: {sum(each.hours for each in rest):,.2f} hours.",
+        f"Disk beside these weights: {space.raw:,.0f} MB of images, {space.beton:,.0f} MB of .beton files, "
+        f"{space.dvc_copy:,.0f} MB of DVC's copy of all (none where the disk can link files), and while a run trains "
+        f"up to {space.checkpoints:,.0f} MB of states.",
         highlight=False,
     )

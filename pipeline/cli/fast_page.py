@@ -39,15 +39,31 @@ backward passes (three times the forward ones); a run of the paper has 200 epoch
 {curve}
 
 The files are `{choice_file}` and `{curve_file}`: a row has its whole recipe, the processor, the number
-of threads and the fingerprint, which changes with the code that trains. They came from `wrn-pipe sweep fast`, as in
+of threads and the fingerprint. These commands make all rows:
 
 ```
-wrn-pipe sweep fast --to {choice_file} --set holdout=5000 --set epochs=4 --set learning_rate=0.4,0.8
-wrn-pipe sweep fast --to {curve_file} --networks WRN-16-1,WRN-40-1 --set epochs=8 --seeds 3
+{commands}
 ```
 
-A training that the file has is not done again, an interrupted one is continued.
+An interrupted training is continued, and one that the file has is not done again. Which it has is told by the
+fingerprint, of the settings and of the code and data that a training depends on: when these have changed since, a
+recipe that the file has is refused, so that no row stands beside another of the same recipe. Name another file then.
 """
+
+_HELD_OUT = f"wrn-pipe sweep fast --to {CHOICE} --set holdout=5000 --set epochs=4"
+_TESTED = f"wrn-pipe sweep fast --to {CURVE}"
+COMMANDS = (
+    f"{_HELD_OUT} --networks WRN-16-1,WRN-40-1 --set learning_rate=0.4,0.8",
+    f"{_HELD_OUT} --networks WRN-16-1 --set learning_rate=1.6",
+    f"{_HELD_OUT} --networks WRN-16-1 --set weight_decay=0.0002,0.001",
+    f"{_HELD_OUT} --networks WRN-16-1 --set label_smoothing=0.0,0.05",
+    f"{_HELD_OUT} --networks WRN-16-1 --set batch_size=64 --set learning_rate=0.2,0.4",
+    f"{_HELD_OUT} --networks WRN-16-1 --set schedule.warmup_fraction=0.15",
+    f"{_HELD_OUT} --networks WRN-16-1 --set learning_rate=0.8 --set 'weight_average={{decay: 0.9, every: 5}}'",
+    f"{_TESTED} --networks WRN-16-1 --set epochs=2,4,16",
+    f"{_TESTED} --networks WRN-16-1,WRN-40-1 --set epochs=8 --seeds 3",
+)
+"""What made every row of the two files."""
 
 
 def page() -> str:
@@ -63,6 +79,7 @@ def page() -> str:
         curve="\n".join(_curve(_rows(CURVE))),
         choice_file=CHOICE,
         curve_file=CURVE,
+        commands="\n".join(COMMANDS),
     )
 
 

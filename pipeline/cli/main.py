@@ -22,6 +22,7 @@ from pipeline.cli import (
     verify,
 )
 from pipeline.errors import UserError, exit_on_error
+from pipeline.execution.waiting import wait_briefly
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,6 +53,7 @@ app.command(epilog=sweep.EPILOG)(sweep.sweep)
 
 def main() -> None:
     """Run the command line: exit code 0 done, 1 a failure or a difference, 2 the user's mistake."""
+    wait_briefly()  # before a command imports torch, and for all that it starts: DVC's stages, jobs, measurements
     with exit_on_error():
         try:
             code = app(standalone_mode=False, prog_name="wrn-pipe")

@@ -21,6 +21,13 @@ COLUMNS = (
     *("processor", "threads", "kernels", "loader", "torch", "fingerprint"),
 )
 
+RECIPE = tuple(
+    column
+    for column in COLUMNS[: COLUMNS.index("processor")]
+    if column not in ("top1_error", "standard_error", "negative_log_likelihood", "n")
+)
+"""The columns that are known before a training; two rows that agree in them are of the same settings and seed."""
+
 EPILOG = (
     "Example: wrn-pipe sweep fast --networks WRN-16-1,WRN-40-1 --set epochs=2,4,8 --set holdout=5000 --to choice.csv"
 )
@@ -28,7 +35,13 @@ EPILOG = (
 
 def sweep(
     protocol: Annotated[str, typer.Argument(help="A protocol of params.yaml.", autocompletion=completion.protocols)],
-    to: Annotated[str, typer.Option(metavar="FILE", help="The CSV file; trainings that it has are not done again.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="The CSV file; trainings that it has are not done again, and refused when code or data have changed.",
+        ),
+    ],
     networks: Annotated[str, typer.Option(help="Networks, by their printed names, with commas between.")] = "WRN-40-1",
     changes: Annotated[
         list[str] | None,
@@ -60,6 +73,9 @@ def sweep(
     runs = [(changed, name, seed) for changed in grid for name in names for seed in range(1, seeds + 1)]
     # All before the first training: a mistake in the last is told at once.
     plans = [_changed(plan, protocol, changed, dataset, name, seed) for changed, name, seed in runs]
+    rows = _rows(Path(to))
+    for each in plans:
+        _refuse_a_second(each, rows, Path(to))
     for each in plans:
         _train(each, Path(to))
 
@@ -107,6 +123,21 @@ def _changed(plan: "Plan", protocol: str, changed: dict[str, Any], dataset: str,
     except UserError as error:
         # Its line is one of no file that anybody has.
         raise UserError(f"--set or --networks: {error.what.split(': ', 1)[1]}", error.remedy) from None
+
+
+def _refuse_a_second(plan: "Plan", rows: list[dict[str, str]], to: "Path") -> None:
+    """Raise UserError where the file has the recipe of the plan's only run, but not by this code and data."""
+    from pipeline.errors import UserError
+    from pipeline.provenance import fingerprint
+
+    run, print_of_run, recipe = plan.run(RUN), fingerprint(plan, RUN), _recipe(plan)
+    same = [row["fingerprint"] for row in rows if all(row[column] == recipe[column] for column in RECIPE)]
+    if same and print_of_run not in same:
+        raise UserError(
+            f"{to} has {run.network}, seed {run.seed} by this recipe, but by other code or data: fingerprint "
+            f"{same[0][:12]}, now {print_of_run[:12]}",
+            "name another file with --to, or take that row out first",
+        )
 
 
 def _train(plan: "Plan", to: "Path") -> None:
@@ -170,24 +201,38 @@ def _rows(to: "Path") -> list[dict[str, str]]:
 
 def _row(plan: "Plan", record: dict[str, Any], values: dict[str, float | int]) -> dict[str, str]:
     """A line of the file: the whole recipe, so that it stands for itself when params.yaml has changed."""
-    import json
+    found = {
+        **record,
+        **values,
+        "threads": record["device"]["threads"],
+        "torch": record["versions"]["torch"],
+        "processor": record["device"]["name"],
+    }
+    others = (column for column in COLUMNS if column not in RECIPE)
+    row = _recipe(plan) | {column: _cell(found[column]) for column in others}
+    return {column: row[column] for column in COLUMNS}
 
+
+def _recipe(plan: "Plan") -> dict[str, str]:
+    """The columns RECIPE of the plan's only run."""
     from pipeline.execution.estimate import FORWARD_AND_BACKWARD
     from pipeline.models.formula import multiply_adds
     from pipeline.models.names import parse
 
-    protocol, dataset, network = record["protocol"], plan.datasets[record["dataset"]], parse(record["network"])
+    run = plan.run(RUN)
+    protocol, dataset, network = plan.protocols[run.protocol], plan.datasets[run.dataset], parse(run.network)
     size = dataset.shape[0] if dataset.shape else network.image_size
-    images = (dataset.splits["train"] - protocol["holdout"]) * protocol["epochs"]
+    images = (dataset.splits["train"] - protocol.holdout) * protocol.epochs
     found = {
-        **record,
-        **protocol,
-        **values,
-        "threads": record["device"]["threads"],
-        "protocol": record["protocol_name"],
+        **protocol.model_dump(mode="json"),
+        **run.model_dump(mode="json"),
         "training_multiply_adds": FORWARD_AND_BACKWARD * multiply_adds(network, size, dataset.classes) * images,
-        "split": "held-out" if protocol["holdout"] else "test",
-        "torch": record["versions"]["torch"],
-        "processor": record["device"]["name"],
+        "split": "held-out" if protocol.holdout else "test",
     }
-    return {key: v if isinstance(v := found[key], str) else json.dumps(v) for key in COLUMNS}
+    return {column: _cell(found[column]) for column in RECIPE}
+
+
+def _cell(value: Any) -> str:
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value)

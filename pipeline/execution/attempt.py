@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from submitit.helpers import DelayedSubmission
 
 from pipeline.execution.job import Stage
+from pipeline.execution.waiting import wait_briefly
 
 GRACE_S = 120
 """From the signal before a job's time is over to its end: enough to finish a step and save."""
@@ -34,6 +35,7 @@ class Attempt:
     def __call__(self) -> None:
         """Wait for the child's end. Raises RuntimeError with its exit code unless that is 0."""
         environment = dict(os.environ)
+        wait_briefly(environment)  # a cluster may not hand on the driver's
         if self.cores:
             os.sched_setaffinity(0, self.cores)
         if threads := len(self.cores) or int(os.environ.get("SLURM_CPUS_PER_TASK", "0")):

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.benchmarks import figure_4, steps, train
 from pipeline.benchmarks.machine import machine
-from pipeline.benchmarks.measuring import spread
+from pipeline.benchmarks.measuring import process, spread
 from pipeline.benchmarks.steps import OURS, Way, forget, images_per_second, ways
 from pipeline.errors import UserError
 
@@ -36,16 +36,16 @@ def test_each_row_adds_one_thing_to_the_row_before(device: str) -> None:
     def changes(one: Way, other: Way) -> int:
         return sum(asdict(one)[key] != asdict(other)[key] for key in asdict(one))
 
-    listed = ways(device, compiled=True)
+    listed = ways(device, compiled=True, backend="ffcv")
     steps = [way for label, way in listed.items() if not label.endswith("instead")]
     assert steps[0] == Way()
-    assert steps[-1] == listed[OURS] == Way(True, True, "ours", "fused", True, "fused")
+    assert steps[-1] == listed[OURS] == Way(True, True, "ffcv", "fused", True, "fused")
     assert [changes(before, after) for before, after in pairwise(steps)] == [1] * (len(steps) - 1)
     others = {label: way for label, way in listed.items() if label.endswith("instead")}
     assert {changes(listed[OURS], way) for way in others.values()} == {1}
     assert {way.sgd for way in others.values()} >= {"foreach"}
     assert ("compiled" in {way.kernels for way in others.values()}) == (device == "cpu")
-    assert "torch.compile instead" not in ways(device, compiled=False)
+    assert "torch.compile instead" not in ways(device, compiled=False, backend="ffcv")
 
 
 def test_a_spread_is_median_and_extremes() -> None:
@@ -57,7 +57,7 @@ def test_a_spread_is_median_and_extremes() -> None:
 def test_a_way_trains(label: str, tiny_beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "MEASURE_S", 0.01)
     try:
-        assert images_per_second("WRN-10-1", 32, ways("cpu", compiled=False)[label], tiny_beton) > 0
+        assert images_per_second("WRN-10-1", 32, ways("cpu", compiled=False, backend="numpy")[label], tiny_beton) > 0
     finally:
         forget()
 
@@ -66,23 +66,70 @@ def test_mistakes_are_found_before_anything_is_measured(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     for networks, message in ((["WRN-41-1"], "depth 41"), (["WRN-10-1"], "cifar10-rgb")):
         with pytest.raises(UserError, match=message):
-            train.bench(networks, 1, compiled=False, epoch=False, say=silent)
+            train.bench(networks, 1, "numpy", compiled=False, epoch=False, say=silent)
 
 
 @pytest.mark.soak
 def test_bench_train_reports_every_way(tiny_beton: Path, tmp_path: Path) -> None:
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     shutil.copytree(tiny_beton, tmp_path / train.DATA)
     done = cli("bench", "train", "--networks", "WRN-10-1", "--repeats", "1", "--no-epoch", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     (network,) = result["networks"]
     assert (network["network"], network["batch"]) == ("WRN-10-1", 128)
-    assert [row["label"] for row in network["rows"]] == list(ways(result["machine"]["type"], compiled=False))
+    assert [row["label"] for row in network["rows"]] == list(
+        ways(result["machine"]["type"], compiled=False, backend="ffcv")
+    )
     for row in network["rows"]:
         assert row["images_per_s"]["low"] <= row["images_per_s"]["median"] <= row["images_per_s"]["high"]
         assert row["gflops"] == pytest.approx(row["images_per_s"]["median"] * network["gflop_per_image"])
     assert network["rows"][0]["times_port"] == 1
     assert result["matrix_gflops"]["bf16"]["median"] > 0
+
+
+@pytest.mark.soak
+def test_neighbours_are_measured_in_every_setting(tmp_path: Path) -> None:
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    options = ("--network", "WRN-10-1", "--repeats", "1", "--spins", "0", "--json")
+    done = cli("bench", "neighbours", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert [row["variables"] for row in result["rows"]] == [
+        "",
+        "GOMP_SPINCOUNT=10000",
+        "OMP_WAIT_POLICY=passive",
+        "GOMP_SPINCOUNT=0",
+    ]
+    for row in result["rows"]:
+        assert row["ratio"] == pytest.approx(row["busy_ms"]["median"] / row["idle_ms"]["median"])
+    assert result["fair_share"] == max(1, (result["threads"] + 1) / result["cores"])
+
+
+@pytest.mark.soak
+def test_an_epoch_is_timed_with_its_checkpoint(
+    tiny_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a copy of this code in which a save takes two seconds longer."""
+    slow = tmp_path / "slow"
+    for name in ("pipeline", "stages", "environment"):
+        shutil.copytree(ROOT / name, slow / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(ROOT / "dvc.yaml", slow / "dvc.yaml")
+    saving = slow / "pipeline" / "training" / "checkpoints.py"
+    code, start = saving.read_text(), "        started = time.perf_counter()\n"
+    saving.write_text(code.replace(start, f"{start}        time.sleep(2)\n"))
+    assert saving.read_text() != code
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    shutil.copytree(tiny_beton, tmp_path / train.DATA)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "ROOT", slow)
+    monkeypatch.setattr(train, "EPOCH_IMAGES", 256)
+    monkeypatch.setattr(train, "BARE_S", 0.1)
+    with process(prepared=True) as prepared:
+        epoch = train.end_to_end("WRN-10-1", prepared, ways("cpu", compiled=False, backend="numpy")[OURS], silent)
+    assert epoch.end_to_end.n == train.EPOCHS - 1
+    assert epoch.end_to_end.high < 256 / 2 < epoch.bare.low
+    assert epoch.lost == pytest.approx(1 - epoch.end_to_end.median / epoch.bare.median)
 
 
 @pytest.mark.soak

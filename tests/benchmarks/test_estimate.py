@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.benchmarks.estimate import Estimate, disk, sums, tables_of
 from pipeline.cli.main import main
 from pipeline.models.formula import parameters
 from pipeline.models.names import parse
+from pipeline.params import Run, load
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "cifar10-wrn-40-1-quick-s1"
@@ -26,10 +28,65 @@ def test_hours_follow_from_the_rate_and_a_finished_run_is_known(tmp_path: Path) 
         [sys.executable, "-c", code, "estimate", "--json"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    (run,) = json.loads(done.stdout)
+    result = json.loads(done.stdout)
+    (run,) = result["runs"]
     assert (run["run"], run["done"]) == (RUN, True)
     assert run["hours"] == pytest.approx((4 * 50_000 + 10_000 / 3) / run["images_per_s"] / 3600)
     assert run["megabytes"] == pytest.approx(4e-6 * parameters(parse("WRN-40-1"), 10))
+    assert [part["table"] for part in result["sums"]] == ["4", "all"]
+    assert {part["hours"] for part in result["sums"]} == {run["hours"]}
+    assert {part["hours_left"] for part in result["sums"]} == {0}
+
+
+def test_tables_are_summed_and_a_run_of_two_counts_once_in_all() -> None:
+    plan = load()
+    runs = {"a": plan.runs[RUN], "b": plan.runs[RUN].model_copy(update={"network": "WRN-40-4"})}
+    plan = plan.model_copy(update={"runs": runs})
+    made = [
+        Estimate(name, run.network, tables, 100.0, hours, 2.0, 12.0, done)
+        for (name, run), tables, hours, done in zip(
+            runs.items(), (("4",), ("4", "5")), (1.0, 10.0), (True, False), strict=True
+        )
+    ]
+    assert [(part.table, part.runs, part.done, part.hours, part.hours_left) for part in sums(made)] == [
+        ("4", 2, 1, 11.0, 10.0),
+        ("5", 1, 0, 10.0, 10.0),
+        ("all", 2, 1, 11.0, 10.0),
+    ]
+    space = disk(plan, made)
+    assert space.raw == space.beton == pytest.approx(60_000 * (32 * 32 * 3 + 8) / 1e6)
+    assert space.dvc_copy == pytest.approx(space.raw + space.beton + 4)
+    assert space.checkpoints == 12
+
+
+@pytest.mark.parametrize(
+    ("network", "dataset", "protocol", "tables"),
+    [
+        ("WRN-40-1", "cifar10", "quick", ("4",)),
+        ("WRN-40-1", "cifar10", "paper-zca", ("4",)),
+        ("WRN-40-1", "cifar10", "paper-meanstd", ()),
+        ("WRN-16-1", "cifar10", "quick", ()),
+    ],
+)
+def test_a_run_stands_in_the_tables_that_its_protocol_answers(
+    network: str, dataset: str, protocol: str, tables: tuple[str, ...]
+) -> None:
+    run = Run(dataset=dataset, representation="rgb", network=network, protocol=protocol, seed=1)
+    assert tables_of(run) == tables
+
+
+@pytest.mark.soak
+def test_an_estimate_is_set_beside_real_epochs(tiny_beton: Path, tmp_path: Path) -> None:
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    (tmp_path / "data" / "beton").mkdir(parents=True)
+    (tmp_path / "data" / "beton" / "cifar10-rgb").symlink_to(tiny_beton)
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "bench", "estimate", "--network", "WRN-10-1", "--epochs", "2", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["real"]["n"] == 2
+    assert result["ratio"] == pytest.approx(result["real"]["median"] / result["images_per_s"])
 
 
 @pytest.mark.parametrize("table", ["1", "40"])

@@ -40,13 +40,13 @@ def project(tmp_path: Path, tiny_beton: Path, tiny_dataset_entry: Callable[[str]
     return make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
 
 
-def start(project: Project, log: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+def start(project: Project, log: Path, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "stage", "train", RUN, *arguments]
     with log.open("wb") as file:
         return subprocess.Popen(
             command,
             cwd=project.root,
-            env={**os.environ, "MLFLOW_TRACKING_URI": "none://"},
+            env={**os.environ, "MLFLOW_TRACKING_URI": "none://", **environment},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -92,6 +92,18 @@ def test_a_training_by_ffcv_is_stopped_killed_and_refused_and_ends_with_the_same
     last = start(project, log, "--wait")
     assert last.wait() == 0, log.read_text()
     assert [(published / name).read_bytes() for name in FILES] == expected
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_training_repeats_to_the_bit_with_two_threads(project: Project, tmp_path: Path, precision: str) -> None:
+    """The other tests have one: sums of several threads could be taken in any order."""
+    project.edit(lambda params: params["protocols"]["brief"].update(precision=precision))
+    log = tmp_path / "log"
+    twice = start(project, log, "--twice", "--steps", "12", OMP_NUM_THREADS="2", OMP_DISPLAY_ENV="true")
+    assert twice.wait() == 0, log.read_text()
+    assert "OMP_NUM_THREADS = '2'" in log.read_text()
+    assert "two trainings of 12 steps are equal" in log.read_text()
 
 
 @pytest.mark.soak

@@ -2,14 +2,16 @@
 
 import csv
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from project import make_project
+from project import ROOT, make_project
 from typer.testing import CliRunner
 
+from pipeline.cli import fast_page, sweep
 from pipeline.cli.main import app
 from pipeline.errors import UserError
 from pipeline.models.formula import multiply_adds
@@ -54,6 +56,31 @@ def test_a_sweep_notes_each_training_once(
     assert tested["n"] == "104"
     assert len({row["fingerprint"] for row in rows(to)}) == len(rows(to)) == 5
     assert {path: path.read_bytes() for path in before} == before
+
+    # The same recipes by other code are told before anything is trained.
+    kept = to.read_text()
+    to.write_text(kept.replace(tested["fingerprint"], "0" * 64))
+    other = CliRunner().invoke(app, [*command, "--set", "epochs=1"])
+    assert isinstance(other.exception, UserError)
+    assert (
+        "has WRN-10-1, seed 1 by this recipe, but by other code or data: fingerprint 000000000000"
+        in other.exception.what
+    )
+    assert to.read_text() == kept.replace(tested["fingerprint"], "0" * 64)
+
+
+def test_the_commands_on_the_page_make_every_row_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their recipes; the trainings themselves take hours."""
+    made: list[tuple[Path, dict[str, str]]] = []
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sweep, "_refuse_a_second", lambda *_: None)
+    monkeypatch.setattr(sweep, "_train", lambda plan, to: made.append((to, sweep._recipe(plan))))
+    for line in fast_page.COMMANDS:
+        done = CliRunner().invoke(app, shlex.split(line)[1:])
+        assert done.exit_code == 0, done.output
+    for file in (fast_page.CHOICE, fast_page.CURVE):
+        in_file = sorted([row[column] for column in sweep.RECIPE] for row in rows(file))
+        assert sorted(list(recipe.values()) for to, recipe in made if to == file) == in_file
 
 
 @pytest.mark.parametrize(

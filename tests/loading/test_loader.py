@@ -35,10 +35,14 @@ def folder(tiny_beton: Path) -> Path:
     return tiny_beton
 
 
-@pytest.fixture(scope="module")
-def ffcv_loader(folder: Path) -> Loader:
-    """Opened once: FFCV compiles for seconds."""
-    return Loader(folder, "train", 32, "ffcv")
+@pytest.fixture(scope="module", params=[1, 2], ids=["1 worker", "2 workers"])
+def ffcv_loader(folder: Path, request: pytest.FixtureRequest) -> Loader:
+    """Opened once for each number of workers: FFCV compiles for seconds."""
+    if request.param > (os.cpu_count() or 1):
+        pytest.skip("FFCV takes no more workers than there are cores")
+    loader = Loader(folder, "train", 32, "ffcv", workers=request.param)
+    assert loader._source.loader.num_workers == request.param
+    return loader
 
 
 def stacked(batches: Iterator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import psutil
 
 from pipeline.execution.dag import Stage
 from pipeline.execution.dvc import changes, reasons
+from pipeline.execution.lock import read
 
 RWLOCK = Path(".dvc/tmp/rwlock")
 
@@ -27,10 +28,13 @@ def running_stages(stages: dict[str, Stage]) -> dict[str, int]:
 def ask(stages: Collection[Stage], running: Collection[str], wait: bool) -> dict[str, list[str]]:
     """Stage -> why DVC calls it out of date. Raises as `changes` does.
 
-    DVC refuses to look at what a running stage writes, so it is not asked about those nor about what needs them.
+    DVC refuses to look at what a running stage writes, so it is not asked about those nor about what needs them. Of a
+    stage that has never run it says that all its inputs were edited.
     """
     free = [stage.name for stage in stages if stage.name not in running and not stage.needs & set(running)]
-    return {name: reasons(change) for name, change in changes(free, wait).items()} if free else {}
+    changed = changes(free, wait) if free else {}
+    ran = read() if changed else {}
+    return {name: reasons(change) if name in ran else ["it never ran here"] for name, change in changed.items()}
 
 
 def waits_for_lock(pid: int) -> bool:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 
 from pipeline.comparison.results import Record, Result
 from pipeline.errors import UserError
 from pipeline.evaluation.digests import content
 from pipeline.evaluation.predictions import read
-from pipeline.loading.beton import open_card
+from pipeline.execution.lock import read as read_lock
+from pipeline.loading.beton import mend, open_card
 from pipeline.loading.beton import sha256 as digest_of
 from pipeline.params import Plan, Protocol
 from pipeline.provenance import commit, fingerprint
@@ -170,7 +170,12 @@ def _dataset(record: dict[str, Any]) -> tuple[str, str] | None:
     folder = Path("data/beton") / f"{record['dataset']}-{record['representation']}"
     if not folder.exists():
         return None
-    return folder.name, content(open_card(folder), "train")
+    card = open_card(folder)
+    try:
+        return folder.name, content(card, "train")
+    except (KeyError, TypeError) as error:
+        what = f"{folder / 'card.json'} does not describe train: {error!r}"
+        raise UserError(what, mend(folder)) from None
 
 
 def _history(path: Path, epochs: int, run_id: str) -> dict[str, dict[int, float]]:
@@ -189,8 +194,7 @@ def _history(path: Path, epochs: int, run_id: str) -> dict[str, dict[int, float]
 
 def _locked(stage: str, weights: Path) -> str:
     """sha256 of the stage's entry in dvc.lock; `other weights` where that is not about these, `none` without one."""
-    path = Path("dvc.lock")
-    entry = (YAML(typ="safe").load(path) or {}).get("stages", {}).get(stage) if path.exists() else None
+    entry = read_lock().get(stage)
     if entry is None:
         return "none"
     with weights.open("rb") as file:

@@ -8,22 +8,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from pipeline.params import Plan
+from pipeline.errors import UserError
+from pipeline.params import Plan, read_text, yaml_mapping
 
 DAG = Path("dvc.yaml")
+_REMEDY = f"git checkout {DAG}"
 
 
 @cache
 def _dag() -> dict[str, Any]:
-    dag: dict[str, Any] = YAML(typ="safe", pure=True).load(DAG)
-    return dag
+    return yaml_mapping(read_text(DAG, _REMEDY), DAG, _REMEDY)
 
 
 def dependencies(stage: str, key: str, item: dict[str, Any]) -> list[Path]:
-    """The files and folders that dvc.yaml lists as dependencies of `stage`@`key`."""
-    body = _dag()["stages"][stage]["do"]
+    """The files and folders that dvc.yaml lists as dependencies of `stage`@`key`. Raises UserError without."""
+    try:
+        deps: list[str] = _dag()["stages"][stage]["do"]["deps"]
+    except (KeyError, TypeError):
+        raise UserError(f"{DAG} has no dependencies of the stage {stage}", _REMEDY) from None
 
     def fill(text: str) -> Path:
         text = text.replace("${key}", key)
@@ -31,7 +33,7 @@ def dependencies(stage: str, key: str, item: dict[str, Any]) -> list[Path]:
             text = text.replace(f"${{item.{name}}}", str(value))
         return Path(text)
 
-    return [fill(dependency) for dependency in body["deps"]]
+    return [fill(dependency) for dependency in deps]
 
 
 def fingerprint(plan: Plan, run_id: str) -> str:

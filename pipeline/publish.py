@@ -34,6 +34,22 @@ def new_folder(to: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
 
 
+def new_file(to: Path, content: bytes) -> None:
+    """Write a single file, which takes the place of `to` when it is whole and on the disk, and vanishes when it is not.
+
+    So whoever computes `content` first leaves the file of before as it is when that fails.
+    """
+    to.parent.mkdir(parents=True, exist_ok=True)
+    part = to.with_name(f".{to.name}.part")
+    try:
+        part.write_bytes(content)
+        sync(part)
+        os.replace(part, to)
+        sync(to.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """Return when the content of a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)

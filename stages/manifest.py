@@ -2,17 +2,18 @@
 
 from pathlib import Path
 
+from pipeline.comparison.results import planned_results
 from pipeline.errors import run_stage
 from pipeline.evidence.manifest import manifest
 from pipeline.params import load
-from pipeline.publish import json_text
+from pipeline.publish import json_text, new_file
 
 
 def main() -> None:
     """State the provenance of all tables of params.yaml."""
-    to = Path("results/manifest.json")
-    to.parent.mkdir(exist_ok=True)
-    to.write_text(json_text(manifest(load(), Path())), encoding="utf-8")
+    plan = load()
+    planned_results(plan, Path())  # raises where some are not here
+    new_file(Path("results/manifest.json"), json_text(manifest(plan, Path())).encode())
 
 
 if __name__ == "__main__":

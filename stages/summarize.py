@@ -1,11 +1,14 @@
 """summarize: evaluations/*/ -> results/runs.csv, one row a run of the plan."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
-from pipeline.errors import run_stage
+from pipeline.comparison.results import planned_results
+from pipeline.errors import UserError, run_stage
 from pipeline.params import load
+from pipeline.publish import new_file
 
 COLUMNS = (
     *("run", "dataset", "network", "protocol", "seed", "parameters", "top1_error", "standard_error"),
@@ -15,31 +18,40 @@ COLUMNS = (
 
 
 def main() -> None:
-    """Write what every finished run of params.yaml gave, and on what."""
-    to = Path("results/runs.csv")
-    to.parent.mkdir(exist_ok=True)
-    with to.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for run_id in load().runs:
-            writer.writerow(row(Path("evaluations") / run_id))
+    """Write what every run of params.yaml gave, and on what. Raises UserError for one that is not finished."""
+    plan = load()
+    finished = {result.run for result in planned_results(plan, Path())}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for run_id in plan.runs:
+        if run_id not in finished:
+            raise UserError(f"run {run_id} has no evaluation here", f"wrn-pipe repro {run_id}")
+        writer.writerow(row(run_id))
+    new_file(Path("results/runs.csv"), text.getvalue().encode())
 
 
-def row(folder: Path) -> dict[str, object]:
-    """The line of one evaluations/<run> folder."""
+def row(run_id: str) -> dict[str, object]:
+    """The line of a finished run. Raises UserError for a file that lacks what only this table needs."""
+    folder = Path("evaluations") / run_id
     values, record = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("metrics.json", "run.json"))
-    device = record["device"]
-    found = {
-        **values,
-        **{key: record[key] for key in ("seed", "parameters", "fingerprint", "loader", "kernels")},
-        "protocol": record["protocol_name"],
-        "device": device["type"],
-        "processor": device["name"],
-        "capability": device.get("capability", ""),
-        "threads": device["threads"],
-        "torch": record["versions"]["torch"],
-    }
-    return {key: found[key] for key in COLUMNS}
+    try:
+        device = record["device"]
+        found = {
+            **values,
+            **{key: record[key] for key in ("seed", "parameters", "fingerprint", "loader", "kernels")},
+            "protocol": record["protocol_name"],
+            "device": device["type"],
+            "processor": device["name"],
+            "capability": device.get("capability", ""),
+            "threads": device["threads"],
+            "torch": record["versions"]["torch"],
+        }
+        return {key: found[key] for key in COLUMNS}
+    except KeyError as error:
+        raise UserError(
+            f"{folder} does not say {error}", f"it is written by: wrn-pipe repro evaluate@{run_id}"
+        ) from None
 
 
 if __name__ == "__main__":

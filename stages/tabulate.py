@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.comparison.results import load_results
+from pipeline.comparison.results import planned_results
 from pipeline.comparison.tables import table, write_table
 from pipeline.errors import run_stage
 from pipeline.params import load
@@ -11,8 +11,7 @@ from pipeline.params import load
 def main(name: str) -> None:
     """Set table `name` of the paper beside the runs of params.yaml."""
     plan = load()
-    results = [result for result in load_results(Path()) if result.run in plan.runs]
-    write_table(table(plan, name, results), Path("results"))
+    write_table(table(plan, name, planned_results(plan, Path())), Path("results"))
 
 
 if __name__ == "__main__":

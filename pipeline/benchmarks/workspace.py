@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.execution.dvc import LOCK, command, environment, locked
+from pipeline.execution.dvc import command, environment
+from pipeline.execution.lock import read
 from pipeline.params import PARAMS, Plan
 
 DATASET, REPRESENTATION = "cifar10", "cifar10-rgb"
@@ -23,7 +24,7 @@ def workspace(plan: Plan, runs: int, network: str, epochs: int, *results: Path) 
     It takes data from this checkout's DVC cache, and copies the folders `results`. Deleted at the end of the block.
     Raises UserError where CIFAR-10 is not converted here.
     """
-    ours = locked(LOCK.read_text(encoding="utf-8")) if LOCK.is_file() else {}
+    ours = read()
     needed = [f"download@{DATASET}", f"convert@{REPRESENTATION}"]
     if missing := [name for name in needed if name not in ours]:
         raise UserError(f"{missing[0]} has not run here", f"wrn-pipe repro {needed[-1]}")

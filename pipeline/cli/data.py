@@ -101,12 +101,12 @@ def verify(
     from pipeline.execution.data_check import Finding
     from pipeline.execution.data_check import verify as findings_of
     from pipeline.execution.data_state import BETON, RAW, Lock
-    from pipeline.execution.dvc import LOCK, locked
+    from pipeline.execution.lock import read
     from pipeline.params import load
 
     plan = load()
     chosen = plan.datasets if dataset is None else {dataset: _planned(dataset)}
-    lock = Lock(locked(LOCK.read_text(encoding="utf-8")) if LOCK.is_file() else {}, frozenset())
+    lock = Lock(read(), frozenset())
     found: list[Finding] = []
     absent: list[str] = []
     for name, entry in chosen.items():

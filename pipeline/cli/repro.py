@@ -81,8 +81,9 @@ def repro(
     from pipeline.execution import remote
     from pipeline.execution.at_work import running_stages
     from pipeline.execution.dag import read_dag
-    from pipeline.execution.dvc import LOCK, changed_results, runs_behind
+    from pipeline.execution.dvc import changed_results, runs_behind
     from pipeline.execution.dvc import repro as run
+    from pipeline.execution.lock import LOCK
     from pipeline.params import load
     from pipeline.provenance import fingerprint
     from pipeline.training.holder import discard, hold

@@ -127,6 +127,8 @@ def _some(why: tuple[str, ...]) -> str:
 
 
 def _next(found: "Standings") -> str:
+    if found.mend:
+        return f"Next: {found.mend}."
     waiting = [run for run in found.runs if run.next]
     others = [table for table in found.tables if table.state not in ("done", "running")]
     if not waiting and not others and not found.other_stages:

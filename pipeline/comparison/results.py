@@ -8,7 +8,9 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import UserError
-from pipeline.params import Protocol
+from pipeline.execution.lock import LOCK
+from pipeline.execution.lock import read as read_lock
+from pipeline.params import Plan, Protocol
 from pipeline.publication.claims import Metric, canonical
 
 
@@ -91,6 +93,23 @@ def load_results(root: Path) -> list[Result]:
     Raises UserError that names the file when one is broken, or when the two files of a run contradict each other.
     """
     return [_load(root, path) for path in sorted((root / "evaluations").glob("*/metrics.json"))]
+
+
+def planned_results(plan: Plan, root: Path) -> list[Result]:
+    """Those of `load_results` that the plan names. For stages, whose outputs git keeps.
+
+    Raises UserError also for a run that dvc.lock has and that is not here, as in a fresh clone: what would be written
+    without it says "not run" where the committed file says its error.
+    """
+    results = [result for result in load_results(root) if result.run in plan.runs]
+    absent = sorted(plan.runs.keys() - {result.run for result in results})
+    if absent and (known := read_lock(root)):
+        for run in absent:
+            if f"evaluate@{run}" in known:
+                raise UserError(
+                    f"evaluations/{run} is not here, though {LOCK} has it", f"dvc pull, or wrn-pipe repro {run}"
+                )
+    return results
 
 
 def _load(root: Path, path: Path) -> Result:

@@ -11,6 +11,7 @@ from pipeline.comparison.statistics import Verdict
 from pipeline.params import Plan
 from pipeline.publication.caveats import Caveat, load_caveats
 from pipeline.publication.claims import TITLES, Claim, Kind, Metric, Statistic, claims_of, table_name
+from pipeline.publish import new_file
 
 if TYPE_CHECKING:
     import pandera.pandas
@@ -157,10 +158,9 @@ def write_table(written: Table, folder: Path) -> tuple[Path, ...]:
     """Write table-4.csv and .md into `folder`, the same bytes for the same table, and return their paths."""
     from pipeline.comparison.formats import FILES, render
 
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for suffix, form in FILES.items():
         path = folder / f"{written.stem}{suffix}"
-        path.write_bytes(render([written], form).encode("utf-8"))
         paths.append(path)
+        new_file(path, render([written], form).encode("utf-8"))
     return tuple(paths)

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from pipeline.errors import UserError
 from pipeline.evaluation.digests import digests
 from pipeline.evaluation.metrics import about, metrics
 from pipeline.evaluation.predictions import predict, read, write
@@ -27,9 +29,12 @@ _JPEG_BATCH = 100
 
 def evaluate(plan: Plan, run_id: str, trained: Path, work: Path) -> dict[str, float | int | str]:
     """Write the files of evaluations/<run_id>, from those of models/<run_id> in the folder `trained`, into the folder
-    `work`; return what metrics.json says."""
+    `work`; return what metrics.json says. Raises UserError for a file that is missing or broken."""
     run = plan.run(run_id)
-    write(work / "predictions.parquet", *predicted(plan, run, load_file(trained / "model.safetensors")))
+    for name in ("model.safetensors", "run.json", "history.csv"):
+        if not (trained / name).is_file():
+            raise UserError(f"{trained / name} not found", f"wrn-pipe repro train@{run_id}, or dvc pull")
+    write(work / "predictions.parquet", *predicted(plan, run, _weights(trained / "model.safetensors", run_id)))
     values = about(plan, run_id) | metrics(*read(work / "predictions.parquet"))
     (work / "metrics.json").write_text(json_text(values), encoding="utf-8")
     # A copy, so that tables need the evaluations only and not the weights beside the original.
@@ -44,7 +49,13 @@ def predicted(plan: Plan, run: Run, weights: dict[str, torch.Tensor]) -> tuple[I
     device = _device(plan)
     devices.prepare(device)
     model = skeleton(parse(run.network), plan.datasets[run.dataset].classes)
-    model.load_state_dict(weights, assign=True)
+    try:
+        model.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        what = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the weights are not those of {run.network}: {what}", "dvc checkout, or train it again"
+        ) from None
     model.to(device).to(memory_format=torch.channels_last)
     protocol = plan.protocols[run.protocol]
     batch = _JPEG_BATCH if run.representation == "jpeg" else _BATCH
@@ -52,6 +63,14 @@ def predicted(plan: Plan, run: Run, weights: dict[str, torch.Tensor]) -> tuple[I
     samples = held_out(loader.samples, protocol.holdout) if protocol.holdout else np.arange(loader.samples)
     preprocessing = Preprocessing(protocol.preprocessing).to(device)
     return samples, *predict(model, loader, preprocessing, device, samples)
+
+
+def _weights(path: Path, run_id: str) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        remedy = f"dvc checkout {path}, or delete it, then wrn-pipe repro train@{run_id}"
+        raise UserError(f"{path} holds no weights: {error}", remedy) from None
 
 
 def _device(plan: Plan) -> torch.device:

@@ -23,7 +23,7 @@ from pipeline.evidence.lock import CARD, IGNORED, Disk
 from pipeline.evidence.remade import Run
 from pipeline.evidence.verify import verify
 from pipeline.execution.dag import DAG, stages
-from pipeline.execution.dvc import LOCK
+from pipeline.execution.lock import LOCK
 from pipeline.loading.beton import sha256
 from pipeline.params import PARAMS, Plan, load
 from pipeline.provenance import commit

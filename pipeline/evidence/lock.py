@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.datasets.fetch import file_digest
-from pipeline.errors import WrnPipeError
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.execution.dag import Stage
-from pipeline.execution.dvc import LOCK, locked
+from pipeline.execution.lock import LOCK
 from pipeline.params import PARAMS
 
 IGNORED = Path(".dvcignore")
@@ -83,22 +81,6 @@ class Disk:
         ignore = self.root / IGNORED
         lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
         return [line for line in lines if line and not line.startswith("#")]
-
-
-def read(root: Path) -> dict[str, Any]:
-    """The stages of dvc.lock. Raises WrnPipeError when it is not here, or is no lock."""
-    remedy = f"git checkout {LOCK}, or wrn-pipe repro"
-    try:
-        stages = locked((root / LOCK).read_text(encoding="utf-8"))
-        for stage in stages.values():
-            for entry in (*stage.get("deps", ()), *stage.get("outs", ())):
-                Path(entry["path"]), entry["md5"].split(".")
-            stage.get("params", {}).get(str(PARAMS), {}).items()
-    except OSError as error:
-        raise WrnPipeError(f"cannot be read: {error.strerror}", remedy) from None
-    except (YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WrnPipeError(f"is no lock: {error!r}", remedy) from None
-    return stages
 
 
 def check(disk: Disk, dag: Sequence[Stage], stages: dict[str, Any], *, data: bool = True) -> Iterator[Finding]:

@@ -3,7 +3,6 @@
 What belongs to the checkout and not to the result stands here, not in results/manifest.json, which says why.
 """
 
-import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import Any
 from pipeline.comparison.cells import Cell, runs_wanted
 from pipeline.comparison.results import load_results
 from pipeline.comparison.tables import table
-from pipeline.errors import UserError, WrnPipeError
-from pipeline.evidence import lock
+from pipeline.errors import UserError
 from pipeline.evidence.manifest import manifest
 from pipeline.execution.dag import stages
-from pipeline.execution.dvc import LOCK, command, environment
+from pipeline.execution.dvc import changes
+from pipeline.execution.lock import LOCK
+from pipeline.execution.lock import read as read_lock
 from pipeline.params import Plan
 from pipeline.provenance import commit
 from pipeline.publication.caveats import load_caveats
@@ -93,7 +93,7 @@ def of_runs(plan: Plan, run_ids: Sequence[str]) -> list[dict[str, Any]]:
     for run_id in run_ids:
         if run_id not in known:
             raise UserError(f"run {run_id} has no evaluation here", f"wrn-pipe repro {run_id}, or dvc pull")
-    entries = lock.read(Path()) if LOCK.is_file() else {}
+    entries = read_lock()
     dag = {stage.name: stage for stage in stages(Path())}
     stale = _stale([name for run_id in run_ids for name in known[run_id]["stages"]])
     return [
@@ -119,14 +119,8 @@ def of_runs(plan: Plan, run_ids: Sequence[str]) -> list[dict[str, Any]]:
 def _stale(names: Sequence[str]) -> dict[str, list[str]]:
     """Of these stages those that DVC finds out of date, with what changed."""
     asked = list(dict.fromkeys(names))
-    done = subprocess.run(
-        command("status", "--json", *asked), capture_output=True, text=True, env=environment(), check=False
-    )
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise WrnPipeError(f"dvc status: {lines[0].removeprefix('ERROR: ')}", "wrn-pipe doctor says what is wrong")
-    changes: dict[str, list[Any]] = json.loads(done.stdout)
-    return {name: [line for reason in changes[name] for line in _lines(reason)] for name in asked if name in changes}
+    changed = changes(asked)
+    return {name: [line for reason in changed[name] for line in _lines(reason)] for name in asked if name in changed}
 
 
 def _lines(reason: Any) -> list[str]:

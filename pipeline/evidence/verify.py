@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import WrnPipeError
+from pipeline.errors import UserError
 from pipeline.evidence import lock, remade, runs
 from pipeline.evidence.findings import Finding, State, wrong
 from pipeline.execution import data_check, data_state
 from pipeline.execution.dag import stages
-from pipeline.execution.dvc import LOCK
+from pipeline.execution.lock import LOCK
+from pipeline.execution.lock import read as read_lock
 from pipeline.params import Plan
 
 _STATES: dict[data_check.Verdict, State] = {
@@ -31,10 +32,12 @@ def verify(plan: Plan, run: remade.Run, *, data: bool = True) -> Iterator[Findin
     disk, dag = lock.Disk(root), stages(root)
     recorded: dict[str, Any] = {}
     try:
-        recorded = lock.read(root)
+        recorded = read_lock(root)
         yield from lock.check(disk, dag, recorded, data=data)
-    except WrnPipeError as error:
+    except UserError as error:
         yield wrong(LOCK, f"{error.what}; {error.remedy}")
+    if not LOCK.is_file():
+        yield wrong(LOCK, f"is not here; git checkout {LOCK}, or wrn-pipe repro")
     if data:
         yield from _data(plan, disk, recorded)
     for run_id in plan.runs:

@@ -9,6 +9,7 @@ import psutil
 
 from pipeline.execution.dag import Stage
 from pipeline.execution.dvc import changes, reasons
+from pipeline.execution.lock import read
 
 _MANY = 20
 RWLOCK = Path(".dvc/tmp/rwlock")
@@ -28,12 +29,15 @@ def running_stages(stages: dict[str, Stage]) -> dict[str, int]:
 def ask(stages: Collection[Stage], running: Collection[str], wait: bool) -> dict[str, list[str]]:
     """Stage -> why DVC calls it out of date. Raises as `changes` does.
 
-    DVC refuses to look at what a running stage writes, so it is not asked about those nor about what needs them.
+    DVC refuses to look at what a running stage writes, so it is not asked about those nor about what needs them. Of a
+    stage that has never run it says that all its inputs were edited.
     """
     free = [stage.name for stage in stages if stage.name not in running and not stage.needs & set(running)]
     # DVC reads dvc.yaml anew for each name: asked about all stages, it answers sooner than about many.
     asked = [] if len(free) > _MANY and not running else free
-    return {name: reasons(change) for name, change in changes(asked, wait).items() if name in set(free)} if free else {}
+    changed = {name: change for name, change in (changes(asked, wait) if free else {}).items() if name in free}
+    ran = read() if changed else {}
+    return {name: reasons(change) if name in ran else ["it never ran here"] for name, change in changed.items()}
 
 
 def waits_for_lock(pid: int) -> bool:

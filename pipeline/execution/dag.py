@@ -6,11 +6,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from pipeline.errors import UserError
-from pipeline.params import PARAMS, Plan
+from pipeline.params import PARAMS, Plan, read_text, yaml_mapping
 
 DAG = Path("dvc.yaml")
 
@@ -47,10 +44,11 @@ def stages(root: Path, plan: Plan | None = None) -> list[Stage]:
 
     Raises UserError when that is no pipeline, or names a path outside the repository.
     """
+    params = _yaml(root / PARAMS) if plan is None else plan.model_dump(mode="json")
+    dag = _yaml(root / DAG)
     try:
-        params = _yaml(root / PARAMS) if plan is None else plan.model_dump(mode="json")
-        made = _stages(_yaml(root / DAG), params)
-    except (OSError, YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        made = _stages(dag, params)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{DAG} is no pipeline: {error!r}", f"git checkout {DAG}") from None
     for path in (path for stage in made for path in (*stage.deps, *stage.outs)):
         if Path(path).is_absolute() or ".." in Path(path).parts:
@@ -102,8 +100,8 @@ def with_behind(stages: dict[str, Stage], names: Collection[str]) -> dict[str, s
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    return values
+    remedy = f"git checkout {path.name}"
+    return yaml_mapping(read_text(path, remedy), Path(path.name), remedy)
 
 
 def _stages(dag: dict[str, Any], params: dict[str, Any]) -> list[Stage]:

@@ -21,7 +21,8 @@ from pipeline.datasets.catalogue import (
     NpmSource,
     Source,
 )
-from pipeline.execution.dvc import LOCK, changes, locked
+from pipeline.execution.dvc import changes
+from pipeline.execution.lock import read
 from pipeline.params import Plan
 
 RAW, BETON = Path("data/raw"), Path("data/beton")
@@ -94,7 +95,7 @@ def is_fetched(name: str, dataset: Dataset) -> bool:
 
 def read_lock(plan: Plan) -> Lock:
     """Ask DVC about the download and convert stages of this plan that dvc.lock knows. Takes about a second."""
-    stages = locked(LOCK.read_text(encoding="utf-8")) if LOCK.is_file() else {}
+    stages = read()
     asked = [f"download@{name}" for name in plan.datasets] + [f"convert@{name}" for name in plan.representations]
     known = [stage for stage in asked if stages.get(stage, {}).get("outs")]
     if not any(Path(stages[stage]["outs"][0]["path"]).exists() for stage in known):

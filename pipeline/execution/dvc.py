@@ -4,6 +4,7 @@ import contextlib
 import fnmatch
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,13 +15,12 @@ from types import FrameType
 from typing import Any
 
 import psutil
-from ruamel.yaml import YAML
 
 from pipeline.errors import EXIT_CODE_FILE, UserError, WrnPipeError
 from pipeline.execution.dag import read_dag
-from pipeline.params import Plan, nearest
-
-LOCK = Path("dvc.lock")
+from pipeline.execution.lock import locked
+from pipeline.execution.lock import read as read_lock
+from pipeline.params import PARAMS, Plan, nearest
 
 
 def environment() -> dict[str, str]:
@@ -31,6 +31,25 @@ def environment() -> dict[str, str]:
 def command(*arguments: str) -> list[str]:
     """`dvc --wait-for-lock ...`: without the flag DVC discards a finished training when its lock is held for 3 s."""
     return [sys.executable, "-m", "pipeline.execution.quick_dvc", "--wait-for-lock", *arguments]
+
+
+def need_repository() -> None:
+    """Raise UserError where DVC could do nothing: without .dvc or git, or with a dvc.lock that is none."""
+    here = Path.cwd()
+    config = Path(".dvc/config")
+    if not config.is_file():
+        raise UserError(
+            f"{here} is no DVC repository: it has no {config}",
+            "git checkout .dvc, or dvc init; or work in a git clone, which has it",
+        )
+    if "no_scm" not in config.read_text(encoding="utf-8") and not any(
+        (folder / ".git").exists() for folder in (here, *here.parents)
+    ):
+        raise UserError(
+            f"{here} is no git repository, which DVC needs",
+            "work in a git clone; or git init; or, without git, dvc config core.no_scm true",
+        )
+    read_lock()
 
 
 def resolve(plan: Plan, targets: Sequence[str]) -> list[str]:
@@ -48,9 +67,31 @@ def resolve(plan: Plan, targets: Sequence[str]) -> list[str]:
             resolved.append(target)
         elif fitting := fnmatch.filter(plan.runs, target):
             resolved += [f"evaluate@{run_id}" for run_id in fitting]
+        elif addition := _addition(plan, target):
+            raise UserError(f"{PARAMS} has no run {target!r} yet", addition)
         else:
             raise UserError(f"no stage or run {target!r}", nearest(target, {*stages, *groups, *plan.runs}, "target"))
     return resolved
+
+
+def _addition(plan: Plan, target: str) -> str | None:
+    """A remedy that plans the paper's runs which a run id or a pattern stands for; None where it stands for none."""
+    from pipeline.execution.plan import groups_of  # which reads the claims, by pandas
+    from pipeline.publication.claims import load_claims
+
+    groups, _ = groups_of(load_claims(), plan, None)
+    fitting = [group for group in groups if fnmatch.filter(map(group.run_id, range(1, _SEEDS + 1)), target)]
+    if not fitting:
+        return None
+    if len(fitting) > 1:
+        return f"wrn-pipe plan --paper-table TABLE --row NETWORK adds one of the {len(fitting)} networks it stands for"
+    claim = fitting[0].claims[0]
+    filters = shlex.join(["--paper-table", claim.table, "--row", claim.model, "--dataset", claim.dataset])
+    return f"wrn-pipe plan {filters} adds it"
+
+
+_SEEDS = 5
+"""What `wrn-pipe plan` adds of each network unless it is told another number."""
 
 
 def runs_behind(plan: Plan, targets: Sequence[str]) -> list[str]:
@@ -67,8 +108,10 @@ def runs_behind(plan: Plan, targets: Sequence[str]) -> list[str]:
 def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> int:
     """Run `dvc repro`. The exit code of the stage that failed, where one did, else DVC's own.
 
-    An interrupt or SIGTERM reaches the running stage, which saves its state; DVC then ends in order.
+    An interrupt or SIGTERM reaches the running stage, which saves its state; DVC then ends in order. Raises UserError
+    where there is nothing that DVC could work in.
     """
+    need_repository()
     names = resolve(plan, targets)
     with tempfile.TemporaryDirectory() as folder:
         failed = Path(folder) / "exit-code"
@@ -130,13 +173,15 @@ def terminate_stages(parent: int) -> None:
 def changes(stages: Collection[str], wait: bool = True) -> dict[str, list[Any]]:
     """What `dvc status --json` says of those `stages` that are out of date; takes about a second.
 
-    Raises WrnPipeError when DVC fails; without `wait` also when another process holds its lock for three seconds.
+    Raises UserError where DVC can do nothing, WrnPipeError when it fails; without `wait` also when another process
+    holds its lock for three seconds.
     """
     asking = command("status", "--json", *stages)
     if not wait:
         asking.remove("--wait-for-lock")
     done = subprocess.run(asking, capture_output=True, text=True, env=environment(), check=False)
     if done.returncode != 0:
+        need_repository()
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         busy = any(word in done.stderr for word in ("is busy", "Unable to acquire lock"))
         remedy = "wait for the other DVC: wrn-pipe status shows it" if busy else "wrn-pipe doctor says what is wrong"
@@ -163,12 +208,6 @@ def reasons(change: Sequence[Any]) -> list[str]:
 
 
 _HOW = {"modified": "edited", "new": "is new", "deleted": "is not there"}
-
-
-def locked(text: str) -> dict[str, Any]:
-    """The stages of a dvc.lock."""
-    stages: dict[str, Any] = (YAML(typ="safe", pure=True).load(text) or {}).get("stages", {})
-    return stages
 
 
 def changed_results(before: str, after: str) -> list[str]:

@@ -75,6 +75,8 @@ class Standings:
     asked_dvc: bool
     """Whether DVC has said what is stale; else done only means that a result lies here."""
     why_not: str | None
+    mend: str | None
+    """What to do about `why_not`, where something is to be done."""
     jobs_unknown: str | None
     """Why the cluster could not be asked about its jobs; None where it was, or there are none."""
     other_stages: dict[str, tuple[str, ...]]
@@ -105,7 +107,7 @@ def standings(plan: Plan) -> Standings:
     """How all of the plan stands. Waits for nobody: while DVC is at work, what it works on is not asked about."""
     stages = read_dag(plan)
     running = running_stages(stages)
-    stale, why_not = _ask_dvc(stages, running)
+    stale, why_not, mend = _ask_dvc(stages, running)
     pulses: dict[str, list[tuple[Path, Pulse]]] = {}
     for folder in sorted(SCRATCH.glob("*/")):
         if pulse := read_pulse(folder):
@@ -120,7 +122,7 @@ def standings(plan: Plan) -> Standings:
         if stages[name].kind not in ("train", "evaluate", "tabulate")
     }
     tables = tuple(_table(table, facts, runs) for table in plan.tables)
-    return Standings(stale is not None, why_not, silent, others, running, tuple(runs), tables)
+    return Standings(stale is not None, why_not, mend, silent, others, running, tuple(runs), tables)
 
 
 def _ask_jobs(jobs: dict[str, Job]) -> tuple[dict[str, Activity], str | None]:
@@ -131,22 +133,26 @@ def _ask_jobs(jobs: dict[str, Job]) -> tuple[dict[str, Activity], str | None]:
         return {}, error.what
 
 
-def _ask_dvc(stages: dict[str, Stage], running: dict[str, int]) -> tuple[dict[str, list[str]] | None, str | None]:
-    """Stage -> why it is out of date, if only because another one is, or runs; or why that could not be asked."""
+def _ask_dvc(
+    stages: dict[str, Stage], running: dict[str, int]
+) -> tuple[dict[str, list[str]] | None, str | None, str | None]:
+    """Stage -> why it is out of date, if only because another one is, or runs; or why that could not be asked, and what
+    mends it."""
     for pid in running.values():
         if not waits_for_lock(pid):
-            return None, f"process {pid} runs dvc without --wait-for-lock, which a question could cost its result"
+            why = f"process {pid} runs dvc without --wait-for-lock, which a question could cost its result"
+            return None, why, None
     try:
         changed = ask(stages.values(), running, wait=False)
     except WrnPipeError as error:
-        return None, error.what
+        return None, error.what, error.remedy
     found: dict[str, list[str]] = {}
     for name, before in with_behind(stages, {*changed, *running}).items():
         if name in changed:
             found[name] = changed[name]
         elif before:
             found[name] = [f"{before} {'runs' if before in running else 'is out of date'}"]
-    return found, None
+    return found, None, None
 
 
 def _run(run_id: str, facts: _Facts) -> RunStanding:

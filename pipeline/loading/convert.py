@@ -29,8 +29,8 @@ def convert(raw: Path, to: Path, splits: list[str], classes: int, kind: Literal[
     """
     published = {split: raw / f"{split}_images.npy" for split in splits}
     labels = {split: raw / f"{split}_labels.npy" for split in splits}
-    for path in published.values():
-        _require_bytes(path)
+    for split in splits:
+        _require_arrays(published[split], labels[split])
     card: dict[str, Any] = {"name": to.name, "splits": {}}
     with new_folder(to) as work:
         stored = published
@@ -72,8 +72,19 @@ def _verified(job: Job, to: Path, split: str, classes: int) -> dict[str, Any]:
     }
 
 
-def _require_bytes(path: Path) -> None:
-    array = np.load(path, mmap_mode="r")
+def _require_arrays(path: Path, labels: Path) -> None:
+    remedy = f"wrn-pipe repro download@{path.parent.name}"
+    for file in (path, labels):
+        if not file.is_file():
+            raise UserError(f"{file} not found", remedy)
+    try:
+        array, n = np.load(path, mmap_mode="r"), len(np.load(labels))
+    except (ValueError, EOFError, TypeError) as error:
+        raise UserError(
+            f"{path} and {labels.name} are no arrays: {error}", f"delete {path.parent}, then {remedy}"
+        ) from None
+    if len(array) != n:
+        raise UserError(f"{path}: {len(array)} images with {n} labels", f"delete {path.parent}, then {remedy}")
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
         what = f"{path}: {array.dtype} {array.shape} is not uint8 [N,H,W,3]"
         raise UserError(what, "run wrn-pipe repro download")

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 
 from pipeline.comparison.results import Record, Result, load_results
 from pipeline.errors import UserError
 from pipeline.evaluation.digests import content
 from pipeline.evaluation.predictions import read
-from pipeline.loading.beton import open_card
+from pipeline.execution.lock import read as read_lock
+from pipeline.loading.beton import mend, open_card
 from pipeline.loading.beton import sha256 as digest_of
 from pipeline.params import Plan, Protocol
 from pipeline.provenance import commit, fingerprint
@@ -82,9 +82,8 @@ class Checkout:
 
 def checkout(plan: Plan) -> Checkout:
     """As it is now. Raises UserError for a result that is broken."""
-    lock = Path("dvc.lock")
-    locked = (YAML(typ="safe").load(lock) or {}).get("stages", {}) if lock.exists() else {}
-    return Checkout(plan, [result for result in load_results(Path()) if result.run in plan.runs], locked, *commit())
+    results = [result for result in load_results(Path()) if result.run in plan.runs]
+    return Checkout(plan, results, read_lock(), *commit())
 
 
 def finished(run_id: str, here: Checkout) -> Entry:
@@ -190,7 +189,12 @@ def _dataset(record: dict[str, Any]) -> tuple[str, str] | None:
     folder = Path("data/beton") / f"{record['dataset']}-{record['representation']}"
     if not folder.exists():
         return None
-    return folder.name, content(open_card(folder), "train")
+    card = open_card(folder)
+    try:
+        return folder.name, content(card, "train")
+    except (KeyError, TypeError) as error:
+        what = f"{folder / 'card.json'} does not describe train: {error!r}"
+        raise UserError(what, mend(folder)) from None
 
 
 def _history(path: Path, epochs: int, run_id: str) -> dict[str, dict[int, float]]:

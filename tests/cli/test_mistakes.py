@@ -19,6 +19,10 @@ MISTYPED = {
     "repro tarin": ("no stage or run 'tarin'", "did you mean train?"),
     "repro --dry cifar10-wrn-40-1-quik-s1": ("no stage or run", "did you mean cifar10-wrn-40-1-quick-s1?"),
     "repro --dry nothing-*": ("no stage or run 'nothing-*'", "known targets: "),
+    "repro cifar10-wrn-16-8-paper-zca-s*": (
+        "params.yaml has no run 'cifar10-wrn-16-8-paper-zca-s*' yet",
+        "wrn-pipe plan --paper-table 4 --row WRN-16-8 --dataset cifar10 adds it",
+    ),
     "compare --paper-table 44": ("the paper has no table '44' with numbers", "did you mean 4?"),
     "compare --run cifar10-wrn-40-1-quick-s2": ("params.yaml has no run", "did you mean cifar10-wrn-40-1-quick-s1?"),
     "stage tarin x": ("no stage 'tarin'", "did you mean train?"),

@@ -1,0 +1,161 @@
+"""Files that are missing or broken: two lines, exit code 2, and nothing of what is committed is lost."""
+
+import shutil
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import pytest
+from project import ROOT, Project, copy_repository
+
+from pipeline import provenance
+from pipeline.cli import main as command_line
+
+RUN = "cifar10-wrn-40-1-quick-s1"
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A fresh clone with committed results, and nothing that DVC keeps; its tests put back what they break."""
+    project = copy_repository(tmp_path_factory.mktemp("clone") / "c", "params.yaml", "dvc.lock")
+    shutil.copytree(ROOT / "results", project.root / "results")
+    assert project.run("git", "init", "-q", "-b", "main").returncode == 0
+    project.commit("start")
+    return project
+
+
+def refused(root: Path, typed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """The two lines of a command that the user's files stop."""
+    provenance._dag.cache_clear()
+    monkeypatch.setattr("sys.argv", ["wrn-pipe", *typed.split()])
+    with chdir(root), pytest.raises(SystemExit) as ended:
+        command_line.main()
+    provenance._dag.cache_clear()
+    shown = capsys.readouterr()
+    assert ended.value.code == 2, shown
+    what, fix = shown.err.splitlines()
+    assert what.startswith("error: ")
+    assert fix.startswith("  fix: ")
+    return shown.err
+
+
+@pytest.mark.parametrize("stage", ["summarize", "tabulate 4", "manifest", "report"])
+def test_a_fresh_clone_keeps_its_committed_results(
+    clone: Project, stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def results() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (clone.root / "results").rglob("*") if path.is_file()}
+
+    before = results()
+    said = refused(clone.root, f"stage {stage}", monkeypatch, capsys)
+    assert f"evaluations/{RUN} is not here, though dvc.lock has it" in said
+    assert "dvc pull" in said
+    assert results() == before
+
+
+@pytest.mark.parametrize("file", ["metrics.json", "run.json"])
+@pytest.mark.parametrize("content", ["[]", "{}", "{"])
+def test_summarize_names_a_broken_record(
+    clone: Project, file: str, content: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, folder = (clone.root / "results/runs.csv").read_bytes(), clone.root / "evaluations" / RUN
+    folder.mkdir(parents=True)
+    try:
+        (folder / "metrics.json").write_text(
+            f'{{"run": "{RUN}", "dataset": "cifar10", "network": "WRN-40-1", "split": "test", "n": 2, "errors": 1, '
+            '"top1_error": 50.0}'
+        )
+        (folder / file).write_text(content)
+        said = refused(clone.root, "stage summarize", monkeypatch, capsys)
+    finally:
+        shutil.rmtree(clone.root / "evaluations")
+    assert f"evaluations/{RUN}/" in said
+    assert file in said
+    assert (clone.root / "results/runs.csv").read_bytes() == before
+
+
+CONFLICT = b"<<<<<<< HEAD\n"
+BROKEN: dict[str, tuple[str, bytes | None, str, str, str]] = {
+    "data, lock": ("dvc.lock", CONFLICT, "data", "dvc.lock:", "settle the conflict"),
+    "data verify, lock": ("dvc.lock", CONFLICT, "data verify", "dvc.lock:", "git checkout dvc.lock"),
+    "repro, lock": ("dvc.lock", CONFLICT, "repro", "dvc.lock:", "git checkout dvc.lock"),
+    "train, no dag": ("dvc.yaml", None, f"stage train {RUN}", "dvc.yaml not found", "git checkout dvc.yaml"),
+    "repro, dag": ("dvc.yaml", b"{:\n}\n", "repro", "dvc.yaml:", "git checkout dvc.yaml"),
+    "train, dag": ("dvc.yaml", b"{:\n}\n", f"stage train {RUN}", "dvc.yaml:", "git checkout dvc.yaml"),
+    "params": ("params.yaml", b"# caf\xe9\n", "plan --paper-table 4", "not UTF-8, but byte 0xe9", "save it as UTF-8"),
+    "no .dvc": (".dvc/config", None, "repro", "it has no .dvc/config", "git checkout .dvc, or dvc init"),
+    "convert": (
+        "none",
+        None,
+        "stage convert cifar10-rgb",
+        "train_images.npy not found",
+        "wrn-pipe repro download@cifar10",
+    ),
+    "evaluate": ("none", None, f"stage evaluate {RUN}", "model.safetensors not found", f"wrn-pipe repro train@{RUN}"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_named_with_its_line(
+    clone: Project, case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, more, typed, what, remedy = BROKEN[case]
+    path = clone.root / file
+    before = path.read_bytes() if path.exists() else None
+    try:
+        if more is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes((before or b"") + more)
+        said = refused(clone.root, typed, monkeypatch, capsys)
+    finally:
+        if before is not None:
+            path.write_bytes(before)
+    assert what in said
+    assert remedy in said
+
+
+def test_weights_that_are_none(
+    clone: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = clone.root / "models" / RUN
+    folder.mkdir(parents=True)
+    try:
+        for name in ("model.safetensors", "run.json", "history.csv"):
+            (folder / name).write_bytes(b"{}")
+        said = refused(clone.root, f"stage evaluate {RUN}", monkeypatch, capsys)
+    finally:
+        shutil.rmtree(clone.root / "models")
+    assert f"models/{RUN}/model.safetensors holds no weights" in said
+    assert not (clone.root / "evaluations").exists() or not any((clone.root / "evaluations").iterdir())
+
+
+def test_without_git_and_with_a_conflict_status_says_what_mends_it(clone: Project) -> None:
+    lock = clone.root / "dvc.lock"
+    before = lock.read_bytes()
+    lock.write_bytes(before + CONFLICT)
+    shown = clone.cli("status")
+    lock.write_bytes(before)
+    assert shown.returncode == 0
+    assert "dvc.lock:" in shown.stdout
+    assert "Next: settle the conflict there" in shown.stdout
+    (clone.root / ".git").rename(clone.root / "git")
+    shown = clone.cli("repro")
+    (clone.root / "git").rename(clone.root / ".git")
+    assert shown.returncode == 2
+    assert "is no git repository" in shown.stderr
+    assert len(shown.stderr.splitlines()) == 2
+
+
+def test_a_run_that_never_ran_is_not_told_as_edited(clone: Project) -> None:
+    before = clone.lock()
+
+    def another(params: Any) -> None:
+        params["runs"][RUN[:-1] + "2"] = {**params["runs"][RUN], "seed": 2}
+
+    params = (clone.root / "params.yaml").read_bytes()
+    clone.edit(another)
+    shown = clone.cli("repro", "--dry", f"train@{RUN[:-1]}2")
+    (clone.root / "params.yaml").write_bytes(params)
+    assert f"train@{RUN[:-1]}2: it never ran here" in shown.stdout
+    assert clone.lock() == before

@@ -21,7 +21,7 @@ PARAMS = Path("params.yaml")
 class Strict(BaseModel):
     """Unknown keys and wrong types are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class StepSchedule(Strict):

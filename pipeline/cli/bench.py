@@ -4,7 +4,11 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine, in rounds, with the spread of repeats.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Measure speed on this machine, in rounds, with the spread of repeats.",
+    epilog="Example: wrn-pipe bench train --networks WRN-40-1",
+)
 
 Repeats = Annotated[int, typer.Option(min=1, help="Rounds; each measures everything once.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -2,7 +2,9 @@
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Keep MLflow's records in step with the files.")
+app = typer.Typer(
+    no_args_is_help=True, help="Keep MLflow's records in step with the files.", epilog="Example: wrn-pipe track sync"
+)
 
 
 @app.callback()

@@ -183,7 +183,10 @@ def table_name(word: str) -> str:
     """A table's key from what a user writes: 4, table-4, figure-4, text. Raises UserError that names the nearest."""
     name = re.sub(r"^table[- ]?", "", word.strip().lower())
     if name not in TITLES:
-        raise UserError(f"the paper has no table {word!r} with numbers", nearest(name, [*TITLES, "all"], "table"))
+        raise UserError(
+            f"the paper has no table {word!r} with numbers",
+            nearest(name, [*TITLES, *(["all"] if name != "all" else [])], "table"),
+        )
     return name
 
 

@@ -1,8 +1,12 @@
 """What is typed wrongly is told in two lines: what, and how to mend it. Exit code 2, no traceback."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from pipeline.cli import main as command_line
 
@@ -30,6 +34,7 @@ MISTYPED = {
     "stage train cifar10-wrn-40-1-quick-s1 --nproc 4": ("each normalises by its own share", "batch_norm: synchronised"),
     "stage train cifar10-wrn-40-1-quick-s1 --nproc four": ("--nproc four is no number", "give one, such as 2, or auto"),
     "stage evaluate cifar10-wrn-40-1-quick-s1 --nproc 2": ("stage evaluate has no option --nproc", "stage train"),
+    "explain --paper-table all --row WRN-40-1": ("the paper has no table 'all'", "known tables: 2, 3, 4"),
     "net WRN-41-2": ("depth 41 is not 6N+4", "write WRN-40-2 or WRN-46-2"),
 }
 
@@ -64,3 +69,17 @@ def test_help_is_no_mistake(
     shown = capsys.readouterr()
     assert "Usage: wrn-pipe" in shown.out + shown.err
     assert "error:" not in shown.err
+
+
+def paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The words of every command and group."""
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from paths(inner, (*path, name))
+
+
+@pytest.mark.parametrize("words", list(paths(typer.main.get_command(command_line.app)))[1:], ids=" ".join)
+def test_every_command_and_group_has_an_example(words: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(command_line.app, [*words, "--help"])
+    assert shown.exit_code == 0
+    assert "Example: " in shown.output

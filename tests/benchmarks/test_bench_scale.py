@@ -50,6 +50,7 @@ def test_both_backends_read_the_file(tmp_path: Path) -> None:
     assert np.concatenate([batch.images for batch in over[1]]).std((1, 2)).min(axis=0).max() > 1, "they are pictures"
 
 
+@pytest.mark.soak
 def test_the_command_tells_seconds_and_memory_of_a_process(tmp_path: Path) -> None:
     result = measured(tmp_path, "--samples", "3000", "--repeats", "1", "--backends", "numpy")
     assert (result["samples"], result["batch"]) == (3000, BATCH)

@@ -80,7 +80,7 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
             )
             stack.callback(_end, process)
             time.sleep(0.3)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while "idle" not in (said := _sinfo(environment)):
             assert time.monotonic() < deadline, f"the node does not come up: {said}; logs in {folder}"
             time.sleep(0.2)

@@ -85,6 +85,7 @@ def runs(tmp_path: Path, tiny_beton: Path, tiny_dataset_entry: Callable[[str], d
             process.wait()
 
 
+@pytest.mark.soak
 def test_ctrl_c_stops_all_after_a_step_and_a_killed_process_ends_all(runs: Runs) -> None:
     first = runs.start("--checkpoint-steps", "1")
     runs.wait_for("epoch 1/12", first)

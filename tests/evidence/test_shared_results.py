@@ -12,6 +12,8 @@ from clones import clone, committed, made, stages_run, stages_taken, told, use
 from project import RUN, Project
 from s3_server import NO_OTHER_CREDENTIALS, Bucket, s3_server
 
+pytestmark = pytest.mark.soak
+
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:

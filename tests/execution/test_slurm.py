@@ -80,12 +80,13 @@ def test_ctrl_c_leaves_jobs_that_the_same_command_finds(project: Project, here: 
         assert set(found.values()) == {"running", "queued"}
         os.killpg(driver.pid, signal.SIGINT)
         assert driver.wait(200) == 130
-    said = log.read_text()
-    assert "jobs of the cluster go on without this driver" in said
-    assert f"attach again with: wrn-pipe repro {' '.join(SLURM)}" in said
-    assert len(queue(here)) == 3
-    ran = project.cli("repro", *SLURM, **here)
-    assert ran.returncode == 0, ran.stderr
+        # Within the block, whose end kills what still runs.
+        said = log.read_text()
+        assert "jobs of the cluster go on without this driver" in said
+        assert f"attach again with: wrn-pipe repro {' '.join(SLURM)}" in said
+        assert len(queue(here)) == 3
+        ran = project.cli("repro", *SLURM, **here)
+        assert ran.returncode == 0, ran.stderr
     assert ran.stderr.count("of an earlier driver is") + ran.stderr.count("made by an earlier job") == 3
     assert len(list((project.root / "scratch/jobs/slurm").glob("*_log.out"))) == 3
     assert states(project) == dict.fromkeys(NAMES, "done")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pipeline.datasets.catalogue import ArchiveSource, Dataset, FilesSource
 from pipeline.execution.at_work import ask, running_stages
-from pipeline.execution.dag import Stage, read_dag, with_behind, with_needed
-from pipeline.execution.dvc import resolve
+from pipeline.execution.dag import Stage, read_dag, with_behind
+from pipeline.execution.dvc import looked_at
 from pipeline.execution.estimate import Cost, training_cost
 from pipeline.params import Plan
 from pipeline.provenance import fingerprint
@@ -38,8 +38,7 @@ def steps(plan: Plan, targets: Sequence[str], force: bool = False, fresh: bool =
     cache instead of running it is not foreseen.
     """
     stages = read_dag(plan)
-    chosen = [name for target in resolve(plan, targets) for name in stages if target in (name, stages[name].kind)]
-    seen = {name: stages[name] for name in with_needed(stages, chosen or stages)}
+    seen = {name: stages[name] for name in looked_at(plan, targets, stages)}
     running = running_stages(seen)
     changed = ask(seen.values(), running, wait=True)
     found = []

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from pipeline.errors import EXIT_CODE_FILE, UserError, WrnPipeError
-from pipeline.execution.dag import read_dag
+from pipeline.execution.dag import Stage, read_dag, with_needed
 from pipeline.execution.lock import locked
 from pipeline.execution.lock import read as read_lock
 from pipeline.params import PARAMS, Plan, nearest
@@ -92,6 +92,12 @@ def _addition(plan: Plan, target: str) -> str | None:
 
 _SEEDS = 5
 """What `wrn-pipe plan` adds of each network unless it is told another number."""
+
+
+def looked_at(plan: Plan, targets: Sequence[str], stages: dict[str, Stage]) -> list[str]:
+    """All stages that `dvc repro` with these targets looks at, in order. Raises as `resolve` does."""
+    chosen = [name for target in resolve(plan, targets) for name in stages if target in (name, stages[name].kind)]
+    return with_needed(stages, chosen or stages)
 
 
 def runs_behind(plan: Plan, targets: Sequence[str]) -> list[str]:

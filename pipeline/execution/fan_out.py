@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import UserError, WrnPipeError, forget_last_words, last_words
 from pipeline.execution.at_work import ask
-from pipeline.execution.dag import Stage, read_dag, with_behind, with_needed
-from pipeline.execution.dvc import record, repro, resolve
+from pipeline.execution.dag import Stage, read_dag, with_behind
+from pipeline.execution.dvc import looked_at, record, repro
 from pipeline.execution.job import SCRATCH, evaluated, trained
 from pipeline.execution.jobs import JOBS, Job, at_work, forget, note, noted
 from pipeline.execution.submit import Place, Work
@@ -56,7 +56,7 @@ def fan_out(plan: Plan, targets: Sequence[str], place: Place, again: str, force:
     WrnPipeError when runs failed, which are named; everything else is published then.
     """
     stages = read_dag(plan)
-    wanted = _wanted(plan, targets, stages)
+    wanted = looked_at(plan, targets, stages)
     with _sole_driver():
         upstream = [name for name in wanted if stages[name].kind in ("download", "convert")]
         if upstream and (code := repro(plan, upstream)):
@@ -113,11 +113,6 @@ def publish(plan: Plan, works: Sequence[Work]) -> None:
 
 
 _STAGES = {"train": ("train", "evaluate"), "evaluate": ("evaluate",)}
-
-
-def _wanted(plan: Plan, targets: Sequence[str], stages: dict[str, Stage]) -> list[str]:
-    chosen = [name for target in resolve(plan, targets) for name in stages if target in (name, stages[name].kind)]
-    return with_needed(stages, chosen or stages)
 
 
 @contextmanager

@@ -31,6 +31,8 @@ _WRN = re.compile(
 _RESNET = re.compile(r"(?P<prefix>|pre-act-|pre-)ResNet-(?P<depth>[1-9][0-9]*)")
 _QUOTED = re.compile(r"NIN|DSN|FitNet|Highway|ELU|(original-ResNet|stoc-depth)-[0-9]+")
 _COCO = "WRN-34-2"
+_DEEPEST, _WIDEST = 2000, 100
+"""Layers and widen factor of a WRN, far above the paper's 52 and 12: WRN-1000000-1, a slip, was listed without end."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,9 @@ def _check_wrn(network: Network) -> None:
             f"{network.name}: dropout stands between a block's convolutions, and B(3) has only one",
             "leave -dropout out, or take a block of two or more convolutions such as B(3,3)",
         )
+    if depth > _DEEPEST or widen > _WIDEST:
+        what = f"{network.name}: deeper than {_DEEPEST} layers or wider than {_WIDEST} times"
+        raise UserError(what, "write WRN-28-10, for example")
     step = _layers_per_block(kernels)
     if depth < 4 + step or (depth - 4) % step:
         raise UserError(f"{network.name}: depth {depth} is not {step}N+4 with N from 1", _depth_remedy(network, step))

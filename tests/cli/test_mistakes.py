@@ -35,6 +35,8 @@ MISTYPED = {
     "stage train cifar10-wrn-40-1-quick-s1 --nproc four": ("--nproc four is no number", "give one, such as 2, or auto"),
     "stage evaluate cifar10-wrn-40-1-quick-s1 --nproc 2": ("stage evaluate has no option --nproc", "stage train"),
     "explain --paper-table all --row WRN-40-1": ("the paper has no table 'all'", "known tables: 2, 3, 4"),
+    "net WRN-1000000-1": ("deeper than 2000 layers", "write WRN-28-10"),
+    "net WRN-28-100000": ("wider than 100 times", "write WRN-28-10"),
     "net WRN-41-2": ("depth 41 is not 6N+4", "write WRN-40-2 or WRN-46-2"),
 }
 

@@ -50,10 +50,11 @@ def train_on(
         with _asked_to_stop() as asked:
             # A session of its own: a terminal's Ctrl-C is for this process, which passes it on.
             launcher = subprocess.Popen(command, start_new_session=True)
+            workers: list[psutil.Process] = []
             try:
-                _watch(launcher, processes, Path(reports), asked)
+                _watch(launcher, processes, Path(reports), asked, workers)
             finally:
-                _kill(launcher)
+                _kill(launcher, workers)
             if len(asked) > 1:  # as one process does: no more than it has saved stays
                 signal.signal(asked[1], signal.SIG_DFL)
                 os.kill(os.getpid(), asked[1])
@@ -75,16 +76,20 @@ def _asked_to_stop() -> Iterator[list[int]]:
             signal.signal(signum, handler)
 
 
-def _watch(launcher: "subprocess.Popen[bytes]", processes: int, reports: Path, asked: list[int]) -> None:
-    """Wait for torchrun's end; pass a request to stop on. Return before it where there is nothing to wait for."""
-    workers: list[psutil.Process] = []
+def _watch(
+    launcher: "subprocess.Popen[bytes]", processes: int, reports: Path, asked: list[int], workers: list[psutil.Process]
+) -> None:
+    """Wait for torchrun's end; pass a request to stop on. Return before it where there is nothing to wait for.
+
+    `workers` is filled with its processes once all of them are there.
+    """
     passed_on, failed_at = False, math.inf
     while time.monotonic() - failed_at < _GRACE_S and len(asked) < 2:
         with suppress(subprocess.TimeoutExpired):
             launcher.wait(_LOOK_EVERY_S)
             return
         if len(workers) < processes:
-            workers = _workers(launcher)
+            workers[:] = _workers(launcher)
         if asked and not passed_on:
             if len(workers) < processes:  # nothing is under way yet
                 return
@@ -105,12 +110,15 @@ def _workers(launcher: "subprocess.Popen[bytes]") -> list[psutil.Process]:
     return []
 
 
-def _kill(launcher: "subprocess.Popen[bytes]") -> None:
-    for process in _workers(launcher):
+def _kill(launcher: "subprocess.Popen[bytes]", workers: list[psutil.Process]) -> None:
+    """End what is left, torchrun's processes also where torchrun is dead: none of them speaks after this process."""
+    left = {*workers, *_workers(launcher)}
+    for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     launcher.kill()
     launcher.wait()
+    psutil.wait_procs(left)
 
 
 def _explain(run_id: str, processes: int, code: int, reports: Path, asked: list[int]) -> None:

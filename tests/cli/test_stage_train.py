@@ -117,8 +117,8 @@ def test_twice_proves_that_a_training_repeats_or_shows_where_it_does_not(project
     # A loss that is a little larger now and then, from the third step on.
     loop = project.root / "pipeline" / "training" / "loop.py"
     code = loop.read_text()
-    spoiled = "(loss * (1 + (at.step == 2) * int.from_bytes(__import__('os').urandom(1)) / 256)).backward()"
-    loop.write_text(code.replace("loss.backward()", spoiled))
+    spoiled = "ranks.weigh(loss * (1 + (at.step == 2) * int.from_bytes(__import__('os').urandom(1)) / 256),"
+    loop.write_text(code.replace("ranks.weigh(loss,", spoiled))
     assert loop.read_text() != code
     for _ in range(2):  # two equal draws, of 256 each, are possible
         ended = start(project, log, "--twice").wait()

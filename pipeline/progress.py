@@ -146,3 +146,8 @@ def _bar(
             bar.update(row, completed=task.done, note=task.text)
 
         yield Task(label, total, unit, done, clock(), clock, show)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pipeline.datasets.acquire import acquire
 from pipeline.errors import UserError, run_stage
+from pipeline.execution.lock import need_first_content
 from pipeline.params import PARAMS, load, nearest
 
 
@@ -12,7 +13,10 @@ def main(name: str) -> None:
     datasets = load().datasets
     if name not in datasets:
         raise UserError(f"{PARAMS} has no dataset {name!r}", nearest(name, datasets, "dataset"))
-    acquire(name, datasets[name], Path("data/raw") / name)
+    to = Path("data/raw") / name
+    acquire(name, datasets[name], to)
+    if datasets[name].digests is None:
+        need_first_content(f"download@{name}", to)
 
 
 if __name__ == "__main__":

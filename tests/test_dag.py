@@ -12,6 +12,7 @@ STAGES = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
 CANNOT_CHANGE_A_RESULT = {
     "pipeline/errors.py": "messages and exit codes",
     "pipeline/progress.py": "bars and log lines",
+    "pipeline/signals.py": "when a process stops, not what it has computed",
     "pipeline/execution/waiting.py": "how threads wait for each other, not what they compute",
     "pipeline/provenance.py": "the fingerprint hashes what a result depends on",
     "pipeline/params.py": "values reach the code as they stand in params.yaml, which DVC watches itself",

@@ -9,6 +9,8 @@ from types import FrameType
 
 import typer
 
+from pipeline.signals import handled
+
 
 def compare(run_id: str, steps: int | None) -> None:
     """Train `run_id` in two processes, one after the other, and compare. Raises WrnPipeError at the first difference.
@@ -64,12 +66,8 @@ def _child(run_id: str, folder: Path, steps: int | None) -> int:
         if signum == signal.SIGTERM:
             child.terminate()
 
-    before = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(forward):
         return child.wait()
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 def _train(run_id: str, folder: str, steps: str) -> None:

@@ -1,7 +1,5 @@
 """Read every byte of a dataset again and compare it with what is pinned or on record."""
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +10,10 @@ import numpy as np
 from pipeline.datasets.acquire import load
 from pipeline.datasets.catalogue import SPLITS, Dataset, SourceError, Split
 from pipeline.datasets.digest import split_digest
-from pipeline.datasets.fetch import file_digest
 from pipeline.datasets.readers import check
 from pipeline.errors import UserError
 from pipeline.execution.data_state import BETON, RAW, Lock, raw_files
+from pipeline.execution.lock import folder_md5
 from pipeline.loading.beton import open_card, open_split
 from pipeline.loading.beton_jpeg import holds_jpegs, open_jpegs
 from pipeline.params import PARAMS, Plan
@@ -117,10 +115,3 @@ def _folder(folder: Path, lock: Lock, stage: str) -> Finding:
     names = ", ".join(sorted(path.name for path in folder.rglob("*") if path.is_file()))
     why = f"md5 of {names} is {found}, in dvc.lock {record['md5']} of {record['nfiles']} files"
     return Finding(f"{folder}/", "wrong", why)
-
-
-def folder_md5(folder: Path) -> str:
-    """What dvc.lock records of a folder: md5 over the list of its files with their md5s, and `.dir`."""
-    files = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
-    listed = [{"md5": file_digest(path, "md5"), "relpath": name} for name, path in files]
-    return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"

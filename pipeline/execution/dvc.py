@@ -21,6 +21,7 @@ from pipeline.execution.dag import Stage, read_dag, with_needed
 from pipeline.execution.lock import locked
 from pipeline.execution.lock import read as read_lock
 from pipeline.params import PARAMS, Plan, nearest
+from pipeline.signals import handled
 
 
 def environment() -> dict[str, str]:
@@ -132,12 +133,8 @@ def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> in
             if signum == signal.SIGTERM:
                 terminate_stages(child.pid)
 
-        before = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with handled(forward):
             code = child.wait()
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
         if failed.is_file():
             return int(failed.read_text())
     if code and received:  # it came while no stage was there to answer it

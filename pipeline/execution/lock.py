@@ -1,5 +1,8 @@
 """dvc.lock, read: what DVC has recorded of each stage that ran."""
 
+import hashlib
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +30,28 @@ def locked(text: str) -> dict[str, Any]:
 def read(root: Path = Path()) -> dict[str, Any]:
     """The stages of the repository at `root`; none where no stage has run yet. Raises UserError as `locked` does."""
     return locked(read_text(root / LOCK, _REMEDY)) if (root / LOCK).exists() else {}
+
+
+def folder_md5(folder: Path) -> str:
+    """What dvc.lock records of a folder: md5 over the list of its files with their md5s, and `.dir`."""
+    listed = []
+    files = (path for path in folder.rglob("*") if path.is_file())
+    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files):
+        with path.open("rb") as file:
+            listed.append({"md5": hashlib.file_digest(file, "md5").hexdigest(), "relpath": name})
+    return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def need_first_content(stage: str, folder: Path) -> None:
+    """Raise UserError, and remove `folder`, unless it is what `stage` wrote when it first ran, as far as dvc.lock tells.
+
+    For content that no digest pins.
+    """
+    for out in read().get(stage, {}).get("outs", ()):
+        if out["path"] == str(folder) and (found := folder_md5(folder)) != out["md5"]:
+            shutil.rmtree(folder)
+            pinned = f"{LOCK} has {out['md5']} since its first use"
+            raise UserError(
+                f"{folder}: wrong content: md5 {found}, {pinned}",
+                f"learn which of them is right; if it is this one, take {stage} out of {LOCK} and repeat the command",
+            )

@@ -1,8 +1,8 @@
 """DVC's command line, for plans of hundreds of runs: `python -m pipeline.execution.quick_dvc status`.
 
 DVC 3.67 parses params.yaml anew for every stage, up to three times, and then walks all of it for every key: with 300
-runs `dvc status` takes a minute and a half of that. Here a file is parsed once, and a key is looked up. What DVC finds
-is the same: tests/execution/test_quick_dvc.py.
+runs `dvc status` takes a minute and a half of that. Here a file is parsed once, and a key is looked up. dvc.lock is
+written by pipeline/execution/quick_lock.py. What DVC finds and writes is the same: tests/execution/test_quick_dvc.py.
 """
 
 import sys
@@ -13,7 +13,10 @@ from typing import Any
 
 import dvc.dependency.param as params
 from dvc.cli import main
+from dvc.dvcfile import Lockfile
 from dvc.fs import LocalFileSystem
+
+from pipeline.execution.quick_lock import dump_stages
 
 _slow = params.read_param_file
 _MISSING = object()
@@ -21,9 +24,10 @@ _PATTERN = set("*?[!")
 """What dpath, with which DVC looks for a key, takes for more than itself."""
 
 
-def remember_params() -> None:
-    """Let DVC in this process read parameter files as described above."""
+def hasten() -> None:
+    """Let DVC in this process read parameter files and write dvc.lock as described above."""
     params.read_param_file = _read_param_file
+    Lockfile.dump_stages = dump_stages
 
 
 def _read_param_file(fs: Any, path: str, key_paths: list[str] | None = None, flatten: bool = False, **more: Any) -> Any:
@@ -50,5 +54,5 @@ def _parsed(path: str, mtime_ns: int, size: int) -> Any:
 
 
 if __name__ == "__main__":
-    remember_params()
+    hasten()
     sys.exit(main(sys.argv[1:]))

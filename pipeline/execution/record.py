@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dvc.repo import Repo, lock_repo
 from dvc.repo.reproduce import plan_repro
 
-from pipeline.execution.quick_dvc import remember_params
+from pipeline.execution.quick_dvc import hasten
 
 
 def record(names: Iterable[str]) -> None:
@@ -20,7 +20,7 @@ def record(names: Iterable[str]) -> None:
     Waits for DVC's lock. Raises dvc.exceptions.DvcException for an output that is not there, and KeyError for a name
     that is no stage; nothing is recorded then.
     """
-    remember_params()
+    hasten()
     wanted = set(names)
     with Repo(_wait_for_lock=True) as repo, lock_repo(repo), repo.scm_context:
         stages = [stage for stage in plan_repro(repo.index.graph) if stage.addressing in wanted]

@@ -38,6 +38,11 @@ class Work:
     fingerprint: str
     stage: Stage
 
+    @property
+    def stages(self) -> list[str]:
+        """DVC's names of all that it does."""
+        return [f"{stage}@{self.run}" for stage in ("train", "evaluate")[self.stage == "evaluate" :]]
+
 
 class Place(Protocol):
     """Takes work and makes jobs of it."""

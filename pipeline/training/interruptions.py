@@ -7,6 +7,7 @@ from types import FrameType
 
 from pipeline.errors import WrnPipeError
 from pipeline.progress import say
+from pipeline.signals import handled
 
 OUTSIDE = "before or after the training's steps"
 _NO_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory")
@@ -31,23 +32,13 @@ class InterruptedTrainingError(WrnPipeError):
 
 
 @contextmanager
-def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for signum, kept in before.items():
-            signal.signal(signum, kept)
-
-
-@contextmanager
 def stop_at_once(run_id: str) -> Iterator[None]:
     """Before and after the steps there is nothing to finish or save: a signal raises InterruptedTrainingError."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise InterruptedTrainingError(signum, OUTSIDE, run_id)
 
-    with _handled(stop):
+    with handled(stop):
         yield
 
 
@@ -66,7 +57,7 @@ def stop_after_step(alone: bool = True) -> Iterator[list[int]]:
         signal.signal(signum, signal.SIG_DFL)
         say(f"{signal.Signals(signum).name}: finishing this step and saving")
 
-    with _handled(note):
+    with handled(note):
         yield received
 
 

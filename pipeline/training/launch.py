@@ -9,16 +9,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 
 import psutil
 
 from pipeline.errors import WrnPipeError
 from pipeline.progress import say
+from pipeline.signals import noted
 from pipeline.training import worker
 from pipeline.training.interruptions import OUTSIDE, InterruptedTrainingError, continue_with
 from pipeline.training.worker import Report, Task
@@ -47,7 +46,7 @@ def train_on(
     with tempfile.TemporaryDirectory() as reports:
         task = Task(run_id, print_of_run, str(scratch), str(to), steps, mirrored, reports)
         command = [sys.executable, "-m", __name__, json.dumps(asdict(task)), str(processes), str(os.getpid())]
-        with _asked_to_stop() as asked:
+        with noted() as asked:
             # A session of its own: a terminal's Ctrl-C is for this process, which passes it on.
             launcher = subprocess.Popen(command, start_new_session=True)
             workers: list[psutil.Process] = []
@@ -59,21 +58,6 @@ def train_on(
                 signal.signal(asked[1], signal.SIG_DFL)
                 os.kill(os.getpid(), asked[1])
         _explain(run_id, processes, launcher.returncode, Path(reports), asked)
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    received: list[int] = []
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        received.append(signum)
-
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 def _watch(

@@ -18,7 +18,7 @@ from pipeline.cli.data import app
 from pipeline.datasets.catalogue import SPLITS
 from pipeline.datasets.readers import Splits
 from pipeline.errors import UserError
-from pipeline.execution.data_check import folder_md5
+from pipeline.execution.lock import folder_md5
 from pipeline.loading import show
 from pipeline.loading.augmentation import augment, flips, offsets
 from pipeline.loading.order import sample_order

@@ -10,11 +10,12 @@ from typing import Any
 import dvc.dependency.param as params
 import pytest
 from dvc.fs import LocalFileSystem
+from dvc.utils.serialize import dump_yaml, modify_yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from pipeline.execution import quick_dvc
+from pipeline.execution import quick_dvc, quick_lock
 
 ROOT = Path(__file__).parents[2]
 NAMES = st.text("ab*1", min_size=1, max_size=2)
@@ -43,6 +44,59 @@ def test_a_parameter_is_what_dvc_reads(
             return type(error), str(error)
 
     assert read(quick_dvc._read_param_file) == read(params.read_param_file)
+
+
+WORDS = st.text(st.sampled_from("ab .:-'\"#&*\n\tä"), max_size=6) | st.sampled_from(
+    ["python -m stages.train " + "long " * 40]
+)
+ENTRIES = st.fixed_dictionaries(
+    {"cmd": WORDS, "params": st.dictionaries(st.text("ab: #'", min_size=1, max_size=3), VALUES | WORDS, max_size=3)}
+)
+LOCKS = st.dictionaries(
+    st.text("ab@.-1", min_size=1, max_size=5) | st.sampled_from(["a: b", "schema", "1.0"]), ENTRIES, max_size=4
+)
+
+
+@given(before=LOCKS, written=LOCKS)
+@settings(max_examples=300, deadline=None)
+def test_spliced_text_is_what_dvc_writes(
+    tmp_path_factory: pytest.TempPathFactory, before: dict[str, Any], written: dict[str, Any]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "spliced.lock"
+    dump_yaml(path, {"schema": "2.0", "stages": before})
+    text = path.read_text()
+    spliced = quick_lock.spliced(text, {name: quick_lock.entry({name: entry}) for name, entry in written.items()})
+    if spliced is not None:
+        with modify_yaml(path) as lock:
+            lock["stages"].update(written)
+        assert spliced == path.read_text()
+
+
+def test_this_repositorys_lock_is_spliced() -> None:
+    """Else the test above says nothing of it."""
+    text = (ROOT / "dvc.lock").read_text()
+    stages = YAML(typ="safe").load(text)["stages"]
+    names = list(stages)
+    changed = {names[2]: stages[names[0]], "train@new": stages[names[1]]}
+    entries = {name: quick_lock.entry({name: stage}) for name, stage in changed.items()}
+    spliced = quick_lock.spliced(text, entries)
+    assert spliced is not None
+    assert list(YAML(typ="safe").load(spliced)["stages"].items()) == list((stages | changed).items())
+
+
+def test_a_lock_with_a_comment_is_left_to_dvc(project: Path) -> None:
+    call(project, "dvc", "repro")
+    lock = project / "dvc.lock"
+    lock.write_text(lock.read_text().replace("stages:\n", "stages:\n  # mine\n"))
+    for runner in (quick, lambda folder, *words: call(folder, "dvc", *words)):
+        runner(project, "repro", "--force", "two@run-1")
+        assert "# mine" in lock.read_text()
+    (project / "work.py").write_text(WORK + "\n")
+    quick(project, "repro")
+    by_us = lock.read_text()
+    assert "# mine" in by_us
+    call(project, "dvc", "repro", "--force")
+    assert lock.read_text() == by_us
 
 
 STAGES = """

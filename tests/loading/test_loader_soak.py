@@ -76,7 +76,7 @@ print(json.dumps(told))
 
 def test_200_epochs_neither_differ_nor_grow(tiny_beton: Path) -> None:
     """FFCV with every number of threads up to two, and numpy. The leak of one batch of 32 in each of 400 epochs shows
-    that a leak would be seen: it is 39 MB, half of it in each half; some of it may lie where memory was free already."""
+    that a leak would be seen: it is 39 MB, half of it in each half; some may lie where memory was free already."""
     workers = min(2, os.cpu_count() or 1)
     command = [sys.executable, "-c", EPOCHS, str(tiny_beton), str(workers)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -43,7 +43,7 @@ def folder_md5(folder: Path) -> str:
 
 
 def need_first_content(stage: str, folder: Path) -> None:
-    """Raise UserError, and remove `folder`, unless it is what `stage` wrote when it first ran, as far as dvc.lock tells.
+    """Raise UserError, and remove `folder`, unless it is what `stage` wrote at its first run, as far as dvc.lock tells.
 
     For content that no digest pins.
     """

@@ -17,6 +17,8 @@ SETTINGS: dict[str, dict[str, str]] = {"torch's default": {}, "ours": POLICY, "a
 """How OpenMP's threads wait."""
 BATCH, MEASURE_S = 128, 2.0
 """Steps are repeated for so many seconds in each round."""
+WARM_S = 1.0
+"""And for so many before: a process that has slept for a while may have lost its pages to others."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ def _train(network: str, kernels: Kernels) -> None:
     prepare(torch.device("cpu"))
     step = on_random_images(network, BATCH, 32, True, kernels, update=True)
     for number, _ in enumerate(sys.stdin):
+        if number:
+            seconds_of(step, WARM_S)
         print(seconds_of(step, MEASURE_S) if number else torch.get_num_threads(), flush=True)
 
 

@@ -19,11 +19,19 @@ from pipeline.execution import quick_dvc, quick_lock
 
 ROOT = Path(__file__).parents[2]
 NAMES = st.text("ab*1", min_size=1, max_size=2)
-VALUES = st.recursive(
-    st.none() | st.integers() | st.floats(allow_nan=False) | st.text("xyz ", max_size=3),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=3),
-    max_leaves=12,
-)
+
+
+def values(floats: st.SearchStrategy[float]) -> st.SearchStrategy[Any]:
+    return st.recursive(
+        st.none() | st.integers() | floats | st.text("xyz ", max_size=3),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=3),
+        max_leaves=12,
+    )
+
+
+VALUES = values(st.floats(allow_nan=False))
+# Of floats with many digits and an exponent DVC's library loses the last digit each time it writes dvc.lock anew.
+LOCKED = values(st.sampled_from([0.0, -0.1, 0.0005, 1e-05, 2.5e-07, 1e30, 123456.75]))
 
 
 @given(
@@ -50,7 +58,7 @@ WORDS = st.text(st.sampled_from("ab .:-'\"#&*\n\tä"), max_size=6) | st.sampled_
     ["python -m stages.train " + "long " * 40]
 )
 ENTRIES = st.fixed_dictionaries(
-    {"cmd": WORDS, "params": st.dictionaries(st.text("ab: #'", min_size=1, max_size=3), VALUES | WORDS, max_size=3)}
+    {"cmd": WORDS, "params": st.dictionaries(st.text("ab: #'", min_size=1, max_size=3), LOCKED | WORDS, max_size=3)}
 )
 LOCKS = st.dictionaries(
     st.text("ab@.-1", min_size=1, max_size=5) | st.sampled_from(["a: b", "schema", "1.0"]), ENTRIES, max_size=4
@@ -58,7 +66,7 @@ LOCKS = st.dictionaries(
 
 
 @given(before=LOCKS, written=LOCKS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_spliced_text_is_what_dvc_writes(
     tmp_path_factory: pytest.TempPathFactory, before: dict[str, Any], written: dict[str, Any]
 ) -> None:
@@ -176,6 +184,17 @@ def test_recorded_at_once_is_recorded_as_run_one_by_one(project: Path) -> None:
     assert call(project, "dvc", "status") == "Data and pipelines are up to date.\n"
 
 
+def test_targets_are_run_and_recorded_as_dvc_does(project: Path) -> None:
+    targets = ("two@run-2", "one", "all")
+    call(project, "dvc", "repro", *targets)
+    by_dvc = (project / "dvc.lock").read_text()
+    (project / "dvc.lock").unlink()
+    quick(project, "repro", *targets)
+    assert (project / "dvc.lock").read_text() == by_dvc
+    (project / "end" / "run-2.json").write_text("{}")
+    assert json.loads(quick(project, "status", "--json", *targets)).keys() == {"two@run-2", "all"}
+
+
 def test_what_is_not_there_is_not_recorded(project: Path) -> None:
     record = (sys.executable, "-m", "pipeline.execution.record")
     call(project, "dvc", "repro", "two@run-1")
@@ -192,3 +211,28 @@ def test_an_edited_parameter_is_seen_by_the_next_command(project: Path) -> None:
     found = [json.loads(status(project, "status", "--json")) for status in (quick, lambda p, *w: call(p, "dvc", *w))]
     assert found[0] == found[1]
     assert found[0] == {"one@run-2": [{"changed deps": {"params.yaml": {"runs.run-2": "modified"}}}]}
+
+
+READ_TWICE = """
+from pathlib import Path
+from dvc import dvcfile
+from dvc.repo import Repo
+from pipeline.execution.quick_dvc import hasten
+
+hasten()
+repo = Repo()
+before = dvcfile.load_file(repo, "dvc.yaml")
+assert dvcfile.load_file(repo, "dvc.yaml") is before
+for name, old, new in (("params.yaml", "run-3", "run-4"), ("dvc.lock", "work.py one", "work.py two")):
+    Path(name).write_text(Path(name).read_text().replace(old, new))
+    after = dvcfile.load_file(repo, "dvc.yaml")
+    assert after is not before
+    before = after
+print(*sorted(after.stages), after.stages["one@run-2"].cmd_changed)
+"""
+
+
+def test_a_file_that_is_written_meanwhile_is_read_anew(project: Path) -> None:
+    call(project, "dvc", "repro", "one")
+    said = call(project, sys.executable, "-c", READ_TWICE)
+    assert said.split() == ["all", "made", *(f"{stage}@run-{n}" for stage in ("one", "two") for n in (1, 2, 4)), "True"]

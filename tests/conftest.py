@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from xdist.scheduler import LoadScopeScheduling
 
 from pipeline.datasets.catalogue import SPLITS, Dataset
 from pipeline.datasets.digest import record_digests, split_digest
@@ -24,6 +25,30 @@ from pipeline.loading.convert import convert
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several test processes share the cores; OpenMP threads that wait for each other across them cost 3 times.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SHARING = (
+    "execution/test_same_as_serial",
+    "execution/test_slurm",
+    "evidence/test_shared_results",
+    "test_docs",
+    "tracking/test_pages",
+)
+"""Test files with something for all of their tests that takes half a minute to make."""
+
+
+class _Together(LoadScopeScheduling):
+    """As pytest-xdist's --dist load, but each of these files stays in one process. They start first: they are long."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return file if file.removeprefix("tests/").removesuffix(".py") in SHARING else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    # Not xdist's own groups, which pytest 9.2 does not let it name.
+    return _Together(config, log) if config.getvalue("dist") == "load" else None
+
 
 TINY = Path(__file__).parent / "data" / "cifar-10-tiny.tar.gz"
 TINY_SPLITS = {"train": 260, "test": 104}

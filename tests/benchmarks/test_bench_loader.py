@@ -34,7 +34,7 @@ def test_the_command_measures_every_way(tiny_beton: Path, tmp_path: Path) -> Non
     (tmp_path / "data" / "beton").mkdir(parents=True)
     (tmp_path / "data" / "beton" / "cifar10-rgb").symlink_to(tiny_beton)
     command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "bench", "loader"]
-    options = ["--repeats", "2", "--workers", "1", "--json"]
+    options = ["--repeats", "1", "--workers", "1", "--json"]
     ran = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     result = json.loads(ran.stdout)
@@ -43,7 +43,7 @@ def test_the_command_measures_every_way(tiny_beton: Path, tmp_path: Path) -> Non
     for rate in result["rates"]:
         spread = rate["images_per_s"]
         assert 0 < spread["low"] <= spread["median"] <= spread["high"]
-        assert spread["n"] == 2
+        assert spread["n"] == 1
         assert rate["times_torchvision"] == pytest.approx(spread["median"] / reference["images_per_s"]["median"])
     caches = [(first["way"], first["caches"]) for first in result["first_batches"]]
     assert caches == [(way, state) for way in ("ours over FFCV", "ours over numpy") for state in ("cold", "warm")]

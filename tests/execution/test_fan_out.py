@@ -98,30 +98,6 @@ def until(condition: Callable[[], Any], log: Path, driver: "subprocess.Popen[byt
 
 
 @pytest.mark.soak
-def test_jobs_give_what_dvc_repro_gives(project: Project, folder: dict[str, str], tmp_path: Path) -> None:
-    serial = Project(tmp_path / "serial")
-    assert project.run("git", "clone", "-q", str(project.root), str(serial.root)).returncode == 0
-    ran = serial.cli("repro", **folder, **ONE_THREAD)
-    assert ran.returncode == 0, ran.stderr
-    ran = project.cli("repro", "--jobs", "2", **folder, **ONE_THREAD)
-    assert ran.returncode == 0, ran.stderr
-    assert "Running stage 'train@" not in ran.stdout
-    assert "Running stage 'evaluate@" not in ran.stdout
-    assert project.lock() == serial.lock()
-    assert digests(project) == digests(serial)
-    assert project.run("dvc", "status").stdout == "Data and pipelines are up to date.\n"
-    assert states(project) == dict.fromkeys(NAMES, "done")
-    assert not list((project.root / "scratch").glob("*/*.safetensors"))
-    assert not list((project.root / "scratch/jobs").glob("*.json"))
-    synced = project.cli("track", "sync")
-    assert synced.stdout.count("left    ") == 3, synced.stdout + synced.stderr
-    again = project.cli("repro", "--jobs", "2", **folder)
-    assert again.returncode == 0
-    assert "Running stage" not in again.stdout
-    assert "runs as" not in again.stderr
-
-
-@pytest.mark.soak
 def test_ctrl_c_saves_what_trains_and_the_same_command_goes_on(
     project: Project, folder: dict[str, str], tmp_path: Path
 ) -> None:

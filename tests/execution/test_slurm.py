@@ -4,16 +4,15 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import slurm_cluster
 from project import Project
-from test_fan_out import NAMES, ONE_THREAD, digests, driving, states, three_runs, until
+from test_fan_out import NAMES, ONE_THREAD, driving, states, three_runs, until
 
 pytestmark = [
     pytest.mark.soak,
@@ -21,16 +20,6 @@ pytestmark = [
     pytest.mark.skipif(slurm_cluster.missing() is not None, reason=str(slurm_cluster.missing())),
 ]
 SLURM = ("--slurm", "--partition", "short", "--time", "10m", "--sbatch", "comment=test")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[dict[str, str]]:
-    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
-    try:
-        with slurm_cluster.cluster(folder / "c") as environment:
-            yield environment
-    finally:
-        shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -53,22 +42,6 @@ def queue(environment: dict[str, str]) -> dict[str, str]:
     """Job -> state."""
     told = slurm(environment, "squeue", "--noheader", "--array", "--format", "%i %T")
     return dict(line.split(maxsplit=1) for line in told.splitlines())
-
-
-def test_jobs_of_a_cluster_give_what_dvc_repro_gives(project: Project, here: dict[str, str], tmp_path: Path) -> None:
-    serial = Project(tmp_path / "serial")
-    assert project.run("git", "clone", "-q", str(project.root), str(serial.root)).returncode == 0
-    ran = serial.cli("repro", **here)
-    assert ran.returncode == 0, ran.stderr
-    ran = project.cli("repro", *SLURM, "--max-jobs", "2", **here)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stderr.count("runs as job ") <= 3
-    assert project.lock() == serial.lock()
-    assert digests(project) == digests(serial)
-    assert states(project) == dict.fromkeys(NAMES, "done")
-    script = next((project.root / "scratch/jobs/slurm").glob("*_submission.sh")).read_text()
-    for line in ("--array=0-2%2", "--partition=short", "--cpus-per-task=1", "--comment=test", "--signal=USR2@120"):
-        assert f"#SBATCH {line}\n" in script
 
 
 def test_ctrl_c_leaves_jobs_that_the_same_command_finds(project: Project, here: dict[str, str], tmp_path: Path) -> None:

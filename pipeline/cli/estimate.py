@@ -64,7 +64,8 @@ def estimate(
         told = {"runs": [asdict(each) for each in estimates], "sums": [asdict(part) for part in parts]}
         typer.echo(json_text({**told, "disk_megabytes": asdict(space)}), nl=False)
         return
-    table = Table("run", title="On this machine, by a short probe", title_justify="left")
+    table = Table(title="On this machine, by a short probe", title_justify="left")
+    table.add_column("run", overflow="fold")
     for column in ("images/s", "hours", "MB", "done"):
         table.add_column(column, justify="right", no_wrap=True)
     for each in estimates:

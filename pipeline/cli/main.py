@@ -1,7 +1,9 @@
 """wrn-pipe: the command line. Commands import what is heavy when they run, so --help stays quick."""
 
 import sys
+from pathlib import Path
 from shlex import join
+from typing import Annotated
 
 import typer
 
@@ -35,6 +37,34 @@ app = typer.Typer(
     help="Reproduce the tables of 'Wide Residual Networks' (Zagoruyko & Komodakis 2016) and judge them.",
     epilog="Start with: wrn-pipe doctor, then wrn-pipe repro, then wrn-pipe compare --paper-table 4",
 )
+
+
+def _version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import version
+
+    from pipeline.provenance import commit
+
+    text, root = f"wrn-pipe {version('wrn-pipe')}", Path(__file__).parents[2]
+    if (root / ".git").exists():  # else it is installed, or lies in a repository that is not its own
+        head, edited = commit(root)
+        text += f", commit {head[:12]}{' with edits' if edited else ''}"
+    typer.echo(text)
+    raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_version, help="Print the version, and the commit of a checkout."
+        ),
+    ] = False,
+) -> None:
+    pass
+
 
 app.command(epilog="Example: wrn-pipe repro train@cifar10-wrn-40-1-quick-s1")(repro.repro)
 app.command(epilog=status.EPILOG)(status.status)

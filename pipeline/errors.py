@@ -102,6 +102,8 @@ def _write(path: Path, words: LastWords) -> None:
 
 def run_stage(main: Callable[..., None]) -> None:
     """Call a stage's `main` with the words of its command line; options are for callers in Python."""
+    from pipeline.interruptions import stage_attempt  # which imports this module
+
     words = sys.argv[1:]
     with exit_on_error():
         module = main.__globals__["__spec__"].name
@@ -109,5 +111,5 @@ def run_stage(main: Callable[..., None]) -> None:
         if len(words) != len(wanted):
             usage = " ".join(["python -m", module, *(name.upper() for name in wanted)])
             raise UserError(f"{len(words)} words where the stage takes {len(wanted)}", usage)
-        with keep_last_words("@".join([module.removeprefix("stages."), *words])):
+        with stage_attempt("@".join([module.removeprefix("stages."), *words])):
             main(*words)

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from pipeline.datasets.catalogue import Dataset
+from pipeline.datasets.catalogue import KNOWN, Dataset
 from pipeline.errors import UserError
 from pipeline.models.names import parse
 
@@ -340,6 +340,9 @@ def _check_references(path: Path, text: str, plan: Plan) -> None:
                 refuse([section, name], "a name has no dots", f"rename it {name.replace('.', '-')}")
     from pipeline.publication.claims import TITLES  # which imports this module
 
+    papers = yaml_mapping(KNOWN.read_text(encoding="utf-8"), KNOWN, "git checkout it", pure=False)["datasets"]
+    for name in plan.comparison.margins:  # those of datasets that are not planned yet stand there as well
+        known(["comparison", "margins", name], name, papers | plan.datasets, "dataset")
     for number, table in enumerate(plan.tables):
         if table not in TITLES:
             where = f"{path}:{_line(_with_lines(text), ['tables', number])}: tables"

@@ -66,7 +66,12 @@ class Task:
         return f"{self.label}: {amount}, {self.clock() - self.started:.0f} s"
 
     def line_if_due(self) -> None:
-        """Print a line after a further tenth of the work or after ten seconds, whichever comes first."""
+        """Print a line after a further tenth of the work or after ten seconds, whichever comes first.
+
+        Never the same amount twice: a file may grow after all that was expected of it is there.
+        """
+        if self.done == self.last_done:
+            return
         now, tenth = self.clock(), self._tenth()
         waited = now - self.last_line
         if waited >= LINE_EVERY_S or (tenth > self.last_tenth and waited >= QUIET_S):

@@ -79,11 +79,11 @@ def _files(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc")
 
 
-def commit() -> tuple[str, bool]:
-    """The checked-out commit, and whether tracked files other than results differ from it."""
+def commit(root: Path = Path()) -> tuple[str, bool]:
+    """The commit checked out at `root`, and whether tracked files other than results differ from it."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     head = git("rev-parse", "HEAD")

@@ -11,6 +11,7 @@ STAGES = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
 
 CANNOT_CHANGE_A_RESULT = {
     "pipeline/errors.py": "messages and exit codes",
+    "pipeline/interruptions.py": "the same, for signals",
     "pipeline/progress.py": "bars and log lines",
     "pipeline/signals.py": "when a process stops, not what it has computed",
     "pipeline/execution/waiting.py": "how threads wait for each other, not what they compute",

@@ -36,6 +36,7 @@ def test_photographs_from_archives_to_table(
         kinds = params["representations"]["imagenet-jpeg"]
         assert kinds == {"dataset": "imagenet", "kind": "jpeg", "max_side": 500, "quality": 90}
         params["datasets"] = {"imagenet": photos.entry_of(tree, sources=[{"folder": True, "md5": md5}])}
+        params["comparison"]["margins"].pop("cifar10-tiny")
         params["representations"] = {"imagenet-jpeg": {**kinds, "max_side": 200}}
         params["protocols"]["paper-imagenet"].update(epochs=1, batch_size=25, learning_rate=0.01, precision="bf16")
         params["protocols"]["paper-imagenet"]["schedule"]["drop_after"] = []

@@ -51,6 +51,11 @@ MISTAKES = {  # (what to replace, by what): (the line's word, what is said, the 
     ("\nruns:", "\nrunns:"): ("runns:", "runns: unknown key", "runs"),
     ("  quick:", "  quick: ["): ("batch_size: 128", "expected", "YAML"),
     ("seed: 1", "seed: 1\n    seed: 2"): ("seed: 2", "duplicate key", "YAML"),
+    ("    cifar10: 0.3 ", "    cifar11: 0.3 "): ("cifar11: 0.3", "margins.cifar11: no dataset", "mean cifar10"),
+    ("learning_rate: 0.4", "learning_rate: .inf"): ("learning_rate: .inf", "rate: input should be a finite", "correct"),
+    ("momentum: 0.9", "momentum: .nan"): ("momentum: .nan", "momentum: input should be a finite number", "correct"),
+    ("    cifar10: 0.3 ", "    cifar10: -.inf "): ("cifar10: -.inf", "cifar10: input should be a finite", "correct"),
+    ("batch_size: 128", "batch_size: .inf"): ("batch_size: .inf", "input should be a valid integer", "whole"),
     ("weight_decay: 0.0005", "weight_decay: x"): ("weight_decay: x", "valid number", "a number without quotes"),
 }  # fmt: skip
 

@@ -43,6 +43,15 @@ def test_slow_work_gets_a_line_every_ten_seconds(capfd: pytest.CaptureFixture[st
     assert lines == ["train: 20 steps, 10 s", "train: 40 steps, 20 s", "train: 50 steps, 25 s"]
 
 
+def test_no_amount_is_told_twice(capfd: pytest.CaptureFixture[str]) -> None:
+    clock = _Clock()
+    with progress("write", 100, "bytes", clock=clock) as task:
+        for more in (100, 0, 0):
+            clock.now += 12
+            task.advance(more)
+    assert capfd.readouterr().err == "write: 0.0 MB of 0.0 MB (100 %), 12 s\n"
+
+
 def test_fast_work_gets_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     clock = _Clock()
     with progress("fetch", 170_498_071, "bytes", done=70_498_071, clock=clock) as task:

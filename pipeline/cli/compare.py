@@ -97,7 +97,7 @@ def _tables(
     else:
         text = render(tables, form, _PIPED_WIDTH)
     if form == "terminal":
-        text += _next_step(tables, results, plan) + "\n"
+        text += _next_step(tables, results, plan, dataset, row) + "\n"
     _write(text, output)
     if strict:
         _exit_strictly([cell for each in tables for cell in each.cells])
@@ -163,23 +163,64 @@ def _select(tables: Sequence["Table"], dataset: str | None, row: str | None, run
     return [table for table in reduced if table.cells]
 
 
-def _next_step(tables: Sequence["Table"], results: Sequence["Result"], plan: "Plan") -> str:
-    """One line on what to do next."""
+def _next_step(
+    tables: Sequence["Table"], results: Sequence["Result"], plan: "Plan", dataset: str | None, row: str | None
+) -> str:
+    """What to do next, within the filters `dataset` and `row` that were given."""
+    import shlex
+
     from pipeline.comparison.cells import runs_wanted
 
     strays = [result.run for result in results if result.run not in plan.runs]
     ignored = f"Ignored, because params.yaml does not name them: {', '.join(strays)}.\n" if strays else ""
-    waiting = [cell for table in tables for cell in table.cells if runs_wanted(cell)]
+    waiting = {cell: wanted for table in tables for cell in table.cells if (wanted := runs_wanted(cell))}
     if not tables:
         return ignored + "Next: no claim has these runs; wrn-pipe compare shows all claims."
     if not waiting:
         return ignored + "Next: nothing is open here; wrn-pipe compare --orderings judges what the text says."
-    name = tables[0].name if len(tables) == 1 else "all"
-    open_claims = "1 claim needs" if len(waiting) == 1 else f"{len(waiting)} claims need"
+    finished = {result.run for result in results}
+    planned = {cell: [run for run in _planned(cell, plan) if run not in finished] for cell in waiting}
+    lacking = [cell for cell, wanted in waiting.items() if len(planned[cell]) < wanted]
+    if not lacking:
+        runs = list(dict.fromkeys(run for cell in waiting for run in planned[cell]))
+        return ignored + f"Next: {_claims(len(waiting))} comparable runs, which params.yaml has: {_repro(runs)}."
+    filters = ["--paper-table", tables[0].name if len(tables) == 1 else "all"]
+    filters += ["--row", row] if row else []
+    filters += ["--dataset", dataset] if dataset else []
+    seeds = max(_SEEDS, *(waiting[cell] + (cell.ours.n if cell.ours else 0) for cell in lacking))
     return ignored + (
-        f"Next: {open_claims} comparable runs. wrn-pipe plan --paper-table {name} --seeds 5 adds them,\n"
-        "      wrn-pipe repro trains them."
+        f"Next: {_claims(len(waiting))} comparable runs. "
+        f"wrn-pipe plan {shlex.join(filters)} --seeds {seeds} adds them,\n      wrn-pipe repro trains them."
     )
+
+
+_SEEDS = 5
+"""What is suggested to plan of each network, where no verdict needs more."""
+
+
+def _claims(count: int) -> str:
+    return "1 claim needs" if count == 1 else f"{count} claims need"
+
+
+def _planned(cell: "Cell", plan: "Plan") -> list[str]:
+    """Runs of params.yaml by the paper's protocol for the cell, finished or not."""
+    from pipeline.execution.plan import groups_of
+    from pipeline.publication.claims import canonical
+
+    groups, _ = groups_of([cell.claim] if cell.claim else [], plan, None)
+    wanted = {(group.dataset, group.network, group.protocol) for group in groups}
+    return [name for name, run in plan.runs.items() if (run.dataset, canonical(run.network), run.protocol) in wanted]
+
+
+def _repro(runs: Sequence[str]) -> str:
+    """The command that trains these runs, as short as can be."""
+    import shlex
+
+    if len(runs) == 1:
+        return f"wrn-pipe repro {runs[0]} trains it"
+    names = {run.rpartition("-s")[0] for run in runs}
+    pattern = f" {shlex.quote(f'{names.pop()}-s*')}" if len(names) == 1 else ""
+    return f"wrn-pipe repro{pattern} trains them"
 
 
 def _exit_strictly(cells: Sequence["Cell"]) -> None:

@@ -53,11 +53,11 @@ def _print(listed: "list[Standing]") -> None:
     from pipeline.params import PARAMS
 
     table = Table(box=SIMPLE)
-    for column in ("dataset", "state"):
-        table.add_column(column, no_wrap=True)
+    table.add_column("dataset", overflow="fold")
+    table.add_column("state", overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("stored as")
-    table.add_column("sources, in order")
+    table.add_column("stored as", overflow="fold")
+    table.add_column("sources, in order", overflow="fold")
     for row in listed:
         size = _size(row.bytes_here) if row.bytes_here else f"({_size(row.bytes_raw)})"
         absent = f"not in {PARAMS}"

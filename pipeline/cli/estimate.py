@@ -1,10 +1,15 @@
 """wrn-pipe estimate: what the plan, or a table of the paper, takes on this machine."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli import completion
+
+if TYPE_CHECKING:
+    from pipeline.benchmarks.estimate import Estimate
+    from pipeline.params import Plan
 
 EPILOG = "Example: wrn-pipe estimate --paper-table 4 --seeds 5"
 """Shown below the command's help."""
@@ -33,11 +38,9 @@ def estimate(
     from rich.table import Table
 
     from pipeline.benchmarks.estimate import disk, sums
-    from pipeline.benchmarks.estimate import estimate as measure
     from pipeline.errors import UserError
     from pipeline.execution.plan import extend, groups_of, read
     from pipeline.params import PARAMS, load
-    from pipeline.progress import say
     from pipeline.publication.claims import canonical, load_claims, table_names
     from pipeline.publish import json_text
 
@@ -55,13 +58,14 @@ def estimate(
             for run_id, run in plan.runs.items()
             if (run.dataset, canonical(run.network), run.protocol) in names and run.seed <= seeds
         ]
-    estimates = measure(plan, run_ids, say)
+    estimates = _measured(plan, run_ids)
     parts, space = sums(estimates), disk(plan, estimates)
     if as_json:
         told = {"runs": [asdict(each) for each in estimates], "sums": [asdict(part) for part in parts]}
         typer.echo(json_text({**told, "disk_megabytes": asdict(space)}), nl=False)
         return
-    table = Table("run", title="On this machine, by a short probe", title_justify="left")
+    table = Table(title="On this machine, by a short probe", title_justify="left")
+    table.add_column("run", overflow="fold")
     for column in ("images/s", "hours", "MB", "done"):
         table.add_column(column, justify="right", no_wrap=True)
     for each in estimates:
@@ -82,3 +86,28 @@ def estimate(
         f"up to {space.checkpoints:,.0f} MB of states.",
         highlight=False,
     )
+
+
+def _measured(plan: "Plan", run_ids: Sequence[str]) -> "list[Estimate]":
+    """In a thread of its own: the process that it measures in must hear no signal, and this one must."""
+    import multiprocessing
+    from concurrent.futures import ThreadPoolExecutor, wait
+
+    from pipeline.benchmarks.estimate import estimate as measure
+    from pipeline.interruptions import children_hear_no_signal
+    from pipeline.progress import say
+
+    def measured() -> "list[Estimate]":
+        with children_hear_no_signal():
+            return measure(plan, run_ids, say)
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(measured)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            while not future.done():
+                for child in multiprocessing.active_children():
+                    child.kill()
+                wait([future], 0.1)
+            raise

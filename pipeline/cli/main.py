@@ -1,5 +1,10 @@
 """wrn-pipe: the command line. Commands import what is heavy when they run, so --help stays quick."""
 
+import sys
+from pathlib import Path
+from shlex import join
+from typing import Annotated
+
 import typer
 
 from pipeline.cli import (
@@ -23,6 +28,7 @@ from pipeline.cli import (
 )
 from pipeline.errors import UserError, exit_on_error
 from pipeline.execution.waiting import wait_briefly
+from pipeline.interruptions import NOTHING_HALF_DONE, stop_at_once
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,6 +37,34 @@ app = typer.Typer(
     help="Reproduce the tables of 'Wide Residual Networks' (Zagoruyko & Komodakis 2016) and judge them.",
     epilog="Start with: wrn-pipe doctor, then wrn-pipe repro, then wrn-pipe compare --paper-table 4",
 )
+
+
+def _version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import version
+
+    from pipeline.provenance import commit
+
+    text, root = f"wrn-pipe {version('wrn-pipe')}", Path(__file__).parents[2]
+    if (root / ".git").exists():  # else it is installed, or lies in a repository that is not its own
+        head, edited = commit(root)
+        text += f", commit {head[:12]}{' with edits' if edited else ''}"
+    typer.echo(text)
+    raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_version, help="Print the version, and the commit of a checkout."
+        ),
+    ] = False,
+) -> None:
+    pass
+
 
 app.command(epilog="Example: wrn-pipe repro train@cifar10-wrn-40-1-quick-s1")(repro.repro)
 app.command(epilog=status.EPILOG)(status.status)
@@ -52,9 +86,9 @@ app.command(epilog=sweep.EPILOG)(sweep.sweep)
 
 
 def main() -> None:
-    """Run the command line: exit code 0 done, 1 a failure or a difference, 2 the user's mistake."""
+    """Run the command line: exit code 0 done, 1 a failure or a difference, 2 the user's mistake, 128 + a signal."""
     wait_briefly()  # before a command imports torch, and for all that it starts: DVC's stages, jobs, measurements
-    with exit_on_error():
+    with exit_on_error(), stop_at_once(lambda: NOTHING_HALF_DONE, join(["wrn-pipe", *sys.argv[1:]])) as interrupted:
         try:
             code = app(standalone_mode=False, prog_name="wrn-pipe")
         except typer.TyperException as mistake:
@@ -64,6 +98,8 @@ def main() -> None:
             context = getattr(mistake, "ctx", None)
             command = context.command_path if context else "wrn-pipe"
             raise UserError(f"{command}: {what}", f"{command} --help says what it takes") from None
-        except typer.Abort:  # Ctrl-C at a question
-            raise SystemExit(130) from None
+        except typer.Abort:  # at a question: Ctrl-C, or no more input
+            code = 130
+        if code == 130 and interrupted():  # typer has made this of it
+            raise KeyboardInterrupt
     raise SystemExit(code if isinstance(code, int) else 0)

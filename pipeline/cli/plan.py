@@ -103,4 +103,4 @@ def _show(addition: "Addition") -> None:
         typer.echo(typer.style(line, fg=style) if colour and style else line)
     runs = sum(map(len, addition.added.values()))
     already = f" ({addition.present} more are there already)" if addition.present else ""
-    typer.echo(f"\nAdds {runs} {'run' if runs == 1 else 'runs'}{already}: about {cost_of(addition)} in all, estimated.")
+    typer.echo(f"\nAdds {runs} {'run' if runs == 1 else 'runs'}{already}: {cost_of(addition)} in all, estimated.")

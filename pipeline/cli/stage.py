@@ -53,7 +53,8 @@ def stage(
     """
     from importlib import import_module
 
-    from pipeline.errors import UserError, keep_last_words
+    from pipeline.errors import UserError
+    from pipeline.interruptions import stage_attempt
     from pipeline.params import load, nearest
 
     if name not in completion.STAGES:
@@ -78,7 +79,7 @@ def stage(
     if name not in keys:
         if key is not None:
             raise UserError(f"stage {name} takes no second word, got {key!r}", f"wrn-pipe stage {name}")
-        with keep_last_words(name):
+        with stage_attempt(name):
             import_module(f"stages.{name}").main()
         return
     if key is None:
@@ -93,7 +94,7 @@ def stage(
     more: dict[str, Any] = {}
     if name == "train":
         more = {"fresh": fresh, "wait": wait, "checkpoint_steps": checkpoint_steps, "nproc": _processes(nproc)}
-    with keep_last_words(f"{name}@{key}"):
+    with stage_attempt(f"{name}@{key}"):
         import_module(f"stages.{name}").main(key, **more)
 
 

@@ -1,5 +1,6 @@
 """wrn-pipe status: what is done, running, stale, failed and not started, and the command that goes on."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +25,8 @@ _COLOUR = {
 _STATE = {"failed": "failed", "stale": "is out of date"}
 _MANY = 3
 """Reasons shown of a run that is stale; --json has them all."""
+_OTHERS, _LEAST = 32, 20
+"""Columns that state, error and the space between take, and those that what there is to know needs beside them."""
 
 
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -49,21 +52,33 @@ def _print(found: "Standings") -> None:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from pipeline.training.pulse import duration
 
     console = Console(highlight=False)
-    runs = Table("run", "state", box=SIMPLE)
+    # A run id is there to be copied: it is never cut, and what there is to know goes below it where both do not fit.
+    longest = max((len(run.run) for run in found.runs), default=0)
+    beside = console.width - longest - _OTHERS >= _LEAST
+    runs = Table(box=SIMPLE)
+    runs.add_column("run" if beside else "run, and what there is to know", overflow="fold")
+    runs.add_column("state", no_wrap=True)
     runs.add_column("error", justify="right", no_wrap=True)
-    runs.add_column("what there is to know")
+    if beside:
+        runs.add_column("what there is to know", overflow="fold")
     for run in found.runs:
-        error = "" if run.error is None else f"{run.error:.2f} %"
-        runs.add_row(run.run, _coloured(run.state), error, _known(run))
+        error, known = "" if run.error is None else f"{run.error:.2f} %", _known(run)
+        cells = (_coloured(run.state), error)
+        if beside:
+            runs.add_row(run.run, *cells, Text(known))
+        else:
+            runs.add_row(Text("\n".join(filter(None, (run.run, known)))), *cells)
     console.print(runs)
-    tables = Table("table", "state", box=SIMPLE)
+    tables = Table("table", box=SIMPLE)
+    tables.add_column("state", no_wrap=True)
     for column in ("numbers", "planned", "done"):
         tables.add_column(column, justify="right", no_wrap=True)
-    tables.add_column("its runs")
+    tables.add_column("its runs", overflow="fold")
     for table in found.tables:
         its = ", ".join(f"{count} {state}" for state, count in table.runs.items())
         left = f"; {duration(table.seconds_left)} left of what trains" if table.seconds_left else ""
@@ -93,9 +108,7 @@ def _coloured(state: str) -> "Text":
     return Text(state, style=_COLOUR.get(state, ""), no_wrap=True)
 
 
-def _known(run: "RunStanding") -> "Text":
-    from rich.text import Text
-
+def _known(run: "RunStanding") -> str:
     from pipeline.training.pulse import duration
 
     parts = []
@@ -118,10 +131,11 @@ def _known(run: "RunStanding") -> "Text":
         parts.append("its job is over; the command below records what it made")
     elif run.state == "running":
         parts += run.why
-    return Text(", ".join(parts))
+    return ", ".join(parts)
 
 
-def _some(why: tuple[str, ...]) -> str:
+def _some(reasons: Sequence[str]) -> str:
+    why = tuple(dict.fromkeys(reasons))  # of two stages one may have the other's
     more = f"; and {len(why) - _MANY} more" if len(why) > _MANY else ""
     return "; ".join(why[:_MANY]) + more
 

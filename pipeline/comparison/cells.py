@@ -208,7 +208,7 @@ def _count(cell: Cell, claim: Claim) -> Cell:
     """A count is the paper's when it rounds to the printed figure; otherwise the network is another one."""
     count = parameters(parse(claim.network), published_classes(claim.dataset))
     same = f"{count / 1e6:.{claim.decimals}f}" == claim.text
-    return replace(cell, count=count, verdict=Verdict.REPRODUCED if same else Verdict.NOT_COMPARABLE)
+    return replace(cell, count=count, verdict=Verdict.SAME_COUNT if same else Verdict.OTHER_COUNT)
 
 
 def _margin(plan: Plan, dataset: str) -> float:

@@ -47,6 +47,9 @@ class Verdict(StrEnum):
     INCONCLUSIVE = "inconclusive"
     NOT_COMPARABLE = "not comparable"
     NOT_RUN = "not run"
+    SAME_COUNT = "same count"
+    """Of parameters, which are counted and not the outcome of runs."""
+    OTHER_COUNT = "other count"
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,11 @@ def evaluated(plan: Plan, run_id: str) -> Iterator[Finding]:
     ):
         yield unchecked(path, f"{absent} is not here, so the weights were not evaluated again")
         return
+    try:
+        machine = _told(path.with_name("digests.json"), "device")
+    except UserError as error:  # which is a finding of the checks before this
+        yield unchecked(path, f"{error.what}, so the weights were not evaluated again")
+        return
     with tempfile.TemporaryDirectory() as folder:
         try:
             evaluate(plan, run_id, Path("models") / run_id, Path(folder))
@@ -53,7 +58,7 @@ def evaluated(plan: Plan, run_id: str) -> Iterator[Finding]:
     apart = _largest_difference(told[2], again[2])
     if apart == 0 and all(map(np.array_equal, told, again)):
         yield right(path, "the weights give it again, to the same bits")
-    elif _told(path.with_name("digests.json"))["device"] == _machine(plan):
+    elif machine == _machine(plan):
         yield wrong(path, f"the weights give other probabilities on the same kind of machine, by up to {apart:.2g}")
     elif apart <= ROUNDING and np.array_equal(told[0], again[0]) and _same_classes(told[2], again[1]):
         yield right(path, f"the weights give it again within {apart:.2g}, on another kind of machine")
@@ -71,8 +76,12 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
     if absent := _absent(plan, run_id, *files):
         yield unchecked(folder, f"{absent} is not here, so the run was not trained again")
         return
-    then = _told(files[1])
-    if (processes := max(device.get("processes", 1) for device in then["devices"])) > 1:
+    try:
+        machines, kernels = _told(files[1], "devices"), _told(files[1], "kernels")
+    except UserError as error:
+        yield unchecked(folder, f"{error.what}, so the run was not trained again")
+        return
+    if (processes := max(device.get("processes", 1) for device in machines)) > 1:
         again = f"wrn-pipe stage train {run_id} --fresh"
         yield unchecked(folder, f"{processes} processes trained it, which one can not do again: {again}")
         return
@@ -91,7 +100,7 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
         done: Progress | None = None
         with suppress(_EnoughError):
             done = train(training, note)
-    same = then["devices"] == [record["device"]] and then["kernels"] == record["kernels"]
+    same = machines == [record["device"]] and kernels == record["kernels"]
     differ = wrong if same else unchecked
     where = "" if same else ", but this is another kind of machine than run.json names"
     for number, (one, other) in enumerate(zip(told, rows, strict=False), 1):
@@ -118,9 +127,12 @@ def _absent(plan: Plan, run_id: str, *files: Path) -> Path | None:
     return next((path for path in needed if not path.is_file()), None)
 
 
-def _told(path: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return told
+def _told(path: Path, key: str) -> Any:
+    """What a JSON file says under `key`. Raises UserError where it says nothing."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} does not say {key}: {error!r}", f"dvc checkout {path}") from None
 
 
 def _machine(plan: Plan) -> dict[str, str | int]:

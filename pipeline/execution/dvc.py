@@ -20,6 +20,7 @@ from pipeline.errors import EXIT_CODE_FILE, UserError, WrnPipeError
 from pipeline.execution.dag import Stage, read_dag, with_needed
 from pipeline.execution.lock import locked
 from pipeline.execution.lock import read as read_lock
+from pipeline.interruptions import InterruptedWorkError
 from pipeline.params import PARAMS, Plan, nearest
 from pipeline.signals import handled
 
@@ -115,8 +116,8 @@ def runs_behind(plan: Plan, targets: Sequence[str]) -> list[str]:
 def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> int:
     """Run `dvc repro`. The exit code of the stage that failed, where one did, else DVC's own.
 
-    An interrupt or SIGTERM reaches the running stage, which saves its state; DVC then ends in order. Raises UserError
-    where there is nothing that DVC could work in.
+    An interrupt or SIGTERM reaches the running stage, which saves its state; DVC then ends in order. Raises
+    InterruptedWorkError where no stage was there to answer it, UserError where there is nothing that DVC could work in.
     """
     need_repository()
     names = resolve(plan, targets)
@@ -126,20 +127,41 @@ def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> in
         child = subprocess.Popen(command("repro", *options, *names), env=environment_with_file)
 
         received: list[int] = []
+        told: set[int] = set()
 
         def forward(signum: int, frame: FrameType | None) -> None:
             received.append(signum)
+            running = _running_stages(child.pid)
+            told.update(process.pid for process in running)
             # A terminal sends SIGINT to the whole group itself; whoever sends SIGTERM knows this process only.
             if signum == signal.SIGTERM:
-                terminate_stages(child.pid)
+                _terminate(running)
+                if not running:  # DVC hashes files, or is between two stages: it takes this as from a terminal
+                    child.send_signal(signal.SIGINT)
 
         with handled(forward):
-            code = child.wait()
+            code = _wait(child, received, told)
         if failed.is_file():
-            return int(failed.read_text())
-    if code and received:  # it came while no stage was there to answer it
-        return 128 + received[0]
+            last = int(failed.read_text())
+            return 128 + received[0] if received and last > 128 else last
+    if code and received:
+        again = shlex.join(["wrn-pipe", "repro", *options, *targets])
+        raise InterruptedWorkError(received[0], "no stage was at work, and what is done stays done", again)
     return 1 if code else 0
+
+
+def _wait(child: "subprocess.Popen[bytes]", received: Sequence[int], told: set[int]) -> int:
+    """DVC's exit code. After a signal no further stage comes to its end: with --keep-going DVC would start one."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(_POLL_S)
+        if received:
+            further = [process for process in _running_stages(child.pid) if process.pid not in told]
+            told.update(process.pid for process in further)
+            _terminate(further)
+
+
+_POLL_S = 0.2
 
 
 def record(names: Sequence[str]) -> None:
@@ -165,12 +187,21 @@ def record(names: Sequence[str]) -> None:
         )
 
 
-def terminate_stages(parent: int) -> None:
-    """Send SIGTERM to the stages that run below process `parent`, not to DVC, which would leave them alone."""
-    for process in psutil.Process(parent).children(recursive=True):
+def _running_stages(parent: int) -> list[psutil.Process]:
+    """The stages that run below process `parent`; not DVC itself, which would leave them alone."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+        for process in psutil.Process(parent).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if any(word.startswith("stages.") for word in process.cmdline()[:3]):
+                    found.append(process)
+    return found
+
+
+def _terminate(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
-            if any(word.startswith("stages.") for word in process.cmdline()[:3]):
-                process.terminate()
+            process.terminate()
 
 
 def changes(stages: Collection[str], wait: bool = True) -> dict[str, list[Any]]:

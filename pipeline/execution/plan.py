@@ -299,7 +299,7 @@ def _comments(group: Group, plan: Plan) -> list[str]:
             lines.append(f"#   The paper's {METRIC[claim.metric]} by {paper.name}: {printed}; expect another.")
         else:
             lines.append(f"#   Expected {METRIC[claim.metric]}: {printed}.")
-    lines.append(f"#   Cost of each: about {cost}, estimated from multiply-adds (pipeline/execution/estimate.py).")
+    lines.append(f"#   Cost of each: {cost}, estimated from multiply-adds (pipeline/execution/estimate.py).")
     lines.append(f"#   Train them: wrn-pipe repro '{group.name}-s*'")
     return lines
 

@@ -3,27 +3,33 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from pipeline.datasets import jpeg_store
 from pipeline.datasets.catalogue import SourceError
 from pipeline.datasets.digest import Images, Stored
 from pipeline.errors import UserError, WrnPipeError
+from pipeline.interruptions import children_hear_no_signal
 from pipeline.loading.beton import IMAGE, LABEL
 from pipeline.loading.quick_import import compiling_later
 from pipeline.progress import progress
 
 _STALL_SECONDS = 600
 """A writer that adds no byte for so long has hung: FFCV waits for ever for a worker that died."""
+_PATIENCE_S = 5
+"""How long a writer that is told to end may take to do it by itself."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,8 @@ def _complaint(to: Path) -> Path:
 def _write(jobs: "Sequence[Job | JpegJob]") -> None:
     # The writer's own bar would be drawn over ours; its errors still come through the exit code and the traceback.
     os.environ["TQDM_DISABLE"] = "1"
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     with compiling_later():
         from ffcv.fields import IntField, NDArrayField, RGBImageField
         from ffcv.writer import DatasetWriter
@@ -128,7 +136,21 @@ def _write(jobs: "Sequence[Job | JpegJob]") -> None:
                 field = NDArrayField(images.dtype, images.shape[1:])
         # One worker: with more, pages are booked first come and equal data gives different bytes.
         writer = DatasetWriter(str(job.to), {IMAGE: field, LABEL: IntField()}, num_workers=1)
-        writer.from_indexed_dataset(samples, chunksize=1000)
+        try:
+            writer.from_indexed_dataset(samples, chunksize=1000)
+        except BaseException:
+            _abandon(writer)
+            raise
+
+
+def _abandon(writer: Any) -> None:
+    """End FFCV's worker, which would wait for ever, and free their shared memory, which would outlive both."""
+    for worker in psutil.Process().children(recursive=True):  # multiprocessing does not know one that is being started
+        worker.kill()
+        worker.wait()
+    if isinstance(writer.metadata_sm, SharedMemory):
+        writer.metadata_sm.close()
+        writer.metadata_sm.unlink()
 
 
 def write(jobs: "Sequence[Job | JpegJob]") -> None:
@@ -139,13 +161,16 @@ def write(jobs: "Sequence[Job | JpegJob]") -> None:
     """
     expected = sum(map(_expected_bytes, jobs))
     process = multiprocessing.get_context("spawn").Process(target=_write, args=(jobs,))
-    process.start()
+    with children_hear_no_signal():
+        process.start()
     try:
         _watch(process, [job.to for job in jobs], expected)
     finally:
+        process.terminate()  # it ends its worker before itself; nothing happens if it has ended
+        process.join(_PATIENCE_S)
         if process.is_alive():
             process.kill()
-        process.join()
+            process.join()
     for job in jobs:
         if _complaint(job.to).exists():
             what = _complaint(job.to).read_text(encoding="utf-8")

@@ -1,6 +1,10 @@
 """What is typed wrongly is told in two lines: what, and how to mend it. Exit code 2, no traceback."""
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +75,19 @@ def test_help_is_no_mistake(
     shown = capsys.readouterr()
     assert "Usage: wrn-pipe" in shown.out + shown.err
     assert "error:" not in shown.err
+
+
+def test_the_version_names_the_commit_that_is_checked_out(tmp_path: Path) -> None:
+    def run(*words: str, cwd: Path = ROOT) -> str:
+        return subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
+
+    command = (sys.executable, "-c", "from pipeline.cli.main import main; main()", "--version")
+    said = f"wrn-pipe {version('wrn-pipe')}"
+    assert run(*command).removesuffix(" with edits") == f"{said}, commit {run('git', 'rev-parse', 'HEAD')[:12]}"
+    run("git", "init", "-q", cwd=tmp_path)
+    assert run(*command, cwd=tmp_path).startswith(f"{said}, commit "), "of its own checkout, not of the user's folder"
+    shutil.copytree(ROOT / "pipeline", tmp_path / "installed" / "pipeline")
+    assert run(*command, cwd=tmp_path / "installed") == said
 
 
 def paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -163,7 +163,7 @@ def test_one_cell_with_what_it_needs(project: Project) -> None:
 
     group = after[after.index("# WRN-16-8 on CIFAR-100 by paper-zca.") :]
     assert "Expected top-1 error: 22.07 % (Table 4, number of runs not stated)" in group
-    assert re.search(r"about [0-9.]+ GPU-hours or [0-9,.]+ hours on 2 CPU cores, estimated", group)
+    assert re.search(r": [0-9.]+ GPU-hours or [0-9,.]+ hours on 2 CPU cores, estimated", group)
     pattern = re.search(r"wrn-pipe repro '(.*)'", group)[1]
     dry = project.run(
         sys.executable,
@@ -173,6 +173,12 @@ def test_one_cell_with_what_it_needs(project: Project) -> None:
         pattern,
     )
     assert dry.stdout.split() == [f"evaluate@cifar100-wrn-16-8-paper-zca-s{seed}" for seed in (1, 2)], dry.stderr
+
+
+def test_a_cost_that_is_hardly_any_is_said_in_plain_words(cli: Cli) -> None:
+    done = cli("plan", "--paper-table", "4", "--row", "WRN-40-1", "--dataset", "cifar10", "--protocol", "quick")
+    assert done.returncode == 0, done.stderr
+    assert "Cost of each: below 0.01 GPU-hours or 0.06 hours on 2 CPU cores, estimated" in done.stdout
 
 
 def test_more_seeds_join_their_group(project: Project, cli: Cli) -> None:

@@ -1,14 +1,17 @@
 """wrn-pipe compare, through the real command line in a folder of its own."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from made_up_runs import five, result, write
 
 from pipeline.cli.main import main
 
+ROOT = Path(__file__).resolve().parents[2]
 Command = Callable[..., tuple[int, str, str]]
 GOOD = [result(e, run=f"good-{s}", network="WRN-40-2", seed=s) for s, e in enumerate([540, 548, 541, 545, 543], 1)]
 
@@ -103,3 +106,31 @@ def test_a_run_that_the_plan_lost_is_mentioned(compare, tmp_path) -> None:
     code, out, _ = compare("--paper-table", "2")
     assert code == 0
     assert "Ignored, because params.yaml does not name them: left-behind" in out
+
+
+def test_what_to_do_next_is_about_what_was_asked_for(compare, tmp_path, monkeypatch) -> None:
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+
+    def said(*arguments: str) -> str:
+        _, out, _ = compare("--paper-table", "4", "--row", "WRN-16-8", *arguments)
+        return " ".join(out.rpartition("Next: ")[2].split())
+
+    asked = "wrn-pipe plan --paper-table 4 --row WRN-16-8"
+    assert said().startswith(f"2 claims need comparable runs. {asked} --seeds 5 adds them,")
+    assert f". {asked} --dataset cifar10 --seeds 5 adds them," in said("--dataset", "cifar10")
+
+    def plan(seeds: int) -> None:
+        words = ["--paper-table", "4", "--row", "WRN-16-8", "--dataset", "cifar10", "--seeds", str(seeds), "--yes"]
+        monkeypatch.setattr(sys, "argv", ["wrn-pipe", "plan", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == 0
+
+    plan(2)
+    assert "wrn-pipe plan" in said("--dataset", "cifar10"), "a verdict needs three runs"
+    plan(3)
+    assert said("--dataset", "cifar10") == (
+        "1 claim needs comparable runs, which params.yaml has: "
+        "wrn-pipe repro 'cifar10-wrn-16-8-paper-zca-s*' trains them."
+    )
+    assert "wrn-pipe plan" in said(), "CIFAR-100 is not planned"

@@ -306,6 +306,22 @@ def test_deep_finds_weights_that_do_not_predict_what_is_said(copy: Project) -> N
     assert (other.path, other.state) == (f"{EVALUATION}/predictions.parquet", "wrong")
 
 
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_deep_says_in_two_lines_that_the_digests_are_broken(copy: Project, content: str) -> None:
+    """What the file is, and what could not be looked at for want of it."""
+    heavier()
+    (EVALUATION / "digests.json").unlink()  # a link into DVC's cache
+    (EVALUATION / "digests.json").write_text(content)
+    ran = CliRunner().invoke(app, ["verify", "--deep"])
+    assert isinstance(ran.exception, SystemExit), ran.exception
+    assert ran.exit_code == 1
+    lines = [line for line in ran.output.splitlines() if "digests: " in line or "does not say device" in line]
+    assert [line.split()[:2] for line in lines] == [
+        ["wrong", f"{EVALUATION}/digests.json"],
+        ["unchecked", f"{EVALUATION}/predictions.parquet"],
+    ]
+
+
 def test_deeper_trains_again_to_the_same_bits(copy: Project) -> None:
     whole = list(again.trained(load(), RUN, None))
     assert [(each.path, each.state) for each in whole] == [

@@ -1,10 +1,16 @@
 """The report says what the cells say, whatever has been run, in one page that anybody can use."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import threading
 from collections.abc import Sequence
+from functools import partial
 from hashlib import sha256
+from html import unescape
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import matplotlib
@@ -126,7 +132,7 @@ def test_the_same_files_give_the_same_bytes_anywhere(quick, tmp_path, monkeypatc
 
 
 def test_every_claim_and_verdict_of_the_tables_is_there(read, tables) -> None:
-    assert {cell.verdict for each in tables for cell in each.cells} == {None, *Verdict}
+    assert {cell.verdict for each in tables for cell in each.cells} == {None, *Verdict} - {Verdict.OTHER_COUNT}
     for each in tables:
         letters = words.letters_of(each)
         rows = by_id(read, each.stem).all("table")[0].all("tr")[2:]
@@ -319,3 +325,66 @@ def test_contrast_is_that_of_wcag_aa(dark) -> None:
     for ground in ("paper", "stripe"):
         for name in set(colours) - {"paper", "stripe", "line"}:
             assert contrast(name, ground) >= 4.5, (name, ground)
+
+
+CHROMIUM = shutil.which("chromium")
+PROBE = """<!doctype html><html lang="en"><head><title>probe</title><link rel="icon" href="data:,"></head>
+<body style="margin: 0"><iframe src="report.html" style="border: 0; width: WIDTHpx; height: 2400px"></iframe>
+<script>
+addEventListener("load", () => {
+  const view = document.querySelector("iframe").contentWindow, page = view.document, root = page.documentElement;
+  const outside = [...page.querySelectorAll("body *")].filter(one => {
+    const place = one.getBoundingClientRect();
+    return place.width && place.right > root.clientWidth + 1 && !one.closest("[role=region], svg");
+  });
+  const shown = heading => heading.getBoundingClientRect().height > 0 && !heading.closest("details");
+  const found = {
+    width: root.clientWidth, needed: root.scrollWidth, outside: outside.map(one => one.outerHTML.slice(0, 80)),
+    headings: [...page.querySelectorAll("h1, h2, h3")].filter(shown).map(one => one.textContent),
+    paper: view.getComputedStyle(page.body).backgroundColor, ink: view.getComputedStyle(page.body).color,
+    loaded: view.performance.getEntriesByType("resource").map(one => one.name),
+  };
+  document.body.append(Object.assign(document.createElement("pre"), {textContent: JSON.stringify(found)}));
+});
+</script></body></html>"""
+"""Looks at the page in a frame of the width of a telephone, which a browser's own window does not become."""
+
+
+@pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="there is no chromium on PATH")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_all_of_it(text, read, width, scheme, tmp_path) -> None:
+    (tmp_path / "report.html").write_text(text, encoding="utf-8")
+    (tmp_path / "probe.html").write_text(PROBE.replace("WIDTH", str(width)), encoding="utf-8")
+    asked = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            asked.append(self.path)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+        flags += [
+            "--dump-dom",
+            "--hide-scrollbars",
+            f"--screenshot={tmp_path / 'page.png'}",
+            f"--window-size={width + 20},2400",
+        ]
+        flags += ["--virtual-time-budget=20000", f"--user-data-dir={tmp_path / 'profile'}"]
+        flags += [f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"]
+        command = [str(CHROMIUM), *flags, f"http://127.0.0.1:{server.server_port}/probe.html"]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        server.shutdown()
+    found = json.loads(unescape(re.search("<pre>(.*)</pre>", shown)[1]))
+    assert (found["width"], found["needed"], found["outside"]) == (width, width, [])
+    assert [" ".join(each.split()) for each in found["headings"]] == [
+        heading.text for heading in read.all("h1", "h2", "h3") if not heading.within("details")
+    ]
+    assert found["loaded"] == []
+    assert set(asked) == {"/probe.html", "/report.html"}
+    paper, ink = (
+        luminance("#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", found[name])[:3]))
+        for name in ("paper", "ink")
+    )
+    assert (paper < 0.05 and ink > 0.5) if scheme == "dark" else (paper > 0.9 and ink < 0.05)

@@ -41,6 +41,7 @@ def trained(
 
     def plan(params: Any) -> None:
         params["datasets"] = {"cifar10": params["datasets"]["cifar10-tiny"]}
+        params["comparison"]["margins"].pop("cifar10-tiny")
         params["representations"] = {"cifar10-rgb": {"dataset": "cifar10", "kind": "rgb"}}
         params["runs"] = {FIRST: entry(1), SECOND: entry(2)}
         params["loading"] = {"backend": "numpy"}

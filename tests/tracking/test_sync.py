@@ -213,18 +213,21 @@ def test_the_commit_is_said_only_of_code_that_makes_these_files(place: Place) ->
         ("models/{}/history.csv", "gone"),
         ("evaluations/{}/metrics.json", "cut"),
         ("evaluations/{}/predictions.parquet", "gone"),
+        ("data/beton/cifar10-rgb/card.json", "{}"),
     ],
 )
 def test_a_broken_file_is_named(place: Place, name: str, change: str) -> None:
     path = place.root / name.format(FIRST)
     if change == "cut":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    else:
+    elif change == "gone":
         path.unlink()
+    else:
+        path.write_text(change)
     with pytest.raises(UserError) as error:
         place.sync()
     assert path.name in error.value.what
-    assert FIRST in error.value.remedy
+    assert path.parent.name in error.value.remedy
 
 
 def test_a_database_that_is_none_is_a_mistake_with_a_remedy(place: Place) -> None:

@@ -86,10 +86,8 @@ def verdict(cell: Cell) -> str:
         return "quoted"
     if cell.kind == "timing":
         return "timing"
-    if cell.kind == "count":
-        if cell.count is None:
-            return "not counted"
-        return "same count" if cell.verdict is Verdict.REPRODUCED else "other count"
+    if cell.kind == "count" and cell.count is None:
+        return "not counted"
     if cell.judgement is not None and cell.verdict in (Verdict.BETTER, Verdict.WORSE) and cell.judgement.within_margin:
         return f"{cell.verdict}, within the margin"
     if cell.verdict is Verdict.INCONCLUSIVE and cell.judgement is not None and cell.ours is not None:

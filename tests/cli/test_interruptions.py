@@ -1,0 +1,233 @@
+"""Ctrl-C and SIGTERM, by real signals to the real commands: two lines, the exit code, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import pytest
+from project import BIN, RUN, Project, make_project
+
+from pipeline.datasets.readers import Splits
+
+if TYPE_CHECKING:
+    from tests.conftest import ArchiveServer
+
+pytestmark = pytest.mark.slow
+RAW, BETON = "data/raw/cifar10-tiny", "data/beton/cifar10-tiny-rgb"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    lines: list[str]
+    """Of both streams."""
+
+
+def interrupted(project: Project, signum: signal.Signals, under_way: Callable[[], bool], *arguments: str) -> Ended:
+    """Start `wrn-pipe` in a session of its own, and send the signal when `under_way`.
+
+    SIGINT goes to all of it, as a terminal's Ctrl-C does, SIGTERM to the command alone, as a scheduler sends it.
+    """
+    log = project.root / "log"
+    with log.open("w") as file:
+        running = subprocess.Popen(
+            [sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments],
+            cwd=project.root,
+            env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "MLFLOW_TRACKING_URI": "none://"},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    until = time.monotonic() + 120
+    while not under_way():
+        assert running.poll() is None, log.read_text()
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.02)
+    if signum == signal.SIGINT:
+        os.killpg(running.pid, signum)
+    else:
+        running.send_signal(signum)
+    code = running.wait(60)
+    until = time.monotonic() + 5  # multiprocessing's tracker of shared memory ends when its parent has
+    while left := living(running.pid):
+        assert time.monotonic() < until, left
+        time.sleep(0.05)
+    return Ended(code, log.read_text().splitlines())
+
+
+def living(session: int) -> list[str]:
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        try:
+            if os.getsid(process.pid) == session and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.info["cmdline"] or ()))
+        except ProcessLookupError:
+            continue
+    return found
+
+
+def told(signum: signal.Signals, ended: Ended, kept: str, stage: str) -> None:
+    """The two lines, which are the last unless DVC adds that a stage has failed, and the exit code."""
+    text = "\n".join(ended.lines)
+    assert ended.code == 128 + signum, text
+    (at,) = (i for i, line in enumerate(ended.lines) if line.startswith("error: "))
+    assert ended.lines[at] == f"error: {signum.name}: stopped; {kept}"
+    assert ended.lines[at + 1] == f"  fix: continue with: wrn-pipe {stage}"
+    assert "Traceback" not in text
+    assert "leaked" not in text
+    assert all(line.startswith("ERROR: failed to reproduce") for line in ended.lines[at + 2 :] if line), text
+
+
+@pytest.mark.parametrize("command", ["stage", "repro"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_download_that_is_stopped_goes_on_where_it_was(
+    signum: signal.Signals,
+    command: str,
+    tmp_path: Path,
+    archive_server: ArchiveServer,
+    tiny_archive: Path,
+    tiny_dataset_entry: Callable[[str], dict[str, Any]],
+) -> None:
+    url = archive_server.put(tiny_archive)
+    archive_server.plan(url, archive_server.stall_after(300_000))
+    project = make_project(tmp_path / "project", tiny_dataset_entry(url))
+    part = project.root / "scratch/downloads/cifar10-tiny" / f"{tiny_archive.name}.part"
+    stage = "download@cifar10-tiny"
+    words = ("stage", "download", "cifar10-tiny") if command == "stage" else ("repro", stage)
+    ended = interrupted(project, signum, lambda: part.exists() and part.stat().st_size > 100_000, *words)
+    assert part.stat().st_size == 300_000
+    kept = "0.3 MB have arrived in scratch/downloads/cifar10-tiny and are not fetched again"
+    told(signum, ended, kept, f"repro {stage}")
+    assert not list((project.root / "data").glob("**/*"))
+    again = project.cli("repro", stage)
+    assert again.returncode == 0, again.stderr
+    assert archive_server.requests[-1].range == "bytes=300000-"
+    assert len(list((project.root / RAW).iterdir())) == 4
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_stage_that_is_only_starting_says_nothing_and_repro_speaks_for_it(
+    signum: signal.Signals, tmp_path: Path, archive_server: ArchiveServer, tiny_dataset_entry: Callable[[str], Any]
+) -> None:
+    project = make_project(tmp_path / "project", tiny_dataset_entry(f"{archive_server.url}/none"))
+    log = project.root / "log"
+
+    def imports() -> bool:
+        if "> python -m stages.download" in log.read_text():
+            time.sleep(0.15)  # Python itself has started by then
+            return True
+        return False
+
+    ended = interrupted(project, signum, imports, "repro", "download")
+    assert ended.code == 128 + signum
+    assert ended.lines[-2:] == [
+        f"error: {signum.name}: stopped; no stage was at work, and what is done stays done",
+        "  fix: continue with: wrn-pipe repro download",
+    ]
+    assert not any("Traceback" in line for line in ended.lines)
+
+
+def test_what_fails_by_a_signal_is_not_gone_on_from(
+    tmp_path: Path,
+    archive_server: ArchiveServer,
+    tiny_archive: Path,
+    tiny_dataset_entry: Callable[[str], dict[str, Any]],
+) -> None:
+    """With --keep-going DVC takes a stage that was stopped for one that failed, and starts the next."""
+    project = make_project(tmp_path / "project", tiny_dataset_entry(archive_server.put(tiny_archive)))
+    first, second = (archive_server.put(tiny_archive, f"{name}.tar.gz") for name in ("first", "second"))
+    for url in (first, second):
+        archive_server.plan(url, *[archive_server.stall_after(300_000)] * 9)
+    project.edit(lambda params: params["datasets"].update(a=tiny_dataset_entry(first), b=tiny_dataset_entry(second)))
+    parts = project.root / "scratch/downloads"  # of the one that DVC begins with, which may be either
+    words = ("repro", "--keep-going", "download@a", "download@b")
+    ended = interrupted(project, signal.SIGINT, lambda: any(parts.glob("[ab]/*.part")), *words)
+    assert ended.code == 128 + signal.SIGINT, ended.lines
+    assert len({request.path for request in archive_server.requests}) == 1, ended.lines
+
+
+def left_in_memory(before: set[Path]) -> list[Path]:
+    """Shared memory and semaphores that came after `before`, and that no process has: others' tests have their own."""
+    new = {path for path in Path("/dev/shm").iterdir() if path.name.startswith(("psm_", "sem."))} - before
+    had = ""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):  # that process has just ended
+            had += maps.read_text()
+    return [path for path in new if str(path) not in had and path.exists()]
+
+
+@pytest.fixture
+def many(tmp_path: Path, tiny_images: Splits, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Project:
+    """So many images that writing them takes seconds."""
+    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"))
+    (project.root / RAW).mkdir(parents=True)
+    for split, (images, labels) in tiny_images.items():
+        times = 30_000 // len(labels)
+        np.save(project.root / RAW / f"{split}_images.npy", np.tile(images, (times, 1, 1, 1)))
+        np.save(project.root / RAW / f"{split}_labels.npy", np.tile(labels, times))
+    return project
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("when", ["while FFCV is imported", "while FFCV writes"])
+def test_a_conversion_that_is_stopped_leaves_no_writer_and_no_half_file(
+    signum: signal.Signals, when: str, many: Project
+) -> None:
+    data = many.root / "data/beton"
+    shared = set(Path("/dev/shm").iterdir())
+
+    def under_way() -> bool:
+        if when == "while FFCV writes":
+            return any(path.stat().st_size > 2**23 for path in data.glob(".*.part/train.beton"))
+        started = [p.create_time() for p in psutil.Process().children(True) if "spawn_main" in " ".join(p.cmdline())]
+        return bool(started) and time.time() - max(started) > 0.3
+
+    ended = interrupted(many, signum, under_way, "stage", "convert", "cifar10-tiny-rgb")
+    told(signum, ended, "nothing half-done is left", "repro convert@cifar10-tiny-rgb")
+    assert not list(data.iterdir())
+    until = time.monotonic() + 20  # Python's own tracker of these ends after the command that it tracks
+    while left_in_memory(shared) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not left_in_memory(shared)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_evaluation_that_is_stopped_leaves_the_one_of_before(
+    signum: signal.Signals, tmp_path: Path, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
+) -> None:
+    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
+    project.edit(lambda params: params["loading"].update(backend="numpy"))
+    for stage in ("train", "evaluate"):
+        done = project.cli("stage", stage, RUN, MLFLOW_TRACKING_URI="none://")
+        assert done.returncode == 0, done.stderr
+    folder = project.root / "evaluations"
+    before = {path.name: path.read_bytes() for path in (folder / RUN).iterdir()}
+    ended = interrupted(project, signum, (folder / f".{RUN}.part").exists, "stage", "evaluate", RUN)
+    told(signum, ended, "nothing half-done is left", f"repro evaluate@{RUN}")
+    assert [path.name for path in folder.iterdir()] == [RUN]
+    assert {path.name: path.read_bytes() for path in (folder / RUN).iterdir()} == before
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [1, 6])
+def test_an_estimate_that_is_stopped_leaves_no_process(
+    signum: signal.Signals, seconds: float, tmp_path: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
+) -> None:
+    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"))
+    until = time.monotonic() + seconds  # imports, or the process that measures
+    ended = interrupted(project, signum, lambda: time.monotonic() > until, "estimate", "--paper-table", "4")
+    told(signum, ended, "nothing half-done is left", "estimate --paper-table 4")

@@ -413,3 +413,38 @@ def test_the_report_is_whole_and_is_what_its_stage_writes_again(done: Project) -
     ran = done.cli("stage", "report", PYTHONHASHSEED="1", TZ="Asia/Tokyo")
     assert ran.returncode == 0, ran.stderr
     assert path.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.soak
+def test_dvcs_own_commands_tell_an_experiment_from_the_plan(done: Project, tmp_path: Path) -> None:
+    project = clone(done, tmp_path / "tried")
+    assert project.run("dvc", "cache", "dir", "--local", str(done.root / ".dvc" / "cache")).returncode == 0
+    assert project.run("dvc", "checkout").returncode == 0
+
+    def said(*words: str) -> Any:
+        names = {f"GIT_{who}_{what}": "t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        ran = project.run("dvc", *words, **names)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return json.loads(ran.stdout) if "--json" in words else ran.stdout
+
+    metrics = f"evaluations/{RUN}/metrics.json"
+    before = json.loads((project.root / metrics).read_text())
+    ran = said("exp", "run", "--name", "slower", "-S", "protocols.brief.learning_rate=0.001")
+    assert f"Running stage 'train@{RUN}'" in ran
+    assert "Running stage 'download" not in ran
+    after = json.loads((project.root / metrics).read_text())
+    assert after["top1_error"] != before["top1_error"]
+
+    difference = said("metrics", "diff", "--json")[metrics]["top1_error"]
+    assert (difference["old"], difference["new"]) == (before["top1_error"], after["top1_error"])
+    assert said("params", "diff", "--json")["params.yaml"] == {
+        "protocols.brief.learning_rate": {"old": 0.1, "new": 0.001, "diff": -0.099}
+    }
+    (head,) = (each for each in said("exp", "show", "--json") if each["rev"] != "workspace")
+    (slower,) = (revision for trial in head["experiments"] for revision in trial["revs"])
+    assert slower["name"] == "slower"
+    for each, rate, told in ((head, 0.1, before), (slower, 0.001, after)):
+        data = each["data"]
+        assert data["params"]["params.yaml"]["data"]["protocols"]["brief"]["learning_rate"] == rate
+        assert data["metrics"][metrics]["data"] == told
+    assert "slower" in said("exp", "show", "--only-changed")

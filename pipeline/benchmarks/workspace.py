@@ -57,6 +57,9 @@ def _params(plan: Plan, runs: int, network: str, epochs: int) -> str:
         "runs": {f"bench-s{seed}": {**run, "seed": seed} for seed in range(1, runs + 1)},
         "tables": ["4"],
     }
+    settings["comparison"]["margins"] = {
+        name: margin for name, margin in settings["comparison"]["margins"].items() if name == DATASET
+    }
     return json.dumps(settings, indent=2)  # which is YAML
 
 

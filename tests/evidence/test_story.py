@@ -80,7 +80,7 @@ def test_show_tells_what_is_out_of_date(copy: Project) -> None:
 def test_explain_tells_a_claim_without_runs(finished: Project) -> None:
     with chdir(finished.root):
         text = words(told("explain", "--paper-table", "4", "--row", "WRN-40-1", "--dataset", "cifar10"))
-    assert "exactly 563,930 here: reproduced" in text
+    assert "exactly 563,930 here: same count" in text
     assert "6.85 in the paper, not run" in text
     assert "Its recipe is paper-zca" in text
     assert "wrn-pipe plan --paper-table 4 --row 'WRN-40-1' --dataset cifar10 --seeds 3" in text

@@ -182,6 +182,7 @@ def many(tmp_path: Path, tiny_images: Splits, tiny_dataset_entry: Callable[[str]
     return project
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("when", ["while FFCV is imported", "while FFCV writes"])
 def test_a_conversion_that_is_stopped_leaves_no_writer_and_no_half_file(
@@ -205,6 +206,7 @@ def test_a_conversion_that_is_stopped_leaves_no_writer_and_no_half_file(
     assert not left_in_memory(shared)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_an_evaluation_that_is_stopped_leaves_the_one_of_before(
     signum: signal.Signals, tmp_path: Path, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
@@ -223,7 +225,7 @@ def test_an_evaluation_that_is_stopped_leaves_the_one_of_before(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("seconds", [1, 6])
+@pytest.mark.parametrize("seconds", [1, pytest.param(6, marks=pytest.mark.soak)])
 def test_an_estimate_that_is_stopped_leaves_no_process(
     signum: signal.Signals, seconds: float, tmp_path: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
 ) -> None:

@@ -11,7 +11,6 @@ from pipeline.execution.dag import Stage
 from pipeline.execution.dvc import changes, reasons
 from pipeline.execution.lock import read
 
-_MANY = 20
 RWLOCK = Path(".dvc/tmp/rwlock")
 
 
@@ -33,9 +32,7 @@ def ask(stages: Collection[Stage], running: Collection[str], wait: bool) -> dict
     stage that has never run it says that all its inputs were edited.
     """
     free = [stage.name for stage in stages if stage.name not in running and not stage.needs & set(running)]
-    # DVC reads dvc.yaml anew for each name: asked about all stages, it answers sooner than about many.
-    asked = [] if len(free) > _MANY and not running else free
-    changed = {name: change for name, change in (changes(asked, wait) if free else {}).items() if name in free}
+    changed = changes(free, wait) if free else {}
     ran = read() if changed else {}
     return {name: reasons(change) if name in ran else ["it never ran here"] for name, change in changed.items()}
 

@@ -27,7 +27,7 @@ _PATTERN = set("*?[!")
 
 
 def hasten() -> None:
-    """Let DVC in this process read parameter files and write dvc.lock as described above."""
+    """Let DVC in this process read params.yaml, dvc.yaml and dvc.lock, and write dvc.lock, as described above."""
     params.read_param_file = _read_param_file
     dvcfile.load_file = _load_file
     dvcfile.Lockfile.dump_stages = dump_stages

@@ -23,6 +23,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.soak
 def test_it_serves_the_store_and_stops(tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "log"
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from submitit.helpers import DelayedSubmission
 
+from pipeline.errors import forget_last_words
 from pipeline.execution.job import Stage
 from pipeline.execution.waiting import wait_briefly
 
@@ -61,6 +62,9 @@ class Attempt:
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
             except (ProcessLookupError, ChildProcessError):  # it has ended and was waited for
                 continue
+        # That it was stopped is no answer any more: should the job not start again, the driver must not find it.
+        for stage in ("train", "evaluate"):
+            forget_last_words(f"{stage}@{self.run}")
         return DelayedSubmission(self)
 
 

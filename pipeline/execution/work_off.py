@@ -99,6 +99,7 @@ class _Driver:
         for run, job in list(self.active.items()):
             work = self.works[run]
             if job and (state := lives.get(work.fingerprint)):
+                self.gone.pop(run, None)
                 if state == "running" and run not in self.running:
                     self.running.add(run)
                     say(f"{run}: runs as {job}, log: {job.log}")

@@ -1,7 +1,6 @@
 """Runs in jobs of a real Slurm cluster: slurmctld and slurmd of this machine, with a node of two cores."""
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -22,7 +21,7 @@ pytestmark = [
 SLURM = ("--slurm", "--partition", "short", "--time", "10m", "--sbatch", "comment=test")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def here(cluster: dict[str, str], tiny_archive: Path) -> dict[str, str]:
     return {**cluster, **ONE_THREAD, "WRN_PIPE_DATA_DIR": str(tiny_archive.parent)}
 
@@ -30,6 +29,25 @@ def here(cluster: dict[str, str], tiny_archive: Path) -> dict[str, str]:
 @pytest.fixture
 def project(tmp_path: Path, tiny_raw: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Project:
     return three_runs(tmp_path / "project", tiny_raw, tiny_dataset_entry)
+
+
+@pytest.fixture(scope="module")
+def serial(
+    here: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_raw: Path,
+    tiny_dataset_entry: Callable[[str], dict[str, Any]],
+) -> Project:
+    """60 epochs of one run, trained here and without a stop."""
+    project = sixty_epochs(three_runs(tmp_path_factory.mktemp("serial") / "project", tiny_raw, tiny_dataset_entry))
+    ran = project.cli("repro", NAMES[0], **here)
+    assert ran.returncode == 0, ran.stderr
+    return project
+
+
+def sixty_epochs(project: Project) -> Project:
+    project.edit(lambda params: params["protocols"]["brief"].update(epochs=60))
+    return project
 
 
 def slurm(environment: dict[str, str], *words: str) -> str:
@@ -44,8 +62,13 @@ def queue(environment: dict[str, str]) -> dict[str, str]:
     return dict(line.split(maxsplit=1) for line in told.splitlines())
 
 
+def printed(project: Project) -> str:
+    """By its jobs."""
+    return "".join(path.read_text() for path in (project.root / "scratch/jobs/slurm").glob("*_log.out"))
+
+
 def test_ctrl_c_leaves_jobs_that_the_same_command_finds(project: Project, here: dict[str, str], tmp_path: Path) -> None:
-    project.edit(lambda params: params["protocols"]["brief"].update(epochs=60))
+    sixty_epochs(project)
     log = tmp_path / "log"
     with driving(project, log, *SLURM, **here) as driver:
         until(lambda: "runs as job" in log.read_text(), log, driver)
@@ -65,33 +88,34 @@ def test_ctrl_c_leaves_jobs_that_the_same_command_finds(project: Project, here: 
     assert states(project) == dict.fromkeys(NAMES, "done")
 
 
-@pytest.mark.parametrize("how", ["signal", "kill"])
-def test_a_preempted_job_goes_on_where_it_was(how: str, project: Project, here: dict[str, str], tmp_path: Path) -> None:
-    """signal: as before the end of a job's time, which it answers by saving; kill: as when a node is lost."""
-    project.edit(lambda params: params["protocols"]["brief"].update(epochs=60))
-    serial = Project(tmp_path / "serial")
-    shutil.copytree(project.root, serial.root)
-    ran = serial.cli("repro", NAMES[0], **here)
-    assert ran.returncode == 0, ran.stderr
+@pytest.mark.parametrize("how", ["signal", "kill", "lost"])
+def test_a_preempted_job_goes_on_where_it_was(
+    how: str, project: Project, serial: Project, here: dict[str, str], tmp_path: Path
+) -> None:
+    """signal: as before the end of a job's time, which it answers by saving; kill: as when a node is lost; lost: the
+    job that was put back does not start again, so that the driver must submit another one."""
+    sixty_epochs(project)
     log = tmp_path / "log"
     with driving(project, log, *SLURM, NAMES[0], **here) as driver:
         until(lambda: list((project.root / "scratch").glob("*/epoch-0005*")), log, driver)
         (job,) = queue(here)
-        if how == "signal":
-            slurm(here, "scancel", "--signal=USR2", job)
-        else:
+        if how == "kill":
             slurm(here, "scontrol", "requeue", job)
+        else:
+            slurm(here, "scancel", "--signal=USR2", job)
         until(lambda: queue(here).get(job) == "PENDING", log, driver)
-        if how == "signal":
-            assert "SIGTERM: finishing this step and saving" in "".join(
-                path.read_text() for path in (project.root / "scratch/jobs/slurm").glob("*_log.out")
-            )
+        if how != "kill":
+            assert "SIGTERM: finishing this step and saving" in printed(project)
+        if how == "lost":
+            (pickled,) = (project.root / "scratch/jobs/slurm").glob("*_submitted.pkl")
+            pickled.write_bytes(b"")
         # Slurm lets a job that was put back wait for two minutes.
         slurm(here, "scontrol", "update", f"jobid={job}", "starttime=now")
-        assert driver.wait(500) == 0, log.read_text()
-    printed = "".join(path.read_text() for path in (project.root / "scratch/jobs/slurm").glob("*_log.out"))
-    assert "resuming from scratch/" in printed
-    assert log.read_text().count("runs as job") >= 1
+        assert driver.wait(500) == 0, log.read_text() + printed(project)
+    assert "resuming from scratch/" in printed(project)
+    said = log.read_text()
+    assert said.count("runs as job") >= 1
+    assert ("ended without a word" in said and "attempt 1 of 3 failed, again" in said) == (how == "lost")
     for folder in ("models", "evaluations"):
         for path in (serial.root / folder / NAMES[0]).iterdir():
             assert (project.root / folder / NAMES[0] / path.name).read_bytes() == path.read_bytes()

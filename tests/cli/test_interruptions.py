@@ -233,3 +233,26 @@ def test_an_estimate_that_is_stopped_leaves_no_process(
     until = time.monotonic() + seconds  # imports, or the process that measures
     ended = interrupted(project, signum, lambda: time.monotonic() > until, "estimate", "--paper-table", "4")
     told(signum, ended, "nothing half-done is left", "estimate --paper-table 4")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_before_dvc_has_started_is_told_without_a_traceback(
+    signum: signal.Signals, tmp_path: Path, tiny_dataset_entry: Callable[[str], Any]
+) -> None:
+    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"))
+
+    def imports() -> bool:
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if any("quick_dvc" in word for word in process.cmdline()):
+                    time.sleep(0.05)  # Python itself has started by then, DVC takes longer
+                    return True
+        return False
+
+    ended = interrupted(project, signum, imports, "repro", "download")
+    assert ended.code == 128 + signum
+    assert "Traceback" not in "".join(ended.lines)
+    assert ended.lines[-2:] == [
+        f"error: {signum.name}: stopped; no stage was at work, and what is done stays done",
+        "  fix: continue with: wrn-pipe repro download",
+    ]

@@ -63,7 +63,6 @@ COMMANDS = (
     f"{_HELD_OUT} --networks WRN-16-1 --set schedule.warmup_fraction=0.15",
     f"{_HELD_OUT} --networks WRN-16-1 --set learning_rate=0.8 --set 'weight_average={{decay: 0.9, every: 5}}'",
     f"{_CHOSEN} --networks WRN-40-1 --set epochs=6,8,5",
-    f"{_CHOSEN} --networks WRN-40-1 --set epochs=6 --set learning_rate=0.2,0.6",
     f"{_TESTED} --networks WRN-16-1 --set epochs=2,4,16",
     f"{_TESTED} --networks WRN-16-1,WRN-40-1 --set epochs=8 --seeds 3",
     f"{_TESTED} --networks WRN-40-1 --set epochs=2,4,6,16",

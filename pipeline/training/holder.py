@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, WrnPipeError
 from pipeline.progress import say
-from pipeline.training import pulse
+from pipeline.training import choice, pulse
 
 PATTERN = "epoch-*.safetensors"
 """Names of saved states within `scratch`, the later the further; see pipeline.training.checkpoints."""
@@ -44,13 +44,16 @@ def hold(scratch: Path, run_id: str, wait: bool = False) -> Iterator[None]:
     left by a dead holder, even if its process id is in use again. NFS passes flock on to the server, so holders on
     other hosts count; where a mount keeps locks to one host, another host's note is believed (`_locks_stay_here`).
 
-    Raises UserError that names the holder when there is one; with `wait`, waits for its end instead.
+    Raises UserError that names the holder when there is one; with `wait`, waits for its end instead. Raises
+    WrnPipeError when the disk is full or fails.
     """
-    scratch.parent.mkdir(parents=True, exist_ok=True)
+    with _explain_disk(run_id, scratch.parent):
+        scratch.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(scratch.with_name(f"{scratch.name}.lock"))
     note = scratch.with_name(f"{scratch.name}.holder.json")
     try:
-        lock.acquire(timeout=0)
+        with _explain_disk(run_id, scratch.parent):
+            lock.acquire(timeout=0)
     except Timeout:
         who = read(note) or "a process that has not said yet who it is"
         if not wait:
@@ -67,8 +70,9 @@ def hold(scratch: Path, run_id: str, wait: bool = False) -> Iterator[None]:
                 )
             say(f"{left} ended without a word; its last state counts")
         part = note.with_suffix(".part")
-        part.write_text(json.dumps(asdict(_this_process())))
-        os.replace(part, note)
+        with _explain_disk(run_id, scratch.parent):
+            part.write_text(json.dumps(asdict(_this_process())))
+            os.replace(part, note)
         try:
             yield
         finally:
@@ -79,11 +83,25 @@ def hold(scratch: Path, run_id: str, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def _explain_disk(run_id: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, Timeout):  # the lock's, which is an OSError as well
+            raise
+        raise WrnPipeError(
+            f"run {run_id}: cannot write in {folder} ({error.strerror}); what was saved there before stays",
+            f"make room there, or make it writable, then: wrn-pipe repro train@{run_id}",
+        ) from error
+
+
 def discard(scratch: Path) -> None:
     """Forget a training's saved states and results; call it while holding them."""
     for path in (
         *scratch.glob(".*.part"),
         scratch / pulse.FILE,
+        scratch / choice.FILE,
         *sorted(scratch.glob(PATTERN)),
     ):  # the newest last, should this be killed
         path.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.params import load
 from pipeline.tracking.entry import checkout, finished
 from pipeline.tracking.mirror import Mirror, log_evaluation
+from pipeline.tracking.sync import log_runs
 from pipeline.training.checkpoints import EpochRecord
 
 
@@ -175,6 +176,14 @@ def test_a_resumed_training_doubles_no_step_and_what_it_missed_is_added(place: P
     said = place.sync()
     assert said[:2] == [f"left    {FIRST}", f"left    {SECOND}"]
     assert "1 other record stays" in said[2]
+
+
+def test_what_a_jobs_machine_measured_is_recorded_with_its_files(place: Place) -> None:
+    log_runs(load(), {FIRST: {"device.measured": "cuda:0 1 GFLOP/s, cpu 2 GFLOP/s"}, SECOND: {}})
+    tags = {run_id: run.data.tags for run_id, run in place.runs().items()}
+    assert tags[FIRST]["device.measured"] == "cuda:0 1 GFLOP/s, cpu 2 GFLOP/s"
+    assert "device.measured" not in tags[SECOND]
+    assert place.sync()[:2] == [f"left    {FIRST}", f"left    {SECOND}"]
 
 
 def test_a_training_that_failed_or_was_stopped_says_so(place: Place) -> None:

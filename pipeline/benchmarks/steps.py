@@ -24,6 +24,7 @@ from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.models.build import build
 from pipeline.models.kernels import Kernels, use
+from pipeline.models.sync_batch_norm import synchronise
 from pipeline.training import device as devices
 
 MEASURE_S = 1.0
@@ -179,23 +180,33 @@ def forward_and_backward(network: str, batch: int, bf16: bool) -> float:
 
 
 def training_rate(
-    network: str, batch: int, size: int, bf16: bool, kernels: Kernels, at_least: float = MEASURE_S
+    network: str,
+    batch: int,
+    size: int,
+    bf16: bool,
+    kernels: Kernels,
+    at_least: float = MEASURE_S,
+    *,
+    synchronised: bool = False,
 ) -> float:
     """Training images a second of our way, on random images of `size` x `size`, in so many seconds; keeps nothing."""
-    step = on_random_images.__wrapped__(network, batch, size, bf16, kernels, update=True)
+    step = on_random_images.__wrapped__(network, batch, size, bf16, kernels, update=True, synchronised=synchronised)
     return batch / seconds_of(step, at_least)
 
 
 @cache
 def on_random_images(
-    network: str, batch: int, size: int, bf16: bool, kernels: Kernels, *, update: bool
+    network: str, batch: int, size: int, bf16: bool, kernels: Kernels, *, update: bool, synchronised: bool = False
 ) -> Callable[[], None]:
-    """A warm step, with or without the update of the weights."""
+    """A warm step, with or without the update of the weights; by `kernels`, unless batch_norm is synchronised."""
     device = measuring.device()
     rate = 0.3 if network.endswith("-dropout") else 0.0
     model: nn.Module = build(network, 10, conv_init="fan_in", bn_init="ones", dropout=rate, seed=1)
     model = model.to(device).to(memory_format=torch.channels_last)
-    use(kernels, model, device)
+    if synchronised:
+        synchronise(model)
+    else:
+        use(kernels, model, device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
     images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(10, (batch,), device=device)

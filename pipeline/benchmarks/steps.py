@@ -46,14 +46,16 @@ class Way:
     kernels: Kernels = "torch"
 
 
-OURS = "+ fused BN-ReLU"
-"""The way that trains by default."""
+OURS = {"cpu": "+ fused BN-ReLU", "cuda": "+ torch.compile"}
+"""By kind of device, the way that trains by default: kernels: fused is torch.compile on a GPU."""
+_PREPARED = {"cpu": "+ allocator", "cuda": "+ repeatable kernels, no TF32"}
+"""What pipeline/training/device.py does on each that a step's time can depend on."""
 
 
 def ways(device: str, compiled: bool, backend: Backend) -> dict[str, Way]:
     """Label -> way, our loader over `backend`. Each adds one thing to the one before, up to OURS.
 
-    Those that end in "instead" change one of OURS. On a GPU `compiled` adds nothing: OURS is compiled there.
+    Those that end in "instead" change one of OURS. `device`: cpu or cuda, where `compiled` adds nothing: OURS is.
     """
     way = Way()
     result = {"public port": way}
@@ -62,8 +64,8 @@ def ways(device: str, compiled: bool, backend: Backend) -> dict[str, Way]:
         ("+ bf16 autocast", {"bf16": True}),
         (f"+ our loader, {backend}", {"loader": backend}),
         ("+ fused SGD", {"sgd": "fused"}),
-        ("+ allocator", {"prepared": True}),
-        (OURS, {"kernels": "fused"}),
+        (_PREPARED[device], {"prepared": True}),
+        (OURS[device], {"kernels": "fused"}),
     ]
     for label, change in added:
         way = replace(way, **change)
@@ -175,8 +177,12 @@ def forward_and_backward(network: str, batch: int, bf16: bool) -> float:
 
     On a GPU by torch's own kernels, as the paper's were cuDNN's: to compile a thousand layers takes too long.
     """
-    kernels: Kernels = "fused" if measuring.device().type == "cpu" else "torch"
-    return seconds_of(on_random_images(network, batch, 32, bf16, kernels, update=False), MEASURE_S)
+    return seconds_of(on_random_images(network, batch, 32, bf16, uncompiled(), update=False), MEASURE_S)
+
+
+def uncompiled() -> Kernels:
+    """The fastest kernels that torch.compile has no part in."""
+    return "fused" if measuring.device().type == "cpu" else "torch"
 
 
 def training_rate(

@@ -110,7 +110,7 @@ def bench(
                     value = _measure(processes, network.name, way)
                     measured[network.name].setdefault(label, []).append(value)
             if network is parsed[0] and epoch:
-                whole = end_to_end(parsed[0].name, processes[True], settings[OURS], say)
+                whole = end_to_end(parsed[0].name, processes[True], settings[OURS[device.type]], say)
             for child in processes.values():
                 child.submit(forget).result()
         here = processes[True].submit(machine, device).result()

@@ -1,8 +1,11 @@
 """`wrn-pipe bench ...`: how fast this machine trains and loads, and what each part of it contributes."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -68,8 +71,13 @@ def train(
             highlight=False,
         )
     console.print(f"Median of {repeats} rounds (lowest to highest).", highlight=False)
-    console.print("\nTo report these rates, send all of the above with the machine, or the output of --json:")
-    for key, value in result.machine.items():
+    _tell(console, result.machine, "these rates")
+
+
+def _tell(console: "Console", machine: dict[str, str], what: str) -> None:
+    """The machine, for whoever reads the table elsewhere."""
+    console.print(f"\nTo report {what}, send all of the above with the machine, or the output of --json:")
+    for key, value in machine.items():
         console.print(f"  {key}: {value}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -160,21 +168,22 @@ def figure_4(
 
     if precision not in ("fp32", "bf16"):
         raise UserError(f"no precision {precision!r}", "choose fp32 or bf16")
-    timings = bench("bf16" if precision == "bf16" else "fp32", repeats, say)
+    result = bench("bf16" if precision == "bf16" else "fp32", repeats, say)
     if as_json:
-        typer.echo(json_text([asdict(timing) for timing in timings]), nl=False)
+        typer.echo(json_text(asdict(result)), nl=False)
         return
     table = Table(
         "network", title=f"Forward and backward at batch 32, {precision}; x {REFERENCE}", title_justify="left"
     )
     for column in ("paper, ms", "paper, x", "ours, ms", "ours, x"):
         table.add_column(column, justify="right", no_wrap=True)
-    for timing in timings:
+    for timing in result.timings:
         paper = (f"{timing.paper_ms:.0f}", f"{timing.paper_ratio:.2f}")
         table.add_row(timing.network, *paper, str(timing.ms), f"{timing.ratio:.2f}")
     console = Console()
     console.print(table)
     console.print(f"Median of {repeats} rounds (lowest to highest). The paper's machine: Titan X, cuDNN v5, fp32.")
+    _tell(console, result.machine, "these times")
 
 
 @app.command(epilog="Example: wrn-pipe bench loader --repeats 5 --json > loader.json")

@@ -37,7 +37,7 @@ class Holder:
 
 
 @contextmanager
-def hold(scratch: Path, run_id: str, wait: bool = False) -> Iterator[None]:
+def hold(scratch: Path, run_id: str, wait: bool = False, resumes: bool = True) -> Iterator[None]:
     """Own the training whose state lies in `scratch` while the block runs.
 
     The lock is flock on `<scratch>.lock`, which ends with the process however it ends: a note whose lock is free was
@@ -45,7 +45,7 @@ def hold(scratch: Path, run_id: str, wait: bool = False) -> Iterator[None]:
     other hosts count; where a mount keeps locks to one host, another host's note is believed (`_locks_stay_here`).
 
     Raises UserError that names the holder when there is one; with `wait`, waits for its end instead. Raises
-    WrnPipeError when the disk is full or fails.
+    WrnPipeError when the disk is full or fails. `resumes`: what is stopped there is taken up again.
     """
     with _explain_disk(run_id, scratch.parent):
         scratch.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def hold(scratch: Path, run_id: str, wait: bool = False) -> Iterator[None]:
     except Timeout:
         who = read(note) or "a process that has not said yet who it is"
         if not wait:
-            raise UserError(f"run {run_id} is being trained by {who}", _remedy(run_id, who)) from None
+            raise UserError(f"run {run_id} is being trained by {who}", _remedy(run_id, who, resumes)) from None
         say(f"run {run_id} is being trained by {who}: waiting for its end")
         lock.acquire()
     try:
@@ -68,7 +68,7 @@ def hold(scratch: Path, run_id: str, wait: bool = False) -> Iterator[None]:
                     "from here",
                     f"if that process has ended, delete {note} and run again",
                 )
-            say(f"{left} ended without a word; its last state counts")
+            say(f"{left} ended without a word; {'its last state counts' if resumes else 'this begins anew'}")
         part = note.with_suffix(".part")
         with _explain_disk(run_id, scratch.parent):
             part.write_text(json.dumps(asdict(_this_process())))
@@ -145,11 +145,11 @@ def _this_process() -> Holder:
     return Holder(os.getpid(), platform.node(), time.strftime("%Y-%m-%d %H:%M:%S"), command)
 
 
-def _remedy(run_id: str, who: Holder | str) -> str:
-    wait = f"wait for it: wrn-pipe stage train {run_id} --wait"
+def _remedy(run_id: str, who: Holder | str, resumes: bool) -> str:
+    wait = f"wait for it: wrn-pipe stage train {run_id} --wait" if resumes else "wait for its end"
     if isinstance(who, Holder):
         there = "" if who.host == platform.node() else f" on {who.host}"
-        return f"{wait}; or stop it, its state is saved: kill {who.pid}{there}"
+        return f"{wait}; or stop it, {'its state is' if resumes else 'nothing of it is'} saved: kill {who.pid}{there}"
     return wait
 
 

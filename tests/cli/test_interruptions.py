@@ -36,10 +36,17 @@ class Ended:
     """Of both streams."""
 
 
-def interrupted(project: Project, signum: signal.Signals, under_way: Callable[[], bool], *arguments: str) -> Ended:
+def interrupted(
+    project: Project,
+    signum: signal.Signals,
+    under_way: Callable[[], bool],
+    *arguments: str,
+    to_all: bool | None = None,
+) -> Ended:
     """Start `wrn-pipe` in a session of its own, and send the signal when `under_way`.
 
-    SIGINT goes to all of it, as a terminal's Ctrl-C does, SIGTERM to the command alone, as a scheduler sends it.
+    SIGINT goes to all of it, as a terminal's Ctrl-C does, the others to the command alone, as a scheduler or a user
+    sends them; `to_all` says otherwise.
     """
     log = project.root / "log"
     with log.open("w") as file:
@@ -52,20 +59,25 @@ def interrupted(project: Project, signum: signal.Signals, under_way: Callable[[]
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    until = time.monotonic() + 120
-    while not under_way():
-        assert running.poll() is None, log.read_text()
-        assert time.monotonic() < until, log.read_text()
-        time.sleep(0.02)
-    if signum == signal.SIGINT:
-        os.killpg(running.pid, signum)
-    else:
-        running.send_signal(signum)
-    code = running.wait(60)
-    until = time.monotonic() + 5  # multiprocessing's tracker of shared memory ends when its parent has
-    while left := living(running.pid):
-        assert time.monotonic() < until, left
-        time.sleep(0.05)
+    try:
+        until = time.monotonic() + 120
+        while not under_way():
+            assert running.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.02)
+        if signum == signal.SIGINT if to_all is None else to_all:
+            os.killpg(running.pid, signum)
+        else:
+            running.send_signal(signum)
+        code = running.wait(60)
+        until = time.monotonic() + 5  # multiprocessing's tracker of shared memory ends when its parent has
+        while left := living(running.pid):
+            assert time.monotonic() < until, left
+            time.sleep(0.05)
+    except BaseException:  # what did not end by itself would go on for ever
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        raise
     return Ended(code, log.read_text().splitlines())
 
 

@@ -63,13 +63,15 @@ def log_runs(plan: Plan, runs: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def _line(run_id: str, written: Written) -> str:
-    word = "made" if written.made else "changed" if written.changes else "left"
+    word = "made" if written.made else "changed" if written.changes else "as it was"
     told = written.changes and not written.made  # of a new run: all of it
-    return f"{word:<8}{run_id}" + (f": {'; '.join(written.changes)}" if told else "")
+    return f"{word:<10}{run_id}" + (f": {'; '.join(written.changes)}" if told else "")
 
 
 def _summary(done: dict[str, Written], not_trained: int, others: int) -> str:
-    counted = Counter("made" if w.made else "changed" if w.changes else "left as they were" for w in done.values())
+    counted = Counter("made" if w.made else "changed" if w.changes else "as they were" for w in done.values())
+    if counted["as they were"] == 1:
+        counted["as it was"] = counted.pop("as they were")
     parts = [", ".join(f"{count} {word}" for word, count in sorted(counted.items())) or "no finished training"]
     if not_trained:
         parts.append(f"{not_trained} of the plan without files")

@@ -11,7 +11,9 @@ import pytest
 from mlflow.entities import ViewType
 from project import Project
 from tracking.conftest import FIRST, SECOND, Place, copy
+from typer.testing import CliRunner
 
+from pipeline.cli.main import app
 from pipeline.errors import UserError
 from pipeline.params import load
 from pipeline.tracking.entry import checkout, finished
@@ -100,6 +102,20 @@ def test_again_changes_nothing(place: Place) -> None:
     assert said[:2] == [f"left    {FIRST}", f"left    {SECOND}"]
     assert everything(place) == before
     assert {name: run.info.run_id for name, run in place.runs().items()} == runs
+
+
+def test_a_program_reads_what_was_done(place: Place) -> None:
+    place.client().set_tag(place.runs()[SECOND].info.run_id, "verdict", "reproduced")
+    said = CliRunner().invoke(app, ["track", "sync", "--json"], catch_exceptions=False)
+    assert json.loads(said.stdout) == {
+        "store": "tracking/mlflow.db",
+        "runs": [
+            {"run": FIRST, "done": "left", "changes": [], "measured": True},
+            {"run": SECOND, "done": "changed", "changes": ["tags verdict"], "measured": False},
+        ],
+        "not_trained": 0,
+        "others": 0,
+    }
 
 
 def test_a_wiped_database_is_rebuilt(trained: Project, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,10 +41,11 @@ def stop_at_once(kept: Callable[[], str], command: str, how: str = "continue wit
     with handled(stop):
         try:
             yield lambda: bool(received)
-        except KeyboardInterrupt:
-            if not received:
+        except (KeyboardInterrupt, Exception) as error:
+            # What fails after a signal fails for it: numpy, broken off while it is imported, stays half of itself.
+            if not received or isinstance(error, WrnPipeError):
                 raise
-            raise InterruptedWorkError(received[0], kept(), command, how) from None
+            raise InterruptedWorkError(received[0], kept(), command, how) from error
 
 
 @contextmanager

@@ -55,6 +55,7 @@ def compare(
     orderings: Annotated[
         bool, typer.Option("--orderings", help="Judge what the paper says about which network is better.")
     ] = False,
+    json: Annotated[bool, typer.Option("--json", hidden=True)] = False,
 ) -> None:
     """Compare finished runs with the paper: published, ours, difference, verdict, deviations, footnotes.
 
@@ -62,9 +63,14 @@ def compare(
     better (our error is lower); inconclusive, worse and not comparable do not hold, nor does nothing to compare.
     """
     from pipeline.comparison.results import load_results
+    from pipeline.errors import UserError
     from pipeline.params import load
 
+    if json:  # what most other commands have, and so what is tried
+        raise UserError("compare has no --json: it writes more than that", "wrn-pipe compare --format json")
     plan = load()
+    if output is not None:
+        _refuse(output)
     for run_id in run or ():
         plan.run(run_id)
     results = [result for result in load_results(Path()) if not run or result.run in run]
@@ -239,6 +245,19 @@ def _exit_strictly(cells: Sequence["Cell"]) -> None:
             f"{worst.dataset} (table {worst.table}): {worst.verdict}",
             "the deviations and footnotes above say why; without --strict this is no failure",
         )
+
+
+def _refuse(output: Path) -> None:
+    """Raise UserError for a file that is no earlier output of this command's."""
+    from pipeline.cli.outputs import refuse_kept
+    from pipeline.errors import UserError
+
+    refuse_kept(output, "--output")
+    if output.is_file():
+        with output.open("rb") as file:
+            head = file.read(4096)
+        if b"\0" in head:
+            raise UserError(f"--output {output} is there and is no text", "write it under another name: --output FILE")
 
 
 def _write(text: str, output: Path | None) -> None:

@@ -185,18 +185,27 @@ def _train(plan: "Plan", to: "Path") -> None:
 
 
 def _rows(to: "Path") -> list[dict[str, str]]:
-    """Raises UserError for a file that is no sweep's."""
+    """Raises UserError for a file that is no sweep's, or cannot be made: a training would be lost for it."""
     import csv
+    import os
 
     from pipeline.errors import UserError
 
+    if not os.access(to.parent, os.W_OK | os.X_OK) or not to.parent.is_dir():
+        raise UserError(f"--to {to}: {to.parent} is no folder to write in", "name a file in a folder that exists")
     if not to.exists():
         return []
-    with to.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise UserError(f"{to} is no file of wrn-pipe sweep", "name another file")
-        return list(reader)
+    other = UserError(f"{to} is no file of wrn-pipe sweep", "name another file")
+    try:
+        with to.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise other
+            return list(reader)
+    except (UnicodeDecodeError, csv.Error):
+        raise other from None
+    except OSError as error:
+        raise UserError(f"{to}: {error.strerror}", "name another file") from None
 
 
 def _row(plan: "Plan", record: dict[str, Any], values: dict[str, float | int]) -> dict[str, str]:

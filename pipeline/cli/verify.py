@@ -49,9 +49,8 @@ def verify(
         raise UserError("--bundle with --deep or --deeper: an archive has no data", "unpack it where the data is")
     if bundle is not None:
         mend = "Get the archive again from whoever made it: these files are not as it, or the others, say."
-        _report(
-            _bundle(bundle), json, mend, "An archive has no images: wrn-pipe verify, where they are, checks the rest."
-        )
+        absent = "Not checked is what needs the images, which no archive has, or this code where another made it."
+        _report(_bundle(bundle), json, mend, absent)
         return
     mend = (
         "To get them right: git checkout what you did not mean to edit, then dvc checkout,\n"

@@ -49,10 +49,11 @@ def stop_at_once(run_id: str) -> Iterator[None]:
     with handled(stop):
         try:
             yield
-        except KeyboardInterrupt:
-            if not _unanswered:
+        except (KeyboardInterrupt, Exception) as error:
+            # What fails after a signal fails for it: numpy, broken off while it is imported, stays half of itself.
+            if not _unanswered or isinstance(error, WrnPipeError):
                 raise
-            raise InterruptedTrainingError(_unanswered[0], OUTSIDE, run_id) from None
+            raise InterruptedTrainingError(_unanswered[0], OUTSIDE, run_id) from error
         finally:
             _unanswered.clear()
 

@@ -11,7 +11,9 @@ import pytest
 from mlflow.entities import ViewType
 from project import Project
 from tracking.conftest import FIRST, SECOND, Place, copy
+from typer.testing import CliRunner
 
+from pipeline.cli.main import app
 from pipeline.errors import UserError
 from pipeline.params import load
 from pipeline.tracking.entry import checkout, finished
@@ -104,6 +106,20 @@ def test_again_changes_nothing(place: Place) -> None:
     assert {name: run.info.run_id for name, run in place.runs().items()} == runs
 
 
+def test_a_program_reads_what_was_done(place: Place) -> None:
+    place.client().set_tag(place.runs()[SECOND].info.run_id, "verdict", "reproduced")
+    said = CliRunner().invoke(app, ["track", "sync", "--json"], catch_exceptions=False)
+    assert json.loads(said.stdout) == {
+        "store": "tracking/mlflow.db",
+        "runs": [
+            {"run": FIRST, "done": "as it was", "changes": [], "measured": True},
+            {"run": SECOND, "done": "changed", "changes": ["tags verdict"], "measured": False},
+        ],
+        "not_trained": 0,
+        "others": 0,
+    }
+
+
 def test_a_wiped_database_is_rebuilt(trained: Project, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     before = by_files(everything(place))
     # In a folder of its own: MLflow holds on to a database that this process has opened.
@@ -189,7 +205,7 @@ def test_what_a_jobs_machine_measured_is_recorded_with_its_files(place: Place) -
     tags = {run_id: run.data.tags for run_id, run in place.runs().items()}
     assert tags[FIRST]["device.measured"] == "cuda:0 1 GFLOP/s, cpu 2 GFLOP/s"
     assert "device.measured" not in tags[SECOND]
-    assert place.sync()[:2] == [f"left    {FIRST}", f"left    {SECOND}"]
+    assert place.sync()[:2] == [f"as it was {FIRST}", f"as it was {SECOND}"]
 
 
 def test_a_training_that_failed_or_was_stopped_says_so(place: Place) -> None:

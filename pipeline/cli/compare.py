@@ -176,9 +176,11 @@ def _next_step(
     import shlex
 
     from pipeline.comparison.cells import runs_wanted
+    from pipeline.evidence.story import seeds_to_plan
 
     strays = [result.run for result in results if result.run not in plan.runs]
     ignored = f"Ignored, because params.yaml does not name them: {', '.join(strays)}.\n" if strays else ""
+    ignored += _recorded(plan)
     waiting = {cell: wanted for table in tables for cell in table.cells if (wanted := runs_wanted(cell))}
     if not tables:
         return ignored + "Next: no claim has these runs; wrn-pipe compare shows all claims."
@@ -193,15 +195,24 @@ def _next_step(
     filters = ["--paper-table", tables[0].name if len(tables) == 1 else "all"]
     filters += ["--row", row] if row else []
     filters += ["--dataset", dataset] if dataset else []
-    seeds = max(_SEEDS, *(waiting[cell] + (cell.ours.n if cell.ours else 0) for cell in lacking))
+    seeds = max(map(seeds_to_plan, lacking))
     return ignored + (
         f"Next: {_claims(len(waiting))} comparable runs. "
         f"wrn-pipe plan {shlex.join(filters)} --seeds {seeds} adds them,\n      wrn-pipe repro trains them."
     )
 
 
-_SEEDS = 5
-"""What is suggested to plan of each network, where no verdict needs more."""
+def _recorded(plan: "Plan") -> str:
+    """A line on runs that only the committed results know; empty where there are none."""
+    from pipeline.errors import UserError
+    from pipeline.evidence import recorded
+
+    try:
+        absent = recorded.absent(plan, Path())
+    except UserError as error:  # what is compared here does not need it
+        return f"{error.what}: {error.remedy}.\n"
+    what = f"Not compared, because only {recorded.MANIFEST} has them (wrn-pipe show tells what): {', '.join(absent)}.\n"
+    return what if absent else ""
 
 
 def _claims(count: int) -> str:

@@ -1,7 +1,7 @@
 """Rebuilds MLflow's records from the repository's files, as often as one likes."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

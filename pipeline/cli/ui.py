@@ -35,7 +35,7 @@ def ui(
     from pipeline.errors import UserError
     from pipeline.params import PARAMS, load
     from pipeline.tracking.store import FOLDER, client, experiment, explained, page, uri
-    from pipeline.tracking.sync import sync_all
+    from pipeline.tracking.sync import SAME, sync_all
 
     if os.environ.get("MLFLOW_TRACKING_URI"):
         raise UserError(
@@ -48,7 +48,7 @@ def ui(
         except OSError:
             raise UserError(f"port {port} is in use", f"wrn-pipe ui --port {port + 1}") from None
     try:
-        sync_all(load(), lambda line: None if line.startswith("left") else typer.echo(line))
+        sync_all(load(), lambda line: None if line.startswith(SAME) else typer.echo(line))
     except UserError as error:
         if not Path(PARAMS).exists():
             raise

@@ -16,6 +16,9 @@ from pipeline.tracking.write import Written, write
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+SAME = "as it was"
+"""Begins the line of a run that the store has whole."""
+
 
 @dataclass(frozen=True)
 class Synced:
@@ -87,10 +90,7 @@ def as_json(synced: Synced) -> dict[str, Any]:
 
 
 def _word(written: Written) -> str:
-    return "made" if written.made else "changed" if written.changes else _SAME
-
-
-_SAME = "as it was"
+    return "made" if written.made else "changed" if written.changes else SAME
 
 
 def _line(run_id: str, written: Written) -> str:
@@ -100,8 +100,8 @@ def _line(run_id: str, written: Written) -> str:
 
 def _summary(synced: Synced) -> str:
     counted = Counter(_word(written) for written in synced.runs.values())
-    if counted[_SAME] > 1:
-        counted["as they were"] = counted.pop(_SAME)
+    if counted[SAME] > 1:
+        counted["as they were"] = counted.pop(SAME)
     parts = [", ".join(f"{count} {word}" for word, count in sorted(counted.items())) or "no finished training"]
     if synced.not_trained:
         parts.append(f"{synced.not_trained} of the plan without files")

@@ -52,14 +52,11 @@ def bundle(plan: Plan, to: Path, run: Run) -> tuple[list[Member], Checkout]:
     for finding in verify(plan, run, data=False):
         absent = finding.state == "unchecked" and not finding.path.startswith(DATA) and not Path(finding.path).exists()
         if finding.state == "wrong" or absent:
-            remedy = (
-                "wrn-pipe repro, or dvc pull if a remote is set up"
-                if absent
-                else "wrn-pipe verify lists all, and what to do"
-            )
             own = _REMEDY.search(finding.why)
-            what = _REMEDY.sub("", finding.why)
-            raise WrnPipeError(f"{finding.path}: {what}", own.group(1) if own else remedy)
+            remedy = (
+                own.group(1) if own else "wrn-pipe repro" if absent else "wrn-pipe verify lists all, and what to do"
+            )
+            raise WrnPipeError(f"{finding.path}: {_REMEDY.sub('', finding.why)}", remedy)
     contents: dict[str, bytes | Path] = {name: Path(name) for name in names(plan)}
     contents[crate.LICENCES] = crate.licences(plan).encode()
     members = [_member(name, content) for name, content in sorted(contents.items())]

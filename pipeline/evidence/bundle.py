@@ -53,10 +53,9 @@ def bundle(plan: Plan, to: Path, run: Run) -> tuple[list[Member], Checkout]:
         absent = finding.state == "unchecked" and not finding.path.startswith(DATA) and not Path(finding.path).exists()
         if finding.state == "wrong" or absent:
             own = _REMEDY.search(finding.why)
-            remedy = (
-                own.group(1) if own else "wrn-pipe repro" if absent else "wrn-pipe verify lists all, and what to do"
-            )
-            raise WrnPipeError(f"{finding.path}: {_REMEDY.sub('', finding.why)}", remedy)
+            general = "wrn-pipe repro" if absent else "wrn-pipe verify lists all, and what to do"
+            what = f"{finding.path}: {_REMEDY.sub('', finding.why)}"
+            raise WrnPipeError(what, own.group(1) if own else general)
     contents: dict[str, bytes | Path] = {name: Path(name) for name in names(plan)}
     contents[crate.LICENCES] = crate.licences(plan).encode()
     members = [_member(name, content) for name, content in sorted(contents.items())]

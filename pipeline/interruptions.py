@@ -16,18 +16,19 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class InterruptedWorkError(WrnPipeError):
     """The user or the scheduler stopped a stage or a command."""
 
-    def __init__(self, signum: int, kept: str, command: str) -> None:
-        super().__init__(f"{signal.Signals(signum).name}: stopped; {kept}", f"continue with: {command}")
+    def __init__(self, signum: int, kept: str, command: str, how: str = "continue with") -> None:
+        super().__init__(f"{signal.Signals(signum).name}: stopped; {kept}", f"{how}: {command}")
         self.signum = signum
         self.exit_code = 128 + signum
 
 
 @contextmanager
-def stop_at_once(kept: Callable[[], str], command: str) -> Iterator[Callable[[], bool]]:
+def stop_at_once(kept: Callable[[], str], command: str, how: str = "continue with") -> Iterator[Callable[[], bool]]:
     """SIGINT and SIGTERM unwind the block, which cleans up as after any error; InterruptedWorkError says the rest.
 
-    kept: what the block leaves behind, told when it has ended. command: the one that goes on. Further signals on the
-    way out are not heard: they would leave halves of what is being cleaned up. Yields whether one has come.
+    kept: what the block leaves behind, told when it has ended. command: the one that goes on. how: where it begins
+    anew, the words before it. Further signals on the way out are not heard: they would leave halves of what is being
+    cleaned up. Yields whether one has come.
     """
     received: list[int] = []
 
@@ -40,10 +41,11 @@ def stop_at_once(kept: Callable[[], str], command: str) -> Iterator[Callable[[],
     with handled(stop):
         try:
             yield lambda: bool(received)
-        except KeyboardInterrupt:
-            if not received:
+        except (KeyboardInterrupt, Exception) as error:
+            # What fails after a signal fails for it: numpy, broken off while it is imported, stays half of itself.
+            if not received or isinstance(error, WrnPipeError):
                 raise
-            raise InterruptedWorkError(received[0], kept(), command) from None
+            raise InterruptedWorkError(received[0], kept(), command, how) from error
 
 
 @contextmanager

@@ -17,6 +17,7 @@ def new_folder(to: Path) -> Iterator[Path]:
     """
     to.parent.mkdir(parents=True, exist_ok=True)
     work, old = to.parent / f".{to.name}.part", to.parent / f".{to.name}.old"
+    _put_back(old, to)
     for left in (work, old):  # by a killed process
         shutil.rmtree(left, ignore_errors=True)
     work.mkdir()
@@ -30,8 +31,15 @@ def new_folder(to: Path) -> Iterator[Path]:
         os.replace(work, to)
         sync(to.parent)
     finally:
+        _put_back(old, to)
         for left in (work, old):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _put_back(old: Path, to: Path) -> None:
+    """After an end between the two renames there is no folder `to`."""
+    if old.exists() and not to.exists():
+        os.replace(old, to)
 
 
 def new_file(to: Path, content: bytes) -> None:

@@ -18,6 +18,7 @@ CANNOT_CHANGE_A_RESULT = {
     "pipeline/provenance.py": "the fingerprint hashes what a result depends on",
     "pipeline/params.py": "values reach the code as they stand in params.yaml, which DVC watches itself",
     "pipeline/execution/lock.py": "whether a stage refuses to write, not what it writes",
+    "pipeline/training/choice.py": "on what it trains, which run.json says",
     "pipeline/training/cadence.py": "when a state is saved, not what it holds",
     "pipeline/training/holder.py": "who may train",
     "pipeline/training/interruptions.py": "messages and exit codes",

@@ -177,6 +177,16 @@ def test_status_and_dry_say_what_dvc_then_does(done: Project) -> None:
         code.write_text(written)
 
 
+def test_a_training_that_only_lacks_its_evaluation_is_not_said_to_start(done: Project) -> None:
+    metrics = done.root / "evaluations" / RUN / "metrics.json"
+    metrics.rename(aside := done.root / "metrics.json")
+    try:
+        assert f"Next: wrn-pipe repro {RUN} goes on with {RUN}" in done.cli("status").stdout
+        assert status(done)["runs"][0]["stage"] == f"evaluate@{RUN}"
+    finally:
+        aside.rename(metrics)
+
+
 def test_a_fresh_clone_reproduces_byte_for_byte(done: Project, tmp_path: Path) -> None:
     again = clone(done, tmp_path / "again")
     (run,) = status(again)["runs"]

@@ -8,20 +8,25 @@ from itertools import pairwise
 from math import prod
 from pathlib import Path
 
-from pipeline.benchmarks.measuring import Spread, process, spread
+import torch
+
+from pipeline.benchmarks import measuring
+from pipeline.benchmarks.measuring import Spread, ask, process, spread
 from pipeline.benchmarks.steps import training_rate
 from pipeline.benchmarks.train import DATA, checkout, epoch_ends
 from pipeline.datasets.catalogue import Dataset
+from pipeline.errors import WrnPipeError
 from pipeline.execution.estimate import FORWARD_AND_BACKWARD
 from pipeline.loading.beton import open_split
 from pipeline.models.formula import multiply_adds, parameters
-from pipeline.models.names import parse
+from pipeline.models.names import Network, parse
 from pipeline.params import Plan, Protocol, Run
 from pipeline.publication.claims import canonical, load_claims
 from pipeline.publication.protocols import paper_protocols, protocol_of
 
 PROBE_FLOP = 0.7e12
-"""A probe's mini-batch is made smaller until its step takes no more: large networks are no less efficient at it."""
+"""On a CPU a probe's mini-batch is made smaller until its step takes no more: large networks are no less efficient at
+it. A GPU is, with few images, and is quick with many: there it is the protocol's."""
 BYTES = 4
 """Of a weight: model.safetensors is float32."""
 STATES = 3
@@ -47,6 +52,8 @@ class Estimate:
     """That its states take while it trains."""
     done: bool
     """Its evaluation is there."""
+    caveats: tuple[str, ...]
+    """What of its training is not in the hours."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +99,16 @@ class Checked:
 
 def estimate(plan: Plan, run_ids: Sequence[str], say: Callable[[str], None]) -> list[Estimate]:
     """Hours and disk of each run. Runs of one network and batch share a probe: training steps on random images."""
-    rates: dict[tuple[str, str, int, int], float] = {}
+    rates: dict[tuple[str, str, str, int, int], float] = {}
     result = []
     with process(prepared=True) as child:
+        device = ask(child, measuring.device)
         for run_id in run_ids:
             run = plan.run(run_id)
             protocol, dataset, network = plan.protocols[run.protocol], plan.datasets[run.dataset], parse(run.network)
-            batch, size = _probed(run.network, dataset, protocol)
-            key = (network.name, protocol.precision, batch, size)
+            key = (network.name, protocol.precision, protocol.batch_norm, *probed(network, dataset, protocol, device))
             if key not in rates:
-                rates[key] = _probe(child, plan, run.network, dataset, protocol, say)
+                rates[key] = _probe(child, device, plan, network, dataset, protocol, say)
             # Evaluation is a forward pass, a third of a step.
             images = (dataset.splits["train"] - protocol.holdout) * protocol.epochs + dataset.splits[
                 "test"
@@ -110,31 +117,50 @@ def estimate(plan: Plan, run_ids: Sequence[str], say: Callable[[str], None]) -> 
             done = (Path("evaluations") / run_id / "metrics.json").is_file()
             hours = images / rates[key] / 3600
             states = 2 * STATES * megabytes
-            result.append(Estimate(run_id, network.name, tables_of(run), rates[key], hours, megabytes, states, done))
+            seen = (rates[key], hours, megabytes, states, done)
+            result.append(Estimate(run_id, network.name, tables_of(run), *seen, caveats(run, protocol)))
     return result
 
 
-def _probed(network: str, dataset: Dataset, protocol: Protocol) -> tuple[int, int]:
+def probed(network: Network, dataset: Dataset, protocol: Protocol, device: torch.device) -> tuple[int, int]:
     """The images of a probe's mini-batch, and their height and width."""
-    parsed = parse(network)
-    size = dataset.shape[0] if dataset.shape else parsed.image_size
-    flop = 2 * FORWARD_AND_BACKWARD * multiply_adds(parsed, size, dataset.classes)
+    size = dataset.shape[0] if dataset.shape else network.image_size
+    if device.type == "cuda":
+        return protocol.batch_size, size
+    flop = 2 * FORWARD_AND_BACKWARD * multiply_adds(network, size, dataset.classes)
     return max(1, min(protocol.batch_size, int(PROBE_FLOP / flop))), size
+
+
+def caveats(run: Run, protocol: Protocol) -> tuple[str, ...]:
+    """How the run's training differs from what is probed: steps of one process, on images that lie in memory."""
+    result = []
+    if protocol.processes > 1:
+        result.append(f"{protocol.processes} processes train it; the hours are of one that trains it alone")
+    if run.representation == "jpeg":
+        result.append("it reads JPEGs; to decode them is not in the hours, and takes longer where cores are few")
+    return tuple(result)
 
 
 def _probe(
     child: ProcessPoolExecutor,
+    device: torch.device,
     plan: Plan,
-    network: str,
+    network: Network,
     dataset: Dataset,
     protocol: Protocol,
     say: Callable[[str], None],
 ) -> float:
-    """Images a second."""
-    batch, size = _probed(network, dataset, protocol)
-    name, bf16 = parse(network).name, protocol.precision == "bf16"
-    say(f"{name}: {batch} images a step, {protocol.precision}")
-    return child.submit(training_rate, name, batch, size, bf16, plan.kernels).result()
+    """Images a second. Raises WrnPipeError where it can not be compiled, or not trained in the GPU's memory."""
+    batch, size = probed(network, dataset, protocol, device)
+    bf16, synchronised = protocol.precision == "bf16", protocol.batch_norm == "synchronised"
+    say(f"{network.name}: {batch} images a step, {protocol.precision}")
+    try:
+        return ask(child, training_rate, network.name, batch, size, bf16, plan.kernels, synchronised=synchronised)
+    except torch.OutOfMemoryError as error:
+        raise WrnPipeError(
+            f"{network.name}: {batch} images a step in {protocol.precision} do not fit the memory of {device}",
+            "free it, or estimate without the runs that do not fit; they need a lower batch_size, or precision: bf16",
+        ) from error
 
 
 def tables_of(run: Run) -> tuple[str, ...]:
@@ -192,7 +218,8 @@ def check(plan: Plan, network: str, epochs: int, say: Callable[[str], None]) -> 
     """
     data, protocol = open_split(DATA, "train"), plan.protocols["quick"]
     with process(prepared=True) as child:
-        rate = _probe(child, plan, network, plan.datasets["cifar10"], protocol, say)
+        device = ask(child, measuring.device)
+        rate = _probe(child, device, plan, parse(network), plan.datasets["cifar10"], protocol, say)
     say(f"{network}: {epochs + 1} epochs of {data.samples} images")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

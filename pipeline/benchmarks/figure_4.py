@@ -6,8 +6,11 @@ The paper measured forward and backward at batch 32 on a Titan X with cuDNN v5; 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.benchmarks.measuring import Spread, process, spread
-from pipeline.benchmarks.steps import forward_and_backward
+from pipeline.benchmarks import measuring
+from pipeline.benchmarks.machine import machine
+from pipeline.benchmarks.measuring import Spread, ask, process, spread
+from pipeline.benchmarks.steps import forward_and_backward, uncompiled
+from pipeline.models.bn_relu import compiler
 from pipeline.publication.claims import load_claims
 from pipeline.training.device import Precision
 
@@ -27,7 +30,17 @@ class Timing:
     """Our median over ours for REFERENCE."""
 
 
-def bench(precision: Precision, repeats: int, say: Callable[[str], None]) -> list[Timing]:
+@dataclass(frozen=True)
+class Figure4:
+    """All that was measured, and on what."""
+
+    machine: dict[str, str]
+    """As pipeline/benchmarks/machine.py says it, and the kernels."""
+    precision: Precision
+    timings: tuple[Timing, ...]
+
+
+def bench(precision: Precision, repeats: int, say: Callable[[str], None]) -> Figure4:
     """Time the networks of Figure 4 in `repeats` rounds, one after the other."""
     paper = {claim.network: claim.value for claim in load_claims() if claim.metric == "batch32_ms"}
     seconds: dict[str, list[float]] = {network: [] for network in paper}
@@ -35,9 +48,10 @@ def bench(precision: Precision, repeats: int, say: Callable[[str], None]) -> lis
         for repeat in range(repeats):
             say(f"round {repeat + 1} of {repeats}")
             for network, values in seconds.items():
-                values.append(child.submit(forward_and_backward, network, BATCH, precision == "bf16").result())
+                values.append(ask(child, forward_and_backward, network, BATCH, precision == "bf16"))
+        here = ask(child, _machine)
     ours = {network: spread([1000 * value for value in values]) for network, values in seconds.items()}
-    return [
+    timings = tuple(
         Timing(
             network,
             paper[network],
@@ -46,4 +60,11 @@ def bench(precision: Precision, repeats: int, say: Callable[[str], None]) -> lis
             ours[network].median / ours[REFERENCE].median,
         )
         for network in paper
-    ]
+    )
+    return Figure4(here, precision, timings)
+
+
+def _machine() -> dict[str, str]:
+    """In the child that has measured."""
+    kernels, device = uncompiled(), measuring.device()
+    return machine(device) | {"kernels": f"{kernels}, {compiler()}" if kernels == "fused" else kernels}

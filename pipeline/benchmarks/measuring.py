@@ -7,13 +7,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from pipeline.errors import WrnPipeError
+from pipeline.models.kernels import explain_no_compiling
 from pipeline.training import device as devices
 from pipeline.training.device import DTYPES, Precision
 
 MATRIX_SIZES = (1024, 2048, 4096)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,31 @@ def _start(prepared: bool) -> None:
     if prepared:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         devices.prepare(device())
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """A WrnPipeError on its way between processes: pickle would make it of its first argument alone, and fail."""
+
+    kind: type[WrnPipeError]
+    what: str
+    remedy: str
+
+
+def ask(child: ProcessPoolExecutor, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """What `function` answers in `child`. Raises what it raises there; of torch.compile's errors a WrnPipeError."""
+    answer = child.submit(_answer, function, arguments, options).result()
+    if isinstance(answer, _Failed):
+        raise answer.kind(answer.what, answer.remedy)
+    return answer
+
+
+def _answer(function: Callable[..., T], arguments: Sequence[Any], options: dict[str, Any]) -> T | _Failed:
+    try:
+        with explain_no_compiling():
+            return function(*arguments, **options)
+    except WrnPipeError as error:
+        return _Failed(type(error), error.what, error.remedy)
 
 
 def device() -> torch.device:

@@ -24,6 +24,7 @@ from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.models.build import build
 from pipeline.models.kernels import Kernels, use
+from pipeline.models.sync_batch_norm import synchronise
 from pipeline.training import device as devices
 
 MEASURE_S = 1.0
@@ -45,14 +46,16 @@ class Way:
     kernels: Kernels = "torch"
 
 
-OURS = "+ fused BN-ReLU"
-"""The way that trains by default."""
+OURS = {"cpu": "+ fused BN-ReLU", "cuda": "+ torch.compile"}
+"""By kind of device, the way that trains by default: kernels: fused is torch.compile on a GPU."""
+_PREPARED = {"cpu": "+ allocator", "cuda": "+ repeatable kernels, no TF32"}
+"""What pipeline/training/device.py does on each that a step's time can depend on."""
 
 
 def ways(device: str, compiled: bool, backend: Backend) -> dict[str, Way]:
     """Label -> way, our loader over `backend`. Each adds one thing to the one before, up to OURS.
 
-    Those that end in "instead" change one of OURS. On a GPU `compiled` adds nothing: OURS is compiled there.
+    Those that end in "instead" change one of OURS. `device`: cpu or cuda, where `compiled` adds nothing: OURS is.
     """
     way = Way()
     result = {"public port": way}
@@ -61,8 +64,8 @@ def ways(device: str, compiled: bool, backend: Backend) -> dict[str, Way]:
         ("+ bf16 autocast", {"bf16": True}),
         (f"+ our loader, {backend}", {"loader": backend}),
         ("+ fused SGD", {"sgd": "fused"}),
-        ("+ allocator", {"prepared": True}),
-        (OURS, {"kernels": "fused"}),
+        (_PREPARED[device], {"prepared": True}),
+        (OURS[device], {"kernels": "fused"}),
     ]
     for label, change in added:
         way = replace(way, **change)
@@ -174,28 +177,42 @@ def forward_and_backward(network: str, batch: int, bf16: bool) -> float:
 
     On a GPU by torch's own kernels, as the paper's were cuDNN's: to compile a thousand layers takes too long.
     """
-    kernels: Kernels = "fused" if measuring.device().type == "cpu" else "torch"
-    return seconds_of(on_random_images(network, batch, 32, bf16, kernels, update=False), MEASURE_S)
+    return seconds_of(on_random_images(network, batch, 32, bf16, uncompiled(), update=False), MEASURE_S)
+
+
+def uncompiled() -> Kernels:
+    """The fastest kernels that torch.compile has no part in."""
+    return "fused" if measuring.device().type == "cpu" else "torch"
 
 
 def training_rate(
-    network: str, batch: int, size: int, bf16: bool, kernels: Kernels, at_least: float = MEASURE_S
+    network: str,
+    batch: int,
+    size: int,
+    bf16: bool,
+    kernels: Kernels,
+    at_least: float = MEASURE_S,
+    *,
+    synchronised: bool = False,
 ) -> float:
     """Training images a second of our way, on random images of `size` x `size`, in so many seconds; keeps nothing."""
-    step = on_random_images.__wrapped__(network, batch, size, bf16, kernels, update=True)
+    step = on_random_images.__wrapped__(network, batch, size, bf16, kernels, update=True, synchronised=synchronised)
     return batch / seconds_of(step, at_least)
 
 
 @cache
 def on_random_images(
-    network: str, batch: int, size: int, bf16: bool, kernels: Kernels, *, update: bool
+    network: str, batch: int, size: int, bf16: bool, kernels: Kernels, *, update: bool, synchronised: bool = False
 ) -> Callable[[], None]:
-    """A warm step, with or without the update of the weights."""
+    """A warm step, with or without the update of the weights; by `kernels`, unless batch_norm is synchronised."""
     device = measuring.device()
     rate = 0.3 if network.endswith("-dropout") else 0.0
     model: nn.Module = build(network, 10, conv_init="fan_in", bn_init="ones", dropout=rate, seed=1)
     model = model.to(device).to(memory_format=torch.channels_last)
-    use(kernels, model, device)
+    if synchronised:
+        synchronise(model)
+    else:
+        use(kernels, model, device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
     images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(10, (batch,), device=device)

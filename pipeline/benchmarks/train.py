@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from pipeline.benchmarks import measuring
 from pipeline.benchmarks.machine import machine
-from pipeline.benchmarks.measuring import Spread, matrix_rate, process, spread
+from pipeline.benchmarks.measuring import Spread, ask, matrix_rate, process, spread
 from pipeline.benchmarks.steps import OURS, Way, forget, images_per_second, training_rate, ways
 from pipeline.errors import WrnPipeError
 from pipeline.execution.estimate import FORWARD_AND_BACKWARD
@@ -110,7 +110,7 @@ def bench(
                     value = _measure(processes, network.name, way)
                     measured[network.name].setdefault(label, []).append(value)
             if network is parsed[0] and epoch:
-                whole = end_to_end(parsed[0].name, processes[True], settings[OURS], say)
+                whole = end_to_end(parsed[0].name, processes[True], settings[OURS[device.type]], say)
             for child in processes.values():
                 child.submit(forget).result()
         here = processes[True].submit(machine, device).result()
@@ -131,7 +131,7 @@ def bench(
 
 def _measure(processes: dict[bool, ProcessPoolExecutor], network: str, way: Way) -> float:
     batch = BATCH.get(network, 128)
-    return processes[way.prepared].submit(images_per_second, network, batch, way, DATA.resolve()).result()
+    return ask(processes[way.prepared], images_per_second, network, batch, way, DATA.resolve())
 
 
 def end_to_end(network: str, prepared: ProcessPoolExecutor, way: Way, say: Callable[[str], None]) -> Epoch:
@@ -140,7 +140,7 @@ def end_to_end(network: str, prepared: ProcessPoolExecutor, way: Way, say: Calla
     batch, size = BATCH.get(network, 128), parse(network).image_size
 
     def bare() -> float:
-        return prepared.submit(training_rate, network, batch, size, way.bf16, way.kernels, BARE_S).result()
+        return ask(prepared, training_rate, network, batch, size, way.bf16, way.kernels, BARE_S)
 
     rates = [bare()]
     with tempfile.TemporaryDirectory() as folder:

@@ -10,21 +10,36 @@ EPILOG = "Example: wrn-pipe bundle --to wrn.zip, and elsewhere: wrn-pipe verify 
 
 def bundle(
     to: Annotated[Path, typer.Option(metavar="FILE", help="The archive to write.")] = Path("wrn-pipe.zip"),
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write tables, predictions, weights, settings, code, lock files, manifest and licence notes into one archive.
 
     It is a ZIP, described by an ro-crate-metadata.json (RO-Crate 1.2); the same files and commit give the same bytes.
     The images are left out; their digests are in it. What wrn-pipe verify finds wrong is not bundled: exit code 1.
     """
+    from json import dumps
+
+    from pipeline.cli.outputs import refuse_kept
     from pipeline.cli.verify import run_stage
     from pipeline.errors import UserError
-    from pipeline.evidence.bundle import bundle
+    from pipeline.evidence.bundle import bundle, is_bundle
     from pipeline.loading.beton import sha256
     from pipeline.params import load
 
     if not to.parent.is_dir():
         raise UserError(f"--to {to}: no folder {to.parent}", "name a file in a folder that exists")
-    members = bundle(load(), to, run_stage)
-    size = sum(member.size for member in members)
-    typer.echo(f"{to}: {len(members)} files, {size / 1e6:.1f} MB, sha256 {sha256(to)}")
+    plan = load()
+    refuse_kept(to, "--to")
+    if to.exists() and not is_bundle(to):
+        raise UserError(
+            f"--to {to} is there and is no archive of this command", "write it under another name: --to FILE"
+        )
+    members, checkout = bundle(plan, to, run_stage)
+    size, digest = sum(member.size for member in members), sha256(to)
+    if json:
+        told = {"archive": str(to), "files": len(members), "bytes": to.stat().st_size, "sha256": digest}
+        typer.echo(dumps({**told, "commit": checkout.commit, "dirty": checkout.dirty}, indent=2))
+        return
+    typer.echo(f"{to}: {len(members)} files, {size / 1e6:.1f} MB, sha256 {digest}")
+    typer.echo(f"Made at {checkout}.")
     typer.echo(f"Whoever has wrn-pipe checks it anywhere, offline: wrn-pipe verify --bundle {to.name}")

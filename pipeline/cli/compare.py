@@ -55,6 +55,7 @@ def compare(
     orderings: Annotated[
         bool, typer.Option("--orderings", help="Judge what the paper says about which network is better.")
     ] = False,
+    json: Annotated[bool, typer.Option("--json", hidden=True)] = False,
 ) -> None:
     """Compare finished runs with the paper: published, ours, difference, verdict, deviations, footnotes.
 
@@ -62,9 +63,14 @@ def compare(
     better (our error is lower); inconclusive, worse and not comparable do not hold, nor does nothing to compare.
     """
     from pipeline.comparison.results import load_results
+    from pipeline.errors import UserError
     from pipeline.params import load
 
+    if json:  # what most other commands have, and so what is tried
+        raise UserError("compare has no --json: it writes more than that", "wrn-pipe compare --format json")
     plan = load()
+    if output is not None:
+        _refuse(output)
     for run_id in run or ():
         plan.run(run_id)
     results = [result for result in load_results(Path()) if not run or result.run in run]
@@ -170,9 +176,11 @@ def _next_step(
     import shlex
 
     from pipeline.comparison.cells import runs_wanted
+    from pipeline.evidence.story import seeds_to_plan
 
     strays = [result.run for result in results if result.run not in plan.runs]
     ignored = f"Ignored, because params.yaml does not name them: {', '.join(strays)}.\n" if strays else ""
+    ignored += _recorded(plan)
     waiting = {cell: wanted for table in tables for cell in table.cells if (wanted := runs_wanted(cell))}
     if not tables:
         return ignored + "Next: no claim has these runs; wrn-pipe compare shows all claims."
@@ -187,15 +195,24 @@ def _next_step(
     filters = ["--paper-table", tables[0].name if len(tables) == 1 else "all"]
     filters += ["--row", row] if row else []
     filters += ["--dataset", dataset] if dataset else []
-    seeds = max(_SEEDS, *(waiting[cell] + (cell.ours.n if cell.ours else 0) for cell in lacking))
+    seeds = max(map(seeds_to_plan, lacking))
     return ignored + (
         f"Next: {_claims(len(waiting))} comparable runs. "
         f"wrn-pipe plan {shlex.join(filters)} --seeds {seeds} adds them,\n      wrn-pipe repro trains them."
     )
 
 
-_SEEDS = 5
-"""What is suggested to plan of each network, where no verdict needs more."""
+def _recorded(plan: "Plan") -> str:
+    """A line on runs that only the committed results know; empty where there are none."""
+    from pipeline.errors import UserError
+    from pipeline.evidence import recorded
+
+    try:
+        absent = recorded.absent(plan, Path())
+    except UserError as error:  # what is compared here does not need it
+        return f"{error.what}: {error.remedy}.\n"
+    what = f"Not compared, because only {recorded.MANIFEST} has them (wrn-pipe show tells what): {', '.join(absent)}.\n"
+    return what if absent else ""
 
 
 def _claims(count: int) -> str:
@@ -239,6 +256,19 @@ def _exit_strictly(cells: Sequence["Cell"]) -> None:
             f"{worst.dataset} (table {worst.table}): {worst.verdict}",
             "the deviations and footnotes above say why; without --strict this is no failure",
         )
+
+
+def _refuse(output: Path) -> None:
+    """Raise UserError for a file that is no earlier output of this command's."""
+    from pipeline.cli.outputs import refuse_kept
+    from pipeline.errors import UserError
+
+    refuse_kept(output, "--output")
+    if output.is_file():
+        with output.open("rb") as file:
+            head = file.read(4096)
+        if b"\0" in head:
+            raise UserError(f"--output {output} is there and is no text", "write it under another name: --output FILE")
 
 
 def _write(text: str, output: Path | None) -> None:

@@ -4,11 +4,47 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import typer
+from typer import _completion_shared
+from typer._completion_classes import BashComplete
 
 if TYPE_CHECKING:
     from pipeline.params import Plan
 
 STAGES = ("download", "convert", "train", "evaluate", "summarize", "tabulate", "manifest", "report")
+
+BASH = r"""
+%(complete_func)s() {
+    # Bash cuts words at the @ of train@RUN too. Here they are whole, up to the cursor, as the line has them.
+    local line=${COMP_LINE:0:COMP_POINT} words=() piece value IFS=$'\n'
+    for piece in "${COMP_WORDS[@]:0:COMP_CWORD+1}"; do
+        [[ ${#words[@]} -gt 0 && $line == [![:space:]]* ]] || words+=("")
+        line=${line#"${line%%%%[![:space:]]*}"}
+        piece=${piece:0:${#line}}
+        line=${line:${#piece}}
+        words[-1]+=$piece
+    done
+    # Only $2, the end of the word, is replaced: what stands before it is taken off each answer.
+    local before=${words[-1]%%"$2"} option= quoted=
+    [[ ${words[-1]} != -*=* ]] || option=${words[-1]%%%%=*}=
+    [[ $before != *[\'\"] ]] || quoted=yes before=${before%%?}
+    COMPREPLY=()
+    while read -r value; do
+        value=$option$value
+        [[ $value == "$before"?* ]] || continue
+        value=${value#"$before"}
+        if [[ ! $quoted ]]; then
+            printf -v value %%q "$value"
+            value=${value//\\,/,}  # it means no more than itself, since %%q escapes braces
+        fi
+        COMPREPLY+=("$value")
+    done < <(env COMP_WORDS="${words[*]}" COMP_CWORD=$((${#words[@]} - 1)) %(autocomplete_var)s=complete_bash "$1")
+}
+
+complete -o default -F %(complete_func)s %(prog_name)s
+"""
+"""Asks as typer's own script does, whose answers bash inserts wrongly where a word has an @, = or parenthesis."""
+_completion_shared._completion_scripts["bash"] = BASH  # --show-completion and --install-completion: typer has no option
+BashComplete.source_template = BASH
 
 
 def _plan() -> "Plan | None":
@@ -52,10 +88,14 @@ def networks(incomplete: str) -> list[str]:
     return _fitting((row["model"] for row in _claims()), incomplete)
 
 
-def tables(incomplete: str) -> list[str]:
+def single_tables(incomplete: str) -> list[str]:
     from pipeline.publication.claims import TITLES
 
-    return _fitting([*TITLES, "all"], incomplete)
+    return _fitting(TITLES, incomplete)
+
+
+def tables(incomplete: str) -> list[str]:
+    return [*single_tables(incomplete), *_fitting(["all"], incomplete)]
 
 
 def targets(incomplete: str) -> list[str]:

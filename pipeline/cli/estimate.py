@@ -66,13 +66,17 @@ def estimate(
         return
     table = Table(title="On this machine, by a short probe", title_justify="left")
     table.add_column("run", overflow="fold")
-    for column in ("images/s", "hours", "MB", "done"):
+    notes = list(dict.fromkeys(caveat for each in estimates for caveat in each.caveats))
+    for column in ("images/s", "hours", "MB", "done", *(("note",) if notes else ())):
         table.add_column(column, justify="right", no_wrap=True)
     for each in estimates:
         rate, done = f"{each.images_per_s:,.1f}", "yes" if each.done else ""
-        table.add_row(each.run, rate, f"{each.hours:,.2f}", f"{each.megabytes:,.1f}", done)
+        marks = (", ".join(str(notes.index(caveat) + 1) for caveat in each.caveats),) if notes else ()
+        table.add_row(each.run, rate, f"{each.hours:,.2f}", f"{each.megabytes:,.1f}", done, *marks)
     console = Console()
     console.print(table)
+    for number, note in enumerate(notes, 1):
+        console.print(f"{number}: {note}", highlight=False)
     table = Table("table of the paper", title="A run in two tables counts in both", title_justify="left")
     for column in ("runs", "done", "hours", "hours left", "MB"):
         table.add_column(column, justify="right", no_wrap=True)

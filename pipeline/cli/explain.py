@@ -13,7 +13,7 @@ def explain(
     paper_table: Annotated[
         str,
         typer.Option(
-            metavar="TABLE", help="2, 3, 4, 5, 6, 7, 8, 9, figure-4 or text.", autocompletion=completion.tables
+            metavar="TABLE", help="2, 3, 4, 5, 6, 7, 8, 9, figure-4 or text.", autocompletion=completion.single_tables
         ),
     ],
     row: Annotated[

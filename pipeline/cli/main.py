@@ -85,6 +85,18 @@ app.add_typer(bench.app, name="bench")
 app.command(epilog=sweep.EPILOG)(sweep.sweep)
 
 
+def _called(words: list[str]) -> str:
+    """The command that a command line names. The parser does not say which it read when an option lacks its value."""
+    command, path = typer.main.get_command(app), "wrn-pipe"
+    for word in words:
+        if word.startswith("-"):
+            continue
+        if (inner := getattr(command, "commands", {}).get(word)) is None:
+            break
+        command, path = inner, f"{path} {word}"
+    return path
+
+
 def main() -> None:
     """Run the command line: exit code 0 done, 1 a failure or a difference, 2 the user's mistake, 128 + a signal."""
     wait_briefly()  # before a command imports torch, and for all that it starts: DVC's stages, jobs, measurements
@@ -96,10 +108,14 @@ def main() -> None:
             if type(mistake).__name__ == "NoArgsIsHelpError":  # the help has been shown
                 raise SystemExit(mistake.exit_code) from None
             context = getattr(mistake, "ctx", None)
-            command = context.command_path if context else "wrn-pipe"
+            command = context.command_path if context else _called(sys.argv[1:])
             raise UserError(f"{command}: {what}", f"{command} --help says what it takes") from None
         except typer.Abort:  # at a question: Ctrl-C, or no more input
             code = 130
         if code == 130 and interrupted():  # typer has made this of it
             raise KeyboardInterrupt
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

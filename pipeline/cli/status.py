@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.text import Text
 
     from pipeline.execution.standing import RunStanding, Standings
@@ -23,6 +24,7 @@ _COLOUR = {
     "failed": "red",
 }
 _STATE = {"failed": "failed", "stale": "is out of date"}
+_DOES = {"not started": "trains {}", "stale": "brings {} up to date", "made": "records {}"}
 _MANY = 3
 """Reasons shown of a run that is stale; --json has them all."""
 _OTHERS, _LEAST = 32, 20
@@ -52,28 +54,11 @@ def _print(found: "Standings") -> None:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     from pipeline.training.pulse import duration
 
     console = Console(highlight=False)
-    # A run id is there to be copied: it is never cut, and what there is to know goes below it where both do not fit.
-    longest = max((len(run.run) for run in found.runs), default=0)
-    beside = console.width - longest - _OTHERS >= _LEAST
-    runs = Table(box=SIMPLE)
-    runs.add_column("run" if beside else "run, and what there is to know", overflow="fold")
-    runs.add_column("state", no_wrap=True)
-    runs.add_column("error", justify="right", no_wrap=True)
-    if beside:
-        runs.add_column("what there is to know", overflow="fold")
-    for run in found.runs:
-        error, known = "" if run.error is None else f"{run.error:.2f} %", _known(run)
-        cells = (_coloured(run.state), error)
-        if beside:
-            runs.add_row(run.run, *cells, Text(known))
-        else:
-            runs.add_row(Text("\n".join(filter(None, (run.run, known)))), *cells)
-    console.print(runs)
+    _print_runs(found.runs, console)
     tables = Table("table", box=SIMPLE)
     tables.add_column("state", no_wrap=True)
     for column in ("numbers", "planned", "done"):
@@ -100,6 +85,38 @@ def _print(found: "Standings") -> None:
     if not found.asked_dvc:
         typer.echo(f"What is stale is not known, done only says that a result lies here: {found.why_not}.")
     typer.echo(_next(found))
+
+
+def _print_runs(runs: "Sequence[RunStanding]", console: "Console") -> None:
+    """As a table, or where a name would be cut by its columns as lines: names are there to be copied."""
+    import textwrap
+
+    from rich.box import SIMPLE
+    from rich.table import Table
+    from rich.text import Text
+
+    known = {run.run: _known(run) for run in runs}
+    errors = {run.run: "" if run.error is None else f"{run.error:.2f} %" for run in runs}
+    longest = max((len(word) for what in known.values() for word in what.split()), default=0)
+    if console.width - max(map(len, known), default=0) - _OTHERS >= max(_LEAST, longest):
+        table = Table(box=SIMPLE)
+        for column in ("run", "state"):
+            table.add_column(column, no_wrap=True)
+        table.add_column("error", justify="right", no_wrap=True)
+        table.add_column("what there is to know")
+        for run in runs:
+            table.add_row(run.run, _coloured(run.state), errors[run.run], Text(known[run.run]))
+        console.print(table)
+        return
+    width = max(len(run.run) for run in runs)
+    for run in runs:
+        console.print(
+            Text.assemble(f"{run.run:<{width}}  ", _coloured(run.state), f"  {errors[run.run]}"), soft_wrap=True
+        )
+        folded = textwrap.wrap(known[run.run], console.width - 2, break_long_words=False, break_on_hyphens=False)
+        if folded:
+            console.print(Text(textwrap.indent("\n".join(folded), "  ")), soft_wrap=True)
+    console.print()
 
 
 def _coloured(state: str) -> "Text":
@@ -148,5 +165,7 @@ def _next(found: "Standings") -> str:
     if not waiting and not others and not found.other_stages:
         return "Next: nothing." if not found.running else "Next: nothing but to wait."
     if len(waiting) == 1:
-        return f"Next: {waiting[0].next} goes on with {waiting[0].run}; wrn-pipe repro brings everything up to date."
+        run = waiting[0]
+        does = "goes on with {}" if run.stage else _DOES.get(run.state, "goes on with {}")
+        return f"Next: {run.next} {does.format(run.run)}; wrn-pipe repro brings everything up to date."
     return "Next: wrn-pipe repro brings everything up to date; wrn-pipe repro --dry says what it would do."

@@ -143,7 +143,7 @@ def _refuse_a_second(plan: "Plan", rows: list[dict[str, str]], to: "Path") -> No
 def _train(plan: "Plan", to: "Path") -> None:
     """Add the plan's only run to the file `to`, unless it is there. Raises what a training raises."""
     import csv
-    import os
+    import io
     from pathlib import Path
 
     from filelock import FileLock
@@ -152,6 +152,7 @@ def _train(plan: "Plan", to: "Path") -> None:
     from pipeline.evaluation.run import predicted
     from pipeline.progress import say
     from pipeline.provenance import fingerprint
+    from pipeline.publish import new_file
     from pipeline.training.holder import discard, hold
     from pipeline.training.interruptions import InterruptedTrainingError
     from pipeline.training.loop import train
@@ -174,29 +175,37 @@ def _train(plan: "Plan", to: "Path") -> None:
         row = _row(plan, record, metrics(labels, probabilities.argmax(1), probabilities))
         with FileLock(to.with_name(f".{to.name}.lock")):  # several sweeps may fill one file
             rows = sorted([*_rows(to), row], key=lambda each: [each[column] for column in COLUMNS])
-            part = to.with_name(f".{to.name}.part")
-            with part.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
-            os.replace(part, to)
+            text = io.StringIO()
+            writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            new_file(to, text.getvalue().encode())  # on the disk before the training's state is let go of
         discard(scratch)
     say(f"{run.network}, seed {run.seed}: {row['split']} error {row['top1_error']} %")
 
 
 def _rows(to: "Path") -> list[dict[str, str]]:
-    """Raises UserError for a file that is no sweep's."""
+    """Raises UserError for a file that is no sweep's, or cannot be made: a training would be lost for it."""
     import csv
+    import os
 
     from pipeline.errors import UserError
 
+    if not os.access(to.parent, os.W_OK | os.X_OK) or not to.parent.is_dir():
+        raise UserError(f"--to {to}: {to.parent} is no folder to write in", "name a file in a folder that exists")
     if not to.exists():
         return []
-    with to.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise UserError(f"{to} is no file of wrn-pipe sweep", "name another file")
-        return list(reader)
+    other = UserError(f"{to} is no file of wrn-pipe sweep", "name another file")
+    try:
+        with to.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise other
+            return list(reader)
+    except (UnicodeDecodeError, csv.Error):
+        raise other from None
+    except OSError as error:
+        raise UserError(f"{to}: {error.strerror}", "name another file") from None
 
 
 def _row(plan: "Plan", record: dict[str, Any], values: dict[str, float | int]) -> dict[str, str]:

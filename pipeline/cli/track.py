@@ -1,5 +1,7 @@
 """wrn-pipe track: MLflow's records of what the files say."""
 
+from typing import Annotated
+
 import typer
 
 app = typer.Typer(
@@ -13,14 +15,18 @@ def track() -> None:
 
 
 @app.command(epilog="Example: MLFLOW_TRACKING_URI=http://127.0.0.1:5000 wrn-pipe track sync")
-def sync() -> None:
+def sync(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Make MLflow show what models/, evaluations/ and dvc.lock say, in tracking/ or at MLFLOW_TRACKING_URI.
 
     Do it after a server was away, after the database was lost or the folder moved, and for the newest verdicts. What is
     right already is left as it is. Images per second and the machine's load are in no file: only a training in progress
     records them, and they are not made up.
     """
-    from pipeline.params import load
-    from pipeline.tracking.sync import sync_all
+    from json import dumps
 
-    sync_all(load(), typer.echo)
+    from pipeline.params import load
+    from pipeline.tracking.sync import as_json, sync_all
+
+    synced = sync_all(load(), (lambda _: None) if json else typer.echo)
+    if json:
+        typer.echo(dumps(as_json(synced), indent=2))

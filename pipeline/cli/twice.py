@@ -1,88 +1,128 @@
 """wrn-pipe stage train RUN --twice: does a training repeat to the bit on this machine?"""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
 import typer
 
-from pipeline.signals import handled
+from pipeline.interruptions import children_hear_no_signal, stop_at_once
 
 
 def compare(run_id: str, steps: int | None) -> None:
     """Train `run_id` in two processes, one after the other, and compare. Raises WrnPipeError at the first difference.
 
-    Nothing is published. `steps`: how many of each, None for the whole training. Raises UserError for a run that many
-    processes share.
+    Nothing is published, and a signal leaves nothing: two trainings, one of which was resumed, would prove less.
+    `steps`: how many of each, None for the whole training. Raises UserError for a run that many processes share.
     """
-    from pipeline.errors import UserError
-    from pipeline.params import load
-    from pipeline.provenance import fingerprint
-    from pipeline.training.holder import hold
+    with stop_at_once(
+        lambda: "of two trainings to compare nothing is kept", _command(run_id, steps), "start again with"
+    ):
+        from pipeline.errors import UserError
+        from pipeline.params import load
+        from pipeline.provenance import fingerprint
+        from pipeline.training.holder import hold
 
-    plan = load()
-    if (processes := plan.protocols[plan.run(run_id).protocol].processes) > 1:
-        raise UserError(
-            f"--twice follows one process, and run {run_id} has {processes}",
-            f"compare the weights of two trainings: wrn-pipe stage train {run_id} --fresh",
-        )
-    home = Path("scratch") / f"{fingerprint(plan, run_id)}.twice"
-    with hold(home, run_id):
-        _compare(run_id, steps, home)
+        plan = load()
+        if (processes := plan.protocols[plan.run(run_id).protocol].processes) > 1:
+            raise UserError(
+                f"--twice follows one process, and run {run_id} has {processes}",
+                f"compare the weights of two trainings: wrn-pipe stage train {run_id} --fresh",
+            )
+        home = Path("scratch") / f"{fingerprint(plan, run_id)}.twice"
+        with hold(home, run_id, resumes=False):
+            try:
+                _compare(run_id, steps, home)
+            except KeyboardInterrupt:
+                _remove(home)
+                raise
+
+
+def _command(run_id: str, steps: int | None) -> str:
+    return f"wrn-pipe stage train {run_id} --twice" + (f" --steps {steps}" if steps else "")
 
 
 def _compare(run_id: str, steps: int | None, home: Path) -> None:
     from pipeline.errors import WrnPipeError
     from pipeline.progress import say
-    from pipeline.training.trace import first_difference
+    from pipeline.training.trace import first_difference, unrepeatable_kernels
 
-    shutil.rmtree(home, ignore_errors=True)
+    _remove(home)
     folders = [home / "first", home / "second"]
     for folder in folders:
         folder.mkdir(parents=True)
         say(f"training {run_id} in {folder}")
         code = _child(run_id, folder, steps)
-        if code:
-            raise typer.Exit(code if code > 0 else 128 - code)
-    found = first_difference(*folders)
-    if found:
+        if code < 0:
+            memory = ", as the system does when memory is short" if code == -signal.SIGKILL else ""
+            raise WrnPipeError(
+                f"run {run_id}: the training in {folder} was killed by {signal.Signals(-code).name}{memory}",
+                f"start again with: {_command(run_id, steps)}",
+            )
+        if code:  # it has said why
+            raise typer.Exit(code)
+    if found := first_difference(*folders):
+        kernels = ", ".join(unrepeatable_kernels(*folders))
+        known = f"these kernels have no repeatable form: {kernels}" if kernels else "no kernel is known not to repeat"
         raise WrnPipeError(
-            f"run {run_id} does not repeat to the bit: {found}; both are kept in {home}",
-            "see unrepeatable_kernels in run.json, run wrn-pipe doctor, and keep the number of threads",
+            f"run {run_id} does not repeat to the bit: {found}; {known}; both are kept in {home}",
+            "run wrn-pipe doctor, and keep the number of threads",
         )
     done = f"{steps} steps" if steps else "all steps"
     typer.echo(f"{run_id}: two trainings of {done} are equal in every weight, momentum and statistic after every step")
-    shutil.rmtree(home)
+    _remove(home)
+
+
+def _remove(home: Path) -> None:
+    if home.exists():
+        shutil.rmtree(home)
 
 
 def _child(run_id: str, folder: Path, steps: int | None) -> int:
-    """Its exit code, negative for a signal. SIGTERM to this process goes on to it; a terminal's Ctrl-C goes to both."""
-    child = subprocess.Popen([sys.executable, "-m", "pipeline.cli.twice", run_id, str(folder), str(steps or 0)])
+    """Its exit code, negative for a signal. It ends with this process, and at once where a signal ends the wait.
 
-    def forward(signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGTERM:
-            child.terminate()
-
-    with handled(forward):
+    It hears no signal itself: it would save a state and say that the run can be continued from it.
+    """
+    command = [sys.executable, "-m", "pipeline.cli.twice", run_id, str(folder), str(steps or 0), str(os.getpid())]
+    with ExitStack() as stack:
+        with children_hear_no_signal():
+            child = subprocess.Popen(command)
+            stack.callback(_end, child)
         return child.wait()
 
 
-def _train(run_id: str, folder: str, steps: str) -> None:
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    child.kill()
+    child.wait()
+
+
+def _train(run_id: str, folder: str, steps: int | None) -> None:
+    from pipeline.errors import WrnPipeError
     from pipeline.params import load
     from pipeline.provenance import fingerprint
+    from pipeline.training.interruptions import continue_with
     from pipeline.training.run import prepare
     from pipeline.training.trace import traced
 
     plan = load()
-    training, _ = prepare(plan, run_id, fingerprint(plan, run_id), Path(folder))
-    traced(training, int(steps) or None)
+    try:
+        training, _ = prepare(plan, run_id, fingerprint(plan, run_id), Path(folder))
+        traced(training, steps)
+    except WrnPipeError as error:
+        # Where memory is short, a training is told to go on from its state, which this one does not.
+        again = f"start again with: {_command(run_id, steps)}"
+        error.remedy = error.remedy.replace(f"continue with: {continue_with(run_id)}", again)
+        raise
 
 
 if __name__ == "__main__":
     from pipeline.errors import exit_on_error
+    from pipeline.training.worker import end_with
 
+    end_with(int(sys.argv[4]))
     with exit_on_error():
-        _train(*sys.argv[1:])
+        _train(sys.argv[1], sys.argv[2], int(sys.argv[3]) or None)

@@ -1,11 +1,20 @@
 """wrn-pipe ui: browse the recorded runs in MLflow."""
 
-from typing import Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    import subprocess
+
 _PATIENCE_S = 10
 """MLflow's server, asked to end while its helpers still start, was seen to wait for them for ever."""
+_NO_NEWS = "[MLflow] Security middleware enabled"
+"""Begins the one line of a sound server that no setting takes away."""
+_QUIET = {
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "PYTHONWARNINGS": "ignore:starlette.middleware.wsgi is deprecated",  # which MLflow imports
+}
 
 
 def ui(
@@ -21,11 +30,12 @@ def ui(
     import subprocess
     import sys
     from pathlib import Path
+    from threading import Thread
 
     from pipeline.errors import UserError
     from pipeline.params import PARAMS, load
     from pipeline.tracking.store import FOLDER, client, experiment, explained, page, uri
-    from pipeline.tracking.sync import sync_all
+    from pipeline.tracking.sync import SAME, sync_all
 
     if os.environ.get("MLFLOW_TRACKING_URI"):
         raise UserError(
@@ -38,23 +48,33 @@ def ui(
         except OSError:
             raise UserError(f"port {port} is in use", f"wrn-pipe ui --port {port + 1}") from None
     try:
-        sync_all(load(), lambda line: None if line.startswith("left") else typer.echo(line))
+        sync_all(load(), lambda line: None if line.startswith(SAME) else typer.echo(line))
     except UserError as error:
         if not Path(PARAMS).exists():
             raise
         typer.echo(f"{error}\nuntil then the pages show what was recorded before", err=True)
     with explained():
         number = experiment(client())
-    typer.echo(f"{page(f'http://127.0.0.1:{port}', number)} - Ctrl-C stops it")
+    typer.echo("starting MLflow's server", err=True)
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
             *("--backend-store-uri", uri(), "--artifacts-destination", (FOLDER / "artifacts").resolve().as_uri()),
+            *("--registry-store-uri", uri(), "--uvicorn-opts", "--log-level warning"),
         ],
+        env={**_QUIET, **os.environ},
         start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
     )
+    assert server.stderr is not None
+    told = Thread(target=_pass_on, args=(server.stderr,), daemon=True)
+    told.start()
     stop = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if _answers(server, port):
+            typer.echo(f"{page(f'http://127.0.0.1:{port}', number)} - Ctrl-C stops it")
         code = server.wait()
     except KeyboardInterrupt:
         code = 0
@@ -67,4 +87,30 @@ def ui(
             except subprocess.TimeoutExpired:
                 os.killpg(server.pid, signal.SIGKILL)
                 server.wait()
+        told.join(1)  # for its last words; a helper that it left may keep the pipe open
     raise typer.Exit(code)
+
+
+def _answers(server: "subprocess.Popen[str]", port: int) -> bool:
+    """Return when a page can be opened, some ten seconds after the start; False when the server has ended instead."""
+    import time
+    from http.client import HTTPConnection, HTTPException
+
+    while server.poll() is None:
+        asked = HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            asked.request("GET", "/health")
+            if asked.getresponse().status == 200:
+                return True
+        except (OSError, HTTPException):
+            pass  # not yet
+        finally:
+            asked.close()
+        time.sleep(0.05)
+    return False
+
+
+def _pass_on(lines: IO[str]) -> None:
+    for line in lines:
+        if not line.startswith(_NO_NEWS):
+            typer.echo(line, err=True, nl=False)

@@ -1,6 +1,6 @@
 """wrn-pipe verify: compute again whatever can be, compare, and name every file that does not agree."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,9 +37,11 @@ def verify(
     Every file against dvc.lock, read byte by byte; the data's content against the pinned digests; metrics from
     predictions; labels from the data; each run's fingerprint from settings, code and data; tables, manifest and report
     made again by their own stages. --deep computes predictions from weights, --deeper RUN weights from nothing: to the
-    same bits on the kind of machine that run.json names.
+    same bits on the kind of machine that run.json names. Nothing can tell whether it names the right one or, on another
+    kind, whether weights and all that follows were forged to fit: git's history and a bundle's sha256 vouch for those.
 
-    Exit code: 0 nothing is wrong, 1 something is. What is not here is listed as not checked, and is not wrong.
+    Exit code: 0 nothing is wrong, 1 something is. What is not here, and what takes --deep or --deeper, is listed as not
+    checked, and is not wrong.
     """
     from pipeline.errors import UserError
 
@@ -49,15 +51,14 @@ def verify(
         raise UserError("--bundle with --deep or --deeper: an archive has no data", "unpack it where the data is")
     if bundle is not None:
         mend = "Get the archive again from whoever made it: these files are not as it, or the others, say."
-        _report(
-            _bundle(bundle), json, mend, "An archive has no images: wrn-pipe verify, where they are, checks the rest."
-        )
+        absent = "Not checked is what needs the images, which no archive has, or this code where another made it."
+        _report(_bundle(bundle), json, mend, absent)
         return
     mend = (
         "To get them right: git checkout what you did not mean to edit, then dvc checkout,\n"
         "or wrn-pipe repro to make again what follows from your edits."
     )
-    absent = "Not checked is what is not here, or has nothing here to be compared with: dvc pull brings it."
+    absent = "Not checked is what is not here, has nothing here to be compared with, or takes long: each line says why."
     _report(_here(deep, deeper, epochs), json, mend, absent)
 
 
@@ -68,16 +69,29 @@ def _here(deep: bool, deeper: str | None, epochs: int | None) -> "Iterable[Findi
     plan = load()
     if deeper is not None:
         plan.run(deeper)
-    yield from verify(plan, run_stage)
-    if deep:
-        from pipeline.evidence.again import evaluated
+    yield from verify(plan, run_stage, deep=deep, deeper=deeper, epochs=epochs)
+    yield from _fast_page()
 
-        for run_id in plan.runs:
-            yield from evaluated(plan, run_id)
-    if deeper is not None:
-        from pipeline.evidence.again import trained
 
-        yield from trained(plan, deeper, epochs)
+def _fast_page() -> "Iterator[Finding]":
+    """docs/reference/fast.md against the files of trainings outside DVC, of which it tells."""
+    from pipeline.cli import fast_page
+    from pipeline.evidence.findings import right, unchecked, wrong
+
+    told, files = Path("docs/reference/fast.md"), f"{fast_page.CHOICE} and {fast_page.CURVE}"
+    if not told.is_file():
+        return
+    try:
+        page = fast_page.page()
+    except FileNotFoundError as error:
+        yield unchecked(told, f"{error.filename}, which it is made of, is not here")
+    except (KeyError, ValueError) as error:
+        yield wrong(told, f"cannot be made again of {files}: {error!r}")
+    else:
+        if told.read_text(encoding="utf-8").endswith(page):
+            yield right(told, f"says what {files} say")
+        else:
+            yield wrong(told, f"does not say what {files} say; git checkout them, or make docs")
 
 
 def _bundle(path: Path) -> "Iterable[Finding]":

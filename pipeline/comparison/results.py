@@ -107,7 +107,8 @@ def planned_results(plan: Plan, root: Path) -> list[Result]:
         for run in absent:
             if f"evaluate@{run}" in known:
                 raise UserError(
-                    f"evaluations/{run} is not here, though {LOCK} has it", f"dvc pull, or wrn-pipe repro {run}"
+                    f"evaluations/{run} is not here, though {LOCK} has it",
+                    f"wrn-pipe repro {run}, or dvc pull if a remote is set up",
                 )
     return results
 

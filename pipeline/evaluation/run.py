@@ -33,7 +33,9 @@ def evaluate(plan: Plan, run_id: str, trained: Path, work: Path) -> dict[str, fl
     run = plan.run(run_id)
     for name in ("model.safetensors", "run.json", "history.csv"):
         if not (trained / name).is_file():
-            raise UserError(f"{trained / name} not found", f"wrn-pipe repro train@{run_id}, or dvc pull")
+            raise UserError(
+                f"{trained / name} not found", f"wrn-pipe repro train@{run_id}, or dvc pull if a remote is set up"
+            )
     write(work / "predictions.parquet", *predicted(plan, run, _weights(trained / "model.safetensors", run_id)))
     values = about(plan, run_id) | metrics(*read(work / "predictions.parquet"))
     (work / "metrics.json").write_text(json_text(values), encoding="utf-8")

@@ -48,6 +48,15 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes | Path) -> None:
                 member.write(block)
 
 
+def holds(path: Path, *names: str) -> bool:
+    """Whether a file is an archive that has members of these names."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return set(names) <= set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 def unpack(path: Path, to: Path) -> list[str]:
     """Write the members of an archive into the empty folder `to`; return their names.
 

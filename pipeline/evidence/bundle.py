@@ -7,22 +7,23 @@ are made again by the code of whoever checks.
 
 import hashlib
 import json
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import chdir
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence import archive, crate
 from pipeline.evidence.crate import Checkout, Member
-from pipeline.evidence.findings import Finding, right, wrong
+from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.evidence.lock import CARD, IGNORED, Disk
 from pipeline.evidence.remade import Run
 from pipeline.evidence.verify import verify
-from pipeline.execution.dag import DAG, stages
+from pipeline.execution.dag import DAG, Stage, stages
 from pipeline.execution.lock import LOCK
 from pipeline.loading.beton import sha256
 from pipeline.params import PARAMS, Plan, load
@@ -31,9 +32,19 @@ from pipeline.publish import json_text
 
 DATA = "data/"
 MANIFEST = Path("results/manifest.json")
+_OWN = Path(__file__).resolve().parents[2]
+"""Where the code is that runs."""
+_DESCRIBER = "pipeline/evidence/crate.py"
+_REMEDY = re.compile("; ((?:dvc pull|git checkout|wrn-pipe repro) .*)")
+"""What a finding advises, at its end, which helps in a checkout alone."""
 
 
-def bundle(plan: Plan, to: Path, run: Run) -> list[Member]:
+def is_bundle(path: Path) -> bool:
+    """Whether a file is an archive that `bundle` wrote, of whatever repository."""
+    return archive.holds(path, crate.NAME, crate.LICENCES, str(LOCK))
+
+
+def bundle(plan: Plan, to: Path, run: Run) -> tuple[list[Member], Checkout]:
     """Write the archive of the repository in the current folder; the same files and commit give the same bytes.
 
     Raises WrnPipeError when something here is wrong, as a bundle would say the same of it elsewhere, or not here.
@@ -41,22 +52,25 @@ def bundle(plan: Plan, to: Path, run: Run) -> list[Member]:
     for finding in verify(plan, run, data=False):
         absent = finding.state == "unchecked" and not finding.path.startswith(DATA) and not Path(finding.path).exists()
         if finding.state == "wrong" or absent:
-            remedy = "dvc pull or wrn-pipe repro" if absent else "wrn-pipe verify lists all, and what to do"
-            raise WrnPipeError(f"{finding.path}: {finding.why}", remedy)
+            own = _REMEDY.search(finding.why)
+            general = "wrn-pipe repro" if absent else "wrn-pipe verify lists all, and what to do"
+            what = f"{finding.path}: {_REMEDY.sub('', finding.why)}"
+            raise WrnPipeError(what, own.group(1) if own else general)
     contents: dict[str, bytes | Path] = {name: Path(name) for name in names(plan)}
     contents[crate.LICENCES] = crate.licences(plan).encode()
     members = [_member(name, content) for name, content in sorted(contents.items())]
     manifest = json.loads(MANIFEST.read_text(encoding="utf-8"))
-    contents[crate.NAME] = json_text(crate.metadata(plan, manifest, members, _checkout())).encode()
+    checkout = _checkout()
+    contents[crate.NAME] = json_text(crate.metadata(plan, manifest, members, checkout)).encode()
     archive.write(to, contents)
-    return members
+    return members, checkout
 
 
 def names(plan: Plan) -> list[str]:
     """The repository's files that belong into its archive, in order."""
     disk = Disk(Path.cwd())
     paths = {path for stage in stages(Path.cwd()) for path in (*stage.deps, *stage.outs)}
-    kept = {str(path) for path in (PARAMS, DAG, LOCK, IGNORED)}
+    kept = {_DESCRIBER, *(str(path) for path in (PARAMS, DAG, LOCK, IGNORED))}
     kept |= {f"data/beton/{name}/{CARD}" for name in plan.representations}
     for path in paths:
         if not path.startswith(DATA):
@@ -92,7 +106,56 @@ def check(path: Path, run: Run) -> Iterator[Finding]:
                 return
             plan = load()
             yield from _redescribed(plan, members)
-            yield from verify(plan, run)
+            yield from _recomputed(plan, run)
+
+
+def _recomputed(plan: Plan, run: Run) -> Iterator[Finding]:
+    """What verify finds, less what only a checkout could mend, or other code than this would have to judge."""
+    dag = stages(Path.cwd())
+    others = {stage.command: code for stage in dag if stage.committed and (code := _other_code(*_code(stage)))}
+    outs: dict[str, str] = {}
+    """Made again, so that what verify finds of them from then on is that they are not what this code makes."""
+
+    def noted(command: str) -> None:
+        if command in others:
+            outs.update({out: others[command] for each in dag if each.command == command for out in each.committed})
+        run(command)
+
+    for finding in verify(plan, noted):
+        if finding.state == "wrong" and finding.path in outs:
+            yield unchecked(finding.path, _made_elsewhere(outs[finding.path]))
+        else:
+            yield replace(finding, why=re.sub("^not here$", "not in the archive", _REMEDY.sub("", finding.why)))
+
+
+def _code(stage: Stage) -> Iterator[str]:
+    """The archive's files that are code which the stage runs, or what lies beside it, such as a page's template."""
+    disk = Disk(Path.cwd())
+    for path in stage.deps:
+        if path.split("/")[0] in ("pipeline", "stages"):
+            yield from (f"{path}/{name}" for name in disk.names(path)) if Path(path).is_dir() else (path,)
+
+
+def _other_code(*names: str) -> str | None:
+    """The first of these files of the archive that is not as here, if any.
+
+    One that only is here changes nothing unless another, which is in both, differs and uses it.
+    """
+    for name in names:
+        here, own = Path(name), _OWN / name
+        if here.is_file() and not (own.is_file() and own.read_bytes() == here.read_bytes()):
+            return name
+    return None
+
+
+def _made_elsewhere(code: str) -> str:
+    try:
+        told = crate.checkout_of(json.loads(Path(crate.NAME).read_text(encoding="utf-8"))["@graph"])
+        known = re.fullmatch("[0-9a-f]{40,64}", told.commit)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # which is a finding of its own
+        known = None
+    commit = f"{told.commit}{', with edits that nobody committed,' if told.dirty else ''}" if known else "its commit"
+    return f"made by other code than this: {code} differs; git checkout {commit} and check it by that"
 
 
 def _described(members: list[str]) -> Iterator[Finding]:
@@ -122,6 +185,7 @@ def _redescribed(plan: Plan, members: list[str]) -> Iterator[Finding]:
     """The description and the licence notes as they follow from the other files."""
     files = [_member(name, Path(name)) for name in sorted(members) if name != crate.NAME]
     here = Path(crate.NAME).read_bytes()
+    other = _other_code(_DESCRIBER)
     try:
         manifest = json.loads(MANIFEST.read_text(encoding="utf-8"))
         checkout = crate.checkout_of(json.loads(here)["@graph"])
@@ -130,9 +194,11 @@ def _redescribed(plan: Plan, members: list[str]) -> Iterator[Finding]:
         yield wrong(crate.NAME, f"cannot be made again: {error!r}")
         return
     if here == again:
-        yield right(crate.NAME, f"follows from the files; made at commit {checkout.commit}")
+        yield right(crate.NAME, f"follows from the files; made at {checkout}")
+    elif other:
+        yield unchecked(crate.NAME, _made_elsewhere(other))
     else:
         yield wrong(crate.NAME, "is not what follows from the files")
     notes = Path(crate.LICENCES)
     if not notes.is_file() or notes.read_bytes() != crate.licences(plan).encode():
-        yield wrong(notes, f"is not what follows from {PARAMS}")
+        yield unchecked(notes, _made_elsewhere(other)) if other else wrong(notes, f"is not what follows from {PARAMS}")

@@ -45,21 +45,27 @@ class Checkout:
     """Of the commit, ISO 8601: a clock would make every archive another one."""
     dirty: bool
 
+    @property
+    def state(self) -> str:
+        return _EDITED if self.dirty else _CLEAN
+
+    def __str__(self) -> str:
+        return f"commit {self.commit} ({self.state})"
+
 
 def metadata(plan: Plan, manifest: dict[str, Any], members: list[Member], checkout: Checkout) -> dict[str, Any]:
     """The graph. `manifest` is results/manifest.json; `members` are all other files of the archive."""
     runs = [_action(run_id, told, members) for run_id, told in manifest["runs"].items()]
     versions = {(name, each) for told in manifest["runs"].values() for name, each in told["versions"].items()}
-    state = _EDITED if checkout.dirty else _CLEAN
     root = {
         "@id": "./",
         "@type": "Dataset",
         "name": f"Reproduction of {PAPER['title']}",
-        "description": f"Tables, predictions, weights and provenance, made by wrn-pipe at commit {checkout.commit} "
-        f"({state}). wrn-pipe verify --bundle checks it.",
+        "description": f"Tables, predictions, weights and provenance, made by wrn-pipe at {checkout}. "
+        "wrn-pipe verify --bundle checks it.",
         "datePublished": checkout.date,
         "version": checkout.commit,
-        "creativeWorkStatus": _EDITED if checkout.dirty else _CLEAN,
+        "creativeWorkStatus": checkout.state,
         "license": {"@id": LICENCES},
         "citation": {"@id": PAPER["url"]},
         "hasPart": [{"@id": member.name} for member in members],
@@ -75,7 +81,7 @@ def metadata(plan: Plan, manifest: dict[str, Any], members: list[Member], checko
         "@id": _SOFTWARE,
         "@type": "SoftwareApplication",
         "name": "wrn-pipe",
-        "softwareVersion": f"commit {checkout.commit} ({state})",
+        "softwareVersion": str(checkout),
         "softwareRequirements": {"@id": "environment/requirements.lock"},
     }
     libraries = [

@@ -4,7 +4,6 @@
 """
 
 import fnmatch
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,8 @@ from ruamel.yaml import YAML
 from pipeline.datasets.fetch import file_digest
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.execution.dag import Stage
-from pipeline.execution.lock import LOCK
+from pipeline.execution.lock import LOCK, listing_md5
+from pipeline.execution.remote import to_have
 from pipeline.params import PARAMS
 
 IGNORED = Path(".dvcignore")
@@ -63,9 +63,8 @@ class Disk:
                 self._files[path] = Content(file_digest(place, "md5"), place.stat().st_size, None)
             return self._files[path]
         files = {name: self.content(f"{path}/{name}") for name in self.names(path)}
-        listed = [{"md5": files[name].md5, "relpath": name} for name in sorted(files)]
-        md5 = hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
-        return Content(f"{md5}.dir", sum(file.size for file in files.values()), len(files))
+        md5 = listing_md5({name: file.md5 for name, file in files.items()})
+        return Content(md5, sum(file.size for file in files.values()), len(files))
 
     def names(self, folder: str) -> list[str]:
         """The files in a folder that DVC counts, by their names below it."""
@@ -153,7 +152,7 @@ def _output(disk: Disk, path: str, expected: Content, stage: Stage) -> Finding:
     if not disk.is_here(path):
         if path in stage.committed:
             return wrong(path, f"is not here; git checkout {path}, or wrn-pipe repro {stage.name}")
-        return unchecked(path, f"not here; dvc pull brings it, or wrn-pipe repro {stage.name} makes it again")
+        return unchecked(path, f"not here; {to_have(stage.name, disk.root)}")
     found = disk.content(path)
     if found == expected:
         return right(path, f"{found} as in dvc.lock")

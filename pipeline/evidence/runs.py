@@ -152,6 +152,10 @@ def _digests(plan: Plan, run_id: str, path: Path) -> Iterator[Finding]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         yield wrong(path, f"no list of digests: {error!r}")
         return
+    outside = [file for file in files if file.parent not in (MODELS / run_id, EVALUATIONS / run_id)]
+    if outside:
+        yield wrong(path, f"names {outside[0]}, which is no file of this run")
+        return
     data = BETON / f"{run.dataset}-{run.representation}"
     files[data / "card.json"] = card
     absent = [file for file in files if not file.is_file()]

@@ -4,34 +4,57 @@ What belongs to the checkout and not to the result stands here, not in results/m
 """
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.comparison.cells import Cell, runs_wanted
-from pipeline.comparison.results import load_results
+from pipeline.comparison.results import Result, load_results
+from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import table
 from pipeline.errors import UserError
+from pipeline.evidence import recorded
 from pipeline.evidence.manifest import manifest
 from pipeline.execution.dag import stages
 from pipeline.execution.dvc import changes
 from pipeline.execution.lock import LOCK
 from pipeline.execution.lock import read as read_lock
+from pipeline.execution.remote import to_have
 from pipeline.params import Plan
 from pipeline.provenance import commit
 from pipeline.publication.caveats import load_caveats
 from pipeline.publication.claims import TITLES, canonical, check_filters, table_name
 from pipeline.publication.protocols import protocol_of
 
+SEEDS = 5
+"""What is suggested to plan of each network, where no verdict needs more."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What there is to tell of all runs."""
+
+    results: list[Result]
+    runs: dict[str, dict[str, Any]]
+    """As the manifest has them."""
+    recorded: list[str]
+    """Those that only results/manifest.json has: their files are not here."""
+
+
+def _known(plan: Plan) -> _Known:
+    with recorded.filled(plan) as absent:
+        return _Known(load_results(Path()), manifest(plan, Path())["runs"], absent)
+
 
 def of_run(plan: Plan, run_id: str) -> dict[str, Any]:
-    """The story of one run. Raises UserError for one that is not in the plan or not evaluated."""
+    """The story of one run. Raises UserError for one that is not in the plan, or neither evaluated nor recorded."""
     plan.run(run_id)
-    (told,) = of_runs(plan, [run_id])
-    results = load_results(Path())
-    cells = [cell for name in TITLES for cell in table(plan, name, results).cells]
-    behind = [of_cell(cell) for cell in cells if run_id in (*cell.runs, *(each.run for each in cell.excluded))]
-    return {**told, "claims": behind, "checkout": _checkout()}
+    known = _known(plan)
+    (told,) = _of_runs([run_id], known)
+    cells = [cell for name in TITLES for cell in table(plan, name, known.results).cells]
+    behind = [cell for cell in cells if run_id in (*cell.runs, *(each.run for each in cell.excluded))]
+    return {**told, "claims": [_of_cell(cell, known.recorded) for cell in behind], "checkout": _checkout()}
 
 
 def of_claims(plan: Plan, paper_table: str, row: str, dataset: str | None) -> dict[str, Any]:
@@ -41,16 +64,24 @@ def of_claims(plan: Plan, paper_table: str, row: str, dataset: str | None) -> di
     """
     name = table_name(paper_table)
     check_filters([name], dataset, row)
+    known = _known(plan)
     cells = [
         cell
-        for cell in table(plan, name, load_results(Path())).cells
+        for cell in table(plan, name, known.results).cells
         if canonical(cell.model) == canonical(row) and dataset in (None, cell.dataset)
     ]
     runs = list(dict.fromkeys(run for cell in cells for run in cell.runs))
-    return {"cells": [of_cell(cell) for cell in cells], "runs": of_runs(plan, runs), "checkout": _checkout()}
+    told = [_of_cell(cell, known.recorded) for cell in cells]
+    return {"cells": told, "runs": _of_runs(runs, known), "checkout": _checkout()}
 
 
-def of_cell(cell: Cell) -> dict[str, Any]:
+def seeds_to_plan(cell: Cell) -> int:
+    """How many seeds of a network `wrn-pipe plan` should know, for a cell that waits for runs."""
+    counted = cell.ours.n if cell.ours and cell.verdict is Verdict.INCONCLUSIVE else 0
+    return max(SEEDS, (runs_wanted(cell) or 0) + counted)
+
+
+def _of_cell(cell: Cell, recorded: Collection[str]) -> dict[str, Any]:
     """What the paper prints, where and by what protocol; what we have, and what the two add up to."""
     paper = protocol_of(cell.claim) if cell.claim else None
     return {
@@ -71,11 +102,13 @@ def of_cell(cell: Cell) -> dict[str, Any]:
         "margin": cell.margin,
         "verdict": str(cell.verdict) if cell.verdict else None,
         "runs_wanted": runs_wanted(cell),
+        "seeds_to_plan": seeds_to_plan(cell) if runs_wanted(cell) else None,
         "deviations": [
             {"text": str(d), "material": d.material, "reason": d.reason, "source": _source(paper, d.field)}
             for d in cell.deviations
         ],
         "runs": list(cell.runs),
+        "recorded": [run for run in cell.runs if run in recorded],
         "excluded": [{"run": e.run, "error": e.error, "reason": e.reason} for e in cell.excluded],
         "footnotes": {str(c.number): c.text for c in load_caveats() if c.number in cell.caveats},
     }
@@ -85,30 +118,30 @@ def _source(paper: Any, field: str) -> str | None:
     return paper.sources.get(field) if paper else None
 
 
-def of_runs(plan: Plan, run_ids: Sequence[str]) -> list[dict[str, Any]]:
+def _of_runs(run_ids: Sequence[str], known: _Known) -> list[dict[str, Any]]:
     """What the manifest says of each run, with its stages as dvc.lock and `dvc status` have them."""
     if not run_ids:
         return []
-    known = manifest(plan, Path())["runs"]
     for run_id in run_ids:
-        if run_id not in known:
-            raise UserError(f"run {run_id} has no evaluation here", f"wrn-pipe repro {run_id}, or dvc pull")
+        if run_id not in known.runs:
+            raise UserError(f"run {run_id} has no evaluation here", to_have(run_id))
     entries = read_lock()
     dag = {stage.name: stage for stage in stages(Path())}
-    stale = _stale([name for run_id in run_ids for name in known[run_id]["stages"]])
+    stale = _stale([name for run_id in run_ids for name in known.runs[run_id]["stages"]])
     return [
         {
             "run": run_id,
-            **known[run_id],
+            **known.runs[run_id],
+            "to_have": to_have(run_id) if run_id in known.recorded else None,
             "lock": {
                 name: {
                     "outs": {out["path"]: out["md5"] for out in entries.get(name, {}).get("outs", ())},
-                    "stale": stale.get(name),
+                    "stale": (_edits(stale.get(name, [])) if run_id in known.recorded else stale.get(name)) or None,
                     "settings": list(dag[name].params),
                     "inputs": list(dag[name].deps),
                     "command": dag[name].command,
                 }
-                for name in known[run_id]["stages"]
+                for name in known.runs[run_id]["stages"]
             },
             "recorded_in": _recorded_in(entries.get(f"train@{run_id}", {})),
         }
@@ -121,6 +154,11 @@ def _stale(names: Sequence[str]) -> dict[str, list[str]]:
     asked = list(dict.fromkeys(names))
     changed = changes(asked)
     return {name: [line for reason in changed[name] for line in _lines(reason)] for name in asked if name in changed}
+
+
+def _edits(lines: Sequence[str]) -> list[str]:
+    """Without what only says that files are not here."""
+    return [line for line in lines if not line.endswith((": deleted", ": not in cache"))]
 
 
 def _lines(reason: Any) -> list[str]:

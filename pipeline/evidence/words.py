@@ -4,14 +4,15 @@ import textwrap
 from typing import Any
 
 from pipeline.comparison.formats.words import DATASETS, MEANINGS, METRICS
+from pipeline.evidence.recorded import MANIFEST
 
 _WIDTH = 100
 _STATISTICS = {
-    "median5": "the median of 5 runs",
-    "single": "a single run",
-    "unstated": "of how many runs, the paper does not say",
-    "exact": "a count",
-    "quoted": "quoted from other work",
+    "median5": ", the median of 5 runs",
+    "single": ", of a single run",
+    "unstated": " and does not say of how many runs",
+    "exact": ", a count",
+    "quoted": ", quoted from other work",
 }
 
 
@@ -43,7 +44,7 @@ def _cell(cell: dict[str, Any]) -> list[str]:
     lines = textwrap.wrap(head, _WIDTH)
     lines += _told(_sentence(cell))
     if cell["printed"] is not None:
-        source = f"The paper prints {cell['printed']}: {_STATISTICS[cell['statistic']]}."
+        source = f"The paper prints {cell['printed']}{_STATISTICS[cell['statistic']]}."
         if cell["protocol"]:
             source += f" Its recipe is {cell['protocol']}: wrn-pipe plan adds runs by it."
         lines += _told(source)
@@ -56,7 +57,8 @@ def _cell(cell: dict[str, Any]) -> list[str]:
     if cell["runs_wanted"]:
         lines += _told(
             f"For a verdict: {cell['runs_wanted']} more comparable runs. wrn-pipe plan --paper-table {cell['table']} "
-            f"--row '{cell['network']}' --dataset {cell['dataset']} --seeds {cell['runs_wanted']}, then wrn-pipe repro"
+            f"--row '{cell['network']}' --dataset {cell['dataset']} --seeds {cell['seeds_to_plan']}, "
+            "then wrn-pipe repro"
         )
     return lines
 
@@ -69,7 +71,8 @@ def _sentence(cell: dict[str, Any]) -> str:
     if cell["median"] is None:
         return f"{printed} in the paper, {cell['verdict'] or cell['kind']}"
     runs = "1 run" if len(cell["runs"]) == 1 else f"the median of {len(cell['runs'])} runs"
-    ours = f"{printed} in the paper, {cell['median']:.2f} here ({runs}: {', '.join(cell['runs'])})"
+    where = "recorded" if cell["recorded"] else "here"
+    ours = f"{printed} in the paper, {cell['median']:.2f} {where} ({runs}: {', '.join(cell['runs'])})"
     if cell["difference"] is not None:
         ours += f", {cell['difference']:+.2f}"
     if cell["interval"] is not None:
@@ -77,6 +80,8 @@ def _sentence(cell: dict[str, Any]) -> str:
         ours += f" with a 95 % interval of {low:+.2f} to {high:+.2f} and a margin of {cell['margin']:g}"
     if cell["verdict"]:
         ours += f": {cell['verdict']} ({MEANINGS[cell['verdict']].partition(';')[0]})"
+    if cell["recorded"]:
+        ours += f". {MANIFEST} has it; the files of {', '.join(cell['recorded'])} are not here"
     return ours
 
 
@@ -101,6 +106,8 @@ def _run(told: dict[str, Any], checkout: dict[str, Any]) -> list[str]:
         ("fingerprint", f"{told['fingerprint']}, of settings, code, environment and data"),
     ]  # fmt: skip
     rows += [("file", f"{path}, sha256 {digest[:12]}") for path, digest in told["files"].items()]
+    if told["to_have"]:
+        rows.append(("not here", f"these files; {MANIFEST} records what is told here. To have them: {told['to_have']}"))
     rows += [
         ("commit", f"{recorded}; checked out is {checkout['commit'][:12]}, {state}"),
         ("dvc.lock", "up to date with the files and settings here" if not stale else "out of date:"),

@@ -24,6 +24,7 @@ from pipeline.progress import counted, say
 from pipeline.provenance import fingerprint
 from pipeline.publish import new_folder
 from pipeline.tracking.sync import log_runs
+from pipeline.training import choice
 from pipeline.training.holder import discard_unless_held
 
 
@@ -47,10 +48,11 @@ def fan_out(plan: Plan, targets: Sequence[str], place: Place, again: str, force:
             failures += _edited(works, load())
             given_up = {failure.run for failure in failures}
             made = [work for work in works if work.run not in given_up]
+            measured = {work.run: choice.read(SCRATCH / work.fingerprint) for work in made}
             publish(plan, made)
             # What stands behind failed runs would train them here, one after another.
             code = 0 if failures else repro(plan, targets)
-            log_runs(plan, [work.run for work in made])
+            log_runs(plan, {run: choice.tags(kept["rates"]) if kept else {} for run, kept in measured.items()})
             if failures:
                 raise _gave_up(failures, again)
             return code

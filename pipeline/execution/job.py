@@ -46,7 +46,8 @@ def main(run_id: str, print_of_run: str, stage: Stage) -> None:
     """Bring one run to its end. Raises UserError when its inputs are not those that the job was submitted for."""
     plan = load()
     with stop_at_once(run_id), hold(SCRATCH / print_of_run, run_id):
-        with keep_last_words(f"train@{run_id}"):
+        # Again within: what a signal raises must be kept as well.
+        with keep_last_words(f"train@{run_id}"), stop_at_once(run_id):
             if fingerprint(plan, run_id) != print_of_run:
                 raise UserError(
                     f"run {run_id}: settings, code or data were edited after this job was submitted",
@@ -54,7 +55,7 @@ def main(run_id: str, print_of_run: str, stage: Stage) -> None:
                 )
             if stage == "train" and not trained(print_of_run).is_dir():
                 _train(plan, run_id, print_of_run)
-        with keep_last_words(f"evaluate@{run_id}"):
+        with keep_last_words(f"evaluate@{run_id}"), stop_at_once(run_id):
             from pipeline.evaluation.run import evaluate
 
             weights = trained(print_of_run) if stage == "train" else Path("models") / run_id

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,16 @@ def read(root: Path = Path()) -> dict[str, Any]:
 
 def folder_md5(folder: Path) -> str:
     """What dvc.lock records of a folder: md5 over the list of its files with their md5s, and `.dir`."""
-    listed = []
-    files = (path for path in folder.rglob("*") if path.is_file())
-    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files):
+    md5s = {}
+    for path in (path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as file:
-            listed.append({"md5": hashlib.file_digest(file, "md5").hexdigest(), "relpath": name})
+            md5s[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "md5").hexdigest()
+    return listing_md5(md5s)
+
+
+def listing_md5(md5s: Mapping[str, str]) -> str:
+    """The same of a folder with files of these names and md5s."""
+    listed = [{"md5": md5s[name], "relpath": name} for name in sorted(md5s)]
     return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 

@@ -6,7 +6,13 @@ with 400 runs. Here a file is parsed once, and a key is looked up. pipeline/exec
 What DVC finds and writes is the same: tests/execution/test_quick_dvc.py.
 """
 
+import signal
 import sys
+
+if __name__ == "__main__":
+    # DVC answers Ctrl-C once it is imported. Until then it ends this process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from copy import deepcopy
 from functools import cache, lru_cache
 from pathlib import Path
@@ -82,4 +88,5 @@ def _stamp(path: Path) -> Stamp:
 
 if __name__ == "__main__":
     hasten()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))

@@ -4,9 +4,11 @@ DVC alone goes on to train where it finds no remote, no bucket, or nothing in it
 cache did not arrive. Asking whether the remote answers is a process of its own: `python -m pipeline.execution.remote`.
 """
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from uuid import uuid4
 
 from pipeline.errors import UserError, WrnPipeError, exit_on_error
@@ -15,6 +17,18 @@ from pipeline.execution.dvc import command, environment, resolve
 from pipeline.params import Plan
 
 GUIDE = "docs/how-to/share-results.md"
+
+
+def to_have(target: str, root: Path = Path()) -> str:
+    """The command that brings what `target` makes: dvc pull only where the clone at `root` has a default remote.
+
+    Without one that fails, and leaves empty folders.
+    """
+    again = f"wrn-pipe repro {target}"
+    configs = (root / ".dvc" / name for name in ("config", "config.local"))
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in configs if path.is_file()]
+    pulled = any(re.search(r"^\s*\[core\][^\[]*^\s*remote\s*=", text, re.M) for text in texts)
+    return f"dvc pull, or {again}" if pulled else again
 
 
 def check(writing: bool) -> None:

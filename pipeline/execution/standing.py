@@ -34,7 +34,7 @@ class RunStanding:
     run: str
     state: State
     stage: str | None
-    """The stage under way, or that failed or was stopped."""
+    """The stage under way, or that failed or was stopped; of not started: the one to come, where it is not training."""
     why: tuple[str, ...]
     """Of stale and not started: what changed; of failed and stopped: the last words."""
     error: float | None
@@ -184,7 +184,7 @@ def _run(run_id: str, facts: _Facts) -> RunStanding:
     for stage in (train, evaluate):
         if stage in facts.running:
             return standing("running", stage)
-    why = [*(facts.stale or {}).get(train, []), *(facts.stale or {}).get(evaluate, [])]
+    why = _why(train, evaluate, facts)
     if not why and error is not None:
         return standing("done")
     evaluation = evaluated(facts.plan, run_id, scratch.name).is_dir()
@@ -206,7 +206,17 @@ def _run(run_id: str, facts: _Facts) -> RunStanding:
         return standing("stopped", train, [], last, then=again)
     if error is not None:
         return standing("stale", None, why, then=again)
-    return standing("not started", None, why, then=again)
+    only_evaluation = facts.stale is not None and train not in facts.stale
+    return standing("not started", evaluate if only_evaluation else None, why, then=again)
+
+
+def _why(train: str, evaluate: str, facts: _Facts) -> list[str]:
+    """Why a run is out of date, each reason once: what training is to make again is no reason of the evaluation's."""
+    stale = facts.stale or {}
+    of_training = stale.get(train, [])
+    said = (train, *facts.stages[train].outs) if of_training else ()
+    of_evaluation = [reason for reason in stale.get(evaluate, []) if not reason.startswith(said)]
+    return list(dict.fromkeys([*of_training, *of_evaluation]))
 
 
 def _sentences(words: LastWords) -> list[str]:

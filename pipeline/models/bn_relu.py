@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.errors import UserError
 from pipeline.models.preact_resnet import PreActBlock, PreActResNet, batch_norm_relu
+from pipeline.publish import sync
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 COMPILE = ("g++", "-std=gnu++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
@@ -143,6 +144,7 @@ def library() -> ctypes.CDLL:
         try:
             built.parent.mkdir(exist_ok=True)
             _run(*COMPILE, "-o", str(part), str(SOURCE))
+            sync(part)  # of a library that a power loss has cut short the linker says little
             os.replace(part, built)
         except OSError as error:
             raise UserError(f"can not write {built}: {error.strerror}", "make the folder writable") from None

@@ -1,6 +1,7 @@
 """What a network trains with: `kernels` of params.yaml, made true on one device."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -20,12 +21,14 @@ def use(kernels: Kernels, model: nn.Module, device: torch.device) -> str:
 
     Names and weights stay as they are. On a CPU, fused is bn_relu.py; on a GPU it is compiled, since torch.compile
     makes one operation of BN and ReLU too. It compiles at the first step of each shape of mini-batch, in a minute or
-    so, and keeps the result in its own cache. Raises UserError when a compiler is not to be had.
+    so, and keeps the result in its own cache. Another network of this process that is in use compiles again at its next
+    step, unless it is of the same shape. Raises UserError when a compiler is not to be had.
     """
     if kernels == "torch":
         return "torch"
     if kernels == "fused" and device.type == "cpu":
         return fuse(model)
+    from torch import _dynamo
     from torch._inductor import config
     from torch.utils._triton import has_triton
 
@@ -36,6 +39,9 @@ def use(kernels: Kernels, model: nn.Module, device: torch.device) -> str:
             raise UserError(f"torch.compile has no Triton for {device}", "set kernels: torch in params.yaml")
         with_what = f"triton {version('triton')}"
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # would warn that a CPU has no CUDA
+    # All compiled networks share one piece of torch's own code, and with it torch keeps 8 results, those for networks
+    # that are gone among them: a ninth network in a process would be an error.
+    _dynamo.reset()
     # Each shape is compiled for itself, so that bits do not depend on which one this process met first; and what can
     # not be compiled whole is an error, not a part that quietly runs as torch's.
     model.compile(dynamic=False, fullgraph=True)
@@ -47,12 +53,16 @@ def explain_no_compiling() -> Iterator[None]:
     """Turn torch.compile's errors into a WrnPipeError: they come with the first steps, from inside the network."""
     try:
         yield
-    except RuntimeError as error:
-        from torch._dynamo.exc import TorchDynamoException
-
-        if not isinstance(error, TorchDynamoException):
+    except Exception as error:
+        if "torch._dynamo.exc" not in sys.modules:  # nothing was compiled, and to load it takes seconds
             raise
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+        if not isinstance(error, TorchDynamoException | FailOnRecompileLimitHit):
+            raise
+        # The latter's own words are only "Hard failure due to fullgraph=True".
+        told = error.__cause__ if isinstance(error, FailOnRecompileLimitHit) else error
+        lines = [line.strip() for line in str(told).splitlines() if line.strip()]
         reasons = [line for line in lines[1:] if "error:" in line]
         raise WrnPipeError(
             f"torch.compile failed: {': '.join([lines[0], *reasons[:1]])}",

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 FOLDER = Path("tracking")
+_SQLITE = "sqlite:///"
+_FORMS = "http://HOST:PORT, https://HOST or sqlite:////ABSOLUTE/FILE.db; unset, it is in tracking/"
 RATE = "images_per_second"
 """The one metric of ours that no file holds: a clock measured it."""
 EXPERIMENT = "wide-residual-networks"
@@ -41,28 +44,56 @@ def uri() -> str:
     """MLflow's store. Absolute, because MLflow resolves a relative sqlite path against each process's folder.
 
     A user and password in MLFLOW_TRACKING_URI are moved to the variables that MLflow reads them from: MLflow prints
-    addresses, in links to runs and in errors. Raises UserError when they cannot be told from the host.
+    addresses, in links to runs and in errors. Raises UserError, which repeats no part of the address that could be
+    secret, for what is neither a server nor a database that can be made.
     """
     where = os.environ.get("MLFLOW_TRACKING_URI")
-    if not where:
+    if not where or where == _local():
         return _local()
-    if "@" not in where or where.startswith("sqlite:"):
+    scheme = where.partition("://")[0].lower()
+    if scheme in ("http", "https"):
+        return _server(where)
+    if where.startswith(_SQLITE):
+        folder = Path(where.removeprefix(_SQLITE).partition("?")[0]).parent
+        if not folder.is_dir():  # which SQLite would not make, but MLflow does
+            raise UserError(f"MLFLOW_TRACKING_URI: there is no folder {folder}", f"mkdir -p {quote(str(folder))}")
         return where
-    scheme, host = where.partition("://")[0], where.rpartition("@")[2]
-    parts = urlsplit(where)
-    if parts.username is None or parts.netloc.rpartition("@")[2] != host.partition("/")[0] or "@" in parts.path:
+    # MLflow has others: databases that need drivers of their own, clouds, folders of files, which it gives up.
+    kind = f"{scheme}://" if re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) and "://" in where else "something else"
+    raise UserError(f"MLFLOW_TRACKING_URI has to name a server (http, https) or sqlite, not {kind}", _FORMS)
+
+
+def _server(where: str) -> str:
+    scheme, _, rest = where.partition("://")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    if "@" in rest[len(authority) :]:
         raise UserError(
             "MLFLOW_TRACKING_URI: where the password ends is not clear",
             "write / ? # in it as %2F %3F %23, or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )
+    try:
+        parts = urlsplit(where)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that are no IPv6 address, a port that is no number
+        named = False
+    if not named:
+        in_password = "; [ ] in a password are %5B %5D" if "@" in authority else ""
+        raise UserError("MLFLOW_TRACKING_URI is no address of a server", f"{_FORMS}{in_password}")
+    if len(rest) > len(authority) + len(parts.path):
+        raise UserError(
+            "MLFLOW_TRACKING_URI has a query or a fragment, which MLflow would print",
+            "leave out ? or # and what follows; a token goes into MLFLOW_TRACKING_TOKEN",
+        )
+    if parts.username is None:
+        return where
     os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
     os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
-    os.environ["MLFLOW_TRACKING_URI"] = f"{scheme}://{host}"
+    os.environ["MLFLOW_TRACKING_URI"] = f"{scheme}://{rest.rpartition('@')[2]}"
     return os.environ["MLFLOW_TRACKING_URI"]
 
 
 def _local() -> str:
-    return f"sqlite:///{(FOLDER / 'mlflow.db').resolve()}"
+    return f"{_SQLITE}{(FOLDER / 'mlflow.db').resolve()}"
 
 
 def is_local() -> bool:
@@ -77,7 +108,7 @@ def page(address: str, experiment_id: str) -> str:
 
 def name() -> str:
     """The store as messages call it."""
-    return f"{FOLDER}/mlflow.db" if is_local() else uri()
+    return f"{FOLDER}/mlflow.db" if is_local() else uri().partition("?")[0]
 
 
 def client() -> "MlflowClient":
@@ -157,11 +188,12 @@ def explained() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        mend = f"delete {name()}" if is_local() else "start the server, or unset MLFLOW_TRACKING_URI"
+        other = "name another database" if uri().startswith(_SQLITE) else "start the server"
+        mend = f"delete {name()}" if is_local() else f"{other}, or unset MLFLOW_TRACKING_URI"
         raise UserError(f"MLflow's {name()} fails ({reason(error)})", f"{mend}, then: wrn-pipe track sync") from None
 
 
 def reason(error: Exception) -> str:
-    """One line on why MLflow failed, without the user and password that an address may hold."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return re.sub(r"//[^/@\s]+@", "//", text)[:200]
+    """One line on why MLflow failed, without the user, password and query that an address may hold."""
+    text = " ".join((error.what if isinstance(error, UserError) else str(error)).split()) or type(error).__name__
+    return re.sub(r"\?\S+", "", re.sub(r"//[^/@\s]+@", "//", text))[:200]

@@ -1,9 +1,10 @@
 """Rebuilds MLflow's records from the repository's files, as often as one likes."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.params import Plan
 from pipeline.progress import progress, say
@@ -15,8 +16,23 @@ from pipeline.tracking.write import Written, write
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+SAME = "as it was"
+"""Begins the line of a run that the store has whole."""
 
-def sync_all(plan: Plan, tell: Callable[[str], None]) -> None:
+
+@dataclass(frozen=True)
+class Synced:
+    """What a sync has done."""
+
+    store: str
+    runs: dict[str, Written]
+    not_trained: int
+    """Runs of the plan without files."""
+    others: int
+    """Records that are of no file here, and stay."""
+
+
+def sync_all(plan: Plan, tell: Callable[[str], None]) -> Synced:
     """Record every finished training of the plan, and `tell` line by line what was done.
 
     Raises UserError when a file of a run is broken or MLflow fails. What was written until then stays, and the next
@@ -33,9 +49,11 @@ def sync_all(plan: Plan, tell: Callable[[str], None]) -> None:
             done[entry.run_id] = write(mlflow, where, entry)
             tell(_line(entry.run_id, done[entry.run_id]))
         others = len(_shown(mlflow, where) - {written.run for written in done.values()})
-    tell(_summary(done, len(plan.runs) - len(done), others))
+    synced = Synced(name(), done, len(plan.runs) - len(done), others)
+    tell(_summary(synced))
     if unmeasured := [run_id for run_id, written in done.items() if not written.measured]:
         tell(f"without images per second, which only a training in progress can measure: {', '.join(unmeasured)}")
+    return synced
 
 
 def sync_run(mlflow: "MlflowClient", where: str, plan: Plan, run_id: str) -> Written:
@@ -43,35 +61,54 @@ def sync_run(mlflow: "MlflowClient", where: str, plan: Plan, run_id: str) -> Wri
     return write(mlflow, where, finished(run_id, checkout(plan)))
 
 
-def log_runs(plan: Plan, run_ids: Sequence[str]) -> None:
-    """Record trainings whose files were just published; failures are said, not raised."""
+def log_runs(plan: Plan, runs: Mapping[str, Mapping[str, str]]) -> None:
+    """Record trainings whose files were just published, by their run ids, with tags of what only their machines knew.
+
+    Failures are said, not raised.
+    """
     try:
         here = checkout(plan)
         mlflow = client()
         where = experiment(mlflow)
-        with progress("MLflow", len(run_ids), "runs") as task:
-            for run_id in run_ids:
-                write(mlflow, where, finished(run_id, here))
+        with progress("MLflow", len(runs), "runs") as task:
+            for run_id, tags in runs.items():
+                run = write(mlflow, where, finished(run_id, here)).run
+                for key, value in tags.items():
+                    mlflow.set_tag(run, key, value)
                 task.advance()
     except Exception as error:  # noqa: BLE001 - the files are complete without MLflow
-        say(f"MLflow is not recording {len(run_ids)} published runs ({reason(error)}); {LATER}")
+        say(f"MLflow is not recording {len(runs)} published runs ({reason(error)}); {LATER}")
+
+
+def as_json(synced: Synced) -> dict[str, Any]:
+    """For programs: what was done with each run, in the same words as the lines."""
+    runs = [
+        {"run": run_id, "done": _word(written), "changes": list(written.changes), "measured": written.measured}
+        for run_id, written in synced.runs.items()
+    ]
+    return {"store": synced.store, "runs": runs, "not_trained": synced.not_trained, "others": synced.others}
+
+
+def _word(written: Written) -> str:
+    return "made" if written.made else "changed" if written.changes else SAME
 
 
 def _line(run_id: str, written: Written) -> str:
-    word = "made" if written.made else "changed" if written.changes else "left"
     told = written.changes and not written.made  # of a new run: all of it
-    return f"{word:<8}{run_id}" + (f": {'; '.join(written.changes)}" if told else "")
+    return f"{_word(written):<10}{run_id}" + (f": {'; '.join(written.changes)}" if told else "")
 
 
-def _summary(done: dict[str, Written], not_trained: int, others: int) -> str:
-    counted = Counter("made" if w.made else "changed" if w.changes else "left as they were" for w in done.values())
+def _summary(synced: Synced) -> str:
+    counted = Counter(_word(written) for written in synced.runs.values())
+    if counted[SAME] > 1:
+        counted["as they were"] = counted.pop(SAME)
     parts = [", ".join(f"{count} {word}" for word, count in sorted(counted.items())) or "no finished training"]
-    if not_trained:
-        parts.append(f"{not_trained} of the plan without files")
-    if others:
-        records = "1 other record stays" if others == 1 else f"{others} other records stay"
+    if synced.not_trained:
+        parts.append(f"{synced.not_trained} of the plan without files")
+    if synced.others:
+        records = "1 other record stays" if synced.others == 1 else f"{synced.others} other records stay"
         parts.append(f"{records} (older code or settings, trainings under way, other checkouts)")
-    return f"{name()}: {'; '.join(parts)}"
+    return f"{synced.store}: {'; '.join(parts)}"
 
 
 def _shown(mlflow: "MlflowClient", where: str) -> set[str]:

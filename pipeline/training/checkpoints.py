@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -86,7 +87,9 @@ class Checkpoints:
         name = f"epoch-{at.epoch:04d}-step-{at.step:06d}.{_digest(content)}.safetensors"
         path, part = self.folder / name, self.folder / f".{name}.part"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.folder.is_dir():
+                self.folder.mkdir(parents=True)
+                sync(self.folder.parent)
             for left in self.folder.glob(".*.part"):  # by a killed process
                 left.unlink()
             with part.open("wb") as file:
@@ -99,17 +102,18 @@ class Checkpoints:
             sync(self.folder)
             if _digest(path.read_bytes()) != _digest(content):
                 raise OSError(None, "the file reads back otherwise than it was written")
+            before, self.newest = self.newest, path
+            for old in self.folder.glob(PATTERN) if path != before else ():
+                if old not in (path, before):
+                    old.unlink()
         except OSError as error:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that has failed may not let go of it either
+                part.unlink()
             kept = f"the last good state is {self.newest}" if self.newest else "no earlier state was saved"
             raise WrnPipeError(
                 f"cannot save the training in {self.folder} ({error.strerror}); {kept}",
                 f"make room for {3 * len(content) / 1e6:.0f} MB there and start it again: it continues",
             ) from error
-        for old in self.folder.glob(PATTERN) if path != self.newest else ():
-            if old not in (path, self.newest):
-                old.unlink()
-        self.newest = path
         self.seconds = time.perf_counter() - started
         return path
 

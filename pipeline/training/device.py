@@ -13,11 +13,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+# cuBLAS repeats only with a fixed workspace, and asks once: at its first product, which may be one that measures.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 import torch
 
 from pipeline.errors import UserError
+from pipeline.publish import json_text, new_file
+from pipeline.training import choice as choices
 
-_UNREPEATABLE = re.compile(r"(\S+) does not have a deterministic implementation")
+_UNREPEATABLE = re.compile(r"(\S+) does not have a deterministic implementation|.*because it uses (CuBLAS)")
+"""Torch's two warnings of kernels whose sums may differ from one time to another."""
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 Setting = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
@@ -42,8 +48,7 @@ class Choice:
 
     @property
     def measured(self) -> str:
-        """Such as "cuda:0 512,000 GFLOP/s, cpu 409 GFLOP/s"."""
-        return ", ".join(f"{device} {rate / 1e9:,.0f} GFLOP/s" for device, rate in self.rates.items())
+        return choices.measured(self.rates)
 
 
 @cache
@@ -59,6 +64,23 @@ def choose(setting: Setting, precision: Precision) -> Choice:
         )
     candidates = {"auto": [*gpus, torch.device("cpu")], "cuda": gpus, "cpu": [torch.device("cpu")]}[setting]
     return fastest(candidates, lambda device: _probe(device, DTYPES[precision]))
+
+
+def choose_once(scratch: Path, setting: Setting, precision: Precision) -> Choice:
+    """As `choose`, but a training goes on where it was measured to be fastest, whatever a second measurement would say.
+
+    What was measured is kept as a file in `scratch`, with the training's state. Raises as `choose` does.
+    """
+    if kept := choices.read(scratch):
+        device = torch.device(kept["device"])
+        here = device.type == "cpu" or (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count())
+        if kept["setting"] == setting and here and facts(device) == kept["facts"]:
+            return Choice(device, kept["rates"])
+    choice = choose(setting, precision)
+    if choice.rates:
+        kept = {"setting": setting, "device": str(choice.device), "facts": facts(choice.device), "rates": choice.rates}
+        new_file(scratch / choices.FILE, json_text(kept).encode())
+    return choice
 
 
 def fastest(candidates: Sequence[torch.device], rate: Callable[[torch.device], float]) -> Choice:
@@ -123,7 +145,6 @@ def wait(device: torch.device) -> None:
 
 def prepare(device: torch.device) -> None:
     """Ask for repeatable kernels, and keep freed memory in the process: page faults cost a tenth of a step on a CPU."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats only with a fixed workspace
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Else each new tensor is first filled with NaN: a tenth of a step. Nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -155,8 +176,8 @@ def note_unrepeatable(names: list[str]) -> Iterator[None]:
     def note(message: Warning | str, *where: Any, **more: Any) -> None:
         if not (found := _UNREPEATABLE.match(str(message))):
             show(message, *where, **more)
-        elif found[1] not in names:
-            names.append(found[1])
+        elif (name := found[1] or found[2]) not in names:
+            names.append(name)
             names.sort()
 
     with warnings.catch_warnings():

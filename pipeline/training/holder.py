@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, WrnPipeError
 from pipeline.progress import say
-from pipeline.training import pulse
+from pipeline.training import choice, pulse
 
 PATTERN = "epoch-*.safetensors"
 """Names of saved states within `scratch`, the later the further; see pipeline.training.checkpoints."""
@@ -37,24 +37,27 @@ class Holder:
 
 
 @contextmanager
-def hold(scratch: Path, run_id: str, wait: bool = False) -> Iterator[None]:
+def hold(scratch: Path, run_id: str, wait: bool = False, resumes: bool = True) -> Iterator[None]:
     """Own the training whose state lies in `scratch` while the block runs.
 
     The lock is flock on `<scratch>.lock`, which ends with the process however it ends: a note whose lock is free was
     left by a dead holder, even if its process id is in use again. NFS passes flock on to the server, so holders on
     other hosts count; where a mount keeps locks to one host, another host's note is believed (`_locks_stay_here`).
 
-    Raises UserError that names the holder when there is one; with `wait`, waits for its end instead.
+    Raises UserError that names the holder when there is one; with `wait`, waits for its end instead. Raises
+    WrnPipeError when the disk is full or fails. `resumes`: what is stopped there is taken up again.
     """
-    scratch.parent.mkdir(parents=True, exist_ok=True)
+    with _explain_disk(run_id, scratch.parent):
+        scratch.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(scratch.with_name(f"{scratch.name}.lock"))
     note = scratch.with_name(f"{scratch.name}.holder.json")
     try:
-        lock.acquire(timeout=0)
+        with _explain_disk(run_id, scratch.parent):
+            lock.acquire(timeout=0)
     except Timeout:
         who = read(note) or "a process that has not said yet who it is"
         if not wait:
-            raise UserError(f"run {run_id} is being trained by {who}", _remedy(run_id, who)) from None
+            raise UserError(f"run {run_id} is being trained by {who}", _remedy(run_id, who, resumes)) from None
         say(f"run {run_id} is being trained by {who}: waiting for its end")
         lock.acquire()
     try:
@@ -65,10 +68,11 @@ def hold(scratch: Path, run_id: str, wait: bool = False) -> Iterator[None]:
                     "from here",
                     f"if that process has ended, delete {note} and run again",
                 )
-            say(f"{left} ended without a word; its last state counts")
+            say(f"{left} ended without a word; {'its last state counts' if resumes else 'this begins anew'}")
         part = note.with_suffix(".part")
-        part.write_text(json.dumps(asdict(_this_process())))
-        os.replace(part, note)
+        with _explain_disk(run_id, scratch.parent):
+            part.write_text(json.dumps(asdict(_this_process())))
+            os.replace(part, note)
         try:
             yield
         finally:
@@ -79,11 +83,25 @@ def hold(scratch: Path, run_id: str, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def _explain_disk(run_id: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, Timeout):  # the lock's, which is an OSError as well
+            raise
+        raise WrnPipeError(
+            f"run {run_id}: cannot write in {folder} ({error.strerror}); what was saved there before stays",
+            f"make room there, or make it writable, then: wrn-pipe repro train@{run_id}",
+        ) from error
+
+
 def discard(scratch: Path) -> None:
     """Forget a training's saved states and results; call it while holding them."""
     for path in (
         *scratch.glob(".*.part"),
         scratch / pulse.FILE,
+        scratch / choice.FILE,
         *sorted(scratch.glob(PATTERN)),
     ):  # the newest last, should this be killed
         path.unlink(missing_ok=True)
@@ -127,11 +145,11 @@ def _this_process() -> Holder:
     return Holder(os.getpid(), platform.node(), time.strftime("%Y-%m-%d %H:%M:%S"), command)
 
 
-def _remedy(run_id: str, who: Holder | str) -> str:
-    wait = f"wait for it: wrn-pipe stage train {run_id} --wait"
+def _remedy(run_id: str, who: Holder | str, resumes: bool) -> str:
+    wait = f"wait for it: wrn-pipe stage train {run_id} --wait" if resumes else "wait for its end"
     if isinstance(who, Holder):
         there = "" if who.host == platform.node() else f" on {who.host}"
-        return f"{wait}; or stop it, its state is saved: kill {who.pid}{there}"
+        return f"{wait}; or stop it, {'its state is' if resumes else 'nothing of it is'} saved: kill {who.pid}{there}"
     return wait
 
 

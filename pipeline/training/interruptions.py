@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from pipeline.errors import WrnPipeError
@@ -10,8 +10,10 @@ from pipeline.progress import say
 from pipeline.signals import handled
 
 OUTSIDE = "before or after the training's steps"
-_NO_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory")
-"""In the text of torch's plain RuntimeErrors on a CPU."""
+_NO_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory", "could not create a memory", "_ALLOC_FAILED")
+"""In the text of torch's plain RuntimeErrors: of the CPU's allocator, oneDNN, cuBLAS and cuDNN."""
+_unanswered: list[int] = []
+"""Signals that have come within `stop_at_once`."""
 
 
 def continue_with(run_id: str) -> str:
@@ -33,13 +35,27 @@ class InterruptedTrainingError(WrnPipeError):
 
 @contextmanager
 def stop_at_once(run_id: str) -> Iterator[None]:
-    """Before and after the steps there is nothing to finish or save: a signal raises InterruptedTrainingError."""
+    """Before and after the steps there is nothing to finish or save: a signal raises InterruptedTrainingError.
+
+    One that is dropped on its way, as some of numpy's C code does with whatever is raised in it, ends the training
+    after its first step.
+    """
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise InterruptedTrainingError(signum, OUTSIDE, run_id)
+        _unanswered.append(signum)
+        # Not an Exception: torch's import takes one for a failure of what it tries, and goes on.
+        raise KeyboardInterrupt
 
     with handled(stop):
-        yield
+        try:
+            yield
+        except (KeyboardInterrupt, Exception) as error:
+            # What fails after a signal fails for it: numpy, broken off while it is imported, stays half of itself.
+            if not _unanswered or isinstance(error, WrnPipeError):
+                raise
+            raise InterruptedTrainingError(_unanswered[0], OUTSIDE, run_id) from error
+        finally:
+            _unanswered.clear()
 
 
 @contextmanager
@@ -48,14 +64,15 @@ def stop_after_step(alone: bool = True) -> Iterator[list[int]]:
 
     Of processes that train together none is killed so and none speaks: that is for the one that started them.
     """
-    received: list[int] = []
+    received = list(_unanswered)
 
     def note(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
         if not alone:
             return
         signal.signal(signum, signal.SIG_DFL)
-        say(f"{signal.Signals(signum).name}: finishing this step and saving")
+        with suppress(RuntimeError):  # the signal broke into a line that nobody takes: Python starts no second one
+            say(f"{signal.Signals(signum).name}: finishing this step and saving")
 
     with handled(note):
         yield received

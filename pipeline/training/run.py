@@ -26,7 +26,8 @@ from pipeline.publish import json_text, new_folder
 from pipeline.tracking.mirror import Mirror
 from pipeline.training import device as devices
 from pipeline.training.checkpoints import EpochRecord, Progress
-from pipeline.training.interruptions import continue_with
+from pipeline.training.choice import tags
+from pipeline.training.interruptions import OUTSIDE, continue_with, explain_no_memory
 from pipeline.training.loop import Training, train
 from pipeline.training.processes import require_allowed
 from pipeline.training.ranks import ALONE, Ranks
@@ -47,27 +48,29 @@ def train_run(
     `mirrored`: MLflow follows it; without, somebody else records the files later. Of several `ranks` the first writes;
     all take part.
     """
-    training, record = prepare(plan, run_id, print_of_run, scratch, checkpoint_steps, ranks)
-    if not ranks.leads:
-        train(training, lambda *_: None)
-        return
-    if ranks.size == 1:
-        choice = devices.choose(plan.device, training.protocol.precision)
-        say(f"{run_id}: on {choice}")
-    else:
-        choice = devices.Choice(training.device, {})
-        say(f"{run_id}: by {ranks.size} processes, batch norm {training.protocol.batch_norm}, the first on {choice}")
-    machine = {"device.measured": choice.measured} if choice.rates else {}
-    with Mirror(run_id, record, machine) if mirrored else nullcontext() as mirror:
-        done = train(training, mirror.epoch if mirror else lambda row, rate: None)
-        trained_on = {
-            "device": done.devices[-1],
-            "devices": done.devices,
-            "unrepeatable_kernels": done.unrepeatable,
-        }
-        publish(to, training, done, record | trained_on)
-        if mirror:
-            mirror.model(to / "model.safetensors")
+    with explain_no_memory(run_id, lambda: OUTSIDE):
+        training, record = prepare(plan, run_id, print_of_run, scratch, checkpoint_steps, ranks)
+        if not ranks.leads:
+            train(training, lambda *_: None)
+            return
+        if ranks.size == 1:
+            choice = devices.choose_once(scratch, plan.device, training.protocol.precision)
+            say(f"{run_id}: on {choice}")
+        else:
+            choice = devices.Choice(training.device, {})
+            say(
+                f"{run_id}: by {ranks.size} processes, batch norm {training.protocol.batch_norm}, the first on {choice}"
+            )
+        with Mirror(run_id, record, tags(choice.rates)) if mirrored else nullcontext() as mirror:
+            done = train(training, mirror.epoch if mirror else lambda row, rate: None)
+            trained_on = {
+                "device": done.devices[-1],
+                "devices": done.devices,
+                "unrepeatable_kernels": done.unrepeatable,
+            }
+            publish(to, training, done, record | trained_on)
+            if mirror:
+                mirror.model(to / "model.safetensors")
 
 
 def prepare(
@@ -86,7 +89,7 @@ def prepare(
     run = plan.run(run_id)
     protocol, data = plan.protocols[run.protocol], f"{run.dataset}-{run.representation}"
     dropout = protocol.dropout if run.network.endswith("-dropout") else 0.0
-    device = ranks.device or devices.choose(plan.device, protocol.precision).device
+    device = ranks.device or devices.choose_once(scratch, plan.device, protocol.precision).device
     devices.prepare(device)
     model = (
         build(

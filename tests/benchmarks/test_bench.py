@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.benchmarks import figure_4, steps, train
+from pipeline.benchmarks import figure_4, measuring, steps, train
 from pipeline.benchmarks.machine import machine
 from pipeline.benchmarks.measuring import process, spread
-from pipeline.benchmarks.steps import OURS, Way, forget, images_per_second, ways
+from pipeline.benchmarks.steps import OURS, Way, forget, images_per_second, uncompiled, ways
 from pipeline.errors import UserError
+from pipeline.training import device as devices
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,13 +40,20 @@ def test_each_row_adds_one_thing_to_the_row_before(device: str) -> None:
     listed = ways(device, compiled=True, backend="ffcv")
     steps = [way for label, way in listed.items() if not label.endswith("instead")]
     assert steps[0] == Way()
-    assert steps[-1] == listed[OURS] == Way(True, True, "ffcv", "fused", True, "fused")
+    assert steps[-1] == listed[OURS[device]] == Way(True, True, "ffcv", "fused", True, "fused")
     assert [changes(before, after) for before, after in pairwise(steps)] == [1] * (len(steps) - 1)
     others = {label: way for label, way in listed.items() if label.endswith("instead")}
-    assert {changes(listed[OURS], way) for way in others.values()} == {1}
+    assert {changes(listed[OURS[device]], way) for way in others.values()} == {1}
     assert {way.sgd for way in others.values()} >= {"foreach"}
     assert ("compiled" in {way.kernels for way in others.values()}) == (device == "cpu")
     assert "torch.compile instead" not in ways(device, compiled=False, backend="ffcv")
+
+
+def test_a_row_is_named_for_what_it_changes_on_its_device() -> None:
+    """An allocator is set on a CPU only, and what kernels: fused is on a GPU is not our BN-ReLU."""
+    cpu, cuda = (set(ways(device, compiled=False, backend="ffcv")) for device in ("cpu", "cuda"))
+    assert cpu - cuda == {"+ allocator", "+ fused BN-ReLU", "SGD one by one instead"}
+    assert cuda - cpu == {"+ repeatable kernels, no TF32", "+ torch.compile"}
 
 
 def test_a_spread_is_median_and_extremes() -> None:
@@ -126,7 +134,9 @@ def test_an_epoch_is_timed_with_its_checkpoint(
     monkeypatch.setattr(train, "EPOCH_IMAGES", 256)
     monkeypatch.setattr(train, "BARE_S", 0.1)
     with process(prepared=True) as prepared:
-        epoch = train.end_to_end("WRN-10-1", prepared, ways("cpu", compiled=False, backend="numpy")[OURS], silent)
+        epoch = train.end_to_end(
+            "WRN-10-1", prepared, ways("cpu", compiled=False, backend="numpy")[OURS["cpu"]], silent
+        )
     assert epoch.end_to_end.n == train.EPOCHS - 1
     assert epoch.end_to_end.high < 256 / 2 < epoch.bare.low
     assert epoch.lost == pytest.approx(1 - epoch.end_to_end.median / epoch.bare.median)
@@ -136,7 +146,13 @@ def test_an_epoch_is_timed_with_its_checkpoint(
 def test_figure_4_sets_our_ratios_beside_the_papers(tmp_path: Path) -> None:
     done = cli("bench", "figure-4", "--repeats", "1", "--json", "--precision", "bf16", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    timings = {timing["network"]: timing for timing in json.loads(done.stdout)}
+    result = json.loads(done.stdout)
+    assert result["precision"] == "bf16"
+    assert result["machine"]["name"] == devices.facts(measuring.device())["name"]
+    assert result["machine"]["threads"].isdecimal()
+    assert result["machine"]["deterministic"] == "on"  # as in the process that measured, not in this one
+    assert result["machine"]["kernels"].startswith(uncompiled())
+    timings = {timing["network"]: timing for timing in result["timings"]}
     assert {name: timing["paper_ms"] for name, timing in timings.items()} == {
         "pre-act-ResNet-164": 85,
         "pre-act-ResNet-1001": 512,

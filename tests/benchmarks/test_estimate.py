@@ -1,15 +1,20 @@
 """`wrn-pipe estimate`: which runs it counts, and what follows from the measured rate."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from pipeline.benchmarks.estimate import Estimate, disk, sums, tables_of
+from pipeline.benchmarks.estimate import Estimate, caveats, disk, estimate, probed, sums, tables_of
+from pipeline.benchmarks.measuring import ask, process
+from pipeline.benchmarks.steps import training_rate
 from pipeline.cli.main import main
+from pipeline.errors import UserError, WrnPipeError
 from pipeline.models.formula import parameters
 from pipeline.models.names import parse
 from pipeline.params import Run, load
@@ -36,6 +41,75 @@ def test_hours_follow_from_the_rate_and_a_finished_run_is_known(tmp_path: Path) 
     assert [part["table"] for part in result["sums"]] == ["4", "all"]
     assert {part["hours"] for part in result["sums"]} == {run["hours"]}
     assert {part["hours_left"] for part in result["sums"]} == {0}
+    assert run["caveats"] == []
+
+
+@pytest.mark.soak
+def test_several_processes_are_no_ordinary_probe_and_the_table_says_what_the_hours_are_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "params.yaml").read_text().replace("network: WRN-40-1", "network: WRN-10-1")
+    shared = "  quick:\n    processes: 2\n    batch_norm: synchronised"
+    (tmp_path / "params.yaml").write_text(text.replace("  quick:", shared))
+    monkeypatch.chdir(tmp_path)
+    assert load().protocols["quick"].processes == 2
+    monkeypatch.setattr(sys, "argv", ["wrn-pipe", "estimate"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert "\n1: 2 processes train it; the hours are of one that trains it alone\n" in capsys.readouterr().out
+
+
+def test_a_gpu_is_probed_with_the_protocols_batch_and_a_cpu_with_what_takes_seconds() -> None:
+    plan = load()
+    cifar, quick = plan.datasets["cifar10"], plan.protocols["quick"]
+    for network, on_cpu in (("WRN-40-1", 128), ("WRN-28-10", 22)):
+        probe = (parse(network), cifar, quick)
+        assert probed(*probe, torch.device("cpu")) == (on_cpu, 32)
+        assert probed(*probe, torch.device("cuda:0")) == (128, 32)
+
+
+def test_what_is_not_in_the_hours_is_said_of_each_run() -> None:
+    plan = load()
+    run, quick = plan.runs[RUN], plan.protocols["quick"]
+    assert caveats(run, quick) == ()
+    several = quick.model_copy(update={"processes": 4})
+    both = caveats(run.model_copy(update={"representation": "jpeg"}), several)
+    assert [caveat.split("; ")[0] for caveat in both] == ["4 processes train it", "it reads JPEGs"]
+
+
+def test_synchronised_networks_are_probed_as_such_and_need_no_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By torch's own operations: the probe of another protocol says that there is no g++."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    plan = load()
+    synchronised = plan.protocols["quick"].model_copy(update={"batch_norm": "synchronised"})
+    run = plan.runs[RUN].model_copy(update={"network": "WRN-10-1"})
+    plan = plan.model_copy(
+        update={
+            "kernels": "compiled",
+            "protocols": {**plan.protocols, "synchronised": synchronised},
+            "runs": {"a": run.model_copy(update={"protocol": "synchronised"}), "b": run},
+        }
+    )
+    said: list[str] = []
+    with pytest.raises(UserError, match=r"g\+\+ is not to be had") as error:
+        estimate(plan, ["a", "b"], said.append)
+    assert len(said) == 2
+    assert "kernels: torch" in error.value.remedy
+
+
+@pytest.mark.soak
+def test_a_probe_that_can_not_be_compiled_fails_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a g++ that knows its version and nothing else."""
+    broken = tmp_path / "g++"
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && echo g++ 0.1 && exit\necho error: worn out >&2\nexit 1\n')
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    with process(prepared=True) as child, pytest.raises(WrnPipeError, match=r"torch\.compile failed: .*worn out"):
+        ask(child, training_rate, "WRN-10-1", 8, 32, False, "compiled")
 
 
 def test_tables_are_summed_and_a_run_of_two_counts_once_in_all() -> None:
@@ -43,7 +117,7 @@ def test_tables_are_summed_and_a_run_of_two_counts_once_in_all() -> None:
     runs = {"a": plan.runs[RUN], "b": plan.runs[RUN].model_copy(update={"network": "WRN-40-4"})}
     plan = plan.model_copy(update={"runs": runs})
     made = [
-        Estimate(name, run.network, tables, 100.0, hours, 2.0, 12.0, done)
+        Estimate(name, run.network, tables, 100.0, hours, 2.0, 12.0, done, ())
         for (name, run), tables, hours, done in zip(
             runs.items(), (("4",), ("4", "5")), (1.0, 10.0), (True, False), strict=True
         )

@@ -36,10 +36,17 @@ class Ended:
     """Of both streams."""
 
 
-def interrupted(project: Project, signum: signal.Signals, under_way: Callable[[], bool], *arguments: str) -> Ended:
+def interrupted(
+    project: Project,
+    signum: signal.Signals,
+    under_way: Callable[[], bool],
+    *arguments: str,
+    to_all: bool | None = None,
+) -> Ended:
     """Start `wrn-pipe` in a session of its own, and send the signal when `under_way`.
 
-    SIGINT goes to all of it, as a terminal's Ctrl-C does, SIGTERM to the command alone, as a scheduler sends it.
+    SIGINT goes to all of it, as a terminal's Ctrl-C does, the others to the command alone, as a scheduler or a user
+    sends them; `to_all` says otherwise.
     """
     log = project.root / "log"
     with log.open("w") as file:
@@ -52,21 +59,33 @@ def interrupted(project: Project, signum: signal.Signals, under_way: Callable[[]
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    until = time.monotonic() + 120
-    while not under_way():
-        assert running.poll() is None, log.read_text()
-        assert time.monotonic() < until, log.read_text()
-        time.sleep(0.02)
-    if signum == signal.SIGINT:
-        os.killpg(running.pid, signum)
-    else:
-        running.send_signal(signum)
-    code = running.wait(60)
-    until = time.monotonic() + 5  # multiprocessing's tracker of shared memory ends when its parent has
-    while left := living(running.pid):
-        assert time.monotonic() < until, left
-        time.sleep(0.05)
+    try:
+        until = time.monotonic() + 120
+        while not (listens(running.pid) and under_way()):
+            assert running.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.02)
+        if signum == signal.SIGINT if to_all is None else to_all:
+            os.killpg(running.pid, signum)
+        else:
+            running.send_signal(signum)
+        code = running.wait(60)
+        until = time.monotonic() + 5  # multiprocessing's tracker of shared memory ends when its parent has
+        while left := living(running.pid):
+            assert time.monotonic() < until, left
+            time.sleep(0.05)
+    except BaseException:  # what did not end by itself would go on for ever
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        raise
     return Ended(code, log.read_text().splitlines())
+
+
+def listens(pid: int) -> bool:
+    """Whether the command has come to answering signals: before, Python's own imports end as they do anywhere."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
 def living(session: int) -> list[str]:
@@ -233,3 +252,26 @@ def test_an_estimate_that_is_stopped_leaves_no_process(
     until = time.monotonic() + seconds  # imports, or the process that measures
     ended = interrupted(project, signum, lambda: time.monotonic() > until, "estimate", "--paper-table", "4")
     told(signum, ended, "nothing half-done is left", "estimate --paper-table 4")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_before_dvc_has_started_is_told_without_a_traceback(
+    signum: signal.Signals, tmp_path: Path, tiny_dataset_entry: Callable[[str], Any]
+) -> None:
+    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"))
+
+    def imports() -> bool:
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if any("quick_dvc" in word for word in process.cmdline()):
+                    time.sleep(0.05)  # Python itself has started by then, DVC takes longer
+                    return True
+        return False
+
+    ended = interrupted(project, signum, imports, "repro", "download")
+    assert ended.code == 128 + signum
+    assert "Traceback" not in "".join(ended.lines)
+    assert ended.lines[-2:] == [
+        f"error: {signum.name}: stopped; no stage was at work, and what is done stays done",
+        "  fix: continue with: wrn-pipe repro download",
+    ]

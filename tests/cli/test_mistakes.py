@@ -20,6 +20,10 @@ MISTYPED = {
     "statsu": ("wrn-pipe: No such command 'statsu'. Did you mean 'status'?", "wrn-pipe --help"),
     "status --jsno": ("wrn-pipe status: No such option: --jsno (Possible options: --json)", "wrn-pipe status --help"),
     "status more": ("wrn-pipe status: Got unexpected extra argument(s) (more)", "wrn-pipe status --help"),
+    "verify --deeper": ("wrn-pipe verify: Option '--deeper' requires an argument.", "wrn-pipe verify --help"),
+    "data --json show --out": ("wrn-pipe data show: Option '--out' requires", "wrn-pipe data show --help"),
+    "compare --json": ("compare has no --json", "wrn-pipe compare --format json"),
+    "compare --json --orderings": ("compare has no --json", "wrn-pipe compare --format json"),
     "plan": ("wrn-pipe plan: Missing option '--paper-table'.", "wrn-pipe plan --help"),
     "plan --paper-table 4 --seeds none": ("wrn-pipe plan: Invalid value for '--seeds'", "wrn-pipe plan --help"),
     "data verfiy": ("wrn-pipe data: No such command 'verfiy'. Did you mean 'verify'?", "wrn-pipe data --help"),
@@ -84,6 +88,7 @@ def test_the_version_names_the_commit_that_is_checked_out(tmp_path: Path) -> Non
     command = (sys.executable, "-c", "from pipeline.cli.main import main; main()", "--version")
     said = f"wrn-pipe {version('wrn-pipe')}"
     assert run(*command).removesuffix(" with edits") == f"{said}, commit {run('git', 'rev-parse', 'HEAD')[:12]}"
+    assert run(sys.executable, "-m", "pipeline.cli.main", "--version").startswith(said)
     run("git", "init", "-q", cwd=tmp_path)
     assert run(*command, cwd=tmp_path).startswith(f"{said}, commit "), "of its own checkout, not of the user's folder"
     shutil.copytree(ROOT / "pipeline", tmp_path / "installed" / "pipeline")

@@ -103,8 +103,16 @@ def test_mistakes_are_told_before_anything_is_trained(arguments: list[str], what
 
 
 def test_another_file_is_not_overwritten(tmp_path: Path) -> None:
-    other = tmp_path / "x.csv"
-    other.write_text("a,b\n1,2\n")
-    ended = CliRunner().invoke(app, ["sweep", "fast", "--to", str(other)])
+    """Nor is a place that cannot be written found out after the first training."""
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\xff")
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("x.csv", "x.png", "folder", "none/x.csv", "x.csv/y.csv"):
+        ended = CliRunner().invoke(app, ["sweep", "fast", "--to", str(tmp_path / name)])
+        assert isinstance(ended.exception, UserError), name
+        assert name.partition("/")[0] in ended.exception.what
+    ended = CliRunner().invoke(app, ["sweep", "fast", "--to", "params.yaml"])
     assert isinstance(ended.exception, UserError)
-    assert other.read_text() == "a,b\n1,2\n"
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "x.csv").read_text() == "a,b\n1,2\n"

@@ -8,10 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 
 import httpx
 import pytest
+
+from pipeline.cli.ui import _pass_on
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "ui", "--port"]
@@ -39,18 +42,19 @@ def test_it_serves_the_store_and_stops(tmp_path: Path) -> None:
         )
     try:
         address = f"http://127.0.0.1:{port}"
-        for _ in range(900):
-            try:
-                if httpx.get(address).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.1)
+        while address not in log.read_text() and running.poll() is None:
+            time.sleep(0.02)
+        assert httpx.get(address).status_code == 200, "the address is said when it answers"
         found = httpx.post(f"{address}/api/2.0/mlflow/experiments/search", json={"max_results": 5}).json()
         (experiment,) = (e for e in found["experiments"] if e["name"] == "wide-residual-networks")
         assert experiment["artifact_location"] == (tmp_path / "tracking" / "artifacts").as_uri()
-        assert f"{address}/#/experiments/{experiment['experiment_id']}/runs" in log.read_text()
         running.send_signal(signal.SIGINT)
         assert running.wait(30) == 0
+        synced, starting, said = log.read_text().splitlines()  # and nothing of the server's own
+        assert synced.startswith("tracking/mlflow.db: no finished training")
+        assert starting == "starting MLflow's server"
+        assert said.startswith(f"{address}/#/experiments/{experiment['experiment_id']}/runs")
+        assert said.endswith(" - Ctrl-C stops it")
         with pytest.raises(httpx.TransportError):
             httpx.get(address)
     finally:
@@ -66,3 +70,8 @@ def test_a_port_in_use_is_a_mistake_with_a_remedy(tmp_path: Path) -> None:
     assert ran.returncode == 2
     assert re.fullmatch(rf"error: port {port} is in use\n  fix: wrn-pipe ui --port {port + 1}\n", ran.stderr)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_server_complains_of_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
+    _pass_on(StringIO("[MLflow] Security middleware enabled with default settings\n2026/11/26 ERROR mlflow: no\nend"))
+    assert capsys.readouterr().err == "2026/11/26 ERROR mlflow: no\nend"

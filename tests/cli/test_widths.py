@@ -1,5 +1,6 @@
 """What is printed on a terminal of 80 columns: names can be copied from it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,31 @@ def test_run_ids_are_whole_in_the_list_of_runs(project: Project) -> None:
         words = ran.stdout.split()
         assert [run for run in runs if run not in words] == []
         assert max(map(len, ran.stdout.partition("table")[0].splitlines())) <= int(columns)
+
+
+@pytest.fixture
+def clone(project: Project) -> tuple[Project, str]:
+    """As freshly cloned, where dvc.lock has results that do not lie here; and its run."""
+    assert project.run("git", "init", "-q").returncode == 0  # DVC asks for it
+    (run,) = load(project.root / "params.yaml").runs
+    return project, run
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_files_are_whole_in_what_there_is_to_know_of_a_run(clone: tuple[Project, str], columns: int) -> None:
+    project, run = clone
+    shown = project.cli("status", COLUMNS=str(columns)).stdout
+    assert {run, f"models/{run}/model.safetensors"} <= set(shown.split())
+    assert max(map(len, shown.partition("table")[0].splitlines())) <= columns
+    assert f"Next: wrn-pipe repro {run} trains {run}; " in shown
+
+
+def test_what_is_missing_is_named_once(clone: tuple[Project, str]) -> None:
+    project, run = clone
+    (found,) = json.loads(project.cli("status", "--json").stdout)["runs"]
+    assert found["state"] == "not started"
+    assert len(found["why"]) == len(set(found["why"]))
+    assert sum(f"models/{run}/model.safetensors" in reason for reason in found["why"]) == 1
 
 
 def test_names_are_whole_in_the_list_of_datasets(project: Project) -> None:

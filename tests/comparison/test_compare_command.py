@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,29 @@ def test_output_file_and_orderings(compare, tmp_path) -> None:
     assert code == 0
     assert {one["standing"] for one in json.loads(out)} == {"not run"}
     assert compare("--orderings", "--strict")[0] == 1
+
+
+def test_an_output_takes_the_place_of_an_earlier_one_only(compare, tmp_path) -> None:
+    write([], tmp_path)
+    for name in ("dvc.yaml", "README.md"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    (tmp_path / "dvc.lock").write_text("untracked")
+    (tmp_path / "link.md").symlink_to("README.md")
+    (tmp_path / "weights").write_bytes(b"\x08\0\0\0")
+    (tmp_path / "evaluations").mkdir(exist_ok=True)
+    for words in (["init", "-q"], ["add", "params.yaml", "README.md"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    kept = ["params.yaml", "README.md", "link.md", "dvc.lock", "weights", "evaluations/x.md", ".git/config"]
+    for name in [*kept, str(tmp_path / "README.md")]:
+        code, out, err = compare("--paper-table", "4", "--output", name)
+        assert (code, out) == (2, ""), name
+        assert err.startswith(f"error: --output {name} is ")
+        assert "another name" in err.splitlines()[1]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    for form in ("markdown", "csv"):
+        assert compare("--paper-table", "4", "--format", form, "--output", "table.txt")[0] == 0
+    assert "," in (tmp_path / "table.txt").read_text()
 
 
 def test_a_run_that_the_plan_lost_is_mentioned(compare, tmp_path) -> None:

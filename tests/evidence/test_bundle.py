@@ -2,24 +2,29 @@
 
 import json
 import os
+import re
 import stat
 import struct
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from contextlib import chdir
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from hashlib import sha256
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from project import ROOT, RUN, Project
+from ruamel.yaml import YAML
 
+from pipeline.cli.main import main
 from pipeline.cli.verify import run_stage
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence.archive import unpack
 from pipeline.evidence.bundle import bundle, check
+from pipeline.evidence.lock import Disk
 from pipeline.params import load
 from pipeline.publish import json_text
 
@@ -119,7 +124,9 @@ def test_it_is_right_in_an_empty_folder(archive: Path, tmp_path: Path) -> None:
     assert " 0 wrong, " in ran.stdout
     assert f"right      {EVALUATION}/metrics.json" in ran.stdout
     assert "right      results/table-4.csv  is what tabulate@4 makes" in ran.stdout
-    assert "unchecked  data/raw/cifar10-tiny" in ran.stdout
+    assert "unchecked  data/raw/cifar10-tiny  not in the archive" in ran.stdout
+    assert not re.search("dvc pull|wrn-pipe repro|git checkout", ran.stdout), "none of it mends an archive"
+    assert re.search(r"made at commit [0-9a-f]{40} \(clean\)\n", ran.stdout)
     assert not list(empty.iterdir())
 
 
@@ -144,6 +151,56 @@ def described(members: dict[str, bytes]) -> dict[str, bytes]:
             content = members[entity["@id"]]
             entity.update(contentSize=str(len(content)), sha256=sha256(content).hexdigest())
     return members | {CRATE: json_text(crate).encode()}
+
+
+def recorded(members: dict[str, bytes], folder: Path) -> dict[str, bytes]:
+    """With a dvc.lock and a description that fit: what whoever made the archive has if its stages wrote the files."""
+    for name, content in members.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    disk, yaml = Disk(folder), YAML()
+    lock = yaml.load(members["dvc.lock"].decode())
+    for entry in (e for stage in lock["stages"].values() for part in ("deps", "outs") for e in stage.get(part, ())):
+        if disk.is_here(entry["path"]):
+            content = disk.content(entry["path"])
+            entry.update(md5=content.md5, size=content.size)
+    with (folder / "dvc.lock").open("wb") as file:
+        yaml.dump(lock, file)
+    return described(members | {"dvc.lock": (folder / "dvc.lock").read_bytes()})
+
+
+def made_by_other_code(members: dict[str, bytes]) -> dict[str, bytes]:
+    """The archive of a checkout whose page has another colour."""
+    code, page = "pipeline/report/report.css", "results/report.html"
+    colour = next(iter(re.findall(rb"#[0-9a-f]{6}\b", members[code])))
+    assert colour in members[page]
+    return members | {name: members[name].replace(colour, b"#123456") for name in (code, page)}
+
+
+def test_what_other_code_made_is_not_called_wrong(finished: Project, archive: Path, tmp_path: Path) -> None:
+    members = recorded(made_by_other_code(contents(archive)), tmp_path / "there")
+    found = {each.path: each for each in check(packed(tmp_path / "x.zip", members), run_stage)}
+    assert [each for each in found.values() if each.state == "wrong"] == []
+    head = finished.run("git", "rev-parse", "HEAD").stdout.strip()
+    assert found["results/report.html"].state == "unchecked"
+    assert f"pipeline/report/report.css differs; git checkout {head} " in found["results/report.html"].why
+    assert found["results/table-4.csv"].state == found["results/manifest.json"].state == "right"
+
+
+def test_a_forged_table_is_found_where_only_other_code_differs(archive: Path, tmp_path: Path) -> None:
+    members = made_by_other_code(contents(archive))
+    members["results/table-4.csv"] = members["results/table-4.csv"].replace(b"6.85", b"6.84")
+    named = wrong(packed(tmp_path / "x.zip", recorded(members, tmp_path / "there")))
+    assert named == {"results/table-4.csv"}
+
+
+def test_a_description_by_other_code_is_not_called_wrong(archive: Path, tmp_path: Path) -> None:
+    members = contents(archive)
+    members["pipeline/evidence/crate.py"] += b"\n"
+    members[CRATE] = members[CRATE].replace(b"wrn-pipe verify --bundle checks it", b"wrn-pipe checks it")
+    found = [each for each in check(packed(tmp_path / "x.zip", described(members)), run_stage) if each.path == CRATE]
+    assert {each.state for each in found} == {"right", "unchecked"}
+    assert "pipeline/evidence/crate.py differs" in found[-1].why
 
 
 def test_a_forged_description_does_not_help(archive: Path, tmp_path: Path) -> None:
@@ -187,14 +244,58 @@ def test_an_archive_that_names_files_outside_is_refused(archive: Path, tmp_path:
 def test_what_is_wrong_is_not_bundled(copy: Project, tmp_path: Path) -> None:
     weights = Path(MODEL, "model.safetensors")
     weights.rename("weights")
-    with pytest.raises(WrnPipeError, match=r"model\.safetensors"):
+    with pytest.raises(WrnPipeError, match=r"model\.safetensors") as refusal:
         bundle(load(), tmp_path / "x.zip", run_stage)
+    assert refusal.value.what == f"{weights}: not here"
+    assert refusal.value.remedy == f"dvc pull brings it, or wrn-pipe repro train@{RUN} makes it again"
     Path("weights").rename(weights)
     table = Path("results/table-4.csv")
     table.write_text(table.read_text().replace("6.85", "6.84"))
     with pytest.raises(WrnPipeError, match=r"table-4\.csv"):
         bundle(load(), tmp_path / "x.zip", run_stage)
     assert not list(tmp_path.glob("*.zip*"))
+
+
+def test_it_says_what_it_is_made_of_and_replaces_only_its_like(copy: Project) -> None:
+    def bundled(*words: str) -> tuple[int, str, str]:
+        with pytest.MonkeyPatch.context() as patch, StringIO() as out, StringIO() as err:
+            patch.setattr(sys, "argv", ["wrn-pipe", "bundle", *words])
+            with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as left:
+                main()
+            return int(left.value.code or 0), out.getvalue(), err.getvalue()
+
+    Path("notes.txt").write_text("notes")
+    packed(Path("other.zip"), {"a": b"a"})
+    Path("link.zip").symlink_to("params.yaml")
+    before = {path: path.read_bytes() for path in copy.root.rglob("*") if path.is_file()}
+    kept = [
+        "params.yaml",
+        "notes.txt",
+        "other.zip",
+        "link.zip",
+        "results",
+        "evaluations/x.zip",
+        "pipeline/report/x.zip",
+    ]
+    for name in kept:
+        code, out, err = bundled("--to", name)
+        assert (code, out) == (2, ""), name
+        assert err.startswith(f"error: --to {name} is ")
+        assert "another" in err.splitlines()[1]
+    assert {path: path.read_bytes() for path in copy.root.rglob("*") if path.is_file()} == before
+
+    head = copy.run("git", "rev-parse", "HEAD").stdout.strip()
+    code, out, _ = bundled()
+    assert code == 0
+    assert f"\nMade at commit {head} (clean).\n" in out
+    Path(".gitignore").write_text(Path(".gitignore").read_text() + "# edited\n")
+    code, out, _ = bundled("--json")
+    told = json.loads(out)
+    assert (told["archive"], told["commit"], told["dirty"]) == ("wrn-pipe.zip", head, True)
+    assert told["sha256"] == sha256(Path("wrn-pipe.zip").read_bytes()).hexdigest()
+    assert "wrn-pipe.zip" not in copy.run("git", "status", "--porcelain").stdout
+    (described,) = (f for f in check(Path("wrn-pipe.zip"), run_stage) if f.path == CRATE and "made at" in f.why)
+    assert described.why.endswith(f"made at commit {head} (with edits that are not committed)")
 
 
 def entry(name: str, content: bytes = b"x", mode: int = stat.S_IFREG | 0o644) -> tuple[zipfile.ZipInfo, bytes]:

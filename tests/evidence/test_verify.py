@@ -11,20 +11,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from project import RUN, Project
+from project import ROOT, RUN, Project
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from pipeline.cli import fast_page
 from pipeline.cli.main import app
-from pipeline.cli.verify import TELLING, run_stage
+from pipeline.cli.verify import TELLING, _fast_page, run_stage
 from pipeline.errors import UserError
+from pipeline.evaluation.digests import digests
+from pipeline.evaluation.metrics import about, metrics
+from pipeline.evaluation.predictions import read
 from pipeline.evidence import again
 from pipeline.evidence.findings import Finding
 from pipeline.evidence.lock import Disk
 from pipeline.evidence.verify import verify
 from pipeline.execution.dag import stages
 from pipeline.params import load
+from pipeline.publish import json_text
 
 MODEL, EVALUATION = Path("models") / RUN, Path("evaluations") / RUN
 BETON, RAW = Path("data/beton/cifar10-tiny-rgb"), Path("data/raw/cifar10-tiny")
@@ -126,8 +131,9 @@ def rerecord(told: Any) -> None:
     disk = Disk(Path.cwd())
     for stage in told.values():
         for entry in (*stage.get("deps", ()), *stage["outs"]):
-            content = disk.content(entry["path"])
-            entry["md5"], entry["size"] = content.md5, content.size
+            if Path(entry["path"]).exists():
+                content = disk.content(entry["path"])
+                entry["md5"], entry["size"] = content.md5, content.size
 
 
 def covered(edit: Callable[[], None]) -> Callable[[], None]:
@@ -138,12 +144,53 @@ def covered(edit: Callable[[], None]) -> Callable[[], None]:
     return both
 
 
-def test_a_clean_project_is_right(finished: Project) -> None:
+def remade() -> None:
+    """All that follows from weights, history and predictions, made to fit them: what a thorough forger does."""
+    told = about(load(), RUN) | metrics(*read(EVALUATION / "predictions.parquet"))
+    (EVALUATION / "metrics.json").write_text(json_text(told))
+    device = json.loads((EVALUATION / "digests.json").read_text())["device"]
+    (EVALUATION / "digests.json").write_text(json_text(digests(RUN, MODEL, EVALUATION, BETON, device)))
+    for stage in stages(Path.cwd()):
+        if stage.committed:
+            run_stage(stage.command)
+    lock(rerecord)()
+
+
+def one_error_less() -> None:
+    """The probabilities of a wrong prediction and of the right class, swapped."""
+    path = EVALUATION / "predictions.parquet"
+    columns = pq.read_table(path).to_pydict()
+    at = next(at for at, label in enumerate(columns["label"]) if columns["prediction"][at] != label)
+    said, label = (f"probability_{columns[name][at]}" for name in ("prediction", "label"))
+    columns[said][at], columns[label][at] = columns[label][at], columns[said][at]
+    columns["prediction"][at] = columns["label"][at]
+    pq.write_table(pa.table(columns, schema=pq.read_schema(path)), path, compression="zstd")
+
+
+def test_a_clean_project_is_right_and_what_takes_long_is_not_checked(finished: Project) -> None:
     ran = finished.cli("verify")
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert ran.stdout.splitlines()[-1].endswith(" right, 0 wrong, 0 not checked.")
+    assert ran.stdout.splitlines()[-2].endswith(" right, 0 wrong, 2 not checked.")
+    for path, command in ((f"{EVALUATION}/predictions.parquet", "--deep"), (MODEL, f"--deeper {RUN}")):
+        assert f"unchecked  {path}  " in ran.stdout
+        assert f"wrn-pipe verify {command}\n" in ran.stdout
     for named in ("results/table-4.csv", "results/manifest.json", "results/runs.csv", f"{EVALUATION}/metrics.json"):
         assert f"right      {named}" in ran.stdout
+
+
+def write(path: str | Path, content: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(content)
+
+
+def without_manifest() -> None:
+    """Neither DAG nor lock have the stage, whose result is edited."""
+    yaml = YAML()
+    dag = yaml.load(Path("dvc.yaml"))
+    del dag["stages"]["manifest"]
+    yaml.dump(dag, Path("dvc.yaml"))
+    replace("results/manifest.json", '"not run"', '"reproduced"')()
+    lock(lambda told: told.pop("manifest"))()
 
 
 EDITS: dict[str, tuple[str | Path, Callable[[], None]]] = {
@@ -223,6 +270,18 @@ EDITS: dict[str, tuple[str | Path, Callable[[], None]]] = {
     ),
     "a record that is no record": (MODEL / "run.json", lambda: (MODEL / "run.json").write_text("[1]")),
     "no lock": ("dvc.lock", lambda: Path("dvc.lock").unlink()),
+    "an invented table": ("results/table-5.md", lambda: write("results/table-5.md", "reproduced")),
+    "a kind of stage more in the lock": ("dvc.lock: invent", lock(lambda told: told.update(invent={"cmd": "true"}))),
+    "a stage less, and its result": ("results/manifest.json", without_manifest),
+    "a stage less": ("dvc.yaml", without_manifest),
+    "a stage that makes another result": (
+        "results/runs.csv",
+        replace("dvc.yaml", "python -m stages.summarize", "python -m stages.manifest"),
+    ),
+    "a result that git does not keep": (
+        "results/runs.csv",
+        replace("dvc.yaml", "runs.csv:\n          cache: false", "runs.csv"),
+    ),
 }
 
 
@@ -238,6 +297,7 @@ SOAK = {
     ),
     *("a removed table", "code of the network", "a stage less in the lock", "no lock"),
     *("a lock of another shape", "metrics that are no text", "a record that is no record"),
+    *("a stage less", "a result that git does not keep"),
 }
 """Edits that are found in the same way as others; each costs half a second."""
 
@@ -260,6 +320,13 @@ def test_an_edit_and_what_follows_from_it_are_told_to_programs(copy: Project) ->
     assert told["wrong"] == sum(found["state"] == "wrong" for found in told["findings"])
 
 
+def test_no_file_of_another_place_is_read(copy: Project) -> None:
+    path, foreign = EVALUATION / "digests.json", f"{MODEL}/../../params.yaml"
+    json_edit(path, files=json.loads(path.read_text())["files"] | {foreign: "0" * 64})()
+    assert f"{path}  names {foreign}, which is no file of this run" in wrong()
+    assert not [each for each in findings() if each.path == foreign]
+
+
 def test_the_one_wrong_file_of_a_folder_is_named(copy: Project) -> None:
     flip(BETON / "test.beton", 9000)()
     lines = [found.path for found in findings() if found.state == "wrong" and "dvc.lock" in found.why]
@@ -275,7 +342,69 @@ def test_what_is_not_here_is_not_passed_in_silence(copy: Project) -> None:
     named = {each.path for each in found if each.state == "unchecked"}
     expected = {str(RAW), str(BETON), f"{MODEL}/model.safetensors", f"{EVALUATION}/predictions.parquet"}
     assert expected <= named
-    assert {"results/table-4.csv", "results/table-4.md", "results/runs.csv", "results/manifest.json"} <= named
+    assert "results/report.html" in named, "it draws the models' histories"
+    assert not any("dvc pull" in each.why for each in found), "there is no remote"
+    write(".dvc/config.local", "[core]\n    remote = shared\n['remote \"shared\"']\n    url = ../shared\n")
+    assert "not here; dvc pull, or wrn-pipe repro" in next(each.why for each in findings() if each.path == str(RAW))
+
+
+def lower_loss() -> None:
+    told = json.loads(Path("results/manifest.json").read_text())["runs"][RUN]["metrics"]["negative_log_likelihood"]
+    replace("results/manifest.json", str(told), "0.5")()
+    replace("results/runs.csv", str(told), "0.5")()
+
+
+COMMITTED = {
+    "a number of a table": ("results/table-4.csv", replace("results/table-4.csv", "6.85", "6.95")),
+    "a verdict for readers": ("results/table-4.md", replace("results/table-4.md", "| not run", "| reproduced")),
+    "the summary": ("results/runs.csv", replace("results/runs.csv", ",104,", ",105,")),
+    "a verdict of the manifest": ("results/manifest.json", replace("results/manifest.json", '"not run"', '"better"')),
+    "a metric of the manifest, and what follows from it": ("results/manifest.json", lower_loss),
+    "a run less": ("results/manifest.json", json_edit(Path("results/manifest.json"), runs={})),
+    "a manifest that is none": (
+        "results/manifest.json",
+        lambda: write("results/manifest.json", json.dumps({"runs": {RUN: []}})),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", COMMITTED)
+def test_committed_results_are_compared_with_each_other_where_nothing_else_is(copy: Project, what: str) -> None:
+    """A fresh clone, whose dvc.lock the forger has made to fit."""
+    for folder in ("data", "models", "evaluations"):
+        shutil.rmtree(folder)
+    path, edit = COMMITTED[what]
+    covered(edit)()
+    assert path in {each.path for each in findings() if each.state == "wrong"}
+
+
+def test_results_outside_the_dag_are_not_passed_in_silence(copy: Project) -> None:
+    """Trainings outside DVC, and a run that was taken out of the plan, whose entry DVC leaves in dvc.lock."""
+    write("results/fast/curve.csv", "top1_error\n0.1\n")
+    lock(lambda told: told.update({"train@gone": told[f"train@{RUN}"]}))()
+    found = findings()
+    assert not [each for each in found if each.state == "wrong"]
+    told = {(each.path, each.state): each.why for each in found}
+    assert "made outside DVC" in told["results/fast/curve.csv", "unchecked"]
+    assert "train@gone" in told["dvc.lock", "unchecked"]
+
+
+def test_the_page_of_trainings_outside_dvc_says_what_their_files_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ROOT / "results/fast", tmp_path / "results/fast")
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert not list(_fast_page())
+    write("docs/reference/fast.md", "<!-- made -->\n\n" + fast_page.page())
+    assert [each.state for each in _fast_page()] == ["right"]
+    error = fast_page.CURVE.read_text().splitlines()[1].split(",")[7]
+    replace(fast_page.CURVE, f",{error},", ",1.11,")()
+    assert [each.state for each in _fast_page()] == ["wrong"]
+    replace(fast_page.CURVE, "top1_error", "top5_error")()
+    assert [each.state for each in _fast_page()] == ["wrong"]
+    fast_page.CURVE.unlink()
+    assert [each.state for each in _fast_page()] == ["unchecked"]
 
 
 def test_a_planned_run_that_has_not_run_is_not_wrong_but_the_tables_are_older_than_it(copy: Project) -> None:
@@ -285,6 +414,8 @@ def test_a_planned_run_that_has_not_run_is_not_wrong_but_the_tables_are_older_th
     assert {path for path, state in found if state == "wrong"} == {
         f"dvc.lock: {stage}" for stage in ("summarize", "tabulate@4", "manifest", "report")
     }
+    covered(replace("results/table-4.csv", "6.85", "6.95"))()
+    assert "results/table-4.csv  is not what tabulate@4 makes of the runs in results/manifest.json: line 3" in wrong()
 
 
 def test_tables_are_checked_where_only_the_evaluations_are(copy: Project) -> None:
@@ -295,6 +426,21 @@ def test_tables_are_checked_where_only_the_evaluations_are(copy: Project) -> Non
     assert set(states.values()) == {"right"}
     replace("results/table-4.csv", "6.85", "6.95")()
     assert "results/table-4.csv" in wrong()
+
+
+def test_a_forgery_that_fits_is_unchecked_and_found_by_deep(copy: Project) -> None:
+    one_error_less()
+    replace(MODEL / "history.csv", "\n2,", "\n2,0")()
+    remade()
+    found = findings()
+    assert not [each for each in found if each.state == "wrong"]
+    assert {each.path for each in found if each.state == "unchecked"} == {
+        f"{EVALUATION}/predictions.parquet",
+        str(MODEL),
+    }
+    deep = list(verify(load(), run_stage, deep=True))
+    assert [each.path for each in deep if each.state == "wrong"] == [f"{EVALUATION}/predictions.parquet"]
+    assert [each.path for each in deep if each.state == "unchecked"] == [str(MODEL)]
 
 
 def test_deep_finds_weights_that_do_not_predict_what_is_said(copy: Project) -> None:
@@ -357,3 +503,10 @@ def test_mistakes_are_told(finished: Project, arguments: list[str], what: str) -
     assert isinstance(ran.exception, UserError)
     assert what in ran.exception.what
     assert ran.exception.remedy
+
+
+def test_a_broken_plan_is_told_in_two_lines_to_programs_too(copy: Project) -> None:
+    write("params.yaml", "runs: [\n")
+    ran = CliRunner().invoke(app, ["verify", "--json"])
+    assert isinstance(ran.exception, UserError)
+    assert ran.stdout == ""

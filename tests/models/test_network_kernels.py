@@ -1,9 +1,12 @@
 """What `kernels` of params.yaml makes a network train with; the compiled way itself is in test_compiled.py."""
 
+import subprocess
+import sys
 from typing import get_args
 
 import pytest
 import torch
+import torch._dynamo
 
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.models import bn_relu
@@ -13,6 +16,7 @@ from pipeline.models.preact_resnet import PreActResNet
 from pipeline.params import Plan
 
 CPU = torch.device("cpu")
+LIMIT: int = torch._dynamo.config.recompile_limit
 
 
 def network(name: str = "WRN-10-1") -> torch.nn.Module:
@@ -93,3 +97,39 @@ def test_what_can_not_be_compiled_whole_is_an_error_of_one_line() -> None:
     assert "kernels: torch" in error.value.remedy
     with pytest.raises(RuntimeError, match=r"^another$"), explain_no_compiling():
         raise RuntimeError("another")
+
+
+def test_one_process_compiles_as_many_networks_as_there_are() -> None:
+    """torch keeps what it compiles with a piece of code that all networks share, and refuses to keep more than 8."""
+    for width in range(1, 2 * LIMIT):
+        model = torch.nn.Linear(width, 1)
+        use("compiled", model, CPU)
+        assert model(torch.ones(2, width)).shape == (2, 1)
+
+
+def test_more_shapes_than_torch_keeps_are_an_error_of_one_line() -> None:
+    model = torch.nn.Linear(1, 1)
+    use("compiled", model, CPU)
+    for images in range(2, 2 + LIMIT):
+        model(torch.ones(images, 1))
+    with (
+        pytest.raises(WrnPipeError, match=r"torch\.compile failed: Dynamo recompile limit exceeded\n") as error,
+        explain_no_compiling(),
+    ):
+        model(torch.ones(2 + LIMIT, 1))
+    assert "kernels: torch" in error.value.remedy
+
+
+def test_an_error_of_a_process_that_compiles_nothing_does_not_load_the_compiler() -> None:
+    """Which takes seconds: after Ctrl-C, say, nobody waits for it."""
+    code = """
+import sys
+from pipeline.models.kernels import explain_no_compiling
+try:
+    with explain_no_compiling():
+        raise ValueError("another")
+except ValueError:
+    print("torch._dynamo.exc" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

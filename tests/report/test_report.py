@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import threading
+import unicodedata
 from collections.abc import Sequence
 from functools import partial
 from hashlib import sha256
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import matplotlib
 import page_checks
+import pdf_text
 import pytest
 from made_up_runs import five, result, write
 from page_checks import Element
@@ -328,6 +330,7 @@ def test_contrast_is_that_of_wcag_aa(dark) -> None:
 
 
 CHROMIUM = shutil.which("chromium")
+HEADLESS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 PROBE = """<!doctype html><html lang="en"><head><title>probe</title><link rel="icon" href="data:,"></head>
 <body style="margin: 0"><iframe src="report.html" style="border: 0; width: WIDTHpx; height: 2400px"></iframe>
 <script>
@@ -364,8 +367,7 @@ def test_a_browser_shows_all_of_it(text, read, width, scheme, tmp_path) -> None:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-        flags += [
+        flags = [
             "--dump-dom",
             "--hide-scrollbars",
             f"--screenshot={tmp_path / 'page.png'}",
@@ -373,7 +375,7 @@ def test_a_browser_shows_all_of_it(text, read, width, scheme, tmp_path) -> None:
         ]
         flags += ["--virtual-time-budget=20000", f"--user-data-dir={tmp_path / 'profile'}"]
         flags += [f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"]
-        command = [str(CHROMIUM), *flags, f"http://127.0.0.1:{server.server_port}/probe.html"]
+        command = [str(CHROMIUM), *HEADLESS, *flags, f"http://127.0.0.1:{server.server_port}/probe.html"]
         shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
         server.shutdown()
     found = json.loads(unescape(re.search("<pre>(.*)</pre>", shown)[1]))
@@ -388,3 +390,21 @@ def test_a_browser_shows_all_of_it(text, read, width, scheme, tmp_path) -> None:
         for name in ("paper", "ink")
     )
     assert (paper < 0.05 and ink > 0.5) if scheme == "dark" else (paper > 0.9 and ink < 0.05)
+
+
+@pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="there is no chromium on PATH")
+def test_on_paper_what_is_folded_on_screen_is_there(text, read, tmp_path) -> None:
+    (tmp_path / "report.html").write_text(text, encoding="utf-8")
+    flags = ["--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'report.pdf'}"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "report.html").as_uri()]
+    subprocess.run([str(CHROMIUM), *HEADLESS, *flags], capture_output=True, timeout=120, check=True)
+    printed = pdf_text.text((tmp_path / "report.pdf").read_bytes())
+
+    def lacking(folded: Sequence[Element], *tags: str) -> list[str]:
+        parts = [part for fold in folded for part in fold.all(*tags) if part.text and not part.children]
+        assert parts
+        return [part.text for part in parts if "".join(unicodedata.normalize("NFKC", part.text).split()) not in printed]
+
+    folds = read.all("details")
+    proofs = [fold for fold in folds if fold.attributes.get("class") == "proof"]  # the others repeat what figures show
+    assert lacking(proofs, "dt", "dd", "li", "p", "a", "span", "code") == []

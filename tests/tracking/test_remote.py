@@ -55,10 +55,10 @@ def test_a_server_with_a_password(place: Place, tmp_path: Path) -> None:
                 assert ran.returncode == 0, ran.stderr
                 assert "MLflow" not in ran.stderr
             synced = run("track", "sync")
-            assert synced.stdout.splitlines()[:2] == [f"left    {FIRST}", f"made    {SECOND}"], synced.stderr
-            assert f"http://{address}: 1 left as they were, 1 made" in synced.stdout
+            assert synced.stdout.splitlines()[:2] == [f"as it was {FIRST}", f"made      {SECOND}"], synced.stderr
+            assert f"http://{address}: 1 as it was, 1 made" in synced.stdout
             again = run("track", "sync").stdout.splitlines()
-            assert again[:2] == [f"left    {FIRST}", f"left    {SECOND}"]
+            assert again[:2] == [f"as it was {FIRST}", f"as it was {SECOND}"]
             assert set(guard.answers) <= {200, 404}  # it asks for an experiment by its name before it makes it
             refused = run("track", "sync", uri=f"http://someone:wrong@{address}")
             assert refused.returncode == 2
@@ -104,5 +104,5 @@ def test_a_server_that_goes_during_a_training(
     assert not any(secret in told for secret in SECRETS)
     with mlflow_server(remote, port):
         # What it had been told does not agree with the files of this test, so it is made anew.
-        assert place.sync()[:2] == [f"made    {FIRST}", f"made    {SECOND}"]
-        assert place.sync()[0] == f"left    {FIRST}"
+        assert place.sync()[:2] == [f"made      {FIRST}", f"made      {SECOND}"]
+        assert place.sync()[0] == f"as it was {FIRST}"

@@ -11,11 +11,14 @@ import pytest
 from mlflow.entities import ViewType
 from project import Project
 from tracking.conftest import FIRST, SECOND, Place, copy
+from typer.testing import CliRunner
 
+from pipeline.cli.main import app
 from pipeline.errors import UserError
 from pipeline.params import load
 from pipeline.tracking.entry import checkout, finished
 from pipeline.tracking.mirror import Mirror, log_evaluation
+from pipeline.tracking.sync import log_runs
 from pipeline.training.checkpoints import EpochRecord
 
 
@@ -52,8 +55,8 @@ def by_files(shown: dict[str, Any]) -> dict[str, Any]:
 def test_a_run_shows_what_its_files_say(place: Place, synced: tuple[Path, list[str]]) -> None:
     said = synced[1]
     # DVC had not written its lock when the first was evaluated, and the second was not there to be compared with.
-    assert said[0] == f"changed {FIRST}: tags dvc_lock, mlflow.note.content"
-    assert said[1] == f"made    {SECOND}"
+    assert said[0] == f"changed   {FIRST}: tags dvc_lock, mlflow.note.content"
+    assert said[1] == f"made      {SECOND}"
     assert said[2] == "tracking/mlflow.db: 1 changed, 1 made"
     assert said[3].endswith(f"can measure: {SECOND}")
     shown = everything(place)
@@ -97,9 +100,24 @@ def test_a_run_shows_what_its_files_say(place: Place, synced: tuple[Path, list[s
 def test_again_changes_nothing(place: Place) -> None:
     before, runs = everything(place), {name: run.info.run_id for name, run in place.runs().items()}
     said = place.sync()
-    assert said[:2] == [f"left    {FIRST}", f"left    {SECOND}"]
+    assert said[:2] == [f"as it was {FIRST}", f"as it was {SECOND}"]
+    assert said[2] == "tracking/mlflow.db: 2 as they were"
     assert everything(place) == before
     assert {name: run.info.run_id for name, run in place.runs().items()} == runs
+
+
+def test_a_program_reads_what_was_done(place: Place) -> None:
+    place.client().set_tag(place.runs()[SECOND].info.run_id, "verdict", "reproduced")
+    said = CliRunner().invoke(app, ["track", "sync", "--json"], catch_exceptions=False)
+    assert json.loads(said.stdout) == {
+        "store": "tracking/mlflow.db",
+        "runs": [
+            {"run": FIRST, "done": "as it was", "changes": [], "measured": True},
+            {"run": SECOND, "done": "changed", "changes": ["tags verdict"], "measured": False},
+        ],
+        "not_trained": 0,
+        "others": 0,
+    }
 
 
 def test_a_wiped_database_is_rebuilt(trained: Project, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +125,7 @@ def test_a_wiped_database_is_rebuilt(trained: Project, place: Place, monkeypatch
     # In a folder of its own: MLflow holds on to a database that this process has opened.
     wiped = copy(trained.root, place.root.parent / "wiped", monkeypatch)
     shutil.rmtree(wiped.root / "tracking")
-    assert wiped.sync()[:2] == [f"made    {FIRST}", f"made    {SECOND}"]
+    assert wiped.sync()[:2] == [f"made      {FIRST}", f"made      {SECOND}"]
     assert by_files(everything(wiped)) == before
 
 
@@ -120,14 +138,16 @@ def test_a_moved_checkout_keeps_its_records_and_finds_its_artifacts(
     moved = copy(synced[0], place.root.parent / "elsewhere's 100% other", monkeypatch)
     shutil.move(synced[0] / "tracking" / "artifacts", away := synced[0] / "away")
     try:
-        assert moved.sync()[:2] == [f"left    {FIRST}", f"left    {SECOND}"]
+        assert moved.sync()[:2] == [f"as it was {FIRST}", f"as it was {SECOND}"]
     finally:
         shutil.move(away, synced[0] / "tracking" / "artifacts")
     new = (moved.root / "tracking" / "artifacts").as_uri()
     assert all(run.info.artifact_uri.startswith(f"{new}/") for run in moved.runs().values())
     assert {name: run.data.tags for name, run in moved.runs().items()} == {k: v.tags for k, v in before.items()}
     shutil.rmtree(next((moved.root / "tracking" / "artifacts").glob(f"{moved.runs()[FIRST].info.run_id}")))
-    assert moved.sync()[:2] == [f"changed {FIRST}: figures", f"left    {SECOND}"]
+    said = moved.sync()
+    assert said[:2] == [f"changed   {FIRST}: figures", f"as it was {SECOND}"]
+    assert said[2] == "tracking/mlflow.db: 1 as it was, 1 changed"
 
 
 def test_what_was_deleted_or_edited_by_hand_comes_back(place: Place) -> None:
@@ -135,7 +155,10 @@ def test_what_was_deleted_or_edited_by_hand_comes_back(place: Place) -> None:
     mlflow = place.client()
     mlflow.delete_run(key)
     mlflow.set_tag(place.runs()[SECOND].info.run_id, "verdict", "reproduced")
-    assert place.sync()[:2] == [f"changed {FIRST}: restored it, which was deleted", f"changed {SECOND}: tags verdict"]
+    assert place.sync()[:2] == [
+        f"changed   {FIRST}: restored it, which was deleted",
+        f"changed   {SECOND}: tags verdict",
+    ]
     assert everything(place) == before
     assert place.runs()[FIRST].info.run_id == key
     mlflow.delete_experiment(place.runs()[FIRST].info.experiment_id)
@@ -149,11 +172,11 @@ def test_a_record_that_says_other_things_than_the_files_is_made_anew(place: Plac
     mlflow.log_metric(first, "train_loss", 0.001, step=2)
     for rate in (10.0, 11.0):
         mlflow.log_metric(second, "images_per_second", rate, step=1)
-    assert place.sync()[:2] == [f"made    {FIRST}", f"made    {SECOND}"]
+    assert place.sync()[:2] == [f"made      {FIRST}", f"made      {SECOND}"]
     assert len(everything(place)[FIRST]["metrics"]["train_loss"]) == 2
     where = place.runs()[FIRST].info.experiment_id
     assert {run.info.run_id for run in mlflow.search_runs([where], "", ViewType.DELETED_ONLY)} == {first, second}
-    assert place.sync()[:2] == [f"left    {FIRST}", f"left    {SECOND}"]
+    assert place.sync()[:2] == [f"as it was {FIRST}", f"as it was {SECOND}"]
 
 
 def test_a_resumed_training_doubles_no_step_and_what_it_missed_is_added(place: Place) -> None:
@@ -173,8 +196,16 @@ def test_a_resumed_training_doubles_no_step_and_what_it_missed_is_added(place: P
     assert [m.step for m in mlflow.get_metric_history(first, "train_loss")] == [2, 1]
     assert [(m.step, m.value) for m in mlflow.get_metric_history(first, "images_per_second")] == [(2, 321.0)]
     said = place.sync()
-    assert said[:2] == [f"left    {FIRST}", f"left    {SECOND}"]
+    assert said[:2] == [f"as it was {FIRST}", f"as it was {SECOND}"]
     assert "1 other record stays" in said[2]
+
+
+def test_what_a_jobs_machine_measured_is_recorded_with_its_files(place: Place) -> None:
+    log_runs(load(), {FIRST: {"device.measured": "cuda:0 1 GFLOP/s, cpu 2 GFLOP/s"}, SECOND: {}})
+    tags = {run_id: run.data.tags for run_id, run in place.runs().items()}
+    assert tags[FIRST]["device.measured"] == "cuda:0 1 GFLOP/s, cpu 2 GFLOP/s"
+    assert "device.measured" not in tags[SECOND]
+    assert place.sync()[:2] == [f"as it was {FIRST}", f"as it was {SECOND}"]
 
 
 def test_a_training_that_failed_or_was_stopped_says_so(place: Place) -> None:

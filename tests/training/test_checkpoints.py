@@ -118,6 +118,16 @@ def test_a_full_disk_stops_the_training_and_costs_nothing(
     assert [path.read_bytes() for path in states(folder)] == [path.read_bytes() for path in states(saved[0])]
 
 
+def test_a_disk_that_does_not_even_let_go_of_a_part_is_explained(saved: tuple[Path, Training], tmp_path: Path) -> None:
+    """A file where the folder should be: nothing can be written there, nor deleted."""
+    (tmp_path / "file").write_text("")
+    model = saved[1].model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(WrnPipeError, match=r"cannot save the training in .*; no earlier state was saved") as caught:
+        Checkpoints(tmp_path / "file" / "fingerprint", model, optimizer, torch.zeros(3)).save(Progress())
+    assert "make room for" in caught.value.remedy
+
+
 def test_memory_that_is_short_is_explained(saved: tuple[Path, Training], tiny_beton: Path, tmp_path: Path) -> None:
     """A real allocation that cannot succeed, in the middle of a step."""
     folder = tmp_path / "fingerprint"

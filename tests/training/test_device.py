@@ -1,13 +1,30 @@
 """The choice of a device: what is measured, what is taken, what is said."""
 
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
+from pipeline.publish import json_text, new_file
+from pipeline.training import choice as choices
 from pipeline.training import device as devices
-from pipeline.training.device import AS_FAST, Choice, choose, fastest, matrix_rate
+from pipeline.training.device import (
+    AS_FAST,
+    Choice,
+    choose,
+    choose_once,
+    fastest,
+    matrix_rate,
+    note_unrepeatable,
+)
+from pipeline.training.holder import discard
 
 CPU = torch.device("cpu")
 GPUS = [torch.device("cuda", i) for i in range(4)]
@@ -96,3 +113,55 @@ def test_a_probe_measures_growing_products_until_one_takes_long(
         assert devices._probe(CPU, dtype) == 4e12
     assert sizes == [1024, 2048, 4096]
     assert matrix_rate(CPU, dtype, 64, 0.001) > 0
+
+
+def test_a_training_goes_on_where_it_was_measured_to_be_fastest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = Choice(CPU, {"cuda:0": 1e9, "cpu": 2e9})
+    monkeypatch.setattr(devices, "choose", lambda setting, precision: measured)
+    assert choose_once(tmp_path, "auto", "bf16") == measured
+    kept = choices.read(tmp_path)
+    assert kept
+    assert choices.tags(kept["rates"]) == {"device.measured": "cpu 2 GFLOP/s, cuda:0 1 GFLOP/s"}
+
+    other = Choice(CPU, {"cuda:0": 1e9, "cpu": 3e9})
+    monkeypatch.setattr(devices, "choose", lambda setting, precision: other)
+    assert choose_once(tmp_path, "auto", "bf16") == measured
+    assert choose_once(tmp_path, "cpu", "bf16") == other  # the user says otherwise now
+    new_file(tmp_path / choices.FILE, json_text({**kept, "device": "cuda:7"}).encode())
+    assert choose_once(tmp_path, "auto", "bf16") == other  # that GPU is not here
+    new_file(tmp_path / choices.FILE, json_text({**kept, "facts": {**kept["facts"], "threads": 99}}).encode())
+    assert choose_once(tmp_path, "auto", "bf16") == other  # nor is that machine
+    discard(tmp_path)
+    assert not tmp_path.exists()
+
+
+def test_a_single_candidate_leaves_no_file(tmp_path: Path) -> None:
+    assert choose_once(tmp_path, "cpu", "fp32") == Choice(CPU, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_cublas_has_its_workspace_before_anything_is_measured() -> None:
+    """It asks for the variable once, at its first product."""
+    environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    asked = (
+        "import os, pipeline.training.device as d\n"
+        "d.matrix_rate = lambda *_: print(os.environ['CUBLAS_WORKSPACE_CONFIG']) or 1.0\n"
+        "d._probe(d.torch.device('cpu'), d.torch.float32)"
+    )
+    said = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout == ":4096:8\n"
+
+
+def test_both_of_torchs_warnings_name_their_kernel() -> None:
+    names: list[str] = []
+    with note_unrepeatable(names):
+        warnings.warn("index_add_cuda_ does not have a deterministic implementation, but you set ...", stacklevel=1)
+        warnings.warn(
+            "Deterministic behavior was enabled with either `torch.use_deterministic_algorithms(True)` or "
+            "`at::Context::setDeterministicAlgorithms(true)`, but this operation is not deterministic because it uses "
+            "CuBLAS and you have CUDA >= 10.2.",
+            stacklevel=1,
+        )
+    assert names == ["CuBLAS", "index_add_cuda_"]

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from test_checkpoints import file_size_limit
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, WrnPipeError
 from pipeline.training import holder
 from pipeline.training.holder import discard, discard_unless_held, hold, living
 
@@ -46,6 +47,10 @@ def test_the_second_is_told_who_holds_the_run_and_may_wait(tmp_path: Path) -> No
     assert sys.executable in error.value.what
     assert "wrn-pipe stage train tiny --wait" in error.value.remedy
     assert f"kill {first.pid}" in error.value.remedy
+    assert "its state is saved" in error.value.remedy
+    with pytest.raises(UserError) as error, hold(scratch, "tiny", resumes=False):
+        pass
+    assert error.value.remedy == f"wait for its end; or stop it, nothing of it is saved: kill {first.pid}"
     (scratch / "epoch-0001-step-000000.x.safetensors").parent.mkdir()
     (scratch / "epoch-0001-step-000000.x.safetensors").touch()
     discard_unless_held(scratch, "tiny")
@@ -131,6 +136,18 @@ def test_which_mounts_keep_locks_to_one_host(tmp_path: Path, line: str, stay: bo
     shown = str(folder.parent).replace(" ", "\\040")
     mounts.write_text(f"/dev/vda / ext4 rw 0 0\n{line.format(shown)}\n")
     assert holder._locks_stay_here(folder, mounts) is stay
+
+
+def test_a_full_disk_is_explained_before_anything_is_trained(tmp_path: Path) -> None:
+    with (
+        file_size_limit(0),
+        pytest.raises(WrnPipeError, match=r"run a: cannot write in .* what was saved") as caught,
+        hold(tmp_path / "fingerprint", "a"),
+    ):
+        pass
+    assert "make room there" in caught.value.remedy
+    with hold(tmp_path / "fingerprint", "a"):
+        pass
 
 
 def test_discarding_leaves_what_is_not_ours(tmp_path: Path) -> None:

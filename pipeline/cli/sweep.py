@@ -173,7 +173,7 @@ def _train(plan: "Plan", to: "Path") -> None:
         weights = {k: v.detach().cpu() for k, v in training.model.state_dict().items()}
         _, labels, probabilities = predicted(plan, run, weights)
         row = _row(plan, record, metrics(labels, probabilities.argmax(1), probabilities))
-        with FileLock(to.with_name(f".{to.name}.lock")):  # several sweeps may fill one file
+        with FileLock(scratch.with_name(f"{to.name}.lock")):  # several sweeps may fill one file
             rows = sorted([*_rows(to), row], key=lambda each: [each[column] for column in COLUMNS])
             text = io.StringIO()
             writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")

@@ -51,7 +51,7 @@ def stepping(project: Project) -> bool:
     [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)],
     ids=["Ctrl-C", "kill -INT", "kill"],
 )
-@pytest.mark.parametrize("when", [starting, stepping])
+@pytest.mark.parametrize("when", [starting, pytest.param(stepping, marks=pytest.mark.soak)])
 def test_it_is_stopped_at_once_and_says_how_to_start_again(
     project: Project, signum: signal.Signals, to_all: bool, when: Callable[[Project], bool]
 ) -> None:
@@ -67,7 +67,7 @@ def test_it_is_stopped_at_once_and_says_how_to_start_again(
     assert not (project.root / "models").exists()
 
 
-@pytest.mark.parametrize("when", [starting, stepping])
+@pytest.mark.parametrize("when", [pytest.param(starting, marks=pytest.mark.soak), stepping])
 def test_no_training_outlives_a_command_that_is_killed(project: Project, when: Callable[[Project], bool]) -> None:
     ended = interrupted(project, signal.SIGKILL, lambda: when(project), *COMMAND)  # which waits for all of its session
     assert ended.code == -signal.SIGKILL
@@ -84,6 +84,7 @@ def test_after_one_that_was_killed_another_begins_anew(project: Project) -> None
     assert list((project.root / "scratch").iterdir()) == []
 
 
+@pytest.mark.soak
 def test_a_training_that_is_killed_is_told(project: Project) -> None:
     log = project.root / "log"
     with log.open("w") as file:
@@ -106,6 +107,7 @@ def test_a_training_that_is_killed_is_told(project: Project) -> None:
     assert remedy == f"  fix: start again with: wrn-pipe stage train {RUN} --twice"
 
 
+@pytest.mark.soak
 def test_one_that_fails_is_not_to_be_continued(project: Project) -> None:
     """More memory than any machine has, in the first step."""
     loop = project.root / "pipeline" / "training" / "loop.py"

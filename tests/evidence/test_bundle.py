@@ -247,7 +247,7 @@ def test_what_is_wrong_is_not_bundled(copy: Project, tmp_path: Path) -> None:
     with pytest.raises(WrnPipeError, match=r"model\.safetensors") as refusal:
         bundle(load(), tmp_path / "x.zip", run_stage)
     assert refusal.value.what == f"{weights}: not here"
-    assert refusal.value.remedy == f"dvc pull brings it, or wrn-pipe repro train@{RUN} makes it again"
+    assert refusal.value.remedy == f"wrn-pipe repro train@{RUN}"
     Path("weights").rename(weights)
     table = Path("results/table-4.csv")
     table.write_text(table.read_text().replace("6.85", "6.84"))

@@ -52,7 +52,7 @@ def test_jobs_give_what_dvc_repro_gives(project: Project, serial: Project, folde
     assert not list((project.root / "scratch").glob("*/*.safetensors"))
     assert not list((project.root / "scratch/jobs").glob("*.json"))
     synced = project.cli("track", "sync")
-    assert synced.stdout.count("left    ") == 3, synced.stdout + synced.stderr
+    assert synced.stdout.count("as it was cifar10") == 3, synced.stdout + synced.stderr
     again = project.cli("repro", "--jobs", "2", **folder)
     assert again.returncode == 0
     assert "Running stage" not in again.stdout

@@ -31,6 +31,7 @@ SHARING = (
     "execution/test_slurm",
     "evidence/test_shared_results",
     "test_docs",
+    "test_pipeline",
     "tracking/test_pages",
 )
 """Test files with something for all of their tests that takes half a minute to make."""

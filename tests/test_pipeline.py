@@ -132,6 +132,7 @@ def status(project: Project) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.soak
 def test_status_and_dry_say_what_dvc_then_does(done: Project) -> None:
     found = status(done)
     assert (found["asked_dvc"], found["other_stages"], found["running"]) == (True, {}, {})
@@ -301,6 +302,7 @@ def test_a_dead_tracking_server_stops_nothing_and_is_said_once(done: Project, tm
     assert digests(done) == before
 
 
+@pytest.mark.soak
 def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_path: Path) -> None:
     """By SIGTERM to wrn-pipe alone, as a scheduler sends it, then by a terminal's SIGINT to the whole group."""
     project = clone(done, tmp_path / "stopped")

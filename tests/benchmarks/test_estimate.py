@@ -78,6 +78,7 @@ def test_what_is_not_in_the_hours_is_said_of_each_run() -> None:
     assert [caveat.split("; ")[0] for caveat in both] == ["4 processes train it", "it reads JPEGs"]
 
 
+@pytest.mark.soak
 def test_synchronised_networks_are_probed_as_such_and_need_no_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,8 +111,15 @@ def told(signum: signal.Signals, ended: Ended, kept: str, stage: str) -> None:
     assert all(line.startswith("ERROR: failed to reproduce") for line in ended.lines[at + 2 :] if line), text
 
 
-@pytest.mark.parametrize("command", ["stage", "repro"])
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("signum", "command"),
+    [
+        (signal.SIGINT, "repro"),
+        (signal.SIGTERM, "stage"),
+        pytest.param(signal.SIGINT, "stage", marks=pytest.mark.soak),
+        pytest.param(signal.SIGTERM, "repro", marks=pytest.mark.soak),
+    ],
+)
 def test_a_download_that_is_stopped_goes_on_where_it_was(
     signum: signal.Signals,
     command: str,
@@ -128,13 +135,14 @@ def test_a_download_that_is_stopped_goes_on_where_it_was(
     stage = "download@cifar10-tiny"
     words = ("stage", "download", "cifar10-tiny") if command == "stage" else ("repro", stage)
     ended = interrupted(project, signum, lambda: part.exists() and part.stat().st_size > 100_000, *words)
-    assert part.stat().st_size == 300_000
-    kept = "0.3 MB have arrived in scratch/downloads/cifar10-tiny and are not fetched again"
+    arrived = part.stat().st_size
+    assert 100_000 < arrived <= 300_000
+    kept = f"{arrived / 1e6:.1f} MB have arrived in scratch/downloads/cifar10-tiny and are not fetched again"
     told(signum, ended, kept, f"repro {stage}")
     assert not list((project.root / "data").glob("**/*"))
     again = project.cli("repro", stage)
     assert again.returncode == 0, again.stderr
-    assert archive_server.requests[-1].range == "bytes=300000-"
+    assert archive_server.requests[-1].range == f"bytes={arrived}-"
     assert len(list((project.root / RAW).iterdir())) == 4
 
 

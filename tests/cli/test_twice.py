@@ -48,8 +48,11 @@ def stepping(project: Project) -> bool:
 
 @pytest.mark.parametrize(
     ("signum", "to_all"),
-    [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)],
-    ids=["Ctrl-C", "kill -INT", "kill"],
+    [
+        pytest.param(signal.SIGINT, True, id="Ctrl-C"),
+        pytest.param(signal.SIGINT, False, id="kill -INT", marks=pytest.mark.soak),
+        pytest.param(signal.SIGTERM, False, id="kill", marks=pytest.mark.soak),
+    ],
 )
 @pytest.mark.parametrize("when", [starting, pytest.param(stepping, marks=pytest.mark.soak)])
 def test_it_is_stopped_at_once_and_says_how_to_start_again(

@@ -148,9 +148,10 @@ def _abandon(writer: Any) -> None:
     for worker in psutil.Process().children(recursive=True):  # multiprocessing does not know one that is being started
         worker.kill()
         worker.wait()
-    if isinstance(writer.metadata_sm, SharedMemory):
-        writer.metadata_sm.close()
-        writer.metadata_sm.unlink()
+    memory = getattr(writer, "metadata_sm", None)  # FFCV sets it only once it has begun to write
+    if isinstance(memory, SharedMemory):
+        memory.close()
+        memory.unlink()
 
 
 def write(jobs: "Sequence[Job | JpegJob]") -> None:

@@ -1,8 +1,9 @@
 """How work ends at once by a signal; trainings, which save their state: pipeline/training/interruptions.py."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing import resource_tracker
 from types import FrameType
 
@@ -83,8 +84,16 @@ def children_hear_no_signal() -> Iterator[None]:
     started by halves.
     """
     resource_tracker.ensure_running()  # when multiprocessing starts it by itself, it lifts the block
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    heard: list[int] = []
+    # A block is one thread's: where another, such as numpy's, takes the signal, the main one is interrupted by it.
+    main = threading.current_thread() is threading.main_thread()
     try:
-        yield
+        with handled(lambda signum, frame: heard.append(signum)) if main else nullcontext():
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            try:
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for signum in heard[:1]:
+            signal.raise_signal(signum)

@@ -162,16 +162,17 @@ def write(jobs: "Sequence[Job | JpegJob]") -> None:
     """
     expected = sum(map(_expected_bytes, jobs))
     process = multiprocessing.get_context("spawn").Process(target=_write, args=(jobs,))
-    with children_hear_no_signal():
-        process.start()
     try:
+        with children_hear_no_signal():
+            process.start()  # a signal that comes meanwhile is heard at the block's end
         _watch(process, [job.to for job in jobs], expected)
     finally:
-        process.terminate()  # it ends its worker before itself; nothing happens if it has ended
-        process.join(_PATIENCE_S)
-        if process.is_alive():
-            process.kill()
-            process.join()
+        if process.pid is not None:
+            process.terminate()  # it ends its worker before itself; nothing happens if it has ended
+            process.join(_PATIENCE_S)
+            if process.is_alive():
+                process.kill()
+                process.join()
     for job in jobs:
         if _complaint(job.to).exists():
             what = _complaint(job.to).read_text(encoding="utf-8")

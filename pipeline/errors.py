@@ -23,7 +23,7 @@ class WrnPipeError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(what)
+        super().__init__(what, remedy)  # both, so that pickle brings it whole from a child process
         self.what = what
         self.remedy = remedy
 

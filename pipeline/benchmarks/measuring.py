@@ -11,7 +11,6 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from pipeline.errors import WrnPipeError
 from pipeline.models.kernels import explain_no_compiling
 from pipeline.training import device as devices
 from pipeline.training.device import DTYPES, Precision
@@ -56,29 +55,14 @@ def _start(prepared: bool) -> None:
         devices.prepare(device())
 
 
-@dataclass(frozen=True)
-class _Failed:
-    """A WrnPipeError on its way between processes: pickle would make it of its first argument alone, and fail."""
-
-    kind: type[WrnPipeError]
-    what: str
-    remedy: str
-
-
 def ask(child: ProcessPoolExecutor, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
     """What `function` answers in `child`. Raises what it raises there; of torch.compile's errors a WrnPipeError."""
-    answer = child.submit(_answer, function, arguments, options).result()
-    if isinstance(answer, _Failed):
-        raise answer.kind(answer.what, answer.remedy)
-    return answer
+    return child.submit(_explained, function, arguments, options).result()
 
 
-def _answer(function: Callable[..., T], arguments: Sequence[Any], options: dict[str, Any]) -> T | _Failed:
-    try:
-        with explain_no_compiling():
-            return function(*arguments, **options)
-    except WrnPipeError as error:
-        return _Failed(type(error), error.what, error.remedy)
+def _explained(function: Callable[..., T], arguments: Sequence[Any], options: dict[str, Any]) -> T:
+    with explain_no_compiling():
+        return function(*arguments, **options)
 
 
 def device() -> torch.device:

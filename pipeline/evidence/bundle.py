@@ -21,6 +21,7 @@ from pipeline.evidence import archive, crate
 from pipeline.evidence.crate import Checkout, Member
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.evidence.lock import CARD, IGNORED, Disk
+from pipeline.evidence.recorded import MANIFEST
 from pipeline.evidence.remade import Run
 from pipeline.evidence.verify import verify
 from pipeline.execution.dag import DAG, Stage, stages
@@ -31,7 +32,6 @@ from pipeline.provenance import commit
 from pipeline.publish import json_text
 
 DATA = "data/"
-MANIFEST = Path("results/manifest.json")
 _OWN = Path(__file__).resolve().parents[2]
 """Where the code is that runs."""
 _DESCRIBER = "pipeline/evidence/crate.py"

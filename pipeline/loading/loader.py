@@ -128,6 +128,12 @@ class _Ffcv:
         # FFCV sets torch's thread count to its own number of workers: when imported, when constructed, at each epoch.
         self.threads = torch.get_num_threads()
         try:
+            # numba takes TBB where a system has it, and TBB keeps some 70 KB of every epoch's thread on a busy machine.
+            import numba
+
+            numba_config: Any = numba.config
+            if "NUMBA_THREADING_LAYER" not in os.environ:
+                numba_config.THREADING_LAYER = "omp"
             with compiling_later():
                 from ffcv.fields.basics import IntDecoder
                 from ffcv.fields.ndarray import NDArrayDecoder

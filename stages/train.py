@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import run_stage
-from pipeline.execution.waiting import wait_briefly
+from pipeline.execution.waiting import bind_threads, wait_briefly
 from pipeline.params import load
 from pipeline.provenance import fingerprint
 from pipeline.training.holder import discard, hold
@@ -40,6 +40,7 @@ def main(
 
             train_on(processes, run_id, print_of_run, scratch, Path("models") / run_id, checkpoint_steps)
             return
+        bind_threads(plan.kernels)
         from pipeline.training.run import train_run
 
         train_run(plan, run_id, print_of_run, scratch, Path("models") / run_id, checkpoint_steps)

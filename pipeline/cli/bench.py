@@ -84,14 +84,15 @@ def _tell(console: "Console", machine: dict[str, str], what: str) -> None:
 @app.command(epilog="Example: wrn-pipe bench neighbours --repeats 5")
 def neighbours(
     network: Annotated[str, typer.Option(help="What is trained, at batch 128 in bf16.")] = "WRN-40-1",
+    busy: Annotated[int, typer.Option(min=1, help="Busy processes beside the training.")] = 1,
     spins: Annotated[str, typer.Option(help="Further GOMP_SPINCOUNTs to measure, with commas between.")] = "",
     repeats: Repeats = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Training steps on the CPU, alone and beside one process that keeps a core busy, by how threads wait.
+    """Training steps on the CPU, alone and beside processes that keep cores busy, by how threads wait.
 
-    As torch does by default, spinning for long; as wrn-pipe sets it, for a moment; asleep at once. Takes a minute or
-    two. Leave the machine alone meanwhile.
+    As torch does by default, spinning for long; as wrn-pipe sets it, for a moment and each on its own core; the same on
+    any core; asleep at once. Takes a minute or two. Leave the machine alone meanwhile.
     """
     from dataclasses import asdict
 
@@ -108,13 +109,14 @@ def neighbours(
     words = [word.strip() for word in spins.split(",") if word.strip()]
     if not all(word.isdigit() for word in words):
         raise UserError(f"--spins {spins}", "write numbers with commas between, such as 1000,5000")
-    result = bench(parse(network).name, load().kernels, [int(word) for word in words], repeats, say)
+    result = bench(parse(network).name, load().kernels, [int(word) for word in words], busy, repeats, say)
     if as_json:
         typer.echo(json_text(asdict(result)), nl=False)
         return
     title = f"{result.network}, ms a step; {result.threads} threads on {result.cores} cores"
     table = Table("threads wait by", title=title, title_justify="left")
-    for column in ("alone", "beside a busy process", "ratio"):
+    beside = "beside a busy process" if busy == 1 else f"beside {busy} busy processes"
+    for column in ("alone", beside, "ratio"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in result.rows:
         name = f"{row.setting} ({row.variables})" if row.variables else row.setting

@@ -102,13 +102,16 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
 
 def _train(run_id: str, folder: str, steps: int | None) -> None:
     from pipeline.errors import WrnPipeError
+    from pipeline.execution.waiting import bind_threads
     from pipeline.params import load
     from pipeline.provenance import fingerprint
+
+    plan = load()
+    bind_threads(plan.kernels)
     from pipeline.training.interruptions import continue_with
     from pipeline.training.run import prepare
     from pipeline.training.trace import traced
 
-    plan = load()
     try:
         training, _ = prepare(plan, run_id, fingerprint(plan, run_id), Path(folder))
         traced(training, steps)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import UserError, exit_on_error, keep_last_words
+from pipeline.execution.waiting import bind_threads
 from pipeline.params import Plan, load
 from pipeline.progress import say
 from pipeline.provenance import dependencies, digests_of, fingerprint
@@ -72,6 +73,7 @@ def _train(plan: Plan, run_id: str, print_of_run: str) -> None:
 
         train_on(processes, run_id, print_of_run, *places, mirrored=False)
     else:
+        bind_threads(plan.kernels)
         from pipeline.training.run import train_run
 
         train_run(plan, run_id, print_of_run, *places, mirrored=False)

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.errors import UserError, WrnPipeError
+from pipeline.execution.waiting import on_own_core
 from pipeline.loading.counter_hash import Stream, draw
 from pipeline.loading.inputs import Input, Inputs
 from pipeline.loading.loader import Loader
@@ -266,11 +267,12 @@ def _step(
         # The masks of a step do not depend on how many steps this process has done before; each rank has its own.
         place = at.step + (ranks.rank << 32)
         torch.manual_seed(int(draw(training.seed, Stream.DROPOUT, at.epoch, place)[0] >> 1))
-    with torch.autocast(training.device.type, torch.bfloat16, enabled=protocol.precision == "bf16"):
-        logits = (training.forward or training.model)(batch.images).float()
-    loss = F.cross_entropy(logits, batch.labels, label_smoothing=protocol.label_smoothing)
-    optimizer.zero_grad(set_to_none=True)
-    ranks.weigh(loss, len(batch.labels), joined).backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
+    with on_own_core() if training.device.type == "cpu" else nullcontext():
+        with torch.autocast(training.device.type, torch.bfloat16, enabled=protocol.precision == "bf16"):
+            logits = (training.forward or training.model)(batch.images).float()
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=protocol.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        ranks.weigh(loss, len(batch.labels), joined).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
     with torch.no_grad():
         return loss.detach().double(), (logits.argmax(1) != batch.labels).sum().double()

@@ -283,3 +283,26 @@ def test_a_stop_before_dvc_has_started_is_told_without_a_traceback(
         f"error: {signum.name}: stopped; no stage was at work, and what is done stays done",
         "  fix: continue with: wrn-pipe repro download",
     ]
+
+
+STOPS_AT_IMPORT = """
+import os, signal, sys
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder)
+"""
+
+
+def test_ctrl_c_while_the_command_itself_is_imported_is_quiet(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(STOPS_AT_IMPORT)
+    command = [str(BIN / "wrn-pipe"), "--help"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
+    # Not where it is ignored, as by a shell's background job.
+    ignoring = ["env", "--ignore-signal=INT", *command]
+    ended = subprocess.run(ignoring, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0
+    assert "Usage: wrn-pipe" in ended.stdout

@@ -13,7 +13,7 @@ import pytest
 from project import RUN, Project, make_project
 from safetensors.torch import load_file
 
-from pipeline.models.build import skeleton
+from pipeline.models.build import build, skeleton
 from pipeline.models.names import parse
 
 FILES = ("model.safetensors", "history.csv", "run.json")
@@ -102,6 +102,37 @@ def test_a_compiled_training_killed_in_an_epoch_ends_with_the_same_bytes(
         time.sleep(0.002)
     killed.kill()
     assert killed.wait() == -signal.SIGKILL, log.read_text()
+    assert start("cache").wait() == 0, log.read_text()
+    assert "resuming from scratch/" in log.read_text()
+    assert published(project) == expected
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_two_processes_that_compile_stop_together_and_end_with_the_same_bytes(
+    project: Project, start: Callable[..., "subprocess.Popen[bytes]"], tmp_path: Path
+) -> None:
+    """And learn what those that do not compile learn: as far apart as rounding takes them in nine steps."""
+    plan(project, "WRN-10-1", precision="fp32", processes=2)
+    log = tmp_path / "log"
+    project.edit(lambda params: params.update(kernels="torch"))
+    assert start("cache").wait() == 0, log.read_text()
+    eager = load_file(project.root / "models" / RUN / FILES[0])
+    project.edit(lambda params: params.update(kernels="compiled"))
+    assert start("cache").wait() == 0, log.read_text()
+    expected = published(project)
+    assert b'"kernels": "compiled, torch ' in expected[2]
+    found = load_file(project.root / "models" / RUN / FILES[0])
+    assert found.keys() == eager.keys()
+    start_weights = build("WRN-10-1", 10, conv_init="fan_out", bn_init="ones", seed=1).state_dict()
+    moved = sum(float((eager[key] - start_weights[key]).float().square().sum()) for key in eager) ** 0.5
+    apart = sum(float((eager[key] - found[key]).float().square().sum()) for key in eager) ** 0.5
+    assert 0 < apart < 0.02 * moved
+    stopped = start("cache", "--fresh", "--checkpoint-steps", "1")
+    while stopped.poll() is None and not list((project.root / "scratch").glob("*/epoch-0001-step-00000[12].*.saf*")):
+        time.sleep(0.002)
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait() == 143, log.read_text()
     assert start("cache").wait() == 0, log.read_text()
     assert "resuming from scratch/" in log.read_text()
     assert published(project) == expected

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from statistics import mean
 
 from pipeline.benchmarks.measuring import Spread, spread
 from pipeline.errors import UserError, WrnPipeError
@@ -31,15 +32,18 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Waiting:
-    """Training steps in one setting, alone and beside a busy process."""
+    """Training steps in one setting: alone, beside busy processes, and of two such trainings at once."""
 
     setting: str
     variables: str
     """And bound, where each thread is on a core of its own."""
     idle_ms: Spread
     busy_ms: Spread
+    twins_ms: Spread
+    """Of each of the two."""
     ratio: float
-    """Of the medians."""
+    """Of the medians, beside busy processes and alone."""
+    twins_ratio: float
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Neighbours:
 def bench(
     network: str, kernels: Kernels, spins: Sequence[int], busy: int, repeats: int, say: Callable[[str], None]
 ) -> Neighbours:
-    """Measure each setting alone and beside `busy` busy processes, `repeats` times in turn.
+    """Measure each setting alone, beside `busy` busy processes and beside its like, `repeats` times in turn.
 
     `spins`: further values of GOMP_SPINCOUNT to measure, with threads bound.
     Raises UserError where the user has set how threads wait or where they run, which would be measured instead.
@@ -67,24 +71,29 @@ def bench(
         name = next(iter(own))
         raise UserError(f"{name}={own[name]} is set, which is neither torch's default nor ours", f"unset {name}")
     settings = SETTINGS | {f"{spin} spins": Setting({"GOMP_SPINCOUNT": str(spin)}, bound=True) for spin in spins}
-    seconds: dict[tuple[str, bool], list[float]] = {(name, some): [] for some in (False, True) for name in settings}
+    seconds: dict[tuple[str, str], list[float]] = {}
     with ExitStack() as stack:
         trainings = {
-            name: stack.enter_context(_training(network, kernels, setting)) for name, setting in settings.items()
+            name: [stack.enter_context(_training(network, kernels, setting)) for _ in range(2)]
+            for name, setting in settings.items()
         }
-        started = {name: _ask(training).split() for name, training in trainings.items()}
+        started = {name: _ask(*twins)[0].split() for name, twins in trainings.items()}
         for repeat in range(repeats):
             say(f"round {repeat + 1} of {repeats}")
-            for some in (False, True):
-                with _busy(busy) if some else nullcontext():
-                    for name, training in trainings.items():
-                        seconds[name, some].append(float(_ask(training)))
+            for beside in ("nobody", "busy", "twin"):
+                with _busy(busy) if beside == "busy" else nullcontext():
+                    for name, twins in trainings.items():
+                        answers = _ask(*twins[: 2 if beside == "twin" else 1])
+                        seconds.setdefault((name, beside), []).append(mean(map(float, answers)))
     cores, used = len(os.sched_getaffinity(0)), max(int(threads) for threads, *_ in started.values())
     rows = []
     for name, setting in settings.items():
-        idle, beside = (spread([1000 * value for value in seconds[name, some]]) for some in (False, True))
+        alone, some, twins_ms = (
+            spread([1000 * value for value in seconds[name, beside]]) for beside in ("nobody", "busy", "twin")
+        )
         told = " ".join([*(f"{k}={v}" for k, v in setting.variables.items()), *started[name][1:]])
-        rows.append(Waiting(name, told, idle, beside, beside.median / idle.median))
+        ratios = some.median / alone.median, twins_ms.median / alone.median
+        rows.append(Waiting(name, told, alone, some, twins_ms, *ratios))
     return Neighbours(network, used, cores, busy, max(1.0, (used + busy) / cores), tuple(rows))
 
 
@@ -102,15 +111,19 @@ def _training(network: str, kernels: Kernels, setting: Setting) -> Iterator["sub
             child.terminate()
 
 
-def _ask(training: "subprocess.Popen[str]") -> str:
-    assert training.stdin is not None
-    assert training.stdout is not None
-    training.stdin.write("\n")
-    training.stdin.flush()
-    answer = training.stdout.readline()
-    if not answer:
-        raise WrnPipeError(f"the training ended with {training.wait()}", "see what it says above")
-    return answer
+def _ask(*trainings: "subprocess.Popen[str]") -> list[str]:
+    """What each answers; all are asked at once."""
+    for training in trainings:
+        assert training.stdin is not None
+        training.stdin.write("\n")
+        training.stdin.flush()
+    answers = []
+    for training in trainings:
+        assert training.stdout is not None
+        answers.append(training.stdout.readline())
+        if not answers[-1]:
+            raise WrnPipeError(f"the training ended with {training.wait()}", "see what it says above")
+    return answers
 
 
 @contextmanager

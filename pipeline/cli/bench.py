@@ -89,10 +89,10 @@ def neighbours(
     repeats: Repeats = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Training steps on the CPU, alone and beside processes that keep cores busy, by how threads wait.
+    """Training steps on the CPU: alone, beside processes that keep cores busy, and two trainings at once.
 
-    As torch does by default, spinning for long; as wrn-pipe sets it, for a moment and each on its own core; the same on
-    any core; asleep at once. Takes a minute or two. Leave the machine alone meanwhile.
+    By how threads wait: as torch does by default, spinning for long; as wrn-pipe sets it, for a moment and each on its
+    own core; the same on any core; asleep at once. Takes some minutes. Leave the machine alone meanwhile.
     """
     from dataclasses import asdict
 
@@ -114,16 +114,22 @@ def neighbours(
         typer.echo(json_text(asdict(result)), nl=False)
         return
     title = f"{result.network}, ms a step; {result.threads} threads on {result.cores} cores"
-    table = Table("threads wait by", title=title, title_justify="left")
     beside = "beside a busy process" if busy == 1 else f"beside {busy} busy processes"
-    for column in ("alone", beside, "ratio"):
-        table.add_column(column, justify="right", no_wrap=True)
+    first = Table("threads wait by", title=title, title_justify="left")
+    second = Table("threads wait by")
+    for table, columns in ((first, ("alone", beside, "ratio")), (second, ("two trainings at once", "ratio"))):
+        for column in columns:
+            table.add_column(column, justify="right", no_wrap=True)
     for row in result.rows:
         name = f"{row.setting} ({row.variables})" if row.variables else row.setting
-        table.add_row(name, str(row.idle_ms), str(row.busy_ms), f"{row.ratio:.2f}")
+        first.add_row(name, str(row.idle_ms), str(row.busy_ms), f"{row.ratio:.2f}")
+        second.add_row(name, str(row.twins_ms), f"{row.twins_ratio:.2f}")
     console = Console()
-    console.print(table)
+    console.print(first)
     console.print(f"A fair share of the cores would be {result.fair_share:.2f}.", highlight=False)
+    console.print(second)
+    fair = max(1.0, 2 * result.threads / result.cores)
+    console.print(f"A fair share of the cores would be {fair:.2f}.", highlight=False)
     console.print(f"Median of {repeats} rounds (lowest to highest).", highlight=False)
 
 

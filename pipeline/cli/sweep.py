@@ -148,6 +148,9 @@ def _train(plan: "Plan", to: "Path") -> None:
 
     from filelock import FileLock
 
+    from pipeline.execution.waiting import bind_threads
+
+    bind_threads(plan.kernels)
     from pipeline.evaluation.metrics import metrics
     from pipeline.evaluation.run import predicted
     from pipeline.progress import say

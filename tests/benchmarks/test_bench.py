@@ -120,6 +120,7 @@ def test_neighbours_are_measured_in_every_setting(tmp_path: Path) -> None:
     ]
     for row in result["rows"]:
         assert row["ratio"] == pytest.approx(row["busy_ms"]["median"] / row["idle_ms"]["median"])
+        assert row["twins_ratio"] == pytest.approx(row["twins_ms"]["median"] / row["idle_ms"]["median"])
     assert result["fair_share"] == max(1, (result["threads"] + 2) / result["cores"])
 
 

@@ -85,6 +85,9 @@ class Protocol(Strict):
     holdout: Annotated[int, Field(ge=0)] = 0
     """So many training images, the same for every seed, are kept out of training and evaluated instead of the test
     split: for choosing settings without the test split."""
+    test_every: Annotated[int, Field(ge=0)] = 0
+    """The test split is also looked at while training, after every so many epochs, for curves; 0: at the end alone.
+    Each look costs a forward pass in fp32 of all test images, and nothing is chosen by it: weights are the same."""
     processes: Annotated[int, Field(ge=1)] = 1
     """Each mini-batch is shared evenly by so many processes (torchrun); batch_size stays that of them all."""
     batch_norm: Literal["per-process", "synchronised"] = "per-process"
@@ -101,6 +104,8 @@ class Protocol(Strict):
     def _consistent(self) -> "Protocol":
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
+        if self.test_every and self.holdout:
+            raise ValueError("test_every looks at the test split, which holdout is there to leave alone")
         if self.batch_size % self.processes:
             raise ValueError(f"{self.processes} processes can not share batch_size {self.batch_size} evenly")
         if isinstance(self.schedule, StepSchedule):

@@ -80,7 +80,7 @@ def make_project(root: Path, dataset: dict[str, Any], beton: Path | None = None)
     params["datasets"] = {"cifar10-tiny": dataset}
     params["representations"] = {"cifar10-tiny-rgb": {"dataset": "cifar10-tiny", "kind": "rgb"}}
     brief = params["protocols"]["quick"]
-    brief.update(epochs=2, batch_size=32, learning_rate=0.1)
+    brief.update(epochs=2, batch_size=32, learning_rate=0.1, test_every=1)
     params["protocols"] = {"brief": brief, "paper-meanstd": params["protocols"]["paper-meanstd"]}
     params["runs"] = {
         RUN: {"dataset": "cifar10-tiny", "representation": "rgb", "network": "WRN-10-1", "protocol": "brief", "seed": 1}

@@ -50,6 +50,7 @@ MISTAKES = {  # (what to replace, by what): (the line's word, what is said, the 
     ("device: auto", "device: gpu"): ("device: gpu", "'gpu' is not a choice", "'auto', 'cpu' or 'cuda'"),
     ("\nruns:", "\nrunns:"): ("runns:", "runns: unknown key", "runs"),
     ("  quick:", "  quick: ["): ("batch_size: 128", "expected", "YAML"),
+    ("test_every: 1", "test_every: 1\n    holdout: 5"): ("quick:", "which holdout is there to leave", "change one"),
     ("seed: 1", "seed: 1\n    seed: 2"): ("seed: 2", "duplicate key", "YAML"),
     ("    cifar10: 0.3 ", "    cifar11: 0.3 "): ("cifar11: 0.3", "margins.cifar11: no dataset", "mean cifar10"),
     ("learning_rate: 0.4", "learning_rate: .inf"): ("learning_rate: .inf", "rate: input should be a finite", "correct"),
@@ -169,5 +170,7 @@ def test_an_unknown_run_names_the_nearest() -> None:
 
 def test_quick_is_the_shortest_member_of_fast() -> None:
     protocols = load(SHIPPED).protocols
-    assert protocols["quick"] == protocols["fast"].model_copy(update={"epochs": protocols["quick"].epochs})
+    assert protocols["quick"] == protocols["fast"].model_copy(
+        update={name: getattr(protocols["quick"], name) for name in ("epochs", "test_every")}
+    )
     assert protocols["quick"].epochs < protocols["fast"].epochs

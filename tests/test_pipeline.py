@@ -282,7 +282,10 @@ def test_mlflow_has_the_run_by_its_fingerprint(done: Project) -> None:
     rows = list(csv.DictReader((done.root / f"models/{RUN}/history.csv").open()))
     logged = client.get_metric_history(run.info.run_id, "train_loss")
     assert [(m.step, m.value) for m in logged] == [(int(r["epoch"]), float(r["train_loss"])) for r in rows]
+    looks = client.get_metric_history(run.info.run_id, "test_error")
+    assert [(m.step, m.value) for m in looks] == [(int(r["epoch"]), float(r["test_error"])) for r in rows]
     metrics = json.loads((done.root / f"evaluations/{RUN}/metrics.json").read_text())
+    assert looks[-1].value == metrics["top1_error"]
     assert run.data.metrics["test_top1_error"] == metrics["top1_error"]
     (dataset,) = run.inputs.dataset_inputs
     card = json.loads((done.root / "data/beton/cifar10-tiny-rgb/card.json").read_text())

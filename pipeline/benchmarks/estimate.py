@@ -109,10 +109,10 @@ def estimate(plan: Plan, run_ids: Sequence[str], say: Callable[[str], None]) -> 
             key = (network.name, protocol.precision, protocol.batch_norm, *probed(network, dataset, protocol, device))
             if key not in rates:
                 rates[key] = _probe(child, device, plan, network, dataset, protocol, say)
-            # Evaluation is a forward pass, a third of a step.
-            images = (dataset.splits["train"] - protocol.holdout) * protocol.epochs + dataset.splits[
-                "test"
-            ] / FORWARD_AND_BACKWARD
+            # Evaluation is a forward pass, a third of a step; so is each look at the test split while training.
+            looks = 1 + (protocol.epochs // protocol.test_every if protocol.test_every else 0)
+            trained = (dataset.splits["train"] - protocol.holdout) * protocol.epochs
+            images = trained + looks * dataset.splits["test"] / FORWARD_AND_BACKWARD
             megabytes = BYTES * parameters(network, dataset.classes) / 1e6
             done = (Path("evaluations") / run_id / "metrics.json").is_file()
             hours = images / rates[key] / 3600

@@ -165,7 +165,10 @@ def checkout(root: Path, network: str, batch: int, epochs: int, kernels: Kernels
     for name in ("pipeline", "stages", "environment", "dvc.yaml"):
         (root / name).symlink_to(ROOT / name)
     params = YAML(typ="safe", pure=True).load(PARAMS)
-    params["protocols"]["bench"] = {**params["protocols"]["quick"], "epochs": epochs, "batch_size": batch}
+    params["protocols"]["bench"] = {
+        **params["protocols"]["quick"],
+        **{"epochs": epochs, "batch_size": batch, "test_every": 0},
+    }
     params["runs"] = {
         "bench": {"dataset": "cifar10", "representation": "rgb", "network": network, "protocol": "bench", "seed": 1}
     }

@@ -10,8 +10,9 @@ from typing import Any
 CHOICE = Path("results/fast/choice.csv")
 CURVE = Path("results/fast/curve.csv")
 """Files of wrn-pipe sweep."""
-_NO_COLUMN = {"processes", "batch_norm"}
-"""Fields of a protocol that these files lack: one process trained each row, and `kernels` says if it synchronised."""
+_NO_COLUMN = {"processes", "batch_norm", "test_every"}
+"""Fields of a protocol that these files lack: one process trained each row, `kernels` says if it synchronised, and
+looking at the test split changes nothing."""
 
 _INTRODUCTION = """# The protocol fast
 

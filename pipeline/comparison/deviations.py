@@ -40,6 +40,8 @@ MINOR = {
     "batch_norm": "of the whole mini-batch in both: rounding only",
 }
 """Field of Protocol -> why a difference there is minor."""
+NO_MATTER = {"test_every"}
+"""Fields of Protocol that no result depends on."""
 SAME_KIND = {
     "flip": ({"per-image", "half-batch"}, "the paper's own two eras differ in it"),
     "crop": ({"per-image", "per-batch"}, "the paper's own two eras differ in it"),
@@ -78,6 +80,8 @@ def is_comparable(found: tuple[Deviation, ...]) -> bool:
 def _protocol_deviations(ours: Protocol, claim: Claim, paper: PaperProtocol) -> list[Deviation]:
     found = []
     for field in Protocol.model_fields:
+        if field in NO_MATTER:
+            continue
         theirs_value, our_value = getattr(paper.protocol, field), getattr(ours, field)
         if field == "dropout":
             # The rate only acts in networks that have dropout, and the claim names the paper's rate.

@@ -12,19 +12,13 @@ from safetensors.torch import load_file
 from pipeline.errors import UserError
 from pipeline.evaluation.digests import digests
 from pipeline.evaluation.metrics import about, metrics
-from pipeline.evaluation.predictions import predict, read, write
-from pipeline.loading.loader import Ints, Loader
+from pipeline.evaluation.predictions import loader_of, network_of, predict, read, write
+from pipeline.loading.loader import Ints
 from pipeline.loading.order import held_out
 from pipeline.loading.preprocessing import Preprocessing
-from pipeline.models.build import skeleton
-from pipeline.models.names import parse
 from pipeline.params import Plan, Run
 from pipeline.publish import json_text
 from pipeline.training import device as devices
-
-_BATCH = 500
-_JPEG_BATCH = 100
-"""224 x 224 pixels instead of 32 x 32, so that activations fit the memory of a small machine."""
 
 
 def evaluate(plan: Plan, run_id: str, trained: Path, work: Path) -> dict[str, float | int | str]:
@@ -50,18 +44,9 @@ def predicted(plan: Plan, run: Run, weights: dict[str, torch.Tensor]) -> tuple[I
     """Indices [N], labels [N] and probabilities [N, classes] of what a run with these weights is evaluated on."""
     device = _device(plan)
     devices.prepare(device)
-    model = skeleton(parse(run.network), plan.datasets[run.dataset].classes)
-    try:
-        model.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        what = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the weights are not those of {run.network}: {what}", "dvc checkout, or train it again"
-        ) from None
-    model.to(device).to(memory_format=torch.channels_last)
+    model = network_of(run.network, plan.datasets[run.dataset].classes, weights, device)
     protocol = plan.protocols[run.protocol]
-    batch = _JPEG_BATCH if run.representation == "jpeg" else _BATCH
-    loader = Loader(_data(run), "train" if protocol.holdout else "test", batch, plan.loading.backend)
+    loader = loader_of(_data(run), "train" if protocol.holdout else "test", plan.loading.backend)
     samples = held_out(loader.samples, protocol.holdout) if protocol.holdout else np.arange(loader.samples)
     preprocessing = Preprocessing(protocol.preprocessing).to(device)
     return samples, *predict(model, loader, preprocessing, device, samples)

@@ -91,7 +91,7 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
     rows: list[dict[str, str]] = []
 
     def note(record: EpochRecord, rate: float) -> None:
-        rows.append({key: str(value) for key, value in asdict(record).items()})
+        rows.append({key: "" if value is None else str(value) for key, value in asdict(record).items()})
         if len(rows) == asked < plan.protocols[plan.run(run_id).protocol].epochs:
             raise _EnoughError
 

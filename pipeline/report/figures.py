@@ -38,6 +38,9 @@ def curves(name: str, runs: Sequence[Finished]) -> str:
             seed = run.result.record.seed
             loss.plot(epochs, [row.train_loss for row in run.history], **style)
             error.plot(epochs, [row.train_error for row in run.history], label=f"train, seed {seed}", **style)
+            tested = [(row.epoch, row.test_error) for row in run.history if row.test_error is not None]
+            if tested:
+                error.plot(*zip(*tested, strict=True), label=f"test, seed {seed}", **{**style, "linewidth": 2.5})
             rate.plot(epochs, [row.learning_rate for row in run.history], **style)
             (mark,) = error.plot(
                 epochs[-1:],

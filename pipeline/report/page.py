@@ -127,17 +127,27 @@ def _curves(finished: Sequence[Finished]) -> list[dict[str, Any]]:
                 {
                     "run": run.result.run,
                     "epochs": [
-                        (str(row.epoch), f"{row.train_loss:.4f}", f"{row.train_error:.2f}", f"{row.learning_rate:.4g}")
+                        (
+                            *(str(row.epoch), f"{row.train_loss:.4f}", f"{row.train_error:.2f}"),
+                            *([_percent(row.test_error)] if tested else []),
+                            f"{row.learning_rate:.4g}",
+                        )
                         for row in _thinned(run.history)
                     ],
+                    "tested": tested,
                     "all": len(run.history),
                     "error": f"{run.error_name} {run.result.top1_error:.2f} %",
                 }
                 for run in runs
+                for tested in [any(row.test_error is not None for row in run.history)]
             ],
         }
         for (dataset, network, protocol), runs in groups.items()
     ]
+
+
+def _percent(error: float | None) -> str:
+    return "" if error is None else f"{error:.2f}"
 
 
 def _thinned(history: Sequence[Epoch]) -> list[Epoch]:

@@ -30,6 +30,8 @@ class Epoch:
     train_loss: float
     train_error: float
     """Percent."""
+    test_error: float | None
+    """Percent; None where nobody looked after this epoch."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,13 @@ def _history(root: Path, path: str, again: str) -> tuple[Epoch, ...]:
         rows = list(csv.DictReader(file))
     try:
         return tuple(
-            Epoch(int(row["epoch"]), *(float(row[name]) for name in ("learning_rate", "train_loss", "train_error")))
+            Epoch(
+                int(row["epoch"]),
+                float(row["learning_rate"]),
+                float(row["train_loss"]),
+                float(row["train_error"]),
+                float(row["test_error"]) if row.get("test_error") else None,
+            )
             for row in rows
         )
     except (KeyError, TypeError, ValueError) as error:

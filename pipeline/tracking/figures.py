@@ -17,7 +17,8 @@ BINS = 15
 
 
 def training_curves(title: str, history: Path, test_error: float | None) -> "Figure":
-    """Loss, error in percent and learning rate by epoch from history.csv, and the test error after the last epoch."""
+    """Loss, error in percent and learning rate by epoch from history.csv, and the test error after the last epoch, of
+    which history.csv may have some of earlier epochs."""
     from matplotlib.ticker import MaxNLocator
 
     with history.open(newline="", encoding="utf-8") as file:
@@ -35,6 +36,9 @@ def training_curves(title: str, history: Path, test_error: float | None) -> "Fig
         axes.set(xlabel="epoch", title=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
+    tested = {int(row["epoch"]): float(row["test_error"]) for row in rows if row.get("test_error")}
+    if tested:
+        figure.axes[1].plot(list(tested), list(tested.values()), label="test", marker=marker, markersize=3)
     if test_error is not None:
         figure.axes[1].plot(epochs[-1], test_error, "*", markersize=12, color="C1", label=f"test, {test_error:.2f} %")
         figure.axes[1].set_title("error, %")

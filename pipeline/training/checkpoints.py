@@ -37,6 +37,8 @@ class EpochRecord:
     """Mean over the epoch's samples, label smoothing included."""
     train_error: float
     """Percent of the epoch's augmented samples misclassified."""
+    test_error: float | None = None
+    """Percent of the test split misclassified by the weights after the epoch; None where nobody looked."""
 
 
 @dataclass

@@ -59,6 +59,8 @@ class Training:
     """Who trains it together. The loader delivers this one's share of a mini-batch."""
     forward: nn.Module | None = None
     """`model` as the ranks' steps call it; None: as it is."""
+    test: Callable[[dict[str, torch.Tensor]], float] | None = None
+    """The test error of weights, in percent, by which the protocol's test_every looks."""
 
 
 def train(training: Training, on_epoch: OnEpoch) -> Progress:
@@ -139,15 +141,18 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
             rate_at_end = learning_rate(protocol, at.epoch, steps - 1, steps)
             record = EpochRecord(at.epoch + 1, rate_at_end, loss / seen, 100 * wrong / seen)
             keeper.require_finite()
+            rate = (steps - first) * protocol.batch_size / (time.perf_counter() - started)
+            if training.test and protocol.test_every and record.epoch % protocol.test_every == 0:
+                record.test_error = training.test({**model.state_dict(), **(average.tensors if average else {})})
             if ranks.leads:
                 monitor.show(at.epoch, at.step, loss, wrong)
             at.history.append(record)
             at.epoch, at.step = at.epoch + 1, 0
             totals.zero_()
-            rate = (steps - first) * protocol.batch_size / (time.perf_counter() - started)
+            tested = "" if record.test_error is None else f"test error {record.test_error:.2f} %, "
             say(
                 f"{training.run_id} epoch {record.epoch}/{protocol.epochs}: loss {record.train_loss:.4f}, "
-                f"train error {record.train_error:.2f} %, {rate:.0f} images/s{monitor.left()}"
+                f"train error {record.train_error:.2f} %, {tested}{rate:.0f} images/s{monitor.left()}"
             )
             on_epoch(record, rate)
             keeper.save()

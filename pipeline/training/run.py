@@ -10,10 +10,12 @@ from typing import Any
 # Read when torch first allocates: large blocks on huge pages save page faults on a CPU.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
+import numpy as np
 import torch
 from safetensors.torch import save
 
 from pipeline.errors import WrnPipeError
+from pipeline.evaluation.predictions import loader_of, network_of, predict
 from pipeline.loading.loader import Loader
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.models.build import build, count_parameters
@@ -123,6 +125,16 @@ def prepare(
     }
     preprocessing = Preprocessing(protocol.preprocessing).to(device)
     forward = ranks.around(model)
+
+    test = None
+    if protocol.test_every and ranks.leads:
+        split = loader_of(Path("data/beton") / data, "test", plan.loading.backend)
+
+        def test(weights: dict[str, torch.Tensor]) -> float:
+            judged = network_of(run.network, plan.datasets[run.dataset].classes, weights, device)
+            labels, rows = predict(judged, split, preprocessing, device, np.arange(split.samples), shown=False)
+            return round(100 * float((rows.argmax(1) != labels).mean()), 6)  # as metrics.json has it
+
     return Training(
         run_id,
         protocol,
@@ -135,6 +147,7 @@ def prepare(
         checkpoint_steps,
         ranks,
         forward,
+        test,
     ), record
 
 

@@ -3,7 +3,7 @@
 import pytest
 from made_up_runs import result
 
-from pipeline.comparison.deviations import MATERIAL, MINOR, deviations, is_comparable
+from pipeline.comparison.deviations import MATERIAL, MINOR, NO_MATTER, deviations, is_comparable
 from pipeline.params import OneCycleSchedule, Protocol, StepSchedule
 from pipeline.publication.claims import Claim, load_claims
 from pipeline.publication.protocols import paper_protocol, protocol_of
@@ -57,7 +57,7 @@ CHANGES = [
     ("field", "value", "material"), CHANGES, ids=[f"{f}-{i}" for i, (f, _, _) in enumerate(CHANGES)]
 )
 def test_a_changed_field_is_found_and_weighed(field: str, value, material: bool) -> None:
-    recipe = changed("paper-zca", **{field: value})
+    recipe = changed("paper-zca", **{field: value, **({"test_every": 0} if field == "holdout" else {})})
     others = {"representation"} if field == "preprocessing" else set()
     differences = found(PLAIN, protocol=recipe, representation="zca" if not others else "rgb")
     assert set(differences) - {"device", "library"} == {field}
@@ -68,8 +68,13 @@ def test_a_changed_field_is_found_and_weighed(field: str, value, material: bool)
 
 def test_all_fields_of_a_protocol_are_weighed() -> None:
     tested = {field for field, _, _ in CHANGES} | {"optimizer", "dropout"}  # one optimizer exists; dropout is below
-    assert tested == set(Protocol.model_fields) == set(MATERIAL) | set(MINOR)
+    assert tested == set(Protocol.model_fields) - NO_MATTER == set(MATERIAL) | set(MINOR)
     assert set(MATERIAL).isdisjoint(MINOR)
+
+
+def test_how_often_the_test_split_is_looked_at_is_no_deviation() -> None:
+    assert changed("paper-zca").test_every == 1
+    assert found(PLAIN, protocol=changed("paper-zca", test_every=0)) == found(PLAIN, protocol=changed("paper-zca"))
 
 
 def test_processes_that_normalise_together_are_minor() -> None:

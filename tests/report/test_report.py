@@ -66,8 +66,9 @@ def lay(results: list[Result], root: Path, tables: Sequence[str] = TABLES) -> No
     plan.write_text(plan.read_text(encoding="utf-8").replace('tables: ["4"]', f"tables: {json.dumps(tables)}"))
     for each in results:
         epochs = each.record.protocol.epochs
-        rows = [f"{e},{0.1 / e},{2.3 / e},{90 / e}" for e in range(1, epochs + 1)]
-        history = "\n".join(["epoch,learning_rate,train_loss,train_error", *rows]) + "\n"
+        looks = range(1, epochs + 1) if epochs > 2 else ()
+        rows = [f"{e},{0.1 / e},{2.3 / e},{90 / e},{95 / e if e in looks else ''}" for e in range(1, epochs + 1)]
+        history = "\n".join(["epoch,learning_rate,train_loss,train_error,test_error", *rows]) + "\n"
         record = {**json.loads(each.record.model_dump_json()), "protocol_name": "brief" if epochs == 2 else "paper"}
         for name in FILES:
             path = root / name.format(run=each.run)
@@ -303,6 +304,17 @@ def test_a_broken_or_missing_file_is_named(runs, tmp_path) -> None:
     curve.unlink()
     with pytest.raises(UserError, match=r"history\.csv is missing"):
         load_finished(tmp_path, load_results(tmp_path))
+
+
+def test_test_errors_by_epoch_are_drawn_and_listed_where_they_were_measured(runs, quick, tmp_path, monkeypatch) -> None:
+    lay([runs[0], *quick], tmp_path / "here")
+    text = written(tmp_path / "here", monkeypatch)
+    looked, brief = (re.search(f"Training curve of {run.run}.*?</table>", text, re.S) for run in (runs[0], *quick))
+    assert looked
+    assert brief
+    assert '<th scope="col">test error, %</th>' in looked[0]
+    assert '<tr><th scope="row">1</th><td>2.3000</td><td>90.00</td><td>95.00</td><td>0.1</td>' in looked[0]
+    assert "test error" not in brief[0]
 
 
 def luminance(colour: str) -> float:

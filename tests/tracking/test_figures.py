@@ -57,3 +57,6 @@ def test_the_curves_hold_the_history(tmp_path: Path) -> None:
     assert [list(line.get_ydata()) for axes in (loss, rate) for line in axes.lines] == [[2.5, 1.5], [0.1, 0.01]]
     assert [list(np.atleast_1d(line.get_ydata())) for line in error.lines] == [[90, 60], [55]]
     assert list(np.atleast_1d(error.lines[1].get_xdata())) == [2]
+    history.write_text("epoch,learning_rate,train_loss,train_error,test_error\n1,0.1,2.5,90,\n2,0.01,1.5,60,55.0\n")
+    _, error, _ = training_curves("run", history, 55.0).axes
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in error.lines][1] == ([2], [55])

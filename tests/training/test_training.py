@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def folder(tiny_beton: Path) -> Path:
 
 
 def protocol(**changes: object) -> Protocol:
-    base = {"epochs": 2, "batch_size": 64, "learning_rate": 0.1, "precision": "fp32"}
+    base = {"epochs": 2, "batch_size": 64, "learning_rate": 0.1, "precision": "fp32", "test_every": 0}
     return Protocol.model_validate({**QUICK.model_dump(), **base, **changes})
 
 
@@ -127,6 +128,28 @@ def test_the_average_is_that_of_every_few_steps(folder: Path, tmp_path: Path) ->
     finished = training(folder, tmp_path / "averaged", weight_average={"decay": 0.75, "every": 3})
     train(finished, ignore)
     assert weights(finished) == weights(averaged) != weights(plain)
+
+
+def test_the_test_split_is_looked_at_by_the_weights_that_would_be_published(folder: Path, tmp_path: Path) -> None:
+    """After every second epoch: the average, where weights are averaged. The training is not changed by it."""
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def test(looked_at: dict[str, torch.Tensor]) -> float:
+        seen.append({name: value.clone() for name, value in looked_at.items()})
+        return 12.5 * len(seen)
+
+    settings: dict[str, object] = {"epochs": 4, "weight_average": {"decay": 0.75, "every": 3}}
+    plain = training(folder, tmp_path / "plain", **settings)
+    history = train(plain, ignore).history
+    run = replace(training(folder, tmp_path / "looking", **settings, test_every=2), test=test)
+    looking = train(run, ignore).history
+    assert [row.test_error for row in looking] == [None, 12.5, None, 25.0]
+    assert [replace(row, test_error=None) for row in looking] == history
+    assert weights(run) == weights(plain)
+    final = run.model.state_dict()
+    assert seen[1].keys() == final.keys()
+    assert all(torch.equal(seen[1][name], value) for name, value in final.items())
+    assert not torch.equal(seen[0]["conv1.weight"], seen[1]["conv1.weight"])
 
 
 @pytest.mark.parametrize("network", ["WRN-10-1", "WRN-10-1-dropout"])

@@ -299,7 +299,8 @@ def test_ctrl_c_while_the_command_itself_is_imported_is_quiet(tmp_path: Path) ->
     (tmp_path / "sitecustomize.py").write_text(STOPS_AT_IMPORT)
     command = [str(BIN / "wrn-pipe"), "--help"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    heard = ["env", "--default-signal=INT", *command]  # these tests may themselves run where it is ignored
+    ended = subprocess.run(heard, env=environment, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
     # Not where it is ignored, as by a shell's background job.
     ignoring = ["env", "--ignore-signal=INT", *command]

@@ -36,6 +36,7 @@ def test_a_sweep_notes_each_training_once(
     to = project.root / "choice.csv"
     command = ["sweep", "brief", "--dataset", "cifar10-tiny", "--networks", "WRN-10-1", "--to", str(to)]
     changes = ["--set", "epochs=1,2", "--set", "schedule.warmup_fraction=0.5", "--set", "holdout=60"]
+    changes += ["--set", "test_every=0"]
     first = CliRunner().invoke(app, [*command, *changes])
     assert first.exit_code == 0, first.output
     one, two = rows(to)

@@ -105,6 +105,7 @@ def test_other_numbers_of_threads_and_those_the_user_has_bound_stay_as_they_are(
 
 
 @many
+@pytest.mark.soak
 def test_a_training_keeps_to_its_cores(
     tmp_path: Path, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
 ) -> None:

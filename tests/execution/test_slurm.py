@@ -115,7 +115,8 @@ def test_a_preempted_job_goes_on_where_it_was(
     assert "resuming from scratch/" in printed(project)
     said = log.read_text()
     assert said.count("runs as job") >= 1
-    assert ("ended without a word" in said and "attempt 1 of 3 failed, again" in said) == (how == "lost")
+    again = "ended without a word" in said and "attempt 1 of 3 failed, again" in said
+    assert again == (how == "lost"), said + printed(project)
     for folder in ("models", "evaluations"):
         for path in (serial.root / folder / NAMES[0]).iterdir():
             assert (project.root / folder / NAMES[0] / path.name).read_bytes() == path.read_bytes()

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from pipeline.benchmarks import measuring
-from pipeline.benchmarks.measuring import Spread, ask, process, spread
+from pipeline.benchmarks.child import process
+from pipeline.benchmarks.measuring import Spread, ask, spread
 from pipeline.benchmarks.steps import training_rate
 from pipeline.benchmarks.train import DATA, checkout, epoch_ends
 from pipeline.datasets.catalogue import Dataset

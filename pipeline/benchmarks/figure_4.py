@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.benchmarks import measuring
+from pipeline.benchmarks.child import process
 from pipeline.benchmarks.machine import machine
-from pipeline.benchmarks.measuring import Spread, ask, process, spread
+from pipeline.benchmarks.measuring import Spread, ask, spread
 from pipeline.benchmarks.steps import forward_and_backward, uncompiled
-from pipeline.models.bn_relu import compiler
+from pipeline.models.native import built_with
 from pipeline.publication.claims import load_claims
 from pipeline.training.device import Precision
 
@@ -67,4 +68,4 @@ def bench(precision: Precision, repeats: int, say: Callable[[str], None]) -> Fig
 def _machine() -> dict[str, str]:
     """In the child that has measured."""
     kernels, device = uncompiled(), measuring.device()
-    return machine(device) | {"kernels": f"{kernels}, {compiler()}" if kernels == "fused" else kernels}
+    return machine(device) | {"kernels": f"{kernels}, {built_with()}" if kernels == "fused" else kernels}

@@ -1,16 +1,15 @@
 """What the benchmarks share: spreads of repeated measurements, this machine's ceiling, and interleaving."""
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from pipeline.execution.waiting import on_own_core
 from pipeline.models.kernels import explain_no_compiling
 from pipeline.training import device as devices
 from pipeline.training.device import DTYPES, Precision
@@ -40,21 +39,6 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values), len(values))
 
 
-def process(prepared: bool) -> ProcessPoolExecutor:
-    """A fresh process to measure in, `prepared` as the train stage prepares its own (pipeline/training/device.py).
-
-    What is set there can not be taken back, so ways that differ in it are measured in two such processes in turn; the
-    one that waits sleeps. A process ends with its executor.
-    """
-    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(prepared,))
-
-
-def _start(prepared: bool) -> None:
-    if prepared:
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-        devices.prepare(device())
-
-
 def ask(child: ProcessPoolExecutor, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
     """What `function` answers in `child`. Raises what it raises there; of torch.compile's errors a WrnPipeError."""
     return child.submit(_explained, function, arguments, options).result()
@@ -82,4 +66,5 @@ def seconds_of(step: Callable[[], object], at_least: float) -> float:
 
 def matrix_rate(precision: Precision) -> float:
     """FLOP a second (2 for each multiply-add) of a square matrix product, for the best of a few sizes."""
-    return max(devices.matrix_rate(device(), DTYPES[precision], size, 0.2) for size in MATRIX_SIZES)
+    with on_own_core():
+        return max(devices.matrix_rate(device(), DTYPES[precision], size, 0.2) for size in MATRIX_SIZES)

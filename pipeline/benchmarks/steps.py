@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.benchmarks import measuring
 from pipeline.benchmarks.measuring import seconds_of
 from pipeline.datasets.digest import Stored
+from pipeline.execution.waiting import on_own_core
 from pipeline.loading.beton import open_split, read
 from pipeline.loading.inputs import Inputs
 from pipeline.loading.loader import Backend, Loader
@@ -24,6 +25,7 @@ from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.models.build import build
 from pipeline.models.kernels import Kernels, use
+from pipeline.models.preact_resnet import PreActBlock, convolution
 from pipeline.models.sync_batch_norm import synchronise
 from pipeline.training import device as devices
 
@@ -42,14 +44,16 @@ class Way:
     sgd: Literal["torch's choice", "foreach", "fused"] = "torch's choice"
     """torch itself takes foreach on a GPU, and one parameter after another on a CPU."""
     prepared: bool = False
-    """Allocator and repeatable kernels as in pipeline/training/device.py; needs a process of its own."""
+    """Allocator, repeatable kernels, threads on their own cores; needs a process of its own, see child.py."""
     kernels: Kernels = "torch"
+    weight_gradients: Literal["torch", "ours"] = "torch"
+    """Whose, of 3x3 convolutions on a CPU; ours come with kernels: fused."""
 
 
-OURS = {"cpu": "+ fused BN-ReLU", "cuda": "+ torch.compile"}
+OURS = {"cpu": "+ our weight gradients", "cuda": "+ torch.compile"}
 """By kind of device, the way that trains by default: kernels: fused is torch.compile on a GPU."""
-_PREPARED = {"cpu": "+ allocator", "cuda": "+ repeatable kernels, no TF32"}
-"""What pipeline/training/device.py does on each that a step's time can depend on."""
+_PREPARED = {"cpu": "+ allocator, own cores", "cuda": "+ repeatable kernels, no TF32"}
+"""What child.py does on each that a step's time can depend on."""
 
 
 def ways(device: str, compiled: bool, backend: Backend) -> dict[str, Way]:
@@ -65,7 +69,11 @@ def ways(device: str, compiled: bool, backend: Backend) -> dict[str, Way]:
         (f"+ our loader, {backend}", {"loader": backend}),
         ("+ fused SGD", {"sgd": "fused"}),
         (_PREPARED[device], {"prepared": True}),
-        (OURS[device], {"kernels": "fused"}),
+        *(
+            [("+ fused BN-ReLU", {"kernels": "fused"}), (OURS["cpu"], {"weight_gradients": "ours"})]
+            if device == "cpu"
+            else [(OURS["cuda"], {"kernels": "fused"})]
+        ),
     ]
     for label, change in added:
         way = replace(way, **change)
@@ -96,6 +104,10 @@ def _step(network: str, batch: int, way: Way, data: Path) -> Callable[[], None]:
     if way.channels_last:
         model = model.to(memory_format=torch.channels_last)
     use(way.kernels, model, device)
+    if way.weight_gradients == "torch":
+        for block in model.modules():
+            if isinstance(block, PreActBlock):
+                block.convolve = convolution
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=0.1,
@@ -110,8 +122,7 @@ def _step(network: str, batch: int, way: Way, data: Path) -> Callable[[], None]:
     else:
         batches = _ours(data, batch, way.loader, device)
 
-    def step() -> None:
-        images, labels = next(batches)
+    def compute(images: Tensor, labels: Tensor) -> None:
         if not way.channels_last:
             images = images.contiguous()
         with torch.autocast(device.type, torch.bfloat16, enabled=way.bf16):
@@ -121,8 +132,14 @@ def _step(network: str, batch: int, way: Way, data: Path) -> Callable[[], None]:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    for _ in range(3 if way.prepared else 1):  # kernels are chosen, memory is taken from the system
-        step()
+    def step() -> None:
+        images, labels = next(batches)
+        with on_own_core():
+            compute(images, labels)
+
+    # Kernels are chosen, memory is taken from the system; and what compiles them may run on any core.
+    for _ in range(3 if way.prepared else 1):
+        compute(*next(batches))
     devices.wait(device)
     return step
 
@@ -177,7 +194,9 @@ def forward_and_backward(network: str, batch: int, bf16: bool) -> float:
 
     On a GPU by torch's own kernels, as the paper's were cuDNN's: to compile a thousand layers takes too long.
     """
-    return seconds_of(on_random_images(network, batch, 32, bf16, uncompiled(), update=False), MEASURE_S)
+    step = on_random_images(network, batch, 32, bf16, uncompiled(), update=False)
+    with on_own_core():
+        return seconds_of(step, MEASURE_S)
 
 
 def uncompiled() -> Kernels:
@@ -197,7 +216,8 @@ def training_rate(
 ) -> float:
     """Training images a second of our way, on random images of `size` x `size`, in so many seconds; keeps nothing."""
     step = on_random_images.__wrapped__(network, batch, size, bf16, kernels, update=True, synchronised=synchronised)
-    return batch / seconds_of(step, at_least)
+    with on_own_core():
+        return batch / seconds_of(step, at_least)
 
 
 @cache

@@ -15,8 +15,9 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from pipeline.benchmarks import measuring
+from pipeline.benchmarks.child import process
 from pipeline.benchmarks.machine import machine
-from pipeline.benchmarks.measuring import Spread, ask, matrix_rate, process, spread
+from pipeline.benchmarks.measuring import Spread, ask, matrix_rate, spread
 from pipeline.benchmarks.steps import OURS, Way, forget, images_per_second, training_rate, ways
 from pipeline.errors import WrnPipeError
 from pipeline.execution.estimate import FORWARD_AND_BACKWARD

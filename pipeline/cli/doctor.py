@@ -40,12 +40,11 @@ print(json.dumps({
 BUILD_KERNELS = """
 import sys
 from pipeline.errors import UserError
-from pipeline.models.bn_relu import compiler, library
+from pipeline.models.native import built_with
 try:
-    library()
+    print(built_with())
 except UserError as error:
     sys.exit(error.what)
-print(compiler())
 """
 
 

@@ -5,7 +5,7 @@
  * Blocks have a fixed size and are combined in their order: the result does not depend on the number of threads.
  *
  * Narrow images are folded: a row of `width` values, a multiple of PANEL, holds width/channels pixels. Per-channel values
- * are repeated to that width. Built by pipeline/models/bn_relu.py with torch's own libgomp, so that both share threads.
+ * are repeated to that width. Built by pipeline/models/native.py with torch's own libgomp, so that both share threads.
  */
 #include <math.h>
 #include <stdint.h>

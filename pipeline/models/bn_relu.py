@@ -1,4 +1,4 @@
-"""BatchNorm2d in training mode and the ReLU behind it as one operation on the CPU, compiled from bn_relu.cpp by g++.
+"""BatchNorm2d in training mode and the ReLU behind it as one operation on the CPU, by bn_relu.cpp.
 
 Half the memory traffic of torch's separate operations, which is what most of a narrow network's step waits for. The
 gradient formulas are torch's; rounding differs. With the same compiler and processor kind the result is the same to the
@@ -7,12 +7,6 @@ bit, for any number of threads.
 
 import ctypes
 import math
-import os
-import platform
-import subprocess
-from functools import cache
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,29 +14,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pipeline.errors import UserError
-from pipeline.models.preact_resnet import PreActBlock, PreActResNet, batch_norm_relu
-from pipeline.publish import sync
+from pipeline.models.native import library, pointer
+from pipeline.models.preact_resnet import batch_norm_relu
 
-SOURCE = Path(__file__).with_suffix(".cpp")
-COMPILE = ("g++", "-std=gnu++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
-REMEDY = "install g++ (see wrn-pipe doctor), or set kernels: torch in params.yaml, which is slower on a CPU"
 PANEL, BLOCK = 64, 256
 """As in bn_relu.cpp."""
-
-
-def fuse(model: nn.Module) -> str:
-    """Let `model`, on the CPU and with channels_last weights, train with this operation; says what it trains with now.
-
-    Names, weights and evaluation stay as they are. Post-activation networks have no place for it and stay with torch's.
-    Raises UserError when the operation can not be built here.
-    """
-    places = [module for module in model.modules() if isinstance(module, PreActBlock | PreActResNet)]
-    if not places:
-        return "torch"
-    library()
-    for place in places:
-        place.activate = bn_relu
-    return f"fused, {compiler()}"
 
 
 def bn_relu(bn: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,11 +61,11 @@ class _BatchNormReLU(torch.autograd.Function):
         y, kept = torch.empty_like(x), torch.empty(4, width)
         work = torch.empty(2, -(-rows // BLOCK), width)
         library().bn_relu_forward(
-            *map(_pointer, (x, y)),
+            *map(pointer, (x, y)),
             *map(ctypes.c_int64, (rows, width, channels)),
-            *map(_pointer, (weight, bias, mean, variance)),
+            *map(pointer, (weight, bias, mean, variance)),
             *map(ctypes.c_double, (momentum, eps)),
-            *map(_pointer, (kept, work)),
+            *map(pointer, (kept, work)),
             torch.get_num_threads(),
             _is_bf16(x),
         )
@@ -111,67 +87,16 @@ class _BatchNormReLU(torch.autograd.Function):
         dx, dweight, dbias = torch.empty_like(x), torch.empty(channels), torch.empty(channels)
         work = torch.empty(2, -(-rows // BLOCK) + 1, width)
         library().bn_relu_backward(
-            *map(_pointer, (x, dy, shortcut, dx)),
+            *map(pointer, (x, dy, shortcut, dx)),
             *map(ctypes.c_int64, (rows, width, channels)),
-            *map(_pointer, (kept, dweight, dbias, work)),
+            *map(pointer, (kept, dweight, dbias, work)),
             torch.get_num_threads(),
             _is_bf16(x),
         )
         return dx, dweight, dbias, None, None, None, None
 
 
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
-
-
 def _is_bf16(x: Tensor) -> int:
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
         raise TypeError(f"kernels: fused takes float32 and bfloat16 on the CPU, not {x.dtype} on {x.device}")
     return int(x.dtype == torch.bfloat16)
-
-
-@cache
-def library() -> ctypes.CDLL:
-    """The compiled kernels; built on first use, in a second, beside Python's own compiled files.
-
-    torch is loaded before, so its libgomp serves this library too and there is one pool of threads.
-    Raises UserError when they can not be built.
-    """
-    key = sha256("\0".join([SOURCE.read_text(encoding="utf-8"), *COMPILE, compiler(), _processor()]).encode())
-    built = SOURCE.parent / "__pycache__" / f"{SOURCE.stem}-{key.hexdigest()[:16]}.so"
-    if not built.is_file():
-        part = built.with_suffix(f".{os.getpid()}.part")
-        try:
-            built.parent.mkdir(exist_ok=True)
-            _run(*COMPILE, "-o", str(part), str(SOURCE))
-            sync(part)  # of a library that a power loss has cut short the linker says little
-            os.replace(part, built)
-        except OSError as error:
-            raise UserError(f"can not write {built}: {error.strerror}", "make the folder writable") from None
-        finally:
-            part.unlink(missing_ok=True)
-    return ctypes.CDLL(str(built))
-
-
-@cache
-def compiler() -> str:
-    """Name and version of the compiler. Raises UserError when there is none."""
-    return _run(COMPILE[0], "--version").splitlines()[0]
-
-
-def _run(*command: str) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    except OSError as error:
-        raise UserError(f"{command[0]} is not to be had: {error.strerror}", REMEDY) from None
-    if done.returncode:
-        words = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()
-        raise UserError(f"{command[0]} can not build {SOURCE.name}: {words[0]}", REMEDY)
-    return done.stdout
-
-
-def _processor() -> str:
-    """What -march=native looks at: a library built elsewhere may hold instructions that this processor lacks."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else [platform.processor()]
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

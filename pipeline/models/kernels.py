@@ -11,7 +11,10 @@ import torch
 from torch import nn
 
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.models.bn_relu import COMPILE, compiler, fuse
+from pipeline.models.bn_relu import bn_relu
+from pipeline.models.conv3x3 import conv3x3
+from pipeline.models.native import COMPILE, built_with, compiler
+from pipeline.models.preact_resnet import PreActBlock, PreActResNet
 
 Kernels = Literal["fused", "torch", "compiled"]
 
@@ -19,15 +22,15 @@ Kernels = Literal["fused", "torch", "compiled"]
 def use(kernels: Kernels, model: nn.Module, device: torch.device) -> str:
     """Let `model`, on `device` with channels_last weights, train with `kernels`; says what it trains with now.
 
-    Names and weights stay as they are. On a CPU, fused is bn_relu.py; on a GPU it is compiled, since torch.compile
-    makes one operation of BN and ReLU too. It compiles at the first step of each shape of mini-batch, in a minute or
-    so, and keeps the result in its own cache. Another network of this process that is in use compiles again at its next
-    step, unless it is of the same shape. Raises UserError when a compiler is not to be had.
+    Names and weights stay as they are. On a CPU, fused is bn_relu.py and conv3x3.py; on a GPU it is compiled, since
+    torch.compile makes one operation of BN and ReLU too. It compiles at the first step of each shape of mini-batch, in
+    a minute or so, and keeps the result in its own cache. Another network of this process that is in use compiles again
+    at its next step, unless it is of the same shape. Raises UserError when a compiler is not to be had.
     """
     if kernels == "torch":
         return "torch"
     if kernels == "fused" and device.type == "cpu":
-        return fuse(model)
+        return _fuse(model)
     from torch import _dynamo
     from torch._inductor import config
     from torch.utils._triton import has_triton
@@ -46,6 +49,19 @@ def use(kernels: Kernels, model: nn.Module, device: torch.device) -> str:
     # not be compiled whole is an error, not a part that quietly runs as torch's.
     model.compile(dynamic=False, fullgraph=True)
     return f"compiled, torch {version('torch')} inductor, {with_what}"
+
+
+def _fuse(model: nn.Module) -> str:
+    """Post-activation networks have no place for it and stay with torch's; evaluation stays as it is in all."""
+    places = [module for module in model.modules() if isinstance(module, PreActBlock | PreActResNet)]
+    if not places:
+        return "torch"
+    with_what = built_with()
+    for place in places:
+        place.activate = bn_relu
+        if isinstance(place, PreActBlock):
+            place.convolve = conv3x3
+    return f"fused, {with_what}"
 
 
 @contextmanager

@@ -16,11 +16,20 @@ from pipeline.models.names import Network
 Activate = Callable[[nn.BatchNorm2d, Tensor], tuple[Tensor, Tensor]]
 """BN-ReLU. Maps x to x itself, for a shortcut, and relu(bn(x)); bn_relu.py has another than the one below."""
 
+Convolve = Callable[[nn.Conv2d, Tensor], Tensor]
+"""A convolution of an input; conv3x3.py has another than the one below."""
+
 
 def batch_norm_relu(bn: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
     """x and relu(bn(x)), by torch."""
     # In place is safe after BN: its backward needs its input, not its output.
     return x, F.relu(bn(x), inplace=True)
+
+
+def convolution(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """By torch."""
+    y: Tensor = conv(x)
+    return y
 
 
 class PreActBlock(nn.Module):
@@ -53,6 +62,7 @@ class PreActBlock(nn.Module):
             setattr(self, f"conv{i}", nn.Conv2d(inputs, outputs, kernel, step, kernel // 2, bias=False))
         self.activate_input = activate_input
         self.activate: Activate = batch_norm_relu
+        self.convolve: Convolve = convolution
         # nn.Dropout draws its masks from torch's global generator, which the trainer seeds at every step.
         self.dropout = nn.Dropout(dropout) if dropout else None
         identity = widths[0] == widths[-1] and stride == 1
@@ -60,12 +70,12 @@ class PreActBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x, activated = self.activate(self.bn1, x) if self.activate_input else (x, x)
-        y: Tensor = self.conv1(activated)
+        y = self.convolve(self.conv1, activated)
         for i in range(2, self.length + 1):
             _, y = self.activate(getattr(self, f"bn{i}"), y)
             if self.dropout is not None:
                 y = self.dropout(y)
-            y = getattr(self, f"conv{i}")(y)
+            y = self.convolve(getattr(self, f"conv{i}"), y)
         return y.add_(x if self.shortcut is None else self.shortcut(activated))
 
 

@@ -8,13 +8,15 @@ import sys
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 from pipeline.benchmarks import figure_4, measuring, steps, train
+from pipeline.benchmarks.child import process
 from pipeline.benchmarks.machine import machine
-from pipeline.benchmarks.measuring import process, spread
+from pipeline.benchmarks.measuring import spread
 from pipeline.benchmarks.steps import OURS, Way, forget, images_per_second, uncompiled, ways
 from pipeline.errors import UserError
 from pipeline.training import device as devices
@@ -46,7 +48,8 @@ def test_each_row_adds_one_thing_to_the_row_before(device: str) -> None:
     listed = ways(device, compiled=True, backend="ffcv")
     steps = [way for label, way in listed.items() if not label.endswith("instead")]
     assert steps[0] == Way()
-    assert steps[-1] == listed[OURS[device]] == Way(True, True, "ffcv", "fused", True, "fused")
+    gradients: Literal["torch", "ours"] = "ours" if device == "cpu" else "torch"
+    assert steps[-1] == listed[OURS[device]] == Way(True, True, "ffcv", "fused", True, "fused", gradients)
     assert [changes(before, after) for before, after in pairwise(steps)] == [1] * (len(steps) - 1)
     others = {label: way for label, way in listed.items() if label.endswith("instead")}
     assert {changes(listed[OURS[device]], way) for way in others.values()} == {1}
@@ -58,7 +61,12 @@ def test_each_row_adds_one_thing_to_the_row_before(device: str) -> None:
 def test_a_row_is_named_for_what_it_changes_on_its_device() -> None:
     """An allocator is set on a CPU only, and what kernels: fused is on a GPU is not our BN-ReLU."""
     cpu, cuda = (set(ways(device, compiled=False, backend="ffcv")) for device in ("cpu", "cuda"))
-    assert cpu - cuda == {"+ allocator", "+ fused BN-ReLU", "SGD one by one instead"}
+    assert cpu - cuda == {
+        "+ allocator, own cores",
+        "+ fused BN-ReLU",
+        "+ our weight gradients",
+        "SGD one by one instead",
+    }
     assert cuda - cpu == {"+ repeatable kernels, no TF32", "+ torch.compile"}
 
 

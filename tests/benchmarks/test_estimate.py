@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.benchmarks.child import process
 from pipeline.benchmarks.estimate import Estimate, caveats, disk, estimate, probed, sums, tables_of
-from pipeline.benchmarks.measuring import ask, process
+from pipeline.benchmarks.measuring import ask
 from pipeline.benchmarks.steps import training_rate
 from pipeline.cli.main import main
 from pipeline.errors import UserError, WrnPipeError

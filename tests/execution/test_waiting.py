@@ -15,6 +15,7 @@ import pytest
 from project import RUN as TINY_RUN
 from project import make_project
 
+from pipeline.benchmarks.child import process
 from pipeline.execution.waiting import USERS_OWN, USERS_OWN_BINDING, wait_briefly
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,3 +125,31 @@ def test_a_training_keeps_to_its_cores(
         assert training.returncode == 0, training.stderr.read()
     assert set(seen[1:]) == {1, len(CORES)}
     assert seen.count(1) > 2  # once is while torch is imported
+
+
+def where_threads_are() -> tuple[list[list[int]], list[list[int]]]:
+    """Of the process that is asked: all threads, between steps and in one."""
+    import torch
+
+    from pipeline.execution.waiting import on_own_core
+
+    def places() -> list[list[int]]:
+        return [sorted(os.sched_getaffinity(int(task))) for task in os.listdir("/proc/self/task")]
+
+    torch.ones(4_000_000).sin_()  # in parallel
+    with on_own_core():
+        return places(), [sorted(os.sched_getaffinity(0))]
+
+
+@many
+@pytest.mark.parametrize("prepared", [True, False])
+def test_benchmarks_measure_with_threads_where_a_training_has_them(
+    prepared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*USERS_OWN_BINDING, "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    with process(prepared) as child:
+        every, main = child.submit(where_threads_are).result()
+    bound = [cores for cores in every if len(cores) == 1]
+    assert (len(main[0]) == 1) == prepared
+    assert len(bound) == (len(CORES) if prepared else 0)

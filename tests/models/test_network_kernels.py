@@ -1,5 +1,6 @@
 """What `kernels` of params.yaml makes a network train with; the compiled way itself is in test_compiled.py."""
 
+import copy
 import subprocess
 import sys
 from typing import get_args
@@ -7,11 +8,13 @@ from typing import get_args
 import pytest
 import torch
 import torch._dynamo
+import torch.nn.functional as F
 
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.models import bn_relu
+from pipeline.models.bn_relu import bn_relu
 from pipeline.models.build import build
 from pipeline.models.kernels import Kernels, explain_no_compiling, use
+from pipeline.models.native import built_with, compiler, library
 from pipeline.models.preact_resnet import PreActResNet
 from pipeline.params import Plan
 
@@ -30,10 +33,10 @@ def test_params_and_code_know_the_same_words() -> None:
 @pytest.mark.parametrize(
     ("kernels", "name", "said"),
     [
-        ("fused", "WRN-10-1", f"fused, {bn_relu.compiler()}"),
+        ("fused", "WRN-10-1", f"fused, {built_with()}"),
         ("fused", "ResNet-50", "torch"),
         ("torch", "WRN-10-1", "torch"),
-        ("compiled", "WRN-10-1", f"compiled, torch {torch.__version__.split('+')[0]} inductor, {bn_relu.compiler()}"),
+        ("compiled", "WRN-10-1", f"compiled, torch {torch.__version__.split('+')[0]} inductor, {compiler()}"),
     ],
 )
 def test_what_a_cpu_trains_with_is_said(kernels: Kernels, name: str, said: str) -> None:
@@ -45,6 +48,43 @@ def test_what_a_cpu_trains_with_is_said(kernels: Kernels, name: str, said: str) 
     assert list(after) == list(before)
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert {key for key, _ in model.named_parameters()} <= set(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "torchs_error"),
+    [
+        ("WRN-16-2", "fp32", 0.1),
+        ("WRN-16-1-B(1,3,1)", "fp32", 0.1),
+        ("pre-act-ResNet-164", "fp32", 0.1),
+        ("WRN-16-2", "bf16", 0.5),
+        ("WRN-16-1-B(1,3,1)", "bf16", 0.5),
+    ],
+)
+def test_a_network_trains_as_with_torch_and_evaluates_the_same(name: str, precision: str, torchs_error: float) -> None:
+    torch.manual_seed(0)
+    plain = build(name, 10, conv_init="fan_in", bn_init="uniform", seed=1).to(memory_format=torch.channels_last)
+    fused = copy.deepcopy(plain)
+    assert use("fused", fused, CPU) == f"fused, {built_with()}"
+    exact = copy.deepcopy(plain).double()
+    x, labels = (torch.randn(8, 3, 32, 32) * 2 + 0.5).to(memory_format=torch.channels_last), torch.arange(8)
+    for network in (plain, fused):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            logits = network(x)
+        F.cross_entropy(logits.float(), labels).backward()
+    F.cross_entropy(exact(x.double()), labels).backward()
+    assert list(plain.state_dict()) == list(fused.state_dict())
+    # Depth amplifies rounding, torch's as ours.
+    gradients = [torch.cat([p.grad.double().flatten() for p in net.parameters()]) for net in (plain, fused, exact)]
+    torchs, ours = ((gradient - gradients[2]).norm() / gradients[2].norm() for gradient in gradients[:2])
+    assert torchs < torchs_error
+    assert ours < (3 if precision == "fp32" else 1.2) * torchs, (ours, torchs)
+    for (key, value), other in zip(plain.state_dict().items(), fused.state_dict().values(), strict=True):
+        assert torch.allclose(value, other, rtol=1e-2, atol=1e-3 if precision == "fp32" else 0.1), key
+    fused.load_state_dict(plain.state_dict())
+    plain.eval()
+    fused.eval()
+    with torch.no_grad():
+        assert torch.equal(plain(x), fused(x))
 
 
 @pytest.mark.parametrize("kernels", ["fused", "compiled"])
@@ -63,21 +103,21 @@ def test_a_gpu_trains_with_torch_compile_or_says_what_is_missing(
         assert ", triton " in use(kernels, model, torch.device("cuda:0"))
     assert isinstance(model, PreActResNet)
     assert model._compiled_call_impl is not None
-    assert not any(place.activate is bn_relu.bn_relu for place in (model, model.group1.block1))
+    assert not any(place.activate is bn_relu for place in (model, model.group1.block1))
 
 
 @pytest.mark.parametrize("kernels", ["fused", "compiled"])
 def test_without_a_compiler_the_remedy_is_to_compile_nothing(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bn_relu, "COMPILE", ("no-such-compiler",))
-    bn_relu.compiler.cache_clear()
-    bn_relu.library.cache_clear()
+    compiler.cache_clear()
+    library.cache_clear()
     try:
         with pytest.raises(UserError, match="no-such-compiler is not to be had") as error:
             use(kernels, network(), CPU)
         assert "kernels: torch" in error.value.remedy
     finally:
-        bn_relu.compiler.cache_clear()
-        bn_relu.library.cache_clear()
+        compiler.cache_clear()
+        library.cache_clear()
 
 
 def test_what_can_not_be_compiled_whole_is_an_error_of_one_line() -> None:

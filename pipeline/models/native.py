@@ -1,0 +1,82 @@
+"""Our own kernels for the CPU: compiled by g++ from the .cpp files beside this, on first use."""
+
+import ctypes
+import os
+import platform
+import subprocess
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.publish import sync
+
+SOURCES = (Path(__file__).with_name("bn_relu.cpp"), Path(__file__).with_name("conv3x3.cpp"))
+COMPILE = ("g++", "-std=gnu++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
+REMEDY = "install g++ (see wrn-pipe doctor), or set kernels: torch in params.yaml, which is slower on a CPU"
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The compiled kernels; built on first use, in two seconds, beside Python's own compiled files.
+
+    torch is loaded before, so its libgomp serves this library too and there is one pool of threads.
+    Raises UserError when they can not be built.
+    """
+    texts = [source.read_text(encoding="utf-8") for source in SOURCES]
+    key = sha256("\0".join([*texts, *COMPILE, compiler(), _processor()]).encode())
+    built = SOURCES[0].parent / "__pycache__" / f"kernels-{key.hexdigest()[:16]}.so"
+    if not built.is_file():
+        part = built.with_suffix(f".{os.getpid()}.part")
+        try:
+            built.parent.mkdir(exist_ok=True)
+            _run(*COMPILE, "-o", str(part), *map(str, SOURCES))
+            sync(part)  # of a library that a power loss has cut short the linker says little
+            os.replace(part, built)
+        except OSError as error:
+            raise UserError(f"can not write {built}: {error.strerror}", "make the folder writable") from None
+        finally:
+            part.unlink(missing_ok=True)
+    return ctypes.CDLL(str(built))
+
+
+@cache
+def multiplies_bf16() -> bool:
+    """Whether the library has what needs a processor with AVX512_BF16. Raises UserError as `library`."""
+    return bool(library().multiplies_bf16())
+
+
+@cache
+def compiler() -> str:
+    """Name and version of the compiler. Raises UserError when there is none."""
+    return _run(COMPILE[0], "--version").splitlines()[0]
+
+
+def built_with() -> str:
+    """The compiler and, where it matters to results, what the processor has. Raises UserError as `library`."""
+    return f"{compiler()}, AVX512_BF16" if multiplies_bf16() else compiler()
+
+
+def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    """To the first element; null for None."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _run(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise UserError(f"{command[0]} is not to be had: {error.strerror}", REMEDY) from None
+    if done.returncode:
+        words = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()
+        raise UserError(f"{command[0]} can not build the kernels: {words[0]}", REMEDY)
+    return done.stdout
+
+
+def _processor() -> str:
+    """What -march=native looks at: a library built elsewhere may hold instructions that this processor lacks."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else [platform.processor()]
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

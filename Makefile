@@ -22,8 +22,8 @@ pytest = python -m pytest -q -n auto --maxprocesses 4 --durations 12
 test: setup ## run the tests
 	$(pytest) --dist loadfile -m 'not soak'
 
-soak: setup ## run the long tests that `make test` leaves out
-	$(pytest) -m soak
+soak: setup ## run the long tests that `make test` leaves out (SHORT=1: without those of a minute and more, as CI does)
+	$(pytest) -m 'soak$(if $(SHORT), and not endurance)'
 
 check: setup ## lint, formatting and types
 	ruff check .

@@ -138,6 +138,7 @@ def test_a_colleague_has_the_results_without_training(done: tuple[Project, str],
         assert "Next: nothing." in third.cli("status").stdout
 
 
+@pytest.mark.endurance
 @pytest.mark.soak
 def test_a_driver_collects_what_a_worker_trained(done: tuple[Project, str], tmp_path: Path) -> None:
     start = Project(tmp_path / "start")

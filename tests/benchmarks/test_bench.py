@@ -91,6 +91,7 @@ def test_mistakes_are_found_before_anything_is_measured(tmp_path: Path, monkeypa
             train.bench(networks, 1, "numpy", compiled=False, epoch=False, say=silent)
 
 
+@pytest.mark.endurance
 @pytest.mark.soak
 def test_bench_train_reports_every_way(tiny_beton: Path, tmp_path: Path) -> None:
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
@@ -110,6 +111,7 @@ def test_bench_train_reports_every_way(tiny_beton: Path, tmp_path: Path) -> None
     assert result["matrix_gflops"]["bf16"]["median"] > 0
 
 
+@pytest.mark.endurance
 @pytest.mark.soak
 def test_neighbours_are_measured_in_every_setting(tmp_path: Path) -> None:
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
@@ -160,6 +162,7 @@ def test_an_epoch_is_timed_with_its_checkpoint(
     assert epoch.lost == pytest.approx(1 - epoch.end_to_end.median / epoch.bare.median)
 
 
+@pytest.mark.endurance
 @pytest.mark.soak
 def test_figure_4_sets_our_ratios_beside_the_papers(tmp_path: Path) -> None:
     done = cli("bench", "figure-4", "--repeats", "1", "--json", "--precision", "bf16", cwd=tmp_path)

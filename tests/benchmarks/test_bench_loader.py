@@ -29,6 +29,7 @@ def test_a_missing_split_is_refused(tmp_path: Path) -> None:
         bench(tmp_path / "cifar10-rgb", ["ours over numpy"], [1], 1, say)
 
 
+@pytest.mark.endurance
 @pytest.mark.soak
 def test_the_command_measures_every_way(tiny_beton: Path, tmp_path: Path) -> None:
     (tmp_path / "data" / "beton").mkdir(parents=True)

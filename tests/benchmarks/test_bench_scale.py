@@ -112,6 +112,7 @@ def test_a_backend_nobody_knows(tmp_path: Path) -> None:
     assert "error: no backend 'dali'\n  fix: choose ffcv, numpy, or both" in ran.stderr
 
 
+@pytest.mark.endurance
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_as_many_images_as_imagenet_has_fit_a_process(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def serial(planned: Project, folder: dict[str, str], tmp_path_factory: pytest.Te
     return made
 
 
+@pytest.mark.endurance
 def test_jobs_give_what_dvc_repro_gives(project: Project, serial: Project, folder: dict[str, str]) -> None:
     ran = project.cli("repro", "--jobs", "2", **folder, **ONE_THREAD)
     assert ran.returncode == 0, ran.stderr
@@ -59,6 +60,7 @@ def test_jobs_give_what_dvc_repro_gives(project: Project, serial: Project, folde
     assert "runs as" not in again.stderr
 
 
+@pytest.mark.endurance
 @pytest.mark.skipif(slurm_cluster.missing() is not None, reason=str(slurm_cluster.missing()))
 def test_jobs_of_a_cluster_give_what_dvc_repro_gives(
     project: Project, serial: Project, cluster: dict[str, str], folder: dict[str, str]

@@ -67,6 +67,7 @@ def printed(project: Project) -> str:
     return "".join(path.read_text() for path in (project.root / "scratch/jobs/slurm").glob("*_log.out"))
 
 
+@pytest.mark.endurance
 def test_ctrl_c_leaves_jobs_that_the_same_command_finds(project: Project, here: dict[str, str], tmp_path: Path) -> None:
     sixty_epochs(project)
     log = tmp_path / "log"
@@ -88,7 +89,9 @@ def test_ctrl_c_leaves_jobs_that_the_same_command_finds(project: Project, here: 
     assert states(project) == dict.fromkeys(NAMES, "done")
 
 
-@pytest.mark.parametrize("how", ["signal", "kill", "lost"])
+@pytest.mark.parametrize(
+    "how", ["signal", *(pytest.param(how, marks=pytest.mark.endurance) for how in ("kill", "lost"))]
+)
 def test_a_preempted_job_goes_on_where_it_was(
     how: str, project: Project, serial: Project, here: dict[str, str], tmp_path: Path
 ) -> None:
@@ -122,6 +125,7 @@ def test_a_preempted_job_goes_on_where_it_was(
             assert (project.root / folder / NAMES[0] / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.endurance
 def test_a_cancelled_job_is_named_and_not_submitted_again(
     project: Project, here: dict[str, str], tmp_path: Path
 ) -> None:

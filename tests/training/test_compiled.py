@@ -71,6 +71,7 @@ def published(project: Project) -> list[bytes]:
     return [(project.root / "models" / RUN / name).read_bytes() for name in FILES]
 
 
+@pytest.mark.endurance
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_what_is_compiled_anew_computes_the_same_bytes(
@@ -87,6 +88,7 @@ def test_what_is_compiled_anew_computes_the_same_bytes(
     assert published(project) == first
 
 
+@pytest.mark.endurance
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_compiled_training_killed_in_an_epoch_ends_with_the_same_bytes(
@@ -107,6 +109,7 @@ def test_a_compiled_training_killed_in_an_epoch_ends_with_the_same_bytes(
     assert published(project) == expected
 
 
+@pytest.mark.endurance
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_two_processes_that_compile_stop_together_and_end_with_the_same_bytes(

@@ -67,7 +67,8 @@ COMMANDS = (
     f"{_CHOSEN} --networks WRN-40-1 --set epochs=6,8,5",
     f"{_TESTED} --networks WRN-16-1 --set epochs=2,4,16",
     f"{_TESTED} --networks WRN-16-1,WRN-40-1 --set epochs=8 --seeds 3",
-    f"{_TESTED} --networks WRN-40-1 --set epochs=2,4,6,16",
+    f"{_TESTED} --networks WRN-40-1 --set epochs=2,4,16",
+    f"{_TESTED} --networks WRN-40-1 --set epochs=6 --seeds 3",
 )
 """What made every row of the two files."""
 

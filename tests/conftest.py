@@ -30,19 +30,31 @@ SHARING = (
     "execution/test_same_as_serial",
     "execution/test_slurm",
     "evidence/test_shared_results",
+    "loading/test_jpeg",
     "test_docs",
     "test_pipeline",
     "tracking/test_pages",
+    "training/test_ranks",
 )
-"""Test files with something for all of their tests that takes half a minute to make."""
+"""Test files with something for all of their tests that takes long to make."""
+FIRST = (*SHARING, "evidence/test_verify", "training/test_kills")
+"""Those and others that, begun as the last, would let one process work alone at the end."""
 
 
 class _Together(LoadScopeScheduling):
-    """As pytest-xdist's --dist load, but each of these files stays in one process. They start first: they are long."""
+    """As pytest-xdist's --dist load, but each file of SHARING stays in one process."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.split("::")[0]
-        return file if file.removeprefix("tests/").removesuffix(".py") in SHARING else nodeid
+        return nodeid.split("::")[0] if _is_of(SHARING, nodeid) else nodeid
+
+
+def _is_of(files: tuple[str, ...], nodeid: str) -> bool:
+    return nodeid.split("::")[0].removeprefix("tests/").removesuffix(".py") in files
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order in which processes take them, by --no-loadscope-reorder."""
+    items.sort(key=lambda item: not _is_of(FIRST, item.nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)

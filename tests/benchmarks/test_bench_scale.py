@@ -34,6 +34,7 @@ def measured(tmp_path: Path, *options: str) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.soak
 def test_both_backends_read_the_file(tmp_path: Path) -> None:
     n = 600
     size = write(tmp_path / "small-jpeg", n)

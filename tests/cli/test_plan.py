@@ -111,6 +111,7 @@ def test_all_gives_every_claim_of_the_paper_five_comparable_runs(planned_all: Pr
     assert not any("." in run_id for run_id in plan.runs), "DVC takes a dot for a step into the mapping"
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_dvc_resolves_every_planned_stage_in_time(planned_all: Project) -> None:
     assert planned_all.run("git", "init", "-q").returncode == 0

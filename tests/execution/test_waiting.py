@@ -141,6 +141,7 @@ def where_threads_are() -> tuple[list[list[int]], list[list[int]]]:
         return places(), [sorted(os.sched_getaffinity(0))]
 
 
+@pytest.mark.soak
 @many
 @pytest.mark.parametrize("prepared", [True, False])
 def test_benchmarks_measure_with_threads_where_a_training_has_them(

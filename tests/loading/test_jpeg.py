@@ -48,6 +48,7 @@ def train(folder: Path) -> JpegBeton:
     return open_jpegs(folder, "train")
 
 
+@pytest.mark.soak
 def test_images_are_scaled_and_encoded_as_ffcv_does(raw: Path, folder: Path) -> None:
     for split in SPLITS:
         store, beton = jpeg_store.open_split(raw, split), open_jpegs(folder, split)
@@ -68,6 +69,7 @@ def test_images_are_scaled_and_encoded_as_ffcv_does(raw: Path, folder: Path) -> 
         assert np.array_equal(beton.labels, store.labels)
 
 
+@pytest.mark.soak
 def test_the_card_describes_the_images(raw: Path, folder: Path) -> None:
     card = open_card(folder)
     assert (card["kind"], card["max_side"], card["quality"]) == ("jpeg", MAX_SIDE, QUALITY)
@@ -129,6 +131,7 @@ def test_the_boxes_of_a_whole_epoch_are_those_of_its_batches() -> None:
             assert np.array_equal(whole[start : start + 7919], boxes(beton, batch, draws))
 
 
+@pytest.mark.soak
 def test_the_numpy_backend_in_our_order(folder: Path, train: JpegBeton) -> None:
     loader = Loader(folder, "train", 5, "numpy")
     order = sample_order(1, 0, 12)

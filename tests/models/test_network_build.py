@@ -229,7 +229,7 @@ def step(name: str, images: Tensor, model: nn.Module) -> None:
 def marked(name: str, largest: int) -> Any:
     network = parse(name)
     slow = network.depth > 1000 or parameters(network, 5) > largest
-    return pytest.param(name, marks=[pytest.mark.slow] if slow else [])
+    return pytest.param(name, marks=[pytest.mark.slow, pytest.mark.soak] if slow else [])
 
 
 @pytest.mark.parametrize("name", [marked(name, FULL_SIZE_IN_SECONDS) for name in known_names()])

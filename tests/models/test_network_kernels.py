@@ -11,6 +11,7 @@ import torch._dynamo
 import torch.nn.functional as F
 
 from pipeline.errors import UserError, WrnPipeError
+from pipeline.models import native
 from pipeline.models.bn_relu import bn_relu
 from pipeline.models.build import build
 from pipeline.models.kernels import Kernels, explain_no_compiling, use
@@ -108,7 +109,7 @@ def test_a_gpu_trains_with_torch_compile_or_says_what_is_missing(
 
 @pytest.mark.parametrize("kernels", ["fused", "compiled"])
 def test_without_a_compiler_the_remedy_is_to_compile_nothing(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bn_relu, "COMPILE", ("no-such-compiler",))
+    monkeypatch.setattr(native, "COMPILE", ("no-such-compiler",))
     compiler.cache_clear()
     library.cache_clear()
     try:

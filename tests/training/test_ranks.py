@@ -133,6 +133,7 @@ def batches(folder: Path, shard: Shard, size: int) -> Iterator[Any]:
     ).batches(0, order)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", ["alone", "two", "three"])
 def test_gradients_and_statistics_are_those_of_the_joined_mini_batch(
     crew: Crew, joined: tuple[Tensors, Tensors], name: str
@@ -145,6 +146,7 @@ def test_gradients_and_statistics_are_those_of_the_joined_mini_batch(
     assert crew.told(name)["kernels"] == "torch, batch normalisation synchronised"
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", ["two", "three", "alone-ends"])
 def test_weights_after_an_epoch_differ_from_one_process_by_rounding_only(crew: Crew, name: str) -> None:
     """By a hundredth of how far they have moved in 6 steps, the last of 5 images; and ranks do not differ at all.
@@ -163,6 +165,7 @@ def test_weights_after_an_epoch_differ_from_one_process_by_rounding_only(crew: C
         assert same_bits(crew.tensors(name, rank), crew.tensors(name))
 
 
+@pytest.mark.soak
 def test_another_number_of_processes_is_recorded(crew: Crew) -> None:
     assert crew.told("two-begin")["stopped"].startswith(
         "in epoch 1 after step 2, saved as scratch/two-begin/epoch-0000"
@@ -171,6 +174,7 @@ def test_another_number_of_processes_is_recorded(crew: Crew) -> None:
     assert [device.get("processes", 1) for device in crew.told("three")["devices"]] == [3]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("whole", "parts"), [("own", ("own-again", "own-ends")), ("thirds", ("thirds-again", "thirds-end"))]
 )
@@ -188,6 +192,7 @@ def test_all_stop_after_the_same_step_when_one_is_asked_to_and_resume_to_the_sam
     assert crew.told(parts[1])["history"] == crew.told(whole)["history"]
 
 
+@pytest.mark.soak
 def test_each_process_normalises_by_its_own_share_and_the_first_keeps_its_statistics(
     crew: Crew, tiny_beton: Path
 ) -> None:
@@ -216,6 +221,7 @@ def test_each_process_normalises_by_its_own_share_and_the_first_keeps_its_statis
     assert largest_difference(of(crew.tensors("thirds"), "1.gradient.", mean), mean) < 2e-3
 
 
+@pytest.mark.soak
 def test_no_two_processes_or_steps_share_dropout_masks(crew: Crew) -> None:
     seeds = [seed for rank in range(2) for seed in crew.told("own", rank)["seeds"]]
     assert len(set(seeds)) == len(seeds) == 2 * 2 * 5

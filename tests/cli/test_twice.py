@@ -70,7 +70,8 @@ def test_it_is_stopped_at_once_and_says_how_to_start_again(
     assert not (project.root / "models").exists()
 
 
-@pytest.mark.parametrize("when", [pytest.param(starting, marks=pytest.mark.soak), stepping])
+@pytest.mark.soak
+@pytest.mark.parametrize("when", [starting, stepping])
 def test_no_training_outlives_a_command_that_is_killed(project: Project, when: Callable[[Project], bool]) -> None:
     ended = interrupted(project, signal.SIGKILL, lambda: when(project), *COMMAND)  # which waits for all of its session
     assert ended.code == -signal.SIGKILL

@@ -130,6 +130,7 @@ def test_it_is_right_in_an_empty_folder(archive: Path, tmp_path: Path) -> None:
     assert not list(empty.iterdir())
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "member",
     ["results/table-4.csv", f"{EVALUATION}/predictions.parquet", f"{MODEL}/model.safetensors", "dvc.lock", CRATE],

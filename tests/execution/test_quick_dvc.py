@@ -92,6 +92,7 @@ def test_this_repositorys_lock_is_spliced() -> None:
     assert list(YAML(typ="safe").load(spliced)["stages"].items()) == list((stages | changed).items())
 
 
+@pytest.mark.soak
 def test_a_lock_with_a_comment_is_left_to_dvc(project: Path) -> None:
     call(project, "dvc", "repro")
     lock = project / "dvc.lock"
@@ -171,6 +172,7 @@ def quick(folder: Path, *words: str) -> str:
     return call(folder, sys.executable, "-m", "pipeline.execution.quick_dvc", *words)
 
 
+@pytest.mark.soak
 def test_recorded_at_once_is_recorded_as_run_one_by_one(project: Path) -> None:
     call(project, "dvc", "repro")
     serial = (project / "dvc.lock").read_text()

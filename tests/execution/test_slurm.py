@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import slurm_cluster
 from project import Project
@@ -67,6 +68,13 @@ def printed(project: Project) -> str:
     return "".join(path.read_text() for path in (project.root / "scratch/jobs/slurm").glob("*_log.out"))
 
 
+def watched(job: str) -> bool:
+    """Whether Slurm's process that watches over an attempt at it, and tells of its end, is still there."""
+    title = f"slurmstepd: [{job.split('_')[0]}."
+    shown = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    return any(text.startswith(title) for text in shown)
+
+
 @pytest.mark.endurance
 def test_ctrl_c_leaves_jobs_that_the_same_command_finds(project: Project, here: dict[str, str], tmp_path: Path) -> None:
     sixty_epochs(project)
@@ -109,6 +117,8 @@ def test_a_preempted_job_goes_on_where_it_was(
         until(lambda: queue(here).get(job) == "PENDING", log, driver)
         if how != "kill":
             assert "SIGTERM: finishing this step and saving" in printed(project)
+        # What ends the first attempt must not arrive when the second runs, by the same id, and end that.
+        until(lambda: not watched(job), log, driver)
         if how == "lost":
             (pickled,) = (project.root / "scratch/jobs/slurm").glob("*_submitted.pkl")
             pickled.write_bytes(b"")

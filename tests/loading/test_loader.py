@@ -140,6 +140,7 @@ def test_nothing_comes_after_the_end_and_nothing_hangs(ffcv_loader: Loader) -> N
     assert list(ffcv_loader.batches(np.arange(0))) == []
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("at", [0, 1, 8])
 def test_an_error_in_the_reading_thread_is_an_error_here_and_does_not_hang(

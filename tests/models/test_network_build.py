@@ -246,6 +246,7 @@ def test_every_network_of_the_paper_takes_a_step_forward_and_back(name: str) -> 
         assert parameter.grad.any(), key
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", [marked(name, 10**9) for name in known_names()])
 def test_every_network_of_the_paper_takes_a_step_without_memory(name: str) -> None:
     """At full size on images as published, on torch's meta device: shapes and the autograd graph, no numbers."""

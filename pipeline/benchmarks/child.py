@@ -7,22 +7,22 @@ from multiprocessing import get_context
 from pipeline.execution.waiting import bind_threads
 
 
-def process(prepared: bool) -> ProcessPoolExecutor:
-    """A fresh process to measure in, `prepared` as the train stage prepares its own.
+def process(prepared: bool, kernels: str = "fused") -> ProcessPoolExecutor:
+    """A fresh process to measure in, `prepared` as the train stage prepares its own for `kernels`.
 
     That is the allocator, repeatable kernels and, on a CPU, each thread on a core of its own while a step computes
     (pipeline/training/device.py, pipeline/execution/waiting.py). What is set there can not be taken back, so ways that
     differ in it are measured in two such processes in turn; the one that waits sleeps. A process ends with its
     executor.
     """
-    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(prepared,))
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(prepared, kernels))
 
 
-def _start(prepared: bool) -> None:
+def _start(prepared: bool, kernels: str) -> None:
     if not prepared:
         return
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    bind_threads("fused")  # what is compiled here is compiled while the main thread is free
+    bind_threads(kernels)
     from pipeline.benchmarks.measuring import device
     from pipeline.training.device import prepare
 

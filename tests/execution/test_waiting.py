@@ -143,14 +143,15 @@ def where_threads_are() -> tuple[list[list[int]], list[list[int]]]:
 
 @pytest.mark.soak
 @many
-@pytest.mark.parametrize("prepared", [True, False])
+@pytest.mark.parametrize(("prepared", "kernels"), [(True, "fused"), (True, "compiled"), (False, "fused")])
 def test_benchmarks_measure_with_threads_where_a_training_has_them(
-    prepared: bool, monkeypatch: pytest.MonkeyPatch
+    prepared: bool, kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in (*USERS_OWN_BINDING, "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    with process(prepared) as child:
+    with process(prepared, kernels) as child:
         every, main = child.submit(where_threads_are).result()
     bound = [cores for cores in every if len(cores) == 1]
-    assert (len(main[0]) == 1) == prepared
-    assert len(bound) == (len(CORES) if prepared else 0)
+    own_cores = prepared and kernels == "fused"
+    assert (len(main[0]) == 1) == own_cores
+    assert len(bound) == (len(CORES) if own_cores else 0)

@@ -22,7 +22,7 @@ pytest = python -m pytest -q -n auto --maxprocesses 4 --no-loadscope-reorder --d
 test: setup ## run the tests
 	$(pytest) --dist loadfile -m 'not soak'
 
-soak: setup ## run the long tests that `make test` leaves out (SHORT=1: without those of a minute and more, as CI does)
+soak: setup ## run the long tests that `make test` leaves out (SHORT=1: those that CI runs)
 	$(pytest) -m 'soak$(if $(SHORT), and not endurance)'
 
 check: setup ## lint, formatting and types

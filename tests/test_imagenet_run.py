@@ -21,7 +21,6 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 RUN = "imagenet-wrn-18-1-0-paper-imagenet-s1"
 
 
-@pytest.mark.endurance
 def test_photographs_from_archives_to_table(
     tmp_path: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
 ) -> None:

@@ -430,7 +430,6 @@ def test_the_report_is_whole_and_is_what_its_stage_writes_again(done: Project) -
     assert path.read_text(encoding="utf-8") == text
 
 
-@pytest.mark.endurance
 @pytest.mark.soak
 def test_dvcs_own_commands_tell_an_experiment_from_the_plan(done: Project, tmp_path: Path) -> None:
     project = clone(done, tmp_path / "tried")

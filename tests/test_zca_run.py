@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 
-@pytest.mark.endurance
 def test_whitened_from_download_to_table(
     tmp_path: Path,
     archive_server: ArchiveServer,

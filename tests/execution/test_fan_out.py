@@ -97,7 +97,6 @@ def until(condition: Callable[[], Any], log: Path, driver: "subprocess.Popen[byt
         time.sleep(0.1)
 
 
-@pytest.mark.endurance
 @pytest.mark.soak
 def test_ctrl_c_saves_what_trains_and_the_same_command_goes_on(
     project: Project, folder: dict[str, str], tmp_path: Path
@@ -125,7 +124,6 @@ def test_ctrl_c_saves_what_trains_and_the_same_command_goes_on(
     assert logs.count("resuming from scratch/") == 2
 
 
-@pytest.mark.endurance
 @pytest.mark.soak
 def test_a_killed_driver_leaves_jobs_that_the_next_one_finds(
     project: Project, folder: dict[str, str], tmp_path: Path

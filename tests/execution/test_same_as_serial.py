@@ -40,7 +40,6 @@ def serial(planned: Project, folder: dict[str, str], tmp_path_factory: pytest.Te
     return made
 
 
-@pytest.mark.endurance
 def test_jobs_give_what_dvc_repro_gives(project: Project, serial: Project, folder: dict[str, str]) -> None:
     ran = project.cli("repro", "--jobs", "2", **folder, **ONE_THREAD)
     assert ran.returncode == 0, ran.stderr

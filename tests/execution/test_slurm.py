@@ -135,7 +135,6 @@ def test_a_preempted_job_goes_on_where_it_was(
             assert (project.root / folder / NAMES[0] / path.name).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.endurance
 def test_a_cancelled_job_is_named_and_not_submitted_again(
     project: Project, here: dict[str, str], tmp_path: Path
 ) -> None:

@@ -39,7 +39,6 @@ def start(tmp_path: Path, bucket: Bucket, tiny_dataset_entry: Callable[[str], di
     return project
 
 
-@pytest.mark.endurance
 def test_two_workers_and_a_driver_make_what_one_machine_makes(
     start: Project, bucket: Bucket, tmp_path: Path, tiny_archive: Path
 ) -> None:

@@ -37,7 +37,6 @@ def cli(place: Place, *arguments: str, uri: str) -> "subprocess.CompletedProcess
     )
 
 
-@pytest.mark.endurance
 def test_a_server_with_a_password(place: Place, tmp_path: Path) -> None:
     shutil.rmtree(place.root / "tracking")
     remote, port, said = tmp_path / "remote", free_port(), []

@@ -88,7 +88,6 @@ def test_what_is_compiled_anew_computes_the_same_bytes(
     assert published(project) == first
 
 
-@pytest.mark.endurance
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_compiled_training_killed_in_an_epoch_ends_with_the_same_bytes(

@@ -119,7 +119,6 @@ def test_ctrl_c_stops_all_after_a_step_and_a_killed_process_ends_all(runs: Runs)
     assert not list((runs.project.root / "scratch").glob("*.lock"))
 
 
-@pytest.mark.endurance
 @pytest.mark.soak
 def test_a_run_stopped_in_every_way_ends_with_the_same_bytes_and_is_tested_on_every_image(runs: Runs) -> None:
     assert runs.start().wait() == 0, runs.log.read_text()

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from statistics import mean
 
+from pipeline.benchmarks.beside import Threads
 from pipeline.benchmarks.measuring import Spread, spread
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.execution.waiting import POLICY, USERS_OWN, USERS_OWN_BINDING
@@ -16,15 +17,16 @@ from pipeline.models.kernels import Kernels
 
 @dataclass(frozen=True)
 class Setting:
-    """How OpenMP's threads wait, and whether each is bound to a core of its own."""
+    """How OpenMP's threads wait, and where they run."""
 
     variables: dict[str, str]
-    bound: bool = False
+    threads: Threads = "free"
 
 
 SETTINGS = {
     "torch's default": Setting({}),
-    "ours": Setting(POLICY, bound=True),
+    "ours": Setting(POLICY, "yielding"),
+    "ours, never making way": Setting(POLICY, "bound"),
     "ours, free to move": Setting(POLICY),
     "asleep, free to move": Setting({"OMP_WAIT_POLICY": "passive"}),
 }
@@ -36,7 +38,7 @@ class Waiting:
 
     setting: str
     variables: str
-    """And bound, where each thread is on a core of its own."""
+    """And where threads run: bound is each on a core of its own."""
     idle_ms: Spread
     busy_ms: Spread
     twins_ms: Spread
@@ -54,7 +56,7 @@ class Neighbours:
     busy: int
     """Processes beside the training."""
     fair_share: float
-    """Of the cores, divided by all that would compute: what they have to cost at least."""
+    """What the busy processes would cost if the training, as one of the sessions, got its share of the cores."""
     rows: tuple[Waiting, ...]
 
 
@@ -70,7 +72,7 @@ def bench(
     if own := {name: os.environ[name] for name in names if name in os.environ and name not in POLICY}:
         name = next(iter(own))
         raise UserError(f"{name}={own[name]} is set, which is neither torch's default nor ours", f"unset {name}")
-    settings = SETTINGS | {f"{spin} spins": Setting({"GOMP_SPINCOUNT": str(spin)}, bound=True) for spin in spins}
+    settings = SETTINGS | {f"{spin} spins": Setting({"GOMP_SPINCOUNT": str(spin)}, "bound") for spin in spins}
     seconds: dict[tuple[str, str], list[float]] = {}
     with ExitStack() as stack:
         trainings = {
@@ -94,14 +96,15 @@ def bench(
         told = " ".join([*(f"{k}={v}" for k, v in setting.variables.items()), *started[name][1:]])
         ratios = some.median / alone.median, twins_ms.median / alone.median
         rows.append(Waiting(name, told, alone, some, twins_ms, *ratios))
-    return Neighbours(network, used, cores, busy, max(1.0, (used + busy) / cores), tuple(rows))
+    share = max(cores / (busy + 1), cores - busy)  # each of the others takes a core at most
+    return Neighbours(network, used, cores, busy, max(1.0, used / share), tuple(rows))
 
 
 @contextmanager
 def _training(network: str, kernels: Kernels, setting: Setting) -> Iterator["subprocess.Popen[str]"]:
     """A process that is ready to train and sleeps until it is asked; OpenMP reads its variables once, at its start."""
     environment = {name: value for name, value in os.environ.items() if name not in USERS_OWN}
-    command = [sys.executable, "-m", "pipeline.benchmarks.beside", network, kernels, *["bound"] * setting.bound]
+    command = [sys.executable, "-m", "pipeline.benchmarks.beside", network, kernels, setting.threads]
     with subprocess.Popen(
         command, env={**environment, **setting.variables}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
@@ -128,11 +131,12 @@ def _ask(*trainings: "subprocess.Popen[str]") -> list[str]:
 
 @contextmanager
 def _busy(processes: int) -> Iterator[None]:
-    """Processes of nobody's that compute without a pause."""
+    """Processes of nobody's that compute without a pause; in sessions of their own, as those of other windows and
+    other users are: Linux shares out the cores between sessions first."""
     command = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
     with ExitStack() as stack:
         for _ in range(processes):
-            one = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+            one = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True))
             stack.callback(one.kill)
             assert one.stdout is not None
             one.stdout.readline()

@@ -17,15 +17,15 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.benchmarks import measuring
 from pipeline.benchmarks.measuring import seconds_of
 from pipeline.datasets.digest import Stored
-from pipeline.execution.waiting import on_own_core
+from pipeline.execution.waiting import Yielding, on_own_core
 from pipeline.loading.beton import open_split, read
 from pipeline.loading.inputs import Inputs
 from pipeline.loading.loader import Backend, Loader
 from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.models.build import build
-from pipeline.models.kernels import Kernels, use
-from pipeline.models.preact_resnet import PreActBlock, convolution
+from pipeline.models.kernels import Kernels, use, waits_in_openmp
+from pipeline.models.preact_resnet import PreActBlock, PreActResNet, convolution
 from pipeline.models.sync_batch_norm import synchronise
 from pipeline.training import device as devices
 
@@ -47,7 +47,7 @@ class Way:
     """Allocator, repeatable kernels, threads on their own cores; needs a process of its own, see child.py."""
     kernels: Kernels = "torch"
     weight_gradients: Literal["torch", "ours"] = "torch"
-    """Whose, of 3x3 convolutions on a CPU; ours come with kernels: fused."""
+    """Whose, of convolutions on a CPU; ours come with kernels: fused."""
 
 
 OURS = {"cpu": "+ our weight gradients", "cuda": "+ torch.compile"}
@@ -106,7 +106,7 @@ def _step(network: str, batch: int, way: Way, data: Path) -> Callable[[], None]:
     use(way.kernels, model, device)
     if way.weight_gradients == "torch":
         for block in model.modules():
-            if isinstance(block, PreActBlock):
+            if isinstance(block, PreActBlock | PreActResNet):
                 block.convolve = convolution
     optimizer = torch.optim.SGD(
         model.parameters(),
@@ -222,9 +222,20 @@ def training_rate(
 
 @cache
 def on_random_images(
-    network: str, batch: int, size: int, bf16: bool, kernels: Kernels, *, update: bool, synchronised: bool = False
+    network: str,
+    batch: int,
+    size: int,
+    bf16: bool,
+    kernels: Kernels,
+    *,
+    update: bool,
+    synchronised: bool = False,
+    yields: bool = False,
 ) -> Callable[[], None]:
-    """A warm step, with or without the update of the weights; by `kernels`, unless batch_norm is synchronised."""
+    """A warm step, with or without the update of the weights; by `kernels`, unless batch_norm is synchronised.
+
+    `yields`: on the main thread's own core, and making way for neighbours where a training does.
+    """
     device = measuring.device()
     rate = 0.3 if network.endswith("-dropout") else 0.0
     model: nn.Module = build(network, 10, conv_init="fan_in", bn_init="ones", dropout=rate, seed=1)
@@ -245,7 +256,14 @@ def on_random_images(
         if update:
             optimizer.step()
 
+    def yielding_step() -> None:
+        with on_own_core():
+            step()
+        if yielding:
+            yielding.look()
+
     for _ in range(3):  # memory is taken from the system
         step()
     devices.wait(device)
-    return step
+    yielding = Yielding() if yields and waits_in_openmp(model, "bf16" if bf16 else "fp32") else None
+    return yielding_step if yields else step

@@ -91,8 +91,9 @@ def neighbours(
 ) -> None:
     """Training steps on the CPU: alone, beside processes that keep cores busy, and two trainings at once.
 
-    By how threads wait: as torch does by default, spinning for long; as wrn-pipe sets it, for a moment and each on its
-    own core; the same on any core; asleep at once. Takes some minutes. Leave the machine alone meanwhile.
+    By how threads wait: as torch does by default, spinning for long; as wrn-pipe has them, for a moment and each on its
+    own core, or making way while others are busy there; the same, but never making way; the same on any core; asleep at
+    once. Takes some minutes. Leave the machine alone meanwhile.
     """
     from dataclasses import asdict
 

@@ -3,9 +3,12 @@ it too much. `wrn-pipe bench neighbours` measures it; sums are the same to the b
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import fmean
 
 POLICY = {"GOMP_SPINCOUNT": "10000"}
 """A thread that has done its part spins for about 0.1 ms, then sleeps. By default it spins for milliseconds, on a core
@@ -32,11 +35,11 @@ def wait_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
 def bind_threads(kernels: str) -> bool:
     """Import torch such that each of its threads stays on a core of its own; False where they go where they like.
 
-    Left to itself the operating system moves two threads onto one core when a neighbour appears, and each of a step's
-    thousands of parallel sections waits for both. Threads are bound where there is one for each core that this process
-    may use: with fewer, two trainings would take the same. Not where the user has set it; not for compiled `kernels`,
-    since compilers run where the thread may that calls them; not after torch is imported, which is when OpenMP reads
-    it.
+    Left to itself the operating system moves two threads onto one core when a neighbour appears, where one of them
+    spins while the other one could compute; `Yielding` knows when that does not matter. Threads are bound where there
+    is one for each core that this process may use: with fewer, two trainings would take the same. Not where the user
+    has set it; not for compiled `kernels`, since compilers run where the thread may that calls them; not after torch is
+    imported, which is when OpenMP reads it.
 
     OpenMP binds the main thread as well, and with it all that it starts later, such as threads that read data. It is
     set free again here; see `on_own_core`.
@@ -77,3 +80,127 @@ def on_own_core() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+_TASKS = Path("/proc/self/task")
+_LOOK_S = 1.0
+_CONTENDED, _CALM = 0.1, 0.03
+"""Of the time, in which the thread that waited most was ready to compute and another one had its core."""
+_CROWDED_BOUND, _CROWDED_FREE = 0.42, 0.32
+"""The same, as the mean of all threads, bound and free: so much they wait where no core is free for them to go to."""
+_CALM_LOOKS = 2
+
+
+class Yielding:
+    """Lets a training's threads make way while other processes are busy on their cores.
+
+    Alone, threads are fastest that stay on their cores and spin while they wait. Beside a busy process a step then
+    takes as long as the thread that shares its core, of which a process of another session or control group may get
+    much more than half. So as soon as a thread has to wait for its core, all of them may go to any core, and sleep as
+    soon as they wait for each other; when nobody disturbs them any more, all is as before. So it is where every core is
+    taken, since a thread that has slept then waits for long until it goes on. Sums are the same to the bit.
+
+    It is for networks whose threads wait for each other in OpenMP only (`kernels.waits_in_openmp`): others lose
+    milliseconds each time when two of them share a core.
+
+    How long to spin OpenMP reads once, at its start. But GNU's spins 100 times at most while it has more threads than
+    there are cores (libgomp's manual, GOMP_SPINCOUNT), so some more that sleep are kept for as long. They must end
+    before the process does, so this is a context manager.
+    """
+
+    def __init__(self) -> None:
+        own = any(name in os.environ and os.environ[name] != POLICY.get(name) for name in USERS_OWN)
+        self._able = bool(_own_core) and not own and Path("/proc/self/schedstat").is_file()
+        self._looked, self._before = time.monotonic(), _waited() if self._able else {}
+        self._calm_looks = 0
+        self._cores: dict[int, set[int]] = {}
+        """Thread -> where it was bound; empty unless they make way."""
+        self._main: set[int] = set()
+        self._end = threading.Event()
+        self._helper: threading.Thread | None = None
+
+    def __enter__(self) -> "Yielding":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.makes_way:
+            self._return()
+
+    def look(self) -> None:
+        """To be called between steps, by the main thread; looks about once in a second."""
+        elapsed = time.monotonic() - self._looked
+        if not self._able or elapsed < _LOOK_S:
+            return
+        waited = _waited()
+        compute = [threading.get_native_id(), *(self._cores or _bound())]
+        shares = [(waited[one] - self._before[one]) / elapsed for one in compute if one in self._before.keys() & waited]
+        if shares:
+            self.judge(max(shares), fmean(shares))
+        self._looked, self._before = time.monotonic(), waited
+
+    def judge(self, most: float, mean: float) -> None:
+        """Make way or no longer, after a while in which the threads have waited for their cores for such shares of the
+        time."""
+        if not self.makes_way:
+            if most > _CONTENDED and mean < _CROWDED_BOUND:
+                self._make_way()
+            return
+        self._calm_looks = self._calm_looks + 1 if most < _CALM else 0
+        if self._calm_looks == _CALM_LOOKS or mean > _CROWDED_FREE:
+            self._return()
+
+    @property
+    def makes_way(self) -> bool:
+        return bool(self._cores)
+
+    def _make_way(self) -> None:
+        if not (bound := _bound()):
+            return
+        self._cores = bound
+        _move(dict.fromkeys(self._cores, os.sched_getaffinity(0)))
+        self._main, self._calm_looks = set(_own_core), 0
+        _own_core.clear()
+        self._end = threading.Event()
+        self._helper = threading.Thread(target=_sleep_among_threads, args=(self._end,), name="more-threads")
+        self._helper.start()
+
+    def _return(self) -> None:
+        assert self._helper
+        self._end.set()
+        self._helper.join()
+        _move(self._cores)
+        _own_core.update(self._main)
+        self._cores = {}
+
+
+def _sleep_among_threads(end: threading.Event) -> None:
+    """Have threads of OpenMP of one's own, all asleep, until `end`."""
+    import torch
+
+    torch.zeros(1 << 20).fill_(1.0)
+    end.wait()
+
+
+def _move(threads: dict[int, set[int]]) -> None:
+    for thread, where in threads.items():
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(thread, where)
+
+
+def _bound() -> dict[int, set[int]]:
+    """Thread of this process -> where it may run, of those that may not run wherever the main thread may."""
+    cores, found = os.sched_getaffinity(0), {}
+    for thread in map(int, os.listdir(_TASKS)):
+        with suppress(ProcessLookupError):
+            if len(own := os.sched_getaffinity(thread)) < len(cores):
+                found[thread] = own
+    return found
+
+
+def _waited() -> dict[int, float]:
+    """Thread of this process -> seconds that it was ready to run and had no core."""
+    found = {}
+    for task in os.listdir(_TASKS):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found[int(task)] = int((_TASKS / task / "schedstat").read_text().split()[1]) / 1e9
+    return found

@@ -12,7 +12,7 @@ from torch import nn
 
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.models.bn_relu import bn_relu
-from pipeline.models.conv3x3 import conv3x3
+from pipeline.models.convolution import convolve, made_for
 from pipeline.models.native import COMPILE, built_with, compiler
 from pipeline.models.preact_resnet import PreActBlock, PreActResNet
 
@@ -22,7 +22,7 @@ Kernels = Literal["fused", "torch", "compiled"]
 def use(kernels: Kernels, model: nn.Module, device: torch.device) -> str:
     """Let `model`, on `device` with channels_last weights, train with `kernels`; says what it trains with now.
 
-    Names and weights stay as they are. On a CPU, fused is bn_relu.py and conv3x3.py; on a GPU it is compiled, since
+    Names and weights stay as they are. On a CPU, fused is bn_relu.py and convolution.py; on a GPU it is compiled, since
     torch.compile makes one operation of BN and ReLU too. It compiles at the first step of each shape of mini-batch, in
     a minute or so, and keeps the result in its own cache. Another network of this process that is in use compiles again
     at its next step, unless it is of the same shape. Raises UserError when a compiler is not to be had.
@@ -58,10 +58,17 @@ def _fuse(model: nn.Module) -> str:
         return "torch"
     with_what = built_with()
     for place in places:
-        place.activate = bn_relu
-        if isinstance(place, PreActBlock):
-            place.convolve = conv3x3
+        place.activate, place.convolve = bn_relu, convolve
     return f"fused, {with_what}"
+
+
+def waits_in_openmp(model: nn.Module, precision: str) -> bool:
+    """Whether a training step's threads wait for each other in OpenMP only, which lets them sleep. In the weight
+    gradients that torch takes from oneDNN they do not, however long it takes."""
+    ours = all(module.convolve is convolve for module in model.modules() if isinstance(module, PreActBlock))
+    stem = isinstance(model, PreActResNet) and model.convolve is convolve
+    every = (made_for(module) for module in model.modules() if isinstance(module, nn.Conv2d))
+    return precision == "bf16" and stem and ours and all(every)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.publish import sync
 
-SOURCES = (Path(__file__).with_name("bn_relu.cpp"), Path(__file__).with_name("conv3x3.cpp"))
+SOURCES = (Path(__file__).with_name("bn_relu.cpp"), Path(__file__).with_name("convolution.cpp"))
 COMPILE = ("g++", "-std=gnu++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
 REMEDY = "install g++ (see wrn-pipe doctor), or set kernels: torch in params.yaml, which is slower on a CPU"
 

@@ -17,7 +17,7 @@ Activate = Callable[[nn.BatchNorm2d, Tensor], tuple[Tensor, Tensor]]
 """BN-ReLU. Maps x to x itself, for a shortcut, and relu(bn(x)); bn_relu.py has another than the one below."""
 
 Convolve = Callable[[nn.Conv2d, Tensor], Tensor]
-"""A convolution of an input; conv3x3.py has another than the one below."""
+"""A convolution of an input; convolution.py has another than the one below."""
 
 
 def batch_norm_relu(bn: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,7 +76,7 @@ class PreActBlock(nn.Module):
             if self.dropout is not None:
                 y = self.dropout(y)
             y = self.convolve(getattr(self, f"conv{i}"), y)
-        return y.add_(x if self.shortcut is None else self.shortcut(activated))
+        return y.add_(x if self.shortcut is None else self.convolve(self.shortcut, activated))
 
 
 class PreActResNet(nn.Module):
@@ -110,9 +110,10 @@ class PreActResNet(nn.Module):
         self.bn = nn.BatchNorm2d(width)
         self.fc = nn.Linear(width, num_classes)
         self.activate: Activate = batch_norm_relu
+        self.convolve: Convolve = convolution
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv1(x)
+        x = self.convolve(self.conv1, x)
         if self.bn1 is not None:
             x = F.max_pool2d(self.activate(self.bn1, x)[1], 3, 2, 1)
         for group in range(1, self.groups + 1):

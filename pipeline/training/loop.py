@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.execution.waiting import on_own_core
+from pipeline.execution.waiting import Yielding, on_own_core
 from pipeline.loading.counter_hash import Stream, draw
 from pipeline.loading.inputs import Input, Inputs
 from pipeline.loading.loader import Loader
 from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
-from pipeline.models.kernels import explain_no_compiling
+from pipeline.models.kernels import explain_no_compiling, waits_in_openmp
 from pipeline.params import Protocol
 from pipeline.progress import progress, say
 from pipeline.training.average import Average
@@ -130,12 +130,14 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
             done = (at.epoch * steps + at.step) * protocol.batch_size
             images = protocol.epochs * steps * protocol.batch_size
             bar = stack.enter_context(progress(training.run_id, images, "images", done, notes=True))
+        yields = ranks.size == 1 and waits_in_openmp(model, protocol.precision)
+        yielding = stack.enter_context(Yielding()) if yields else None
         monitor = Monitor(training.run_id, training.scratch, protocol.epochs, steps, protocol.batch_size, bar)
         if ranks.leads:
             monitor.show(at.epoch, at.step, *totals.tolist()[:2])
         while at.epoch < protocol.epochs:
             started, first = time.perf_counter(), at.step
-            _epoch(training, inputs, optimizer, at, steps, keeper, monitor)
+            _epoch(training, inputs, optimizer, at, steps, keeper, monitor, yielding)
             loss, wrong, _ = totals.tolist()
             seen = min(steps * protocol.batch_size, samples)
             rate_at_end = learning_rate(protocol, at.epoch, steps - 1, steps)
@@ -236,6 +238,7 @@ def _epoch(
     steps: int,
     keeper: _Keeper,
     monitor: Monitor,
+    yielding: Yielding | None,
 ) -> None:
     """Do the steps of epoch `at.epoch` from `at.step` on, saving the state now and then."""
     protocol, model = training.protocol, training.model
@@ -250,6 +253,8 @@ def _epoch(
             group["lr"] = learning_rate(protocol, at.epoch, at.step, steps)
         joined = min(protocol.batch_size, len(order) - at.step * protocol.batch_size)
         loss, wrong = _step(training, optimizer, at, batch, joined)
+        if yielding:
+            yielding.look()
         totals, added = keeper.states.totals, torch.stack([loss * len(batch.labels), wrong])
         training.ranks.add_up(added)
         totals[:2] += added

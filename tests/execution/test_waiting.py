@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from project import RUN as TINY_RUN
 from project import make_project
 
 from pipeline.benchmarks.child import process
-from pipeline.execution.waiting import USERS_OWN, USERS_OWN_BINDING, wait_briefly
+from pipeline.execution.waiting import POLICY, USERS_OWN, USERS_OWN_BINDING, wait_briefly
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "cifar10-wrn-40-1-quick-s1"
@@ -36,6 +36,73 @@ with on_own_core():
 child = "import os; print(*sorted(os.sched_getaffinity(0)))"
 told["child"] = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True).stdout.split()
 print(json.dumps(told))
+"""
+MAKING_WAY = """
+import json, os, time
+from pathlib import Path
+from pipeline.execution.waiting import Yielding, bind_threads, on_own_core
+bound = bind_threads("fused")
+import torch
+
+def wait_for_threads(of_each_core):
+    until = time.monotonic() + 60
+    while len(tasks()) != of_each_core * cores:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+def tasks(): return [int(task) for task in os.listdir("/proc/self/task")]
+
+def sleeps():
+    texts = {task: Path(f"/proc/self/task/{task}/status").read_text() for task in tasks()}
+    return {task: int(text.split("\\nvoluntary_ctxt_switches:")[1].split()[0]) for task, text in texts.items()}
+
+def told():
+    before, numbers = sleeps(), torch.linspace(0, 1, 1_000_000)
+    for _ in range(SECTIONS):  # parallel sections, with a little between them that only the main thread does
+        with on_own_core():
+            numbers.sin_()
+            until = time.perf_counter() + 50e-6
+            while time.perf_counter() < until: pass
+    after = sleeps()
+    with on_own_core():
+        main = sorted(os.sched_getaffinity(0))
+    slept = sorted(after[task] - before[task] for task in before if task != os.getpid() and task in after)
+    places = sorted(sorted(os.sched_getaffinity(task)) for task in tasks())
+    return {"main": main, "places": places, "slept": slept, "bits": numbers.numpy().tobytes().hex()[:4000]}
+
+SECTIONS, cores = 300, len(os.sched_getaffinity(0))
+torch.ones(4_000_000).sin_()
+yielding = Yielding()
+yielding.judge(0.05, 0.05)
+states = {"bound": bound, "disturbed a little": yielding.makes_way, "alone": told()}
+yielding.judge(0.7, 0.6)
+states["crowded"] = yielding.makes_way
+yielding.judge(0.4, 0.3)
+wait_for_threads(2)
+states["beside"] = told()
+for share in (0.0, 0.05, 0.0): yielding.judge(share, share)
+states["not yet calm"] = yielding.makes_way
+yielding.judge(0.0, 0.0)
+wait_for_threads(1)
+states["again"] = yielding.makes_way
+states["alone again"] = told()
+yielding.judge(0.4, 0.3)
+yielding.judge(0.5, 0.4)
+states["crowded later"] = yielding.makes_way
+print(json.dumps(states))
+"""
+NOTICING = """
+import sys, time
+from pipeline.execution.waiting import Yielding, bind_threads, on_own_core
+bind_threads("fused")
+import torch
+numbers, until = torch.ones(4_000_000), time.monotonic() + float(sys.argv[1])
+with Yielding() as yielding:
+    while time.monotonic() < until and not yielding.makes_way:
+        with on_own_core():
+            numbers.sin_()
+        yielding.look()
+    print(yielding.makes_way)
 """
 
 many = pytest.mark.skipif(len(CORES) == 1, reason="a single core")
@@ -103,6 +170,59 @@ def test_other_numbers_of_threads_and_those_the_user_has_bound_stay_as_they_are(
     assert not told["bound"]
     assert all(cores == CORES for cores in [*told["between"], *told["within"]])
     assert told["environment"] == [name for name in environment if name == "OMP_PROC_BIND"]
+
+
+def run(script: str, *words: str, **environment: str) -> str:
+    kept = {name: value for name, value in os.environ.items() if name not in (*USERS_OWN_BINDING, "OMP_NUM_THREADS")}
+    command = [sys.executable, "-c", script, *words]
+    return subprocess.run(
+        command, cwd=ROOT, env={**kept, **POLICY, **environment}, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+
+
+@many
+def test_threads_make_way_and_return_and_no_bit_changes() -> None:
+    """Making way they go anywhere and sleep at each section's end; then all is as it was."""
+    told = json.loads(run(MAKING_WAY))
+    alone, beside, again = told["alone"], told["beside"], told["alone again"]
+    assert told["bound"]
+    assert not told["disturbed a little"]
+    assert not told["crowded"]
+    assert len(alone["main"]) == 1
+    assert sum(len(cores) == 1 for cores in alone["places"]) == len(CORES) - 1
+    assert beside["main"] == CORES
+    # Those that only sleep are OpenMP's, which binds them.
+    assert sum(cores == CORES for cores in beside["places"]) == len(CORES)
+    assert sum(slept > 200 for slept in beside["slept"]) >= len(CORES) - 1
+    assert told["not yet calm"]
+    assert not told["again"]
+    assert not told["crowded later"]
+    assert (again["main"], again["places"]) == (alone["main"], alone["places"])
+    assert alone["bits"] == beside["bits"] == again["bits"]
+
+
+@many
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    "environment", [{"GOMP_SPINCOUNT": "1"}, {"OMP_WAIT_POLICY": "active"}, {"OMP_PROC_BIND": "false"}]
+)
+def test_threads_of_which_the_user_has_decided_make_no_way(environment: dict[str, str], busy: None) -> None:
+    assert run(NOTICING, "4", **environment) == "False\n"
+
+
+@many
+@pytest.mark.soak
+def test_neighbours_are_noticed(busy: None) -> None:
+    assert run(NOTICING, "120") == "True\n"
+
+
+@pytest.fixture
+def busy() -> Iterator[None]:
+    """Of a process on one of the cores."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as one:
+        os.sched_setaffinity(one.pid, {CORES[0]})
+        yield
+        one.kill()
 
 
 @many

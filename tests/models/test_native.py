@@ -29,7 +29,7 @@ def test_an_edited_source_is_built_anew_and_a_broken_one_is_said(
         source.write_text(source.read_text() + text)
         library.cache_clear()
         if text == "}":
-            with pytest.raises(UserError, match=r"g\+\+ can not build the kernels: .*conv3x3.cpp.*error"):
+            with pytest.raises(UserError, match=r"g\+\+ can not build the kernels: .*convolution.cpp.*error"):
                 library()
         else:
             library()

@@ -1,6 +1,7 @@
 """What `kernels` of params.yaml makes a network train with; the compiled way itself is in test_compiled.py."""
 
 import copy
+import os
 import subprocess
 import sys
 from typing import get_args
@@ -15,7 +16,7 @@ from pipeline.models import native
 from pipeline.models.bn_relu import bn_relu
 from pipeline.models.build import build
 from pipeline.models.kernels import Kernels, explain_no_compiling, use
-from pipeline.models.native import built_with, compiler, library
+from pipeline.models.native import built_with, compiler, library, multiplies_bf16
 from pipeline.models.preact_resnet import PreActResNet
 from pipeline.params import Plan
 
@@ -86,6 +87,54 @@ def test_a_network_trains_as_with_torch_and_evaluates_the_same(name: str, precis
     fused.eval()
     with torch.no_grad():
         assert torch.equal(plain(x), fused(x))
+
+
+VERBOSE = """
+import sys, torch
+from pipeline.models.build import build
+from pipeline.models.kernels import use, waits_in_openmp
+name, precision, kernels, size = sys.argv[1:]
+model = build(name, 10, conv_init="fan_in", bn_init="uniform", seed=1).to(memory_format=torch.channels_last)
+use(kernels, model, torch.device("cpu"))
+with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    model(torch.randn(4, 3, int(size), int(size)).to(memory_format=torch.channels_last)).sum().backward()
+print("in OpenMP" if waits_in_openmp(model, precision) else "elsewhere")
+"""
+
+
+@pytest.mark.skipif(not multiplies_bf16(), reason="this processor has no AVX512_BF16")
+@pytest.mark.parametrize(
+    ("name", "precision", "kernels", "where"),
+    [
+        ("WRN-16-2", "bf16", "fused", "in OpenMP"),
+        ("WRN-16-1", "bf16", "torch", "elsewhere"),
+        *(
+            pytest.param(*case, marks=pytest.mark.soak)
+            for case in (
+                ("WRN-10-10", "bf16", "fused", "in OpenMP"),
+                ("pre-act-ResNet-164", "bf16", "fused", "in OpenMP"),
+                ("WRN-16-1", "fp32", "fused", "elsewhere"),
+                ("WRN-50-2-bottleneck", "bf16", "fused", "elsewhere"),
+            )
+        ),
+    ],
+)
+def test_where_no_weight_gradient_is_onednns_threads_wait_in_openmp(
+    name: str, precision: str, kernels: str, where: str
+) -> None:
+    """oneDNN itself tells what it computes."""
+    size = "32" if where == "in OpenMP" or "-16-" in name else "64"
+    ran = subprocess.run(
+        [sys.executable, "-c", VERBOSE, name, precision, kernels, size],
+        env={**os.environ, "ONEDNN_VERBOSE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *told, found = ran.stdout.splitlines()
+    assert found == where
+    assert any(",convolution," in line and ",backward_data," in line for line in told)
+    assert any(",backward_weights," in line for line in told) == (where == "elsewhere")
 
 
 @pytest.mark.parametrize("kernels", ["fused", "compiled"])

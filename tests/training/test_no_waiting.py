@@ -85,7 +85,7 @@ def an_epoch(folder: Path, scratch: Path, device: torch.device, network: str = "
             torch.cuda.set_sync_debug_mode("error")
         at.step = 0
         with watcher:
-            loop._epoch(run, inputs, optimizer, at, 5, keeper, monitor)
+            loop._epoch(run, inputs, optimizer, at, 5, keeper, monitor, None)
     assert at.step == 5
     assert glimpse.step is not None
     assert average.tensors

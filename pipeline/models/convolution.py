@@ -1,0 +1,122 @@
+"""A convolution whose weight gradient, in bfloat16 on a CPU, is computed by convolution.cpp.
+
+torch's own takes up to half as long again and rounds to bfloat16; this stays float32. And torch's threads wait for each
+other within it without ever sleeping, hundreds of times in a step: beside a busy neighbour, where one of them does not
+run at the moment, each time costs milliseconds (`wrn-pipe bench neighbours`).
+"""
+
+import ctypes
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from pipeline.models.native import library, multiplies_bf16, pointer
+
+_LANES, _TAPS = 16, 8
+_CHUNK_ELEMENTS = 65_536
+"""Of the input: with its gradient a chunk of so many fits a core's second-level cache."""
+_LEAST_PIXELS, _MOST_PIXELS = 1024, 4096
+"""Of the gradient in a chunk, or at least 4 images. Of fewer the sums, one for each weight and chunk, would cost too
+much; of more they would round too much."""
+_ITEMS = 8
+"""Of work, for as many threads; where there are fewer chunks, each is split by its output channels."""
+_NEAR_WORDS = 200000
+"""Of the packed input, to stay in a core's second-level cache."""
+
+
+def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """conv(x), for any convolution: what this file is not made for, torch does."""
+    if not _suits(conv, x):
+        y: Tensor = conv(x)
+        return y
+    x = x.to(torch.bfloat16, memory_format=torch.channels_last)
+    y = _Convolution.apply(x, conv.weight, conv.stride[0])
+    return y
+
+
+def made_for(conv: nn.Conv2d) -> bool:
+    """Whether the weight gradient of this convolution is ours, given bfloat16 inputs of an even size on a CPU that
+    multiplies them. Raises UserError where our kernels can not be built."""
+    kernel, stride, inputs = conv.kernel_size[0], conv.stride[0], conv.in_channels
+    return (
+        conv.weight.device.type == "cpu"
+        and conv.weight.dtype == torch.float32
+        and conv.weight.requires_grad
+        and conv.bias is None
+        and (kernel, kernel) == conv.kernel_size
+        and (stride, stride) == conv.stride
+        and kernel in (1, 3)
+        and stride in (1, 2)
+        and (conv.padding, conv.dilation) == ((kernel // 2, kernel // 2), (1, 1))
+        and (conv.groups, conv.padding_mode) == (1, "zeros")
+        and conv.out_channels % _LANES == 0
+        and (inputs % _LANES == 0 or _TAPS <= inputs * kernel <= _LANES)
+        and multiplies_bf16()
+    )
+
+
+def _suits(conv: nn.Conv2d, x: Tensor) -> bool:
+    return (
+        x.dtype in (torch.bfloat16, torch.float32)
+        and x.device.type == "cpu"
+        and x.numel() > 0
+        and x.shape[2] % conv.stride[0] == 0
+        and x.shape[3] % (2 * conv.stride[0]) == 0
+        and torch.is_grad_enabled()
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and made_for(conv)
+    )
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        rounded = weight.to(torch.bfloat16, memory_format=torch.channels_last)
+        ctx.save_for_backward(x, rounded)
+        ctx.stride = stride
+        return F.conv2d(x, rounded, stride=stride, padding=weight.shape[2] // 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        stride, kernel = ctx.stride, weight.shape[2]
+        dx = None
+        if ctx.needs_input_grad[0]:
+            both = [[stride] * 2, [kernel // 2] * 2, [1, 1]]
+            dx = torch.ops.aten.convolution_backward(
+                dy, x, weight, None, *both, False, [0, 0], 1, [True, False, False]
+            )[0]
+        return dx, _weight_gradient(x, dy, kernel, stride), None
+
+
+def _weight_gradient(x: Tensor, dy: Tensor, kernel: int, stride: int) -> Tensor:
+    """float32 [O, I, kernel, kernel] of x bfloat16 [N, I, H, W] and dy [N, O, H / stride, W / stride], all of them
+    channels_last."""
+    (n, inputs, height, width), outputs = x.shape, dy.shape[1]
+    pixels = dy.shape[2] * dy.shape[3]
+    small = min(_CHUNK_ELEMENTS // (inputs * height * width), _MOST_PIXELS // pixels)
+    chunk = min(n, max(small, _LEAST_PIXELS // pixels, 4))
+    chunks = -(-n // chunk)
+    splits = max(
+        k for k in range(1, outputs // _LANES + 1) if outputs % (k * _LANES) == 0 and (k - 1) * chunks < _ITEMS
+    )
+    block = min(inputs, _LANES)
+    shape = (ctypes.c_int64 * 7)(n, height, width, inputs, outputs, kernel, stride)
+    near = max(1, _NEAR_WORDS // (chunk * height * width * block)) * block
+    threads = torch.get_num_threads()
+    kernels = library()
+    kernels.packed_words.restype = ctypes.c_int64
+    sizes = ctypes.c_int64(chunk), ctypes.c_int64(splits)
+    parts = torch.empty(chunks, kernel * kernel * inputs, outputs)
+    packed = torch.empty(threads, kernels.packed_words(shape, *sizes), dtype=torch.int32)
+    dw = torch.empty(outputs, inputs, kernel, kernel).to(memory_format=torch.channels_last)
+    kernels.weight_gradient(
+        *map(pointer, (x, dy, dw)), shape, *sizes, ctypes.c_int64(near), *map(pointer, (parts, packed)), threads
+    )
+    return dw

@@ -1,0 +1,216 @@
+"""Convolutions with a weight gradient of ours, against torch's in double precision."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from pipeline.models.convolution import convolve, made_for
+from pipeline.models.native import multiplies_bf16
+
+needs_instructions = pytest.mark.skipif(not multiplies_bf16(), reason="this processor has no AVX512_BF16")
+
+
+def images(*shape: int) -> Tensor:
+    return torch.randn(shape).bfloat16().to(memory_format=torch.channels_last)
+
+
+def layer(inputs: int, outputs: int, kernel: int = 3, **settings: int) -> nn.Conv2d:
+    settings = {"padding": kernel // 2, **settings}
+    conv = nn.Conv2d(inputs, outputs, kernel, **settings, bias=False)  # type: ignore[arg-type]
+    return conv.to(memory_format=torch.channels_last)
+
+
+def step(conv: nn.Conv2d, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, gradient of the input, gradient of the weight."""
+    conv.zero_grad()
+    x = x.detach().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = convolve(conv, x)
+    y.backward(dy)
+    assert x.grad is not None
+    assert conv.weight.grad is not None
+    return y.detach(), x.grad, conv.weight.grad
+
+
+def is_ours(y: Tensor) -> bool:
+    return type(y.grad_fn).__name__ == "_ConvolutionBackward"
+
+
+@contextmanager
+def so_many_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def true_gradient(conv: nn.Conv2d, x: Tensor, dy: Tensor) -> Tensor:
+    """In double precision."""
+    weight = conv.weight.detach().double().requires_grad_()
+    F.conv2d(x.double(), weight, stride=conv.stride, padding=conv.padding).backward(dy.double())
+    assert weight.grad is not None
+    return weight.grad
+
+
+@needs_instructions
+@settings(max_examples=80, deadline=None)
+@given(
+    batch=st.integers(1, 40),
+    inputs=st.sampled_from([3, 4, 5, 16, 32, 48, 64, 128, 256]),
+    outputs=st.sampled_from([16, 32, 64, 80, 256]),
+    height=st.integers(1, 9),
+    width=st.sampled_from([2, 4, 6, 10]),
+    kernel=st.sampled_from([1, 3]),
+    stride=st.sampled_from([1, 2]),
+)
+@example(batch=128, inputs=16, outputs=16, height=32, width=32, kernel=3, stride=1)
+@example(batch=80, inputs=64, outputs=64, height=8, width=8, kernel=3, stride=1)
+@example(batch=33, inputs=3, outputs=16, height=32, width=32, kernel=3, stride=1)
+@example(batch=9, inputs=160, outputs=320, height=8, width=8, kernel=3, stride=2)
+@example(batch=9, inputs=160, outputs=320, height=8, width=8, kernel=1, stride=2)
+@example(batch=3, inputs=640, outputs=640, height=8, width=8, kernel=3, stride=1)
+def test_the_weight_gradient_is_that_of_double_precision(
+    batch: int, inputs: int, outputs: int, height: int, width: int, kernel: int, stride: int
+) -> None:
+    """Products of bfloat16 are exact in float32, so only its sums round."""
+    if kernel == 1 and inputs < 16:
+        kernel = 3
+    torch.manual_seed(batch)
+    conv = layer(inputs, outputs, kernel, stride=stride)
+    x, dy = images(batch, inputs, height * stride, width * stride), images(batch, outputs, height, width)
+    _, _, found = step(conv, x, dy)
+    assert found.dtype == torch.float32
+    assert found.stride() == conv.weight.stride()
+    terms = batch * height * width
+    # One after another are added those of a chunk, up to 4,096.
+    assert (found - true_gradient(conv, x, dy)).abs().max() <= 2.0**-23 * (30 * terms**0.5 + min(terms, 4096))
+
+
+@needs_instructions
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("kernel", "inputs", "outputs"), [(3, 32, 48), (1, 32, 48), (3, 3, 16), (3, 256, 128)])
+def test_it_is_exact_where_sums_need_no_rounding(kernel: int, inputs: int, outputs: int, stride: int) -> None:
+    """Each tap of each pair of channels has a sum of its own: a wrong place would show."""
+    torch.manual_seed(1)
+    shapes = (6, inputs, 6 * stride, 8 * stride), (6, outputs, 6, 8)
+    x, dy = (torch.randint(-8, 9, shape).bfloat16().to(memory_format=torch.channels_last) for shape in shapes)
+    conv = layer(inputs, outputs, kernel, stride=stride)
+    _, _, found = step(conv, x, dy)
+    assert torch.equal(found.double(), true_gradient(conv, x, dy))
+
+
+@needs_instructions
+def test_images_of_float32_are_rounded_as_autocast_does() -> None:
+    torch.manual_seed(3)
+    conv, x, dy = layer(3, 16), torch.randn(4, 3, 8, 8), images(4, 16, 8, 8)
+    y, dx, found = step(conv, x, dy)
+    rounded = step(conv, x.bfloat16(), dy)
+    assert torch.equal(y, rounded[0])
+    assert torch.equal(found, rounded[2])
+    assert dx.dtype == torch.float32
+    assert torch.equal(dx, rounded[1].float())
+
+
+@needs_instructions
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_output_and_gradient_of_the_input_are_torchs_to_the_bit(kernel: int, stride: int) -> None:
+    torch.manual_seed(2)
+    conv = layer(32, 32, kernel, stride=stride)
+    x, dy = images(8, 32, 8 * stride, 8 * stride), images(8, 32, 8, 8)
+    y, dx, _ = step(conv, x, dy)
+    x = x.detach().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = conv(x)
+    expected.backward(dy)
+    assert x.grad is not None
+    assert torch.equal(y, expected)
+    assert torch.equal(dx, x.grad)
+
+
+@needs_instructions
+@settings(max_examples=30, deadline=None)
+@given(batch=st.integers(1, 70), channels=st.sampled_from([16, 32, 64, 256]), threads=st.integers(2, 5))
+def test_no_bit_depends_on_the_number_of_threads(batch: int, channels: int, threads: int) -> None:
+    torch.manual_seed(batch)
+    conv, x, dy = layer(channels, channels), images(batch, channels, 8, 8), images(batch, channels, 8, 8)
+    with so_many_threads(1):
+        _, _, one = step(conv, x, dy)
+    for _ in range(2):
+        with so_many_threads(threads):
+            _, _, many = step(conv, x, dy)
+        assert torch.equal(one, many)
+
+
+@needs_instructions
+def test_what_is_no_number_stays_visible() -> None:
+    conv, x, dy = layer(16, 16), images(2, 16, 8, 8), images(2, 16, 8, 8)
+    dy[1, 3, 4, 4] = float("nan")
+    _, _, found = step(conv, x, dy)
+    assert found[3].isnan().all()
+    assert not found[4].isnan().any()
+
+
+@needs_instructions
+def test_of_an_input_without_gradient_none_is_made() -> None:
+    conv, dy = layer(16, 16), images(2, 16, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = convolve(conv, images(2, 16, 8, 8))
+    assert is_ours(y)
+    y.backward(dy)
+    assert conv.weight.grad is not None
+
+
+STRANGE = {
+    "stride": (layer(16, 16, stride=3), (2, 16, 9, 9)),
+    "kernel": (layer(16, 16, 5), (2, 16, 8, 8)),
+    "oblong kernel": (nn.Conv2d(16, 16, (3, 1), padding=(1, 0), bias=False), (2, 16, 8, 8)),
+    "oblong stride": (nn.Conv2d(16, 16, 3, (2, 1), padding=1, bias=False), (2, 16, 8, 8)),
+    "padding": (layer(16, 16, padding=0), (2, 16, 8, 8)),
+    "dilation": (layer(16, 16, dilation=2, padding=2), (2, 16, 8, 8)),
+    "groups": (layer(32, 32, groups=2), (2, 32, 8, 8)),
+    "bias": (nn.Conv2d(16, 16, 3, padding=1), (2, 16, 8, 8)),
+    "grey": (layer(1, 16), (2, 1, 8, 8)),
+    "odd inputs": (layer(24, 16), (2, 24, 8, 8)),
+    "odd outputs": (layer(16, 24), (2, 16, 8, 8)),
+}
+STRANGE_SIZES = {
+    "odd width": (layer(16, 16), (2, 16, 8, 7)),
+    "odd height, stride 2": (layer(16, 16, stride=2), (2, 16, 7, 8)),
+    "odd width of the output": (layer(16, 16, stride=2), (2, 16, 8, 6)),
+    "no image": (layer(16, 16), (0, 16, 8, 8)),
+}
+
+
+@needs_instructions
+def test_what_is_made_for_it_is_known_before_the_first_step() -> None:
+    assert not any(made_for(conv) for conv, _ in STRANGE.values())
+    assert all(made_for(conv) for conv, _ in STRANGE_SIZES.values())
+
+
+@pytest.mark.parametrize(("conv", "shape"), (STRANGE | STRANGE_SIZES).values(), ids=list(STRANGE | STRANGE_SIZES))
+def test_what_it_is_not_made_for_torch_does(conv: nn.Conv2d, shape: tuple[int, ...]) -> None:
+    x = images(*shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = convolve(conv, x), conv(x)
+    assert not is_ours(y)
+    assert torch.equal(y, expected)
+
+
+def test_evaluation_and_what_is_not_autocast_to_bf16_are_torchs() -> None:
+    conv, x = layer(16, 16), images(2, 16, 8, 8)
+    assert not is_ours(convolve(conv, x.float()))
+    with torch.autocast("cpu", torch.float16):
+        assert not is_ours(convolve(conv, x))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(convolve(conv, x), conv(x))
+    with pytest.raises(RuntimeError, match=r"(?i)bfloat16|same"):
+        convolve(conv, x)

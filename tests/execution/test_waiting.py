@@ -133,13 +133,16 @@ def test_what_the_user_has_set_stays(name: str) -> None:
     assert environment == {name: "of the user's own"}
 
 
-def places(**environment: str) -> dict[str, Any]:
+def run(script: str, *words: str, **environment: str) -> str:
     kept = {name: value for name, value in os.environ.items() if name not in (*USERS_OWN_BINDING, "OMP_NUM_THREADS")}
-    told: dict[str, Any] = json.loads(
-        subprocess.run(
-            [sys.executable, "-c", PLACES], cwd=ROOT, env={**kept, **environment}, stdout=subprocess.PIPE, check=True
-        ).stdout
-    )
+    command = [sys.executable, "-c", script, *words]
+    return subprocess.run(
+        command, cwd=ROOT, env={**kept, **POLICY, **environment}, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+
+
+def places(**environment: str) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(run(PLACES, **environment))
     return told
 
 
@@ -170,14 +173,6 @@ def test_other_numbers_of_threads_and_those_the_user_has_bound_stay_as_they_are(
     assert not told["bound"]
     assert all(cores == CORES for cores in [*told["between"], *told["within"]])
     assert told["environment"] == [name for name in environment if name == "OMP_PROC_BIND"]
-
-
-def run(script: str, *words: str, **environment: str) -> str:
-    kept = {name: value for name, value in os.environ.items() if name not in (*USERS_OWN_BINDING, "OMP_NUM_THREADS")}
-    command = [sys.executable, "-c", script, *words]
-    return subprocess.run(
-        command, cwd=ROOT, env={**kept, **POLICY, **environment}, stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
 
 
 @many

@@ -18,12 +18,12 @@ from pipeline.models.native import library, multiplies_bf16, pointer
 _LANES, _TAPS = 16, 8
 _CHUNK_ELEMENTS = 65_536
 """Of the input: with its gradient a chunk of so many fits a core's second-level cache."""
-_LEAST_PIXELS, _MOST_PIXELS = 1024, 4096
+_LEAST_PIXELS, _MOST_PIXELS, _MOST_IMAGES = 1024, 4096, 16
 """Of the gradient in a chunk, or at least 4 images. Of fewer the sums, one for each weight and chunk, would cost too
 much; of more they would round too much."""
 _ITEMS = 8
 """Of work, for as many threads; where there are fewer chunks, each is split by its output channels."""
-_NEAR_WORDS = 200000
+_NEAR_WORDS = 200_000
 """Of the packed input, to stay in a core's second-level cache."""
 
 
@@ -100,7 +100,7 @@ def _weight_gradient(x: Tensor, dy: Tensor, kernel: int, stride: int) -> Tensor:
     channels_last."""
     (n, inputs, height, width), outputs = x.shape, dy.shape[1]
     pixels = dy.shape[2] * dy.shape[3]
-    small = min(_CHUNK_ELEMENTS // (inputs * height * width), _MOST_PIXELS // pixels)
+    small = min(_CHUNK_ELEMENTS // (inputs * height * width), _MOST_PIXELS // pixels, _MOST_IMAGES)
     chunk = min(n, max(small, _LEAST_PIXELS // pixels, 4))
     chunks = -(-n // chunk)
     splits = max(

@@ -64,8 +64,8 @@ def true_gradient(conv: nn.Conv2d, x: Tensor, dy: Tensor) -> Tensor:
 @settings(max_examples=80, deadline=None)
 @given(
     batch=st.integers(1, 40),
-    inputs=st.sampled_from([3, 4, 5, 16, 32, 48, 64, 128, 256]),
-    outputs=st.sampled_from([16, 32, 64, 80, 256]),
+    inputs=st.sampled_from([3, 4, 5, 16, 32, 48, 64, 128]),
+    outputs=st.sampled_from([16, 32, 64, 80]),
     height=st.integers(1, 9),
     width=st.sampled_from([2, 4, 6, 10]),
     kernel=st.sampled_from([1, 3]),
@@ -76,6 +76,7 @@ def true_gradient(conv: nn.Conv2d, x: Tensor, dy: Tensor) -> Tensor:
 @example(batch=33, inputs=3, outputs=16, height=32, width=32, kernel=3, stride=1)
 @example(batch=9, inputs=160, outputs=320, height=8, width=8, kernel=3, stride=2)
 @example(batch=9, inputs=160, outputs=320, height=8, width=8, kernel=1, stride=2)
+@example(batch=20, inputs=256, outputs=256, height=8, width=8, kernel=3, stride=1)
 @example(batch=3, inputs=640, outputs=640, height=8, width=8, kernel=3, stride=1)
 def test_the_weight_gradient_is_that_of_double_precision(
     batch: int, inputs: int, outputs: int, height: int, width: int, kernel: int, stride: int
@@ -90,8 +91,9 @@ def test_the_weight_gradient_is_that_of_double_precision(
     assert found.dtype == torch.float32
     assert found.stride() == conv.weight.stride()
     terms = batch * height * width
-    # One after another are added those of a chunk, up to 4,096.
-    assert (found - true_gradient(conv, x, dy)).abs().max() <= 2.0**-23 * (30 * terms**0.5 + min(terms, 4096))
+    # Of few channels a chunk has more images, so that more terms are added one after another.
+    times = 30 if inputs >= 16 else 60
+    assert (found - true_gradient(conv, x, dy)).abs().max() <= 2.0**-23 * terms**0.5 * times
 
 
 @needs_instructions

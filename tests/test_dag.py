@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.models.native import SOURCES
+
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
+NATIVE = "pipeline/models/native.py"
 
 CANNOT_CHANGE_A_RESULT = {
     "pipeline/errors.py": "messages and exit codes",
@@ -82,9 +85,14 @@ def test_a_stage_depends_on_no_code_that_it_does_not_import(stage: str) -> None:
     assert code
     for entry in code:
         assert (ROOT / entry).exists(), entry
-        # What is compiled belongs to the module that compiles it.
-        module = str(Path(entry).with_suffix(".py")) if entry.endswith(".cpp") else entry
+        module = NATIVE if entry.endswith((".cpp", ".h")) else entry  # what is compiled belongs to what compiles it
         assert any(file == module or file.startswith(f"{entry}/") for file in used), f"{entry} is not imported"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_all_that_is_compiled_for_it(stage: str) -> None:
+    if NATIVE in closure(ROOT / "stages" / f"{stage}.py"):
+        assert {source.relative_to(ROOT).as_posix() for source in SOURCES} <= set(body(stage)["deps"])
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -19,8 +19,8 @@ _INTRODUCTION = """# The protocol fast
 A one-cycle schedule, label smoothing and a weight decay on all parameters, for a small part of the paper's 200 epochs.
 An error by it says nothing about the paper's claim: `wrn-pipe compare` lists the deviations. `quick`, which the default
 plan trains, is `fast` in {quick} epochs: of those compared below, as many as let the default plan end within 10 minutes
-on two cores. With 8 it would come near that on the slower of the two processors that it has run on, an Intel Xeon with
-AMX, where it took 5 minutes with 4.
+on two cores that are a third slower than those that it has run on, an AMD EPYC with AVX512_BF16 and an Intel Xeon with
+AMX, where it takes six.
 
 ## Choice
 

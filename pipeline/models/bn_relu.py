@@ -5,7 +5,6 @@ gradient formulas are torch's; rounding differs. With the same compiler and proc
 bit, for any number of threads.
 """
 
-import ctypes
 import math
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pipeline.errors import UserError
-from pipeline.models.native import library, pointer
+from pipeline.models.native import library
 from pipeline.models.preact_resnet import batch_norm_relu
 
 PANEL, BLOCK = 64, 256
@@ -61,11 +60,11 @@ class _BatchNormReLU(torch.autograd.Function):
         y, kept = torch.empty_like(x), torch.empty(4, width)
         work = torch.empty(2, -(-rows // BLOCK), width)
         library().bn_relu_forward(
-            *map(pointer, (x, y)),
-            *map(ctypes.c_int64, (rows, width, channels)),
-            *map(pointer, (weight, bias, mean, variance)),
-            *map(ctypes.c_double, (momentum, eps)),
-            *map(pointer, (kept, work)),
+            *_addresses(x, y),
+            *(rows, width, channels),
+            *_addresses(weight, bias, mean, variance),
+            *(momentum, eps),
+            *_addresses(kept, work),
             torch.get_num_threads(),
             _is_bf16(x),
         )
@@ -87,13 +86,17 @@ class _BatchNormReLU(torch.autograd.Function):
         dx, dweight, dbias = torch.empty_like(x), torch.empty(channels), torch.empty(channels)
         work = torch.empty(2, -(-rows // BLOCK) + 1, width)
         library().bn_relu_backward(
-            *map(pointer, (x, dy, shortcut, dx)),
-            *map(ctypes.c_int64, (rows, width, channels)),
-            *map(pointer, (kept, dweight, dbias, work)),
+            *_addresses(x, dy, shortcut, dx),
+            *(rows, width, channels),
+            *_addresses(kept, dweight, dbias, work),
             torch.get_num_threads(),
             _is_bf16(x),
         )
         return dx, dweight, dbias, None, None, None, None
+
+
+def _addresses(*tensors: Tensor | None) -> list[int | None]:
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
 def _is_bf16(x: Tensor) -> int:

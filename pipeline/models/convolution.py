@@ -1,11 +1,14 @@
 """A convolution whose weight gradient, in bfloat16 on a CPU, is computed by convolution.cpp.
 
-torch's own takes up to half as long again and rounds to bfloat16; this stays float32. And torch's threads wait for each
+torch's own takes up to twice as long and rounds to bfloat16; this stays float32. And torch's threads wait for each
 other within it without ever sleeping, hundreds of times in a step: beside a busy neighbour, where one of them does not
 run at the moment, each time costs milliseconds (`wrn-pipe bench neighbours`).
 """
 
 import ctypes
+import threading
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pipeline.models.native import library, multiplies_bf16, pointer
+from pipeline.models.native import library, multiplies_bf16
 
 _LANES, _TAPS = 16, 8
 _CHUNK_ELEMENTS = 65_536
@@ -21,6 +24,8 @@ _CHUNK_ELEMENTS = 65_536
 _LEAST_PIXELS, _MOST_PIXELS, _MOST_IMAGES = 1024, 4096, 16
 """Of the gradient in a chunk, or at least 4 images. Of fewer the sums, one for each weight and chunk, would cost too
 much; of more they would round too much."""
+_MOST_SUMS = 7_500_000
+"""Of all chunks: of networks with many channels the sums are more than what they are made of, so fewer chunks pay."""
 _ITEMS = 8
 """Of work, for as many threads; where there are fewer chunks, each is split by its output channels."""
 _NEAR_WORDS = 200_000
@@ -54,7 +59,7 @@ def made_for(conv: nn.Conv2d) -> bool:
         and (conv.groups, conv.padding_mode) == (1, "zeros")
         and conv.out_channels % _LANES == 0
         and (inputs % _LANES == 0 or _TAPS <= inputs * kernel <= _LANES)
-        and multiplies_bf16()
+        and multiplies_bf16() != ""
     )
 
 
@@ -98,25 +103,53 @@ class _Convolution(torch.autograd.Function):
 def _weight_gradient(x: Tensor, dy: Tensor, kernel: int, stride: int) -> Tensor:
     """float32 [O, I, kernel, kernel] of x bfloat16 [N, I, H, W] and dy [N, O, H / stride, W / stride], all of them
     channels_last."""
-    (n, inputs, height, width), outputs = x.shape, dy.shape[1]
-    pixels = dy.shape[2] * dy.shape[3]
+    threads = torch.get_num_threads()
+    plan = _plan(*x.shape, dy.shape[1], kernel, stride, multiplies_bf16() == "AMX")
+    work = _work(plan.parts + threads * plan.packed)
+    dw = torch.empty(plan.dw).permute(0, 3, 1, 2)
+    library().weight_gradient(
+        x.data_ptr(), dy.data_ptr(), dw.data_ptr(), *plan.arguments, work, work + 4 * plan.parts, threads
+    )
+    return dw
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How the gradient of one shape is computed."""
+
+    dw: tuple[int, int, int, int]
+    arguments: tuple[Any, ...]
+    parts: int
+    """Of 4 bytes, as all here."""
+    packed: int
+    """For each thread."""
+
+
+@cache
+def _plan(n: int, inputs: int, height: int, width: int, outputs: int, kernel: int, stride: int, tiles: bool) -> _Plan:
+    pixels, sums = height * width // stride**2, kernel * kernel * inputs * outputs
     small = min(_CHUNK_ELEMENTS // (inputs * height * width), _MOST_PIXELS // pixels, _MOST_IMAGES)
-    chunk = min(n, max(small, _LEAST_PIXELS // pixels, 4))
+    few_sums = min(-(-n * sums // _MOST_SUMS), _MOST_PIXELS // pixels)
+    chunk = min(n, max(small, _LEAST_PIXELS // pixels, 4, few_sums))
     chunks = -(-n // chunk)
     splits = max(
         k for k in range(1, outputs // _LANES + 1) if outputs % (k * _LANES) == 0 and (k - 1) * chunks < _ITEMS
     )
     block = min(inputs, _LANES)
-    shape = (ctypes.c_int64 * 7)(n, height, width, inputs, outputs, kernel, stride)
     near = max(1, _NEAR_WORDS // (chunk * height * width * block)) * block
-    threads = torch.get_num_threads()
-    kernels = library()
-    kernels.packed_words.restype = ctypes.c_int64
-    sizes = ctypes.c_int64(chunk), ctypes.c_int64(splits)
-    parts = torch.empty(chunks, kernel * kernel * inputs, outputs)
-    packed = torch.empty(threads, kernels.packed_words(shape, *sizes), dtype=torch.int32)
-    dw = torch.empty(outputs, inputs, kernel, kernel).to(memory_format=torch.channels_last)
-    kernels.weight_gradient(
-        *map(pointer, (x, dy, dw)), shape, *sizes, ctypes.c_int64(near), *map(pointer, (parts, packed)), threads
-    )
-    return dw
+    shape = (ctypes.c_int64 * 7)(n, height, width, inputs, outputs, kernel, stride)
+    arguments = shape, chunk, splits, near, int(tiles)
+    packed = library().packed_words(*arguments)
+    return _Plan((outputs, kernel, kernel, inputs), arguments, chunks * sums, packed)
+
+
+_kept = threading.local()
+
+
+def _work(words: int) -> int:
+    """The address of memory for so many words, which is kept: to take it from the allocator each time costs a step a
+    hundredth."""
+    if getattr(_kept, "words", 0) < words:
+        _kept.memory, _kept.words = torch.empty(words, dtype=torch.int32), words
+    address: int = _kept.memory.data_ptr()
+    return address

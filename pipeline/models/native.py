@@ -1,4 +1,4 @@
-"""Our own kernels for the CPU: compiled by g++ from the .cpp files beside this, on first use."""
+"""Our own kernels for the CPU: compiled by g++ from the .cpp and .h files beside this, on first use."""
 
 import ctypes
 import os
@@ -7,14 +7,25 @@ import subprocess
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-
-from torch import Tensor
+from typing import Literal
 
 from pipeline.errors import UserError
 from pipeline.publish import sync
 
-SOURCES = (Path(__file__).with_name("bn_relu.cpp"), Path(__file__).with_name("convolution.cpp"))
+SOURCES = tuple(
+    Path(__file__).with_name(name)
+    for name in ("bn_relu.cpp", "convolution_amx.h", "convolution_avx512.h", "convolution.cpp")
+)
 COMPILE = ("g++", "-std=gnu++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
+_TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "d": ctypes.c_double, "-": None}
+_SIGNATURES = {
+    "bn_relu_forward": ("pplllppppddppii", "-"),
+    "bn_relu_backward": ("pppplllppppii", "-"),
+    "packed_words": ("pllli", "l"),
+    "weight_gradient": ("pppplllippi", "-"),
+    "multiplies_bf16": ("", "i"),
+}
+"""Name -> types of the arguments and of the result: p a pointer, l int64_t, i int, d double."""
 REMEDY = "install g++ (see wrn-pipe doctor), or set kernels: torch in params.yaml, which is slower on a CPU"
 
 
@@ -32,20 +43,26 @@ def library() -> ctypes.CDLL:
         part = built.with_suffix(f".{os.getpid()}.part")
         try:
             built.parent.mkdir(exist_ok=True)
-            _run(*COMPILE, "-o", str(part), *map(str, SOURCES))
+            _run(*COMPILE, "-o", str(part), *(str(source) for source in SOURCES if source.suffix == ".cpp"))
             sync(part)  # of a library that a power loss has cut short the linker says little
             os.replace(part, built)
         except OSError as error:
             raise UserError(f"can not write {built}: {error.strerror}", "make the folder writable") from None
         finally:
             part.unlink(missing_ok=True)
-    return ctypes.CDLL(str(built))
+    kernels = ctypes.CDLL(str(built))
+    for name, (arguments, result) in _SIGNATURES.items():
+        function = getattr(kernels, name, None)
+        if function is not None:
+            function.argtypes, function.restype = [_TYPES[letter] for letter in arguments], _TYPES[result]
+    return kernels
 
 
 @cache
-def multiplies_bf16() -> bool:
-    """Whether the library has what needs a processor with AVX512_BF16. Raises UserError as `library`."""
-    return bool(library().multiplies_bf16())
+def multiplies_bf16() -> Literal["", "AVX512_BF16", "AMX"]:
+    """Which of the processor's instructions for bfloat16 the library uses, if any. Raises UserError as `library`."""
+    names: tuple[Literal["", "AVX512_BF16", "AMX"], ...] = ("", "AVX512_BF16", "AMX")
+    return names[int(library().multiplies_bf16())]
 
 
 @cache
@@ -56,12 +73,7 @@ def compiler() -> str:
 
 def built_with() -> str:
     """The compiler and, where it matters to results, what the processor has. Raises UserError as `library`."""
-    return f"{compiler()}, AVX512_BF16" if multiplies_bf16() else compiler()
-
-
-def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """To the first element; null for None."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    return ", ".join(filter(None, (compiler(), multiplies_bf16())))
 
 
 def _run(*command: str) -> str:

@@ -10,10 +10,24 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pipeline.models import convolution
 from pipeline.models.convolution import convolve, made_for
 from pipeline.models.native import multiplies_bf16
 
 needs_instructions = pytest.mark.skipif(not multiplies_bf16(), reason="this processor has no AVX512_BF16")
+OTHERS = ("AVX512_BF16",) if multiplies_bf16() == "AMX" else ()
+
+
+@pytest.fixture(
+    scope="module",
+    autouse=True,
+    params=[multiplies_bf16(), *(pytest.param(name, marks=pytest.mark.soak) for name in OTHERS)],
+)
+def by_instructions(request: pytest.FixtureRequest) -> Iterator[None]:
+    """By those that are used, and by others that this processor has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolution, "multiplies_bf16", lambda: request.param)
+        yield
 
 
 def images(*shape: int) -> Tensor:
@@ -67,7 +81,7 @@ def true_gradient(conv: nn.Conv2d, x: Tensor, dy: Tensor) -> Tensor:
     inputs=st.sampled_from([3, 4, 5, 16, 32, 48, 64, 128]),
     outputs=st.sampled_from([16, 32, 64, 80]),
     height=st.integers(1, 9),
-    width=st.sampled_from([2, 4, 6, 10]),
+    width=st.sampled_from([2, 4, 6, 10, 16, 34]),
     kernel=st.sampled_from([1, 3]),
     stride=st.sampled_from([1, 2]),
 )
@@ -78,6 +92,8 @@ def true_gradient(conv: nn.Conv2d, x: Tensor, dy: Tensor) -> Tensor:
 @example(batch=9, inputs=160, outputs=320, height=8, width=8, kernel=1, stride=2)
 @example(batch=20, inputs=256, outputs=256, height=8, width=8, kernel=3, stride=1)
 @example(batch=3, inputs=640, outputs=640, height=8, width=8, kernel=3, stride=1)
+@example(batch=3, inputs=16, outputs=16, height=3, width=64, kernel=3, stride=1)
+@example(batch=40, inputs=640, outputs=640, height=8, width=8, kernel=3, stride=1)
 def test_the_weight_gradient_is_that_of_double_precision(
     batch: int, inputs: int, outputs: int, height: int, width: int, kernel: int, stride: int
 ) -> None:

@@ -3,8 +3,8 @@
  * Kernels are 1x1 or 3x3, stride 1 or 2, padding 0 or 1 with zeros.
  *
  * The processor's instructions multiply pairs of bfloat16 and add both products to a float32: a vector of them
- * (convolution_avx512.h), or a tile (convolution_amx.h), five times as fast where a processor has them. Both want images
- * packed in an order of their own, which is made for a chunk of images at a time, to stay in a core's cache.
+ * (convolution_avx512.h) or, much faster, a tile (convolution_amx.h). Both want images packed in an order of their own,
+ * which is made for a chunk of images at a time, to stay in a core's cache.
  *
  * Chunks have a size that depends on shapes only and are added in their order: the result does not depend on the number of
  * threads. As the instructions do, numbers below the normal ones count as 0. Built by pipeline/models/native.py.
@@ -48,7 +48,7 @@ static inline __m256i load(const bf16 *x) { return _mm256_loadu_si256((const __m
 #include "convolution_amx.h"
 #endif
 
-/* With avx512::Packed or amx::Packed, which say how images are packed and what a chunk's sums are. */
+/* By avx512::Packed or amx::Packed, which say how images are packed, and the function `chunk` beside them. */
 template <class Packed>
 static void weight_gradient_by(const bf16 *x, const bf16 *dy, float *dw, const Packed &s, float *parts,
                                uint32_t *packed, int threads) {
@@ -57,14 +57,15 @@ static void weight_gradient_by(const bf16 *x, const bf16 *dy, float *dw, const P
     {
         uint32_t *own = packed + omp_get_thread_num() * s.in_all;
         s.begin(own);
-#pragma omp for collapse(2) schedule(static)
+#pragma omp for collapse(2) schedule(static) nowait
         for (int64_t c = 0; c < chunks; c++)
             for (int64_t k = 0; k < splits; k++) {
                 int64_t from = c * s.size, images = from + s.size < s.images ? s.size : s.images - from;
                 chunk(x + from * s.height * s.width * s.inputs, dy + from * s.out_height * s.out_width * s.outputs + k * s.some,
                       parts + c * taps * s.outputs + k * s.some, own, images, s);
             }
-        s.end();
+        s.end(); /* before it waits, since the system saves what is in tiles each time another thread runs */
+#pragma omp barrier
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < taps; t += LANES) {
             int64_t rows = t + LANES < taps ? (int64_t)LANES : taps - t;

@@ -23,9 +23,10 @@ _CHUNK_ELEMENTS = 65_536
 """Of the input: with its gradient a chunk of so many fits a core's second-level cache."""
 _LEAST_PIXELS, _MOST_PIXELS, _MOST_IMAGES = 1024, 4096, 16
 """Of the gradient in a chunk, or at least 4 images. Of fewer the sums, one for each weight and chunk, would cost too
-much; of more they would round too much."""
+much; of more they would round too much, pixels above all: more than 16 images only where they are tiny, or below."""
 _MOST_SUMS = 7_500_000
-"""Of all chunks: of networks with many channels the sums are more than what they are made of, so fewer chunks pay."""
+"""Of all chunks, where they need not have more pixels for it: of many channels the sums are more than what they are
+made of, so fewer and larger chunks pay."""
 _ITEMS = 8
 """Of work, for as many threads; where there are fewer chunks, each is split by its output channels."""
 _NEAR_WORDS = 200_000
@@ -37,7 +38,7 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     if not _suits(conv, x):
         y: Tensor = conv(x)
         return y
-    x = x.to(torch.bfloat16, memory_format=torch.channels_last)
+    x = x.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
     y = _Convolution.apply(x, conv.weight, conv.stride[0])
     return y
 
@@ -129,7 +130,7 @@ class _Plan:
 def _plan(n: int, inputs: int, height: int, width: int, outputs: int, kernel: int, stride: int, tiles: bool) -> _Plan:
     pixels, sums = height * width // stride**2, kernel * kernel * inputs * outputs
     small = min(_CHUNK_ELEMENTS // (inputs * height * width), _MOST_PIXELS // pixels, _MOST_IMAGES)
-    few_sums = min(-(-n * sums // _MOST_SUMS), _MOST_PIXELS // pixels)
+    few_sums = min(-(-n // max(1, _MOST_SUMS // sums)), _MOST_PIXELS // pixels)
     chunk = min(n, max(small, _LEAST_PIXELS // pixels, 4, few_sums))
     chunks = -(-n // chunk)
     splits = max(
@@ -143,13 +144,14 @@ def _plan(n: int, inputs: int, height: int, width: int, outputs: int, kernel: in
     return _Plan((outputs, kernel, kernel, inputs), arguments, chunks * sums, packed)
 
 
-_kept = threading.local()
+_kept = threading.local()  # since Python lets another thread run meanwhile
 
 
 def _work(words: int) -> int:
     """The address of memory for so many words, which is kept: to take it from the allocator each time costs a step a
     hundredth."""
-    if getattr(_kept, "words", 0) < words:
-        _kept.memory, _kept.words = torch.empty(words, dtype=torch.int32), words
-    address: int = _kept.memory.data_ptr()
-    return address
+    memory: Tensor | None = getattr(_kept, "memory", None)
+    if memory is None or memory.numel() < words:
+        memory = _kept.memory = None  # not both at once
+        memory = _kept.memory = torch.empty(words, dtype=torch.int32)
+    return memory.data_ptr()

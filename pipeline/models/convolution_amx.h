@@ -2,10 +2,10 @@
  * The rows here are input channels, the columns output channels, and what is summed is 32 pixels. So x is packed by
  * channel, its pixels one after another, and dy by pairs of pixels. Part of convolution.cpp.
  *
- * Pixels are counted as those of dy, row after row, with `2 * pad` columns of zeros after each; at stride 2, x is
+ * Pixels are counted as those of dy, row after row, with `2 * pad` columns of zeros after each; of 3x3 at stride 2, x is
  * taken apart into four images by whether row and column are even. Then each tap is x beside dy some pixels earlier or
  * later. It is dy that is shifted: its pairs are whole lines of a cache wherever a tap starts, which the rows of x
- * would not be, and it is packed twice for that, once with pairs that start at even pixels, once at odd ones.
+ * would not be, and of 3x3 it is packed twice for that, once with pairs that start at even pixels, once at odd ones.
  */
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -17,13 +17,14 @@ enum { PIXELS = 2 * LANES, SUMS = 5 };
 #define DY 6
 #define X 7
 
-/* What is written before is in memory now: of what tiles are loaded from compilers know only the address. */
-static inline void write_all(const void *of) { __asm__ volatile("" : : "r"(of) : "memory"); }
+/* Compilers must not move writes to `of` past this: of what tiles are loaded from they know the address only. Writes after
+ * the sums stay there, since _tile_stored says that it writes to memory. */
+static inline void compiler_barrier(const void *of) { __asm__ volatile("" : : "r"(of) : "memory"); }
 
 struct Packed : Layer {
     int64_t phases; /* images that x is taken apart into, by row and by column */
-    int64_t group, offset[PIXELS]; /* rows of dy that are packed at a time, and where in x their pixels are */
-    int64_t pitch, steps, before; /* pixels of a row; 32 of them in an image; pixels of zeros before and after one of dy */
+    int64_t group, offset[PIXELS]; /* rows that are packed at a time, and where in x their pixels are */
+    int64_t pitch, steps, before; /* pixels of a row; tiles of 32 pixels in an image; zeros around dy */
     int64_t x_channel, x_phase, x_block, x_image, y_copy, y_block, y_image;
     int64_t in_all; /* words of a chunk */
 
@@ -42,7 +43,7 @@ struct Packed : Layer {
         in_all = size * (x_image + y_image) / 2;
     }
 
-    /* The zeros among packed pixels lie at the same places in all chunks. */
+    /* Write the zeros among packed pixels, which lie at the same places in all chunks, and set this thread's tiles up. */
     void begin(uint32_t *packed) const {
         memset(packed, 0, in_all * sizeof *packed);
         struct {
@@ -52,7 +53,7 @@ struct Packed : Layer {
         } config = {};
         config.palette = 1;
         for (int tile = 0; tile <= X; tile++) config.bytes[tile] = 64, config.rows[tile] = tile == DY ? (int64_t)LANES : block;
-        write_all(&config);
+        compiler_barrier(&config);
         _tile_loadconfig(&config);
     }
 
@@ -208,7 +209,7 @@ static void chunk(const bf16 *x, const bf16 *dy, float *part, uint32_t *packed, 
         pack_gradient(dy, ys + i * s.y_image, s);
         dy += s.out_height * s.out_width * s.outputs;
     }
-    write_all(packed);
+    compiler_barrier(packed);
     for (int64_t o = 0; o < s.some; o += LANES, ys += s.y_block, part += LANES)
         for (int64_t c = 0; c < s.inputs; c += s.kernel == 1 ? SUMS * LANES : s.block) {
             if (s.kernel == 3) {
@@ -223,3 +224,10 @@ static void chunk(const bf16 *x, const bf16 *dy, float *part, uint32_t *packed, 
         }
 }
 } // namespace amx
+
+#undef DY
+#undef X
+#undef FOR_SUMS
+#undef ZERO
+#undef ADD
+#undef KEEP

@@ -25,7 +25,7 @@ _SIGNATURES = {
     "weight_gradient": ("pppplllippi", "-"),
     "multiplies_bf16": ("", "i"),
 }
-"""Name -> types of the arguments and of the result: p a pointer, l int64_t, i int, d double."""
+"""Name -> types of the arguments and of the result: p a pointer, l int64_t, i int, d double, - nothing."""
 REMEDY = "install g++ (see wrn-pipe doctor), or set kernels: torch in params.yaml, which is slower on a CPU"
 
 
@@ -52,8 +52,8 @@ def library() -> ctypes.CDLL:
             part.unlink(missing_ok=True)
     kernels = ctypes.CDLL(str(built))
     for name, (arguments, result) in _SIGNATURES.items():
-        function = getattr(kernels, name, None)
-        if function is not None:
+        if hasattr(kernels, name):  # without AVX512_BF16 there are no weight gradients
+            function = getattr(kernels, name)
             function.argtypes, function.restype = [_TYPES[letter] for letter in arguments], _TYPES[result]
     return kernels
 

@@ -1,6 +1,7 @@
 """Where a training runs, and what of that place its result depends on."""
 
 import ctypes
+import mmap
 import os
 import platform
 import re
@@ -24,7 +25,9 @@ from pipeline.training import choice as choices
 
 _UNREPEATABLE = re.compile(r"(\S+) does not have a deterministic implementation|.*because it uses (CuBLAS)")
 """Torch's two warnings of kernels whose sums may differ from one time to another."""
-_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
+_M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
+_HEAP = 1 << 30
+"""Bytes; what does not fit has pages as Linux gives them."""
 Setting = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -153,9 +156,22 @@ def prepare(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
-            libc.mallopt(option, 1 << 30)
+        _keep_memory()
+
+
+def _keep_memory() -> None:
+    """Of glibc: what is freed stays in the process, and its pages are huge where Linux has such. It has none for what
+    grows bit by bit, as a heap does, unless asked to: so the heap is made large once, without writing to it."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    libc.mallopt(_M_MMAP_MAX, 0)  # all in the heap, for what is mapped by itself goes back to the system when freed
+    libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
+    heap = libc.malloc(_HEAP)
+    if heap is not None:
+        libc.madvise(-(-heap // mmap.PAGESIZE) * mmap.PAGESIZE, _HEAP - mmap.PAGESIZE, mmap.MADV_HUGEPAGE)
+        libc.free(heap)
 
 
 def facts(device: torch.device) -> dict[str, str | int]:

@@ -19,6 +19,7 @@ from pipeline.benchmarks.machine import machine
 from pipeline.benchmarks.measuring import spread
 from pipeline.benchmarks.steps import OURS, Way, forget, images_per_second, uncompiled, ways
 from pipeline.errors import UserError
+from pipeline.execution.waiting import POLICY
 from pipeline.training import device as devices
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,12 +121,13 @@ def test_neighbours_are_measured_in_every_setting(tmp_path: Path) -> None:
     done = cli("bench", "neighbours", *options, cwd=tmp_path, OMP_NUM_THREADS=str(cores))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
+    spins = POLICY["GOMP_SPINCOUNT"]
     bound, yielding = (" bound", " bound or making way") if cores > 1 else ("", "")
     assert [row["variables"] for row in result["rows"]] == [
         "",
-        f"GOMP_SPINCOUNT=10000{yielding}",
-        f"GOMP_SPINCOUNT=10000{bound}",
-        "GOMP_SPINCOUNT=10000",
+        f"GOMP_SPINCOUNT={spins}{yielding}",
+        f"GOMP_SPINCOUNT={spins}{bound}",
+        f"GOMP_SPINCOUNT={spins}",
         "OMP_WAIT_POLICY=passive",
         f"GOMP_SPINCOUNT=0{bound}",
     ]

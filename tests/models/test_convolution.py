@@ -78,10 +78,10 @@ def true_gradient(conv: nn.Conv2d, x: Tensor, dy: Tensor) -> Tensor:
 @settings(max_examples=80, deadline=None)
 @given(
     batch=st.integers(1, 40),
-    inputs=st.sampled_from([3, 4, 5, 16, 32, 48, 64, 128]),
+    inputs=st.sampled_from([3, 4, 5, 8, 15, 16, 32, 48, 64, 128]),
     outputs=st.sampled_from([16, 32, 64, 80]),
     height=st.integers(1, 9),
-    width=st.sampled_from([2, 4, 6, 10, 16, 34]),
+    width=st.sampled_from([2, 4, 6, 10, 16, 20, 34]),
     kernel=st.sampled_from([1, 3]),
     stride=st.sampled_from([1, 2]),
 )
@@ -98,8 +98,8 @@ def test_the_weight_gradient_is_that_of_double_precision(
     batch: int, inputs: int, outputs: int, height: int, width: int, kernel: int, stride: int
 ) -> None:
     """Products of bfloat16 are exact in float32, so only its sums round."""
-    if kernel == 1 and inputs < 16:
-        kernel = 3
+    if inputs < 16:
+        kernel = 3 if inputs < 8 else 1
     torch.manual_seed(batch)
     conv = layer(inputs, outputs, kernel, stride=stride)
     x, dy = images(batch, inputs, height * stride, width * stride), images(batch, outputs, height, width)

@@ -1,6 +1,7 @@
 """The choice of a device: what is measured, what is taken, what is said."""
 
 import os
+import platform
 import subprocess
 import sys
 import warnings
@@ -165,3 +166,33 @@ def test_both_of_torchs_warnings_name_their_kernel() -> None:
             stacklevel=1,
         )
     assert names == ["CuBLAS", "index_add_cuda_"]
+
+
+MEMORY = """
+import re, resource
+from pathlib import Path
+import torch
+from pipeline.training.device import prepare
+
+def work():
+    kept = [torch.full((megabytes, 1 << 18), 1.0) for megabytes in 10 * [1, 2, 3, 4, 5]]
+
+prepare(torch.device("cpu"))
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+for part in Path("/proc/self/smaps").read_text().split("[heap]")[1:]:
+    size, flags = re.search(r"Size: *(\\d+) kB\\n.*?VmFlags:(.*)", part, re.S).groups()
+    if " hg" in flags.split("\\n")[0]:
+        print(size)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other ways")
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="Linux has no huge pages here")
+def test_freed_memory_stays_in_the_process_and_linux_is_asked_for_huge_pages() -> None:
+    """150 MB are 38,400 pages."""
+    told = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True).stdout.split()
+    assert int(told[0]) < 400
+    assert int(told[1]) > 1_000_000  # kB of the heap

@@ -49,7 +49,7 @@ def curves(name: str, runs: Sequence[Finished]) -> str:
                 color=colour,
                 mec=_INK,
                 ms=8,
-                label=f"{run.error_name[:-6]}, seed {seed}",
+                label=f"{run.error_name[:-6]} at the end, seed {seed}",
             )
             mark.set_gid(f"point-{i}")
         for axes, label in ((loss, "train loss"), (error, "error, %"), (rate, "learning rate")):

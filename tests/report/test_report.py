@@ -269,7 +269,7 @@ def test_an_error_of_held_out_images_is_no_test_error(quick, tmp_path, monkeypat
     read = page_checks.read(text)
     assert "chosen: held-out error 10.00 %" in read.text
     assert "Held-out error 10.00 %: 500 of 5000 images of the held-out split" in read.text
-    assert "held-out, seed 2" in text
+    assert "held-out at the end, seed 2" in text
     assert "test error 10.00" not in text
     finished = load_finished(tmp_path, load_results(tmp_path))
     assert [p.error for p in points.our_points("cifar10", load(tmp_path / PARAMS), finished)] == [12.34]

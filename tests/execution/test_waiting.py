@@ -3,6 +3,7 @@ it."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -227,11 +228,11 @@ def test_a_training_keeps_to_its_cores(
 ) -> None:
     """Of the train stage, whose main thread is seen on one core, and on all, in turn."""
     project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
-    project.edit(lambda params: params["protocols"]["brief"].update(epochs=1000))
+    project.edit(lambda params: params["protocols"]["brief"].update(epochs=300))
     environment = {**os.environ, "MLFLOW_TRACKING_URI": "none://", "OMP_NUM_THREADS": str(len(CORES))}
     command = [sys.executable, "-m", "stages.train", TINY_RUN]
     seen = [0]
-    with subprocess.Popen(command, cwd=project.root, env=environment, stderr=subprocess.DEVNULL) as training:
+    with subprocess.Popen(command, cwd=project.root, env=environment) as training:
         while seen.count(1) <= 2:  # once is while torch is imported
             assert training.poll() is None, seen
             with suppress(ProcessLookupError):
@@ -239,6 +240,7 @@ def test_a_training_keeps_to_its_cores(
                     seen.append(cores)
             time.sleep(0.001)
         training.terminate()
+        assert training.wait() == 128 + signal.SIGTERM
     assert set(seen[1:]) == {1, len(CORES)}
 
 

@@ -174,10 +174,10 @@ class Plan(Strict):
     kernels: Literal["fused", "torch", "compiled"]
     """What trains (pipeline/models/kernels.py). fused: BN-ReLU as one operation, on a CPU our own, built by g++ on
     first use (pipeline/models/bn_relu.py; post-activation networks keep torch's), with our own weight gradients where
-    precision is bf16 and the processor has AVX512_BF16 or AMX (pipeline/models/convolution.py), on a GPU that of
-    torch.compile; compiled: torch.compile, on a CPU as well; torch: torch's own, one after another. The three round
-    differently, and run.json says which one it was, with its compiler. A protocol's batch_norm: synchronised takes
-    torch."""
+    precision is bf16 and the processor has AVX512_BF16 or AMX, and all convolutions our own where it has AVX2 and no
+    AVX512 (pipeline/models/convolution.py), on a GPU that of torch.compile; compiled: torch.compile, on a CPU as well;
+    torch: torch's own, one after another. The three round differently, and run.json says which one it was, with its
+    compiler. A protocol's batch_norm: synchronised takes torch."""
     comparison: Comparison
 
     def run(self, run_id: str) -> Run:

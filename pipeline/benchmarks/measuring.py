@@ -15,6 +15,8 @@ from pipeline.training import device as devices
 from pipeline.training.device import DTYPES, Precision
 
 MATRIX_SIZES = (1024, 2048, 4096)
+_LONG = 2.0
+"""Seconds of a product after which no larger one is tried: of bfloat16 where it is emulated."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,5 +68,10 @@ def seconds_of(step: Callable[[], object], at_least: float) -> float:
 
 def matrix_rate(precision: Precision) -> float:
     """FLOP a second (2 for each multiply-add) of a square matrix product, for the best of a few sizes."""
+    best = 0.0
     with on_own_core():
-        return max(devices.matrix_rate(device(), DTYPES[precision], size, 0.2) for size in MATRIX_SIZES)
+        for size in MATRIX_SIZES:
+            best = max(best, rate := devices.matrix_rate(device(), DTYPES[precision], size, 0.2))
+            if 2 * size**3 / rate > _LONG:
+                break
+    return best

@@ -1,6 +1,6 @@
 """A training step in the ways that `wrn-pipe bench train` compares."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import count
@@ -25,6 +25,7 @@ from pipeline.loading.order import sample_order
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.models.build import build
 from pipeline.models.kernels import Kernels, use, waits_in_openmp
+from pipeline.models.native import multiplies
 from pipeline.models.preact_resnet import PreActBlock, PreActResNet, convolution
 from pipeline.models.sync_batch_norm import synchronise
 from pipeline.training import device as devices
@@ -46,44 +47,61 @@ class Way:
     prepared: bool = False
     """Allocator, repeatable kernels, threads on their own cores; needs a process of its own, see child.py."""
     kernels: Kernels = "torch"
-    weight_gradients: Literal["torch", "ours"] = "torch"
-    """Whose, of convolutions on a CPU; ours come with kernels: fused."""
+    convolutions: Literal["torch", "ours"] = "torch"
+    """Whose, or on most CPUs whose weight gradients; ours come with kernels: fused."""
 
 
-OURS = {"cpu": "+ our weight gradients", "cuda": "+ torch.compile"}
-"""By kind of device, the way that trains by default: kernels: fused is torch.compile on a GPU."""
+Kind = Literal["cuda", "cpu", "cpu without bf16"]
+"""Of device. Without: our kernels are by AVX2, and torch's bfloat16 is twenty times as slow as its float32."""
 _PREPARED = {"cpu": "+ allocator, own cores", "cuda": "+ repeatable kernels, no TF32"}
 """What child.py does on each that a step's time can depend on."""
 
 
-def ways(device: str, compiled: bool, backend: Backend) -> dict[str, Way]:
-    """Label -> way, our loader over `backend`. Each adds one thing to the one before, up to OURS.
+def kind_of(device: torch.device) -> Kind:
+    """Raises UserError where our kernels can not be built."""
+    if device.type == "cuda":
+        return "cuda"
+    return "cpu without bf16" if multiplies() == "AVX2" else "cpu"
 
-    Those that end in "instead" change one of OURS. `device`: cpu or cuda, where `compiled` adds nothing: OURS is.
+
+def ways(kind: Kind, compiled: bool, backend: Backend) -> dict[str, Way]:
+    """Label -> way, our loader over `backend`. Each adds one thing to the one before, up to the one by `default`.
+
+    Those that end in "instead" change one of that. On a GPU `compiled` adds nothing: the default is.
     """
     way = Way()
     result = {"public port": way}
+    bf16 = ("+ bf16 autocast", {"bf16": True})
     added: list[tuple[str, dict[str, Any]]] = [
         ("+ channels_last", {"channels_last": True}),
-        ("+ bf16 autocast", {"bf16": True}),
+        *([] if kind == "cpu without bf16" else [bf16]),
         (f"+ our loader, {backend}", {"loader": backend}),
         ("+ fused SGD", {"sgd": "fused"}),
-        (_PREPARED[device], {"prepared": True}),
-        *(
-            [("+ fused BN-ReLU", {"kernels": "fused"}), (OURS["cpu"], {"weight_gradients": "ours"})]
-            if device == "cpu"
-            else [(OURS["cuda"], {"kernels": "fused"})]
-        ),
+        (_PREPARED["cuda" if kind == "cuda" else "cpu"], {"prepared": True}),
     ]
+    if kind == "cuda":
+        added += [("+ torch.compile", {"kernels": "fused"})]
+    else:
+        ours = "+ our convolutions" if kind == "cpu without bf16" else "+ our weight gradients"
+        added += [("+ fused BN-ReLU", {"kernels": "fused"}), (ours, {"convolutions": "ours"})]
+    if kind == "cpu without bf16":
+        added += [bf16]
     for label, change in added:
         way = replace(way, **change)
         result[label] = way
     result["foreach SGD instead"] = replace(way, sgd="foreach")
-    if device == "cpu":
+    if kind != "cuda":
         result["SGD one by one instead"] = replace(way, sgd="torch's choice")
-        if compiled:
-            result["torch.compile instead"] = replace(way, kernels="compiled")
+    if kind == "cpu" and compiled:
+        result["torch.compile instead"] = replace(way, kernels="compiled")
+    if kind == "cpu without bf16" and compiled:
+        result["torch.compile, fp32 instead"] = replace(way, kernels="compiled", bf16=False)
     return result
+
+
+def default(settings: Mapping[str, Way]) -> Way:
+    """Of those by `ways`, the one that trains by default."""
+    return [way for label, way in settings.items() if not label.endswith("instead")][-1]
 
 
 def images_per_second(network: str, batch: int, way: Way, data: Path) -> float:
@@ -104,7 +122,7 @@ def _step(network: str, batch: int, way: Way, data: Path) -> Callable[[], None]:
     if way.channels_last:
         model = model.to(memory_format=torch.channels_last)
     use(way.kernels, model, device)
-    if way.weight_gradients == "torch":
+    if way.convolutions == "torch":
         for block in model.modules():
             if isinstance(block, PreActBlock | PreActResNet):
                 block.convolve = convolution
@@ -120,7 +138,7 @@ def _step(network: str, batch: int, way: Way, data: Path) -> Callable[[], None]:
     if way.loader == "torchvision":
         batches = _torchvision(data, batch, device)
     else:
-        batches = _ours(data, batch, way.loader, device)
+        batches = _ours(data, batch, way.loader, torch.bfloat16 if way.bf16 else torch.float32, device)
 
     def compute(images: Tensor, labels: Tensor) -> None:
         if not way.channels_last:
@@ -144,10 +162,12 @@ def _step(network: str, batch: int, way: Way, data: Path) -> Callable[[], None]:
     return step
 
 
-def _ours(data: Path, batch: int, backend: Backend, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def _ours(
+    data: Path, batch: int, backend: Backend, dtype: torch.dtype, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
     """As the training loop takes them, epoch after epoch."""
     loader, preprocessing = Loader(data, "train", batch, backend), Preprocessing("meanstd").to(device)
-    inputs = Inputs(loader, preprocessing, "per-image", "per-image", 1, torch.bfloat16, device)
+    inputs = Inputs(loader, preprocessing, "per-image", "per-image", 1, dtype, device)
     for epoch in count():
         order = sample_order(1, epoch, loader.samples)[: loader.samples // batch * batch]
         for part in inputs.batches(epoch, order):

@@ -18,7 +18,7 @@ from pipeline.benchmarks import measuring
 from pipeline.benchmarks.child import process
 from pipeline.benchmarks.machine import machine
 from pipeline.benchmarks.measuring import Spread, ask, matrix_rate, spread
-from pipeline.benchmarks.steps import OURS, Way, forget, images_per_second, training_rate, ways
+from pipeline.benchmarks.steps import Way, default, forget, images_per_second, kind_of, training_rate, ways
 from pipeline.errors import WrnPipeError
 from pipeline.execution.estimate import FORWARD_AND_BACKWARD
 from pipeline.loading.beton import open_split, read
@@ -50,8 +50,8 @@ class Row:
     images_per_s: Spread
     gflops: float
     """10^9 FLOP a second, 2 for each multiply-add, forward and backward."""
-    of_bf16_rate: float
-    """`gflops` over the machine's own bf16 matrix product."""
+    of_matrix_rate: float
+    """`gflops` over the machine's own matrix product, in bf16 or in fp32, whichever is faster."""
     times_port: float
 
 
@@ -97,7 +97,7 @@ def bench(
     parsed = [parse(name) for name in networks]
     open_split(DATA, "train")
     device = measuring.device()
-    settings = ways(device.type, compiled, backend)
+    settings = ways(kind_of(device), compiled, backend)
     measured: dict[str, dict[str, list[float]]] = {network.name: {} for network in parsed}
     rates: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
     with ExitStack() as stack:
@@ -111,11 +111,12 @@ def bench(
                     value = _measure(processes, network.name, way)
                     measured[network.name].setdefault(label, []).append(value)
             if network is parsed[0] and epoch:
-                whole = end_to_end(parsed[0].name, processes[True], settings[OURS[device.type]], say)
+                whole = end_to_end(parsed[0].name, processes[True], default(settings), say)
             for child in processes.values():
                 child.submit(forget).result()
         here = processes[True].submit(machine, device).result()
-    ceiling = spread([rate / 1e9 for rate in rates["bf16"]])
+    matrix = {precision: spread([value / 1e9 for value in values]) for precision, values in rates.items()}
+    ceiling = max(rate.median for rate in matrix.values())
     result = []
     for network in parsed:
         gflop = 2 * FORWARD_AND_BACKWARD * multiply_adds(network, network.image_size, network.num_classes) / 1e9
@@ -124,9 +125,8 @@ def bench(
         for label, values in measured[network.name].items():
             speed = spread(values)
             gflops = speed.median * gflop
-            rows.append(Row(label, speed, gflops, gflops / ceiling.median, speed.median / port))
+            rows.append(Row(label, speed, gflops, gflops / ceiling, speed.median / port))
         result.append(NetworkBench(network.name, BATCH.get(network.name, 128), gflop, tuple(rows)))
-    matrix = {precision: spread([value / 1e9 for value in values]) for precision, values in rates.items()}
     return TrainBench(here, matrix, tuple(result), whole if epoch else None)
 
 

@@ -58,10 +58,10 @@ def train(
     for of in result.networks:
         title = f"{of.network}, batch {of.batch}, {of.gflop_per_image:.3g} GFLOP an image and step"
         table = Table("way", title=title, title_justify="left")
-        for column in ("images/s", "GFLOP/s", "of bf16 rate", "x port"):
+        for column in ("images/s", "GFLOP/s", "of matrix rate", "x port"):
             table.add_column(column, justify="right", no_wrap=True)
         for row in of.rows:
-            cells = (str(row.images_per_s), f"{row.gflops:,.0f}", f"{row.of_bf16_rate:.0%}", f"{row.times_port:.2f}")
+            cells = (str(row.images_per_s), f"{row.gflops:,.0f}", f"{row.of_matrix_rate:.0%}", f"{row.times_port:.2f}")
             table.add_row(row.label, *cells)
         console.print(table)
     if result.epoch is not None:

@@ -11,12 +11,18 @@
 #include <stdint.h>
 #include <string.h>
 
-typedef float vec __attribute__((vector_size(64)));
-typedef uint32_t words __attribute__((vector_size(64)));
-typedef uint16_t halves __attribute__((vector_size(32)));
+/* A panel's accumulators and coefficients fit the vector registers; a panel of a block fits the L1 cache. Of vectors that
+ * are longer than the processor's, comparisons would be done one number at a time. */
+#ifdef __AVX512F__
+enum { LANES = 16, VECTORS = 4 };
+#else
+enum { LANES = 8, VECTORS = 2 };
+#endif
+enum { PANEL = LANES * VECTORS, BLOCK = 256 };
 
-/* A panel's accumulators and coefficients fit the 32 vector registers; a panel of a block fits the L1 cache. */
-enum { LANES = 16, VECTORS = 4, PANEL = LANES * VECTORS, BLOCK = 256 };
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 
 #define INLINE static inline __attribute__((always_inline))
 #define FOR_VECTORS for (int j = 0; j < VECTORS; j++)

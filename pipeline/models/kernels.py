@@ -12,7 +12,7 @@ from torch import nn
 
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.models.bn_relu import bn_relu
-from pipeline.models.convolution import convolve, made_for
+from pipeline.models.convolution import convolve, made_for, takes
 from pipeline.models.native import COMPILE, built_with, compiler
 from pipeline.models.preact_resnet import PreActBlock, PreActResNet
 
@@ -68,7 +68,13 @@ def waits_in_openmp(model: nn.Module, precision: str) -> bool:
     ours = all(module.convolve is convolve for module in model.modules() if isinstance(module, PreActBlock))
     stem = isinstance(model, PreActResNet) and model.convolve is convolve
     every = (made_for(module) for module in model.modules() if isinstance(module, nn.Conv2d))
-    return precision == "bf16" and stem and ours and all(every)
+    return stem and ours and takes(precision) and all(every)
+
+
+def emulates(precision: str, used: str, device: torch.device) -> bool:
+    """Whether a training computes bfloat16 by what torch has for processors without it; `used` is what `use` said."""
+    without = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return without and precision == "bf16" and not used.startswith("fused")
 
 
 @contextmanager

@@ -7,23 +7,26 @@ import subprocess
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pipeline.errors import UserError
 from pipeline.publish import sync
 
 SOURCES = tuple(
     Path(__file__).with_name(name)
-    for name in ("bn_relu.cpp", "convolution_amx.h", "convolution_avx512.h", "convolution.cpp")
+    for name in ("bn_relu.cpp", "convolution_amx.h", "convolution_avx2.h", "convolution_avx512.h", "convolution.cpp")
 )
 COMPILE = ("g++", "-std=gnu++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
+Multiplies = Literal["", "AVX2", "AVX512_BF16", "AMX"]
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "d": ctypes.c_double, "-": None}
 _SIGNATURES = {
     "bn_relu_forward": ("pplllppppddppii", "-"),
     "bn_relu_backward": ("pppplllppppii", "-"),
     "packed_words": ("pllli", "l"),
-    "weight_gradient": ("pppplllippi", "-"),
-    "multiplies_bf16": ("", "i"),
+    "weight_gradient": ("ppppllliippi", "-"),
+    "convolution_floats": ("pi", "l"),
+    "convolution": ("ppppiippi", "-"),
+    "multiplies": ("", "i"),
 }
 """Name -> types of the arguments and of the result: p a pointer, l int64_t, i int, d double, - nothing."""
 REMEDY = "install g++ (see wrn-pipe doctor), or set kernels: torch in params.yaml, which is slower on a CPU"
@@ -52,17 +55,18 @@ def library() -> ctypes.CDLL:
             part.unlink(missing_ok=True)
     kernels = ctypes.CDLL(str(built))
     for name, (arguments, result) in _SIGNATURES.items():
-        if hasattr(kernels, name):  # without AVX512_BF16 there are no weight gradients
+        if hasattr(kernels, name):  # which there are depends on the processor
             function = getattr(kernels, name)
             function.argtypes, function.restype = [_TYPES[letter] for letter in arguments], _TYPES[result]
     return kernels
 
 
 @cache
-def multiplies_bf16() -> Literal["", "AVX512_BF16", "AMX"]:
-    """Which of the processor's instructions for bfloat16 the library uses, if any. Raises UserError as `library`."""
-    names: tuple[Literal["", "AVX512_BF16", "AMX"], ...] = ("", "AVX512_BF16", "AMX")
-    return names[int(library().multiplies_bf16())]
+def multiplies() -> Multiplies:
+    """Which of the processor's instructions the library's convolutions use: AVX2's for float32, or one of the others'
+    for bfloat16; none on another processor. Raises UserError as `library`."""
+    found: Multiplies = get_args(Multiplies)[int(library().multiplies())]
+    return found
 
 
 @cache
@@ -73,7 +77,7 @@ def compiler() -> str:
 
 def built_with() -> str:
     """The compiler and, where it matters to results, what the processor has. Raises UserError as `library`."""
-    return ", ".join(filter(None, (compiler(), multiplies_bf16())))
+    return ", ".join(filter(None, (compiler(), multiplies())))
 
 
 def _run(*command: str) -> str:

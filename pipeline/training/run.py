@@ -19,7 +19,7 @@ from pipeline.evaluation.predictions import loader_of, network_of, predict
 from pipeline.loading.loader import Loader
 from pipeline.loading.preprocessing import Preprocessing
 from pipeline.models.build import build, count_parameters
-from pipeline.models.kernels import use
+from pipeline.models.kernels import emulates, use
 from pipeline.models.sync_batch_norm import synchronise
 from pipeline.params import Plan
 from pipeline.progress import say
@@ -106,6 +106,12 @@ def prepare(
         .to(memory_format=torch.channels_last)
     )
     kernels = synchronise(model) if protocol.batch_norm == "synchronised" else use(plan.kernels, model, device)
+    if ranks.leads and emulates(protocol.precision, kernels, device):
+        say(
+            f"{run_id}: this processor has no instructions for bfloat16, and what torch has for it takes some twenty "
+            "times as long as float32: set precision: fp32; kernels: fused has its own, for pre-activation networks "
+            "without batch_norm: synchronised"
+        )
     # Several processes share the cores: as many threads decode JPEGs in each as compute there.
     workers = torch.get_num_threads() if ranks.size > 1 and run.representation == "jpeg" else None
     share = ranks.shard.size(protocol.batch_size)

@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from pipeline.benchmarks import figure_4, measuring, steps, train
 from pipeline.benchmarks.child import process
 from pipeline.benchmarks.machine import machine
 from pipeline.benchmarks.measuring import spread
-from pipeline.benchmarks.steps import OURS, Way, forget, images_per_second, uncompiled, ways
+from pipeline.benchmarks.steps import Kind, Way, default, forget, images_per_second, kind_of, uncompiled, ways
 from pipeline.errors import UserError
 from pipeline.execution.waiting import POLICY
 from pipeline.training import device as devices
@@ -41,27 +41,34 @@ def cli(*arguments: str, cwd: Path, **environment: str) -> "subprocess.Completed
     )
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_each_row_adds_one_thing_to_the_row_before(device: str) -> None:
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_each_row_adds_one_thing_to_the_row_before(kind: Kind) -> None:
     def changes(one: Way, other: Way) -> int:
         return sum(asdict(one)[key] != asdict(other)[key] for key in asdict(one))
 
-    listed = ways(device, compiled=True, backend="ffcv")
+    listed = ways(kind, compiled=True, backend="ffcv")
     steps = [way for label, way in listed.items() if not label.endswith("instead")]
     assert steps[0] == Way()
-    gradients: Literal["torch", "ours"] = "ours" if device == "cpu" else "torch"
-    assert steps[-1] == listed[OURS[device]] == Way(True, True, "ffcv", "fused", True, "fused", gradients)
+    convolutions: Literal["torch", "ours"] = "torch" if kind == "cuda" else "ours"
+    assert steps[-1] == default(listed) == Way(True, True, "ffcv", "fused", True, "fused", convolutions)
     assert [changes(before, after) for before, after in pairwise(steps)] == [1] * (len(steps) - 1)
     others = {label: way for label, way in listed.items() if label.endswith("instead")}
-    assert {changes(listed[OURS[device]], way) for way in others.values()} == {1}
+    assert {changes(default(listed), way) - ("fp32" in label) for label, way in others.items()} == {1}
     assert {way.sgd for way in others.values()} >= {"foreach"}
-    assert ("compiled" in {way.kernels for way in others.values()}) == (device == "cpu")
-    assert "torch.compile instead" not in ways(device, compiled=False, backend="ffcv")
+    assert ("compiled" in {way.kernels for way in others.values()}) == (kind != "cuda")
+    assert "compiled" not in {way.kernels for way in ways(kind, compiled=False, backend="ffcv").values()}
+
+
+def test_without_bf16_torchs_is_not_tried() -> None:
+    """A step would take minutes."""
+    slow = [way for way in ways("cpu without bf16", compiled=True, backend="ffcv").values() if way.bf16]
+    assert {(way.kernels, way.convolutions) for way in slow} == {("fused", "ours")}
 
 
 def test_a_row_is_named_for_what_it_changes_on_its_device() -> None:
     """An allocator is set on a CPU only, and what kernels: fused is on a GPU is not our BN-ReLU."""
-    cpu, cuda = (set(ways(device, compiled=False, backend="ffcv")) for device in ("cpu", "cuda"))
+    kinds: tuple[Kind, ...] = ("cpu", "cuda")
+    cpu, cuda = (set(ways(kind, compiled=False, backend="ffcv")) for kind in kinds)
     assert cpu - cuda == {
         "+ allocator, own cores",
         "+ fused BN-ReLU",
@@ -103,7 +110,7 @@ def test_bench_train_reports_every_way(tiny_beton: Path, tmp_path: Path) -> None
     (network,) = result["networks"]
     assert (network["network"], network["batch"]) == ("WRN-10-1", 128)
     assert [row["label"] for row in network["rows"]] == list(
-        ways(result["machine"]["type"], compiled=False, backend="ffcv")
+        ways(kind_of(torch.device(result["machine"]["type"])), compiled=False, backend="ffcv")
     )
     for row in network["rows"]:
         assert row["images_per_s"]["low"] <= row["images_per_s"]["median"] <= row["images_per_s"]["high"]
@@ -157,9 +164,7 @@ def test_an_epoch_is_timed_with_its_checkpoint(
     monkeypatch.setattr(train, "EPOCH_IMAGES", 256)
     monkeypatch.setattr(train, "BARE_S", 0.1)
     with process(prepared=True) as prepared:
-        epoch = train.end_to_end(
-            "WRN-10-1", prepared, ways("cpu", compiled=False, backend="numpy")[OURS["cpu"]], silent
-        )
+        epoch = train.end_to_end("WRN-10-1", prepared, default(ways("cpu", compiled=False, backend="numpy")), silent)
     assert epoch.end_to_end.n == train.EPOCHS - 1
     assert epoch.end_to_end.high < 256 / 2 < epoch.bare.low
     assert epoch.lost == pytest.approx(1 - epoch.end_to_end.median / epoch.bare.median)

@@ -15,8 +15,8 @@ from pipeline.errors import UserError, WrnPipeError
 from pipeline.models import native
 from pipeline.models.bn_relu import bn_relu
 from pipeline.models.build import build
-from pipeline.models.kernels import Kernels, explain_no_compiling, use
-from pipeline.models.native import built_with, compiler, library, multiplies_bf16
+from pipeline.models.kernels import Kernels, emulates, explain_no_compiling, use, waits_in_openmp
+from pipeline.models.native import built_with, compiler, library, multiplies
 from pipeline.models.preact_resnet import PreActResNet
 from pipeline.params import Plan
 
@@ -102,7 +102,7 @@ print("in OpenMP" if waits_in_openmp(model, precision) else "elsewhere")
 """
 
 
-@pytest.mark.skipif(not multiplies_bf16(), reason="this processor has no AVX512_BF16")
+@pytest.mark.skipif(multiplies() not in ("AVX512_BF16", "AMX"), reason="this processor has no AVX512_BF16")
 @pytest.mark.parametrize(
     ("name", "precision", "kernels", "where"),
     [
@@ -122,8 +122,26 @@ print("in OpenMP" if waits_in_openmp(model, precision) else "elsewhere")
 def test_where_no_weight_gradient_is_onednns_threads_wait_in_openmp(
     name: str, precision: str, kernels: str, where: str
 ) -> None:
-    """oneDNN itself tells what it computes."""
     size = "32" if where == "in OpenMP" or "-16-" in name else "64"
+    told, found = onednns_work(name, precision, kernels, size)
+    assert found == where
+    assert any(",convolution," in line and ",backward_data," in line for line in told)
+    assert any(",backward_weights," in line for line in told) == (where == "elsewhere")
+
+
+@pytest.mark.skipif(multiplies() != "AVX2", reason="this processor has instructions for bfloat16, or no AVX2")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_with_avx2_only_no_convolution_of_a_step_is_onednns(precision: str) -> None:
+    told, found = onednns_work("WRN-16-1", precision, "fused", "32")
+    assert found == "in OpenMP"
+    assert not any(",convolution," in line for line in told)
+    told, found = onednns_work("WRN-16-1", "fp32", "torch", "32")
+    assert found == "elsewhere"
+    assert any(",convolution," in line and ",backward_weights," in line for line in told)
+
+
+def onednns_work(name: str, precision: str, kernels: str, size: str) -> tuple[list[str], str]:
+    """What oneDNN itself tells of a step, and where its threads wait for each other."""
     ran = subprocess.run(
         [sys.executable, "-c", VERBOSE, name, precision, kernels, size],
         env={**os.environ, "ONEDNN_VERBOSE": "1"},
@@ -132,9 +150,25 @@ def test_where_no_weight_gradient_is_onednns_threads_wait_in_openmp(
         check=True,
     )
     *told, found = ran.stdout.splitlines()
-    assert found == where
-    assert any(",convolution," in line and ",backward_data," in line for line in told)
-    assert any(",backward_weights," in line for line in told) == (where == "elsewhere")
+    return told, found
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "used", "slow"),
+    [
+        ("AVX2", "bf16", "torch", True),
+        ("AVX2", "bf16", "compiled, torch 2.14.1 inductor, g++", True),
+        ("AVX2", "bf16", "fused, g++, AVX2", False),
+        ("AVX2", "fp32", "torch", False),
+        ("AVX512", "bf16", "torch", False),
+    ],
+)
+def test_what_torch_emulates_is_known(
+    capability: str, precision: str, used: str, slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    assert emulates(precision, used, CPU) == slow
+    assert not emulates(precision, used, torch.device("cuda:0"))
 
 
 @pytest.mark.parametrize("kernels", ["fused", "compiled"])
@@ -168,6 +202,20 @@ def test_without_a_compiler_the_remedy_is_to_compile_nothing(kernels: Kernels, m
     finally:
         compiler.cache_clear()
         library.cache_clear()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_torchs_own_kernels_need_no_compiler(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "COMPILE", ("no-such-compiler",))
+    for kept in (compiler, library, multiplies):
+        kept.cache_clear()
+    try:
+        model = network()
+        assert use("torch", model, CPU) == "torch"
+        assert not waits_in_openmp(model, precision)
+    finally:
+        for kept in (compiler, library, multiplies):
+            kept.cache_clear()
 
 
 def test_what_can_not_be_compiled_whole_is_an_error_of_one_line() -> None:

@@ -19,8 +19,8 @@ _INTRODUCTION = """# The protocol fast
 A one-cycle schedule, label smoothing and a weight decay on all parameters, for a small part of the paper's 200 epochs.
 An error by it says nothing about the paper's claim: `wrn-pipe compare` lists the deviations. `quick`, which the default
 plan trains, is `fast` in {quick} epochs: of those compared below, as many as let the default plan end within 10 minutes
-on two cores that are a third slower than those that it has run on, an AMD EPYC with AVX512_BF16 and an Intel Xeon with
-AMX, where it takes six.
+on two cores that are a third slower than those with instructions for bfloat16 that it has run on, an AMD EPYC with
+AVX512_BF16 and an Intel Xeon with AMX, where it takes six. On two of an older AMD EPYC, with AVX2 only, it took 31.
 
 ## Choice
 

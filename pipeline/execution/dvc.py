@@ -236,6 +236,8 @@ def reasons(change: Sequence[Any]) -> list[str]:
             for path, how in items.items():
                 if isinstance(how, dict):  # a params file: {key: how}
                     words += [f"{path}: {key} {_HOW.get(value, value)}" for key, value in how.items()]
+                elif how == "modified" and Path(path).is_dir() and not any(map(Path.is_file, Path(path).rglob("*"))):
+                    words.append(f"{noun}{path} is empty")  # as a dvc pull that fails leaves it
                 else:
                     words.append(f"{noun}{path} {_HOW.get(how, how)}")
     return words

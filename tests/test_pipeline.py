@@ -190,11 +190,11 @@ def test_a_training_that_only_lacks_its_evaluation_is_not_said_to_start(done: Pr
 
 def test_a_fresh_clone_reproduces_byte_for_byte(done: Project, tmp_path: Path) -> None:
     again = clone(done, tmp_path / "again")
-    (again.root / "data" / "raw" / "cifar10").mkdir(parents=True)  # as after a dvc pull that found nothing
+    (again.root / "data" / "raw" / "cifar10-tiny").mkdir(parents=True)  # as after a dvc pull that found nothing
     found = status(again)
     (run,) = found["runs"]
     assert (run["state"], run["error"]) == ("not started", None)
-    assert "output data/raw/cifar10 is empty" in found["other_stages"]["download@cifar10"]
+    assert "data/raw/cifar10-tiny is empty" in found["other_stages"]["convert@cifar10-tiny-rgb"]
     assert set(digests(again)) == {f"results/{name}" for name in RESULTS}
     ran = again.cli("repro")
     assert ran.returncode == 0, ran.stderr

@@ -14,9 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import psutil
-
 from pipeline.errors import EXIT_CODE_FILE, UserError, WrnPipeError
+from pipeline.execution.below import modules_below, terminate
 from pipeline.execution.dag import Stage, read_dag, with_needed
 from pipeline.execution.lock import locked
 from pipeline.execution.lock import read as read_lock
@@ -131,11 +130,11 @@ def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> in
 
         def forward(signum: int, frame: FrameType | None) -> None:
             received.append(signum)
-            running = _running_stages(child.pid)
+            running = modules_below(child.pid, "stages.")
             told.update(process.pid for process in running)
             # A terminal sends SIGINT to the whole group itself; whoever sends SIGTERM knows this process only.
             if signum == signal.SIGTERM:
-                _terminate(running)
+                terminate(running)
                 if not running:  # DVC hashes files, or is between two stages: it takes this as from a terminal
                     child.send_signal(signal.SIGINT)
 
@@ -156,9 +155,9 @@ def _wait(child: "subprocess.Popen[bytes]", received: Sequence[int], told: set[i
         with contextlib.suppress(subprocess.TimeoutExpired):
             return child.wait(_POLL_S)
         if received:
-            further = [process for process in _running_stages(child.pid) if process.pid not in told]
+            further = [process for process in modules_below(child.pid, "stages.") if process.pid not in told]
             told.update(process.pid for process in further)
-            _terminate(further)
+            terminate(further)
 
 
 _POLL_S = 0.2
@@ -185,23 +184,6 @@ def record(names: Sequence[str]) -> None:
             f"DVC cannot record {len(names)} stages: {lines[-1]}",
             "mend that and run it again: results and last states are kept, nothing is trained again",
         )
-
-
-def _running_stages(parent: int) -> list[psutil.Process]:
-    """The stages that run below process `parent`; not DVC itself, which would leave them alone."""
-    found = []
-    with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-        for process in psutil.Process(parent).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if any(word.startswith("stages.") for word in process.cmdline()[:3]):
-                    found.append(process)
-    return found
-
-
-def _terminate(processes: Sequence[psutil.Process]) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
 
 
 def changes(stages: Collection[str], wait: bool = True) -> dict[str, list[Any]]:

@@ -56,9 +56,6 @@ class Place(Protocol):
     def submit(self, works: Sequence[Work], attempt: int) -> list[Job]:
         """One job for each. Raises UserError when they are refused."""
 
-    def stop(self, jobs: Sequence[Job]) -> None:
-        """Let trainings here save and end; jobs elsewhere go on."""
-
 
 @dataclass
 class Slots:
@@ -85,12 +82,6 @@ class Slots:
             started = psutil.Process(int(made.job_id)).create_time()
             jobs.append(_job(work, "local", made.job_id, started, made.paths.stdout, attempt))
         return jobs
-
-    def stop(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            for process in _below(int(job.id)) if job.system == "local" else ():
-                if "pipeline.execution.job" in process.cmdline():
-                    process.terminate()
 
 
 @dataclass(frozen=True)
@@ -158,9 +149,6 @@ class Slurm:
                 for work, job in zip(some, made, strict=True)
             ]
         return jobs
-
-    def stop(self, jobs: Sequence[Job]) -> None:
-        """They go on: a later driver finds them."""
 
     def _parameters(self, arrays: int) -> dict[str, Any]:
         from pipeline.execution.attempt import GRACE_S
@@ -233,13 +221,6 @@ def _job(work: Work, system: System, job_id: str, started: float, log: Path, att
     return Job(
         work.run, work.fingerprint, work.stage, system, job_id, started, platform.node(), shown.as_posix(), attempt
     )
-
-
-def _below(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline import signals
 from pipeline.errors import WrnPipeError, forget_last_words, last_words
+from pipeline.execution.below import modules_below, terminate
 from pipeline.execution.job import SCRATCH, evaluated, trained
 from pipeline.execution.jobs import Job, at_work, forget, note, noted
 from pipeline.execution.submit import Place, Work
@@ -41,7 +42,7 @@ def work_off(plan: Plan, works: Sequence[Work], place: Place, again: str) -> lis
         quiet = time.monotonic()
         while driver.waiting or driver.active:
             if received:
-                _leave(driver, received[0], again)
+                _leave(driver, received, again)
             before = (len(driver.waiting), len(driver.active), len(driver.running))
             driver.fill()
             driver.look()
@@ -165,9 +166,10 @@ class _Driver:
             self.waiting.append(work)
 
 
-def _leave(driver: _Driver, signum: int, again: str) -> None:
+def _leave(driver: _Driver, received: Sequence[int], again: str) -> None:
     """End this driver on a signal: what trains on this machine saves and ends, jobs of a cluster go on."""
     jobs = [job for job in driver.active.values() if job]
+    signum, heard, told = received[0], len(received), set[int]()
     name = signal.Signals(signum).name
     if any(job.system == "slurm" for job in jobs):
         ids = " ".join(sorted({job.id.split("_")[0] for job in jobs if job.system == "slurm"}))
@@ -177,13 +179,20 @@ def _leave(driver: _Driver, signum: int, again: str) -> None:
             f"attach again with: {again} (or end them with: scancel {ids})",
         )
     say(f"{name}: {counted(len(jobs), 'training')} save and end")
-    while at_work(jobs):  # again and again: a training that starts may not listen yet
-        driver.place.stop(jobs)
+    while at_work(jobs):  # a job that starts may have no training yet
+        if len(received) > heard:  # a training that is told twice ends at once, as one without a driver does
+            heard = len(received)
+            told.clear()
+        for job in jobs:
+            further = [p for p in modules_below(int(job.id), "pipeline.execution.job") if p.pid not in told]
+            told.update(process.pid for process in further)
+            terminate(further)
         time.sleep(_LEAST_POLL_S)
     for job in jobs:
         forget(job.fingerprint)
+    kept = "their last saved states are kept" if heard > 1 else "nothing is lost"
     raise StoppedDriverError(
-        signum, f"{name}: stopped {counted(len(jobs), 'training')}, nothing is lost", f"continue with: {again}"
+        signum, f"{name}: stopped {counted(len(jobs), 'training')}, {kept}", f"continue with: {again}"
     )
 
 

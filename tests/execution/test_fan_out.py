@@ -17,6 +17,7 @@ import pytest
 from project import BIN, Project, make_project
 
 from pipeline.errors import UserError
+from pipeline.execution.below import modules_below, terminate
 from pipeline.execution.submit import minutes, slots
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -91,8 +92,13 @@ def at_work_in(project: Project) -> list[psutil.Process]:
     return [p for p in psutil.process_iter(["cwd", "status"]) if p.info["cwd"] == str(project.root) and p.is_running()]
 
 
-def until(condition: Callable[[], Any], log: Path, driver: "subprocess.Popen[bytes] | None" = None) -> None:
-    deadline = time.monotonic() + 400
+def until(
+    condition: Callable[[], Any],
+    log: Path = Path(os.devnull),
+    driver: "subprocess.Popen[bytes] | None" = None,
+    seconds: float = 400,
+) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, log.read_text()
         assert driver is None or driver.poll() is None, log.read_text()
@@ -124,6 +130,59 @@ def test_ctrl_c_saves_what_trains_and_the_same_command_goes_on(
     assert ran.returncode == 0, ran.stderr
     logs = "".join(path.read_text() for path in (project.root / "scratch/jobs/local").glob("*_log.out"))
     assert logs.count("resuming from scratch/") == 2
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_step_that_takes_seconds_is_finished_unless_the_driver_is_told_twice(
+    project: Project, folder: dict[str, str], tmp_path: Path, signals: int
+) -> None:
+    def plan(params: Any) -> None:
+        params["runs"] = {NAMES[0]: {**params["runs"][NAMES[0]], "network": "WRN-16-4"}}
+        params["protocols"]["brief"].update(epochs=60, batch_size=130)
+
+    project.edit(plan)
+    name, log = "cifar10-tiny-wrn-16-4-brief-s1", tmp_path / "log"
+    project.edit(lambda params: params.update(runs={name: params["runs"][NAMES[0]]}))
+    with driving(project, log, "--jobs", "1", **folder, **ONE_THREAD) as driver:
+        until(lambda: list((project.root / "scratch").glob("*/epoch-*")), log, driver)
+        driver.send_signal(signal.SIGTERM)
+        if signals == 2:
+            until(lambda: "1 training save and end" in log.read_text(), log)
+            time.sleep(1)
+            driver.send_signal(signal.SIGTERM)
+        assert driver.wait(200) == 143, log.read_text()
+    (job,) = (project.root / "scratch/jobs/local").glob("*_log.out")
+    assert ("error: SIGTERM: stopped" in job.read_text()) == (signals == 1)
+    assert "SIGTERM: finishing this step and saving" in job.read_text()
+    kept = "nothing is lost" if signals == 1 else "their last saved states are kept"
+    assert f"SIGTERM: stopped 1 training, {kept}" in log.read_text()
+
+
+def test_a_process_that_ends_meanwhile_is_no_error() -> None:
+    two_children = """
+import os, subprocess, sys, time
+os.fork() or os._exit(0)
+subprocess.Popen([sys.executable, "-m", "timeit", "import time; time.sleep(600)"])
+print(flush=True)
+time.sleep(600)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", two_children], stdout=subprocess.PIPE)
+    try:
+        assert parent.stdout
+        parent.stdout.readline()
+        zombie, other = psutil.Process(parent.pid).children()
+        until(lambda: zombie.status() == psutil.STATUS_ZOMBIE)
+        until(lambda: modules_below(parent.pid, "timeit") == [other], seconds=20)
+        terminate([zombie, other])
+        until(lambda: other.status() == psutil.STATUS_ZOMBIE)
+    finally:
+        for process in psutil.Process(parent.pid).children():
+            process.kill()
+        parent.kill()
+        parent.wait()
+    terminate([zombie, other])
+    assert modules_below(parent.pid, "timeit") == []
 
 
 @pytest.mark.soak

@@ -17,7 +17,7 @@ reproduce: setup ## all of it: set up, run the pipeline, compare with the paper'
 	wrn-pipe repro
 	wrn-pipe compare --paper-table 4
 
-pytest = python -m pytest -q -n auto --maxprocesses 4 --no-loadscope-reorder --durations 12
+pytest = python -m pytest -q -rs -n auto --maxprocesses 4 --no-loadscope-reorder --durations 12
 
 test: setup ## run the tests
 	$(pytest) --dist loadfile -m 'not soak'

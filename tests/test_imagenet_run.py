@@ -38,7 +38,7 @@ def test_photographs_from_archives_to_table(
         params["datasets"] = {"imagenet": photos.entry_of(tree, sources=[{"folder": True, "md5": md5}])}
         params["comparison"]["margins"].pop("cifar10-tiny")
         params["representations"] = {"imagenet-jpeg": {**kinds, "max_side": 200}}
-        params["protocols"]["paper-imagenet"].update(epochs=1, batch_size=25, learning_rate=0.01, precision="bf16")
+        params["protocols"]["paper-imagenet"].update(epochs=1, batch_size=25, learning_rate=0.01)
         params["protocols"]["paper-imagenet"]["schedule"]["drop_after"] = []
         params["runs"] = {RUN: params["runs"][RUN]}
         params["tables"] = ["7"]

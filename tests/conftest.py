@@ -38,7 +38,17 @@ SHARING = (
     "training/test_ranks",
 )
 """Test files with something for all of their tests that takes long to make."""
-FIRST = (*SHARING, "evidence/test_verify", "training/test_kills")
+FIRST = (
+    *SHARING,
+    "evidence/test_verify",
+    "execution/test_fan_out",
+    "execution/test_workers",
+    "test_imagenet_run",
+    "tracking/test_remote",
+    "training/test_compiled",
+    "training/test_kills",
+    "training/test_many_processes",
+)
 """Those and others that, begun as the last, would let one process work alone at the end."""
 
 

@@ -7,6 +7,8 @@ import typer
 from pipeline.cli import completion
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.execution.plan import Addition, LeftOut
 
 EPILOG = "Example: wrn-pipe plan --paper-table 4 --row WRN-16-8 --dataset cifar100 --seeds 5"
@@ -71,7 +73,7 @@ def plan(
     if addition.after == addition.before:
         typer.echo(f"{PARAMS} has all {addition.present} runs already: nothing to add.")
         return
-    _show(addition)
+    _show(addition, seeds)
     if dry_run:
         typer.echo(f"{PARAMS} is unchanged (--dry-run).")
     elif not yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -87,8 +89,8 @@ def _sentence(left_out: "list[LeftOut]") -> str:
     return "; ".join(map(str, left_out))
 
 
-def _show(addition: "Addition") -> None:
-    """The unified difference, in colour on a terminal, and what it adds up to."""
+def _show(addition: "Addition", seeds: int) -> None:
+    """The unified difference, in colour on a terminal, what it adds up to, and what it could tell."""
     import difflib
     import os
     import sys
@@ -104,3 +106,25 @@ def _show(addition: "Addition") -> None:
     runs = sum(map(len, addition.added.values()))
     already = f" ({addition.present} more are there already)" if addition.present else ""
     typer.echo(f"\nAdds {runs} {'run' if runs == 1 else 'runs'}{already}: {cost_of(addition)} in all, estimated.")
+    typer.echo(_outlook(addition, seeds))
+
+
+def _outlook(addition: "Addition", seeds: int) -> str:
+    from pipeline.comparison.outlook import of_claim
+    from pipeline.comparison.statistics import FEWEST
+
+    if seeds < FEWEST:
+        return f"Fewer than {FEWEST} runs of a network are never called reproduced: --seeds {FEWEST} or more."
+    found = [of_claim(claim, addition.plan, seeds) for group in addition.added for claim in group.claims]
+    reproduced = _range([100 * one.reproduced for one in found], ".0f")
+    told = _range([one.told for one in found], ".2f")
+    return (
+        f"If a number of the paper holds, {seeds} runs say reproduced in {reproduced} of 100 cases; if it is off by "
+        f"{told} points, they say so in 80\n(should runs spread as published re-runs do; "
+        "docs/reproduction-notes.md says why so seldom)."
+    )
+
+
+def _range(values: "Sequence[float]", form: str) -> str:
+    low, high = format(min(values), form), format(max(values), form)
+    return low if low == high else f"{low} to {high}"

@@ -137,7 +137,7 @@ def _with_runs(
     others = [w for w in weighed if not is_comparable(w.deviations)]
     if comparable:
         rest = [*_excluded(repeated, "its seed is counted already"), *_excluded(others, "not comparable")]
-        margin = _margin(plan, claim.dataset)
+        margin = margin_of(plan, claim.dataset)
         judgement = judge(
             [w.error for w in comparable],
             claim.value,
@@ -211,7 +211,8 @@ def _count(cell: Cell, claim: Claim) -> Cell:
     return replace(cell, count=count, verdict=Verdict.SAME_COUNT if same else Verdict.OTHER_COUNT)
 
 
-def _margin(plan: Plan, dataset: str) -> float:
+def margin_of(plan: Plan, dataset: str) -> float:
+    """Points of error that still are the same. Raises UserError where params.yaml has none for the dataset."""
     margins = plan.comparison.margins
     if dataset not in margins:
         raise UserError(

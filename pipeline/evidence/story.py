@@ -5,11 +5,12 @@ What belongs to the checkout and not to the result stands here, not in results/m
 
 import subprocess
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.comparison.cells import Cell, runs_wanted
+from pipeline.comparison.outlook import of_claim
 from pipeline.comparison.results import Result, load_results
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import table
@@ -54,7 +55,7 @@ def of_run(plan: Plan, run_id: str) -> dict[str, Any]:
     (told,) = _of_runs([run_id], known)
     cells = [cell for name in TITLES for cell in table(plan, name, known.results).cells]
     behind = [cell for cell in cells if run_id in (*cell.runs, *(each.run for each in cell.excluded))]
-    return {**told, "claims": [_of_cell(cell, known.recorded) for cell in behind], "checkout": _checkout()}
+    return {**told, "claims": [_of_cell(cell, plan, known.recorded) for cell in behind], "checkout": _checkout()}
 
 
 def of_claims(plan: Plan, paper_table: str, row: str, dataset: str | None) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def of_claims(plan: Plan, paper_table: str, row: str, dataset: str | None) -> di
         if canonical(cell.model) == canonical(row) and dataset in (None, cell.dataset)
     ]
     runs = list(dict.fromkeys(run for cell in cells for run in cell.runs))
-    told = [_of_cell(cell, known.recorded) for cell in cells]
+    told = [_of_cell(cell, plan, known.recorded) for cell in cells]
     return {"cells": told, "runs": _of_runs(runs, known), "checkout": _checkout()}
 
 
@@ -81,7 +82,14 @@ def seeds_to_plan(cell: Cell) -> int:
     return max(SEEDS, (runs_wanted(cell) or 0) + counted)
 
 
-def _of_cell(cell: Cell, recorded: Collection[str]) -> dict[str, Any]:
+def _outlook(cell: Cell, plan: Plan) -> dict[str, Any] | None:
+    """Of a claim that no comparable run has been made for."""
+    if cell.claim is None or cell.judgement or not runs_wanted(cell):
+        return None
+    return asdict(of_claim(cell.claim, plan, seeds_to_plan(cell)))
+
+
+def _of_cell(cell: Cell, plan: Plan, recorded: Collection[str]) -> dict[str, Any]:
     """What the paper prints, where and by what protocol; what we have, and what the two add up to."""
     paper = protocol_of(cell.claim) if cell.claim else None
     return {
@@ -103,6 +111,7 @@ def _of_cell(cell: Cell, recorded: Collection[str]) -> dict[str, Any]:
         "verdict": str(cell.verdict) if cell.verdict else None,
         "runs_wanted": runs_wanted(cell),
         "seeds_to_plan": seeds_to_plan(cell) if runs_wanted(cell) else None,
+        "outlook": _outlook(cell, plan),
         "deviations": [
             {"text": str(d), "material": d.material, "reason": d.reason, "source": _source(paper, d.field)}
             for d in cell.deviations

@@ -55,12 +55,22 @@ def _cell(cell: dict[str, Any]) -> list[str]:
     for number, text in cell["footnotes"].items():
         lines += _told(f"[{number}] {text}")
     if cell["runs_wanted"]:
-        lines += _told(
-            f"For a verdict: {cell['runs_wanted']} more comparable runs. wrn-pipe plan --paper-table {cell['table']} "
-            f"--row '{cell['network']}' --dataset {cell['dataset']} --seeds {cell['seeds_to_plan']}, "
-            "then wrn-pipe repro"
+        command = (
+            f"wrn-pipe plan --paper-table {cell['table']} --row '{cell['network']}' --dataset {cell['dataset']} "
+            f"--seeds {cell['seeds_to_plan']}, then wrn-pipe repro"
         )
+        if cell["outlook"]:
+            lines += _told(f"For a verdict: comparable runs. {command}. {_outlook(cell['outlook'])}")
+        else:
+            lines += _told(f"For a verdict: {cell['runs_wanted']} more comparable runs. {command}")
     return lines
+
+
+def _outlook(told: dict[str, Any]) -> str:
+    return (
+        f"If the number holds, {told['runs']} runs say reproduced in {100 * told['reproduced']:.0f} of 100 cases, and "
+        f"if it is off by {told['told']:.2f} points they say so in 80, should runs spread as published re-runs do"
+    )
 
 
 def _sentence(cell: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.comparison.cells import runs_wanted
+from pipeline.comparison.outlook import Outlook, of_claim
 from pipeline.comparison.tables import Table
 from pipeline.execution.estimate import Cost, training_cost
 from pipeline.params import Plan
@@ -25,6 +26,8 @@ class Ahead:
     seeds: int
     """Runs in all: those that count already, and the further ones."""
     each: Cost
+    outlooks: tuple[Outlook, ...]
+    """Of its claims, by `seeds` runs."""
 
     @property
     def cost(self) -> Cost:
@@ -47,7 +50,7 @@ class Unfinished:
     cost: Cost
 
 
-def ahead(tables: Iterable[Table]) -> list[Ahead]:
+def ahead(tables: Iterable[Table], plan: Plan) -> list[Ahead]:
     """The trainings that the cells of `tables` wait for, each once however many claims it serves."""
     waiting: dict[tuple[str, str, str], tuple[list[Claim], int, int]] = {}
     for cell in (cell for table in tables for cell in table.cells):
@@ -62,7 +65,7 @@ def ahead(tables: Iterable[Table]) -> list[Ahead]:
             max(runs, wanted),
             max(seeds, wanted + counted),
         )
-    return [_ahead(key, *found) for key, found in waiting.items()]
+    return [_ahead(key, *found, plan) for key, found in waiting.items()]
 
 
 def unfinished(plan: Plan, finished: Sequence[str]) -> list[Unfinished]:
@@ -81,9 +84,10 @@ def total(costs: Iterable[Cost]) -> Cost:
     return sum(costs, start=Cost(0.0, 0.0))
 
 
-def _ahead(key: tuple[str, str, str], claims: Sequence[Claim], runs: int, seeds: int) -> Ahead:
+def _ahead(key: tuple[str, str, str], claims: Sequence[Claim], runs: int, seeds: int, plan: Plan) -> Ahead:
     dataset, network, protocol = key
     paper = protocol_of(claims[0])
     assert paper is not None, "only claims with a protocol wait"
     each = training_cost(network, published_images(dataset, "train"), paper.protocol)
-    return Ahead(dataset, network, protocol, tuple(claims), runs, seeds, each)
+    outlooks = tuple(of_claim(claim, plan, seeds) for claim in claims)
+    return Ahead(dataset, network, protocol, tuple(claims), runs, seeds, each, outlooks)

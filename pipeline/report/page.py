@@ -24,7 +24,7 @@ _SHOWN_EPOCHS = 20
 
 def render(plan: Plan, tables: Sequence[Table], finished: Sequence[Finished]) -> str:
     """The page for the plan's tables and its finished runs, which `tables` were made of."""
-    waiting = ahead(tables)
+    waiting = ahead(tables, plan)
     environment = html.environment(FOLDER)
     return (
         environment.get_template("report.html.jinja")
@@ -198,6 +198,8 @@ def _waiting(one: Ahead) -> dict[str, Any]:
         "protocol": one.protocol,
         "published": ", ".join(f"{claim.text} (Table {claim.table})" for claim in one.claims),
         "runs": one.runs,
+        "reproduced": ", ".join(f"{100 * outlook.reproduced:.0f} %" for outlook in one.outlooks),
+        "told": ", ".join(f"{outlook.told:.2f}" for outlook in one.outlooks),
         "costs": [hours(h) for cost in (one.each, one.cost) for h in (cost.gpu_hours, cost.cpu_hours)],
         "command": one.command,
     }

@@ -209,10 +209,13 @@ def test_nothing_run_at_all(tmp_path, monkeypatch) -> None:
 
 
 def test_what_is_not_run_is_listed_with_its_cost(read, tables, root) -> None:
-    waiting = ahead(tables)
+    waiting = ahead(tables, load(root / PARAMS))
     for one in waiting:
         row = by_id(read, page._ahead_id(one))
         assert one.command in row.text
+        for outlook in one.outlooks:
+            assert f"{100 * outlook.reproduced:.0f} %" in row.text
+            assert f"{outlook.told:.2f}" in row.text
         assert f" {one.runs} " in row.text
     assert str(total(one.cost for one in waiting)) in read.text
 
@@ -228,7 +231,7 @@ def test_what_is_not_run_is_listed_with_its_cost(read, tables, root) -> None:
 
 def test_one_training_serves_the_claims_of_two_tables(root) -> None:
     plan = load(root / PARAMS)
-    waiting = ahead([table(plan, name, []) for name in ("3", "4")])
+    waiting = ahead([table(plan, name, []) for name in ("3", "4")], plan)
     (shared,) = [one for one in waiting if (one.dataset, one.network) == ("cifar10", "WRN-40-2")]
     assert [claim.text for claim in shared.claims] == ["5.43", "5.33"]
     assert (shared.runs, shared.seeds) == (3, 3)

@@ -3,27 +3,33 @@
 import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import TYPE_CHECKING
 
 from pipeline.execution.waiting import bind_threads
 
+if TYPE_CHECKING:
+    from pipeline.training.device import Setting
 
-def process(prepared: bool, kernels: str = "fused") -> ProcessPoolExecutor:
-    """A fresh process to measure in, `prepared` as the train stage prepares its own for `kernels`.
+
+def process(prepared: bool, kernels: str = "fused", setting: "Setting" = "auto") -> ProcessPoolExecutor:
+    """A fresh process to measure in, on the device of `setting`, `prepared` as the train stage prepares its own for
+    `kernels`.
 
     That is the allocator, repeatable kernels and, on a CPU, each thread on a core of its own while a step computes
     (pipeline/training/device.py, pipeline/execution/waiting.py). What is set there can not be taken back, so ways that
     differ in it are measured in two such processes in turn; the one that waits sleeps. A process ends with its
     executor.
     """
-    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(prepared, kernels))
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(prepared, kernels, setting))
 
 
-def _start(prepared: bool, kernels: str) -> None:
+def _start(prepared: bool, kernels: str, setting: "Setting") -> None:
     if not prepared:
         return
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     bind_threads(kernels)
-    from pipeline.benchmarks.measuring import device
+    from pipeline.benchmarks import measuring
     from pipeline.training.device import prepare
 
-    prepare(device())
+    measuring.setting = setting
+    prepare(measuring.device())

@@ -102,7 +102,7 @@ def estimate(plan: Plan, run_ids: Sequence[str], say: Callable[[str], None]) -> 
     """Hours and disk of each run. Runs of one network and batch share a probe: training steps on random images."""
     rates: dict[tuple[str, str, str, int, int], float] = {}
     result = []
-    with process(prepared=True, kernels=plan.kernels) as child:
+    with process(prepared=True, kernels=plan.kernels, setting=plan.device) as child:
         device = ask(child, measuring.device)
         for run_id in run_ids:
             run = plan.run(run_id)
@@ -218,7 +218,7 @@ def check(plan: Plan, network: str, epochs: int, say: Callable[[str], None]) -> 
     converted.
     """
     data, protocol = open_split(DATA, "train"), plan.protocols["quick"]
-    with process(prepared=True, kernels=plan.kernels) as child:
+    with process(prepared=True, kernels=plan.kernels, setting=plan.device) as child:
         device = ask(child, measuring.device)
         rate = _probe(child, device, plan, parse(network), plan.datasets["cifar10"], protocol, say)
     say(f"{network}: {epochs + 1} epochs of {data.samples} images")

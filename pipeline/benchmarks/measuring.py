@@ -51,9 +51,13 @@ def _explained(function: Callable[..., T], arguments: Sequence[Any], options: di
         return function(*arguments, **options)
 
 
+setting: devices.Setting = "auto"
+"""Of the device that this process measures on."""
+
+
 def device() -> torch.device:
-    """Where to measure: what `device: auto` takes for bf16."""
-    return devices.choose("auto", "bf16").device
+    """Where to measure: what `setting` takes for bf16."""
+    return devices.choose(setting, "bf16").device
 
 
 def seconds_of(step: Callable[[], object], at_least: float) -> float:

@@ -163,27 +163,19 @@ def _place(
         return None
     if jobs is not None and slurm:
         raise UserError("--jobs with --slurm", "give one of them: --max-jobs limits the jobs of a cluster")
-    from pipeline.execution.submit import Slots, Slurm, minutes, need_slurm, need_submitit, slots
+    from pipeline.execution.submit import Slots, Slurm, minutes, need_slurm, need_submitit, slots, visible_gpus
 
     need_submitit()
     if jobs is not None:
         from pipeline.params import load
 
-        return Slots(slots(jobs, _gpus(load().device)))
+        return Slots(slots(jobs, visible_gpus() if load().device != "cpu" else []))
     need_slurm()
     for option in sbatch:
         if not all(option.partition("=")[::2]):
             raise UserError(f"--sbatch {option}", "write NAME=VALUE without dashes, such as --sbatch account=vision")
     further = tuple((name, value) for name, _, value in (option.partition("=") for option in sbatch))
     return Slurm(minutes(time), max_jobs, partition, gpus, cpus, further)
-
-
-def _gpus(device: str) -> int:
-    if device == "cpu":
-        return 0
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bool) -> None:

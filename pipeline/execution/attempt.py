@@ -32,11 +32,15 @@ class Attempt:
     stage: Stage
     cores: tuple[int, ...] = ()
     """Those to keep to; none: all that the job is given."""
+    gpu: str | None = None
+    """The one to train on, as CUDA_VISIBLE_DEVICES names it, of which submitit knows numbers only."""
 
     def __call__(self) -> None:
         """Wait for the child's end. Raises RuntimeError with its exit code unless that is 0."""
         environment = dict(os.environ)
         wait_briefly(environment)  # a cluster may not hand on the driver's
+        if self.gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpu
         if self.cores:
             os.sched_setaffinity(0, self.cores)
         if threads := len(self.cores) or int(os.environ.get("SLURM_CPUS_PER_TASK", "0")):

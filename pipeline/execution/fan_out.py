@@ -17,7 +17,7 @@ from pipeline.execution.dag import Stage, read_dag, with_behind
 from pipeline.execution.dvc import looked_at, record, repro
 from pipeline.execution.job import SCRATCH, evaluated, trained
 from pipeline.execution.jobs import JOBS
-from pipeline.execution.submit import Place, Work
+from pipeline.execution.submit import Place, Slots, Work
 from pipeline.execution.work_off import Failure, work_off
 from pipeline.params import Plan, load
 from pipeline.progress import counted, say
@@ -26,6 +26,7 @@ from pipeline.publish import new_folder
 from pipeline.tracking.sync import log_runs
 from pipeline.training import choice
 from pipeline.training.holder import discard_unless_held
+from pipeline.training.processes import number_of_processes
 
 
 def fan_out(plan: Plan, targets: Sequence[str], place: Place, again: str, force: bool = False) -> int:
@@ -44,6 +45,7 @@ def fan_out(plan: Plan, targets: Sequence[str], place: Place, again: str, force:
             return code
         works = stale_runs(plan, wanted, stages, force)
         if works:
+            _need_gpus(plan, works, place)
             failures = work_off(plan, works, place, again)
             failures += _edited(works, load())
             given_up = {failure.run for failure in failures}
@@ -109,6 +111,18 @@ def _sole_driver() -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _need_gpus(plan: Plan, works: Sequence[Work], place: Place) -> None:
+    """Raise UserError for a run of several processes, each of which takes a GPU, where a job has one."""
+    if not isinstance(place, Slots) or all(slot.gpu is None for slot in place.slots):
+        return
+    for work in works:
+        if work.stage == "train" and (processes := number_of_processes(plan, work.run, None)) > 1:
+            raise UserError(
+                f"run {work.run} takes {processes} processes with a GPU each, and a job of --jobs has one GPU",
+                f"wrn-pipe repro train@{work.run}, which uses them all; then the others by --jobs",
+            )
 
 
 def _edited(works: Sequence[Work], now: Plan) -> list[Failure]:

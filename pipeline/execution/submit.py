@@ -77,7 +77,7 @@ class Slots:
         for work in works:
             number = min(set(range(len(self.slots))) - self.taken.keys())
             with _no_interrupts():  # a terminal's Ctrl-C is for the driver, which tells the trainings
-                made = _executor(self.slots[number]).submit(_attempt(work, self.slots[number].cores))
+                made = _executor().submit(_attempt(work, self.slots[number]))
             self.taken[number] = made
             started = psutil.Process(int(made.job_id)).create_time()
             jobs.append(_job(work, "local", made.job_id, started, made.paths.stdout, attempt))
@@ -88,18 +88,19 @@ class Slots:
 class Slot:
     """What one job on this machine has to itself."""
 
-    gpu: int | None
+    gpu: str | None
+    """As CUDA_VISIBLE_DEVICES names it: a number, or the id of a GPU or of a part of one."""
     cores: tuple[int, ...]
     """Empty with a GPU: its trainings take little of the CPU, and their threads stay as many as without slots."""
 
 
-def slots(count: int, gpus: int) -> list[Slot]:
-    """`count` slots over so many GPUs, in turns, or with none over the cores that this process may use, in equal parts.
+def slots(count: int, gpus: Sequence[str]) -> list[Slot]:
+    """`count` slots over these GPUs, in turns, or with none over the cores that this process may use, in equal parts.
 
     Raises UserError when there are fewer cores than slots.
     """
     if gpus:
-        return [Slot(number % gpus, ()) for number in range(count)]
+        return [Slot(gpus[number % len(gpus)], ()) for number in range(count)]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     if count > len(cores):
         raise UserError(f"--jobs {count} on {len(cores)} cores", f"--jobs {len(cores)} is the most: a job needs a core")
@@ -201,18 +202,26 @@ def minutes(text: str) -> int:
     return total
 
 
-def _attempt(work: Work, cores: tuple[int, ...] = ()) -> "Attempt":
+def visible_gpus() -> list[str]:
+    """The GPUs that torch sees, by the names that show them to a process."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return [name.strip() for name in named.split(",")][:count] if named else [str(number) for number in range(count)]
+
+
+def _attempt(work: Work, slot: Slot | None = None) -> "Attempt":
     from pipeline.execution.attempt import Attempt
 
-    return Attempt(work.run, work.fingerprint, work.stage, cores)
+    return Attempt(work.run, work.fingerprint, work.stage, slot.cores if slot else (), slot.gpu if slot else None)
 
 
-def _executor(slot: Slot) -> "LocalExecutor":
+def _executor() -> "LocalExecutor":
     from submitit import LocalExecutor
 
     executor = LocalExecutor(folder=JOBS / "local", max_num_timeout=_TIMEOUTS)
-    gpus = {} if slot.gpu is None else {"gpus_per_node": 1, "visible_gpus": (slot.gpu,)}
-    executor.update_parameters(timeout_min=10**6, stderr_to_stdout=True, **gpus)
+    executor.update_parameters(timeout_min=10**6, stderr_to_stdout=True)
     return executor
 
 

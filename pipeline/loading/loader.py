@@ -139,12 +139,15 @@ class _Ffcv:
                 from ffcv.fields.ndarray import NDArrayDecoder
                 from ffcv.fields.rgb_image import SimpleRGBImageDecoder
                 from ffcv.loader import Loader as FfcvLoader
-                from ffcv.loader import OrderOption
+                from ffcv.loader import OrderOption, epoch_iterator
         except ImportError as error:
             raise UserError(
                 f"loading.backend is ffcv, but FFCV cannot be imported here ({error})",
                 "run make setup, or set loading.backend: numpy in params.yaml (equal bytes)",
             ) from None
+        # Else each epoch opens streams on GPU 0, for trainings on the CPU or another GPU as well, and fails where that
+        # is occupied. Batches are copied before FFCV fills their memory again.
+        epoch_iterator.IS_CUDA = False
         self.batch_size = batch_size
         self.order = _Order(beton.samples)
         if isinstance(beton, JpegBeton):

@@ -72,8 +72,12 @@ def waits_in_openmp(model: nn.Module, precision: str) -> bool:
 
 
 def emulates(precision: str, used: str, device: torch.device) -> bool:
-    """Whether a training computes bfloat16 by what torch has for processors without it; `used` is what `use` said."""
-    without = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    """Whether a training computes bfloat16 by what torch has for processors without it: CPUs with AVX2 only, and GPUs
+    before NVIDIA's Ampere. `used` is what `use` said."""
+    if device.type == "cuda":
+        without = not torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        without = torch.backends.cpu.get_cpu_capability() == "AVX2"
     return without and precision == "bf16" and not used.startswith("fused")
 
 

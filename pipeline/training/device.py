@@ -20,11 +20,14 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import torch
 
 from pipeline.errors import UserError
+from pipeline.progress import say
 from pipeline.publish import json_text, new_file
 from pipeline.training import choice as choices
 
-_UNREPEATABLE = re.compile(r"(\S+) does not have a deterministic implementation|.*because it uses (CuBLAS)")
-"""Torch's two warnings of kernels whose sums may differ from one time to another."""
+_UNREPEATABLE = re.compile(r"(\S+) does not have a deterministic implementation")
+"""Torch's warning of a kernel whose sums may differ from one time to another."""
+_FIXED_WORKSPACES = (":4096:8", ":16:8")
+"""With these cuBLAS repeats, by its manual; torch says nothing about others."""
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
 _HEAP = 1 << 30
 """Bytes; what does not fit has pages as Linux gives them."""
@@ -35,6 +38,8 @@ AS_FAST = 0.9
 """Of the fastest rate: above it the first device is taken, so that of equal GPUs noise does not pick one."""
 _LONG, _LARGEST = 0.01, 8192
 """Matrices to measure with grow until a product takes so many seconds, or to that size."""
+_BURST = 16
+"""Products that a GPU is given before it is waited for: it takes thousands at once, and would be busy for a minute."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,24 @@ def choose_once(scratch: Path, setting: Setting, precision: Precision) -> Choice
 
 
 def fastest(candidates: Sequence[torch.device], rate: Callable[[torch.device], float]) -> Choice:
-    """The first of `candidates` that is as fast as the fastest, but for a tenth. A single one is not measured."""
+    """The first of `candidates` that is as fast as the fastest, but for a tenth. A single one is not measured.
+
+    A GPU that can not be measured is left out, and said, where another one can; else UserError is raised.
+    """
     if len(candidates) == 1:
         return Choice(candidates[0], {})
-    rates = {str(device): rate(device) for device in candidates}
+    rates: dict[str, float] = {}
+    refused: list[UserError] = []
+    for device in candidates:
+        try:
+            rates[str(device)] = rate(device)
+        except UserError as error:
+            refused.append(error)
+    if refused and all(torch.device(name).type == "cpu" for name in rates):
+        raise refused[0]
+    for one in refused:
+        say(f"{one.what}; another GPU is taken")
+    candidates = [device for device in candidates if str(device) in rates]
     enough = AS_FAST * max(rates.values())
     return Choice(next(device for device in candidates if rates[str(device)] >= enough), rates)
 
@@ -121,10 +140,14 @@ def _probe(device: torch.device, dtype: torch.dtype) -> float:
                 return best
             size *= 2
     except RuntimeError as error:  # torch's errors of a GPU: no memory left, in use by one process only, broken
+        if best and isinstance(error, torch.OutOfMemoryError):  # for the larger matrices only
+            return best
         raise UserError(
             f"device {device} can not be measured: {str(error).splitlines()[0]}",
             "free it, hide it with CUDA_VISIBLE_DEVICES, or set device: cpu in params.yaml",
         ) from error
+    finally:
+        torch.cuda.empty_cache()  # what the matrices took on a GPU that others may be using
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int, at_least: float) -> float:
@@ -132,12 +155,14 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, size: int, at_least: f
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     torch.mm(left, right)
     wait(device)
+    burst = _BURST if device.type == "cuda" else 1
     products, started = 0, time.perf_counter()
-    while time.perf_counter() - started < at_least:
-        torch.mm(left, right)
-        products += 1
-    wait(device)
-    return 2 * size**3 * products / (time.perf_counter() - started)
+    while (elapsed := time.perf_counter() - started) < at_least:
+        for _ in range(burst):
+            torch.mm(left, right)
+        wait(device)
+        products += burst
+    return 2 * size**3 * products / elapsed
 
 
 def wait(device: torch.device) -> None:
@@ -175,9 +200,12 @@ def _keep_memory() -> None:
 
 
 def facts(device: torch.device) -> dict[str, str | int]:
-    """Kind of processor and number of threads: with the same of both, the same bits."""
+    """Kind of processor and number of threads, and of a GPU the libraries: with the same of all, the same bits."""
     if device.type == "cuda":
-        return {"type": "cuda", "name": torch.cuda.get_device_name(device), "threads": torch.get_num_threads()}
+        cudnn: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        libraries = {"cuda": str(torch.version.cuda), "cudnn": str(cudnn)}
+        name = torch.cuda.get_device_name(device)
+        return {"type": "cuda", "name": name, "threads": torch.get_num_threads(), **libraries}
     name, flags = _processor()
     matrix = "AMX" if "amx_bf16" in flags else "AVX512_BF16" if "avx512_bf16" in flags else "no native bf16"
     capability = f"{torch.backends.cpu.get_cpu_capability()}, {matrix}"
@@ -189,12 +217,20 @@ def note_unrepeatable(names: list[str]) -> Iterator[None]:
     """Add to `names` each kernel that the block runs although torch has no deterministic one. `prepare` comes first."""
     show = warnings.showwarning
 
-    def note(message: Warning | str, *where: Any, **more: Any) -> None:
-        if not (found := _UNREPEATABLE.match(str(message))):
-            show(message, *where, **more)
-        elif (name := found[1] or found[2]) not in names:
+    def add(name: str) -> None:
+        if name not in names:
             names.append(name)
             names.sort()
+
+    def note(message: Warning | str, *where: Any, **more: Any) -> None:
+        if found := _UNREPEATABLE.match(str(message)):
+            add(found[1])
+        else:
+            show(message, *where, **more)
+
+    on_gpu: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if on_gpu and os.environ["CUBLAS_WORKSPACE_CONFIG"] not in _FIXED_WORKSPACES:
+        add("cuBLAS")
 
     with warnings.catch_warnings():
         warnings.filterwarnings("default", _UNREPEATABLE.pattern)

@@ -10,7 +10,14 @@ from pipeline.progress import say
 from pipeline.signals import handled
 
 OUTSIDE = "before or after the training's steps"
-_NO_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory", "could not create a memory", "_ALLOC_FAILED")
+_NO_MEMORY = (
+    "can't allocate memory",
+    "bad_alloc",
+    "out of memory",
+    "could not create a memory",
+    "_ALLOC_FAILED",
+    "_ALLOCATION_FAILED",
+)
 """In the text of torch's plain RuntimeErrors: of the CPU's allocator, oneDNN, cuBLAS and cuDNN."""
 _unanswered: list[int] = []
 """Signals that have come within `stop_at_once`."""

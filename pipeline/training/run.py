@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from pipeline.errors import WrnPipeError
+from pipeline.errors import UserError, WrnPipeError
 from pipeline.evaluation.predictions import loader_of, network_of, predict
 from pipeline.loading.loader import Loader
 from pipeline.loading.preprocessing import Preprocessing
@@ -106,12 +106,8 @@ def prepare(
         .to(memory_format=torch.channels_last)
     )
     kernels = synchronise(model) if protocol.batch_norm == "synchronised" else use(plan.kernels, model, device)
-    if ranks.leads and emulates(protocol.precision, kernels, device):
-        say(
-            f"{run_id}: this processor has no instructions for bfloat16, and what torch has for it takes some twenty "
-            "times as long as float32: set precision: fp32; kernels: fused has its own, for pre-activation networks "
-            "without batch_norm: synchronised"
-        )
+    if emulates(protocol.precision, kernels, device):
+        _bear_emulation(run_id, kernels, device, ranks.leads)
     # Several processes share the cores: as many threads decode JPEGs in each as compute there.
     workers = torch.get_num_threads() if ranks.size > 1 and run.representation == "jpeg" else None
     share = ranks.shard.size(protocol.batch_size)
@@ -155,6 +151,19 @@ def prepare(
         forward,
         test,
     ), record
+
+
+def _bear_emulation(run_id: str, kernels: str, device: torch.device, leads: bool) -> None:
+    """Say what bfloat16 costs on a device without it. Raises UserError where torch.compile refuses it."""
+    what = f"{run_id}: this {device.type} has no instructions for bfloat16"
+    if device.type == "cuda" and kernels.startswith("compiled"):
+        raise UserError(f"{what}, and torch.compile takes none there", "set precision: fp32 in the protocol")
+    if leads:
+        say(
+            f"{what}, and what torch has for it takes many times as long as float32: set precision: fp32"
+            + ("; kernels: fused has its own, for pre-activation networks without batch_norm: synchronised")
+            * (device.type == "cpu")
+        )
 
 
 def publish(to: Path, training: Training, done: Progress, record: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ import pytest
 from project import BIN, Project, make_project
 
 from pipeline.errors import UserError
+from pipeline.execution.attempt import Attempt
 from pipeline.execution.below import modules_below, terminate
-from pipeline.execution.submit import minutes, slots
+from pipeline.execution.fan_out import _need_gpus
+from pipeline.execution.submit import Slots, Work, minutes, slots, visible_gpus
+from pipeline.params import parse_plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 NAMES = [f"cifar10-tiny-wrn-10-1-brief-s{seed}" for seed in (1, 2, 3)]
@@ -238,11 +242,50 @@ def test_what_was_edited_meanwhile_is_not_recorded(project: Project, folder: dic
 
 def test_slots_share_what_there_is() -> None:
     cores = os.sched_getaffinity(0)
-    shared = [core for slot in slots(len(cores), 0) for core in slot.cores]
+    shared = [core for slot in slots(len(cores), []) for core in slot.cores]
     assert sorted(shared) == sorted(cores)
-    assert [slot.gpu for slot in slots(5, 2)] == [0, 1, 0, 1, 0]
+    assert [slot.gpu for slot in slots(5, ["2", "GPU-a1"])] == ["2", "GPU-a1", "2", "GPU-a1", "2"]
     with pytest.raises(UserError, match="cores"):
-        slots(len(cores) + 1, 0)
+        slots(len(cores) + 1, [])
+
+
+@pytest.mark.parametrize(
+    ("named", "count", "expected"),
+    [(None, 2, ["0", "1"]), ("2, 3", 2, ["2", "3"]), ("GPU-a1,MIG-b2", 2, ["GPU-a1", "MIG-b2"]), ("3,-1,2", 1, ["3"])],
+)
+def test_jobs_keep_to_the_gpus_that_the_user_shows(
+    named: str | None, count: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    if named is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus() == expected
+
+
+@pytest.mark.parametrize(("gpu", "seen"), [("GPU-a1", "GPU-a1"), (None, "as it was")])
+def test_a_training_sees_the_gpu_of_its_slot(
+    gpu: str | None, seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tells = tmp_path / "python"
+    tells.write_text(f'#!/bin/sh\nprintf "%s" "$CUDA_VISIBLE_DEVICES" > {tmp_path}/seen\n')
+    tells.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tells))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "as it was")
+    Attempt("run", "fingerprint", "train", (), gpu)()
+    assert (tmp_path / "seen").read_text() == seen
+
+
+def test_runs_of_several_processes_are_no_work_for_slots_with_one_gpu(project: Project) -> None:
+    project.edit(lambda params: params["protocols"]["brief"].update(processes=2))
+    plan = parse_plan((project.root / "params.yaml").read_text(), Path("params.yaml"))
+    work = Work(NAMES[0], "fingerprint", "train")
+    with pytest.raises(UserError, match="takes 2 processes with a GPU each") as error:
+        _need_gpus(plan, [work], Slots(slots(2, ["0", "1"])))
+    assert f"wrn-pipe repro train@{NAMES[0]}" in error.value.remedy
+    _need_gpus(plan, [work], Slots(slots(1, [])))
+    _need_gpus(plan, [replace(work, stage="evaluate")], Slots(slots(2, ["0", "1"])))
 
 
 @pytest.mark.parametrize(("text", "expected"), [("8h", 480), ("90m", 90), ("1d12h", 2160), ("2d1h5m", 2945)])

@@ -265,3 +265,10 @@ def test_a_writer_that_dies_is_an_error_and_leaves_nothing(raw: Path, tmp_path: 
         beton_writer.write([job])
     assert not multiprocessing.active_children()
     assert not list(tmp_path.iterdir())
+
+
+def test_ffcv_touches_no_gpu(tiny_beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it would do where it sees one fails here, where there is none, in its first epoch."""
+    monkeypatch.setattr("ffcv.loader.epoch_iterator.IS_CUDA", True)
+    loader = Loader(tiny_beton, "test", 32, "ffcv")
+    assert sum(len(batch.labels) for batch in loader.batches(np.arange(loader.samples))) == loader.samples

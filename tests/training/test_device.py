@@ -11,8 +11,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, WrnPipeError
 from pipeline.publish import json_text, new_file
 from pipeline.training import choice as choices
 from pipeline.training import device as devices
@@ -26,6 +27,8 @@ from pipeline.training.device import (
     note_unrepeatable,
 )
 from pipeline.training.holder import discard
+from pipeline.training.interruptions import explain_no_memory
+from pipeline.training.run import _bear_emulation
 
 CPU = torch.device("cpu")
 GPUS = [torch.device("cuda", i) for i in range(4)]
@@ -155,17 +158,79 @@ def test_cublas_has_its_workspace_before_anything_is_measured() -> None:
     assert said.stdout == ":4096:8\n"
 
 
-def test_both_of_torchs_warnings_name_their_kernel() -> None:
+def test_torchs_warning_names_its_kernel() -> None:
     names: list[str] = []
     with note_unrepeatable(names):
         warnings.warn("index_add_cuda_ does not have a deterministic implementation, but you set ...", stacklevel=1)
-        warnings.warn(
-            "Deterministic behavior was enabled with either `torch.use_deterministic_algorithms(True)` or "
-            "`at::Context::setDeterministicAlgorithms(true)`, but this operation is not deterministic because it uses "
-            "CuBLAS and you have CUDA >= 10.2.",
-            stacklevel=1,
-        )
-    assert names == ["CuBLAS", "index_add_cuda_"]
+    assert names == ["index_add_cuda_"]
+
+
+@pytest.mark.parametrize(
+    ("workspace", "on_gpu", "noted"), [(":4096:8", True, []), (":0:0", True, ["cuBLAS"]), (":0:0", False, [])]
+)
+def test_a_workspace_of_the_users_with_which_cublas_does_not_repeat_is_noted(
+    workspace: str, on_gpu: bool, noted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", workspace)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: on_gpu)
+    names: list[str] = []
+    with note_unrepeatable(names):
+        pass
+    assert names == noted
+
+
+def test_a_gpu_that_can_not_be_measured_is_left_out_where_another_can(capsys: pytest.CaptureFixture[str]) -> None:
+    def rate(device: torch.device) -> float:
+        if device == GPUS[0]:
+            raise UserError("device cuda:0 can not be measured: out of memory", "free it")
+        return {GPUS[1]: 50.0, CPU: 1.0}[device]
+
+    choice = fastest([*GPUS[:2], CPU], rate)
+    assert choice == Choice(GPUS[1], {"cuda:1": 50.0, "cpu": 1.0})
+    assert "cuda:0 can not be measured: out of memory; another GPU is taken" in capsys.readouterr().err
+    with pytest.raises(UserError, match="cuda:0 can not be measured"):
+        fastest([GPUS[0], CPU], rate)
+
+
+def test_a_gpu_without_memory_for_larger_matrices_has_the_rate_of_smaller_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(device: torch.device, dtype: torch.dtype, size: int, at_least: float) -> float:
+        if size > 2048:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return 9e15
+
+    monkeypatch.setattr(devices, "matrix_rate", measured)
+    assert devices._probe(GPUS[0], torch.float32) == 9e15
+
+
+def test_a_gpu_is_not_given_products_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is computed: FakeTensorMode has GPUs everywhere, and what they are given they take at once."""
+    given = waited = most = 0
+    multiply = torch.mm
+
+    def mm(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        nonlocal given, most
+        given += 1
+        most = max(most, given - waited)
+        return multiply(left, right)
+
+    def wait(device: torch.device) -> None:
+        nonlocal waited
+        waited = given
+
+    monkeypatch.setattr(torch, "mm", mm)
+    monkeypatch.setattr(devices, "wait", wait)
+    with FakeTensorMode():
+        assert matrix_rate(GPUS[0], torch.bfloat16, 8192, 0.05) > 0
+    assert given > 100
+    assert most == 16
+
+
+def test_a_gpus_libraries_are_part_of_what_bits_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92400)
+    found = devices.facts(GPUS[0])
+    assert (found["type"], found["name"], found["cudnn"]) == ("cuda", "a GPU", "92400")
+    assert found["cuda"] == str(torch.version.cuda)
 
 
 MEMORY = """
@@ -196,3 +261,34 @@ def test_freed_memory_stays_in_the_process_and_linux_is_asked_for_huge_pages() -
     told = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True).stdout.split()
     assert int(told[0]) < 400
     assert int(told[1]) > 1_000_000  # kB of the heap
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ],
+)
+def test_what_a_gpus_libraries_say_of_short_memory_is_explained(said: str) -> None:
+    with (
+        pytest.raises(WrnPipeError, match="run r: out of memory in epoch 1"),
+        explain_no_memory("r", lambda: "in epoch 1"),
+    ):
+        raise RuntimeError(said)
+
+
+def test_bfloat16_where_there_is_none_is_said_and_refused_where_it_can_not_be(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(UserError, match=r"r: this cuda has no instructions for bfloat16, and torch"):
+        _bear_emulation("r", "compiled, torch 2.14.1 inductor", GPUS[0], leads=True)
+    for device, kernels, words in (
+        (GPUS[0], "torch", "precision: fp32\n"),
+        (CPU, "torch", "kernels: fused has its own"),
+    ):
+        _bear_emulation("r", kernels, device, leads=False)
+        assert capsys.readouterr().err == ""
+        _bear_emulation("r", kernels, device, leads=True)
+        assert words in capsys.readouterr().err

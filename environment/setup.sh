@@ -178,4 +178,4 @@ say "installing wrn-pipe from this checkout"
   --config-settings editable_mode=compat -e "$root" </dev/null 9<&-
 
 printf '%s\n' "$wanted" >"$stamp"
-say "done: $venv/bin/wrn-pipe"
+say "done: $venv/bin/wrn-pipe; it is on your PATH after: source .venv/bin/activate"

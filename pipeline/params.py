@@ -197,7 +197,9 @@ def nearest(word: str, known: Sequence[str] | dict[str, Any] | set[str], noun: s
 
 def load(path: Path = PARAMS) -> Plan:
     """Read and check a plan. Raises UserError with the line of the first mistake and the nearest valid word."""
-    return parse_plan(read_text(path, "run the command in the repository's root"), path)
+    above = next((folder for folder in Path.cwd().parents if (folder / path).is_file()), None)
+    deleted = f"git checkout {path} if it was deleted"
+    return parse_plan(read_text(path, f"cd {above}" if above else f"cd into the repository; {deleted}"), path)
 
 
 def read_text(path: Path, remedy: str) -> str:

@@ -20,6 +20,7 @@ from packaging.version import Version
 from typer.testing import CliRunner
 
 from pipeline.cli import doctor
+from pipeline.datasets.catalogue import DATA_DIR
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / "environment"
@@ -289,6 +290,21 @@ def test_doctor_names_packages_that_differ_from_the_lock(monkeypatch: pytest.Mon
     check = doctor.check_packages()
     assert check.state == "missing"
     assert check.found == f"pytest {pytest.__version__} (lock: 0.1); no-such-package not installed (lock: 2)"
+
+
+def test_doctor_finds_a_folder_that_can_not_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # whatever root may
+    check = doctor.check_disk()
+    assert (check.state, check.found) == ("missing", f"{ROOT} is not writable")
+
+
+def test_doctor_looks_at_the_folder_that_data_are_taken_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(DATA_DIR, raising=False)
+    assert doctor.check_data_folder() == []
+    for folder, state in ((tmp_path, "ok"), (tmp_path / "gone", "missing")):
+        monkeypatch.setenv(DATA_DIR, str(folder))
+        (check,) = doctor.check_data_folder()
+        assert (check.state, str(folder) in check.found, DATA_DIR in check.remedy) == (state, True, state != "ok")
 
 
 @linux_only

@@ -6,6 +6,7 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from pipeline.execution.waiting import bind_threads
+from pipeline.progress import say
 
 if TYPE_CHECKING:
     from pipeline.training.device import Setting
@@ -21,6 +22,13 @@ def process(prepared: bool, kernels: str = "fused", setting: "Setting" = "auto")
     executor.
     """
     return ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(prepared, kernels, setting))
+
+
+def say_if_busy() -> None:
+    """Say that others have been at work here in the last minute, if they have: rates would be too low."""
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if load > cores / 4:
+        say(f"others were at work here in the last minute (load {load:.1f} on {cores} cores): rates may be too low")
 
 
 def _start(prepared: bool, kernels: str, setting: "Setting") -> None:

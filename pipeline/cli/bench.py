@@ -41,11 +41,13 @@ def train(
     from rich.console import Console
     from rich.table import Table
 
+    from pipeline.benchmarks.child import say_if_busy
     from pipeline.benchmarks.train import bench
     from pipeline.params import load
     from pipeline.progress import say
     from pipeline.publish import json_text
 
+    say_if_busy()
     names = [name.strip() for name in networks.split(",")]
     result = bench(names, repeats, load().loading.backend, compiled=compiled, epoch=epoch, say=say)
     if as_json:

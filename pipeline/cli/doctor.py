@@ -250,11 +250,25 @@ def check_git() -> Check:
 def check_disk() -> Check:
     free_gb = shutil.disk_usage(ROOT).free / 1e9
     found = f"{free_gb:.1f} GB free for {ROOT}"
+    if not os.access(ROOT, os.W_OK | os.X_OK):
+        return Check("disk", "missing", f"{ROOT} is not writable", "make it so: every stage writes below it")
     if free_gb >= LOW_DISK_GB:
         return Check("disk", "ok", found)
     return Check(
         "disk", "note", found, "free some space: a run fails when a checkpoint does not fit (old ones: scratch/)"
     )
+
+
+def check_data_folder() -> list[Check]:
+    """Where the user has named one."""
+    from pipeline.datasets.catalogue import DATA_DIR
+
+    folder = os.environ.get(DATA_DIR)
+    if not folder:
+        return []
+    if Path(folder).is_dir():
+        return [Check("data folder", "ok", f"{DATA_DIR}={folder}")]
+    return [Check("data folder", "missing", f"{DATA_DIR}={folder} is no folder", f"correct it, or unset {DATA_DIR}")]
 
 
 def check_system_packages() -> Check:
@@ -287,6 +301,7 @@ CHECKS: tuple[Callable[[], Check | list[Check]], ...] = (
     check_dvc,
     check_git,
     check_disk,
+    check_data_folder,
     check_system_packages,
 )
 

@@ -97,9 +97,12 @@ def _measured(plan: "Plan", run_ids: Sequence[str]) -> "list[Estimate]":
     import multiprocessing
     from concurrent.futures import ThreadPoolExecutor, wait
 
+    from pipeline.benchmarks.child import say_if_busy
     from pipeline.benchmarks.estimate import estimate as measure
     from pipeline.interruptions import children_hear_no_signal
     from pipeline.progress import say
+
+    say_if_busy()
 
     def measured() -> "list[Estimate]":
         with children_hear_no_signal():

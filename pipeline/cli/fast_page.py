@@ -42,7 +42,8 @@ backward passes (three times the forward ones); a run of the paper has 200 epoch
 {curve}
 
 The files are `{choice_file}` and `{curve_file}`: a row has its whole recipe, the processor, the number
-of threads and the fingerprint. These commands make all rows:
+of threads and the fingerprint. These commands made all rows, by the code of the commits that `git log results/fast`
+names; by later code, with another file to fill, they make all anew:
 
 ```
 {commands}
@@ -50,7 +51,7 @@ of threads and the fingerprint. These commands make all rows:
 
 An interrupted training is continued, and one that the file has is not done again. Which it has is told by the
 fingerprint, of the settings and of the code and data that a training depends on: when these have changed since, a
-recipe that the file has is refused, so that no row stands beside another of the same recipe. Name another file then.
+recipe that the file has is refused, so that no row stands beside another of the same recipe.
 """
 
 _CHOSEN = f"wrn-pipe sweep fast --to {CHOICE} --set holdout=5000"

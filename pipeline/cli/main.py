@@ -1,9 +1,10 @@
 """wrn-pipe: the command line. Commands import what is heavy when they run, so --help stays quick."""
 
+import signal
 import sys
 from pathlib import Path
 from shlex import join
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -85,16 +86,28 @@ app.add_typer(bench.app, name="bench")
 app.command(epilog=sweep.EPILOG)(sweep.sweep)
 
 
-def _called(words: list[str]) -> str:
+def _called(words: list[str]) -> tuple[Any, str]:
     """The command that a command line names. The parser does not say which it read when an option lacks its value."""
-    command, path = typer.main.get_command(app), "wrn-pipe"
+    command: Any = typer.main.get_command(app)
+    path = "wrn-pipe"
     for word in words:
         if word.startswith("-"):
             continue
         if (inner := getattr(command, "commands", {}).get(word)) is None:
             break
         command, path = inner, f"{path} {word}"
-    return path
+    return command, path
+
+
+def _refuse_repeated(words: list[str]) -> None:
+    """Raise UserError for an option that takes one value and is given two: the parser would drop the first."""
+    command, path = _called(words)
+    given = [word.partition("=")[0] for word in words]
+    for option in command.params:
+        if getattr(option, "multiple", True) or getattr(option, "is_flag", True):
+            continue
+        if sum(given.count(name) for name in option.opts) > 1:
+            raise UserError(f"{path}: {option.opts[0]} is given twice and takes one value", f"{path} --help")
 
 
 def main() -> None:
@@ -102,14 +115,19 @@ def main() -> None:
     wait_briefly()  # before a command imports torch, and for all that it starts: DVC's stages, jobs, measurements
     with exit_on_error(), stop_at_once(lambda: NOTHING_HALF_DONE, join(["wrn-pipe", *sys.argv[1:]])) as interrupted:
         try:
+            _refuse_repeated(sys.argv[1:])
             code = app(standalone_mode=False, prog_name="wrn-pipe")
         except typer.TyperException as mistake:
             what = " ".join(mistake.format_message().split())
             if type(mistake).__name__ == "NoArgsIsHelpError":  # the help has been shown
                 raise SystemExit(mistake.exit_code) from None
             context = getattr(mistake, "ctx", None)
-            command = context.command_path if context else _called(sys.argv[1:])
+            command = context.command_path if context else _called(sys.argv[1:])[1]
             raise UserError(f"{command}: {what}", f"{command} --help says what it takes") from None
+        except SystemExit as end:
+            if isinstance(end.__context__, BrokenPipeError):  # by wrn-pipe ... | head: typer says 1, a failure
+                raise SystemExit(128 + signal.SIGPIPE) from None
+            raise
         except typer.Abort:  # at a question: Ctrl-C, or no more input
             code = 130
         if code == 130 and interrupted():  # typer has made this of it

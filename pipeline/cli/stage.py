@@ -71,7 +71,7 @@ def stage(
     given["--twice"] = twice
     options = [option for option, value in given.items() if value]
     if options and name != "train":
-        raise UserError(f"stage {name} has no option {options[0]}", f"it is one of wrn-pipe stage train {key or 'RUN'}")
+        raise UserError(f"stage {name} has no option {options[0]}", "it is one of wrn-pipe stage train RUN")
     if twice and len(options) > 1:
         raise UserError(f"--twice with {options[0]}", "give one of them: --twice starts anew in folders of its own")
     if steps and not twice:

@@ -98,10 +98,12 @@ def publish(plan: Plan, works: Sequence[Work]) -> None:
 
 @contextmanager
 def _sole_driver() -> Iterator[None]:
-    JOBS.mkdir(parents=True, exist_ok=True)
     lock = FileLock(JOBS / "driver.lock")
     try:
+        JOBS.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
+    except OSError as error:
+        raise UserError(f"can not write {JOBS}/driver.lock: {error.strerror}", "make the folder writable") from None
     except Timeout:
         raise UserError(
             "another wrn-pipe repro --jobs or --slurm drives the jobs of this checkout",

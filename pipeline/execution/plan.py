@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -342,4 +343,5 @@ def write(path: Path, addition: Addition) -> None:
     except OSError as error:
         raise UserError(f"can not write {path}: {error.strerror}", "mend that; the file is as it was") from None
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that is not to be written, where there is none
+            aside.unlink()

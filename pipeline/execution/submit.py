@@ -5,6 +5,7 @@ import platform
 import re
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -180,13 +181,20 @@ def need_submitit() -> None:
 
 
 def need_slurm() -> None:
-    """Raises UserError where this is no login node of a cluster."""
+    """Raises UserError where this is no login node of a cluster that answers."""
     for program in ("sbatch", "squeue", "srun"):
         if shutil.which(program) is None:
             raise UserError(
                 f"--slurm needs {program}, which is not here",
-                "run it on a login node of the cluster, or wrn-pipe repro --jobs N on this machine",
+                _ELSEWHERE,
             )
+    asked = subprocess.run(["squeue", "--noheader", "--me"], capture_output=True, text=True, check=False)
+    if asked.returncode != 0:
+        said = (asked.stderr.strip() or f"exit code {asked.returncode}").splitlines()[0]
+        raise UserError(f"--slurm, but no cluster answers: {said}", _ELSEWHERE)
+
+
+_ELSEWHERE = "run it on a login node of the cluster, or wrn-pipe repro --jobs N on this machine"
 
 
 def minutes(text: str) -> int:

@@ -187,10 +187,19 @@ def explained() -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         other = "name another database" if uri().startswith(_SQLITE) else "start the server"
-        mend = f"delete {name()}" if is_local() else f"{other}, or unset MLFLOW_TRACKING_URI"
+        mend = _mend_local(error) if is_local() else f"{other}, or unset MLFLOW_TRACKING_URI"
         raise UserError(f"MLflow's {name()} fails ({reason(error)})", f"{mend}, then: wrn-pipe track sync") from None
+
+
+def _mend_local(error: Exception) -> str:
+    unwritable = isinstance(error, OSError) or any(words in str(error) for words in _UNWRITABLE)
+    return f"make {FOLDER}/ writable, with room on its disk" if unwritable else f"move {name()} away"
+
+
+_UNWRITABLE = ("readonly database", "disk is full", "unable to open database file", "disk I/O error")
+"""In what SQLite says where nothing is wrong with the database itself."""
 
 
 def reason(error: Exception) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.benchmarks.child import process
+from pipeline.benchmarks.child import process, say_if_busy
 from pipeline.benchmarks.estimate import Estimate, caveats, disk, estimate, probed, sums, tables_of
 from pipeline.benchmarks.measuring import ask
 from pipeline.benchmarks.steps import training_rate
@@ -176,3 +176,11 @@ def test_a_table_without_trainings_is_a_mistake(
         main()
     assert ended.value.code == 2
     assert "table" in capsys.readouterr().err
+
+
+def test_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)))
+    for busy, said in ((0.3, ""), (3.84, "others were at work here in the last minute (load 3.8 on 4 cores)")):
+        monkeypatch.setattr("os.getloadavg", lambda busy=busy: (busy, 0.0, 0.0))
+        say_if_busy()
+        assert capsys.readouterr().err.partition(":")[0].strip() == said

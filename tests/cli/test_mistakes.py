@@ -1,6 +1,8 @@
 """What is typed wrongly is told in two lines: what, and how to mend it. Exit code 2, no traceback."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,6 +39,9 @@ MISTYPED = {
     ),
     "compare --paper-table 44": ("the paper has no table '44' with numbers", "did you mean 4?"),
     "compare --run cifar10-wrn-40-1-quick-s2": ("params.yaml has no run", "did you mean cifar10-wrn-40-1-quick-s1?"),
+    "compare --row WRN-40-1 --row WRN-16-8": ("wrn-pipe compare: --row is given twice and takes one", "compare --help"),
+    "bench train --repeats=3 --repeats 5": ("wrn-pipe bench train: --repeats is given twice", "bench train --help"),
+    "stage download cifar10 --fresh": ("stage download has no option --fresh", "wrn-pipe stage train RUN"),
     "stage tarin x": ("no stage 'tarin'", "did you mean train?"),
     "data verify cifar11": ("params.yaml has no dataset 'cifar11'", "did you mean cifar10?"),
     "stage train cifar10-wrn-40-1-quick-s1 --nproc 4": ("each normalises by its own share", "batch_norm: synchronised"),
@@ -79,6 +84,41 @@ def test_help_is_no_mistake(
     shown = capsys.readouterr()
     assert "Usage: wrn-pipe" in shown.out + shown.err
     assert "error:" not in shown.err
+
+
+def test_a_reader_that_leaves_is_no_failure_of_ours() -> None:
+    """As in wrn-pipe ... | head: 141 is what the shell gives for it, 1 is for a failure or a difference."""
+    read, write = os.pipe()
+    os.close(read)
+    words = (
+        sys.executable,
+        "-c",
+        "from pipeline.cli.main import main; main()",
+        "plan",
+        "--paper-table",
+        "4",
+        "--dry-run",
+    )
+    done = subprocess.run(words, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize("below", [True, False])
+def test_another_folder_than_the_repositorys_is_told_the_way(
+    below: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT / "docs" / "how-to" if below else tmp_path)
+    monkeypatch.setattr("sys.argv", ["wrn-pipe", "status"])
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    assert ended.value.code == 2
+    what, fix = capsys.readouterr().err.splitlines()
+    assert what == f"error: params.yaml not found in {Path.cwd()}"
+    assert (
+        fix
+        == f"  fix: {f'cd {ROOT}' if below else 'cd into the repository; git checkout params.yaml if it was deleted'}"
+    )
 
 
 def test_the_version_names_the_commit_that_is_checked_out(tmp_path: Path) -> None:

@@ -306,3 +306,17 @@ def test_the_result_is_what_yaml_says(project: Project, cli: Cli) -> None:
     run = values["runs"]["cifar10-wrn-40-2-b131-paper-zca-s1"]
     assert list(run.values()) == ["cifar10", "zca", "WRN-40-2-B(1,3,1)", "paper-zca", 1]
     assert values["tables"] == ["4", "2"]
+
+
+def test_a_file_that_can_not_be_written_is_named(project: Project, cli: Cli) -> None:
+    (project.root / ".params.yaml.part").mkdir()  # in the way of what is written aside
+    before = text_of(project)
+    done = cli(*ONE, "--yes")
+    assert (done.returncode, text_of(project)) == (2, before)
+    assert done.stderr == "error: can not write params.yaml: Is a directory\n  fix: mend that; the file is as it was\n"
+
+
+def test_an_empty_plan_is_filled(project: Project, cli: Cli) -> None:
+    project.edit(lambda params: params.update(runs={}))
+    assert cli(*ONE, "--seeds", "1", "--yes").returncode == 0
+    assert list(plan_of(project).runs) == ["cifar100-wrn-16-8-paper-zca-s1"]

@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.execution.attempt import Attempt
 from pipeline.execution.below import modules_below, terminate
 from pipeline.execution.fan_out import _need_gpus
-from pipeline.execution.submit import Slots, Work, minutes, slots, visible_gpus
+from pipeline.execution.submit import Slots, Work, minutes, need_slurm, slots, visible_gpus
 from pipeline.params import parse_plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -286,6 +286,26 @@ def test_runs_of_several_processes_are_no_work_for_slots_with_one_gpu(project: P
     assert f"wrn-pipe repro train@{NAMES[0]}" in error.value.remedy
     _need_gpus(plan, [work], Slots(slots(1, [])))
     _need_gpus(plan, [replace(work, stage="evaluate")], Slots(slots(2, ["0", "1"])))
+
+
+def test_jobs_that_can_not_be_noted_are_a_mistake_with_a_remedy(project: Project) -> None:
+    (project.root / "scratch").write_text("a file")
+    ran = project.cli("repro", "--jobs", "1")
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("error: can not write scratch/jobs/driver.lock: ")
+
+
+def test_a_cluster_that_does_not_answer_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sbatch", "squeue", "srun"):
+        program = tmp_path / name
+        program.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(UserError, match="no cluster answers: slurm_load_jobs error: Unable to contact") as error:
+        need_slurm()
+    assert "wrn-pipe repro --jobs N" in error.value.remedy
 
 
 @pytest.mark.parametrize(("text", "expected"), [("8h", 480), ("90m", 90), ("1d12h", 2160), ("2d1h5m", 2945)])

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -266,4 +267,20 @@ def test_a_database_that_is_none_is_a_mistake_with_a_remedy(place: Place) -> Non
     with pytest.raises(UserError) as error:
         place.sync()
     assert error.value.what.startswith("MLflow's tracking/mlflow.db fails (")
-    assert error.value.remedy == "delete tracking/mlflow.db, then: wrn-pipe track sync"
+    assert error.value.remedy == "move tracking/mlflow.db away, then: wrn-pipe track sync"
+
+
+@pytest.mark.parametrize("damage", ["read-only", "no folder"])
+def test_a_database_that_can_not_be_written_is_not_to_be_moved_away(place: Place, damage: str) -> None:
+    tracking = place.root / "tracking"
+    if damage == "no folder":
+        tracking.rename(place.root / "kept")
+        tracking.write_text("a file")
+    else:  # what SQLite says on a file system that is read-only
+        with sqlite3.connect(tracking / "mlflow.db") as database:
+            database.execute(
+                "create trigger no before update on runs begin select raise(abort, 'readonly database'); end"
+            )
+    with pytest.raises(UserError) as error:
+        place.sync()
+    assert error.value.remedy == "make tracking/ writable, with room on its disk, then: wrn-pipe track sync"

@@ -112,10 +112,19 @@ def _show(addition: "Addition", seeds: int) -> None:
 def _outlook(addition: "Addition", seeds: int) -> str:
     from pipeline.comparison.outlook import of_claim
     from pipeline.comparison.statistics import FEWEST
+    from pipeline.publication.protocols import protocol_of
 
     if seeds < FEWEST:
         return f"Fewer than {FEWEST} runs of a network are never called reproduced: --seeds {FEWEST} or more."
-    found = [of_claim(claim, addition.plan, seeds) for group in addition.added for claim in group.claims]
+    claims = [
+        claim
+        for group in addition.added
+        for claim in group.claims
+        if (paper := protocol_of(claim)) and paper.name == group.protocol
+    ]
+    if not claims:
+        return "They say nothing about the paper's numbers, which were measured by another protocol."
+    found = [of_claim(claim, addition.plan, seeds) for claim in claims]
     reproduced = _range([100 * one.reproduced for one in found], ".0f")
     told = _range([one.told for one in found], ".2f")
     return (

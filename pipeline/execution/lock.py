@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,19 @@ def locked(text: str) -> dict[str, Any]:
 
 
 def read(root: Path = Path()) -> dict[str, Any]:
-    """The stages of the repository at `root`; none where no stage has run yet. Raises UserError as `locked` does."""
-    return locked(read_text(root / LOCK, _REMEDY)) if (root / LOCK).exists() else {}
+    """The stages of the repository at `root`; none where no stage has run yet.
+
+    Raises UserError as `locked` does, and for one that git tracks and is not here: all would be trained again.
+    """
+    if (root / LOCK).exists():
+        return locked(read_text(root / LOCK, _REMEDY))
+    tracked = subprocess.run(["git", "ls-files", "--error-unmatch", LOCK], cwd=root, capture_output=True, check=False)
+    if tracked.returncode == 0:
+        raise UserError(
+            f"{root / LOCK} is not here, though git has it: nothing would count as done",
+            f"git checkout {LOCK}; or, to do all anew, git rm --cached {LOCK}",
+        )
+    return {}
 
 
 def folder_md5(folder: Path) -> str:

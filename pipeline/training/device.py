@@ -137,17 +137,16 @@ def _probe(device: torch.device, dtype: torch.dtype) -> float:
         while True:
             best = max(best, rate := matrix_rate(device, dtype, size, 0.1))
             if 2 * size**3 / rate > _LONG or size == _LARGEST:
-                return best
+                break
             size *= 2
     except RuntimeError as error:  # torch's errors of a GPU: no memory left, in use by one process only, broken
-        if best and isinstance(error, torch.OutOfMemoryError):  # for the larger matrices only
-            return best
-        raise UserError(
-            f"device {device} can not be measured: {str(error).splitlines()[0]}",
-            "free it, hide it with CUDA_VISIBLE_DEVICES, or set device: cpu in params.yaml",
-        ) from error
-    finally:
-        torch.cuda.empty_cache()  # what the matrices took on a GPU that others may be using
+        if not (best and isinstance(error, torch.OutOfMemoryError)):  # but for the larger matrices only
+            raise UserError(
+                f"device {device} can not be measured: {str(error).splitlines()[0]}",
+                "free it, hide it with CUDA_VISIBLE_DEVICES, or set device: cpu in params.yaml",
+            ) from error
+    torch.cuda.empty_cache()  # what the matrices took on a GPU that others may be using
+    return best
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int, at_least: float) -> float:

@@ -158,12 +158,10 @@ def _bear_emulation(run_id: str, kernels: str, device: torch.device, leads: bool
     what = f"{run_id}: this {device.type} has no instructions for bfloat16"
     if device.type == "cuda" and kernels.startswith("compiled"):
         raise UserError(f"{what}, and torch.compile takes none there", "set precision: fp32 in the protocol")
+    ours = "; kernels: fused has its own, for pre-activation networks without batch_norm: synchronised"
     if leads:
-        say(
-            f"{what}, and what torch has for it takes many times as long as float32: set precision: fp32"
-            + ("; kernels: fused has its own, for pre-activation networks without batch_norm: synchronised")
-            * (device.type == "cpu")
-        )
+        slow = f"{what}, and what torch has for it takes many times as long as float32: set precision: fp32"
+        say(slow + ours if device.type == "cpu" else slow)
 
 
 def publish(to: Path, training: Training, done: Progress, record: dict[str, Any]) -> None:

@@ -83,6 +83,14 @@ BROKEN: dict[str, tuple[str, bytes | None, str, str, str]] = {
     "repro, dag": ("dvc.yaml", b"{:\n}\n", "repro", "dvc.yaml:", "git checkout dvc.yaml"),
     "train, dag": ("dvc.yaml", b"{:\n}\n", f"stage train {RUN}", "dvc.yaml:", "git checkout dvc.yaml"),
     "params": ("params.yaml", b"# caf\xe9\n", "plan --paper-table 4", "not UTF-8, but byte 0xe9", "save it as UTF-8"),
+    "no lock": ("dvc.lock", None, "repro", "dvc.lock is not here, though git has it", "git checkout dvc.lock; or"),
+    "no lock, dry": (
+        "dvc.lock",
+        None,
+        "repro --dry",
+        "though git has it",
+        "git checkout dvc.lock",
+    ),
     "no .dvc": (".dvc/config", None, "repro", "it has no .dvc/config", "git checkout .dvc, or dvc init"),
     "convert": (
         "none",

@@ -102,13 +102,13 @@ def _sole_driver() -> Iterator[None]:
     try:
         JOBS.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
-    except OSError as error:
-        raise UserError(f"can not write {JOBS}/driver.lock: {error.strerror}", "make the folder writable") from None
-    except Timeout:
+    except Timeout:  # which is an OSError as well
         raise UserError(
             "another wrn-pipe repro --jobs or --slurm drives the jobs of this checkout",
             "watch it with wrn-pipe status; after Ctrl-C there this command takes its jobs over",
         ) from None
+    except OSError as error:
+        raise UserError(f"can not write {JOBS}/driver.lock: {error.strerror}", "make the folder writable") from None
     try:
         yield
     finally:

@@ -141,22 +141,22 @@ def test_ctrl_c_saves_what_trains_and_the_same_command_goes_on(
 def test_a_step_that_takes_seconds_is_finished_unless_the_driver_is_told_twice(
     project: Project, folder: dict[str, str], tmp_path: Path, signals: int
 ) -> None:
+    name, log = "cifar10-tiny-wrn-16-8-brief-s1", tmp_path / "log"
+
     def plan(params: Any) -> None:
-        params["runs"] = {NAMES[0]: {**params["runs"][NAMES[0]], "network": "WRN-16-4"}}
+        params["runs"] = {name: {**params["runs"][NAMES[0]], "network": "WRN-16-8"}}
         params["protocols"]["brief"].update(epochs=60, batch_size=130)
 
     project.edit(plan)
-    name, log = "cifar10-tiny-wrn-16-4-brief-s1", tmp_path / "log"
-    project.edit(lambda params: params.update(runs={name: params["runs"][NAMES[0]]}))
+    jobs = project.root / "scratch/jobs/local"
     with driving(project, log, "--jobs", "1", **folder, **ONE_THREAD) as driver:
         until(lambda: list((project.root / "scratch").glob("*/epoch-*")), log, driver)
         driver.send_signal(signal.SIGTERM)
         if signals == 2:
-            until(lambda: "1 training save and end" in log.read_text(), log)
-            time.sleep(1)
+            until(lambda: any("finishing this step" in job.read_text() for job in jobs.glob("*_log.out")), log)
             driver.send_signal(signal.SIGTERM)
         assert driver.wait(200) == 143, log.read_text()
-    (job,) = (project.root / "scratch/jobs/local").glob("*_log.out")
+    (job,) = jobs.glob("*_log.out")
     assert ("error: SIGTERM: stopped" in job.read_text()) == (signals == 1)
     assert "SIGTERM: finishing this step and saving" in job.read_text()
     kept = "nothing is lost" if signals == 1 else "their last saved states are kept"

@@ -102,6 +102,9 @@ def _called(words: list[str]) -> tuple[Any, str]:
 def _refuse_repeated(words: list[str]) -> None:
     """Raise UserError for an option that takes one value and is given two: the parser would drop the first."""
     command, path = _called(words)
+    words = words[: words.index("--")] if "--" in words else words
+    if {"-h", "--help"} & set(words):
+        return
     given = [word.partition("=")[0] for word in words]
     for option in command.params:
         if getattr(option, "multiple", True) or getattr(option, "is_flag", True):

@@ -114,8 +114,6 @@ def _outlook(addition: "Addition", seeds: int) -> str:
     from pipeline.comparison.statistics import FEWEST
     from pipeline.publication.protocols import protocol_of
 
-    if seeds < FEWEST:
-        return f"Fewer than {FEWEST} runs of a network are never called reproduced: --seeds {FEWEST} or more."
     claims = [
         claim
         for group in addition.added
@@ -124,7 +122,11 @@ def _outlook(addition: "Addition", seeds: int) -> str:
     ]
     if not claims:
         return "They say nothing about the paper's numbers, which were measured by another protocol."
-    found = [of_claim(claim, addition.plan, seeds) for claim in claims]
+    if seeds < FEWEST:
+        return f"Fewer than {FEWEST} runs of a network are never called reproduced: --seeds {FEWEST} or more."
+    found = [one for claim in claims if (one := of_claim(claim, addition.plan, seeds))]
+    if not found:
+        return "params.yaml has no margin to judge them by: comparison.margins."
     reproduced = _range([100 * one.reproduced for one in found], ".0f")
     told = _range([one.told for one in found], ".2f")
     return (

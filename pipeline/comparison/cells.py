@@ -137,7 +137,7 @@ def _with_runs(
     others = [w for w in weighed if not is_comparable(w.deviations)]
     if comparable:
         rest = [*_excluded(repeated, "its seed is counted already"), *_excluded(others, "not comparable")]
-        margin = margin_of(plan, claim.dataset)
+        margin = _margin(plan, claim.dataset)
         judgement = judge(
             [w.error for w in comparable],
             claim.value,
@@ -211,8 +211,7 @@ def _count(cell: Cell, claim: Claim) -> Cell:
     return replace(cell, count=count, verdict=Verdict.SAME_COUNT if same else Verdict.OTHER_COUNT)
 
 
-def margin_of(plan: Plan, dataset: str) -> float:
-    """Points of error that still are the same. Raises UserError where params.yaml has none for the dataset."""
+def _margin(plan: Plan, dataset: str) -> float:
     margins = plan.comparison.margins
     if dataset not in margins:
         raise UserError(
@@ -224,7 +223,9 @@ def margin_of(plan: Plan, dataset: str) -> float:
 
 def runs_wanted(cell: Cell) -> int | None:
     """Further comparable runs that the verdict waits for; None when it waits for none, or for more than is sensible."""
-    if cell.verdict in (Verdict.NOT_RUN, Verdict.NOT_COMPARABLE) and cell.kind == "runnable":
+    if cell.claim is None or protocol_of(cell.claim) is None:  # no training of this tool answers it
+        return None
+    if cell.verdict in (Verdict.NOT_RUN, Verdict.NOT_COMPARABLE):
         return FEWEST
     if cell.verdict is Verdict.INCONCLUSIVE and cell.judgement and cell.ours and cell.judgement.runs_to_settle:
         return cell.judgement.runs_to_settle - cell.ours.n

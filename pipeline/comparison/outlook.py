@@ -3,11 +3,10 @@
 import functools
 from dataclasses import dataclass
 
-from pipeline.comparison.cells import margin_of
 from pipeline.comparison.statistics import FEWEST, critical_value, paper_runs, published_spread
 from pipeline.params import Plan
 from pipeline.publication.claims import Claim
-from pipeline.publication.protocols import published_images
+from pipeline.publication.protocols import protocol_of, published_images
 
 OFTEN = 0.8
 """How often a difference of `Outlook.told` points is called better or worse."""
@@ -25,13 +24,15 @@ class Outlook:
     """The true difference, in points, that is called better or worse in 80 of 100 cases."""
 
 
-def of_claim(claim: Claim, plan: Plan, runs: int) -> Outlook:
-    """What `runs` runs by the claim's own protocol could tell. Raises UserError where params.yaml has no margin."""
+def of_claim(claim: Claim, plan: Plan, runs: int) -> Outlook | None:
+    """What `runs` runs by the claim's own protocol could tell; None where it has none, or params.yaml has no margin."""
+    if protocol_of(claim) is None or claim.dataset not in plan.comparison.margins:
+        return None
     return outlook(
         runs,
         claim.value,
         paper_runs=paper_runs(claim),
-        margin=margin_of(plan, claim.dataset),
+        margin=plan.comparison.margins[claim.dataset],
         rounding=claim.rounding,
         images=published_images(claim.dataset, "test"),
     )

@@ -86,7 +86,8 @@ def _outlook(cell: Cell, plan: Plan) -> dict[str, Any] | None:
     """Of a claim that no comparable run has been made for."""
     if cell.claim is None or cell.judgement or not runs_wanted(cell):
         return None
-    return asdict(of_claim(cell.claim, plan, seeds_to_plan(cell)))
+    told = of_claim(cell.claim, plan, seeds_to_plan(cell))
+    return asdict(told) if told else None
 
 
 def _of_cell(cell: Cell, plan: Plan, recorded: Collection[str]) -> dict[str, Any]:

@@ -48,8 +48,9 @@ def verify(
         yield from lock.check(disk, dag, locked, data=data)
     except UserError as error:
         yield wrong(LOCK, f"{error.what}; {error.remedy}")
-    if not LOCK.is_file():
-        yield wrong(LOCK, f"is not here; git checkout {LOCK}, or wrn-pipe repro")
+    else:
+        if not LOCK.is_file():
+            yield wrong(LOCK, f"is not here; git checkout {LOCK}, or wrn-pipe repro")
     if data:
         yield from _data(plan, disk, locked)
     for run_id in plan.runs:

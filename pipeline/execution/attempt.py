@@ -47,11 +47,18 @@ class Attempt:
             environment.setdefault("OMP_NUM_THREADS", str(threads))
         words = [sys.executable, "-m", "pipeline.execution.job", self.run, self.fingerprint, self.stage]
         # Slurm signals every process of a job: the one that is meant for submitit must not kill the training.
-        child = subprocess.Popen(words, env=environment, preexec_fn=_ignore_user_signal, stdin=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            words,
+            env=environment,
+            preexec_fn=_ignore_user_signal,
+            stdin=subprocess.DEVNULL,
+            # Of a terminal's Ctrl-C the driver tells the trainings; one that is told twice ends at once.
+            start_new_session=not _of_cluster(),
+        )
         _CHILDREN.append(child.pid)
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # no lock is held: a handler may wait as well
         code = child.wait()
-        if code in (128 + signal.SIGTERM, -signal.SIGTERM) and "SLURM_JOB_ID" in os.environ:
+        if code in (128 + signal.SIGTERM, -signal.SIGTERM) and _of_cluster():
             # The cluster wants the node back: it preempts, cancels or drains. A job that ends by itself now would count
             # as over, one that is still there is put back into the queue.
             time.sleep(_PATIENCE_S)
@@ -70,6 +77,11 @@ class Attempt:
         for stage in ("train", "evaluate"):
             forget_last_words(f"{stage}@{self.run}")
         return DelayedSubmission(self)
+
+
+def _of_cluster() -> bool:
+    """Whether Slurm has started this, which a job of `--jobs` may have within a job of Slurm's."""
+    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
 
 _CHILDREN: list[int] = []

@@ -169,7 +169,7 @@ class _Driver:
 def _leave(driver: _Driver, received: Sequence[int], again: str) -> None:
     """End this driver on a signal: what trains on this machine saves and ends, jobs of a cluster go on."""
     jobs = [job for job in driver.active.values() if job]
-    signum, heard, told = received[0], len(received), set[int]()
+    signum, heard, told = received[0], 1, set[int]()
     name = signal.Signals(signum).name
     if any(job.system == "slurm" for job in jobs):
         ids = " ".join(sorted({job.id.split("_")[0] for job in jobs if job.system == "slurm"}))

@@ -27,7 +27,7 @@ class Ahead:
     """Runs in all: those that count already, and the further ones."""
     each: Cost
     outlooks: tuple[Outlook, ...]
-    """Of its claims, by `seeds` runs."""
+    """By `seeds` runs, of those of its claims that no run has been compared with yet."""
 
     @property
     def cost(self) -> Cost:
@@ -52,16 +52,17 @@ class Unfinished:
 
 def ahead(tables: Iterable[Table], plan: Plan) -> list[Ahead]:
     """The trainings that the cells of `tables` wait for, each once however many claims it serves."""
-    waiting: dict[tuple[str, str, str], tuple[list[Claim], int, int]] = {}
+    waiting: dict[tuple[str, str, str], tuple[list[Claim], list[Claim], int, int]] = {}
     for cell in (cell for table in tables for cell in table.cells):
         wanted, claim = runs_wanted(cell), cell.claim
         paper = protocol_of(claim) if claim else None
         if wanted is None or claim is None or paper is None:
             continue
         counted = cell.ours.n if cell.ours and cell.judgement else 0
-        claims, runs, seeds = waiting.get((claim.dataset, claim.network, paper.name), ([], 0, 0))
+        claims, fresh, runs, seeds = waiting.get((claim.dataset, claim.network, paper.name), ([], [], 0, 0))
         waiting[claim.dataset, claim.network, paper.name] = (
             [*claims, claim],
+            fresh if cell.judgement else [*fresh, claim],
             max(runs, wanted),
             max(seeds, wanted + counted),
         )
@@ -84,10 +85,12 @@ def total(costs: Iterable[Cost]) -> Cost:
     return sum(costs, start=Cost(0.0, 0.0))
 
 
-def _ahead(key: tuple[str, str, str], claims: Sequence[Claim], runs: int, seeds: int, plan: Plan) -> Ahead:
+def _ahead(
+    key: tuple[str, str, str], claims: Sequence[Claim], fresh: Sequence[Claim], runs: int, seeds: int, plan: Plan
+) -> Ahead:
     dataset, network, protocol = key
     paper = protocol_of(claims[0])
     assert paper is not None, "only claims with a protocol wait"
     each = training_cost(network, published_images(dataset, "train"), paper.protocol)
-    outlooks = tuple(of_claim(claim, plan, seeds) for claim in claims)
+    outlooks = tuple(told for claim in fresh if (told := of_claim(claim, plan, seeds)))
     return Ahead(dataset, network, protocol, tuple(claims), runs, seeds, each, outlooks)

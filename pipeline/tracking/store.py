@@ -194,6 +194,8 @@ def explained() -> Iterator[None]:
 
 
 def _mend_local(error: Exception) -> str:
+    if "database is locked" in str(error):
+        return "wait for whoever writes to it"
     unwritable = isinstance(error, OSError) or any(words in str(error) for words in _UNWRITABLE)
     return f"make {FOLDER}/ writable, with room on its disk" if unwritable else f"move {name()} away"
 

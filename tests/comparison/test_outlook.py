@@ -1,12 +1,15 @@
 """What a number of runs could tell, against verdicts on runs that are drawn by the stated model."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.comparison.outlook import OFTEN, Outlook, outlook
+from pipeline.comparison.outlook import OFTEN, Outlook, of_claim, outlook
 from pipeline.comparison.statistics import Verdict, judge, published_spread
+from pipeline.params import load
+from pipeline.publication.claims import load_claims
 
 PUBLISHED, IMAGES = 4.81, 10_000
 
@@ -50,3 +53,13 @@ def test_more_runs_and_a_wider_margin_tell_more() -> None:
 def test_fewer_runs_than_three_have_no_outlook() -> None:
     with pytest.raises(ValueError, match="2 runs are never called reproduced"):
         expected(2, 5)
+
+
+def test_a_claim_without_a_margin_or_a_protocol_has_none() -> None:
+    plan = load(Path(__file__).resolve().parents[2] / "params.yaml")
+    claims = {claim.id: claim for claim in load_claims()}
+    assert of_claim(claims["4/cifar10/WRN-16-8/top1_error"], plan, 5)
+    plan.comparison.margins.pop("cifar10")
+    assert of_claim(claims["4/cifar10/WRN-16-8/top1_error"], plan, 5) is None
+    (coco,) = (claim for claim in claims.values() if claim.dataset == "coco")
+    assert of_claim(coco, plan, 5) is None

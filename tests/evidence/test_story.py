@@ -92,6 +92,13 @@ def test_explain_tells_a_claim_without_runs(finished: Project) -> None:
     )
 
 
+def test_explain_sends_nobody_to_train_what_the_tool_does_not_have(finished: Project) -> None:
+    with chdir(finished.root):
+        text = words(told("explain", "--paper-table", "9", "--row", "WRN-34-2"))
+    assert "35.2" in text
+    assert "For a verdict" not in text
+
+
 def test_explain_tells_what_stands_behind_a_cell(copy: Project) -> None:
     """The finished run, said to be of a network and a dataset that the paper has."""
     copy.edit(lambda params: params["comparison"]["margins"].pop("cifar10-tiny"))

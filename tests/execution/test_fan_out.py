@@ -277,6 +277,23 @@ def test_a_training_sees_the_gpu_of_its_slot(
     assert (tmp_path / "seen").read_text() == seen
 
 
+@pytest.mark.parametrize(("system", "own"), [("local", True), ("slurm", False)])
+def test_a_terminals_signals_are_for_the_driver_alone(
+    system: str, own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that hears them and is then told by the driver would be told twice, and end at once."""
+    tells = tmp_path / "python"
+    tells.write_text(f"#!/bin/sh\nps -o sid= -p $$ > {tmp_path}/session\nexit 143\n")
+    tells.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tells))
+    monkeypatch.setattr("pipeline.execution.attempt._PATIENCE_S", 0.0)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", system)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with pytest.raises(RuntimeError, match="exit code 143"):
+        Attempt("run", "fingerprint", "train")()
+    assert (int((tmp_path / "session").read_text()) != os.getsid(0)) == own
+
+
 def test_runs_of_several_processes_are_no_work_for_slots_with_one_gpu(project: Project) -> None:
     project.edit(lambda params: params["protocols"]["brief"].update(processes=2))
     plan = parse_plan((project.root / "params.yaml").read_text(), Path("params.yaml"))

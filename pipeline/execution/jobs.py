@@ -81,7 +81,7 @@ def at_work(jobs: Collection[Job]) -> dict[str, Activity]:
     Raises WrnPipeError when Slurm does not answer. A local job of another host can not be seen from here and counts as
     over; who trains there holds the run's folder (pipeline/training/holder.py).
     """
-    queue = _slurm_queue() if any(job.system == "slurm" for job in jobs) else {}
+    queue = slurm_queue() if any(job.system == "slurm" for job in jobs) else {}
     found: dict[str, Activity] = {}
     for job in jobs:
         if job.system == "slurm":
@@ -99,8 +99,8 @@ def _lives(pid: int, started: float) -> bool:
     return False
 
 
-def _slurm_queue() -> dict[str, str]:
-    """Job id -> state, of all of this user's jobs that are not over."""
+def slurm_queue() -> dict[str, str]:
+    """Job id -> state, of all of this user's jobs that are not over. Raises WrnPipeError when Slurm does not answer."""
     if shutil.which("squeue") is None:
         raise WrnPipeError("squeue is not here, which knows about the jobs", "ask on a login node of the cluster")
     asked = subprocess.run(

@@ -5,7 +5,6 @@ import platform
 import re
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import psutil
 
 from pipeline.errors import UserError
 from pipeline.execution.job import Stage
-from pipeline.execution.jobs import JOBS, Job, System
+from pipeline.execution.jobs import JOBS, Job, System, slurm_queue
 
 if TYPE_CHECKING:
     from submitit import Job as Submitted
@@ -181,20 +180,14 @@ def need_submitit() -> None:
 
 
 def need_slurm() -> None:
-    """Raises UserError where this is no login node of a cluster that answers."""
+    """Raises UserError where this is no login node of a cluster, WrnPipeError where that does not answer."""
     for program in ("sbatch", "squeue", "srun"):
         if shutil.which(program) is None:
             raise UserError(
                 f"--slurm needs {program}, which is not here",
-                _ELSEWHERE,
+                "run it on a login node of the cluster, or wrn-pipe repro --jobs N on this machine",
             )
-    asked = subprocess.run(["squeue", "--noheader", "--me"], capture_output=True, text=True, check=False)
-    if asked.returncode != 0:
-        said = (asked.stderr.strip() or f"exit code {asked.returncode}").splitlines()[0]
-        raise UserError(f"--slurm, but no cluster answers: {said}", _ELSEWHERE)
-
-
-_ELSEWHERE = "run it on a login node of the cluster, or wrn-pipe repro --jobs N on this machine"
+    slurm_queue()
 
 
 def minutes(text: str) -> int:

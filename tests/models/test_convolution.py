@@ -133,9 +133,9 @@ def test_the_weight_gradient_is_that_of_double_precision(
     assert found.dtype == torch.float32
     assert found.stride() == conv.weight.stride()
     terms = batch * height * width
-    # Up to all terms are added one after another, so that a sum of them walks away by some 10 of these, and one of
-    # hundreds by several times that; a term too many or too few is a thousand times as much.
-    assert (found - true_gradient(conv, x, dy)).abs().max() <= 2.0**-23 * terms**0.5 * 60
+    # The rounding of so many sums in a row is a random walk: in 6,398 drawn shapes up to 50 of these, and of few terms
+    # up to 1.4 times the root of their number.
+    assert (found - true_gradient(conv, x, dy)).abs().max() <= 2.0**-23 * terms**0.5 * min(60, 2 * terms**0.5)
 
 
 @pytest.mark.usefixtures("ours")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -100,12 +101,18 @@ def until(
     log: Path = Path(os.devnull),
     driver: "subprocess.Popen[bytes] | None" = None,
     seconds: float = 400,
+    every: float = 0.1,
 ) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, log.read_text()
         assert driver is None or driver.poll() is None, log.read_text()
-        time.sleep(0.1)
+        time.sleep(every)
+
+
+def pending(process: psutil.Process, signum: signal.Signals) -> bool:
+    (mask,) = re.findall(r"ShdPnd:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())
+    return bool(int(mask, 16) >> (signum - 1) & 1)
 
 
 @pytest.mark.soak
@@ -152,8 +159,12 @@ def test_a_step_that_takes_seconds_is_finished_unless_the_driver_is_told_twice(
         until(lambda: list((project.root / "scratch").glob("*/epoch-*")), log, driver)
         driver.send_signal(signal.SIGTERM)
         if signals == 2:
-            until(lambda: any("finishing this step" in job.read_text() for job in jobs.glob("*_log.out")), log)
+            (training,) = modules_below(driver.pid, "pipeline.execution.job")
+            until(lambda: "finishing this step" in next(jobs.glob("*_log.out")).read_text(), log, every=0.002)
+            training.suspend()  # or it may be over before the driver has told it again
             driver.send_signal(signal.SIGTERM)
+            until(lambda: pending(training, signal.SIGTERM), log, driver)
+            training.resume()
         assert driver.wait(200) == 143, log.read_text()
     (job,) = jobs.glob("*_log.out")
     assert ("error: SIGTERM: stopped" in job.read_text()) == (signals == 1)

@@ -52,6 +52,10 @@ def compare(
     row: Annotated[
         str | None, typer.Option(help="Only this network, as the paper prints it.", autocompletion=completion.networks)
     ] = None,
+    bundle: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="The runs of this archive of wrn-pipe bundle, not those here. Repeatable."),
+    ] = None,
     orderings: Annotated[
         bool, typer.Option("--orderings", help="Judge what the paper says about which network is better.")
     ] = False,
@@ -71,13 +75,19 @@ def compare(
     plan = load()
     if output is not None:
         _refuse(output)
+    if bundle:
+        from pipeline.evidence.bundle import gathered
+
+        plan, found = gathered(plan, bundle)
+    else:
+        found = load_results(Path())
     for run_id in run or ():
         plan.run(run_id)
-    results = [result for result in load_results(Path()) if not run or result.run in run]
+    results = [result for result in found if not run or result.run in run]
     if orderings:
         _orderings(plan, results, paper_table, dataset, row, form, output, strict)
     else:
-        _tables(plan, results, paper_table, dataset, row, run or [], form, output, strict)
+        _tables(plan, results, paper_table, dataset, row, run or [], form, output, strict, bundle or [])
 
 
 def _tables(
@@ -90,6 +100,7 @@ def _tables(
     form: Format,
     output: Path | None,
     strict: bool,
+    bundles: Sequence[Path],
 ) -> None:
     from pipeline.comparison.formats import render, terminal
     from pipeline.comparison.tables import table
@@ -103,6 +114,7 @@ def _tables(
     else:
         text = render(tables, form, _PIPED_WIDTH)
     if form == "terminal":
+        text += _unchecked(bundles) if bundles else _recorded(results, plan)
         text += _next_step(tables, results, plan, dataset, row) + "\n"
     _write(text, output)
     if strict:
@@ -178,41 +190,47 @@ def _next_step(
     from pipeline.comparison.cells import runs_wanted
     from pipeline.evidence.story import seeds_to_plan
 
-    strays = [result.run for result in results if result.run not in plan.runs]
-    ignored = f"Ignored, because params.yaml does not name them: {', '.join(strays)}.\n" if strays else ""
-    ignored += _recorded(plan)
     waiting = {cell: wanted for table in tables for cell in table.cells if (wanted := runs_wanted(cell))}
     if not tables:
-        return ignored + "Next: no claim has these runs; wrn-pipe compare shows all claims."
+        return "Next: no claim has these runs; wrn-pipe compare shows all claims."
     if not waiting:
-        return ignored + "Next: nothing is open here; wrn-pipe compare --orderings judges what the text says."
+        return "Next: nothing is open here; wrn-pipe compare --orderings judges what the text says."
     finished = {result.run for result in results}
     planned = {cell: [run for run in _planned(cell, plan) if run not in finished] for cell in waiting}
     lacking = [cell for cell, wanted in waiting.items() if len(planned[cell]) < wanted]
     if not lacking:
         runs = list(dict.fromkeys(run for cell in waiting for run in planned[cell]))
-        return ignored + f"Next: {_claims(len(waiting))} comparable runs, which params.yaml has: {_repro(runs)}."
+        return f"Next: {_claims(len(waiting))} comparable runs, which params.yaml has: {_repro(runs)}."
     filters = ["--paper-table", tables[0].name if len(tables) == 1 else "all"]
     filters += ["--row", row] if row else []
     filters += ["--dataset", dataset] if dataset else []
     seeds = max(map(seeds_to_plan, lacking))
-    return ignored + (
+    return (
         f"Next: {_claims(len(waiting))} comparable runs. "
         f"wrn-pipe plan {shlex.join(filters)} --seeds {seeds} adds them,\n      wrn-pipe repro trains them."
     )
 
 
-def _recorded(plan: "Plan") -> str:
-    """A line on runs that only the committed results know; empty where there are none."""
+def _recorded(results: Sequence["Result"], plan: "Plan") -> str:
+    """Lines on runs that only evaluations/, or only the committed results know; empty where there are none."""
     from pipeline.errors import UserError
     from pipeline.evidence import recorded
 
+    strays = [result.run for result in results if result.run not in plan.runs]
+    told = f"Ignored, because params.yaml does not name them: {', '.join(strays)}.\n" if strays else ""
     try:
         absent = recorded.absent(plan, Path())
     except UserError as error:  # what is compared here does not need it
-        return f"{error.what}: {error.remedy}.\n"
+        return told + f"{error.what}: {error.remedy}.\n"
     what = f"Not compared, because only {recorded.MANIFEST} has them (wrn-pipe show tells what): {', '.join(absent)}.\n"
-    return what if absent else ""
+    return told + (what if absent else "")
+
+
+def _unchecked(bundles: Sequence[Path]) -> str:
+    import shlex
+
+    names = [f"wrn-pipe verify --bundle {shlex.quote(str(path))}" for path in bundles]
+    return f"Taken as the archives have it; {' and '.join(names)} checks that.\n"
 
 
 def _claims(count: int) -> str:

@@ -10,12 +10,13 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import chdir
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.comparison.results import Result, load_results
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence import archive, crate
 from pipeline.evidence.crate import Checkout, Member
@@ -41,7 +42,7 @@ _REMEDY = re.compile("; ((?:dvc pull|git checkout|wrn-pipe repro) .*)")
 
 def is_bundle(path: Path) -> bool:
     """Whether a file is an archive that `bundle` wrote, of whatever repository."""
-    return archive.holds(path, crate.NAME, crate.LICENCES, str(LOCK))
+    return archive.holds(path, crate.NAME, crate.LICENCES, str(LOCK), str(PARAMS))
 
 
 def bundle(plan: Plan, to: Path, run: Run) -> tuple[list[Member], Checkout]:
@@ -94,19 +95,55 @@ def _checkout() -> Checkout:
     return Checkout(head, done.stdout.strip(), dirty)
 
 
-def check(path: Path, run: Run) -> Iterator[Finding]:
-    """Findings on an archive, wherever it is. Raises UserError when it is none, or a hostile one."""
+@contextmanager
+def _unpacked(path: Path) -> Iterator[list[str]]:
+    """Be in a folder with an archive's files; their names. Raises UserError when it is none, or a hostile one."""
     with tempfile.TemporaryDirectory() as name:
         members = archive.unpack(path, Path(name))
         with chdir(name):
-            yield from _described(members)
-            lacking = [str(each) for each in (PARAMS, DAG, LOCK, MANIFEST, crate.NAME) if str(each) not in members]
-            if lacking:
-                yield from (wrong(each, "is not in the archive") for each in lacking)
-                return
-            plan = load()
-            yield from _redescribed(plan, members)
-            yield from _recomputed(plan, run)
+            yield members
+
+
+def gathered(plan: Plan, paths: Sequence[Path]) -> tuple[Plan, list[Result]]:
+    """The runs of archives: a plan that has those alone, with the margins of `plan`, and what came of them.
+
+    Nothing is checked but what is read. Raises UserError for a file that is no archive or holds a broken record, and
+    for a run that two of them have: it would count twice.
+    """
+    datasets, runs, results = dict(plan.datasets), {}, []
+    origin: dict[str, Path] = {}
+    """Of each run, the archive that has it."""
+    for path in paths:
+        if not is_bundle(path):
+            raise UserError(f"{path} is no archive of wrn-pipe bundle", "name one, or leave --bundle out")
+        with _unpacked(path):
+            try:
+                its, found = load(), load_results(Path())
+            except UserError as error:
+                raise UserError(f"{path}: {error.what}", f"wrn-pipe verify --bundle {path} tells all of it") from None
+        datasets = {**its.datasets, **datasets}
+        for result in found:
+            if result.run not in its.runs:
+                continue
+            if result.run in origin:
+                raise UserError(f"{path} and {origin[result.run]} both have {result.run}", "name one of the two")
+            origin[result.run] = path
+            runs[result.run] = its.runs[result.run]
+            results.append(result)
+    return plan.model_copy(update={"datasets": datasets, "runs": runs}), results
+
+
+def check(path: Path, run: Run) -> Iterator[Finding]:
+    """Findings on an archive, wherever it is. Raises UserError when it is none, or a hostile one."""
+    with _unpacked(path) as members:
+        yield from _described(members)
+        lacking = [str(each) for each in (PARAMS, DAG, LOCK, MANIFEST, crate.NAME) if str(each) not in members]
+        if lacking:
+            yield from (wrong(each, "is not in the archive") for each in lacking)
+            return
+        plan = load()
+        yield from _redescribed(plan, members)
+        yield from _recomputed(plan, run)
 
 
 def _recomputed(plan: Plan, run: Run) -> Iterator[Finding]:

@@ -4,13 +4,15 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from made_up_runs import five, result, write
 
 from pipeline.cli.main import main
+from pipeline.comparison.results import Result
+from pipeline.evidence import archive, crate
 
 ROOT = Path(__file__).resolve().parents[2]
 Command = Callable[..., tuple[int, str, str]]
@@ -130,6 +132,63 @@ def test_a_run_that_the_plan_lost_is_mentioned(compare, tmp_path) -> None:
     code, out, _ = compare("--paper-table", "2")
     assert code == 0
     assert "Ignored, because params.yaml does not name them: left-behind" in out
+
+
+def records(one: Result) -> Iterator[tuple[str, bytes]]:
+    for name, content in (("metrics.json", one.metrics), ("run.json", one.record)):
+        yield name, content.model_dump_json(exclude_none=name == "metrics.json").encode()
+
+
+def packed(results: Sequence[Result], folder: Path, **others: bytes) -> str:
+    """An archive beside `folder` with what a comparison reads of one: the plan and the records of these runs."""
+    folder.mkdir()
+    write(results, folder)
+    members: dict[str, bytes | Path] = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
+    members |= dict.fromkeys((crate.NAME, crate.LICENCES, "dvc.lock"), b"{}")
+    archive.write(folder.with_suffix(".zip"), members | others)
+    return f"{folder.name}.zip"
+
+
+def test_runs_of_archives_are_compared_by_the_reader_s_margins(compare, tmp_path) -> None:
+    write([result(2000, network="WRN-40-2", run="mine")], tmp_path)
+    plan = tmp_path / "params.yaml"
+    plan.write_text(plan.read_text().replace("cifar10: 0.3", "cifar10: 0.7"))
+    stray = {
+        "evaluations/left/" + name: content for name, content in records(result(9000, network="WRN-40-2", run="left"))
+    }
+    archives = [packed(GOOD[:3], tmp_path / "here"), packed(GOOD[3:], tmp_path / "there", **stray)]
+    asked = ("--paper-table", "3", "--row", "WRN-40-2-B(3,3)")
+    given = [word for name in archives for word in ("--bundle", name)]
+    code, out, err = compare(*asked, "--format", "json", "--output", "table.json", *given)
+    assert (code, out, err) == (0, "", "wrote table.json\n")
+    (table,) = json.loads(Path("table.json").read_text())
+    (cell,) = (cell for cell in table["cells"] if cell["metric"] == "top1_error")
+    assert (cell["ours"]["n"], cell["ours"]["median"], cell["margin"]) == (5, 5.43, 0.7)
+    assert cell["runs"] == [f"good-{seed}" for seed in range(1, 6)]
+    code, out, _ = compare(*asked, *given)
+    assert code == 0
+    assert "wrn-pipe verify --bundle here.zip and wrn-pipe verify --bundle there.zip checks that" in out
+    assert "Ignored" not in out
+
+
+@pytest.mark.parametrize(
+    ("names", "what", "remedy"),
+    [
+        (["a.zip", "b.zip"], "b.zip and a.zip both have good-1", "name one of the two"),
+        (["params.yaml"], "params.yaml is no archive of wrn-pipe bundle", "leave --bundle out"),
+        (["broken.zip"], "broken.zip: evaluations/x/metrics.json: ", "wrn-pipe verify --bundle broken.zip"),
+    ],
+)
+def test_archives_that_can_not_be_compared(compare, tmp_path, names, what, remedy) -> None:
+    write([], tmp_path)
+    packed(GOOD[:1], tmp_path / "a")
+    packed(GOOD[:2], tmp_path / "b")
+    packed([], tmp_path / "broken", **{"evaluations/x/metrics.json": b"{}"})
+    code, out, err = compare(*(word for name in names for word in ("--bundle", name)))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {what}")
+    assert remedy in err.splitlines()[1]
+    assert Path.cwd() == tmp_path
 
 
 def test_what_to_do_next_is_about_what_was_asked_for(compare, tmp_path, monkeypatch) -> None:

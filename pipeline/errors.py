@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -35,6 +36,15 @@ class UserError(WrnPipeError):
     """The user can mend the cause: a wrong name, a bad file, an unreachable source. Exit code 2."""
 
     exit_code = 2
+
+
+class StoppedError(WrnPipeError):
+    """The user or the scheduler ended the work before its time. Exit code 128 and the signal's number."""
+
+    def __init__(self, signum: int, what: str, remedy: str) -> None:
+        super().__init__(f"{signal.Signals(signum).name}: {what}", remedy)
+        self.signum = signum
+        self.exit_code = 128 + signum
 
 
 @contextmanager

@@ -14,12 +14,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pipeline.errors import EXIT_CODE_FILE, UserError, WrnPipeError
+from pipeline.errors import EXIT_CODE_FILE, StoppedError, UserError, WrnPipeError
 from pipeline.execution.below import modules_below, terminate
 from pipeline.execution.dag import Stage, read_dag, with_needed
 from pipeline.execution.lock import locked
 from pipeline.execution.lock import read as read_lock
-from pipeline.interruptions import InterruptedWorkError
 from pipeline.params import PARAMS, Plan, nearest
 from pipeline.signals import handled
 
@@ -116,7 +115,7 @@ def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> in
     """Run `dvc repro`. The exit code of the stage that failed, where one did, else DVC's own.
 
     An interrupt or SIGTERM reaches the running stage, which saves its state; DVC then ends in order. Raises
-    InterruptedWorkError where no stage was there to answer it, UserError where there is nothing that DVC could work in.
+    StoppedError where no stage was there to answer it, UserError where there is nothing that DVC could work in.
     """
     need_repository()
     names = resolve(plan, targets)
@@ -145,7 +144,8 @@ def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> in
             return 128 + received[0] if received and last > 128 else last
     if code and received:
         again = shlex.join(["wrn-pipe", "repro", *options, *targets])
-        raise InterruptedWorkError(received[0], "no stage was at work, and what is done stays done", again)
+        what = "stopped; no stage was at work, and what is done stays done"
+        raise StoppedError(received[0], what, f"continue with: {again}")
     return 1 if code else 0
 
 

@@ -34,7 +34,7 @@ def fan_out(plan: Plan, targets: Sequence[str], place: Place, again: str, force:
 
     `again`: the command that goes on. `force`: train and evaluate all runs, even when nothing changed.
 
-    Raises UserError when another driver is at work here or the jobs are refused, StoppedDriverError on a signal, and
+    Raises UserError when another driver is at work here or the jobs are refused, StoppedError on a signal, and
     WrnPipeError when runs failed, which are named; everything else is published then.
     """
     stages = read_dag(plan)

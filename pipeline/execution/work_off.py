@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import signals
-from pipeline.errors import WrnPipeError, forget_last_words, last_words
+from pipeline.errors import StoppedError, forget_last_words, last_words
 from pipeline.execution.below import modules_below, terminate
 from pipeline.execution.job import SCRATCH, evaluated, trained
 from pipeline.execution.jobs import Job, at_work, forget, note, noted
@@ -170,15 +170,14 @@ def _leave(driver: _Driver, received: Sequence[int], again: str) -> None:
     """End this driver on a signal: what trains on this machine saves and ends, jobs of a cluster go on."""
     jobs = [job for job in driver.active.values() if job]
     signum, heard, told = received[0], 1, set[int]()
-    name = signal.Signals(signum).name
     if any(job.system == "slurm" for job in jobs):
         ids = " ".join(sorted({job.id.split("_")[0] for job in jobs if job.system == "slurm"}))
-        raise StoppedDriverError(
+        raise StoppedError(
             signum,
-            f"{name}: {counted(len(jobs), 'job')} of the cluster go on without this driver; wrn-pipe status shows them",
+            f"{counted(len(jobs), 'job')} of the cluster go on without this driver; wrn-pipe status shows them",
             f"attach again with: {again} (or end them with: scancel {ids})",
         )
-    say(f"{name}: {counted(len(jobs), 'training')} save and end")
+    say(f"{signal.Signals(signum).name}: {counted(len(jobs), 'training')} save and end")
     while at_work(jobs):  # a job that starts may have no training yet
         if len(received) > heard:  # a training that is told twice ends at once, as one without a driver does
             heard = len(received)
@@ -191,17 +190,7 @@ def _leave(driver: _Driver, received: Sequence[int], again: str) -> None:
     for job in jobs:
         forget(job.fingerprint)
     kept = "their last saved states are kept" if heard > 1 else "nothing is lost"
-    raise StoppedDriverError(
-        signum, f"{name}: stopped {counted(len(jobs), 'training')}, {kept}", f"continue with: {again}"
-    )
-
-
-class StoppedDriverError(WrnPipeError):
-    """The user or the system stopped the driver."""
-
-    def __init__(self, signum: int, what: str, remedy: str) -> None:
-        super().__init__(what, remedy)
-        self.exit_code = 128 + signum
+    raise StoppedError(signum, f"stopped {counted(len(jobs), 'training')}, {kept}", f"continue with: {again}")
 
 
 def _wait(seconds: float, received: list[int]) -> None:

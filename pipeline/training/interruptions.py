@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from pipeline.errors import WrnPipeError
+from pipeline.errors import StoppedError, WrnPipeError
 from pipeline.progress import say
 from pipeline.signals import handled
 
@@ -28,16 +28,12 @@ def continue_with(run_id: str) -> str:
     return f"wrn-pipe repro train@{run_id}"
 
 
-class InterruptedTrainingError(WrnPipeError):
-    """The user or the scheduler stopped the training; its state is saved."""
+class InterruptedTrainingError(StoppedError):
+    """A signal stopped the training; its state is saved."""
 
     def __init__(self, signum: int, where: str, run_id: str) -> None:
-        super().__init__(
-            f"{signal.Signals(signum).name}: stopped {where}, nothing is lost",
-            f"continue with: {continue_with(run_id)}",
-        )
-        self.signum, self.where = signum, where
-        self.exit_code = 128 + signum
+        super().__init__(signum, f"stopped {where}, nothing is lost", f"continue with: {continue_with(run_id)}")
+        self.where = where
 
 
 @contextmanager

@@ -37,9 +37,57 @@ def test_a_signal_while_torch_is_imported_is_not_lost(delays: tuple[float, ...])
         subprocess.Popen([sys.executable, "-c", IMPORTING, str(delay)], stderr=subprocess.PIPE, text=True)
         for delay in delays
     ]
-    said = [child.communicate(timeout=60)[1].strip().splitlines()[-1] for child in children]
+    said = [child.communicate(timeout=600)[1].strip().splitlines()[-1] for child in children]
     at_once = "SIGTERM: stopped before or after the training's steps, nothing is lost"
     assert set(said) <= {at_once, "after a step"}, said
+
+
+WORKING = """
+import os, signal, sys
+from contextlib import contextmanager, suppress
+from pipeline.errors import StoppedError
+from pipeline.interruptions import stop_at_once
+
+def signalled():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+@contextmanager
+def cleaning():
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # an error of the clean-up's own
+            try:
+                raise ValueError
+            finally:
+                signalled()
+        signalled()
+        print("cleaned up")
+
+class Dropping:
+    def __del__(self):
+        signalled()
+
+sys.unraisablehook = lambda dropped: print("dropped", dropped.exc_type.__name__)
+try:
+    with stop_at_once(lambda: "nothing is left", "again"), cleaning():
+        Dropping()
+        print("goes on")
+        signalled()
+        print("goes on and on")
+except StoppedError as error:
+    print(error.what)
+"""
+
+
+def test_a_signal_is_heard_where_the_one_before_was_dropped_and_not_while_cleaning_up() -> None:
+    done = subprocess.run([sys.executable, "-c", WORKING], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "dropped KeyboardInterrupt",
+        "goes on",
+        "cleaned up",
+        "SIGTERM: stopped; nothing is left",
+    ]
 
 
 SPEAKING = """

@@ -18,7 +18,9 @@ from pipeline.training.checkpoints import EpochRecord
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_CLOSING_SECONDS = 30.0
+_CLOSING_S, _STOPPING_S = 120.0, 30.0
+"""How long to wait for MLflow at the end, where importing it and making its database may be all that is left of a short
+training, and after a signal, when a scheduler may kill soon what does not end."""
 LATER = "its files are complete without; wrn-pipe track sync records it later"
 
 
@@ -48,9 +50,10 @@ class Mirror:
         if kind is not None:
             self.status = "FAILED" if issubclass(kind, Exception) and not hasattr(error, "signum") else "KILLED"
         self.jobs.put(None)
-        self.thread.join(_CLOSING_SECONDS)
+        patience = _CLOSING_S if kind is None else _STOPPING_S
+        self.thread.join(patience)
         if self.thread.is_alive():
-            say(f"MLflow did not answer within {_CLOSING_SECONDS:.0f} s while recording {self.run_id}; {LATER}")
+            say(f"MLflow did not answer within {patience:.0f} s while recording {self.run_id}; {LATER}")
 
     def epoch(self, row: EpochRecord, rate: float) -> None:
         """Log an epoch's record and its training images per second at step = completed epochs."""

@@ -108,7 +108,7 @@ def fastest(candidates: Sequence[torch.device], rate: Callable[[torch.device], f
     if refused and all(torch.device(name).type == "cpu" for name in rates):
         raise refused[0]
     for one in refused:
-        say(f"{one.what}; another GPU is taken")
+        say(f"{one.what}; it is left out")
     candidates = [device for device in candidates if str(device) in rates]
     enough = AS_FAST * max(rates.values())
     return Choice(next(device for device in candidates if rates[str(device)] >= enough), rates)
@@ -145,7 +145,8 @@ def _probe(device: torch.device, dtype: torch.dtype) -> float:
                 f"device {device} can not be measured: {str(error).splitlines()[0]}",
                 "free it, hide it with CUDA_VISIBLE_DEVICES, or set device: cpu in params.yaml",
             ) from error
-    torch.cuda.empty_cache()  # what the matrices took on a GPU that others may be using
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what the matrices took on a GPU that others may be using
     return best
 
 

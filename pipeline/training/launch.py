@@ -23,7 +23,7 @@ from pipeline.training.interruptions import OUTSIDE, InterruptedTrainingError, c
 from pipeline.training.worker import Report, Task
 
 _LOOK_EVERY_S = 0.1
-_GRACE_S = 3.0
+_GRACE_S = 20.0
 """How long the others may take to end when one of them has failed."""
 _FAILURES = "failures.json"
 """In the folder of reports: rank -> exit code, of the processes whose end made torchrun end the others."""

@@ -187,7 +187,7 @@ def test_a_gpu_that_can_not_be_measured_is_left_out_where_another_can(capsys: py
 
     choice = fastest([*GPUS[:2], CPU], rate)
     assert choice == Choice(GPUS[1], {"cuda:1": 50.0, "cpu": 1.0})
-    assert "cuda:0 can not be measured: out of memory; another GPU is taken" in capsys.readouterr().err
+    assert "cuda:0 can not be measured: out of memory; it is left out" in capsys.readouterr().err
     with pytest.raises(UserError, match="cuda:0 can not be measured"):
         fastest([GPUS[0], CPU], rate)
 
@@ -221,7 +221,6 @@ def test_a_gpu_is_not_given_products_for_minutes(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(devices, "wait", wait)
     with FakeTensorMode():
         assert matrix_rate(GPUS[0], torch.bfloat16, 8192, 0.05) > 0
-    assert given > 100
     assert most == 16
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from pipeline.datasets.catalogue import SPLITS, Dataset
@@ -26,6 +27,9 @@ from pipeline.loading.convert import convert
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several test processes share the cores; OpenMP threads that wait for each other across them cost 3 times.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Of the servers that tests start, which share those cores.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 
 SHARING = (
     "execution/test_same_as_serial",
@@ -81,6 +85,12 @@ SOAK_UNTIL = "WRN_PIPE_SOAK_UNTIL"
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("soak") and time.time() > float(os.environ.get(SOAK_UNTIL, "inf")):
         pytest.skip(f"not begun: {SOAK_UNTIL} is over, make soak runs it")
+
+
+# A busy machine holds any process up for longer than Hypothesis's deadline. In CI the same examples are drawn each
+# time: what others find by chance is for an issue, and must not refuse a change that has nothing to do with it.
+settings.register_profile("ours", deadline=None, derandomize=SOAK_UNTIL in os.environ)
+settings.load_profile("ours")
 
 
 TINY = Path(__file__).parent / "data" / "cifar-10-tiny.tar.gz"

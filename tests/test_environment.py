@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -106,12 +105,10 @@ def test_opencv_pc_works_from_any_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(Path(sys.prefix) != ROOT / ".venv", reason="the tests run under another environment than .venv")
-def test_second_set_up_does_nothing_and_quickly() -> None:
+def test_second_set_up_does_nothing() -> None:
     stamp = ROOT / ".venv" / ".set-up"
     before = stamp.stat().st_mtime_ns
-    start = time.monotonic()
     done = subprocess.run(["bash", ENVIRONMENT / "setup.sh"], capture_output=True, text=True, check=True)
-    assert time.monotonic() - start < 2
     assert done.stdout == "set-up: nothing to do\n"
     assert stamp.stat().st_mtime_ns == before
 

@@ -16,7 +16,7 @@ from project import make_project
 
 from pipeline.datasets.catalogue import DATA_DIR
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.soak
 
 RUN = "imagenet-wrn-18-1-0-paper-imagenet-s1"
 

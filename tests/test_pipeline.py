@@ -317,7 +317,7 @@ def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_
     project.edit(lambda params: params["loading"].update(backend="numpy"))
     log = tmp_path / "log"
 
-    def stopped_at(line: str, stop: Callable[[int], None]) -> int:
+    def stopped_at(line: str, stop: Callable[[int], None], under_way: Callable[[], bool] = lambda: True) -> int:
         with log.open("w") as file:
             running = subprocess.Popen(
                 [sys.executable, "-c", "from pipeline.cli.main import main; main()", "repro"],
@@ -327,7 +327,7 @@ def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            while line not in log.read_text() and running.poll() is None:
+            while not (line in log.read_text() and under_way()) and running.poll() is None:
                 time.sleep(0.1)
             if "epoch 2" in line:
                 found = status(project)
@@ -361,7 +361,14 @@ def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_
     project.edit(lambda params: params["protocols"]["brief"].update(epochs=401))
     assert status(project)["runs"][0]["state"] == "not started", "another training than the one that was stopped"
     project.edit(lambda params: params["protocols"]["brief"].update(epochs=400))
-    assert stopped_at("resuming from", lambda pid: os.killpg(pid, signal.SIGINT)) == 130, log.read_text()
+    pulse = saved / "pulse.json"
+    before = pulse.stat().st_mtime_ns
+
+    def steps_are_made() -> bool:
+        return pulse.stat().st_mtime_ns > before
+
+    ended = stopped_at("resuming from", lambda pid: os.killpg(pid, signal.SIGINT), steps_are_made)
+    assert ended == 130, log.read_text()
     assert f"resuming from scratch/{saved.name}/{newest.name}" in log.read_text()
     assert max(saved.glob("epoch-*.safetensors")) > newest
     forgotten = project.cli("repro", "--fresh", "--dry", f"train@{RUN}")

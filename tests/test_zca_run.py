@@ -18,7 +18,7 @@ from pipeline.loading import beton
 if TYPE_CHECKING:
     from tests.conftest import ArchiveServer
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.soak
 
 
 def test_whitened_from_download_to_table(

@@ -115,7 +115,6 @@ def test_a_backend_nobody_knows(tmp_path: Path) -> None:
 
 @pytest.mark.endurance
 @pytest.mark.soak
-@pytest.mark.timeout(900)
 def test_as_many_images_as_imagenet_has_fit_a_process(tmp_path: Path) -> None:
     result = measured(tmp_path, "--repeats", "1")
     assert result["samples"] == IMAGENET

@@ -42,6 +42,7 @@ def interrupted(
     under_way: Callable[[], bool],
     *arguments: str,
     to_all: bool | None = None,
+    **environment: str,
 ) -> Ended:
     """Start `wrn-pipe` in a session of its own, and send the signal when `under_way`.
 
@@ -53,7 +54,12 @@ def interrupted(
         running = subprocess.Popen(
             [sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments],
             cwd=project.root,
-            env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "MLFLOW_TRACKING_URI": "none://"},
+            env={
+                **os.environ,
+                "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+                "MLFLOW_TRACKING_URI": "none://",
+                **environment,
+            },
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -70,7 +76,7 @@ def interrupted(
         else:
             running.send_signal(signum)
         code = running.wait(60)
-        until = time.monotonic() + 5  # multiprocessing's tracker of shared memory ends when its parent has
+        until = time.monotonic() + 60  # multiprocessing's tracker of shared memory ends when its parent has
         while left := living(running.pid):
             assert time.monotonic() < until, left
             time.sleep(0.05)
@@ -97,6 +103,27 @@ def living(session: int) -> list[str]:
         except ProcessLookupError:
             continue
     return found
+
+
+HALTS_AT_IMPORT = """
+import pathlib, sys, time
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == {imported!r}:
+            pathlib.Path({halted!r}).touch()
+            time.sleep(600)
+if any({program!r} in word for word in sys.orig_argv):
+    sys.meta_path.insert(0, Finder)
+"""
+
+
+def halting(program: str, imported: str, folder: Path) -> tuple[Path, dict[str, str]]:
+    """An environment where `python -m program` waits in its import of `imported`, and a file that is there by then."""
+    halted, site = folder / "halted", folder / "site"
+    site.mkdir()
+    text = HALTS_AT_IMPORT.format(program=program, imported=imported, halted=str(halted))
+    (site / "sitecustomize.py").write_text(text)
+    return halted, {"PYTHONPATH": str(site)}
 
 
 def told(signum: signal.Signals, ended: Ended, kept: str, stage: str) -> None:
@@ -151,15 +178,8 @@ def test_a_stage_that_is_only_starting_says_nothing_and_repro_speaks_for_it(
     signum: signal.Signals, tmp_path: Path, archive_server: ArchiveServer, tiny_dataset_entry: Callable[[str], Any]
 ) -> None:
     project = make_project(tmp_path / "project", tiny_dataset_entry(f"{archive_server.url}/none"))
-    log = project.root / "log"
-
-    def imports() -> bool:
-        if "> python -m stages.download" in log.read_text():
-            time.sleep(0.15)  # Python itself has started by then
-            return True
-        return False
-
-    ended = interrupted(project, signum, imports, "repro", "download")
+    halted, environment = halting("stages.download", "pipeline.datasets.acquire", tmp_path)
+    ended = interrupted(project, signum, halted.exists, "repro", "download", **environment)
     assert ended.code == 128 + signum
     assert ended.lines[-2:] == [
         f"error: {signum.name}: stopped; no stage was at work, and what is done stays done",
@@ -267,16 +287,8 @@ def test_a_stop_before_dvc_has_started_is_told_without_a_traceback(
     signum: signal.Signals, tmp_path: Path, tiny_dataset_entry: Callable[[str], Any]
 ) -> None:
     project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"))
-
-    def imports() -> bool:
-        for process in psutil.Process().children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                if any("quick_dvc" in word for word in process.cmdline()):
-                    time.sleep(0.05)  # Python itself has started by then, DVC takes longer
-                    return True
-        return False
-
-    ended = interrupted(project, signum, imports, "repro", "download")
+    halted, environment = halting("quick_dvc", "dvc", tmp_path)
+    ended = interrupted(project, signum, halted.exists, "repro", "download", **environment)
     assert ended.code == 128 + signum
     assert "Traceback" not in "".join(ended.lines)
     assert ended.lines[-2:] == [

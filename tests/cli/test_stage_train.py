@@ -72,14 +72,14 @@ def test_a_training_by_ffcv_is_stopped_killed_and_refused_and_ends_with_the_same
 
     first = start(project, log, "--fresh", "--checkpoint-steps", "3")
     wait_for("epoch 1/12", log, first)
+    first.send_signal(signal.SIGSTOP)  # it must not end meanwhile
     second_log = tmp_path / "second"
     second = start(project, second_log)
-    while second.poll() is None and first.poll() is None:
-        time.sleep(0.05)
     assert second.wait() == 2, second_log.read_text()
     assert f"run {RUN} is being trained by process {first.pid}" in second_log.read_text()
     assert f"kill {first.pid}" in second_log.read_text()
     first.send_signal(signal.SIGTERM)
+    first.send_signal(signal.SIGCONT)
     assert first.wait() == 143, log.read_text()
     assert f"continue with: wrn-pipe repro train@{RUN}" in log.read_text()
     assert "saved as scratch/" in log.read_text()

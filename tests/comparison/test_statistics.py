@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t
 
@@ -133,7 +133,6 @@ def judged(errors: list[int], published: int, margin: float = MARGIN, **options:
     )
 
 
-@settings(deadline=None)  # the first call for each number of runs simulates
 @given(ERRORS, st.integers(380, 720), st.randoms())
 def test_the_order_of_runs_does_not_matter(errors: list[int], published: int, random) -> None:
     shuffled = errors.copy()
@@ -141,7 +140,6 @@ def test_the_order_of_runs_does_not_matter(errors: list[int], published: int, ra
     assert judged(shuffled, published) == judged(errors, published)
 
 
-@settings(deadline=None)
 @given(ERRORS.filter(lambda e: len(e) >= 3), st.integers(380, 720), st.integers(0, 2000))
 def test_a_constant_on_both_sides_changes_nothing(errors: list[int], published: int, constant: int) -> None:
     before, after = judged(errors, published), judged([e + constant for e in errors], published + constant)
@@ -151,7 +149,6 @@ def test_a_constant_on_both_sides_changes_nothing(errors: list[int], published: 
         assert (after.verdict in DIFFERS) is (before.verdict in DIFFERS)
 
 
-@settings(deadline=None)
 @given(ERRORS, st.integers(380, 720), st.floats(0.01, 2), st.floats(0, 3))
 def test_a_wider_margin_only_turns_inconclusive_into_reproduced(
     errors: list[int], published: int, margin: float, more: float
@@ -161,7 +158,6 @@ def test_a_wider_margin_only_turns_inconclusive_into_reproduced(
         assert (narrow.verdict, wide.verdict) == (Verdict.INCONCLUSIVE, Verdict.REPRODUCED)
 
 
-@settings(deadline=None)
 @given(ERRORS, st.integers(380, 720))
 def test_better_is_lower_for_errors_and_higher_for_precision(errors: list[int], published: int) -> None:
     opposite = {Verdict.BETTER: Verdict.WORSE, Verdict.WORSE: Verdict.BETTER}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pipeline.datasets.fetch import Patience
 
-QUICK = Patience(connect_s=1, read_s=0.5, slow_s=0.3, slow_bytes=2000, retries=2, backoff_s=0.02)
+QUICK = Patience(connect_s=5, read_s=20, slow_s=0.3, slow_bytes=2000, retries=2, backoff_s=0.02)
+IMPATIENT = replace(QUICK, read_s=0.5)
+"""Where the server is silent: any other could be for so long on a busy machine."""
 CONTENT = b"".join(hashlib.sha256(i.to_bytes(4, "little")).digest() for i in range(12_500))
 SIZE = len(CONTENT)
 OTHER = CONTENT[::-1]

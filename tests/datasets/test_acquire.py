@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.conftest import ArchiveServer
 
 ROOT = Path(__file__).parents[2]
-QUICK = Patience(connect_s=1, read_s=0.5, retries=1, backoff_s=0.02)
+QUICK = Patience(connect_s=5, read_s=20, retries=1, backoff_s=0.02)
 Entry = dict[str, Any]
 
 

@@ -180,7 +180,7 @@ def test_two_processes_take_turns_even_when_the_first_is_killed(
     command = [sys.executable, "-c", ACQUIRE, json.dumps(entry)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     first = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
-    assert asked.wait(30)
+    assert asked.wait(120)
     second = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
     try:
         assert second.stderr is not None
@@ -189,7 +189,7 @@ def test_two_processes_take_turns_even_when_the_first_is_killed(
         if killed:
             first.kill()
         go_on.set()
-        assert (first.wait(30), second.wait(30)) == (-9 if killed else 0, 0)
+        assert (first.wait(120), second.wait(120)) == (-9 if killed else 0, 0)
     finally:
         go_on.set()
         for process in (first, second):

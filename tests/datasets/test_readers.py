@@ -90,7 +90,7 @@ def test_cifar100_has_two_label_bytes_and_the_fine_one_counts(
     _equal(readers.read_python_folder(tmp_path, dataset), tiny_images)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), counts=st.tuples(st.integers(1, 3), st.integers(1, 5)))
 def test_the_binary_version_gives_back_any_split(
     tmp_path_factory: pytest.TempPathFactory, seed: int, counts: tuple[int, int]

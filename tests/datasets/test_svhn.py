@@ -28,7 +28,7 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from tests.conftest import ArchiveServer
 
-QUICK = Patience(connect_s=1, read_s=0.5, retries=1, backoff_s=0.02)
+QUICK = Patience(connect_s=5, read_s=20, retries=1, backoff_s=0.02)
 TO = Path("data/raw/tiny")
 NAMES = ("train_32x32.mat", "extra_32x32.mat", "test_32x32.mat")
 

@@ -38,7 +38,7 @@ LOCKED = values(st.sampled_from([0.0, -0.1, 0.0005, 1e-05, 2.5e-07, 1e30, 123456
     content=st.dictionaries(NAMES, VALUES, min_size=1, max_size=4),
     keys=st.lists(st.lists(NAMES | st.just("0"), min_size=1, max_size=3).map(".".join), min_size=1, max_size=5),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_parameter_is_what_dvc_reads(
     tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any], keys: list[str]
 ) -> None:
@@ -66,7 +66,7 @@ LOCKS = st.dictionaries(
 
 
 @given(before=LOCKS, written=LOCKS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_spliced_text_is_what_dvc_writes(
     tmp_path_factory: pytest.TempPathFactory, before: dict[str, Any], written: dict[str, Any]
 ) -> None:

@@ -11,7 +11,7 @@ from project import Project
 from test_fan_out import NAMES, ONE_THREAD, digests, states, three_runs
 from test_slurm import SLURM
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.soak
 
 
 @pytest.fixture(scope="module")

@@ -97,13 +97,17 @@ import sys, time
 from pipeline.execution.waiting import Yielding, bind_threads, on_own_core
 bind_threads("fused")
 import torch
-numbers, until = torch.ones(4_000_000), time.monotonic() + float(sys.argv[1])
-with Yielding() as yielding:
-    while time.monotonic() < until and not yielding.makes_way:
+numbers, until, judged = torch.ones(4_000_000), time.monotonic() + float(sys.argv[1]), []
+class Judging(Yielding):
+    def judge(self, most, mean):
+        judged.append(most)  # what follows from it depends on whether a core is free, so on other tests
+        super().judge(most, mean)
+with Judging() as yielding:
+    while time.monotonic() < until and not any(most > 0.1 for most in judged):
         with on_own_core():
             numbers.sin_()
         yielding.look()
-    print(yielding.makes_way)
+print(len(judged), any(most > 0.1 for most in judged))
 """
 
 many = pytest.mark.skipif(len(CORES) == 1, reason="a single core")
@@ -203,13 +207,13 @@ def test_threads_make_way_and_return_and_no_bit_changes() -> None:
     "environment", [{"GOMP_SPINCOUNT": "1"}, {"OMP_WAIT_POLICY": "active"}, {"OMP_PROC_BIND": "false"}]
 )
 def test_threads_of_which_the_user_has_decided_make_no_way(environment: dict[str, str], busy: None) -> None:
-    assert run(NOTICING, "4", **environment) == "False\n"
+    assert run(NOTICING, "4", **environment) == "0 False\n"
 
 
 @many
 @pytest.mark.soak
 def test_neighbours_are_noticed(busy: None) -> None:
-    assert run(NOTICING, "120") == "True\n"
+    assert run(NOTICING, "120").endswith(" True\n")
 
 
 @pytest.fixture
@@ -228,7 +232,7 @@ def test_a_training_keeps_to_its_cores(
 ) -> None:
     """Of the train stage, whose main thread is seen on one core, and on all, in turn."""
     project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
-    project.edit(lambda params: params["protocols"]["brief"].update(epochs=300))
+    project.edit(lambda params: params["protocols"]["brief"].update(epochs=100_000))
     environment = {**os.environ, "MLFLOW_TRACKING_URI": "none://", "OMP_NUM_THREADS": str(len(CORES))}
     command = [sys.executable, "-m", "stages.train", TINY_RUN]
     seen = [0]

@@ -9,7 +9,7 @@ from clones import clone, committed, made, stages_run, stages_taken, told, use
 from project import RUN, Project, make_project
 from s3_server import Bucket, s3_server
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]  # four trainings, and ten commands around each
+pytestmark = pytest.mark.soak  # four trainings, and ten commands around each
 SECOND = RUN.replace("-s1", "-s2")
 DATA = ["download@cifar10-tiny", "convert@cifar10-tiny-rgb"]
 TELLING = {"summarize", "tabulate@4", "manifest", "report"}

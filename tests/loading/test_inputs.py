@@ -94,7 +94,7 @@ def test_the_host_reads_nothing_from_the_device(tiny_beton: Path) -> None:
         made[0].labels.sum().item()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 10_000), st.integers(1, 260), st.data())
 def test_an_image_does_not_depend_on_the_batch_it_is_in(
     tiny_beton: Path, seed: int, epoch: int, size: int, data: st.DataObject

@@ -104,7 +104,7 @@ def test_a_writer_that_hangs_on_a_bad_sample_is_ended(
 ) -> None:
     """Fewer images than labels: FFCV's worker dies of the first that is missing, and FFCV waits for it for ever."""
     np.save(tmp_path / "images.npy", np.load(tiny_raw / "test_images.npy")[:50])
-    monkeypatch.setattr(beton_writer, "_STALL_SECONDS", 15)  # importing FFCV, which writes nothing, takes 7
+    monkeypatch.setattr(beton_writer, "_STALL_SECONDS", 60)  # importing FFCV, which writes nothing, takes 7 and more
     job = beton_writer.Job(tmp_path / "images.npy", tiny_raw / "test_labels.npy", tmp_path / "x.beton")
     with pytest.raises(WrnPipeError, match=r"FFCV's writer has stalled at [1-9]"):
         beton_writer.write([job])

@@ -43,7 +43,7 @@ def reference(crops: RandomCrops, index: int, height: int, width: int) -> tuple[
 sides = st.integers(1, 2000)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(0, 500),

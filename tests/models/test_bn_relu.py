@@ -88,7 +88,7 @@ def test_bf16_is_the_rounded_float32() -> None:
         assert torch.equal(value.to(rounded[name].dtype), rounded[name]), name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     batch=st.integers(1, 40),
     channels=st.sampled_from([16, 32, 64, 96, 128]),

@@ -101,7 +101,7 @@ def true_gradient(conv: nn.Conv2d, x: Tensor, dy: Tensor) -> Tensor:
 
 
 @pytest.mark.usefixtures("ours")
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     batch=st.integers(1, 40),
     inputs=st.sampled_from([3, 4, 5, 8, 15, 16, 32, 48, 64, 128]),
@@ -181,7 +181,7 @@ def test_output_and_gradient_of_the_input_are_torchs_to_the_bit(kernel: int, str
 
 
 @pytest.mark.usefixtures("ours")
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(batch=st.integers(1, 70), channels=st.sampled_from([16, 32, 64, 256]), threads=st.integers(2, 5))
 def test_no_bit_depends_on_the_number_of_threads(batch: int, channels: int, threads: int) -> None:
     torch.manual_seed(batch)
@@ -331,7 +331,7 @@ def test_by_avx2_sums_round_to_the_nearest_bf16_ties_to_even_and_stay_no_number(
 
 
 @pytest.mark.usefixtures("of_float32")
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     batch=st.integers(1, 9),
     inputs=st.sampled_from([16, 32, 48, 160]),

@@ -49,7 +49,7 @@ def imagenets(draw: st.DrawFn) -> Network:
     return Network(family, depth, draw(st.integers(1, 4)) if family == "imagenet-bottleneck" else 1, (1, 3, 1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(network=wide() | imagenets(), image_size=st.integers(1, 300), num_classes=st.integers(1, 2000))
 def test_any_network_of_any_size(network: Network, image_size: int, num_classes: int) -> None:
     """Images of odd sizes too, which every stride rounds up."""

@@ -54,7 +54,7 @@ def test_the_newest_state_is_the_end_and_the_one_before_is_kept(saved: tuple[Pat
     assert [path.name for path in saved[0].iterdir() if path not in states(saved[0])] == ["pulse.json"]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), torn=st.booleans())
 def test_a_damaged_state_is_said_and_the_one_before_is_taken(
     saved: tuple[Path, Training], tmp_path: Path, capfd: pytest.CaptureFixture[str], where: float, bit: int, torn: bool
@@ -229,7 +229,6 @@ def test_kernels_that_torch_cannot_repeat_are_named_and_kept(tiny_beton: Path, t
         torch.use_deterministic_algorithms(False)
 
 
-@settings(deadline=None)
 @given(st.floats(0.001, 5), st.floats(0.0005, 20))
 def test_saving_costs_at_most_a_hundredth_of_the_time(save_s: float, step_s: float) -> None:
     """On a made-up clock, over some hours of steps; the first save, whose cost nobody knows, apart."""

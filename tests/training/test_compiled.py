@@ -73,7 +73,6 @@ def published(project: Project) -> list[bytes]:
 
 @pytest.mark.endurance
 @pytest.mark.soak
-@pytest.mark.timeout(900)
 def test_what_is_compiled_anew_computes_the_same_bytes(
     project: Project, start: Callable[..., "subprocess.Popen[bytes]"], tmp_path: Path
 ) -> None:
@@ -89,7 +88,6 @@ def test_what_is_compiled_anew_computes_the_same_bytes(
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(900)
 def test_a_compiled_training_killed_in_an_epoch_ends_with_the_same_bytes(
     project: Project, start: Callable[..., "subprocess.Popen[bytes]"], tmp_path: Path
 ) -> None:
@@ -110,7 +108,6 @@ def test_a_compiled_training_killed_in_an_epoch_ends_with_the_same_bytes(
 
 @pytest.mark.endurance
 @pytest.mark.soak
-@pytest.mark.timeout(900)
 def test_two_processes_that_compile_stop_together_and_end_with_the_same_bytes(
     project: Project, start: Callable[..., "subprocess.Popen[bytes]"], tmp_path: Path
 ) -> None:

@@ -107,7 +107,7 @@ def test_ctrl_c_stops_all_after_a_step_and_a_killed_process_ends_all(runs: Runs)
     both[1].kill()
     killed = time.monotonic()
     assert second.wait() == 1, runs.log.read_text()
-    assert time.monotonic() - killed < 15
+    assert time.monotonic() - killed < 28  # torchrun itself would wait for 30 s
     assert runs.last_lines() == [
         f"error: run {RUN}: process 1 of 2 was killed by SIGKILL, as the system does when memory is short",
         f"  fix: continue with: wrn-pipe repro train@{RUN}",

@@ -172,9 +172,9 @@ def test_a_step_that_takes_seconds_is_finished_unless_the_driver_is_told_twice(
     with driving(project, log, "--jobs", "1", **folder, **ONE_THREAD) as driver:
         until(lambda: list(jobs.glob("*_log.out")), log, driver)
         until(lambda: "state saved in" in next(jobs.glob("*_log.out")).read_text(), log, driver)
+        (training,) = modules_below(driver.pid, "pipeline.execution.job")
         driver.send_signal(signal.SIGTERM)
         if signals == 2:
-            (training,) = modules_below(driver.pid, "pipeline.execution.job")
             until(lambda: "finishing this step" in next(jobs.glob("*_log.out")).read_text(), log, every=0.002)
             training.suspend()  # or it may be over before the driver has told it again
             driver.send_signal(signal.SIGTERM)

@@ -14,6 +14,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from pipeline.datasets.catalogue import KNOWN, Dataset
 from pipeline.errors import UserError
 from pipeline.models.names import parse
+from pipeline.publication.paper import TITLES
 
 PARAMS = Path("params.yaml")
 
@@ -347,8 +348,6 @@ def _check_references(path: Path, text: str, plan: Plan) -> None:
             if "." in name:
                 # Stages depend on `protocols.<name>`, where DVC takes every dot for a step into the mapping.
                 refuse([section, name], "a name has no dots", f"rename it {name.replace('.', '-')}")
-    from pipeline.publication.claims import TITLES  # which imports this module
-
     papers = yaml_mapping(KNOWN.read_text(encoding="utf-8"), KNOWN, "git checkout it", pure=False)["datasets"]
     for name in plan.comparison.margins:  # those of datasets that are not planned yet stand there as well
         known(["comparison", "margins", name], name, papers | plan.datasets, "dataset")

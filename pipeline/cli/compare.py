@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pipeline.cli import completion
+from pipeline.publication.paper import TABLES
 
 if TYPE_CHECKING:
     from pipeline.comparison.cells import Cell
@@ -30,7 +31,7 @@ def compare(
         str,
         typer.Option(
             metavar="TABLE",
-            help="2, 3, 4, 5, 6, 7, 8, 9, figure-4, text, or all.",
+            help=TABLES,
             autocompletion=completion.tables,
         ),
     ] = "all",

@@ -89,7 +89,7 @@ def networks(incomplete: str) -> list[str]:
 
 
 def single_tables(incomplete: str) -> list[str]:
-    from pipeline.publication.claims import TITLES
+    from pipeline.publication.paper import TITLES
 
     return _fitting(TITLES, incomplete)
 

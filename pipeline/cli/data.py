@@ -82,7 +82,7 @@ def verify(
     dataset: Annotated[
         str | None,
         typer.Argument(
-            help="Only this dataset. [default: all that are here]",
+            help="Only this dataset. Default: all that are here.",
             show_default=False,
             autocompletion=completion.planned_datasets,
         ),
@@ -150,7 +150,7 @@ def show(
     epoch: Annotated[int, typer.Option(min=0, help="Epoch of the training, from 0.")] = 0,
     count: Annotated[int, typer.Option(min=1, max=1000, help="Number of images.")] = 30,
     out: Annotated[
-        Path | None, typer.Option(help="The PNG file to write. [default: DATASET.png]", show_default=False)
+        Path | None, typer.Option(help="The PNG file to write. Default: DATASET.png.", show_default=False)
     ] = None,
 ) -> None:
     """Draw the training images that a training with this seed sees first in this epoch, with their labels.

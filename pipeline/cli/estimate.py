@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli import completion
+from pipeline.publication.paper import TABLES
 
 if TYPE_CHECKING:
     from pipeline.benchmarks.estimate import Estimate
@@ -20,7 +21,7 @@ def estimate(
         str | None,
         typer.Option(
             metavar="TABLE",
-            help="2 to 9, text or all; planned or not. [default: what params.yaml has]",
+            help=f"{TABLES} Planned or not. Default: what params.yaml has.",
             autocompletion=completion.tables,
         ),
     ] = None,
@@ -41,7 +42,7 @@ def estimate(
     from pipeline.errors import UserError
     from pipeline.execution.plan import extend, groups_of, read
     from pipeline.params import PARAMS, load
-    from pipeline.publication.claims import canonical, load_claims, table_names
+    from pipeline.publication.claims import canonical, load_claims, table_names, trainable_tables
     from pipeline.publish import json_text
 
     plan = load()
@@ -50,7 +51,7 @@ def estimate(
         tables = table_names(paper_table)
         groups, _ = groups_of([claim for claim in load_claims() if claim.table in tables], plan, None)
         if not groups:
-            raise UserError(f"table {paper_table} has nothing to train", "choose 2, 3, 4, 5, 6, 7, 8, 9, text or all")
+            raise UserError(f"table {paper_table} has nothing to train", f"choose {trainable_tables()}")
         plan = extend(read(PARAMS), groups, [], seeds).plan
         names = {(group.dataset, group.network, group.protocol) for group in groups}
         run_ids = [

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import completion
+from pipeline.publication.paper import ONE_TABLE
 
 EPILOG = "Example: wrn-pipe explain --paper-table 4 --row WRN-40-1 --dataset cifar10"
 
@@ -12,9 +13,7 @@ EPILOG = "Example: wrn-pipe explain --paper-table 4 --row WRN-40-1 --dataset cif
 def explain(
     paper_table: Annotated[
         str,
-        typer.Option(
-            metavar="TABLE", help="2, 3, 4, 5, 6, 7, 8, 9, figure-4 or text.", autocompletion=completion.single_tables
-        ),
+        typer.Option(metavar="TABLE", help=ONE_TABLE, autocompletion=completion.single_tables),
     ],
     row: Annotated[
         str, typer.Option(help="A network of it, as the paper prints it.", autocompletion=completion.networks)

@@ -30,12 +30,13 @@ from pipeline.cli import (
 from pipeline.errors import UserError, exit_on_error
 from pipeline.execution.waiting import wait_briefly
 from pipeline.interruptions import NOTHING_HALF_DONE, stop_at_once
+from pipeline.publication.paper import PAPER
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Reproduce the tables of 'Wide Residual Networks' (Zagoruyko & Komodakis 2016) and judge them.",
+    help=f"Reproduce the tables of a paper and judge them. {PAPER.citation}",
     epilog="Start with: wrn-pipe doctor, then wrn-pipe repro, then wrn-pipe compare --paper-table 4",
 )
 

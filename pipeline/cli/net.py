@@ -21,10 +21,10 @@ def net(
         ),
     ],
     num_classes: Annotated[
-        int | None, typer.Option(min=1, help="Classes of the last layer. [default: 10, ImageNet's networks 1000]")
+        int | None, typer.Option(min=1, help="Classes of the last layer. Default: 10, ImageNet's networks 1000.")
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Height and width of the image. [default: 32, ImageNet's networks 224]")
+        int | None, typer.Option(min=1, help="Height and width of the image. Default: 32, ImageNet's networks 224.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print every single layer as JSON.")] = False,
 ) -> None:

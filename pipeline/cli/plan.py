@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli import completion
+from pipeline.publication.paper import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +19,7 @@ EPILOG = "Example: wrn-pipe plan --paper-table 4 --row WRN-16-8 --dataset cifar1
 def plan(
     paper_table: Annotated[
         str,
-        typer.Option(metavar="TABLE", help="2, 3, 4, 5, 6, 7, 8, 9, text, or all.", autocompletion=completion.tables),
+        typer.Option(metavar="TABLE", help=TABLES, autocompletion=completion.tables),
     ],
     row: Annotated[
         str | None, typer.Option(help="Only this network, as the paper prints it.", autocompletion=completion.networks)
@@ -30,7 +31,7 @@ def plan(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="Train by this protocol of params.yaml. [default: the paper's for each number]",
+            help="Train by this protocol of params.yaml. Default: the paper's for each number.",
             autocompletion=completion.protocols,
         ),
     ] = None,
@@ -48,7 +49,7 @@ def plan(
     from pipeline.errors import UserError
     from pipeline.execution.plan import extend, groups_of, read, write
     from pipeline.params import PARAMS, load
-    from pipeline.publication.claims import check_filters, load_claims, table_names
+    from pipeline.publication.claims import check_filters, load_claims, table_names, trainable_tables
 
     if yes and dry_run:
         raise UserError("--yes writes and --dry-run does not", "leave one of them out")
@@ -64,7 +65,7 @@ def plan(
     if not groups:
         raise UserError(
             f"nothing to train for these numbers: {_sentence(left_out)}",
-            "choose a table with errors that the paper measured itself: 2, 3, 4, 5, 6, 7, 8, 9, text or all",
+            f"choose a table with errors that the paper measured itself: {trainable_tables()}",
         )
     needed = {claim.table for group in groups for claim in group.claims}
     addition = extend(read(PARAMS), groups, [table for table in tables if table in needed], seeds)

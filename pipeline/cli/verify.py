@@ -25,7 +25,7 @@ def verify(
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="With --deeper: so many epochs only. [default: all]", show_default=False)
+        int | None, typer.Option(min=1, help="With --deeper: so many epochs only. Default: all.", show_default=False)
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Check an archive of wrn-pipe bundle instead, anywhere.")

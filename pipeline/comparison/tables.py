@@ -10,7 +10,8 @@ from pipeline.comparison.results import Result
 from pipeline.comparison.statistics import Verdict
 from pipeline.params import Plan
 from pipeline.publication.caveats import Caveat, load_caveats
-from pipeline.publication.claims import TITLES, Claim, Kind, Metric, Statistic, claims_of, table_name
+from pipeline.publication.claims import Claim, Kind, Metric, Statistic, claims_of, table_name
+from pipeline.publication.paper import TITLES
 from pipeline.publish import new_file
 
 if TYPE_CHECKING:

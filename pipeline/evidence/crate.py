@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.params import Plan
-from pipeline.publication.claims import PAPER
+from pipeline.publication.paper import PAPER
 
 NAME = "ro-crate-metadata.json"
 LICENCES = "LICENCES.md"
@@ -60,14 +60,14 @@ def metadata(plan: Plan, manifest: dict[str, Any], members: list[Member], checko
     root = {
         "@id": "./",
         "@type": "Dataset",
-        "name": f"Reproduction of {PAPER['title']}",
+        "name": f"Reproduction of {PAPER.title}",
         "description": f"Tables, predictions, weights and provenance, made by wrn-pipe at {checkout}. "
         "wrn-pipe verify --bundle checks it.",
         "datePublished": checkout.date,
         "version": checkout.commit,
         "creativeWorkStatus": checkout.state,
         "license": {"@id": LICENCES},
-        "citation": {"@id": PAPER["url"]},
+        "citation": {"@id": PAPER.url},
         "hasPart": [{"@id": member.name} for member in members],
         "mentions": [{"@id": action["@id"]} for action in runs],
     }
@@ -129,16 +129,14 @@ def _action(run_id: str, told: dict[str, Any], members: list[Member]) -> dict[st
 
 
 def _paper() -> list[dict[str, Any]]:
-    authors = [
-        {"@id": f"#{name.replace(' ', '-').lower()}", "@type": "Person", "name": name} for name in PAPER["authors"]
-    ]
+    authors = [{"@id": f"#{name.replace(' ', '-').lower()}", "@type": "Person", "name": name} for name in PAPER.authors]
     article = {
-        "@id": PAPER["url"],
+        "@id": PAPER.url,
         "@type": "ScholarlyArticle",
-        "name": PAPER["title"],
+        "name": PAPER.title,
         "author": [{"@id": author["@id"]} for author in authors],
-        "isPartOf": PAPER["venue"],
-        "version": PAPER["version"],
+        "isPartOf": PAPER.venue,
+        "version": PAPER.version,
     }
     return [article, *authors]
 
@@ -164,8 +162,8 @@ def licences(plan: Plan) -> str:
     lines = [
         "# Licences and citations",
         "",
-        f"The numbers compared with: {' and '.join(PAPER['authors'])}: {PAPER['title']}. {PAPER['venue']}.",
-        f"{PAPER['url']}",
+        f"The numbers compared with: {PAPER.citation}",
+        PAPER.url,
         "",
         "The images are not in this archive: nobody gave leave to pass them on with it. The cards hold the digests of",
         "what was trained on, params.yaml says where it comes from, `wrn-pipe repro download` fetches and checks it.",

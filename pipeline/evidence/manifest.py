@@ -11,6 +11,7 @@ to a number's story are therefore not in it, and are read where they are told (`
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.comparison.results import Result, load_results
 from pipeline.comparison.tables import Table, table
 from pipeline.errors import UserError
 from pipeline.params import Plan
-from pipeline.publication.claims import PAPER
+from pipeline.publication.paper import PAPER
 
 
 def manifest(plan: Plan, root: Path) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def manifest(plan: Plan, root: Path) -> dict[str, Any]:
     results = [result for result in load_results(root) if result.run in plan.runs]
     tables = [table(plan, name, results) for name in plan.tables]
     return {
-        "paper": PAPER,
+        "paper": asdict(PAPER),
         "tables": {each.name: _table(each) for each in tables},
         "runs": {result.run: _run(plan, result, root) for result in results},
     }

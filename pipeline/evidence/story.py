@@ -25,7 +25,8 @@ from pipeline.execution.remote import to_have
 from pipeline.params import Plan
 from pipeline.provenance import commit
 from pipeline.publication.caveats import load_caveats
-from pipeline.publication.claims import TITLES, canonical, check_filters, table_name
+from pipeline.publication.claims import canonical, check_filters, table_name
+from pipeline.publication.paper import TITLES
 from pipeline.publication.protocols import protocol_of
 
 SEEDS = 5

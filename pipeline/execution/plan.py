@@ -18,7 +18,8 @@ from pipeline.errors import UserError
 from pipeline.execution.estimate import Cost, training_cost
 from pipeline.execution.yaml_text import Document, Edit
 from pipeline.params import PARAMS, Plan, Protocol, nearest, parse_plan
-from pipeline.publication.claims import STATISTIC, TITLES, Claim, canonical, load_claims
+from pipeline.publication.claims import STATISTIC, Claim, canonical, load_claims
+from pipeline.publication.paper import TITLES
 from pipeline.publication.protocols import PROTOCOLS, paper_protocols, protocol_of
 
 KNOWN_DATASETS = Path(__file__).parents[1] / "datasets" / "known.yaml"

@@ -10,18 +10,11 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 from pipeline.errors import UserError
 from pipeline.models.names import parse
 from pipeline.params import nearest
+from pipeline.publication.paper import TITLES
 
 if TYPE_CHECKING:
     import pandera.pandas
 
-PAPER = {
-    "title": "Wide Residual Networks",
-    "authors": ["Sergey Zagoruyko", "Nikos Komodakis"],
-    "venue": "Proceedings of the British Machine Vision Conference (BMVC), 2016",
-    "version": "arXiv 1605.07146v4, June 2017",
-    "url": "https://arxiv.org/abs/1605.07146v4",
-}
-"""The paper whose claims these are."""
 CLAIMS = Path(__file__).with_name("claims.csv")
 
 Metric = Literal["top1_error", "top5_error", "map", "params_millions", "epoch_seconds", "batch16_ms", "batch32_ms"]
@@ -38,20 +31,6 @@ STATISTIC: dict[Statistic, str] = {
 """How sentences word a claim's statistic."""
 Kind = Literal["runnable", "count", "timing", "quoted"]
 """What can be done about a claim: train it, count it, time it, or only show it."""
-
-TITLES = {
-    "2": "Table 2: block types, CIFAR-10",
-    "3": "Table 3: convolutions per block (l), CIFAR-10",
-    "4": "Table 4: depth and width, CIFAR-10 and CIFAR-100",
-    "5": "Table 5: against other networks, CIFAR-10 and CIFAR-100",
-    "6": "Table 6: dropout, CIFAR-10, CIFAR-100 and SVHN",
-    "7": "Table 7: width, ImageNet",
-    "8": "Table 8: bottlenecks, ImageNet",
-    "9": "Table 9: best results",
-    "figure-4": "Figure 4: time of a training step",
-    "text": "Text: SVHN without dropout",
-}
-"""Every table of claims.csv, in the paper's order, with a title."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +177,12 @@ def claims_of(table: str) -> list[Claim]:
 def table_names(word: str) -> list[str]:
     """The keys of all tables for `all`, else the one that `word` names. Raises UserError that names the nearest."""
     return list(TITLES) if word == "all" else [table_name(word)]
+
+
+def trainable_tables() -> str:
+    """In words: those with an error that the paper measured itself."""
+    names = {claim.table for claim in load_claims() if claim.kind == "runnable"}
+    return f"{', '.join(name for name in TITLES if name in names)}, or all"
 
 
 def check_filters(tables: Sequence[str], dataset: str | None, row: str | None) -> None:

@@ -12,6 +12,7 @@ from pipeline.execution.estimate import CPU_RATE, GPU_RATE, hours
 from pipeline.params import Plan
 from pipeline.publication.caveats import load_caveats
 from pipeline.publication.claims import STATISTIC
+from pipeline.publication.paper import PAPER
 from pipeline.publication.protocols import protocol_of
 from pipeline.report import figures
 from pipeline.report.ahead import Ahead, ahead, total, unfinished
@@ -29,6 +30,7 @@ def render(plan: Plan, tables: Sequence[Table], finished: Sequence[Finished]) ->
     return (
         environment.get_template("report.html.jinja")
         .render(
+            paper=PAPER,
             headline=_headline(tables, finished),
             tables=[_table(table, waiting) for table in tables],
             curves=_curves(finished),

@@ -11,7 +11,8 @@ from pipeline.execution.estimate import training_multiply_adds
 from pipeline.models.formula import parameters
 from pipeline.models.names import parse
 from pipeline.params import Plan
-from pipeline.publication.claims import TITLES, Claim, load_claims
+from pipeline.publication.claims import Claim, load_claims
+from pipeline.publication.paper import TITLES
 from pipeline.publication.protocols import protocol_of, published_classes, published_images
 from pipeline.report.runs import Finished
 

@@ -6,7 +6,8 @@ from pipeline.comparison.cells import Cell, cell_of
 from pipeline.comparison.formats.words import DATASETS, MEANINGS, METRICS, difference, ours, published, verdict
 from pipeline.comparison.results import Result
 from pipeline.params import Plan
-from pipeline.publication.claims import TITLES, Claim, canonical, load_claims
+from pipeline.publication.claims import Claim, canonical, load_claims
+from pipeline.publication.paper import TITLES
 
 NO_CLAIM = "no claim"
 

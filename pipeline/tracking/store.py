@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import UserError
+from pipeline.publication.paper import PAPER
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,8 +23,8 @@ _SQLITE = "sqlite:///"
 _FORMS = "http://HOST:PORT, https://HOST or sqlite:////ABSOLUTE/FILE.db; unset, it is in tracking/"
 RATE = "images_per_second"
 """The one metric of ours that no file holds: a clock measured it."""
-EXPERIMENT = "wide-residual-networks"
-NOTE = """Trainings of [Wide Residual Networks](https://arxiv.org/abs/1605.07146) by `wrn-pipe`, one run each. \
+EXPERIMENT = PAPER.slug
+NOTE = f"""Trainings of [{PAPER.title}]({PAPER.url}) by `wrn-pipe`, one run each. \
 The files of the repository are the truth; `wrn-pipe track sync` makes these pages say what they say.
 
 Filter by tags: `tags.tables LIKE '%4%' AND tags.verdict != 'not comparable'`, `tags.dataset = 'cifar10'`, and

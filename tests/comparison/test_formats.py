@@ -16,7 +16,8 @@ from made_up_runs import five, result
 from pipeline.comparison.formats import FILES, FORMATS, data, latex, render, terminal, words
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Column, Table, results_schema, table, write_table
-from pipeline.publication.claims import TITLES, load_claims
+from pipeline.publication.claims import load_claims
+from pipeline.publication.paper import TITLES
 
 C10 = Column("cifar10", "top1_error")
 

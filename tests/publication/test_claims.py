@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.publication import claims as module
-from pipeline.publication.claims import TITLES, Claim, claims_of, load_claims, schema, table_name
+from pipeline.publication.claims import Claim, claims_of, load_claims, schema, table_name
+from pipeline.publication.paper import TITLES
 
 ACCOUNT = {
     "2": {"runnable": 6, "count": 6, "timing": 6},

@@ -8,6 +8,7 @@ from pipeline.comparison.cells import Cell
 from pipeline.comparison.formats import words
 from pipeline.comparison.formats.grid import grid
 from pipeline.comparison.tables import Table
+from pipeline.publication.paper import PAPER
 
 if TYPE_CHECKING:
     import jinja2
@@ -17,7 +18,7 @@ FOLDER = Path(__file__).parent
 
 def render(tables: Sequence[Table]) -> str:
     page = environment().get_template("page.html.jinja")
-    return page.render(tables=[section(table) for table in tables]).rstrip("\n") + "\n"
+    return page.render(paper=PAPER, tables=[section(table) for table in tables]).rstrip("\n") + "\n"
 
 
 def environment(*folders: Path) -> "jinja2.Environment":

@@ -58,8 +58,9 @@ def count_parameters(module: nn.Module) -> int:
 def initialise(module: nn.Module, *, conv_init: ConvInit, bn_init: BatchNormInit, seed: int) -> None:
     """Set every parameter and buffer of `module` (CPU), in module order, from one generator seeded with `seed`.
 
-    Convolutions: normal, std sqrt(2 / (k*k*channels)). FC: weight U(-1/sqrt(inputs), 1/sqrt(inputs)), Torch7's default
-    that the authors' Lua code left in place, and bias 0. BN: bias 0, running mean 0 and variance 1.
+    Convolutions: normal, std sqrt(2 / (k*k*channels)), and bias 0 where they have one. FC: weight U(-1/sqrt(inputs),
+    1/sqrt(inputs)), Torch7's default that the authors' Lua code left in place, and bias 0. BN: bias 0, running mean 0
+    and variance 1. Raises TypeError for another kind of layer with parameters: they would stay what lay in memory.
     """
     for what, value, choices in (
         ("conv_init", conv_init, get_args(ConvInit)),
@@ -74,6 +75,8 @@ def initialise(module: nn.Module, *, conv_init: ConvInit, bn_init: BatchNormInit
                 channels = layer.in_channels if conv_init == "fan_in" else layer.out_channels
                 fan = channels * layer.kernel_size[0] * layer.kernel_size[1]
                 layer.weight.normal_(0.0, math.sqrt(2.0 / fan), generator=generator)
+                if layer.bias is not None:
+                    layer.bias.zero_()
             elif isinstance(layer, nn.BatchNorm2d):
                 layer.reset_running_stats()
                 layer.bias.zero_()
@@ -85,6 +88,8 @@ def initialise(module: nn.Module, *, conv_init: ConvInit, bn_init: BatchNormInit
                 bound = 1.0 / math.sqrt(layer.in_features)
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 layer.bias.zero_()
+            elif [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]:
+                raise TypeError(f"nothing sets the parameters of a {type(layer).__name__}: pipeline/models/build.py")
 
 
 def _check_dropout(network: Network, dropout: float) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 from pipeline.comparison.cells import runs_wanted
 from pipeline.comparison.outlook import Outlook, of_claim
@@ -37,8 +38,7 @@ class Ahead:
     def command(self) -> str:
         """What plans the first of its claims."""
         claim = self.claims[0]
-        model = f"'{claim.model}'" if "(" in claim.model else claim.model
-        where = f"--paper-table {claim.table} --row {model} --dataset {claim.dataset}"
+        where = f"--paper-table {claim.table} --row {quote(claim.model)} --dataset {claim.dataset}"
         return f"wrn-pipe plan {where} --seeds {self.seeds}"
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.models.build import build, skeleton
+from pipeline.models.build import build, initialise, skeleton
 from pipeline.models.formula import parameters
 from pipeline.models.imagenet_resnet import PostActBlock
 from pipeline.models.names import known_names, parse
@@ -84,6 +84,21 @@ def test_fully_connected_layer_starts_as_torch7_did() -> None:
 def test_no_convolution_has_a_bias() -> None:
     for name in ("WRN-16-2", "pre-act-ResNet-164", "WRN-18-1.0"):
         assert all(layer.bias is None for layer in make(name).modules() if isinstance(layer, nn.Conv2d))
+
+
+def test_layers_of_other_networks_start_from_something_or_are_refused() -> None:
+    """A network of an adopter's, whose parameters would otherwise be what lay in memory."""
+    own = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Linear(8, 2)).to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in own.parameters():
+            parameter.fill_(torch.nan)
+    initialise(own, conv_init="fan_in", bn_init="ones", seed=1)
+    assert all(parameter.isfinite().all() for parameter in own.parameters())
+    biases = [parameter for name, parameter in own.named_parameters() if name.endswith("bias")]
+    assert len(biases) == 2
+    assert not any(bias.any() for bias in biases)
+    with pytest.raises(TypeError, match="nothing sets the parameters of a GroupNorm"):
+        initialise(nn.Sequential(nn.GroupNorm(2, 8)), conv_init="fan_in", bn_init="ones", seed=1)
 
 
 def test_weights_depend_on_the_seed_and_on_nothing_else() -> None:

@@ -112,7 +112,7 @@ def _write(path: Path, words: LastWords) -> None:
 
 def run_stage(main: Callable[..., None]) -> None:
     """Call a stage's `main` with the words of its command line; options are for callers in Python."""
-    from pipeline.interruptions import stage_attempt  # which imports this module
+    from pipeline.runner.interruptions import stage_attempt  # which imports this module
 
     words = sys.argv[1:]
     with exit_on_error():

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from pipeline.datasets.catalogue import KNOWN, Dataset
+from pipeline.dataset_config import KNOWN, Dataset
 from pipeline.errors import UserError
 from pipeline.models.names import parse
 from pipeline.publication.paper import TITLES
@@ -173,10 +173,10 @@ class Plan(Strict):
     """Where trainings and evaluations run: the fastest of the CPU and every CUDA GPU (auto) or of the GPUs (cuda), as a
     short matrix product measures them where there is more than one (pipeline/training/device.py)."""
     kernels: Literal["fused", "torch", "compiled"]
-    """What trains (pipeline/models/kernels.py). fused: BN-ReLU as one operation, on a CPU our own, built by g++ on
-    first use (pipeline/models/bn_relu.py; post-activation networks keep torch's), with our own weight gradients where
+    """What trains (pipeline/kernels/apply.py). fused: BN-ReLU as one operation, on a CPU our own, built by g++ on
+    first use (pipeline/kernels/bn_relu.py; post-activation networks keep torch's), with our own weight gradients where
     precision is bf16 and the processor has AVX512_BF16 or AMX, and all convolutions our own where it has AVX2 and no
-    AVX512 (pipeline/models/convolution.py), on a GPU that of torch.compile; compiled: torch.compile, on a CPU as well;
+    AVX512 (pipeline/kernels/convolution.py), on a GPU that of torch.compile; compiled: torch.compile, on a CPU as well;
     torch: torch's own, one after another. The three round differently, and run.json says which one it was, with its
     compiler. A protocol's batch_norm: synchronised takes torch."""
     comparison: Comparison

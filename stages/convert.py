@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from pipeline.datasets.catalogue import SPLITS
+from pipeline.data.convert_arrays import convert
+from pipeline.data.convert_jpeg import convert_jpegs
+from pipeline.dataset_config import SPLITS
 from pipeline.errors import UserError, run_stage
-from pipeline.loading.convert import convert
-from pipeline.loading.convert_jpeg import convert_jpegs
 from pipeline.params import PARAMS, load, nearest
 
 

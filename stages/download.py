@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pipeline.datasets.acquire import acquire
+from pipeline.data.dataset_download import acquire
+from pipeline.dvc_lock import need_first_content
 from pipeline.errors import UserError, run_stage
-from pipeline.execution.lock import need_first_content
 from pipeline.params import PARAMS, load, nearest
 
 

@@ -10,8 +10,8 @@ from pipeline.errors import run_stage
 from pipeline.params import load
 from pipeline.progress import say
 from pipeline.publish import new_folder
-from pipeline.tracking.mirror import log_evaluation
-from pipeline.training.holder import discard_unless_held
+from pipeline.runner.run_lock import discard_unless_held
+from pipeline.tracking.mlflow_logger import log_evaluation
 
 
 def main(run_id: str) -> None:
@@ -19,7 +19,7 @@ def main(run_id: str) -> None:
     plan = load()
     plan.run(run_id)
     to = Path("evaluations") / run_id
-    from pipeline.evaluation.run import evaluate
+    from pipeline.training.evaluate_run import evaluate
 
     with new_folder(to) as work:
         values = evaluate(plan, run_id, Path("models") / run_id, work)

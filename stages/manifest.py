@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.comparison.results import planned_results
 from pipeline.errors import run_stage
-from pipeline.evidence.manifest import manifest
+from pipeline.evidence.table_manifest import manifest
 from pipeline.params import load
 from pipeline.publish import json_text, new_file
 

@@ -7,8 +7,8 @@ from pipeline.comparison.tables import table
 from pipeline.errors import run_stage
 from pipeline.params import load
 from pipeline.publish import new_file
+from pipeline.report.finished_runs import load_finished
 from pipeline.report.page import render
-from pipeline.report.runs import load_finished
 
 
 def main() -> None:

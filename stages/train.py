@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import run_stage
-from pipeline.execution.waiting import bind_threads, wait_briefly
 from pipeline.params import load
 from pipeline.provenance import fingerprint
-from pipeline.training.holder import discard, hold
-from pipeline.training.interruptions import stop_at_once
+from pipeline.runner.run_lock import discard, hold
+from pipeline.runner.training_interruptions import stop_at_once
+from pipeline.runner.waiting import bind_threads, wait_briefly
 from pipeline.training.processes import number_of_processes
 
 
@@ -36,12 +36,12 @@ def main(
         if fresh:
             discard(scratch)
         if processes > 1:
-            from pipeline.training.launch import train_on
+            from pipeline.runner.launch import train_on
 
             train_on(processes, run_id, print_of_run, scratch, Path("models") / run_id, checkpoint_steps)
             return
         bind_threads(plan.kernels)
-        from pipeline.training.run import train_run
+        from pipeline.training.train_run import train_run
 
         train_run(plan, run_id, print_of_run, scratch, Path("models") / run_id, checkpoint_steps)
 

@@ -19,10 +19,10 @@ from filelock import FileLock
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-from pipeline.datasets.catalogue import SPLITS, Dataset
-from pipeline.datasets.digest import record_digests, split_digest
-from pipeline.datasets.readers import LAYOUTS, Splits, read_archive
-from pipeline.loading.convert import convert
+from pipeline.data.convert_arrays import convert
+from pipeline.data.digest import record_digests, split_digest
+from pipeline.data.readers import LAYOUTS, Splits, read_archive
+from pipeline.dataset_config import SPLITS, Dataset
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several test processes share the cores; OpenMP threads that wait for each other across them cost 3 times.
@@ -32,10 +32,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 
 SHARING = (
-    "execution/test_same_as_serial",
-    "execution/test_slurm",
+    "runner/test_same_as_serial",
+    "runner/test_slurm",
     "evidence/test_shared_results",
-    "loading/test_jpeg",
+    "data/test_jpeg",
     "test_docs",
     "test_pipeline",
     "tracking/test_pages",
@@ -45,13 +45,13 @@ SHARING = (
 FIRST = (
     *SHARING,
     "evidence/test_verify",
-    "execution/test_fan_out",
-    "execution/test_workers",
+    "runner/test_fan_out",
+    "runner/test_workers",
     "test_imagenet_run",
     "tracking/test_remote",
     "training/test_compiled",
-    "training/test_kills",
-    "training/test_many_processes",
+    "runner/test_kills",
+    "runner/test_many_processes",
 )
 """Those and others that, begun as the last, would let one process work alone at the end."""
 

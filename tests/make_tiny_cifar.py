@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets.acquire import load
-from pipeline.datasets.catalogue import Split
-from pipeline.datasets.digest import Images, Labels
+from pipeline.data.dataset_download import load
+from pipeline.data.digest import Images, Labels
+from pipeline.dataset_config import Split
 
 FOLDER = "cifar-10-batches-py"
 CLASS_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

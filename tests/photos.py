@@ -15,11 +15,11 @@ import sklearn
 from PIL import Image
 from scipy.io import savemat
 
-from pipeline.datasets.catalogue import SPLITS, Dataset
-from pipeline.datasets.digest import Labels
-from pipeline.datasets.imagenet import DEVKIT, META, TRAIN, TRUTH, VAL, find
-from pipeline.datasets.jpeg_store import write_split
-from pipeline.loading import beton
+from pipeline.data import beton
+from pipeline.data.digest import Labels
+from pipeline.data.imagenet import DEVKIT, META, TRAIN, TRUTH, VAL, find
+from pipeline.data.jpeg_store import write_split
+from pipeline.dataset_config import SPLITS, Dataset
 
 FILES = (
     Path(sklearn.__file__).parent / "datasets/images/china.jpg",

@@ -6,28 +6,28 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.models.native import SOURCES
+from pipeline.kernels.build_kernels import SOURCES
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
-NATIVE = "pipeline/models/native.py"
+NATIVE = "pipeline/kernels/build_kernels.py"
 
 CANNOT_CHANGE_A_RESULT = {
     "pipeline/errors.py": "messages and exit codes",
-    "pipeline/interruptions.py": "the same, for signals",
+    "pipeline/runner/interruptions.py": "the same, for signals",
     "pipeline/progress.py": "bars and log lines",
     "pipeline/signals.py": "when a process stops, not what it has computed",
-    "pipeline/execution/waiting.py": "how threads wait for each other, not what they compute",
+    "pipeline/runner/waiting.py": "how threads wait for each other, not what they compute",
     "pipeline/provenance.py": "the fingerprint hashes what a result depends on",
     "pipeline/params.py": "values reach the code as they stand in params.yaml, which DVC watches itself",
-    "pipeline/execution/lock.py": "whether a stage refuses to write, not what it writes",
-    "pipeline/training/choice.py": "on what it trains, which run.json says",
-    "pipeline/training/cadence.py": "when a state is saved, not what it holds",
-    "pipeline/training/holder.py": "who may train",
-    "pipeline/training/interruptions.py": "messages and exit codes",
-    "pipeline/training/pulse.py": "what is shown of a training, not what it computes",
-    "pipeline/datasets/catalogue.py": "the same, for datasets",
-    "pipeline/tracking/mirror.py": "MLflow only shows what the files say",
+    "pipeline/dvc_lock.py": "whether a stage refuses to write, not what it writes",
+    "pipeline/training/device_choice.py": "on what it trains, which run.json says",
+    "pipeline/runner/checkpoint_interval.py": "when a state is saved, not what it holds",
+    "pipeline/runner/run_lock.py": "who may train",
+    "pipeline/runner/training_interruptions.py": "messages and exit codes",
+    "pipeline/runner/heartbeat.py": "what is shown of a training, not what it computes",
+    "pipeline/dataset_config.py": "the same, for datasets",
+    "pipeline/tracking/mlflow_logger.py": "MLflow only shows what the files say",
     "pipeline/tracking/store.py": "the same",
 }
 

@@ -19,7 +19,7 @@ from packaging.version import Version
 from typer.testing import CliRunner
 
 from pipeline.cli import doctor
-from pipeline.datasets.catalogue import DATA_DIR
+from pipeline.dataset_config import DATA_DIR
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / "environment"

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from project import make_project
 
-from pipeline.datasets.catalogue import DATA_DIR
+from pipeline.dataset_config import DATA_DIR
 
 pytestmark = pytest.mark.soak
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.datasets.catalogue import KNOWN
+from pipeline.dataset_config import KNOWN
 from pipeline.errors import UserError
 from pipeline.params import StepSchedule, load
 

@@ -21,9 +21,9 @@ import psutil
 import pytest
 from project import BIN, RUN, Project, make_project
 
-from pipeline.datasets.readers import Splits
-from pipeline.evaluation import predictions
+from pipeline.data.readers import Splits
 from pipeline.publication.claims import claims_of
+from pipeline.tasks import predictions
 
 pytestmark = pytest.mark.slow
 RESULTS = ("manifest.json", "report.html", "runs.csv", "table-4.csv", "table-4.md")
@@ -238,7 +238,7 @@ def model_entry(lock: str) -> str:
         ("pipeline/models/preact_resnet.py", {f"train@{RUN}", f"evaluate@{RUN}"}),
         ("pipeline/training/loop.py", {f"train@{RUN}"}),
         ("environment/requirements.lock", {f"train@{RUN}", f"evaluate@{RUN}", "report"}),
-        ("pipeline/tracking/mirror.py", set()),
+        ("pipeline/tracking/mlflow_logger.py", set()),
         ("pipeline/cli/main.py", set()),
     ],
 )

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from project import RUN, make_project
 
-from pipeline.datasets import zca
-from pipeline.datasets.readers import Splits
-from pipeline.loading import beton
+from pipeline.data import beton, zca
+from pipeline.data.readers import Splits
 
 if TYPE_CHECKING:
     from tests.conftest import ArchiveServer

@@ -6,10 +6,10 @@ import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from pipeline.execution.waiting import bind_threads, on_own_core
+from pipeline.runner.waiting import bind_threads, on_own_core
 
 if TYPE_CHECKING:  # torch comes with it, which is to be imported by bind_threads
-    from pipeline.models.kernels import Kernels
+    from pipeline.kernels.apply import Kernels
 
 BATCH, MEASURE_S = 128, 2.0
 """Steps are repeated for so many seconds in each round."""

@@ -5,8 +5,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
-from pipeline.execution.waiting import bind_threads
 from pipeline.progress import say
+from pipeline.runner.waiting import bind_threads
 
 if TYPE_CHECKING:
     from pipeline.training.device import Setting
@@ -17,7 +17,7 @@ def process(prepared: bool, kernels: str = "fused", setting: "Setting" = "auto")
     `kernels`.
 
     That is the allocator, repeatable kernels and, on a CPU, each thread on a core of its own while a step computes
-    (pipeline/training/device.py, pipeline/execution/waiting.py). What is set there can not be taken back, so ways that
+    (pipeline/training/device.py, pipeline/runner/waiting.py). What is set there can not be taken back, so ways that
     differ in it are measured in two such processes in turn; the one that waits sleeps. A process ends with its
     executor.
     """

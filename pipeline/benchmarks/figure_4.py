@@ -11,7 +11,7 @@ from pipeline.benchmarks.child import process
 from pipeline.benchmarks.machine import machine
 from pipeline.benchmarks.measuring import Spread, ask, spread
 from pipeline.benchmarks.steps import forward_and_backward, uncompiled
-from pipeline.models.native import built_with
+from pipeline.kernels.build_kernels import built_with
 from pipeline.publication.claims import load_claims
 from pipeline.training.device import Precision
 

@@ -31,10 +31,10 @@ def main(folder: Path, backend: str, started: float) -> None:
 
     import torch
 
-    from pipeline.loading.inputs import Inputs
-    from pipeline.loading.loader import Loader, checked
-    from pipeline.loading.order import sample_order
-    from pipeline.loading.preprocessing import Preprocessing
+    from pipeline.data.batches import Inputs
+    from pipeline.data.loader import Loader, checked
+    from pipeline.data.preprocessing import Preprocessing
+    from pipeline.data.sampler import sample_order
 
     lap("import")
     imports = memory()["own"]

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.datasets.digest import Stored
-from pipeline.loading.augmentation import PAD
-from pipeline.loading.beton import IMAGE, LABEL, open_split, read
-from pipeline.loading.inputs import Inputs
-from pipeline.loading.loader import Backend, Ints, Loader
-from pipeline.loading.order import sample_order
-from pipeline.loading.preprocessing import Preprocessing
+from pipeline.data.augmentation import PAD
+from pipeline.data.batches import Inputs
+from pipeline.data.beton import IMAGE, LABEL, open_split, read
+from pipeline.data.digest import Stored
+from pipeline.data.loader import Backend, Ints, Loader
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.data.sampler import sample_order
 
 BATCH = 128
 MEANSTD = Preprocessing("meanstd")

@@ -9,8 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from pipeline.execution.waiting import on_own_core
-from pipeline.models.kernels import explain_no_compiling
+from pipeline.kernels.apply import explain_no_compiling
+from pipeline.runner.waiting import on_own_core
 from pipeline.training import device as devices
 from pipeline.training.device import DTYPES, Precision
 

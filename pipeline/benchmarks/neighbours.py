@@ -11,8 +11,8 @@ from statistics import mean
 from pipeline.benchmarks.beside import Threads
 from pipeline.benchmarks.measuring import Spread, spread
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.execution.waiting import POLICY, USERS_OWN, USERS_OWN_BINDING
-from pipeline.models.kernels import Kernels
+from pipeline.kernels.apply import Kernels
+from pipeline.runner.waiting import POLICY, USERS_OWN, USERS_OWN_BINDING
 
 
 @dataclass(frozen=True)

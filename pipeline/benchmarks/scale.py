@@ -26,10 +26,10 @@ from PIL import Image
 
 from pipeline.benchmarks.first_batches import BATCH, BATCHES, STATUS
 from pipeline.benchmarks.measuring import Spread, spread
+from pipeline.data.beton import sha256, write_encoded
+from pipeline.data.beton_jpeg import KIND, inspect_jpegs
+from pipeline.data.convert_jpeg import describe
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.loading.beton import sha256, write_encoded
-from pipeline.loading.beton_jpeg import KIND, inspect_jpegs
-from pipeline.loading.convert_jpeg import describe
 from pipeline.publish import json_text
 from pipeline.training.device import facts
 

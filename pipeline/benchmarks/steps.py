@@ -16,18 +16,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.benchmarks import measuring
 from pipeline.benchmarks.measuring import seconds_of
-from pipeline.datasets.digest import Stored
-from pipeline.execution.waiting import Yielding, on_own_core
-from pipeline.loading.beton import open_split, read
-from pipeline.loading.inputs import Inputs
-from pipeline.loading.loader import Backend, Loader
-from pipeline.loading.order import sample_order
-from pipeline.loading.preprocessing import Preprocessing
+from pipeline.data.batches import Inputs
+from pipeline.data.beton import open_split, read
+from pipeline.data.digest import Stored
+from pipeline.data.loader import Backend, Loader
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.data.sampler import sample_order
+from pipeline.kernels.apply import Kernels, use, waits_in_openmp
+from pipeline.kernels.build_kernels import multiplies
 from pipeline.models.build import build
-from pipeline.models.kernels import Kernels, use, waits_in_openmp
-from pipeline.models.native import multiplies
 from pipeline.models.preact_resnet import PreActBlock, PreActResNet, convolution
 from pipeline.models.sync_batch_norm import synchronise
+from pipeline.runner.waiting import Yielding, on_own_core
 from pipeline.training import device as devices
 
 MEASURE_S = 1.0

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.dvc_lock import read
 from pipeline.errors import UserError
-from pipeline.execution.dvc import command, environment
-from pipeline.execution.lock import read
 from pipeline.params import PARAMS, Plan
+from pipeline.runner.dvc import command, environment
 
 DATASET, REPRESENTATION = "cifar10", "cifar10-rgb"
 

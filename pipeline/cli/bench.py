@@ -42,7 +42,7 @@ def train(
     from rich.table import Table
 
     from pipeline.benchmarks.child import say_if_busy
-    from pipeline.benchmarks.train import bench
+    from pipeline.benchmarks.train_bench import bench
     from pipeline.params import load
     from pipeline.progress import say
     from pipeline.publish import json_text
@@ -145,7 +145,7 @@ def estimate(
     """The probe of `wrn-pipe estimate` beside real epochs of the protocol quick. Leave the machine alone meanwhile."""
     from dataclasses import asdict
 
-    from pipeline.benchmarks.estimate import check
+    from pipeline.benchmarks.plan_estimate import check
     from pipeline.params import load
     from pipeline.progress import say
     from pipeline.publish import json_text

@@ -28,7 +28,7 @@ def loader(
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.benchmarks.loader import bench
+    from pipeline.benchmarks.loader_bench import bench
     from pipeline.benchmarks.loading_ways import WAYS
     from pipeline.errors import UserError
     from pipeline.progress import say
@@ -76,7 +76,7 @@ def jobs(
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.benchmarks.fan_out import slots as bench
+    from pipeline.benchmarks.fan_out_bench import slots as bench
     from pipeline.errors import UserError
     from pipeline.params import load
     from pipeline.progress import say
@@ -113,8 +113,8 @@ def driver(
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.benchmarks.fan_out import JOB_START_S, model
-    from pipeline.benchmarks.fan_out import driver as bench
+    from pipeline.benchmarks.fan_out_bench import JOB_START_S, model
+    from pipeline.benchmarks.fan_out_bench import driver as bench
     from pipeline.params import load
     from pipeline.progress import say
     from pipeline.publish import json_text

@@ -21,9 +21,9 @@ def bundle(
 
     from pipeline.cli.outputs import refuse_kept
     from pipeline.cli.verify import run_stage
+    from pipeline.data.beton import sha256
     from pipeline.errors import UserError
-    from pipeline.evidence.bundle import bundle, is_bundle
-    from pipeline.loading.beton import sha256
+    from pipeline.evidence.bundling import bundle, is_bundle
     from pipeline.params import load
 
     if not to.parent.is_dir():

@@ -77,7 +77,7 @@ def compare(
     if output is not None:
         _refuse(output)
     if bundle:
-        from pipeline.evidence.bundle import gathered
+        from pipeline.evidence.bundling import gathered
 
         plan, found = gathered(plan, bundle)
     else:
@@ -189,7 +189,7 @@ def _next_step(
     import shlex
 
     from pipeline.comparison.cells import runs_wanted
-    from pipeline.evidence.story import seeds_to_plan
+    from pipeline.evidence.provenance_summary import seeds_to_plan
 
     waiting = {cell: wanted for table in tables for cell in table.cells if (wanted := runs_wanted(cell))}
     if not tables:
@@ -240,8 +240,8 @@ def _claims(count: int) -> str:
 
 def _planned(cell: "Cell", plan: "Plan") -> list[str]:
     """Runs of params.yaml by the paper's protocol for the cell, finished or not."""
-    from pipeline.execution.plan import groups_of
     from pipeline.publication.claims import canonical
+    from pipeline.runner.plan_edit import groups_of
 
     groups, _ = groups_of([cell.claim] if cell.claim else [], plan, None)
     wanted = {(group.dataset, group.network, group.protocol) for group in groups}

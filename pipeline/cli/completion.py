@@ -100,7 +100,7 @@ def tables(incomplete: str) -> list[str]:
 
 def targets(incomplete: str) -> list[str]:
     """What `wrn-pipe repro` takes: run ids, kinds of stages, and once one is begun, the stages."""
-    from pipeline.execution.dag import read_dag
+    from pipeline.runner.dag import read_dag
 
     plan = _plan()
     if plan is None:
@@ -117,7 +117,7 @@ def stages(incomplete: str) -> list[str]:
 
 def stage_keys(context: typer.Context, incomplete: str) -> list[str]:
     """What the stage that was typed before can work on."""
-    from pipeline.execution.dag import read_dag
+    from pipeline.runner.dag import read_dag
 
     plan = _plan()
     kind = context.params.get("name")

@@ -8,8 +8,8 @@ import typer
 from pipeline.cli import completion
 
 if TYPE_CHECKING:
-    from pipeline.datasets.catalogue import Dataset
-    from pipeline.execution.data_state import Standing
+    from pipeline.dataset_config import Dataset
+    from pipeline.runner.data_state import Standing
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -35,8 +35,8 @@ def data(context: typer.Context, json: Json = False) -> None:
     from dataclasses import asdict
     from json import dumps
 
-    from pipeline.execution.data_state import known_datasets, standings
     from pipeline.params import load
+    from pipeline.runner.data_state import known_datasets, standings
 
     listed = standings(load(), known_datasets())
     if json:
@@ -98,11 +98,11 @@ def verify(
     from dataclasses import asdict
     from json import dumps
 
-    from pipeline.execution.data_check import Finding
-    from pipeline.execution.data_check import verify as findings_of
-    from pipeline.execution.data_state import BETON, RAW, Lock
-    from pipeline.execution.lock import read
+    from pipeline.dvc_lock import read
     from pipeline.params import load
+    from pipeline.runner.data_check import Finding
+    from pipeline.runner.data_check import verify as findings_of
+    from pipeline.runner.data_state import BETON, RAW, Lock
 
     plan = load()
     chosen = plan.datasets if dataset is None else {dataset: _planned(dataset)}
@@ -159,11 +159,11 @@ def show(
     4 reflected pixels), and above what a training on its whitened form gets, where params.yaml lists that and it is
     converted.
     """
-    from pipeline.datasets.acquire import load as load_split
+    from pipeline.data.dataset_download import load as load_split
+    from pipeline.data.image_sheet import augmented_rows, first_seen, sheet
     from pipeline.errors import UserError
-    from pipeline.execution.data_state import BETON, RAW, is_fetched
-    from pipeline.loading.show import augmented_rows, first_seen, sheet
     from pipeline.params import load
+    from pipeline.runner.data_state import BETON, RAW, is_fetched
 
     entry = _planned(dataset)
     if entry.shape is None:
@@ -193,8 +193,8 @@ def show(
 def _planned(name: str) -> "Dataset":
     """The entry of params.yaml."""
     from pipeline.errors import UserError
-    from pipeline.execution.data_state import known_datasets
     from pipeline.params import PARAMS, load, nearest
+    from pipeline.runner.data_state import known_datasets
 
     datasets = load().datasets
     if name in datasets:

@@ -41,7 +41,7 @@ print(json.dumps({
 BUILD_KERNELS = """
 import sys
 from pipeline.errors import UserError
-from pipeline.models.native import built_with
+from pipeline.kernels.build_kernels import built_with
 try:
     print(built_with())
 except UserError as error:
@@ -213,8 +213,8 @@ def check_cores_and_memory() -> Check:
 
 
 def check_npm() -> Check:
-    from pipeline.datasets.catalogue import SourceError
-    from pipeline.datasets.fetch import find_npm
+    from pipeline.data.fetch import find_npm
+    from pipeline.dataset_config import SourceError
 
     # npm runs on the node beside it, which is not on PATH where npm is the one that set-up brought.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -261,7 +261,7 @@ def check_disk() -> Check:
 
 def check_data_folder() -> list[Check]:
     """Where the user has named one."""
-    from pipeline.datasets.catalogue import DATA_DIR
+    from pipeline.dataset_config import DATA_DIR
 
     folder = os.environ.get(DATA_DIR)
     if not folder:

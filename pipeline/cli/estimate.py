@@ -9,7 +9,7 @@ from pipeline.cli import completion
 from pipeline.publication.paper import TABLES
 
 if TYPE_CHECKING:
-    from pipeline.benchmarks.estimate import Estimate
+    from pipeline.benchmarks.plan_estimate import Estimate
     from pipeline.params import Plan
 
 EPILOG = "Example: wrn-pipe estimate --paper-table 4 --seeds 5"
@@ -38,12 +38,12 @@ def estimate(
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.benchmarks.estimate import disk, sums
+    from pipeline.benchmarks.plan_estimate import disk, sums
     from pipeline.errors import UserError
-    from pipeline.execution.plan import extend, groups_of, read
     from pipeline.params import PARAMS, load
     from pipeline.publication.claims import canonical, load_claims, table_names, trainable_tables
     from pipeline.publish import json_text
+    from pipeline.runner.plan_edit import extend, groups_of, read
 
     plan = load()
     run_ids = list(plan.runs)
@@ -99,9 +99,9 @@ def _measured(plan: "Plan", run_ids: Sequence[str]) -> "list[Estimate]":
     from concurrent.futures import ThreadPoolExecutor, wait
 
     from pipeline.benchmarks.child import say_if_busy
-    from pipeline.benchmarks.estimate import estimate as measure
-    from pipeline.interruptions import children_hear_no_signal
+    from pipeline.benchmarks.plan_estimate import estimate as measure
     from pipeline.progress import say
+    from pipeline.runner.interruptions import children_hear_no_signal
 
     say_if_busy()
 

@@ -26,9 +26,9 @@ def explain(
     """Tell what the paper claims in a row of a table and where it says so, what stands behind our number, and why the
     verdict is what it is.
     """
-    from pipeline.evidence import story, words
+    from pipeline.evidence import provenance_summary, provenance_text
     from pipeline.params import load
     from pipeline.publish import json_text
 
-    told = story.of_claims(load(), paper_table, row, dataset)
-    typer.echo(json_text(told) if json else words.claims(told), nl=False)
+    told = provenance_summary.of_claims(load(), paper_table, row, dataset)
+    typer.echo(json_text(told) if json else provenance_text.claims(told), nl=False)

@@ -32,7 +32,7 @@ def net(
 
     Example: wrn-pipe net WRN-28-10 --num-classes 100
     """
-    from pipeline.models.cost import layers
+    from pipeline.models.model_summary import layers
     from pipeline.models.names import parse
 
     network = parse(name)

@@ -14,10 +14,10 @@ def refuse_kept(to: Path, option: str) -> None:
 
 
 def _kept(place: Path) -> str | None:
-    from pipeline.evidence.lock import IGNORED
-    from pipeline.execution.dag import DAG, stages
-    from pipeline.execution.lock import LOCK
+    from pipeline.dvc_lock import LOCK
+    from pipeline.evidence.lock_check import IGNORED
     from pipeline.params import PARAMS
+    from pipeline.runner.dag import DAG, stages
 
     if {".git", ".dvc"} & set(place.parts):
         return "is in the store of git or DVC"

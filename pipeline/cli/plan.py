@@ -10,7 +10,7 @@ from pipeline.publication.paper import TABLES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.execution.plan import Addition, LeftOut
+    from pipeline.runner.plan_edit import Addition, LeftOut
 
 EPILOG = "Example: wrn-pipe plan --paper-table 4 --row WRN-16-8 --dataset cifar100 --seeds 5"
 """Shown below the command's help."""
@@ -47,9 +47,9 @@ def plan(
     import sys
 
     from pipeline.errors import UserError
-    from pipeline.execution.plan import extend, groups_of, read, write
     from pipeline.params import PARAMS, load
     from pipeline.publication.claims import check_filters, load_claims, table_names, trainable_tables
+    from pipeline.runner.plan_edit import extend, groups_of, read, write
 
     if yes and dry_run:
         raise UserError("--yes writes and --dry-run does not", "leave one of them out")
@@ -96,8 +96,8 @@ def _show(addition: "Addition", seeds: int) -> None:
     import os
     import sys
 
-    from pipeline.execution.plan import cost_of
     from pipeline.params import PARAMS
+    from pipeline.runner.plan_edit import cost_of
 
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     before, after = addition.before.splitlines(), addition.after.splitlines()
@@ -111,7 +111,7 @@ def _show(addition: "Addition", seeds: int) -> None:
 
 
 def _outlook(addition: "Addition", seeds: int) -> str:
-    from pipeline.comparison.outlook import of_claim
+    from pipeline.comparison.power import of_claim
     from pipeline.comparison.statistics import FEWEST
     from pipeline.publication.protocols import protocol_of
 

@@ -58,7 +58,7 @@ def _params() -> str:
             meaning = docs.get((name, key), "")
             lines.append(f"| `{key}` | {_cell(_type(field))}{optional} | {_cell(meaning)} |")
         lines.append("")
-    return _MADE.format(source="pipeline/params.py and pipeline/datasets/catalogue.py") + "\n".join(lines)
+    return _MADE.format(source="pipeline/params.py and pipeline/dataset_config.py") + "\n".join(lines)
 
 
 def _in_order(models: dict[str, Any]) -> list[str]:
@@ -117,11 +117,10 @@ def _cell(text: str) -> str:
 
 def _field_docs() -> dict[tuple[str, str], str]:
     """(class, field) -> the docstring under the field, which Python itself forgets."""
-    from pipeline import params
-    from pipeline.datasets import catalogue
+    from pipeline import dataset_config, params
 
     found = {}
-    for module in (params, catalogue):
+    for module in (params, dataset_config):
         for node in ast.parse(inspect.getsource(module)).body:
             if not isinstance(node, ast.ClassDef):
                 continue

@@ -9,9 +9,9 @@ import typer
 from pipeline.cli import completion
 
 if TYPE_CHECKING:
-    from pipeline.execution.dry import Step
-    from pipeline.execution.submit import Place
     from pipeline.params import Plan
+    from pipeline.runner.dry_run import Step
+    from pipeline.runner.submit import Place
 
 
 def repro(
@@ -77,16 +77,16 @@ def repro(
     from shlex import join
     from signal import SIGINT, SIGTERM
 
+    from pipeline.dvc_lock import LOCK
     from pipeline.errors import UserError, WrnPipeError
-    from pipeline.execution import remote
-    from pipeline.execution.at_work import running_stages
-    from pipeline.execution.dag import read_dag
-    from pipeline.execution.dvc import changed_results, runs_behind
-    from pipeline.execution.dvc import repro as run
-    from pipeline.execution.lock import LOCK
     from pipeline.params import load
     from pipeline.provenance import fingerprint
-    from pipeline.training.holder import discard, hold
+    from pipeline.runner import remote
+    from pipeline.runner.dag import read_dag
+    from pipeline.runner.dvc import changed_results, runs_behind
+    from pipeline.runner.dvc import repro as run
+    from pipeline.runner.run_lock import discard, hold
+    from pipeline.runner.running_stages import running_stages
 
     place = _place(jobs, slurm, partition, gpus, cpus, time, max_jobs, sbatch or [])
     plan = load()
@@ -113,7 +113,7 @@ def repro(
             discard(scratch)
     again = join(["wrn-pipe", *sys.argv[1:]])
     if place is not None:
-        from pipeline.execution.fan_out import fan_out
+        from pipeline.runner.fan_out import fan_out
 
         code = fan_out(plan, targets or [], place, again, force)
     else:
@@ -163,7 +163,7 @@ def _place(
         return None
     if jobs is not None and slurm:
         raise UserError("--jobs with --slurm", "give one of them: --max-jobs limits the jobs of a cluster")
-    from pipeline.execution.submit import Slots, Slurm, minutes, need_slurm, need_submitit, slots, visible_gpus
+    from pipeline.runner.submit import Slots, Slurm, minutes, need_slurm, need_submitit, slots, visible_gpus
 
     need_submitit()
     if jobs is not None:
@@ -181,8 +181,8 @@ def _place(
 def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from pipeline.execution.dry import steps
     from pipeline.publish import json_text
+    from pipeline.runner.dry_run import steps
 
     found = steps(plan, targets, force, fresh)
     if as_json:

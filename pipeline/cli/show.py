@@ -17,9 +17,9 @@ def show(
 
     Data, training, machine, versions, the digests of its files, the commit, and whether DVC finds them up to date.
     """
-    from pipeline.evidence import story, words
+    from pipeline.evidence import provenance_summary, provenance_text
     from pipeline.params import load
     from pipeline.publish import json_text
 
-    told = story.of_run(load(), run)
-    typer.echo(json_text(told) if json else words.run(told), nl=False)
+    told = provenance_summary.of_run(load(), run)
+    typer.echo(json_text(told) if json else provenance_text.run(told), nl=False)

@@ -54,8 +54,8 @@ def stage(
     from importlib import import_module
 
     from pipeline.errors import UserError
-    from pipeline.interruptions import stage_attempt
     from pipeline.params import load, nearest
+    from pipeline.runner.interruptions import stage_attempt
 
     if name not in completion.STAGES:
         raise UserError(f"no stage {name!r}", nearest(name, completion.STAGES, "stage"))

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from pipeline.execution.standing import RunStanding, Standings
+    from pipeline.runner.run_status import RunStanding, Standings
 
 EPILOG = "Example: wrn-pipe status --json"
 """Shown below the command's help."""
@@ -39,9 +39,9 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     """
     from dataclasses import asdict
 
-    from pipeline.execution.standing import standings
     from pipeline.params import load
     from pipeline.publish import json_text
+    from pipeline.runner.run_status import standings
 
     found = standings(load())
     if as_json:
@@ -55,7 +55,7 @@ def _print(found: "Standings") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.training.pulse import duration
+    from pipeline.runner.heartbeat import duration
 
     console = Console(highlight=False)
     _print_runs(found.runs, console)
@@ -126,7 +126,7 @@ def _coloured(state: str) -> "Text":
 
 
 def _known(run: "RunStanding") -> str:
-    from pipeline.training.pulse import duration
+    from pipeline.runner.heartbeat import duration
 
     parts = []
     if run.stage and run.state != "done":

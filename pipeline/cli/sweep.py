@@ -148,18 +148,18 @@ def _train(plan: "Plan", to: "Path") -> None:
 
     from filelock import FileLock
 
-    from pipeline.execution.waiting import bind_threads
+    from pipeline.runner.waiting import bind_threads
 
     bind_threads(plan.kernels)
-    from pipeline.evaluation.metrics import metrics
-    from pipeline.evaluation.run import predicted
     from pipeline.progress import say
     from pipeline.provenance import fingerprint
     from pipeline.publish import new_file
-    from pipeline.training.holder import discard, hold
-    from pipeline.training.interruptions import InterruptedTrainingError
+    from pipeline.runner.run_lock import discard, hold
+    from pipeline.runner.training_interruptions import InterruptedTrainingError
+    from pipeline.tasks.classification import metrics
+    from pipeline.training.evaluate_run import predicted
     from pipeline.training.loop import train
-    from pipeline.training.run import prepare
+    from pipeline.training.train_run import prepare
 
     run, print_of_run = plan.run(RUN), fingerprint(plan, RUN)
     if any(row["fingerprint"] == print_of_run for row in _rows(to)):
@@ -227,9 +227,9 @@ def _row(plan: "Plan", record: dict[str, Any], values: dict[str, float | int]) -
 
 def _recipe(plan: "Plan") -> dict[str, str]:
     """The columns RECIPE of the plan's only run."""
-    from pipeline.execution.estimate import FORWARD_AND_BACKWARD
-    from pipeline.models.formula import multiply_adds
+    from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
     from pipeline.models.names import parse
+    from pipeline.models.param_count import multiply_adds
 
     run = plan.run(RUN)
     protocol, dataset, network = plan.protocols[run.protocol], plan.datasets[run.dataset], parse(run.network)

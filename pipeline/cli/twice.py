@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from pipeline.interruptions import children_hear_no_signal, stop_at_once
+from pipeline.runner.interruptions import children_hear_no_signal, stop_at_once
 
 
 def compare(run_id: str, steps: int | None) -> None:
@@ -25,7 +25,7 @@ def compare(run_id: str, steps: int | None) -> None:
         from pipeline.errors import UserError
         from pipeline.params import load
         from pipeline.provenance import fingerprint
-        from pipeline.training.holder import hold
+        from pipeline.runner.run_lock import hold
 
         plan = load()
         if (processes := plan.protocols[plan.run(run_id).protocol].processes) > 1:
@@ -48,8 +48,8 @@ def _command(run_id: str, steps: int | None) -> str:
 
 def _compare(run_id: str, steps: int | None, home: Path) -> None:
     from pipeline.errors import WrnPipeError
+    from pipeline.evidence.step_checksums import first_difference, unrepeatable_kernels
     from pipeline.progress import say
-    from pipeline.training.trace import first_difference, unrepeatable_kernels
 
     _remove(home)
     folders = [home / "first", home / "second"]
@@ -102,15 +102,15 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
 
 def _train(run_id: str, folder: str, steps: int | None) -> None:
     from pipeline.errors import WrnPipeError
-    from pipeline.execution.waiting import bind_threads
     from pipeline.params import load
     from pipeline.provenance import fingerprint
+    from pipeline.runner.waiting import bind_threads
 
     plan = load()
     bind_threads(plan.kernels)
-    from pipeline.training.interruptions import continue_with
-    from pipeline.training.run import prepare
-    from pipeline.training.trace import traced
+    from pipeline.evidence.step_checksums import traced
+    from pipeline.runner.training_interruptions import continue_with
+    from pipeline.training.train_run import prepare
 
     try:
         training, _ = prepare(plan, run_id, fingerprint(plan, run_id), Path(folder))
@@ -124,7 +124,7 @@ def _train(run_id: str, folder: str, steps: int | None) -> None:
 
 if __name__ == "__main__":
     from pipeline.errors import exit_on_error
-    from pipeline.training.worker import end_with
+    from pipeline.runner.worker import end_with
 
     end_with(int(sys.argv[4]))
     with exit_on_error():

@@ -63,7 +63,7 @@ def verify(
 
 
 def _here(deep: bool, deeper: str | None, epochs: int | None) -> "Iterable[Finding]":
-    from pipeline.evidence.verify import verify
+    from pipeline.evidence.verification import verify
     from pipeline.params import load
 
     plan = load()
@@ -95,7 +95,7 @@ def _fast_page() -> "Iterator[Finding]":
 
 
 def _bundle(path: Path) -> "Iterable[Finding]":
-    from pipeline.evidence.bundle import check
+    from pipeline.evidence.bundling import check
 
     yield from check(path, run_stage)
 

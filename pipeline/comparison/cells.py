@@ -8,8 +8,8 @@ from pipeline.comparison.deviations import Deviation, deviations, is_comparable
 from pipeline.comparison.results import Result
 from pipeline.comparison.statistics import FEWEST, Judgement, Sample, Verdict, judge, paper_runs, summarise
 from pipeline.errors import UserError
-from pipeline.models.formula import parameters
 from pipeline.models.names import parse
+from pipeline.models.param_count import parameters
 from pipeline.params import PARAMS, Plan
 from pipeline.publication.caveats import caveats_of
 from pipeline.publication.claims import Claim, Kind, Metric

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.comparison.results import Result
-from pipeline.datasets.catalogue import Dataset
+from pipeline.dataset_config import Dataset
 from pipeline.params import Protocol, StepSchedule, WeightAverage
 from pipeline.publication.claims import Claim
 from pipeline.publication.protocols import PaperProtocol, published_hardware, published_images

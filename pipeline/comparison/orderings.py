@@ -18,7 +18,7 @@ from pipeline.comparison.statistics import LEVEL
 from pipeline.params import Plan
 from pipeline.publication.claims import Claim, load_claims
 
-ORDERINGS = Path(__file__).with_name("orderings.yaml")
+ORDERINGS = Path(__file__).parents[1] / "publication" / "orderings.yaml"
 _RESAMPLES = 20_000
 """Permutations looked at when there are more than this; all of them when there are fewer (five against five: 252)."""
 

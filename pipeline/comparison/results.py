@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.dvc_lock import LOCK
+from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError
-from pipeline.execution.lock import LOCK
-from pipeline.execution.lock import read as read_lock
 from pipeline.params import Plan, Protocol
 from pipeline.publication.claims import Metric, canonical
 

@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 
 from pipeline.publication.claims import Claim
 
-SPREAD = Path(__file__).with_name("spread.yaml")
+SPREAD = Path(__file__).parents[1] / "publication" / "spread.yaml"
 LEVEL = 0.05
 """Probability of "differs" where nothing differs."""
 FEWEST = 3

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.report.finished_runs import Finished
 from pipeline.report.points import Point
-from pipeline.report.runs import Finished
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

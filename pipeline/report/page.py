@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.comparison.cells import Cell
-from pipeline.comparison.formats import html, words
+from pipeline.comparison.formats import cell_text, html
 from pipeline.comparison.tables import Table
-from pipeline.execution.estimate import CPU_RATE, GPU_RATE, hours
+from pipeline.comparison.training_cost import CPU_RATE, GPU_RATE, hours
 from pipeline.params import Plan
 from pipeline.publication.caveats import load_caveats
 from pipeline.publication.claims import STATISTIC
 from pipeline.publication.paper import PAPER
 from pipeline.publication.protocols import protocol_of
 from pipeline.report import figures
-from pipeline.report.ahead import Ahead, ahead, total, unfinished
+from pipeline.report.finished_runs import Epoch, Finished
 from pipeline.report.points import our_points, published_points
-from pipeline.report.runs import Epoch, Finished
+from pipeline.report.remaining_runs import Ahead, ahead, total, unfinished
 
 FOLDER = Path(__file__).parent
 _SHOWN_EPOCHS = 20
@@ -49,7 +49,7 @@ def render(plan: Plan, tables: Sequence[Table], finished: Sequence[Finished]) ->
 
 def _headline(tables: Sequence[Table], finished: Sequence[Finished]) -> list[str]:
     """What the page says in all, for somebody who reads no further."""
-    lines = [f"{table.title.partition(':')[0]}: {words.summary(table)}" for table in tables]
+    lines = [f"{table.title.partition(':')[0]}: {cell_text.summary(table)}" for table in tables]
     cells = [cell for table in tables for cell in table.cells]
     judged = [cell for cell in cells if cell.judgement is not None]
     count = f"{len(finished)} run{'' if len(finished) == 1 else 's'} finished."
@@ -87,30 +87,30 @@ def _table(table: Table, waiting: Sequence[Ahead]) -> dict[str, Any]:
     def link(cell: Cell) -> str:
         return _cell_id(cell) if cell.ours else rows.get(cell.claim, "") if cell.claim else ""
 
-    letters = words.letters_of(table)
+    letters = cell_text.letters_of(table)
     return {
         "section": html.section(table, link),
         "cells": [_cell(cell, letters) for cell in table.cells if cell.ours],
     }
 
 
-def _cell(cell: Cell, letters: words.Letters) -> dict[str, Any]:
+def _cell(cell: Cell, letters: cell_text.Letters) -> dict[str, Any]:
     """How a number of ours came to its verdict."""
-    verdict = words.verdict(cell)
+    verdict = cell_text.verdict(cell)
     texts = {caveat.number: caveat.text for caveat in load_caveats()}
     published = "not published"
     if cell.claim:
         published = f"{cell.claim.text} ({STATISTIC[cell.claim.statistic]})"
     return {
         "id": _cell_id(cell),
-        "name": f"{cell.model}, {words.DATASETS[cell.dataset]}, {words.METRICS[cell.metric]}",
+        "name": f"{cell.model}, {cell_text.DATASETS[cell.dataset]}, {cell_text.METRICS[cell.metric]}",
         "published": published,
-        "ours": words.ours(cell),
-        "difference": words.difference(cell),
+        "ours": cell_text.ours(cell),
+        "difference": cell_text.difference(cell),
         "verdict": verdict,
         "style": html.style(cell),
-        "meaning": words.MEANINGS[verdict.partition(",")[0]],
-        "evidence": words.evidence(cell, letters),
+        "meaning": cell_text.MEANINGS[verdict.partition(",")[0]],
+        "evidence": cell_text.evidence(cell, letters),
         "deviations": [f"{d} ({'material' if d.material else 'minor'}: {d.reason})" for d in cell.deviations],
         "caveats": [(number, texts[number]) for number in cell.caveats],
         "runs": [*cell.runs, *(excluded.run for excluded in cell.excluded)],
@@ -250,4 +250,4 @@ def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _dataset(name: str) -> str:
-    return words.DATASETS.get(name, name)
+    return cell_text.DATASETS.get(name, name)

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pipeline.comparison.cells import comparable_runs
 from pipeline.comparison.results import Result
 from pipeline.comparison.statistics import summarise
+from pipeline.comparison.training_cost import training_multiply_adds
 from pipeline.errors import UserError
-from pipeline.execution.estimate import training_multiply_adds
-from pipeline.models.formula import parameters
 from pipeline.models.names import parse
+from pipeline.models.param_count import parameters
 from pipeline.params import Plan
 from pipeline.publication.claims import Claim, load_claims
 from pipeline.publication.paper import TITLES
 from pipeline.publication.protocols import protocol_of, published_classes, published_images
-from pipeline.report.runs import Finished
+from pipeline.report.finished_runs import Finished
 
 
 @dataclass(frozen=True)

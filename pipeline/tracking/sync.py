@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.params import Plan
 from pipeline.progress import progress, say
-from pipeline.tracking.entry import checkout, finished
-from pipeline.tracking.mirror import LATER
+from pipeline.tracking.mlflow_logger import LATER
+from pipeline.tracking.run_record import checkout, finished
 from pipeline.tracking.store import client, experiment, explained, name, reason
 from pipeline.tracking.write import Written, write
 

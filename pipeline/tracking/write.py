@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.tracking.entry import Entry
+from pipeline.tracking.run_record import Entry
 from pipeline.tracking.store import RATE
 
 if TYPE_CHECKING:

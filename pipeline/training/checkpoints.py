@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.progress import say
 from pipeline.publish import sync
-from pipeline.training.average import Average
-from pipeline.training.holder import PATTERN
+from pipeline.runner.run_lock import PATTERN
+from pipeline.training.ema import Average
 
 _ABOUT = "training"
 """The one metadata key: safetensors writes several in random order, and equal states are to be equal files."""

@@ -22,7 +22,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.progress import say
 from pipeline.publish import json_text, new_file
-from pipeline.training import choice as choices
+from pipeline.training import device_choice as choices
 
 _UNREPEATABLE = re.compile(r"(\S+) does not have a deterministic implementation")
 """Torch's warning of a kernel whose sums may differ from one time to another."""

@@ -12,23 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pipeline.data.batches import Input, Inputs
+from pipeline.data.counter_rng import Stream, draw
+from pipeline.data.loader import Loader
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.data.sampler import sample_order
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.execution.waiting import Yielding, on_own_core
-from pipeline.loading.counter_hash import Stream, draw
-from pipeline.loading.inputs import Input, Inputs
-from pipeline.loading.loader import Loader
-from pipeline.loading.order import sample_order
-from pipeline.loading.preprocessing import Preprocessing
-from pipeline.models.kernels import explain_no_compiling, waits_in_openmp
+from pipeline.kernels.apply import explain_no_compiling, waits_in_openmp
 from pipeline.params import Protocol
 from pipeline.progress import progress, say
-from pipeline.training.average import Average
-from pipeline.training.cadence import Cadence
+from pipeline.runner.checkpoint_interval import Cadence
+from pipeline.runner.heartbeat import Monitor
+from pipeline.runner.training_interruptions import InterruptedTrainingError, explain_no_memory, stop_after_step
+from pipeline.runner.waiting import Yielding, on_own_core
+from pipeline.training.async_copy import Glimpse
 from pipeline.training.checkpoints import Checkpoints, EpochRecord, Progress
 from pipeline.training.device import facts, note_unrepeatable
-from pipeline.training.glimpse import Glimpse
-from pipeline.training.interruptions import InterruptedTrainingError, explain_no_memory, stop_after_step
-from pipeline.training.pulse import Monitor
+from pipeline.training.ema import Average
 from pipeline.training.ranks import ALONE, Ranks
 from pipeline.training.schedule import learning_rate, resets_momentum
 

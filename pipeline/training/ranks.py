@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.data.sampler import Shard
 from pipeline.errors import WrnPipeError
-from pipeline.loading.order import Shard
 from pipeline.training import device as devices
 
 

@@ -13,13 +13,13 @@ from typing import Literal, get_args
 import pytest
 import torch
 
-from pipeline.benchmarks import figure_4, measuring, steps, train
+from pipeline.benchmarks import figure_4, measuring, steps, train_bench
 from pipeline.benchmarks.child import process
 from pipeline.benchmarks.machine import machine
 from pipeline.benchmarks.measuring import spread
 from pipeline.benchmarks.steps import Kind, Way, default, forget, images_per_second, kind_of, uncompiled, ways
 from pipeline.errors import UserError
-from pipeline.execution.waiting import POLICY
+from pipeline.runner.waiting import POLICY
 from pipeline.training import device as devices
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,14 +96,14 @@ def test_mistakes_are_found_before_anything_is_measured(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     for networks, message in ((["WRN-41-1"], "depth 41"), (["WRN-10-1"], "cifar10-rgb")):
         with pytest.raises(UserError, match=message):
-            train.bench(networks, 1, "numpy", compiled=False, epoch=False, say=silent)
+            train_bench.bench(networks, 1, "numpy", compiled=False, epoch=False, say=silent)
 
 
 @pytest.mark.endurance
 @pytest.mark.soak
 def test_bench_train_reports_every_way(tiny_beton: Path, tmp_path: Path) -> None:
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
-    shutil.copytree(tiny_beton, tmp_path / train.DATA)
+    shutil.copytree(tiny_beton, tmp_path / train_bench.DATA)
     done = cli("bench", "train", "--networks", "WRN-10-1", "--repeats", "1", "--no-epoch", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -158,14 +158,16 @@ def test_an_epoch_is_timed_with_its_checkpoint(
     saving.write_text(code.replace(start, f"{start}        time.sleep(2)\n"))
     assert saving.read_text() != code
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
-    shutil.copytree(tiny_beton, tmp_path / train.DATA)
+    shutil.copytree(tiny_beton, tmp_path / train_bench.DATA)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "ROOT", slow)
-    monkeypatch.setattr(train, "EPOCH_IMAGES", 256)
-    monkeypatch.setattr(train, "BARE_S", 0.1)
+    monkeypatch.setattr(train_bench, "ROOT", slow)
+    monkeypatch.setattr(train_bench, "EPOCH_IMAGES", 256)
+    monkeypatch.setattr(train_bench, "BARE_S", 0.1)
     with process(prepared=True) as prepared:
-        epoch = train.end_to_end("WRN-10-1", prepared, default(ways("cpu", compiled=False, backend="numpy")), silent)
-    assert epoch.end_to_end.n == train.EPOCHS - 1
+        epoch = train_bench.end_to_end(
+            "WRN-10-1", prepared, default(ways("cpu", compiled=False, backend="numpy")), silent
+        )
+    assert epoch.end_to_end.n == train_bench.EPOCHS - 1
     assert epoch.end_to_end.high < min(256 / 2, epoch.bare.low)
     assert epoch.lost == pytest.approx(1 - epoch.end_to_end.median / epoch.bare.median)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.benchmarks.loader import bench
+from pipeline.benchmarks.loader_bench import bench
 from pipeline.benchmarks.loading_ways import WAYS
 from pipeline.errors import UserError
 from pipeline.progress import say

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from pipeline.benchmarks.child import process, say_if_busy
-from pipeline.benchmarks.estimate import Estimate, caveats, disk, estimate, probed, sums, tables_of
 from pipeline.benchmarks.measuring import ask
+from pipeline.benchmarks.plan_estimate import Estimate, caveats, disk, estimate, probed, sums, tables_of
 from pipeline.benchmarks.steps import training_rate
 from pipeline.cli.main import main
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.models.formula import parameters
 from pipeline.models.names import parse
+from pipeline.models.param_count import parameters
 from pipeline.params import Run, load
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,13 +15,13 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner, Result
 
 from pipeline.cli.data import app
-from pipeline.datasets.catalogue import SPLITS
-from pipeline.datasets.readers import Splits
+from pipeline.data import image_sheet
+from pipeline.data.augmentation import augment, flips, offsets
+from pipeline.data.readers import Splits
+from pipeline.data.sampler import sample_order
+from pipeline.dataset_config import SPLITS
+from pipeline.dvc_lock import folder_md5
 from pipeline.errors import UserError
-from pipeline.execution.lock import folder_md5
-from pipeline.loading import show
-from pipeline.loading.augmentation import augment, flips, offsets
-from pipeline.loading.order import sample_order
 from tests.project import Project, make_project
 
 NAME = "cifar10-tiny"
@@ -242,8 +242,8 @@ def test_a_dataset_that_is_not_here_is_a_mistake_with_the_command_that_fetches_i
 def cells(picture: Image.Image, line: int, n: int) -> np.ndarray:
     """Images uint8 [n, 32, 32, 3] of one row of the picture's first block, found by the enlargement and the gaps."""
     pixels = np.asarray(picture)
-    top = show.TITLE + show.LABEL + line * 36 * 3
-    band = pixels[top : top + 36 * 3 : 3, show.MARGIN :: 3]
+    top = image_sheet.TITLE + image_sheet.LABEL + line * 36 * 3
+    band = pixels[top : top + 36 * 3 : 3, image_sheet.MARGIN :: 3]
     return np.stack([band[2:-2, i * 36 + 2 : i * 36 + 34] for i in range(n)])
 
 
@@ -257,7 +257,7 @@ def test_the_picture_shows_what_a_training_sees_first(project: Project, tiny_ima
     moved = augment(images[order], flips("per-image", 3, 2, order), *offsets("per-image", 3, 2, order, 0))
     assert not np.array_equal(moved, images[order])
     assert np.array_equal(cells(picture, 1, 10), moved)
-    assert picture.height == show.TITLE + 2 * (show.LABEL + 2 * 36 * 3)
+    assert picture.height == image_sheet.TITLE + 2 * (image_sheet.LABEL + 2 * 36 * 3)
     run(*arguments[:-1], "again.png")
     assert Path("again.png").read_bytes() == Path("seen.png").read_bytes()
     run("show", NAME, "--count", "3")

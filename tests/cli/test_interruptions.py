@@ -18,7 +18,7 @@ import psutil
 import pytest
 from project import BIN, RUN, Project, make_project
 
-from pipeline.datasets.readers import Splits
+from pipeline.data.readers import Splits
 
 if TYPE_CHECKING:
     from tests.conftest import ArchiveServer
@@ -178,7 +178,7 @@ def test_a_stage_that_is_only_starting_says_nothing_and_repro_speaks_for_it(
     signum: signal.Signals, tmp_path: Path, archive_server: ArchiveServer, tiny_dataset_entry: Callable[[str], Any]
 ) -> None:
     project = make_project(tmp_path / "project", tiny_dataset_entry(f"{archive_server.url}/none"))
-    halted, environment = halting("stages.download", "pipeline.datasets.acquire", tmp_path)
+    halted, environment = halting("stages.download", "pipeline.data.dataset_download", tmp_path)
     ended = interrupted(project, signum, halted.exists, "repro", "download", **environment)
     assert ended.code == 128 + signum
     assert ended.lines[-2:] == [

@@ -169,7 +169,7 @@ def test_one_cell_with_what_it_needs(project: Project) -> None:
     dry = project.run(
         sys.executable,
         "-c",
-        "import sys; from pipeline.execution.dvc import resolve; from pipeline.params import load\n"
+        "import sys; from pipeline.runner.dvc import resolve; from pipeline.params import load\n"
         "print(*resolve(load(), sys.argv[1:]))",
         pattern,
     )

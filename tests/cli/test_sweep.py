@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from pipeline.cli import fast_page, sweep
 from pipeline.cli.main import app
 from pipeline.errors import UserError
-from pipeline.models.formula import multiply_adds
 from pipeline.models.names import parse
+from pipeline.models.param_count import multiply_adds
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ import pandera.errors
 import pytest
 from made_up_runs import five, result
 
-from pipeline.comparison.formats import FILES, FORMATS, data, latex, render, terminal, words
+from pipeline.comparison.formats import FILES, FORMATS, cell_text, latex, render, tabular, terminal
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Column, Table, results_schema, table, write_table
 from pipeline.publication.claims import load_claims
@@ -81,7 +81,7 @@ def test_csv_reads_back(tables) -> None:
 def test_schema_refuses_another_column_or_word(tables) -> None:
     import pandas as pd
 
-    frame = pd.read_csv(io.StringIO(data.render_csv(tables)), dtype=str, keep_default_na=False)
+    frame = pd.read_csv(io.StringIO(tabular.render_csv(tables)), dtype=str, keep_default_na=False)
     results_schema().validate(frame)
     for wrong in (
         frame.rename(columns={"median": "mean"}),
@@ -112,7 +112,7 @@ def test_markdown_rows_are_the_papers(tables) -> None:
     assert len({len(row) for row in rows}) == 1
     forty_two = rows[2 + four.models.index("WRN-40-2")]
     assert forty_two[3] == "5.33"
-    assert forty_two[4] == words.ours(four.cell("WRN-40-2", C10)) == "5.43 (n=5)"
+    assert forty_two[4] == cell_text.ours(four.cell("WRN-40-2", C10)) == "5.43 (n=5)"
 
 
 def test_latex_rows_are_balanced(tables) -> None:
@@ -187,10 +187,10 @@ def test_terminal_fits(tables, width) -> None:
 
 def test_each_mark_has_its_footnote(tables) -> None:
     for each in tables:
-        letters = words.letters_of(each)
+        letters = cell_text.letters_of(each)
         known = {mark for mark, _ in letters.legend()} | {str(caveat.number) for caveat in each.caveats}
         for cell in each.cells:
-            used = words.marks(cell, letters).strip("[]")
+            used = cell_text.marks(cell, letters).strip("[]")
             assert not used or set(used.split(", ")) <= known
 
 

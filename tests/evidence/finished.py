@@ -9,7 +9,7 @@ from typing import Any
 
 from project import Project, make_project
 
-from pipeline.execution.dag import stages
+from pipeline.runner.dag import stages
 
 DEAD_SERVER = "http://127.0.0.1:9"
 

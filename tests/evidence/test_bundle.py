@@ -23,8 +23,8 @@ from pipeline.cli.main import main
 from pipeline.cli.verify import run_stage
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence.archive import unpack
-from pipeline.evidence.bundle import bundle, check
-from pipeline.evidence.lock import Disk
+from pipeline.evidence.bundling import bundle, check
+from pipeline.evidence.lock_check import Disk
 from pipeline.params import load
 from pipeline.publish import json_text
 

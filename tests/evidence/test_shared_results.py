@@ -1,6 +1,6 @@
 """Results in a DVC remote, a folder or a real S3 server: taken by clones that train nothing; and its users' mistakes.
 
-tests/execution/test_workers.py has workers that really train.
+tests/runner/test_workers.py has workers that really train.
 """
 
 import shutil

@@ -20,16 +20,16 @@ from pipeline.cli import fast_page
 from pipeline.cli.main import app
 from pipeline.cli.verify import TELLING, _fast_page, run_stage
 from pipeline.errors import UserError
-from pipeline.evaluation.digests import digests
-from pipeline.evaluation.metrics import about, metrics
-from pipeline.evaluation.predictions import read
-from pipeline.evidence import again
+from pipeline.evidence import recompute
 from pipeline.evidence.findings import Finding
-from pipeline.evidence.lock import Disk
-from pipeline.evidence.verify import verify
-from pipeline.execution.dag import stages
+from pipeline.evidence.lock_check import Disk
+from pipeline.evidence.verification import verify
 from pipeline.params import load
 from pipeline.publish import json_text
+from pipeline.runner.dag import stages
+from pipeline.tasks.classification import about, metrics
+from pipeline.tasks.predictions import read
+from pipeline.training.run_digests import digests
 
 MODEL, EVALUATION = Path("models") / RUN, Path("evaluations") / RUN
 BETON, RAW = Path("data/beton/cifar10-tiny-rgb"), Path("data/raw/cifar10-tiny")
@@ -444,11 +444,11 @@ def test_a_forgery_that_fits_is_unchecked_and_found_by_deep(copy: Project) -> No
 
 
 def test_deep_finds_weights_that_do_not_predict_what_is_said(copy: Project) -> None:
-    (same,) = again.evaluated(load(), RUN)
+    (same,) = recompute.evaluated(load(), RUN)
     assert same.state == "right"
     assert "same bits" in same.why
     heavier()
-    (other,) = again.evaluated(load(), RUN)
+    (other,) = recompute.evaluated(load(), RUN)
     assert (other.path, other.state) == (f"{EVALUATION}/predictions.parquet", "wrong")
 
 
@@ -469,17 +469,17 @@ def test_deep_says_in_two_lines_that_the_digests_are_broken(copy: Project, conte
 
 
 def test_deeper_trains_again_to_the_same_bits(copy: Project) -> None:
-    whole = list(again.trained(load(), RUN, None))
+    whole = list(recompute.trained(load(), RUN, None))
     assert [(each.path, each.state) for each in whole] == [
         (f"{MODEL}/history.csv", "right"),
         (f"{MODEL}/model.safetensors", "right"),
     ]
     heavier()
     replace(MODEL / "history.csv", "\n1,0", "\n1,0.0")()
-    one = list(again.trained(load(), RUN, 1))
+    one = list(recompute.trained(load(), RUN, 1))
     assert [each.state for each in one] == ["wrong", "unchecked"]
     assert "learning_rate in epoch 1" in one[0].why
-    assert [each.state for each in again.trained(load(), RUN, None)] == ["wrong", "wrong"]
+    assert [each.state for each in recompute.trained(load(), RUN, None)] == ["wrong", "wrong"]
     assert not Path("scratch").exists() or not list(Path("scratch").glob("*/epoch*"))
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.models.build import build, initialise, skeleton
-from pipeline.models.formula import parameters
 from pipeline.models.imagenet_resnet import PostActBlock
 from pipeline.models.names import known_names, parse
+from pipeline.models.param_count import parameters
 from pipeline.models.preact_resnet import PreActBlock
 
 

@@ -21,7 +21,7 @@ import pytest
 from made_up_runs import five, result, write
 from page_checks import Element
 
-from pipeline.comparison.formats import html, words
+from pipeline.comparison.formats import cell_text, html
 from pipeline.comparison.results import Result, load_results
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Table, table
@@ -29,8 +29,8 @@ from pipeline.errors import UserError
 from pipeline.params import PARAMS, load
 from pipeline.publication.claims import claims_of
 from pipeline.report import page, points
-from pipeline.report.ahead import ahead, total, unfinished
-from pipeline.report.runs import FILES, load_finished
+from pipeline.report.finished_runs import FILES, load_finished
+from pipeline.report.remaining_runs import ahead, total, unfinished
 from stages import report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,15 +137,15 @@ def test_the_same_files_give_the_same_bytes_anywhere(quick, tmp_path, monkeypatc
 def test_every_claim_and_verdict_of_the_tables_is_there(read, tables) -> None:
     assert {cell.verdict for each in tables for cell in each.cells} == {None, *Verdict} - {Verdict.OTHER_COUNT}
     for each in tables:
-        letters = words.letters_of(each)
+        letters = cell_text.letters_of(each)
         rows = by_id(read, each.stem).all("table")[0].all("tr")[2:]
         assert [row.children[0].text for row in rows] == list(each.models)
         for row, model in zip(rows, each.models, strict=True):
             for cell in (cell for cell in each.cells if cell.model == model):
-                assert words.published(cell) in row.text
-                assert words.ours(cell) in row.text
+                assert cell_text.published(cell) in row.text
+                assert cell_text.ours(cell) in row.text
                 if cell.kind in ("runnable", "quoted", "unpublished") and cell.metric == "top1_error":
-                    wanted = f"{words.verdict(cell)} {words.marks(cell, letters)}".strip()
+                    wanted = f"{cell_text.verdict(cell)} {cell_text.marks(cell, letters)}".strip()
                     styles = [td.attributes["class"].split() for td in row.all("td") if td.text == wanted]
                     assert [html.style(cell) in style for style in styles].count(True) >= 1
         for _, sentence in letters.legend():
@@ -159,7 +159,7 @@ def test_each_number_of_ours_tells_where_it_comes_from(read, root, tables) -> No
         inside = by_id(read, page._cell_id(cell))
         for deviation in cell.deviations:
             assert str(deviation) in inside.text
-        assert words.verdict(cell) in inside.text
+        assert cell_text.verdict(cell) in inside.text
         assert {f"#run-{run}" for run in cell.runs} <= {a.attributes["href"] for a in inside.all("a")}
     for run in load_finished(root, load_results(root)):
         inside = by_id(read, f"run-{run.result.run}")

@@ -15,7 +15,7 @@ import pytest
 from tracking.conftest import FIRST, SECOND, Place
 from tracking.servers import free_port, gate, mlflow_server
 
-from pipeline.tracking.mirror import Mirror
+from pipeline.tracking.mlflow_logger import Mirror
 from pipeline.training.checkpoints import EpochRecord
 
 pytestmark = pytest.mark.soak

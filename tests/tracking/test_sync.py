@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from pipeline.cli.main import app
 from pipeline.errors import UserError
 from pipeline.params import load
-from pipeline.tracking.entry import checkout, finished
-from pipeline.tracking.mirror import Mirror, log_evaluation
+from pipeline.tracking.mlflow_logger import Mirror, log_evaluation
+from pipeline.tracking.run_record import checkout, finished
 from pipeline.tracking.sync import log_runs
 from pipeline.training.checkpoints import EpochRecord
 

@@ -31,10 +31,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pipeline.params import Plan, Protocol, Run, load
 from pipeline.progress import leave_speaking_to_another
-from pipeline.training.interruptions import InterruptedTrainingError
+from pipeline.runner.training_interruptions import InterruptedTrainingError
 from pipeline.training.loop import train
 from pipeline.training.ranks import ALONE, joined
-from pipeline.training.run import prepare
+from pipeline.training.train_run import prepare
 
 
 def changed(plan: Plan, scenario: dict[str, Any]) -> Plan:

@@ -2,38 +2,25 @@
 
 import json
 import math
-import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from full_disk import file_size_limit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_training import ignore, training, weights
+from small_trainings import ignore, training, weights
 
 from pipeline.errors import UserError, WrnPipeError
+from pipeline.runner.checkpoint_interval import SHARE, Cadence
+from pipeline.runner.run_lock import PATTERN
 from pipeline.training import loop
-from pipeline.training.cadence import SHARE, Cadence
 from pipeline.training.checkpoints import Checkpoints, Progress
-from pipeline.training.holder import PATTERN
 from pipeline.training.loop import Training, train
 
 NAME = r"epoch-0001-step-000000\.[0-9a-f]{32}\.safetensors"
-
-
-@contextmanager
-def file_size_limit(most: int) -> Iterator[None]:
-    """No file grows beyond so many bytes: to write more fails in the middle, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def states(folder: Path) -> list[Path]:

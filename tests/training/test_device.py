@@ -15,8 +15,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.publish import json_text, new_file
-from pipeline.training import choice as choices
+from pipeline.runner.run_lock import discard
+from pipeline.runner.training_interruptions import explain_no_memory
 from pipeline.training import device as devices
+from pipeline.training import device_choice as choices
 from pipeline.training.device import (
     AS_FAST,
     Choice,
@@ -26,9 +28,7 @@ from pipeline.training.device import (
     matrix_rate,
     note_unrepeatable,
 )
-from pipeline.training.holder import discard
-from pipeline.training.interruptions import explain_no_memory
-from pipeline.training.run import _bear_emulation
+from pipeline.training.train_run import _bear_emulation
 
 CPU = torch.device("cpu")
 GPUS = [torch.device("cuda", i) for i in range(4)]

@@ -12,23 +12,24 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import ignore, protocol, training
+from small_trainings import ignore, protocol, training
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipeline.data.batches import Inputs
+from pipeline.data.loader import Loader
+from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import WrnPipeError
-from pipeline.loading.inputs import Inputs
-from pipeline.loading.loader import Loader
-from pipeline.loading.preprocessing import Preprocessing
 from pipeline.models.names import parse
 from pipeline.models.preact_resnet import PreActResNet
 from pipeline.params import WeightAverage
-from pipeline.training import loop, pulse
-from pipeline.training.average import Average
-from pipeline.training.cadence import Cadence
+from pipeline.runner import heartbeat
+from pipeline.runner.checkpoint_interval import Cadence
+from pipeline.runner.heartbeat import Monitor
+from pipeline.training import loop
+from pipeline.training.async_copy import Glimpse
 from pipeline.training.checkpoints import Checkpoints, Progress
-from pipeline.training.glimpse import Glimpse
+from pipeline.training.ema import Average
 from pipeline.training.loop import CHECK_LOSS_STEPS, Training, train
-from pipeline.training.pulse import Monitor
 
 
 class NeverDone:
@@ -104,7 +105,7 @@ def meta(monkeypatch: pytest.MonkeyPatch) -> torch.device:
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five steps are enough to look at the loss, for the log and for what is no number."""
     monkeypatch.setattr(loop, "CHECK_LOSS_STEPS", 2)
-    monkeypatch.setattr(pulse, "FILE_EVERY_S", 0.0)
+    monkeypatch.setattr(heartbeat, "FILE_EVERY_S", 0.0)
 
 
 def test_an_epoch_reads_nothing_from_the_device(tiny_beton: Path, tmp_path: Path, meta: torch.device) -> None:

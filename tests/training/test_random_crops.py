@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.loading.augmentation import flips
-from pipeline.loading.beton_jpeg import open_jpegs
-from pipeline.loading.jpeg import boxes, views
-from pipeline.loading.loader import Loader
-from pipeline.loading.order import sample_order
-from pipeline.loading.preprocessing import Preprocessing
-from pipeline.loading.resized_crop import RandomCrops
+from pipeline.data.augmentation import flips
+from pipeline.data.beton_jpeg import open_jpegs
+from pipeline.data.jpeg import boxes, views
+from pipeline.data.loader import Loader
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.data.resized_crop import RandomCrops
+from pipeline.data.sampler import sample_order
 from pipeline.publication.protocols import paper_protocol
 from pipeline.training.checkpoints import EpochRecord
 from pipeline.training.loop import Training, train

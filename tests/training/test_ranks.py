@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from project import ROOT, make_project
 from safetensors.torch import load_file
 
-from pipeline.loading.inputs import Inputs
-from pipeline.loading.loader import Loader
-from pipeline.loading.order import Shard, sample_order
-from pipeline.loading.preprocessing import Preprocessing
+from pipeline.data.batches import Inputs
+from pipeline.data.loader import Loader
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.data.sampler import Shard, sample_order
 from pipeline.models.build import build
 from pipeline.models.sync_batch_norm import synchronise
 

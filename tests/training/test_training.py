@@ -8,50 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from small_trainings import ignore, training, weights
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from pipeline.datasets.readers import Splits
+from pipeline.data.augmentation import Crop, augment, flips, offsets
+from pipeline.data.readers import Splits
+from pipeline.data.sampler import sample_order
 from pipeline.errors import WrnPipeError
-from pipeline.loading.augmentation import Crop, augment, flips, offsets
-from pipeline.loading.loader import Loader
-from pipeline.loading.order import sample_order
-from pipeline.loading.preprocessing import Preprocessing
 from pipeline.models.build import build
-from pipeline.params import Protocol, load
 from pipeline.training import loop
-from pipeline.training.checkpoints import EpochRecord
-from pipeline.training.loop import InterruptedTrainingError, Training, train
-
-ROOT = Path(__file__).resolve().parents[2]
-QUICK = load(ROOT / "params.yaml").protocols["quick"]
+from pipeline.training.loop import InterruptedTrainingError, train
 
 
 @pytest.fixture(scope="module")
 def folder(tiny_beton: Path) -> Path:
     return tiny_beton
-
-
-def protocol(**changes: object) -> Protocol:
-    base = {"epochs": 2, "batch_size": 64, "learning_rate": 0.1, "precision": "fp32", "test_every": 0}
-    return Protocol.model_validate({**QUICK.model_dump(), **base, **changes})
-
-
-def training(folder: Path, scratch: Path, network: str = "WRN-10-1", seed: int = 1, **changes: object) -> Training:
-    recipe = protocol(**changes)
-    model = build(
-        network, 10, conv_init=recipe.conv_init, bn_init=recipe.bn_init, dropout=recipe.dropout, seed=seed
-    ).to(memory_format=torch.channels_last)
-    loader = Loader(folder, "train", recipe.batch_size, "numpy")
-    preprocessing = Preprocessing(recipe.preprocessing)
-    return Training("tiny", recipe, seed, model, loader, preprocessing, torch.device("cpu"), scratch)
-
-
-def ignore(record: EpochRecord, rate: float) -> None:
-    """No mirror."""
-
-
-def weights(of: Training) -> bytes:
-    return b"".join(value.contiguous().numpy().tobytes() for value in of.model.state_dict().values())
 
 
 @pytest.mark.parametrize(("crop", "holdout"), [("per-image", 0), ("per-batch", 0), ("per-image", 130)])

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from test_training import ignore, training, weights
+from small_trainings import ignore, training, weights
 
-from pipeline.datasets.readers import Splits
-from pipeline.loading.augmentation import augment, flips, offsets
-from pipeline.loading.order import sample_order
-from pipeline.loading.preprocessing import Preprocessing
+from pipeline.data.augmentation import augment, flips, offsets
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.data.readers import Splits
+from pipeline.data.sampler import sample_order
 from pipeline.training.loop import train
 from pipeline.training.schedule import learning_rate
 

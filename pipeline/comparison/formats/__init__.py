@@ -31,9 +31,9 @@ def _renderer(form: Format, width: int) -> Callable[[Sequence[Table]], str]:
 
         return html.render
     if form in ("csv", "json"):
-        from pipeline.comparison.formats import data
+        from pipeline.comparison.formats import tabular
 
-        return data.render_csv if form == "csv" else data.render_json
+        return tabular.render_csv if form == "csv" else tabular.render_json
     from pipeline.comparison.formats import latex
 
     return latex.render

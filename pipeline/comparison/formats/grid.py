@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.comparison.cells import Cell
-from pipeline.comparison.formats import words
+from pipeline.comparison.formats import cell_text
 from pipeline.comparison.tables import Column, Table
 
 
@@ -26,8 +26,8 @@ class Grid:
     """Row by row, the cell behind each group's texts; None where the paper's table has no such place."""
 
 
-def grid(table: Table, letters: words.Letters) -> Grid:
-    groups = tuple(Group(words.heading(column), _names(column)) for column in table.columns)
+def grid(table: Table, letters: cell_text.Letters) -> Grid:
+    groups = tuple(Group(cell_text.heading(column), _names(column)) for column in table.columns)
     rows, cells = [], []
     for model in table.models:
         found = tuple(_find(table, model, column) for column in table.columns)
@@ -52,16 +52,16 @@ def _names(column: Column) -> tuple[str, ...]:
     return ("paper",)
 
 
-def _texts(cell: Cell | None, column: Column, letters: words.Letters) -> tuple[str, ...]:
+def _texts(cell: Cell | None, column: Column, letters: cell_text.Letters) -> tuple[str, ...]:
     names = _names(column)
     if cell is None:
         return ("",) * len(names)
-    marks = words.marks(cell, letters)
-    judged = f"{words.verdict(cell)} {marks}".strip()
+    marks = cell_text.marks(cell, letters)
+    judged = f"{cell_text.verdict(cell)} {marks}".strip()
     if len(names) == 4:
-        return (words.published(cell), words.ours(cell), words.difference(cell), judged)
+        return (cell_text.published(cell), cell_text.ours(cell), cell_text.difference(cell), judged)
     note = f" {marks}" if marks else ""
     if len(names) == 2:
-        count = words.ours(cell) if words.verdict(cell) in ("same count", "not counted") else judged
-        return (words.published(cell) + note, count)
-    return (words.published(cell) + note,)
+        count = cell_text.ours(cell) if cell_text.verdict(cell) in ("same count", "not counted") else judged
+        return (cell_text.published(cell) + note, count)
+    return (cell_text.published(cell) + note,)

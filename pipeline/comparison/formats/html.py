@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.comparison.cells import Cell
-from pipeline.comparison.formats import words
+from pipeline.comparison.formats import cell_text
 from pipeline.comparison.formats.grid import grid
 from pipeline.comparison.tables import Table
 from pipeline.publication.paper import PAPER
@@ -36,7 +36,7 @@ def environment(*folders: Path) -> "jinja2.Environment":
 
 def section(table: Table, link: Callable[[Cell], str] | None = None) -> dict[str, Any]:
     """What the macro `comparison` prints. `link` names the id in the page that tells more about a cell; "" for none."""
-    letters = words.letters_of(table)
+    letters = cell_text.letters_of(table)
     laid = grid(table, letters)
     rows = []
     for texts, cells in zip(laid.rows, laid.cells, strict=True):
@@ -56,18 +56,18 @@ def section(table: Table, link: Callable[[Cell], str] | None = None) -> dict[str
     return {
         "id": table.stem,
         "title": table.title,
-        "summary": words.summary(table),
+        "summary": cell_text.summary(table),
         "groups": laid.groups,
         "rows": rows,
         "notes": [
-            ("Runs", [("", line) for line in words.all_evidence(table, letters)]),
+            ("Runs", [("", line) for line in cell_text.all_evidence(table, letters)]),
             ("Deviations from the paper's protocol", [(f"[{mark}]", text) for mark, text in letters.legend()]),
             ("Footnotes", [(f"[{caveat.number}]", caveat.text) for caveat in table.caveats]),
-            ("Words", [(f"{word}:", text) for word, text in words.meanings(table.cells)]),
+            ("Words", [(f"{word}:", text) for word, text in cell_text.meanings(table.cells)]),
         ],
     }
 
 
 def style(cell: Cell) -> str:
     """The CSS class of a cell's verdict. Colour repeats what the words say, so nothing is lost without it."""
-    return words.verdict(cell).partition(",")[0].replace(" ", "-")
+    return cell_text.verdict(cell).partition(",")[0].replace(" ", "-")

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from pipeline.comparison.formats import words
+from pipeline.comparison.formats import cell_text
 from pipeline.comparison.formats.grid import grid
 from pipeline.comparison.tables import Table
 
@@ -48,7 +48,7 @@ def escape(text: str) -> str:
 
 
 def _table(table: Table) -> str:
-    letters = words.letters_of(table)
+    letters = cell_text.letters_of(table)
     laid = grid(table, letters)
     alignment, top, rules, names, at = "l", ["Network"], [], [""], 2
     for group in laid.groups:
@@ -61,7 +61,7 @@ def _table(table: Table) -> str:
     body = [" & ".join(map(escape, row)) + r" \\" for row in laid.rows]
     lines = [
         rf"\section*{{{escape(table.title)}}}",
-        escape(words.summary(table)) + r"\par\medskip",
+        escape(cell_text.summary(table)) + r"\par\medskip",
         # Wide tables shrink to the line, narrow ones keep their size.
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{alignment}}}",
@@ -76,10 +76,10 @@ def _table(table: Table) -> str:
         r"\par\medskip\footnotesize",
     ]
     notes = [
-        *words.all_evidence(table, letters),
+        *cell_text.all_evidence(table, letters),
         *(f"[{mark}] {text}" for mark, text in letters.legend()),
         *(f"[{caveat.number}] {caveat.text}" for caveat in table.caveats),
-        *(f"{word}: {meaning}" for word, meaning in words.meanings(table.cells)),
+        *(f"{word}: {meaning}" for word, meaning in cell_text.meanings(table.cells)),
     ]
     lines.extend(escape(note) + r"\par" for note in notes)
     return "\n".join([*lines, r"\normalsize", ""])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline.comparison.formats import words
+from pipeline.comparison.formats import cell_text
 from pipeline.comparison.formats.grid import grid
 from pipeline.comparison.tables import Table
 
@@ -12,18 +12,18 @@ def render(tables: Sequence[Table]) -> str:
 
 
 def _table(table: Table) -> str:
-    letters = words.letters_of(table)
+    letters = cell_text.letters_of(table)
     laid = grid(table, letters)
     names = ["network"]
     for group in laid.groups:
         names.extend(f"{group.heading}: {name}" if name == "paper" else name for name in group.names)
-    lines = [f"# {table.title}", "", words.summary(table), "", _row(names), _row(["---"] * len(names))]
+    lines = [f"# {table.title}", "", cell_text.summary(table), "", _row(names), _row(["---"] * len(names))]
     lines.extend(_row(row) for row in laid.rows)
     for title, items in (
-        ("Runs", [f"- {_escape(line)}" for line in words.all_evidence(table, letters)]),
+        ("Runs", [f"- {_escape(line)}" for line in cell_text.all_evidence(table, letters)]),
         ("Deviations from the paper's protocol", [f"- [{mark}] {_escape(text)}" for mark, text in letters.legend()]),
         ("Footnotes", [f"- [{caveat.number}] {_escape(caveat.text)}" for caveat in table.caveats]),
-        ("Words", [f"- {word}: {_escape(meaning)}" for word, meaning in words.meanings(table.cells)]),
+        ("Words", [f"- {word}: {_escape(meaning)}" for word, meaning in cell_text.meanings(table.cells)]),
     ):
         if items:
             lines.extend(["", f"## {title}", "", *items])

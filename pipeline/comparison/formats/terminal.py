@@ -10,7 +10,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from pipeline.comparison.cells import Cell
-from pipeline.comparison.formats import words
+from pipeline.comparison.formats import cell_text
 from pipeline.comparison.tables import Column, Table
 
 JUDGED = ("top1_error", "top5_error", "map")
@@ -47,25 +47,25 @@ def render(tables: Sequence[Table], width: int, *, colour: bool = False) -> str:
 
 
 def _print(console: Console, table: Table) -> None:
-    letters = words.letters_of(table)
+    letters = cell_text.letters_of(table)
     console.print(Text(table.title, style="bold"))
-    console.print(Text(words.summary(table)))
+    console.print(Text(cell_text.summary(table)))
     # What is judged comes first; counts and timings are what the eye can skip.
     for column in sorted(table.columns, key=lambda column: column.metric not in JUDGED):
         console.print()
         console.print(_section(table, column, letters))
-    _list(console, "Runs", [("-", line) for line in words.all_evidence(table, letters)])
+    _list(console, "Runs", [("-", line) for line in cell_text.all_evidence(table, letters)])
     _list(console, "Deviations from the paper's protocol", [(f"[{m}]", text) for m, text in letters.legend()])
     _list(console, "Footnotes", [(f"[{caveat.number}]", caveat.text) for caveat in table.caveats])
-    _list(console, "Words", [(f"{word}:", meaning) for word, meaning in words.meanings(table.cells)])
+    _list(console, "Words", [(f"{word}:", meaning) for word, meaning in cell_text.meanings(table.cells)])
     console.print()
 
 
-def _section(table: Table, column: Column, letters: words.Letters) -> Grid:
+def _section(table: Table, column: Column, letters: cell_text.Letters) -> Grid:
     cells = [cell for cell in table.cells if (cell.dataset, cell.metric) == (column.dataset, column.metric)]
     grid = Grid(
         box=box.SIMPLE_HEAD,
-        title=words.heading(column),
+        title=cell_text.heading(column),
         title_justify="left",
         title_style="bold",
         padding=(0, 2, 0, 0),
@@ -73,7 +73,7 @@ def _section(table: Table, column: Column, letters: words.Letters) -> Grid:
     )
     grid.add_column("network", no_wrap=True)
     grid.add_column("paper", justify="right", no_wrap=True)
-    if any(words.ours(cell) for cell in cells):
+    if any(cell_text.ours(cell) for cell in cells):
         grid.add_column("ours", justify="right", no_wrap=True)
         if column.metric in JUDGED:
             grid.add_column("difference", justify="right", no_wrap=True)
@@ -84,11 +84,11 @@ def _section(table: Table, column: Column, letters: words.Letters) -> Grid:
     return grid
 
 
-def _row(cell: Cell, letters: words.Letters, columns: int) -> list[Text]:
-    texts = [words.published(cell), words.ours(cell), words.difference(cell)][: columns - 3]
-    said = words.verdict(cell)
+def _row(cell: Cell, letters: cell_text.Letters, columns: int) -> list[Text]:
+    texts = [cell_text.published(cell), cell_text.ours(cell), cell_text.difference(cell)][: columns - 3]
+    said = cell_text.verdict(cell)
     style = STYLES.get(said.partition(",")[0], "dim")
-    return [Text(cell.model), *map(Text, texts), Text(said, style=style), Text(words.marks(cell, letters))]
+    return [Text(cell.model), *map(Text, texts), Text(said, style=style), Text(cell_text.marks(cell, letters))]
 
 
 def _list(console: Console, title: str, items: list[tuple[str, str]]) -> None:

@@ -1,0 +1,177 @@
+"""`wrn-pipe bench loader`: images a second of several ways to load, and the time to a process's first batch."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from pipeline.benchmarks.measuring import Spread, spread
+from pipeline.errors import UserError, WrnPipeError
+
+TORCHVISION = "torchvision DataLoader"
+AT_LEAST_S = 1.0
+"""A measurement is as many whole epochs as take so long."""
+
+# What reads with one thread whatever it is given is measured with one.
+WORKERS = {"ours over numpy": (1,), "ours over numpy, bf16": (1,)}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Images a second of one way, its process and all its workers held to as many cores as it has workers."""
+
+    way: str
+    workers: int
+    images_per_s: Spread
+    times_torchvision: float | None
+    """Over the median of the DataLoader with the most workers, where that is measured too."""
+
+
+@dataclass(frozen=True)
+class FirstBatch:
+    """Seconds from the start of a process to its first finished batch, imports included."""
+
+    way: str
+    caches: str
+    """cold: neither Python's nor numba's compiled code is on disk; warm: both are. The images are in the page cache."""
+    seconds: Spread
+
+
+@dataclass(frozen=True)
+class Result:
+    machine: dict[str, str | int]
+    data: str
+    images: int
+    batch: int
+    rates: list[Rate]
+    first_batches: list[FirstBatch]
+
+
+def bench(
+    folder: Path, ways: Sequence[str], workers: Sequence[int], repeats: int, say: Callable[[str], None]
+) -> Result:
+    """Measure the train split in `folder` (data/beton/<dataset>-rgb) in rounds, each way once a round.
+
+    Raises UserError where the split is missing or no bytes, or the machine has fewer cores than workers are asked for.
+    """
+    import torch
+
+    from pipeline.benchmarks.loading_ways import BATCH
+    from pipeline.data.beton import open_split
+    from pipeline.training.device import facts
+
+    beton = open_split(folder, "train")
+    if beton.dtype != "uint8":
+        raise UserError(f"{folder} holds whitened floats, which the other ways do not take", "choose an rgb one")
+    cores = sorted(os.sched_getaffinity(0))
+    if max(workers) > len(cores):
+        raise UserError(f"{max(workers)} workers, but this process may use {len(cores)} cores", "ask for fewer workers")
+    rates: dict[tuple[str, int], list[float]] = {
+        (way, count): [] for way in ways for count in workers if count in WORKERS.get(way, (count,))
+    }
+    with ExitStack() as stack:
+        children = {}
+        for way, count in rates:
+            say(f"start {way}, {count} workers" if count > 1 else f"start {way}")
+            child = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(cores[:count],))
+            children[way, count] = stack.enter_context(child)
+            child.submit(_open, way, folder, count).result()
+        for repeat in range(repeats):
+            say(f"round {repeat + 1} of {repeats}")
+            for row, values in rates.items():
+                values.append(children[row].submit(_rate).result())
+    spreads = {row: spread(values) for row, values in rates.items()}
+    reference = spreads.get((TORCHVISION, max(workers)))
+    return Result(
+        facts(torch.device("cpu")),
+        folder.name,
+        beton.samples,
+        BATCH,
+        [Rate(*row, of, of.median / reference.median if reference else None) for row, of in spreads.items()],
+        [first for way in ways if way in _FIRST for first in _first_batches(way, folder, repeats, say)],
+    )
+
+
+_epoch: Callable[[int], int]
+_number = 0
+
+
+def _start(cores: Sequence[int]) -> None:
+    """In the child, before anything counts the cores; then as the train stage prepares its process.
+
+    Every way gets this: it makes the tensor in memory four times as fast, and the DataLoader and FFCV's transforms no
+    slower.
+    """
+    os.sched_setaffinity(0, cores)
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    import torch
+
+    from pipeline.training.device import prepare
+
+    prepare(torch.device("cpu"))
+    torch.set_num_threads(len(cores))
+
+
+def _open(way: str, folder: Path, workers: int) -> None:
+    """In the child: open the split and, but for the DataLoader, which has nothing to compile, deliver an epoch."""
+    from pipeline.benchmarks.loading_ways import WAYS
+
+    global _epoch
+    _epoch = WAYS[way](folder, workers)
+    if way != TORCHVISION:
+        _epoch(0)
+
+
+def _rate() -> float:
+    """In the child: images a second over whole epochs."""
+    global _number
+    images, started = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - started) < AT_LEAST_S:
+        _number += 1
+        images += _epoch(_number)
+    return images / seconds
+
+
+_FIRST = {"ours over FFCV": "ffcv", "ours over numpy": "numpy"}
+_FIRST_BATCH = """
+import sys
+from pathlib import Path
+import torch
+from pipeline.data.batches import Inputs
+from pipeline.data.loader import Loader
+from pipeline.data.sampler import sample_order
+from pipeline.data.preprocessing import Preprocessing
+loader = Loader(Path(sys.argv[2]), "train", 128, sys.argv[1])
+meanstd, cpu = Preprocessing("meanstd"), torch.device("cpu")
+inputs = Inputs(loader, meanstd, "per-image", "per-image", 1, torch.float32, cpu)
+batches = inputs.batches(0, sample_order(1, 0, loader.samples))
+print(len(next(batches).labels), flush=True)
+batches.close()
+"""
+
+
+def _first_batches(way: str, folder: Path, repeats: int, say: Callable[[str], None]) -> list[FirstBatch]:
+    """Measured in processes whose caches are folders of their own, so that a full one elsewhere does not help."""
+    seconds: dict[str, list[float]] = {"cold": [], "warm": []}
+    for repeat in range(repeats):
+        say(f"first batch, {way}, {repeat + 1} of {repeats}")
+        with tempfile.TemporaryDirectory() as caches:
+            kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+            environment = {**kept, "PYTHONPYCACHEPREFIX": f"{caches}/python", "NUMBA_CACHE_DIR": f"{caches}/numba"}
+            for state in seconds:
+                started = time.perf_counter()
+                command = [sys.executable, "-c", _FIRST_BATCH, _FIRST[way], str(folder)]
+                with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+                    assert child.stdout is not None
+                    line = child.stdout.readline()
+                    seconds[state].append(time.perf_counter() - started)
+                if child.returncode or not line:
+                    raise WrnPipeError(f"no first batch from {way}", "see the lines above; check wrn-pipe doctor")
+    return [FirstBatch(way, state, spread(values)) for state, values in seconds.items()]

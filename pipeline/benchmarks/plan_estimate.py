@@ -1,0 +1,233 @@
+"""`wrn-pipe estimate`: what runs will take on this machine, from a short probe of each network."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+
+import torch
+
+from pipeline.benchmarks import measuring
+from pipeline.benchmarks.child import process
+from pipeline.benchmarks.measuring import Spread, ask, spread
+from pipeline.benchmarks.steps import training_rate
+from pipeline.benchmarks.train_bench import DATA, checkout, epoch_ends
+from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
+from pipeline.data.beton import open_split
+from pipeline.dataset_config import Dataset
+from pipeline.errors import WrnPipeError
+from pipeline.models.names import Network, parse
+from pipeline.models.param_count import multiply_adds, parameters
+from pipeline.params import Plan, Protocol, Run
+from pipeline.publication.claims import canonical, load_claims
+from pipeline.publication.protocols import paper_protocols, protocol_of
+
+PROBE_FLOP = 0.7e12
+"""On a CPU a probe's mini-batch is made smaller until its step takes no more: large networks are no less efficient at
+it. A GPU is, with few images, and is quick with many: there it is the protocol's."""
+BYTES = 4
+"""Of a weight: model.safetensors is float32."""
+STATES = 3
+"""Of a training at once: two are kept, and one is being written. Each has weights and momentum."""
+ZCA_BYTES = 4
+"""Of a pixel in .beton files of whitened images."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One run."""
+
+    run: str
+    network: str
+    tables: tuple[str, ...]
+    """Of the paper, in which a claim is this run's."""
+    images_per_s: float
+    hours: float
+    """Of training and evaluation together, as if nothing of it were done."""
+    megabytes: float
+    """10^6 bytes that stay: the weights."""
+    checkpoint_megabytes: float
+    """That its states take while it trains."""
+    done: bool
+    """Its evaluation is there."""
+    caveats: tuple[str, ...]
+    """What of its training is not in the hours."""
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Of some runs. One that stands in two tables counts in both."""
+
+    table: str
+    """Of the paper; all: every run, once."""
+    runs: int
+    done: int
+    hours: float
+    hours_left: float
+    """Of those that are not done."""
+    megabytes: float
+
+
+@dataclass(frozen=True)
+class Disk:
+    """10^6 bytes beside the weights."""
+
+    raw: float
+    """The datasets' arrays; of ImageNet its JPEGs."""
+    beton: float
+    """The .beton files, ImageNet's taken for as large as its JPEGs."""
+    dvc_copy: float
+    """What DVC's cache holds of these and of the weights: nothing more where the disk can link files."""
+    checkpoints: float
+    """While one run trains at a time, the largest."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An estimate beside the real thing."""
+
+    network: str
+    images_per_s: float
+    """By the probe."""
+    real: Spread
+    """Images a second of whole epochs, with loader, log and checkpoint."""
+    ratio: float
+    """Estimated time over real time: above 1 the estimate was too long."""
+
+
+def estimate(plan: Plan, run_ids: Sequence[str], say: Callable[[str], None]) -> list[Estimate]:
+    """Hours and disk of each run. Runs of one network and batch share a probe: training steps on random images."""
+    rates: dict[tuple[str, str, str, int, int], float] = {}
+    result = []
+    with process(prepared=True, kernels=plan.kernels, setting=plan.device) as child:
+        device = ask(child, measuring.device)
+        for run_id in run_ids:
+            run = plan.run(run_id)
+            protocol, dataset, network = plan.protocols[run.protocol], plan.datasets[run.dataset], parse(run.network)
+            key = (network.name, protocol.precision, protocol.batch_norm, *probed(network, dataset, protocol, device))
+            if key not in rates:
+                rates[key] = _probe(child, device, plan, network, dataset, protocol, say)
+            # Evaluation is a forward pass, a third of a step; so is each look at the test split while training.
+            looks = 1 + (protocol.epochs // protocol.test_every if protocol.test_every else 0)
+            trained = (dataset.splits["train"] - protocol.holdout) * protocol.epochs
+            images = trained + looks * dataset.splits["test"] / FORWARD_AND_BACKWARD
+            megabytes = BYTES * parameters(network, dataset.classes) / 1e6
+            done = (Path("evaluations") / run_id / "metrics.json").is_file()
+            hours = images / rates[key] / 3600
+            states = 2 * STATES * megabytes
+            seen = (rates[key], hours, megabytes, states, done)
+            result.append(Estimate(run_id, network.name, tables_of(run), *seen, caveats(run, protocol)))
+    return result
+
+
+def probed(network: Network, dataset: Dataset, protocol: Protocol, device: torch.device) -> tuple[int, int]:
+    """The images of a probe's mini-batch, and their height and width."""
+    size = dataset.shape[0] if dataset.shape else network.image_size
+    if device.type == "cuda":
+        return protocol.batch_size, size
+    flop = 2 * FORWARD_AND_BACKWARD * multiply_adds(network, size, dataset.classes)
+    return max(1, min(protocol.batch_size, int(PROBE_FLOP / flop))), size
+
+
+def caveats(run: Run, protocol: Protocol) -> tuple[str, ...]:
+    """How the run's training differs from what is probed: steps of one process, on images that lie in memory."""
+    result = []
+    if protocol.processes > 1:
+        result.append(f"{protocol.processes} processes train it; the hours are of one that trains it alone")
+    if run.representation == "jpeg":
+        result.append("it reads JPEGs; to decode them is not in the hours, and takes longer where cores are few")
+    return tuple(result)
+
+
+def _probe(
+    child: ProcessPoolExecutor,
+    device: torch.device,
+    plan: Plan,
+    network: Network,
+    dataset: Dataset,
+    protocol: Protocol,
+    say: Callable[[str], None],
+) -> float:
+    """Images a second. Raises WrnPipeError where it can not be compiled, or not trained in the GPU's memory."""
+    batch, size = probed(network, dataset, protocol, device)
+    bf16, synchronised = protocol.precision == "bf16", protocol.batch_norm == "synchronised"
+    say(f"{network.name}: {batch} images a step, {protocol.precision}")
+    try:
+        return ask(child, training_rate, network.name, batch, size, bf16, plan.kernels, synchronised=synchronised)
+    except torch.OutOfMemoryError as error:
+        raise WrnPipeError(
+            f"{network.name}: {batch} images a step in {protocol.precision} do not fit the memory of {device}",
+            "free it, or estimate without the runs that do not fit; they need a lower batch_size, or precision: bf16",
+        ) from error
+
+
+def tables_of(run: Run) -> tuple[str, ...]:
+    """The paper's tables that have the run's network on its dataset, by its protocol if that is one of the paper's."""
+    papers = run.protocol in paper_protocols()
+    found = {
+        claim.table: None
+        for claim in load_claims()
+        if (protocol := protocol_of(claim))
+        and (claim.dataset, claim.network) == (run.dataset, canonical(run.network))
+        and (not papers or protocol.name == run.protocol)
+    }
+    return tuple(found)
+
+
+def sums(estimates: Sequence[Estimate]) -> list[Sum]:
+    """For each of the paper's tables that has one of the runs, then for all runs."""
+    tables = dict.fromkeys(claim.table for claim in load_claims())
+    parts = [(table, [each for each in estimates if table in each.tables]) for table in tables]
+    return [
+        Sum(
+            table,
+            len(part),
+            sum(each.done for each in part),
+            sum(each.hours for each in part),
+            sum(each.hours for each in part if not each.done),
+            sum(each.megabytes for each in part),
+        )
+        for table, part in [*parts, ("all", list(estimates))]
+        if part
+    ]
+
+
+def disk(plan: Plan, estimates: Sequence[Estimate]) -> Disk:
+    """What the runs need beside their weights, as if nothing of it were there."""
+    runs = [plan.run(each.run) for each in estimates]
+    raw = sum(plan.datasets[name].size_on_disk for name in {run.dataset for run in runs}) / 1e6
+    beton = sum(_beton(plan.datasets[name], kind) for name, kind in {(r.dataset, r.representation) for r in runs}) / 1e6
+    weights = sum(each.megabytes for each in estimates)
+    return Disk(raw, beton, raw + beton + weights, max((each.checkpoint_megabytes for each in estimates), default=0))
+
+
+def _beton(dataset: Dataset, kind: str) -> int:
+    """Bytes."""
+    if kind != "zca":
+        return dataset.size_on_disk
+    return ZCA_BYTES * sum(dataset.splits.values()) * prod(dataset.image_shape)
+
+
+def check(plan: Plan, network: str, epochs: int, say: Callable[[str], None]) -> Checked:
+    """Probe `network` as `estimate` does, then train it on all of CIFAR-10 for `epochs` epochs after a first one.
+
+    By the protocol quick, in a folder that is deleted; the data is this checkout's. Raises UserError where that is not
+    converted.
+    """
+    data, protocol = open_split(DATA, "train"), plan.protocols["quick"]
+    with process(prepared=True, kernels=plan.kernels, setting=plan.device) as child:
+        device = ask(child, measuring.device)
+        rate = _probe(child, device, plan, parse(network), plan.datasets["cifar10"], protocol, say)
+    say(f"{network}: {epochs + 1} epochs of {data.samples} images")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        checkout(root, network, protocol.batch_size, epochs + 1, plan.kernels)
+        (root / DATA).parent.mkdir(parents=True)
+        (root / DATA).symlink_to(DATA.resolve())
+        ends = epoch_ends(root, "bench", epochs + 1)
+    images = data.samples // protocol.batch_size * protocol.batch_size
+    real = spread([images / (end - start) for start, end in pairwise(ends)])
+    return Checked(parse(network).name, rate, real, real.median / rate)

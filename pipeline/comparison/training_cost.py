@@ -1,0 +1,71 @@
+"""What a training costs, estimated from its multiply-adds before anything has run. Real times differ by some factor:
+small networks leave a GPU waiting, and every machine has its own rate."""
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.models.names import parse
+from pipeline.models.param_count import multiply_adds
+from pipeline.params import Protocol
+
+FORWARD_AND_BACKWARD = 3
+"""Multiply-adds of a training step over those of a forward pass: the backward pass has two products for each one."""
+
+Precision = Literal["fp32", "bf16"]
+
+_WRN_40_1 = 83_280_512
+"""Multiply-adds of WRN-40-1 for one CIFAR image, which the CPU rate below was measured with."""
+
+GPU_RATE: dict[Precision, float] = {"bf16": 10e12, "fp32": 5e12}
+"""Multiply-adds a second: an assumption, 20 and 10 TFLOP/s sustained on a data-centre GPU (2 FLOP each)."""
+CPU_RATE: dict[Precision, float] = {
+    "bf16": 900 * FORWARD_AND_BACKWARD * _WRN_40_1,
+    "fp32": 450 * FORWARD_AND_BACKWARD * _WRN_40_1,
+}
+"""Multiply-adds a second on 2 cores with native bfloat16 (AMX): WRN-40-1 trains at 900 images/s in bf16, which was
+measured; fp32 is taken for half as fast."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one or more trainings, by either kind of machine."""
+
+    gpu_hours: float
+    cpu_hours: float
+    """Hours on 2 CPU cores."""
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.gpu_hours + other.gpu_hours, self.cpu_hours + other.cpu_hours)
+
+    def __mul__(self, runs: float) -> "Cost":
+        return Cost(self.gpu_hours * runs, self.cpu_hours * runs)
+
+    def __str__(self) -> str:
+        return f"{hours(self.gpu_hours)} GPU-hours or {hours(self.cpu_hours)} hours on 2 CPU cores"
+
+
+def training_cost(network: str, images: int, protocol: Protocol) -> Cost:
+    """Cost of one training on `images` images an epoch; evaluation and reading the images are not counted."""
+    total = training_multiply_adds(network, images, protocol.epochs)
+    seconds = {name: total / rate[protocol.precision] for name, rate in (("gpu", GPU_RATE), ("cpu", CPU_RATE))}
+    return Cost(seconds["gpu"] / 3600, seconds["cpu"] / 3600)
+
+
+def training_multiply_adds(network: str, images: int, epochs: int) -> int:
+    """Multiply-adds of one training with `images` images an epoch, forward and backward."""
+    return _of_one_image(network) * FORWARD_AND_BACKWARD * images * epochs
+
+
+@functools.cache
+def _of_one_image(name: str) -> int:
+    """Multiply-adds of a forward pass at the published size; the number of classes is lost in the rounding."""
+    network = parse(name)
+    return multiply_adds(network, network.image_size, network.num_classes)
+
+
+def hours(value: float) -> str:
+    """Two significant digits: an estimate has no more."""
+    if value < 0.01:
+        return "below 0.01"
+    return f"{float(f'{value:.2g}'):,.{0 if value >= 9.95 else 1 if value >= 0.995 else 2}f}"

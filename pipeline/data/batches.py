@@ -1,0 +1,122 @@
+"""Mini-batches as the network takes them: augmented, normalised, in its precision, on its device."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.data.augmentation import Crop, Flip, flips, offsets
+from pipeline.data.loader import Batch, Ints, Loader, View
+from pipeline.data.numba_kernel import Bools, fill
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.data.resized_crop import RandomCrops
+from pipeline.data.sampler import WHOLE, Shard
+from pipeline.data.torch_kernel import augment
+
+_WORDS = {torch.float32: torch.uint32, torch.bfloat16: torch.uint16}
+
+
+@dataclass(frozen=True)
+class Input:
+    """B samples: which, images [B,3,H,W] in channels_last memory, labels int64 [B]. The tensors are yours."""
+
+    indices: Ints
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+class Inputs:
+    """What a training's network sees of a split, on `device`.
+
+    On the CPU one compiled pass makes a batch from the loader's memory. To any other device the whole split is copied
+    once, or of JPEGs batch by batch, and the batches are made there. `dtype` is float32, or bfloat16 with the bits that
+    autocast rounds to. Of each mini-batch of `batch_size`, the loader's unless said, it sees what `shard` takes; the
+    loader's is then the shard's size of it.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        preprocessing: Preprocessing,
+        flip: Flip,
+        crop: Crop,
+        seed: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        shard: Shard = WHOLE,
+        batch_size: int | None = None,
+    ) -> None:
+        self.loader, self.preprocessing, self.flip, self.crop = loader, preprocessing, flip, crop
+        self.seed, self.dtype, self.device, self.shard = seed, dtype, device, shard
+        self.batch_size = batch_size or loader.batch_size
+        self.split: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def batches(self, epoch: int, order: Ints, first: int = 0) -> Iterator[Input]:
+        """The mini-batches of `order`, an epoch's indices from its batch number `first` on: the shard's part of each.
+
+        Raises TypeError for images that were not stored for this preprocessing.
+        """
+        # An epoch's draws at once, 1 ms for 50,000 images: batch by batch they would cost a third of the pixels' time.
+        size = self.batch_size
+        mirrored = flips(self.flip, self.seed, epoch, order, size)
+        rows, columns = offsets(self.crop, self.seed, epoch, order, first + np.arange(len(order)) // size)
+        if self.shard.of > 1:  # after the draws, some of which are for a mini-batch as a whole
+            own = self.shard.positions(len(order), size)
+            order, mirrored, rows, columns = order[own], mirrored[own], rows[own], columns[own]
+        crops = RandomCrops(self.seed, epoch) if self.crop == "random-resized" else None
+        if self.device.type == "cpu":
+            return self.by_numba(self.loader.views(order, crops), mirrored, rows, columns)
+        if crops:
+            return self.streamed(self.loader.batches(order, crops), mirrored, rows, columns)
+        return self.by_torch(order, mirrored, rows, columns)
+
+    def by_numba(self, views: Iterable[View], mirrored: Bools, rows: Ints, columns: Ints) -> Iterator[Input]:
+        """The mini-batches of `views`, with these flips and offsets, on the CPU."""
+        table = self.preprocessing.table(self.dtype)
+        words = None if table is None else table.view(_WORDS[self.dtype]).numpy()
+        start = 0
+        for view in views:
+            self.preprocessing.check(torch.from_numpy(view.images))
+            out = torch.empty((len(view.at), *view.images.shape[1:]), dtype=_WORDS[self.dtype])
+            part = slice(start, start + len(view.at))
+            fill(out.numpy(), view.images, view.at, mirrored[part], rows[part], columns[part], words)
+            start = part.stop
+            yield Input(view.indices, out.view(self.dtype).permute(0, 3, 1, 2), torch.from_numpy(view.labels))
+
+    def by_torch(self, order: Ints, mirrored: Bools, rows: Ints, columns: Ints) -> Iterator[Input]:
+        """The mini-batches of `order` from the split on the device. Never waits for the device."""
+        if self.split is None:
+            whole = list(self.loader.batches(np.arange(self.loader.samples)))
+            stored = (
+                np.concatenate([batch.images for batch in whole]),
+                np.concatenate([batch.labels for batch in whole]),
+            )
+            self.split = self._sent(stored[0]), self._sent(stored[1])
+        images, labels = self.split
+        at, flipped, down, across = (self._sent(a) for a in (order, mirrored, rows, columns))
+        for start in range(0, len(order), self.loader.batch_size):
+            part = slice(start, start + self.loader.batch_size)
+            augmented = augment(images, at[part], flipped[part], down[part], across[part])
+            yield Input(order[part], self.preprocessing(augmented).to(self.dtype), labels[at[part]])
+
+    def streamed(self, batches: Iterable[Batch], mirrored: Bools, rows: Ints, columns: Ints) -> Iterator[Input]:
+        """The mini-batches `batches`, each copied to the device as it is: for a split that does not fit there."""
+        start = 0
+        for batch in batches:
+            part = slice(start, start + len(batch.indices))
+            start = part.stop
+            at, *drawn = (
+                self._sent(a) for a in (np.arange(len(batch.indices)), mirrored[part], rows[part], columns[part])
+            )
+            images, labels = self._sent(batch.images), self._sent(batch.labels)
+            yield Input(batch.indices, self.preprocessing(augment(images, at, *drawn)).to(self.dtype), labels)
+
+    def _sent(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        """A copy on the device. Only from page-locked memory does the process not wait for a GPU to have it."""
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)

@@ -1,0 +1,201 @@
+"""Where a number comes from and what would change it, from files, dvc.lock, DVC and git: plain values, for JSON.
+
+What belongs to the checkout and not to the result stands here, not in results/manifest.json, which says why.
+"""
+
+import subprocess
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.comparison.cells import Cell, runs_wanted
+from pipeline.comparison.power import of_claim
+from pipeline.comparison.results import Result, load_results
+from pipeline.comparison.statistics import Verdict
+from pipeline.comparison.tables import table
+from pipeline.dvc_lock import LOCK
+from pipeline.dvc_lock import read as read_lock
+from pipeline.errors import UserError
+from pipeline.evidence import recorded
+from pipeline.evidence.table_manifest import manifest
+from pipeline.params import Plan
+from pipeline.provenance import commit
+from pipeline.publication.caveats import load_caveats
+from pipeline.publication.claims import canonical, check_filters, table_name
+from pipeline.publication.paper import TITLES
+from pipeline.publication.protocols import protocol_of
+from pipeline.runner.dag import stages
+from pipeline.runner.dvc import changes
+from pipeline.runner.remote import to_have
+
+SEEDS = 5
+"""What is suggested to plan of each network, where no verdict needs more."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What there is to tell of all runs."""
+
+    results: list[Result]
+    runs: dict[str, dict[str, Any]]
+    """As the manifest has them."""
+    recorded: list[str]
+    """Those that only results/manifest.json has: their files are not here."""
+
+
+def _known(plan: Plan) -> _Known:
+    with recorded.filled(plan) as absent:
+        return _Known(load_results(Path()), manifest(plan, Path())["runs"], absent)
+
+
+def of_run(plan: Plan, run_id: str) -> dict[str, Any]:
+    """The story of one run. Raises UserError for one that is not in the plan, or neither evaluated nor recorded."""
+    plan.run(run_id)
+    known = _known(plan)
+    (told,) = _of_runs([run_id], known)
+    cells = [cell for name in TITLES for cell in table(plan, name, known.results).cells]
+    behind = [cell for cell in cells if run_id in (*cell.runs, *(each.run for each in cell.excluded))]
+    return {**told, "claims": [_of_cell(cell, plan, known.recorded) for cell in behind], "checkout": _checkout()}
+
+
+def of_claims(plan: Plan, paper_table: str, row: str, dataset: str | None) -> dict[str, Any]:
+    """The stories of a row's cells in a table of the paper, and of the runs behind them.
+
+    Raises UserError that names the nearest where the paper has no such place.
+    """
+    name = table_name(paper_table)
+    check_filters([name], dataset, row)
+    known = _known(plan)
+    cells = [
+        cell
+        for cell in table(plan, name, known.results).cells
+        if canonical(cell.model) == canonical(row) and dataset in (None, cell.dataset)
+    ]
+    runs = list(dict.fromkeys(run for cell in cells for run in cell.runs))
+    told = [_of_cell(cell, plan, known.recorded) for cell in cells]
+    return {"cells": told, "runs": _of_runs(runs, known), "checkout": _checkout()}
+
+
+def seeds_to_plan(cell: Cell) -> int:
+    """How many seeds of a network `wrn-pipe plan` should know, for a cell that waits for runs."""
+    counted = cell.ours.n if cell.ours and cell.verdict is Verdict.INCONCLUSIVE else 0
+    return max(SEEDS, (runs_wanted(cell) or 0) + counted)
+
+
+def _outlook(cell: Cell, plan: Plan) -> dict[str, Any] | None:
+    """Of a claim that no comparable run has been made for."""
+    if cell.claim is None or cell.judgement or not runs_wanted(cell):
+        return None
+    told = of_claim(cell.claim, plan, seeds_to_plan(cell))
+    return asdict(told) if told else None
+
+
+def _of_cell(cell: Cell, plan: Plan, recorded: Collection[str]) -> dict[str, Any]:
+    """What the paper prints, where and by what protocol; what we have, and what the two add up to."""
+    paper = protocol_of(cell.claim) if cell.claim else None
+    return {
+        "table": cell.table,
+        "title": TITLES[cell.table],
+        "claim": cell.claim.id if cell.claim else None,
+        "network": cell.model,
+        "dataset": cell.dataset,
+        "metric": cell.metric,
+        "kind": cell.kind,
+        "printed": cell.claim.text if cell.claim else None,
+        "statistic": cell.claim.statistic if cell.claim else None,
+        "protocol": paper.name if paper else None,
+        "count": cell.count,
+        "median": cell.ours.median if cell.ours else None,
+        "difference": cell.difference,
+        "interval": cell.interval,
+        "margin": cell.margin,
+        "verdict": str(cell.verdict) if cell.verdict else None,
+        "runs_wanted": runs_wanted(cell),
+        "seeds_to_plan": seeds_to_plan(cell) if runs_wanted(cell) else None,
+        "outlook": _outlook(cell, plan),
+        "deviations": [
+            {"text": str(d), "material": d.material, "reason": d.reason, "source": _source(paper, d.field)}
+            for d in cell.deviations
+        ],
+        "runs": list(cell.runs),
+        "recorded": [run for run in cell.runs if run in recorded],
+        "excluded": [{"run": e.run, "error": e.error, "reason": e.reason} for e in cell.excluded],
+        "footnotes": {str(c.number): c.text for c in load_caveats() if c.number in cell.caveats},
+    }
+
+
+def _source(paper: Any, field: str) -> str | None:
+    return paper.sources.get(field) if paper else None
+
+
+def _of_runs(run_ids: Sequence[str], known: _Known) -> list[dict[str, Any]]:
+    """What the manifest says of each run, with its stages as dvc.lock and `dvc status` have them."""
+    if not run_ids:
+        return []
+    for run_id in run_ids:
+        if run_id not in known.runs:
+            raise UserError(f"run {run_id} has no evaluation here", to_have(run_id))
+    entries = read_lock()
+    dag = {stage.name: stage for stage in stages(Path())}
+    stale = _stale([name for run_id in run_ids for name in known.runs[run_id]["stages"]])
+    return [
+        {
+            "run": run_id,
+            **known.runs[run_id],
+            "to_have": to_have(run_id) if run_id in known.recorded else None,
+            "lock": {
+                name: {
+                    "outs": {out["path"]: out["md5"] for out in entries.get(name, {}).get("outs", ())},
+                    "stale": (_edits(stale.get(name, [])) if run_id in known.recorded else stale.get(name)) or None,
+                    "settings": list(dag[name].params),
+                    "inputs": list(dag[name].deps),
+                    "command": dag[name].command,
+                }
+                for name in known.runs[run_id]["stages"]
+            },
+            "recorded_in": _recorded_in(entries.get(f"train@{run_id}", {})),
+        }
+        for run_id in run_ids
+    ]
+
+
+def _stale(names: Sequence[str]) -> dict[str, list[str]]:
+    """Of these stages those that DVC finds out of date, with what changed."""
+    asked = list(dict.fromkeys(names))
+    changed = changes(asked)
+    return {name: [line for reason in changed[name] for line in _lines(reason)] for name in asked if name in changed}
+
+
+def _edits(lines: Sequence[str]) -> list[str]:
+    """Without what only says that files are not here."""
+    return [line for line in lines if not line.endswith((": deleted", ": not in cache"))]
+
+
+def _lines(reason: Any) -> list[str]:
+    if not isinstance(reason, dict):
+        return [str(reason)]
+    return [
+        f"{path}: {how if isinstance(how, str) else ', '.join(how)}"
+        for part in reason.values()
+        for path, how in (part.items() if isinstance(part, dict) else ())
+    ]
+
+
+def _recorded_in(entry: dict[str, Any]) -> str | None:
+    """The newest commit that wrote the md5 of these weights into dvc.lock; None where none has."""
+    md5s = [out["md5"] for out in entry.get("outs", ()) if out["path"].endswith(".safetensors")]
+    if not md5s:
+        return None
+    done = subprocess.run(
+        ["git", "log", "-1", "--format=%H", f"-S{md5s[0]}", "--", str(LOCK)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or None
+
+
+def _checkout() -> dict[str, Any]:
+    head, dirty = commit()
+    return {"commit": head, "dirty": dirty}

@@ -1,0 +1,148 @@
+"""The two slow checks: predictions from the weights again, weights from nothing again."""
+
+import csv
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save
+
+from pipeline.errors import UserError
+from pipeline.evidence.findings import Finding, right, unchecked, wrong
+from pipeline.params import Plan
+from pipeline.provenance import fingerprint
+from pipeline.tasks.predictions import read
+from pipeline.training import device as devices
+from pipeline.training.checkpoints import EpochRecord, Progress
+from pipeline.training.evaluate_run import evaluate
+from pipeline.training.loop import train
+from pipeline.training.train_run import prepare
+
+ROUNDING = 1e-3
+"""How far apart the probabilities of two kinds of processor may lie, whose sums round otherwise."""
+
+
+class _EnoughError(Exception):
+    """Ends a training after the epochs that were asked for."""
+
+
+def evaluated(plan: Plan, run_id: str) -> Iterator[Finding]:
+    """Whether the weights of a run still predict what predictions.parquet says.
+
+    To the same bits on the kind of machine that digests.json names; elsewhere within ROUNDING, and with the same
+    classes but where two are as probable as each other within that.
+    """
+    path = Path("evaluations") / run_id / "predictions.parquet"
+    if absent := _absent(
+        plan, run_id, path, path.with_name("digests.json"), Path("models") / run_id / "model.safetensors"
+    ):
+        yield unchecked(path, f"{absent} is not here, so the weights were not evaluated again")
+        return
+    try:
+        machine = _told(path.with_name("digests.json"), "device")
+    except UserError as error:  # which is a finding of the checks before this
+        yield unchecked(path, f"{error.what}, so the weights were not evaluated again")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            evaluate(plan, run_id, Path("models") / run_id, Path(folder))
+            again, told = read(Path(folder) / path.name), read(path)
+        except UserError as error:
+            yield wrong(path, f"cannot be computed again: {error.what}")
+            return
+    apart = _largest_difference(told[2], again[2])
+    if apart == 0 and all(map(np.array_equal, told, again)):
+        yield right(path, "the weights give it again, to the same bits")
+    elif machine == _machine(plan):
+        yield wrong(path, f"the weights give other probabilities on the same kind of machine, by up to {apart:.2g}")
+    elif apart <= ROUNDING and np.array_equal(told[0], again[0]) and _same_classes(told[2], again[1]):
+        yield right(path, f"the weights give it again within {apart:.2g}, on another kind of machine")
+    else:
+        yield wrong(path, f"the weights give other probabilities, by up to {apart:.2g}, more than rounding explains")
+
+
+def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
+    """Whether training a run again gives its history, and after all epochs its weights, to the same bits.
+
+    Another kind of machine rounds otherwise, so that what differs there is unchecked, not wrong.
+    """
+    folder = Path("models") / run_id
+    files = [folder / name for name in ("history.csv", "run.json", "model.safetensors")]
+    if absent := _absent(plan, run_id, *files):
+        yield unchecked(folder, f"{absent} is not here, so the run was not trained again")
+        return
+    try:
+        machines, kernels = _told(files[1], "devices"), _told(files[1], "kernels")
+    except UserError as error:
+        yield unchecked(folder, f"{error.what}, so the run was not trained again")
+        return
+    if (processes := max(device.get("processes", 1) for device in machines)) > 1:
+        again = f"wrn-pipe stage train {run_id} --fresh"
+        yield unchecked(folder, f"{processes} processes trained it, which one can not do again: {again}")
+        return
+    with files[0].open(encoding="utf-8", newline="") as file:
+        told = list(csv.DictReader(file))
+    asked = len(told) if epochs is None else min(epochs, len(told))
+    rows: list[dict[str, str]] = []
+
+    def note(record: EpochRecord, rate: float) -> None:
+        rows.append({key: "" if value is None else str(value) for key, value in asdict(record).items()})
+        if len(rows) == asked < plan.protocols[plan.run(run_id).protocol].epochs:
+            raise _EnoughError
+
+    with tempfile.TemporaryDirectory() as scratch:
+        training, record = prepare(plan, run_id, fingerprint(plan, run_id), Path(scratch))
+        done: Progress | None = None
+        with suppress(_EnoughError):
+            done = train(training, note)
+    same = machines == [record["device"]] and kernels == record["kernels"]
+    differ = wrong if same else unchecked
+    where = "" if same else ", but this is another kind of machine than run.json names"
+    for number, (one, other) in enumerate(zip(told, rows, strict=False), 1):
+        if one != other:
+            keys = ", ".join(key for key in other if one.get(key) != other[key])
+            yield differ(files[0], f"training it again gives another {keys} in epoch {number}{where}")
+            break
+    else:
+        yield right(files[0], f"training again gives the same bits in {len(rows)} of {len(told)} epochs")
+    if done is None:
+        yield unchecked(files[2], f"only {len(rows)} epochs were trained again; without --epochs all are")
+        return
+    weights = save({k: v.detach().cpu().contiguous() for k, v in training.model.state_dict().items()})
+    if weights == files[2].read_bytes():
+        yield right(files[2], "training it again gives the same bits")
+    else:
+        yield differ(files[2], f"training it again gives other weights{where}")
+
+
+def _absent(plan: Plan, run_id: str, *files: Path) -> Path | None:
+    run = plan.run(run_id)
+    data = Path("data/beton") / f"{run.dataset}-{run.representation}"
+    needed = (*files, *(data / name for name in ("card.json", "train.beton", "test.beton")))
+    return next((path for path in needed if not path.is_file()), None)
+
+
+def _told(path: Path, key: str) -> Any:
+    """What a JSON file says under `key`. Raises UserError where it says nothing."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} does not say {key}: {error!r}", f"dvc checkout {path}") from None
+
+
+def _machine(plan: Plan) -> dict[str, str | int]:
+    return devices.facts(devices.choose(plan.device, "fp32").device)
+
+
+def _largest_difference(one: Any, other: Any) -> float:
+    return float(np.abs(one - other).max()) if one.shape == other.shape else float("inf")
+
+
+def _same_classes(told: Any, classes: Any) -> bool:
+    rows = np.arange(len(classes))
+    return bool((told.max(1) - told[rows, classes] <= 2 * ROUNDING).all())

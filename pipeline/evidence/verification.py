@@ -1,0 +1,117 @@
+"""Everything that `wrn-pipe verify` looks at, in one order: the lock, the data, each run, the results."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.dvc_lock import LOCK
+from pipeline.dvc_lock import read as read_lock
+from pipeline.errors import UserError
+from pipeline.evidence import lock_check, recorded, regenerate, run_check
+from pipeline.evidence.findings import Finding, State, unchecked, wrong
+from pipeline.params import PARAMS, Plan
+from pipeline.runner import data_check, data_state
+from pipeline.runner.dag import DAG, Stage, stages
+
+_STATES: dict[data_check.Verdict, State] = {
+    "right": "right",
+    "wrong": "wrong",
+    "missing": "wrong",
+    "unrecorded": "unchecked",
+}
+RESULTS = Path("results")
+OWN = RESULTS / "fast"
+"""Files of wrn-pipe sweep, which trains outside DVC."""
+
+
+def verify(
+    plan: Plan,
+    run: regenerate.Run,
+    *,
+    data: bool = True,
+    deep: bool = False,
+    deeper: str | None = None,
+    epochs: int | None = None,
+) -> Iterator[Finding]:
+    """Findings on the repository in the current folder, with `run` to run a stage's command.
+
+    What is computed anew: the md5 of every file that dvc.lock names; digests of the data's decoded content; metrics,
+    from predictions; labels, from the data; fingerprints, from settings, code and data; every result that git keeps,
+    by its own stage. `data` false leaves out what reads the datasets, which may be large. `deep`: predictions as well,
+    from weights. `deeper`: so are the weights of this run, from nothing, in so many `epochs`.
+    """
+    root = Path.cwd()
+    disk, dag = lock_check.Disk(root), stages(root)
+    locked: dict[str, Any] = {}
+    try:
+        locked = read_lock(root)
+        yield from lock_check.check(disk, dag, locked, data=data)
+    except UserError as error:
+        yield wrong(LOCK, f"{error.what}; {error.remedy}")
+    else:
+        if not LOCK.is_file():
+            yield wrong(LOCK, f"is not here; git checkout {LOCK}, or wrn-pipe repro")
+    if data:
+        yield from _data(plan, disk, locked)
+    for run_id in plan.runs:
+        yield from run_check.check(plan, run_id)
+    yield from recorded.check(plan, root, locked)
+    yield from regenerate.check(plan, disk, dag, run)
+    yield from _made_by_nothing(plan, disk, dag, locked)
+    for run_id in plan.runs:
+        yield from _again(plan, run_id, deep, deeper == run_id, epochs)
+
+
+def _made_by_nothing(
+    plan: Plan, disk: lock_check.Disk, dag: Sequence[Stage], locked: dict[str, Any]
+) -> Iterator[Finding]:
+    """Stages that have to be there, entries of dvc.lock without a stage, and results that no stage makes."""
+    kinds = {stage.kind for stage in dag}
+    needed = ["train", "evaluate"] * bool(plan.runs) + ["tabulate"] * bool(plan.tables)
+    for kind in (*needed, "summarize", "manifest", "report"):
+        if kind not in kinds:
+            yield wrong(DAG, f"has no stage {kind}; git checkout {DAG}")
+    names = {stage.name for stage in dag}
+    for name in locked:
+        kind, _, key = name.partition("@")
+        if name not in names and kind in kinds and key:  # DVC leaves it there when a run is taken out of the plan
+            yield unchecked(LOCK, f"{name} is not in {PARAMS} (any more), so nothing here is compared with its entry")
+        elif name not in names:
+            yield wrong(f"{LOCK}: {name}", f"{DAG} has no such stage; git checkout {DAG} {LOCK}")
+    made = {out for stage in dag for out in stage.committed}
+    for path in (f"{RESULTS}/{name}" for name in disk.names(str(RESULTS))):
+        if Path(path).is_relative_to(OWN):
+            yield unchecked(path, "made outside DVC; the commands in docs/reference/fast.md make it again")
+        elif path not in made:
+            yield wrong(path, f"no stage of {DAG} makes it; git rm it, or move it out of {RESULTS}/")
+
+
+def _again(plan: Plan, run_id: str, deep: bool, deeper: bool, epochs: int | None) -> Iterator[Finding]:
+    """Predictions from weights and weights from nothing; where that is not asked for, that it was not done."""
+    predictions, trained = Path("evaluations", run_id, "predictions.parquet"), Path("models", run_id)
+    if deep or deeper:
+        from pipeline.evidence import recompute  # and with it torch
+    if deep:
+        yield from recompute.evaluated(plan, run_id)
+    elif predictions.is_file():
+        yield unchecked(predictions, "was not computed again from the weights; wrn-pipe verify --deep")
+    if deeper:
+        yield from recompute.trained(plan, run_id, epochs)
+    elif (trained / "model.safetensors").is_file():
+        yield unchecked(trained, f"weights and history.csv were not trained again; wrn-pipe verify --deeper {run_id}")
+
+
+def _data(plan: Plan, disk: lock_check.Disk, locked: dict[str, Any]) -> Iterator[Finding]:
+    """The datasets' content. Which folders are not here, or hold more or less than was written, lock_check says."""
+    for name, dataset in plan.datasets.items():
+        folders = [data_state.RAW / name]
+        folders += [data_state.BETON / key for key, each in plan.representations.items() if each.dataset == name]
+        absent = [folder for folder in folders if not disk.is_here(str(folder))]
+        if len(absent) < len(folders):
+            found = data_check.verify(name, dataset, plan, data_state.Lock(locked, frozenset()))
+            inside = tuple(f"{folder}/" for folder in absent)
+            yield from (
+                Finding(each.path, _STATES[each.verdict], each.why)
+                for each in found
+                if not each.path.startswith(inside or ("/",)) and not each.path.endswith("/")
+            )

@@ -1,0 +1,246 @@
+"""DVC, driven as a command: its Python interface is not a stable one."""
+
+import contextlib
+import fnmatch
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipeline.dvc_lock import locked
+from pipeline.dvc_lock import read as read_lock
+from pipeline.errors import EXIT_CODE_FILE, StoppedError, UserError, WrnPipeError
+from pipeline.params import PARAMS, Plan, nearest
+from pipeline.runner.child_processes import modules_below, terminate
+from pipeline.runner.dag import Stage, read_dag, with_needed
+from pipeline.signals import handled
+
+
+def environment() -> dict[str, str]:
+    """This process's environment with this Python first on PATH: the stages' commands say `python`."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
+def command(*arguments: str) -> list[str]:
+    """`dvc --wait-for-lock ...`: without the flag DVC discards a finished training when its lock is held for 3 s."""
+    return [sys.executable, "-m", "pipeline.runner.dvc_patches", "--wait-for-lock", *arguments]
+
+
+def need_repository() -> None:
+    """Raise UserError where DVC could do nothing: without .dvc or git, or with a dvc.lock that is none."""
+    here = Path.cwd()
+    config = Path(".dvc/config")
+    if not config.is_file():
+        raise UserError(
+            f"{here} is no DVC repository: it has no {config}",
+            "git checkout .dvc, or dvc init; or work in a git clone, which has it",
+        )
+    if "no_scm" not in config.read_text(encoding="utf-8") and not any(
+        (folder / ".git").exists() for folder in (here, *here.parents)
+    ):
+        raise UserError(
+            f"{here} is no git repository, which DVC needs",
+            "work in a git clone; or git init; or, without git, dvc config core.no_scm true",
+        )
+    read_lock()
+
+
+def resolve(plan: Plan, targets: Sequence[str]) -> list[str]:
+    """DVC's names for what the user typed: a stage, a group of stages such as train, a run id (its evaluation).
+
+    A pattern such as `cifar10-wrn-40-1-*` stands for all run ids that fit it.
+    """
+    stages = read_dag(plan)
+    groups = {name.split("@")[0] for name in stages}
+    resolved = []
+    for target in targets:
+        if target in plan.runs:
+            resolved.append(f"evaluate@{target}")
+        elif target in groups or target in stages:
+            resolved.append(target)
+        elif fitting := fnmatch.filter(plan.runs, target):
+            resolved += [f"evaluate@{run_id}" for run_id in fitting]
+        elif addition := _addition(plan, target):
+            raise UserError(f"{PARAMS} has no run {target!r} yet", addition)
+        else:
+            raise UserError(f"no stage or run {target!r}", nearest(target, {*stages, *groups, *plan.runs}, "target"))
+    return resolved
+
+
+def _addition(plan: Plan, target: str) -> str | None:
+    """A remedy that plans the paper's runs which a run id or a pattern stands for; None where it stands for none."""
+    from pipeline.publication.claims import load_claims
+    from pipeline.runner.plan_edit import groups_of  # which reads the claims, by pandas
+
+    groups, _ = groups_of(load_claims(), plan, None)
+    fitting = [group for group in groups if fnmatch.filter(map(group.run_id, range(1, _SEEDS + 1)), target)]
+    if not fitting:
+        return None
+    if len(fitting) > 1:
+        return f"wrn-pipe plan --paper-table TABLE --row NETWORK adds one of the {len(fitting)} networks it stands for"
+    claim = fitting[0].claims[0]
+    filters = shlex.join(["--paper-table", claim.table, "--row", claim.model, "--dataset", claim.dataset])
+    return f"wrn-pipe plan {filters} adds it"
+
+
+_SEEDS = 5
+"""What `wrn-pipe plan` adds of each network unless it is told another number."""
+
+
+def looked_at(plan: Plan, targets: Sequence[str], stages: dict[str, Stage]) -> list[str]:
+    """All stages that `dvc repro` with these targets looks at, in order. Raises as `resolve` does."""
+    chosen = [name for target in resolve(plan, targets) for name in stages if target in (name, stages[name].kind)]
+    return with_needed(stages, chosen or stages)
+
+
+def runs_behind(plan: Plan, targets: Sequence[str]) -> list[str]:
+    """The runs that `dvc repro` would train for these targets, if all were out of date."""
+    names = resolve(plan, targets)
+    if not names or any(
+        name.split("@")[0] in ("summarize", "tabulate", "manifest", "report") or name in ("train", "evaluate")
+        for name in names
+    ):
+        return list(plan.runs)
+    return sorted({name.split("@")[1] for name in names if name.startswith(("train@", "evaluate@"))})
+
+
+def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> int:
+    """Run `dvc repro`. The exit code of the stage that failed, where one did, else DVC's own.
+
+    An interrupt or SIGTERM reaches the running stage, which saves its state; DVC then ends in order. Raises
+    StoppedError where no stage was there to answer it, UserError where there is nothing that DVC could work in.
+    """
+    need_repository()
+    names = resolve(plan, targets)
+    with tempfile.TemporaryDirectory() as folder:
+        failed = Path(folder) / "exit-code"
+        environment_with_file = {**environment(), EXIT_CODE_FILE: str(failed)}
+        child = subprocess.Popen(command("repro", *options, *names), env=environment_with_file)
+
+        received: list[int] = []
+        told: set[int] = set()
+
+        def forward(signum: int, frame: FrameType | None) -> None:
+            received.append(signum)
+            running = modules_below(child.pid, "stages.")
+            told.update(process.pid for process in running)
+            # A terminal sends SIGINT to the whole group itself; whoever sends SIGTERM knows this process only.
+            if signum == signal.SIGTERM:
+                terminate(running)
+                if not running:  # DVC hashes files, or is between two stages: it takes this as from a terminal
+                    child.send_signal(signal.SIGINT)
+
+        with handled(forward):
+            code = _wait(child, received, told)
+        if failed.is_file():
+            last = int(failed.read_text())
+            return 128 + received[0] if received and last > 128 else last
+    if code and received:
+        again = shlex.join(["wrn-pipe", "repro", *options, *targets])
+        what = "stopped; no stage was at work, and what is done stays done"
+        raise StoppedError(received[0], what, f"continue with: {again}")
+    return 1 if code else 0
+
+
+def _wait(child: "subprocess.Popen[bytes]", received: Sequence[int], told: set[int]) -> int:
+    """DVC's exit code. After a signal no further stage comes to its end: with --keep-going DVC would start one."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(_POLL_S)
+        if received:
+            further = [process for process in modules_below(child.pid, "stages.") if process.pid not in told]
+            told.update(process.pid for process in further)
+            terminate(further)
+
+
+_POLL_S = 0.2
+
+
+def record(names: Sequence[str]) -> None:
+    """Write stages that were run elsewhere into dvc.lock, all at once (pipeline/runner/record_stages.py).
+
+    Raises WrnPipeError when DVC fails; nothing is recorded then.
+    """
+    recording = [sys.executable, "-m", "pipeline.runner.record_stages"]
+    done = subprocess.run(
+        recording,
+        input="\n".join(names),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+        start_new_session=True,  # a terminal's Ctrl-C must not leave half of it
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise WrnPipeError(
+            f"DVC cannot record {len(names)} stages: {lines[-1]}",
+            "mend that and run it again: results and last states are kept, nothing is trained again",
+        )
+
+
+def changes(stages: Collection[str], wait: bool = True) -> dict[str, list[Any]]:
+    """What `dvc status --json` says of those `stages` that are out of date; takes about a second.
+
+    Raises UserError where DVC can do nothing, WrnPipeError when it fails; without `wait` also when another process
+    holds its lock for three seconds.
+    """
+    asking = command("status", "--json", *stages)
+    if not wait:
+        asking.remove("--wait-for-lock")
+    done = subprocess.run(asking, capture_output=True, text=True, env=environment(), check=False)
+    if done.returncode != 0:
+        need_repository()
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        busy = any(word in done.stderr for word in ("is busy", "Unable to acquire lock"))
+        remedy = "wait for the other DVC: wrn-pipe status shows it" if busy else "wrn-pipe doctor says what is wrong"
+        raise WrnPipeError(f"dvc status: {lines[0].removeprefix('ERROR: ').rstrip(':')}", remedy)
+    found: dict[str, list[Any]] = json.loads(done.stdout)
+    return found
+
+
+def reasons(change: Sequence[Any]) -> list[str]:
+    """One stage's entry of `changes` in words, most telling first."""
+    words: list[str] = []
+    for part in change:
+        if not isinstance(part, dict):
+            words.append("it never ran here" if part == "always changed" else str(part))
+            continue
+        for what, items in part.items():
+            noun = "" if what == "changed deps" else "output "
+            for path, how in items.items():
+                if isinstance(how, dict):  # a params file: {key: how}
+                    words += [f"{path}: {key} {_HOW.get(value, value)}" for key, value in how.items()]
+                elif how == "modified" and Path(path).is_dir() and not any(map(Path.is_file, Path(path).rglob("*"))):
+                    words.append(f"{noun}{path} is empty")  # as a dvc pull that fails leaves it
+                else:
+                    words.append(f"{noun}{path} {_HOW.get(how, how)}")
+    return words
+
+
+_HOW = {"modified": "edited", "new": "is new", "deleted": "is not there"}
+
+
+def changed_results(before: str, after: str) -> list[str]:
+    """Stages whose inputs and command are those of the earlier dvc.lock while an output is not."""
+    old, new = locked(before), locked(after)
+
+    def md5s(stage: dict[str, Any], part: str) -> str:
+        return json.dumps([(o["path"], o.get("md5")) for o in stage.get(part, [])])
+
+    return [
+        name
+        for name, stage in new.items()
+        if name in old
+        and md5s(stage, "deps") == md5s(old[name], "deps")
+        and stage.get("params") == old[name].get("params")
+        and stage["cmd"] == old[name]["cmd"]
+        and md5s(stage, "outs") != md5s(old[name], "outs")
+    ]

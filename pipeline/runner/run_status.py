@@ -1,0 +1,265 @@
+"""How far each run and each table of the plan has come: read from the files, from DVC, and from who is at work."""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.errors import LastWords, WrnPipeError, last_words
+from pipeline.params import Plan
+from pipeline.provenance import fingerprint
+from pipeline.publication.claims import canonical, load_claims
+from pipeline.publication.protocols import protocol_of
+from pipeline.runner.dag import Stage, read_dag, with_behind
+from pipeline.runner.heartbeat import Pulse
+from pipeline.runner.heartbeat import read as read_pulse
+from pipeline.runner.job import evaluated, trained
+from pipeline.runner.jobs import Activity, Job, at_work, noted
+from pipeline.runner.run_lock import PATTERN, Holder, living
+from pipeline.runner.run_lock import read as read_note
+from pipeline.runner.running_stages import ask, running_stages, waits_for_lock
+
+SCRATCH = Path("scratch")
+
+State = Literal["running", "queued", "made", "done", "stale", "failed", "stopped", "not started"]
+"""queued: a job for it waits for its turn; made: a job's results lie in scratch, and are not recorded yet."""
+
+
+@dataclass(frozen=True)
+class RunStanding:
+    """One run."""
+
+    run: str
+    state: State
+    stage: str | None
+    """The stage under way, or that failed or was stopped; of not started: the one to come, where it is not training."""
+    why: tuple[str, ...]
+    """Of stale and not started: what changed; of failed and stopped: the last words."""
+    error: float | None
+    """Test error in percent, of the results that lie here, stale or not."""
+    pulse: Pulse | None
+    """How far the training is; None unless it is running, queued, failed or stopped."""
+    holder: Holder | None
+    """Who trains it."""
+    job: Job | None
+    """The job that does, or will."""
+    next: str | None
+    """The command that goes on; None for a run that is done or running."""
+
+
+@dataclass(frozen=True)
+class TableStanding:
+    """One table of params.yaml."""
+
+    table: str
+    state: State
+    why: tuple[str, ...]
+    claims: int
+    """Numbers of the table that a run can answer."""
+    planned: int
+    """Those for whose network and dataset the plan has runs."""
+    answered: int
+    """Those for which a run is done."""
+    runs: dict[State, int]
+    """Of the plan's runs for them."""
+    seconds_left: float | None
+    """Of the trainings for it that are under way; None where there is none, or none yet known."""
+
+
+@dataclass(frozen=True)
+class Standings:
+    """All of the plan."""
+
+    asked_dvc: bool
+    """Whether DVC has said what is stale; else done only means that a result lies here."""
+    why_not: str | None
+    mend: str | None
+    """What to do about `why_not`, where something is to be done."""
+    jobs_unknown: str | None
+    """Why the cluster could not be asked about its jobs; None where it was, or there are none."""
+    other_stages: dict[str, tuple[str, ...]]
+    """Stages of no run or table, such as download@cifar10, that are out of date, and why: the last words of one that
+    failed first."""
+    running: dict[str, int]
+    """Stages that DVC runs, with its process id."""
+    runs: tuple[RunStanding, ...]
+    tables: tuple[TableStanding, ...]
+
+
+@dataclass(frozen=True)
+class _Facts:
+    plan: Plan
+    stages: dict[str, Stage]
+    running: dict[str, int]
+    stale: dict[str, list[str]] | None
+    """Stage -> why it is out of date; None where DVC could not be asked."""
+    pulses: dict[str, list[tuple[Path, Pulse]]]
+    """Run id -> its scratch folders, whatever settings they are of."""
+    jobs: dict[str, Job]
+    """Fingerprint -> its job, of those that are not over, as far as that is known."""
+    activities: dict[str, Activity]
+    """Fingerprint -> what that job does; empty where the cluster does not answer."""
+
+
+def standings(plan: Plan) -> Standings:
+    """How all of the plan stands. Waits for nobody: while DVC is at work, what it works on is not asked about."""
+    stages = read_dag(plan)
+    running = running_stages(stages)
+    stale, why_not, mend = _ask_dvc(stages, running)
+    pulses: dict[str, list[tuple[Path, Pulse]]] = {}
+    for folder in sorted(SCRATCH.glob("*/")):
+        if pulse := read_pulse(folder):
+            pulses.setdefault(pulse.run, []).append((folder, pulse))
+    jobs = noted()
+    activities, silent = _ask_jobs(jobs)
+    facts = _Facts(plan, stages, running, stale, pulses, jobs, activities)
+    runs = [_run(run_id, facts) for run_id in plan.runs]
+    others = {
+        name: (*(_sentences(words) if (words := last_words(name)) and not words.stopped else ()), *why)
+        for name, why in (stale or {}).items()
+        if stages[name].kind not in ("train", "evaluate", "tabulate")
+    }
+    tables = tuple(_table(table, facts, runs) for table in plan.tables)
+    return Standings(stale is not None, why_not, mend, silent, others, running, tuple(runs), tables)
+
+
+def _ask_jobs(jobs: dict[str, Job]) -> tuple[dict[str, Activity], str | None]:
+    """What each job does that is not over; or why that could not be asked."""
+    try:
+        return at_work(jobs.values()), None
+    except WrnPipeError as error:
+        return {}, error.what
+
+
+def _ask_dvc(
+    stages: dict[str, Stage], running: dict[str, int]
+) -> tuple[dict[str, list[str]] | None, str | None, str | None]:
+    """Stage -> why it is out of date, if only because another one is, or runs; or why that could not be asked, and what
+    mends it."""
+    for pid in running.values():
+        if not waits_for_lock(pid):
+            why = f"process {pid} runs dvc without --wait-for-lock, which a question could cost its result"
+            return None, why, None
+    try:
+        changed = ask(stages.values(), running, wait=False)
+    except WrnPipeError as error:
+        return None, error.what, error.remedy
+    found: dict[str, list[str]] = {}
+    for name, before in with_behind(stages, {*changed, *running}).items():
+        if name in changed:
+            found[name] = changed[name]
+        elif before:
+            found[name] = [f"{before} {'runs' if before in running else 'is out of date'}"]
+    return found, None, None
+
+
+def _run(run_id: str, facts: _Facts) -> RunStanding:
+    train, evaluate = f"train@{run_id}", f"evaluate@{run_id}"
+    scratch = SCRATCH / fingerprint(facts.plan, run_id)
+    error = _error(run_id)
+
+    def standing(
+        state: State,
+        stage: str | None = None,
+        why: Sequence[str] = (),
+        pulse: Pulse | None = None,
+        holder: Holder | None = None,
+        then: str | None = None,
+        job: Job | None = None,
+    ) -> RunStanding:
+        return RunStanding(run_id, state, stage, tuple(why), error, pulse, holder, job, then)
+
+    again = f"wrn-pipe repro {run_id}"
+    job = facts.jobs.get(scratch.name)
+    for folder, pulse in facts.pulses.get(run_id, []):
+        if holder := living(folder):
+            edited = [] if folder == scratch else ["by settings or code that were edited since"]
+            return standing("running", train, edited, pulse, holder, job=job)
+    if holder := living(scratch):
+        return standing("running", train, ["starting"], None, holder, job=job)
+    if activity := facts.activities.get(scratch.name):
+        return standing(activity, train, [], read_pulse(scratch), job=job)
+    for stage in (train, evaluate):
+        if stage in facts.running:
+            return standing("running", stage)
+    why = _why(train, evaluate, facts)
+    if not why and error is not None:
+        return standing("done")
+    evaluation = evaluated(facts.plan, run_id, scratch.name).is_dir()
+    if evaluation and (trained(scratch.name).is_dir() or train not in (facts.stale or {})):
+        where = "--slurm" if job and job.system == "slurm" else "--jobs 1"
+        return standing("made", then=f"wrn-pipe repro {where} {run_id}", job=job)
+    last = read_pulse(scratch)
+    saved = any(scratch.glob(PATTERN))
+    for stage in (train, evaluate):
+        # What was stopped before its settings or code were edited is not what would go on now.
+        if (words := last_words(stage)) and (saved or not words.stopped):
+            state: State = "stopped" if words.stopped else "failed"
+            return standing(state, stage, _sentences(words), last, then=again)
+    if left := read_note(scratch.with_name(f"{scratch.name}.holder.json")):
+        return standing(
+            "failed", train, [f"{left} ended without a word: killed, or the machine went down"], last, then=again
+        )
+    if saved:
+        return standing("stopped", train, [], last, then=again)
+    if error is not None:
+        return standing("stale", None, why, then=again)
+    only_evaluation = facts.stale is not None and train not in facts.stale
+    return standing("not started", evaluate if only_evaluation else None, why, then=again)
+
+
+def _why(train: str, evaluate: str, facts: _Facts) -> list[str]:
+    """Why a run is out of date, each reason once: what training is to make again is no reason of the evaluation's."""
+    stale = facts.stale or {}
+    of_training = stale.get(train, [])
+    said = (train, *facts.stages[train].outs) if of_training else ()
+    of_evaluation = [reason for reason in stale.get(evaluate, []) if not reason.startswith(said)]
+    return list(dict.fromkeys([*of_training, *of_evaluation]))
+
+
+def _sentences(words: LastWords) -> list[str]:
+    return [words.what, *([f"fix: {words.remedy}"] if words.remedy else [])]
+
+
+def _error(run_id: str) -> float | None:
+    """As evaluations/<run>/metrics.json has it; None where there is none."""
+    with suppress(FileNotFoundError, ValueError, KeyError):
+        values = json.loads((Path("evaluations") / run_id / "metrics.json").read_text(encoding="utf-8"))
+        return float(values["top1_error"])
+    return None
+
+
+def _table(table: str, facts: _Facts, runs: Sequence[RunStanding]) -> TableStanding:
+    networks = {run_id: (run.dataset, canonical(run.network)) for run_id, run in facts.plan.runs.items()}
+    claims = [claim for claim in load_claims() if claim.table == table and protocol_of(claim) is not None]
+    wanted = {(claim.dataset, claim.network) for claim in claims}
+    ours = [run for run in runs if networks[run.run] in wanted]
+    finished = {networks[run.run] for run in ours if run.state == "done"}
+    counts: dict[State, int] = {}
+    for run in ours:
+        counts[run.state] = counts.get(run.state, 0) + 1
+    left = [run.pulse.seconds_left for run in ours if run.state == "running" and run.pulse and run.pulse.seconds_left]
+    state, why = _table_state(f"tabulate@{table}", facts)
+    planned = {networks[run.run] for run in ours}
+    return TableStanding(
+        table=table,
+        state=state,
+        why=tuple(why),
+        claims=len(claims),
+        planned=sum((claim.dataset, claim.network) in planned for claim in claims),
+        answered=sum((claim.dataset, claim.network) in finished for claim in claims),
+        runs=counts,
+        seconds_left=max(left) if left else None,
+    )
+
+
+def _table_state(stage: str, facts: _Facts) -> tuple[State, list[str]]:
+    if stage in facts.running:
+        return "running", []
+    why = (facts.stale or {}).get(stage, [])
+    here = all(Path(path).is_file() for path in facts.stages[stage].outs)
+    if (words := last_words(stage)) and (why or not here):
+        return "failed", _sentences(words)
+    return ("done" if not why else "stale") if here else "not started", why

@@ -1,0 +1,137 @@
+"""Boxes of random resized crops: against a slow reference in exact arithmetic, and the distribution of the recipe."""
+
+import math
+from decimal import Decimal, getcontext
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kstest
+
+from pipeline.data.counter_rng import Stream, below, draw
+from pipeline.data.resized_crop import ATTEMPTS, RandomCrops, _ratio, central_boxes, random_boxes
+
+getcontext().prec = 60
+
+
+def reference(crops: RandomCrops, index: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """The recipe for one image, in 60 decimal digits."""
+
+    def bits(stream: Stream, i: int) -> int:
+        return int(draw(crops.seed, stream, crops.epoch, i)[0])
+
+    def pick(stream: Stream, n: int) -> int:
+        return (bits(stream, index) >> 32) * n >> 32
+
+    def nearest(x: Decimal) -> int:
+        return int(x + Decimal("0.5"))
+
+    for attempt in range(ATTEMPTS):
+        at = index * ATTEMPTS + attempt
+        share = Decimal("0.08") + Decimal("0.92") * (bits(Stream.BOX_AREA, at) >> 11) / Decimal(2**53)
+        step = bits(Stream.BOX_RATIO, at) >> 48
+        ratio = Decimal("0.75") * (Decimal(16) / 9) ** (Decimal(step) / 65536)
+        area = share * height * width
+        h, w = nearest((area / ratio).sqrt()), nearest((area * ratio).sqrt())
+        if 0 < h <= height and 0 < w <= width:
+            return pick(Stream.BOX_TOP, height - h + 1), pick(Stream.BOX_LEFT, width - w + 1), h, w
+    h, w = min(height, nearest(Decimal(4 * width) / 3)), min(width, nearest(Decimal(4 * height) / 3))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+sides = st.integers(1, 2000)
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 500),
+    st.lists(st.tuples(st.integers(0, 2_000_000), sides, sides), min_size=1, max_size=8),
+)
+def test_the_boxes_are_the_reference_and_lie_in_the_image(
+    seed: int, epoch: int, images: list[tuple[int, int, int]]
+) -> None:
+    indices, heights, widths = (np.array(column, np.int64) for column in zip(*images, strict=True))
+    crops = RandomCrops(seed, epoch)
+    made = random_boxes(crops, indices, heights, widths)
+    assert made.dtype == np.int64
+    assert [tuple(box) for box in made.tolist()] == [reference(crops, *image) for image in images]
+    for top, left, height, width in (made.T, central_boxes(heights, widths).T):
+        assert (np.minimum(top, left) >= 0).all()
+        assert (np.minimum(height, width) >= 1).all()
+        assert (top + height <= heights).all()
+        assert (left + width <= widths).all()
+
+
+def test_a_box_does_not_depend_on_the_others_of_its_batch() -> None:
+    random = np.random.default_rng(0)
+    indices, heights, widths = (
+        random.permutation(3000),
+        random.integers(200, 600, 3000),
+        random.integers(200, 600, 3000),
+    )
+    crops = RandomCrops(3, 7)
+    together = random_boxes(crops, indices, heights, widths)
+    pieces = [slice(0, 1), slice(1, 700), slice(700, 3000)]
+    apart = [random_boxes(crops, indices[piece], heights[piece], widths[piece]) for piece in pieces]
+    assert np.array_equal(together, np.concatenate(apart))
+    for other in (RandomCrops(4, 7), RandomCrops(3, 8)):
+        assert (random_boxes(other, indices, heights, widths) != together).any(axis=1).mean() > 0.9
+
+
+def test_boxes_are_distributed_as_the_recipe_says() -> None:
+    """In an image so large that rounding does not show, and of boxes below half its area, of which all ratios fit."""
+    side = np.full(20_000, 4_000_000)
+    top, left, height, width = random_boxes(RandomCrops(1, 0), np.arange(20_000), side, side).T
+    share = height * width / side.astype(float) ** 2
+    small = share < 0.5
+    top, left = top / (side - height + 1), left / (side - width + 1)
+    ratio = np.log(width / height)
+    for values, start, length in (
+        (share, 0.08, 0.42),
+        (ratio, math.log(3 / 4), 2 * math.log(4 / 3)),
+        (top, 0, 1),
+        (left, 0, 1),
+    ):
+        assert kstest(values[small], "uniform", args=(start, length)).pvalue > 1e-4
+    drawn = np.stack([share, ratio, top, left])[:, small]
+    assert np.abs(np.corrcoef(drawn) - np.eye(4)).max() < 0.04
+    assert 0.3 < (share > 0.5).mean() < 0.55
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "box"),
+    [(10, 1000, (0, 493, 10, 13)), (1000, 10, (493, 0, 13, 10)), (1, 1, (0, 0, 1, 1)), (1, 5, (0, 2, 1, 1))],
+)
+def test_an_image_that_no_attempt_fits_shows_its_largest_central_box(
+    height: int, width: int, box: tuple[int, int, int, int]
+) -> None:
+    one = np.array([height]), np.array([width])
+    found = {tuple(random_boxes(RandomCrops(1, epoch), np.array([0]), *one)[0].tolist()) for epoch in range(50)}
+    assert box in found
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "box"),
+    [
+        (256, 256, (16, 16, 224, 224)),
+        (256, 400, (16, 88, 224, 224)),
+        (512, 300, (125, 19, 262, 262)),
+        (8, 9, (0, 1, 7, 7)),
+        (1, 3, (0, 1, 1, 1)),
+    ],
+)
+def test_a_test_sees_the_centre(height: int, width: int, box: tuple[int, int, int, int]) -> None:
+    assert tuple(central_boxes(np.array([height]), np.array([width]))[0].tolist()) == box
+
+
+def test_ratios_are_spaced_evenly_on_a_log_scale() -> None:
+    steps = np.arange(65536)
+    assert np.allclose(_ratio(steps.astype(np.uint64) << np.uint64(48)), 0.75 * (16 / 9) ** (steps / 65536), 1e-14, 0)
+
+
+def test_below_takes_a_bound_each() -> None:
+    bits = draw(1, Stream.BOX_TOP, 0, np.arange(1000))
+    bounds = np.arange(1, 1001)
+    assert np.array_equal(below(bits, bounds), [int(below(b, int(n))) for b, n in zip(bits, bounds, strict=True)])

@@ -1,0 +1,152 @@
+"""The fused BN-ReLU against torch's own: values, gradients, running statistics, bits."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.kernels.bn_relu import bn_relu
+
+BF16_ROUNDING = 2.0**-8
+"""Largest relative error of a number that is rounded to bfloat16."""
+
+
+def layer(channels: int, **settings: float) -> nn.BatchNorm2d:
+    bn = nn.BatchNorm2d(channels, **settings)
+    with torch.no_grad():
+        bn.weight.normal_()
+        bn.bias.normal_()
+        bn.running_mean.normal_()
+        bn.running_var.uniform_(0.5, 2.0)
+    return bn
+
+
+def images(*shape: int, dtype: torch.dtype = torch.float32, mean: float = 0.5, std: float = 2.0) -> Tensor:
+    return (torch.randn(shape) * std + mean).to(dtype).to(memory_format=torch.channels_last)
+
+
+def everything(bn: nn.BatchNorm2d, x: Tensor, dy: Tensor, shortcut: Tensor | None) -> dict[str, Tensor]:
+    """Output, gradients and statistics of one training step, fused."""
+    x = x.detach().requires_grad_()
+    same, y = bn_relu(bn, x)
+    assert torch.equal(same, x)
+    outputs, gradients = ([y], [dy]) if shortcut is None else ([same, y], [shortcut, dy])
+    torch.autograd.backward(outputs, gradients)
+    assert x.grad is not None
+    named = {"y": y.detach(), "dx": x.grad, "dweight": bn.weight.grad, "dbias": bn.bias.grad}
+    return {**named, "mean": bn.running_mean, "variance": bn.running_var}
+
+
+def exactly(bn: nn.BatchNorm2d, x: Tensor, dy: Tensor, shortcut: Tensor | None) -> dict[str, Tensor]:
+    """The same by torch in double precision."""
+    bn = copy.deepcopy(bn).double()
+    x = x.detach().double().requires_grad_()
+    y = F.relu(bn(x))
+    y.backward(dy.double())
+    assert x.grad is not None
+    dx = x.grad if shortcut is None else x.grad + shortcut.double()
+    named = {"y": y.detach(), "dx": dx, "dweight": bn.weight.grad, "dbias": bn.bias.grad}
+    return {**named, "mean": bn.running_mean, "variance": bn.running_var}
+
+
+@pytest.mark.parametrize("with_shortcut", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(("channels", "size"), [(16, 32), (32, 16), (64, 8), (160, 8), (640, 4), (48, 4)])
+def test_values_gradients_and_statistics_are_those_of_double_precision(
+    channels: int, size: int, dtype: torch.dtype, with_shortcut: bool
+) -> None:
+    """bf16 only rounds what is stored as bf16: once for y and dx, not at all for sums and parameters."""
+    torch.manual_seed(channels)
+    bn = layer(channels, eps=1e-3, momentum=0.3)
+    x, dy, shortcut = (images(12, channels, size, size, dtype=dtype) for _ in range(3))
+    expected = exactly(bn, x, dy, shortcut if with_shortcut else None)
+    found = everything(bn, x, dy, shortcut if with_shortcut else None)
+    assert int(bn.num_batches_tracked or 0) == 1
+    for name, value in found.items():
+        stored_as_bf16 = dtype == torch.bfloat16 and name in ("y", "dx")
+        assert value.dtype == (dtype if name in ("y", "dx") else torch.float32)
+        largest = expected[name].abs().max().item()
+        # An element at the edge of the ReLU may fall on either side of it; this data has none.
+        error = (value.double() - expected[name]).abs()
+        allowed = 1e-5 * largest + (1.01 * BF16_ROUNDING * expected[name].abs() if stored_as_bf16 else 0)
+        assert (error <= allowed).all(), (name, error.max().item(), largest)
+
+
+def test_bf16_is_the_rounded_float32() -> None:
+    """To the bit, as torch rounds; of so many numbers some are ties."""
+    torch.manual_seed(3)
+    bn = layer(16)
+    x, dy, shortcut = (images(64, 16, 32, 32, dtype=torch.bfloat16) for _ in range(3))
+    rounded = everything(copy.deepcopy(bn), x, dy, shortcut)
+    full = everything(copy.deepcopy(bn), x.float(), dy.float(), shortcut.float())
+    for name, value in full.items():
+        assert torch.equal(value.to(rounded[name].dtype), rounded[name]), name
+
+
+@settings(max_examples=40)
+@given(
+    batch=st.integers(1, 40),
+    channels=st.sampled_from([16, 32, 64, 96, 128]),
+    size=st.integers(2, 12),
+    bf16=st.booleans(),
+    threads=st.integers(2, 5),
+)
+def test_the_number_of_threads_changes_no_bit(batch: int, channels: int, size: int, bf16: bool, threads: int) -> None:
+    if (batch * channels * size * size) % (3 * 64 if channels == 96 else max(channels, 64)):
+        size *= 2
+    if (batch * channels * size * size) % (3 * 64 if channels == 96 else max(channels, 64)):
+        size *= 2
+    torch.manual_seed(batch)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    bn = layer(channels)
+    x, dy, shortcut = (images(batch, channels, size, size, dtype=dtype) for _ in range(3))
+    before, results = torch.get_num_threads(), []
+    try:
+        for count in (1, threads, threads):
+            torch.set_num_threads(count)
+            results.append(everything(copy.deepcopy(bn), x, dy, shortcut))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(other[name], value) for name, value in results[0].items())
+
+
+def test_a_mean_far_from_zero_costs_no_precision_in_the_variance() -> None:
+    torch.manual_seed(0)
+    bn, x = layer(16, momentum=1.0), images(64, 16, 16, 16, mean=3000.0, std=1.0)
+    bn_relu(bn, x)
+    assert bn.running_var is not None
+    assert torch.allclose(bn.running_var.double(), x.double().var((0, 2, 3)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_what_is_no_number_stays_visible(dtype: torch.dtype) -> None:
+    bn, x = layer(16), images(4, 16, 8, 8, dtype=dtype)
+    x[1, 3, 2, 2] = float("nan")
+    _, y = bn_relu(bn, x)
+    assert y[:, 3].isnan().all()
+    assert not y[:, 4].isnan().any()
+
+
+def test_only_the_shortcut_used_or_only_the_output() -> None:
+    bn, x = layer(16), images(4, 16, 8, 8).requires_grad_()
+    same, _ = bn_relu(bn, x)
+    same.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.ones_like(x))
+    assert bn.weight.grad is None
+
+
+def test_refusals() -> None:
+    with pytest.raises(UserError, match="9 pixels of 16 channels") as refusal:
+        bn_relu(layer(16), images(1, 16, 3, 3))
+    assert "kernels: torch" in refusal.value.remedy
+    with pytest.raises(TypeError, match="float64"):
+        bn_relu(layer(16), images(4, 16, 4, 4, dtype=torch.float64))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        bn_relu(layer(64), images(1, 64, 1, 1))

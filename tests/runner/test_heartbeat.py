@@ -1,0 +1,78 @@
+"""What a training says of itself while it runs: on a bar, and in a file that others read."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.runner import heartbeat
+from pipeline.runner.heartbeat import Monitor, duration, read
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return 1.7e9 + self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
+    clock = _Clock()
+    monkeypatch.setattr(heartbeat, "time", clock)
+    return clock
+
+
+def test_the_file_says_how_far_and_how_fast(tmp_path: Path, clock: _Clock) -> None:
+    monitor = Monitor("tiny", tmp_path / "scratch", epochs=3, steps=100, batch=10, bar=None)
+    monitor.show(0, 0, 0.0, 0.0)
+    begun = read(tmp_path / "scratch")
+    assert begun is not None
+    assert (begun.epoch, begun.loss, begun.images_per_s, begun.seconds_left) == (1, None, None, None)
+    due = []
+    for step in range(1, 51):
+        clock.now += 5.0 if step == 1 else 0.5  # the first step compiles: it is no measure
+        if monitor.step(10):
+            due.append(step)
+            monitor.show(1, step, loss=10.0 * 2 * step, wrong=10.0 * 0.25 * step)
+    assert due == [11, 31]  # every ten seconds, not every step
+    found = read(tmp_path / "scratch")
+    assert found is not None
+    assert (found.run, found.epoch, found.epochs, found.step, found.steps) == ("tiny", 2, 3, 31, 100)
+    assert (found.loss, found.error) == (2.0, 25.0)
+    assert found.images_per_s == 20.0
+    assert found.seconds_left == (2 * 100 - 31) * 10 / 20.0
+    assert monitor.left() == ", 84 s left"
+
+
+def test_the_rate_follows_a_machine_that_slows_down(tmp_path: Path, clock: _Clock) -> None:
+    monitor = Monitor("tiny", tmp_path, epochs=100, steps=100, batch=10, bar=None)
+    for seconds in [0.1] * 1000 + [1.0] * 200:
+        clock.now += seconds
+        if monitor.step(10):
+            monitor.show(0, 1, 1.0, 1.0)
+    assert monitor.latest is not None
+    assert monitor.latest.images_per_s == pytest.approx(10.0)
+
+
+def test_a_folder_that_takes_no_file_stops_no_training(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "scratch").touch()
+    Monitor("tiny", tmp_path / "scratch", 1, 1, 1, None).show(0, 0, 0.0, 0.0)
+    assert "cannot write" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", '{"run": "x", "more": 1}'])
+def test_a_broken_file_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / heartbeat.FILE).write_text(text)
+    assert read(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (99, "99 s"), (100, "2 min"), (5940, "99 min"), (6060, "1 h 41 min"), (200_000, "2 d 07 h")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

@@ -1,0 +1,233 @@
+"""One run on many processes, by torchrun and the real commands: stopped, killed, refused, and its images counted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from project import RUN, Project, make_project
+
+from pipeline.errors import UserError
+from pipeline.params import Plan, Protocol, load
+from pipeline.training.processes import number_of_processes
+
+FILES = ("model.safetensors", "history.csv", "run.json")
+START = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "stage", "train", RUN]
+
+
+class Runs:
+    """Attempts at the run of one project; what still runs at the end is killed."""
+
+    def __init__(self, project: Project) -> None:
+        self.project, self.log = project, project.root / "log"
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *options: str) -> "subprocess.Popen[bytes]":
+        """As a shell does it: in a process group of its own. The log is that of this attempt."""
+        with self.log.open("wb") as log:
+            process = subprocess.Popen(
+                [*START, *options],
+                cwd=self.project.root,
+                env={**os.environ, "MLFLOW_TRACKING_URI": "none://"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
+        self.started.append(process)
+        return process
+
+    def wait_for(self, words: str, process: "subprocess.Popen[bytes]") -> None:
+        while words not in self.log.read_text() and process.poll() is None:
+            time.sleep(0.02)
+        assert words in self.log.read_text(), self.log.read_text()
+
+    def states(self) -> list[Path]:
+        return sorted((self.project.root / "scratch").glob("*/epoch-*.safetensors"))
+
+    def published(self) -> list[bytes]:
+        return [(self.project.root / "models" / RUN / name).read_bytes() for name in FILES]
+
+    def last_lines(self) -> list[str]:
+        return self.log.read_text().splitlines()[-2:]
+
+
+def ranks(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    """Of a running attempt, in the order of their ranks."""
+    found = [p for p in psutil.Process(process.pid).children(recursive=True) if "pipeline.runner.worker" in p.cmdline()]
+    return sorted(found, key=lambda p: int(p.environ()["RANK"]))
+
+
+@pytest.fixture
+def runs(tmp_path: Path, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Iterator[Runs]:
+    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
+
+    def change(params: Any) -> None:
+        params["loading"]["backend"] = "numpy"
+        params["protocols"]["brief"].update(processes=2, batch_size=52, epochs=12)
+
+    project.edit(change)
+    made = Runs(project)
+    yield made
+    for process in made.started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.soak
+def test_ctrl_c_stops_all_after_a_step_and_a_killed_process_ends_all(runs: Runs) -> None:
+    first = runs.start("--checkpoint-steps", "1")
+    runs.wait_for("epoch 1/12", first)
+    both = ranks(first)
+    assert len(both) == 2
+    os.killpg(first.pid, signal.SIGINT)  # as a terminal does
+    assert first.wait() == 130, runs.log.read_text()
+    state = runs.states()[-1].relative_to(runs.project.root)
+    what, remedy = runs.last_lines()
+    assert what.startswith("error: SIGINT: stopped in epoch ")
+    assert what.endswith(f"saved as {state}, nothing is lost")
+    assert remedy == f"  fix: continue with: wrn-pipe repro train@{RUN}"
+    assert not any(process.is_running() for process in both)
+
+    second = runs.start("--checkpoint-steps", "1")
+    runs.wait_for(f"resuming from {state}", second)
+    runs.wait_for(" left", second)
+    both = ranks(second)
+    both[1].kill()
+    killed = time.monotonic()
+    assert second.wait() == 1, runs.log.read_text()
+    assert time.monotonic() - killed < 28  # torchrun itself would wait for 30 s
+    assert runs.last_lines() == [
+        f"error: run {RUN}: process 1 of 2 was killed by SIGKILL, as the system does when memory is short",
+        f"  fix: continue with: wrn-pipe repro train@{RUN}",
+    ]
+    assert "Traceback" not in runs.log.read_text()
+    assert not any(process.is_running() for process in both)
+    assert runs.states()[-1].name > state.name
+    assert not (runs.project.root / "models").exists()
+    assert not list((runs.project.root / "scratch").glob("*.lock"))
+
+
+@pytest.mark.soak
+def test_a_run_stopped_in_every_way_ends_with_the_same_bytes_and_is_tested_on_every_image(runs: Runs) -> None:
+    assert runs.start().wait() == 0, runs.log.read_text()
+    expected = runs.published()
+    (device,) = json.loads(expected[2])["devices"]
+    assert device["processes"] == 2
+    stopping: list[tuple[Callable[[subprocess.Popen[bytes]], None], int]] = [
+        (lambda parent: ranks(parent)[0].kill(), 1),
+        (lambda parent: parent.terminate(), 143),
+        (lambda parent: ranks(parent)[1].terminate(), 143),  # a cluster's, to some or all of them
+        (lambda parent: os.kill(ranks(parent)[0].ppid(), signal.SIGKILL), 1),  # torchrun itself
+        (lambda parent: parent.kill(), -signal.SIGKILL),
+    ]
+    for number, (stop, code) in enumerate(stopping):
+        running = runs.start("--checkpoint-steps", "2", *["--fresh"][number:])
+        runs.wait_for(" left", running)
+        members = [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
+        stop(running)
+        assert running.wait() == code, runs.log.read_text()
+        psutil.wait_procs(members, timeout=10)
+        assert not any(member.is_running() for member in members), (number, members)
+        if code > 0:
+            assert runs.last_lines()[1] == f"  fix: continue with: wrn-pipe repro train@{RUN}", number
+        assert "Traceback" not in runs.log.read_text()
+    assert runs.start().wait() == 0, runs.log.read_text()
+    assert runs.published() == expected
+    evaluated = runs.project.cli("stage", "evaluate", RUN, MLFLOW_TRACKING_URI="none://")
+    assert evaluated.returncode == 0, evaluated.stderr
+    predictions = pq.read_table(runs.project.root / "evaluations" / RUN / "predictions.parquet")
+    assert predictions.column("index").to_pylist() == list(range(104))
+
+
+@pytest.mark.soak
+def test_what_a_process_says_at_its_end_is_what_the_run_says(runs: Runs) -> None:
+    """A loss that is no number in all of them, an error of one, and a stop before any has begun."""
+    loop = runs.project.root / "pipeline" / "training" / "loop.py"
+    code = loop.read_text()
+    loop.write_text(code.replace("optimizer.step()\n", "optimizer.step()\n    loss = loss * float('nan')\n"))
+    assert loop.read_text() != code
+    assert runs.start().wait() == 1
+    what, remedy = runs.last_lines()
+    assert what == f"error: run {RUN}: the loss is no number in epoch 1 at step 1; last good state: none"
+    assert remedy.startswith("  fix: lower the learning rate")
+    loop.write_text(code.replace("optimizer.step()\n", "optimizer.step()\n    [0][ranks.rank]\n"))
+    assert runs.start().wait() == 1
+    assert runs.last_lines()[0] == f"error: run {RUN}: process 1 of 2 failed: IndexError: list index out of range"
+    assert runs.log.read_text().count("Traceback") == 1
+    loop.write_text(code)
+    early = runs.start()
+    while not list((runs.project.root / "scratch").glob("*.holder.json")):
+        time.sleep(0.02)
+    time.sleep(0.5)
+    early.terminate()
+    assert early.wait() == 143
+    assert "SIGTERM: stopped before or after the training's steps" in runs.last_lines()[0]
+
+
+@pytest.mark.soak
+def test_another_number_of_processes_goes_on_where_normalisation_is_synchronised(runs: Runs) -> None:
+    # In fp32: torch takes minutes for bf16 where the processor has no instructions for it.
+    runs.project.edit(lambda params: params["protocols"]["brief"].update(batch_norm="synchronised", precision="fp32"))
+    first = runs.start("--checkpoint-steps", "2")
+    runs.wait_for("epoch 2/12", first)
+    first.terminate()
+    assert first.wait() == 143, runs.log.read_text()
+    assert runs.start("--nproc", "1").wait() == 0, runs.log.read_text()
+    assert "sums round otherwise" in runs.log.read_text()
+    record = json.loads(runs.published()[2])
+    assert [device.get("processes", 1) for device in record["devices"]] == [2, 1]
+    assert record["kernels"] == "torch, batch normalisation synchronised"
+
+
+QUICK = load(Path(__file__).resolve().parents[2] / "params.yaml")
+QUICK_RUN = "cifar10-wrn-40-1-quick-s1"
+
+
+def plan(network: str = "WRN-10-1", **changes: object) -> Plan:
+    protocol, run = QUICK.protocols["quick"], QUICK.runs[QUICK_RUN]
+    return QUICK.model_copy(
+        update={
+            "protocols": {"quick": protocol.model_copy(update=changes)},
+            "runs": {QUICK_RUN: run.model_copy(update={"network": network})},
+            "device": "cpu",
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "what", "remedy"),
+    [
+        (2, {}, "says 1, and each normalises by its own share", "set processes: 2 or batch_norm: synchronised there"),
+        (1, {"processes": 4}, "by 1 process: .* says 4", "take 4 processes"),
+        (3, {"batch_norm": "synchronised", "network": "WRN-10-1-dropout"}, "dropout masks", "set processes: 3 there"),
+        (600, {"batch_norm": "synchronised"}, "a mini-batch has 128 images", "take fewer"),
+    ],
+)
+def test_a_number_that_would_train_something_else_is_refused(
+    asked: int, changes: dict[str, Any], what: str, remedy: str
+) -> None:
+    with pytest.raises(UserError, match=what) as error:
+        number_of_processes(plan(**changes), QUICK_RUN, asked)
+    assert remedy in error.value.remedy
+
+
+def test_the_number_is_the_protocols_unless_it_only_rounds_otherwise() -> None:
+    assert number_of_processes(plan(), QUICK_RUN, None) == 1
+    assert number_of_processes(plan(processes=4), QUICK_RUN, None) == 4
+    assert number_of_processes(plan(processes=4), QUICK_RUN, "auto") == 4  # device: cpu, so no GPU counts
+    assert number_of_processes(plan(batch_norm="synchronised"), QUICK_RUN, 3) == 3
+
+
+def test_shares_are_even() -> None:
+    with pytest.raises(ValueError, match="3 processes can not share batch_size 128 evenly"):
+        Protocol.model_validate({**QUICK.protocols["quick"].model_dump(), "processes": 3})

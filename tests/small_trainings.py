@@ -1,0 +1,38 @@
+"""Trainings of a small network on the tiny dataset, for tests of what trains, watches and repeats them."""
+
+from pathlib import Path
+
+import torch
+
+from pipeline.data.loader import Loader
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.models.build import build
+from pipeline.params import Protocol, load
+from pipeline.training.checkpoints import EpochRecord
+from pipeline.training.loop import Training
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = load(ROOT / "params.yaml").protocols["quick"]
+
+
+def protocol(**changes: object) -> Protocol:
+    base = {"epochs": 2, "batch_size": 64, "learning_rate": 0.1, "precision": "fp32", "test_every": 0}
+    return Protocol.model_validate({**QUICK.model_dump(), **base, **changes})
+
+
+def training(folder: Path, scratch: Path, network: str = "WRN-10-1", seed: int = 1, **changes: object) -> Training:
+    recipe = protocol(**changes)
+    model = build(
+        network, 10, conv_init=recipe.conv_init, bn_init=recipe.bn_init, dropout=recipe.dropout, seed=seed
+    ).to(memory_format=torch.channels_last)
+    loader = Loader(folder, "train", recipe.batch_size, "numpy")
+    preprocessing = Preprocessing(recipe.preprocessing)
+    return Training("tiny", recipe, seed, model, loader, preprocessing, torch.device("cpu"), scratch)
+
+
+def ignore(record: EpochRecord, rate: float) -> None:
+    """No mirror."""
+
+
+def weights(of: Training) -> bytes:
+    return b"".join(value.contiguous().numpy().tobytes() for value in of.model.state_dict().values())

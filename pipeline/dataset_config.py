@@ -4,7 +4,6 @@ import base64
 import binascii
 import math
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -37,9 +36,6 @@ SOURCE_KINDS: dict[ReaderName, tuple[str, ...]] = {
     "imagenet-folder": ("folder",),
 }
 """Kinds of source that hold what a reader reads."""
-
-KNOWN = Path(__file__).with_name("publication") / "datasets.yaml"
-"""Entries of all datasets of the paper, ready to be copied into params.yaml."""
 
 Md5 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

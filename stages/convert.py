@@ -5,8 +5,10 @@ from pathlib import Path
 from pipeline.data.convert_arrays import convert
 from pipeline.data.convert_jpeg import convert_jpegs
 from pipeline.dataset_config import SPLITS
-from pipeline.errors import UserError, run_stage
-from pipeline.params import PARAMS, load, nearest
+from pipeline.errors import UserError
+from pipeline.params import PARAMS, nearest
+from pipeline.runner.params_file import load
+from pipeline.runner.stage_entry import run_stage
 
 
 def main(name: str) -> None:

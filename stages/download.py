@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
-from pipeline.data.dataset_download import acquire
+from pipeline.data.dataset_download import DOWNLOADS, acquire
 from pipeline.dvc_lock import need_first_content
-from pipeline.errors import UserError, run_stage
-from pipeline.params import PARAMS, load, nearest
+from pipeline.errors import UserError
+from pipeline.params import PARAMS, nearest
+from pipeline.runner.interruptions import NOTHING_HALF_DONE
+from pipeline.runner.params_file import load
+from pipeline.runner.stage_entry import run_stage
 
 
 def main(name: str) -> None:
@@ -19,5 +22,13 @@ def main(name: str) -> None:
         need_first_content(f"download@{name}", to)
 
 
+def kept(name: str) -> str:
+    """What a stopped download of `name` leaves behind."""
+    size = sum(path.stat().st_size for path in (DOWNLOADS / name).glob("*") if path.is_file())
+    if not size:
+        return NOTHING_HALF_DONE
+    return f"{size / 1e6:.1f} MB have arrived in {DOWNLOADS / name} and are not fetched again"
+
+
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, kept)

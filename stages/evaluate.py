@@ -6,12 +6,11 @@ The folder gets predictions.parquet, metrics.json, digests.json and a copy of ru
 import json
 from pathlib import Path
 
-from pipeline.errors import run_stage
-from pipeline.params import load
 from pipeline.progress import say
 from pipeline.publish import new_folder
+from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import discard_unless_held
-from pipeline.tracking.mlflow_logger import log_evaluation
+from pipeline.runner.stage_entry import run_stage
 
 
 def main(run_id: str) -> None:
@@ -24,6 +23,8 @@ def main(run_id: str) -> None:
     with new_folder(to) as work:
         values = evaluate(plan, run_id, Path("models") / run_id, work)
     say(f"{run_id}: {values['split']} error {values['top1_error']:.2f} % of {values['n']} images")
+    from pipeline.tracking.sync import log_evaluation
+
     log_evaluation(plan, run_id)
     record = json.loads((to / "run.json").read_text(encoding="utf-8"))
     discard_unless_held(Path("scratch") / record["fingerprint"], run_id)

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from pipeline.comparison.results import planned_results
-from pipeline.errors import run_stage
 from pipeline.evidence.table_manifest import manifest
-from pipeline.params import load
 from pipeline.publish import json_text, new_file
+from pipeline.runner.params_file import load
+from pipeline.runner.stage_entry import run_stage
 
 
 def main() -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from pipeline.comparison.results import planned_results
 from pipeline.comparison.tables import table
-from pipeline.errors import run_stage
-from pipeline.params import load
 from pipeline.publish import new_file
 from pipeline.report.finished_runs import load_finished
 from pipeline.report.page import render
+from pipeline.runner.params_file import load
+from pipeline.runner.stage_entry import run_stage
 
 
 def main() -> None:

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 from pipeline.comparison.results import planned_results
-from pipeline.errors import UserError, run_stage
-from pipeline.params import load
+from pipeline.errors import UserError
 from pipeline.publish import new_file
+from pipeline.runner.params_file import load
+from pipeline.runner.stage_entry import run_stage
 
 COLUMNS = (
     *("run", "dataset", "network", "protocol", "seed", "parameters", "top1_error", "standard_error"),

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from pipeline.comparison.formats import write_table
 from pipeline.comparison.results import planned_results
-from pipeline.comparison.tables import table, write_table
-from pipeline.errors import run_stage
-from pipeline.params import load
+from pipeline.comparison.tables import table
+from pipeline.runner.params_file import load
+from pipeline.runner.stage_entry import run_stage
 
 
 def main(name: str) -> None:

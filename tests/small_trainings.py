@@ -7,7 +7,9 @@ import torch
 from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.models.build import build
-from pipeline.params import Protocol, load
+from pipeline.params import Protocol
+from pipeline.runner.params_file import load
+from pipeline.runner.run_hooks import RunHooks
 from pipeline.training.checkpoints import EpochRecord
 from pipeline.training.loop import Training
 
@@ -27,7 +29,7 @@ def training(folder: Path, scratch: Path, network: str = "WRN-10-1", seed: int =
     ).to(memory_format=torch.channels_last)
     loader = Loader(folder, "train", recipe.batch_size, "numpy")
     preprocessing = Preprocessing(recipe.preprocessing)
-    return Training("tiny", recipe, seed, model, loader, preprocessing, torch.device("cpu"), scratch)
+    return Training("tiny", recipe, seed, model, loader, preprocessing, torch.device("cpu"), scratch, RunHooks())
 
 
 def ignore(record: EpochRecord, rate: float) -> None:

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from pipeline.data.imagenet import DEVKIT, TRAIN, VAL
-from pipeline.dataset_config import KNOWN, ArchiveSource, Dataset, FilesSource, FolderSource, NpmSource
-from pipeline.params import load as load_plan
+from pipeline.dataset_config import ArchiveSource, Dataset, FilesSource, FolderSource, NpmSource
+from pipeline.publication.paper import KNOWN_DATASETS
 from pipeline.publication.protocols import published_classes, published_images
+from pipeline.runner.params_file import load as load_plan
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 FILE = {"archive": "https://example.org/a", "md5": "0" * 32, "bytes": 1}
@@ -79,7 +80,7 @@ def test_a_mistake_is_refused_where_it_is(entry: dict[str, Any], change: dict[st
 
 @pytest.fixture(scope="module")
 def known() -> dict[str, Any]:
-    return YAML(typ="safe", pure=True).load(KNOWN)["datasets"]
+    return YAML(typ="safe", pure=True).load(KNOWN_DATASETS)["datasets"]
 
 
 def test_the_known_datasets_are_the_papers_and_each_is_valid(known: dict[str, Any]) -> None:
@@ -97,7 +98,7 @@ def test_params_has_the_known_entries_word_for_word(known: dict[str, Any]) -> No
     assert {name: known[name] for name in shipped} == shipped
     # Comments too, so that a block copied from one to the other changes no line.
     known_block, shipped_block = (
-        path.read_text().split("  cifar10:\n")[1].split("\n\n")[0] for path in (KNOWN, PARAMS)
+        path.read_text().split("  cifar10:\n")[1].split("\n\n")[0] for path in (KNOWN_DATASETS, PARAMS)
     )
     assert known_block == shipped_block
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dataset_config import KNOWN
 from pipeline.errors import UserError
-from pipeline.params import StepSchedule, load
+from pipeline.params import StepSchedule
+from pipeline.publication.paper import KNOWN_DATASETS
+from pipeline.runner.params_file import load
 
 SHIPPED = Path(__file__).resolve().parents[1] / "params.yaml"
 TEXT = SHIPPED.read_text()
@@ -132,7 +133,7 @@ JPEG = "  imagenet-jpeg: {dataset: imagenet, kind: jpeg, max_side: 500, quality:
     ],
 )
 def test_jpegs_say_how_they_are_made(change: tuple[str, str], said: str | None, remedy: str, tmp_path: Path) -> None:
-    known = KNOWN.read_text()
+    known = KNOWN_DATASETS.read_text()
     entry = known[known.index("  imagenet:") :]
     path = tmp_path / "params.yaml"
     with_entry = TEXT.replace("\nrepresentations:\n", f"\n{entry}\nrepresentations:\n{JPEG.replace(*change)}")

@@ -15,8 +15,9 @@ from typing import TypeVar
 from pipeline.benchmarks.measuring import Spread, spread
 from pipeline.benchmarks.workspace import workspace
 from pipeline.errors import UserError, WrnPipeError, exit_on_error
-from pipeline.params import Plan, load
+from pipeline.params import Plan
 from pipeline.runner.dvc import environment
+from pipeline.runner.params_file import load
 
 JOB_START_S = 60.0
 """Assumed of a GPU job: a node is given, packages are read from a shared disk, torch.compile compiles."""

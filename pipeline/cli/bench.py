@@ -43,9 +43,9 @@ def train(
 
     from pipeline.benchmarks.child import say_if_busy
     from pipeline.benchmarks.train_bench import bench
-    from pipeline.params import load
     from pipeline.progress import say
     from pipeline.publish import json_text
+    from pipeline.runner.params_file import load
 
     say_if_busy()
     names = [name.strip() for name in networks.split(",")]
@@ -105,9 +105,9 @@ def neighbours(
     from pipeline.benchmarks.neighbours import bench
     from pipeline.errors import UserError
     from pipeline.models.names import parse
-    from pipeline.params import load
     from pipeline.progress import say
     from pipeline.publish import json_text
+    from pipeline.runner.params_file import load
 
     words = [word.strip() for word in spins.split(",") if word.strip()]
     if not all(word.isdigit() for word in words):
@@ -146,9 +146,9 @@ def estimate(
     from dataclasses import asdict
 
     from pipeline.benchmarks.plan_estimate import check
-    from pipeline.params import load
     from pipeline.progress import say
     from pipeline.publish import json_text
+    from pipeline.runner.params_file import load
 
     found = check(load(), network, epochs, say)
     if as_json:

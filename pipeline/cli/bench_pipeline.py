@@ -78,9 +78,9 @@ def jobs(
 
     from pipeline.benchmarks.fan_out_bench import slots as bench
     from pipeline.errors import UserError
-    from pipeline.params import load
     from pipeline.progress import say
     from pipeline.publish import json_text
+    from pipeline.runner.params_file import load
 
     if not all(word.strip().isdigit() and int(word) for word in slots.split(",")):
         raise UserError(f"--slots {slots}", "write numbers with commas between, such as 1,2")
@@ -115,9 +115,9 @@ def driver(
 
     from pipeline.benchmarks.fan_out_bench import JOB_START_S, model
     from pipeline.benchmarks.fan_out_bench import driver as bench
-    from pipeline.params import load
     from pipeline.progress import say
     from pipeline.publish import json_text
+    from pipeline.runner.params_file import load
 
     measured = bench(load(), runs, say)
     campaigns = model(measured, hours, (100, 1000), (8, 32, 64, 256))

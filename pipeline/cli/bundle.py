@@ -24,7 +24,7 @@ def bundle(
     from pipeline.data.beton import sha256
     from pipeline.errors import UserError
     from pipeline.evidence.bundling import bundle, is_bundle
-    from pipeline.params import load
+    from pipeline.runner.params_file import load
 
     if not to.parent.is_dir():
         raise UserError(f"--to {to}: no folder {to.parent}", "name a file in a folder that exists")

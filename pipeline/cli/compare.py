@@ -69,7 +69,7 @@ def compare(
     """
     from pipeline.comparison.results import load_results
     from pipeline.errors import UserError
-    from pipeline.params import load
+    from pipeline.runner.params_file import load
 
     if json:  # what most other commands have, and so what is tried
         raise UserError("compare has no --json: it writes more than that", "wrn-pipe compare --format json")

@@ -49,7 +49,7 @@ BashComplete.source_template = BASH
 
 def _plan() -> "Plan | None":
     from pipeline.errors import UserError
-    from pipeline.params import load
+    from pipeline.runner.params_file import load
 
     try:
         return load()

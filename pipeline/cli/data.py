@@ -35,8 +35,8 @@ def data(context: typer.Context, json: Json = False) -> None:
     from dataclasses import asdict
     from json import dumps
 
-    from pipeline.params import load
     from pipeline.runner.data_state import known_datasets, standings
+    from pipeline.runner.params_file import load
 
     listed = standings(load(), known_datasets())
     if json:
@@ -99,10 +99,10 @@ def verify(
     from json import dumps
 
     from pipeline.dvc_lock import read
-    from pipeline.params import load
     from pipeline.runner.data_check import Finding
     from pipeline.runner.data_check import verify as findings_of
     from pipeline.runner.data_state import BETON, RAW, Lock
+    from pipeline.runner.params_file import load
 
     plan = load()
     chosen = plan.datasets if dataset is None else {dataset: _planned(dataset)}
@@ -162,8 +162,8 @@ def show(
     from pipeline.data.dataset_download import load as load_split
     from pipeline.data.image_sheet import augmented_rows, first_seen, sheet
     from pipeline.errors import UserError
-    from pipeline.params import load
     from pipeline.runner.data_state import BETON, RAW, is_fetched
+    from pipeline.runner.params_file import load
 
     entry = _planned(dataset)
     if entry.shape is None:
@@ -193,8 +193,9 @@ def show(
 def _planned(name: str) -> "Dataset":
     """The entry of params.yaml."""
     from pipeline.errors import UserError
-    from pipeline.params import PARAMS, load, nearest
+    from pipeline.params import PARAMS, nearest
     from pipeline.runner.data_state import known_datasets
+    from pipeline.runner.params_file import load
 
     datasets = load().datasets
     if name in datasets:

@@ -40,9 +40,10 @@ def estimate(
 
     from pipeline.benchmarks.plan_estimate import disk, sums
     from pipeline.errors import UserError
-    from pipeline.params import PARAMS, load
+    from pipeline.params import PARAMS
     from pipeline.publication.claims import canonical, load_claims, table_names, trainable_tables
     from pipeline.publish import json_text
+    from pipeline.runner.params_file import load
     from pipeline.runner.plan_edit import extend, groups_of, read
 
     plan = load()
@@ -101,7 +102,7 @@ def _measured(plan: "Plan", run_ids: Sequence[str]) -> "list[Estimate]":
     from pipeline.benchmarks.child import say_if_busy
     from pipeline.benchmarks.plan_estimate import estimate as measure
     from pipeline.progress import say
-    from pipeline.runner.interruptions import children_hear_no_signal
+    from pipeline.signals import children_hear_no_signal
 
     say_if_busy()
 

@@ -27,8 +27,8 @@ def explain(
     verdict is what it is.
     """
     from pipeline.evidence import provenance_summary, provenance_text
-    from pipeline.params import load
     from pipeline.publish import json_text
+    from pipeline.runner.params_file import load
 
     told = provenance_summary.of_claims(load(), paper_table, row, dataset)
     typer.echo(json_text(told) if json else provenance_text.claims(told), nl=False)

@@ -76,7 +76,7 @@ COMMANDS = (
 
 def page() -> str:
     """Raises what opening the two files raises, and KeyError where params.yaml has no protocol fast."""
-    from pipeline.params import load
+    from pipeline.runner.params_file import load
 
     protocols = load().protocols
     choice = _rows(CHOICE)

@@ -47,8 +47,9 @@ def plan(
     import sys
 
     from pipeline.errors import UserError
-    from pipeline.params import PARAMS, load
+    from pipeline.params import PARAMS
     from pipeline.publication.claims import check_filters, load_claims, table_names, trainable_tables
+    from pipeline.runner.params_file import load
     from pipeline.runner.plan_edit import extend, groups_of, read, write
 
     if yes and dry_run:

@@ -79,12 +79,12 @@ def repro(
 
     from pipeline.dvc_lock import LOCK
     from pipeline.errors import UserError, WrnPipeError
-    from pipeline.params import load
     from pipeline.provenance import fingerprint
     from pipeline.runner import remote
     from pipeline.runner.dag import read_dag
     from pipeline.runner.dvc import changed_results, runs_behind
     from pipeline.runner.dvc import repro as run
+    from pipeline.runner.params_file import load
     from pipeline.runner.run_lock import discard, hold
     from pipeline.runner.running_stages import running_stages
 
@@ -167,7 +167,7 @@ def _place(
 
     need_submitit()
     if jobs is not None:
-        from pipeline.params import load
+        from pipeline.runner.params_file import load
 
         return Slots(slots(jobs, visible_gpus() if load().device != "cpu" else []))
     need_slurm()

@@ -1,10 +1,13 @@
 """wrn-pipe stage: run one stage directly."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from pipeline.cli import completion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def stage(
@@ -54,8 +57,9 @@ def stage(
     from importlib import import_module
 
     from pipeline.errors import UserError
-    from pipeline.params import load, nearest
-    from pipeline.runner.interruptions import stage_attempt
+    from pipeline.params import nearest
+    from pipeline.runner.params_file import load
+    from pipeline.runner.stage_entry import stage_attempt
 
     if name not in completion.STAGES:
         raise UserError(f"no stage {name!r}", nearest(name, completion.STAGES, "stage"))
@@ -94,8 +98,18 @@ def stage(
     more: dict[str, Any] = {}
     if name == "train":
         more = {"fresh": fresh, "wait": wait, "checkpoint_steps": checkpoint_steps, "nproc": _processes(nproc)}
-    with stage_attempt(f"{name}@{key}"):
+    with stage_attempt(f"{name}@{key}", _kept(name, key)):
         import_module(f"stages.{name}").main(key, **more)
+
+
+def _kept(name: str, key: str) -> "Callable[[], str] | None":
+    """What the stage leaves behind when a signal stops it, where that is something."""
+    if name != "download":
+        return None
+    # Now, and not when it is told: numpy, which this imports, can not be imported again where a signal broke that off.
+    from stages.download import kept
+
+    return lambda: kept(key)
 
 
 def _processes(words: str | None) -> Literal["auto"] | int | None:

@@ -39,8 +39,8 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     """
     from dataclasses import asdict
 
-    from pipeline.params import load
     from pipeline.publish import json_text
+    from pipeline.runner.params_file import load
     from pipeline.runner.run_status import standings
 
     found = standings(load())

@@ -61,7 +61,8 @@ def sweep(
     from pathlib import Path
 
     from pipeline.errors import UserError
-    from pipeline.params import load, nearest
+    from pipeline.params import nearest
+    from pipeline.runner.params_file import load
 
     plan = load()
     for word, known, noun in ((protocol, plan.protocols, "protocol"), (dataset, plan.datasets, "dataset")):
@@ -104,7 +105,7 @@ def _changed(plan: "Plan", protocol: str, changed: dict[str, Any], dataset: str,
     from ruamel.yaml import YAML
 
     from pipeline.errors import UserError
-    from pipeline.params import parse_plan
+    from pipeline.runner.params_file import parse_plan
 
     values = plan.model_dump(mode="json", exclude_none=True)
     recipe = values["protocols"][protocol]
@@ -151,11 +152,12 @@ def _train(plan: "Plan", to: "Path") -> None:
     from pipeline.runner.waiting import bind_threads
 
     bind_threads(plan.kernels)
+    from pipeline.errors import InterruptedTrainingError
     from pipeline.progress import say
     from pipeline.provenance import fingerprint
     from pipeline.publish import new_file
+    from pipeline.runner.run_hooks import RunHooks
     from pipeline.runner.run_lock import discard, hold
-    from pipeline.runner.training_interruptions import InterruptedTrainingError
     from pipeline.tasks.classification import metrics
     from pipeline.training.evaluate_run import predicted
     from pipeline.training.loop import train
@@ -167,7 +169,7 @@ def _train(plan: "Plan", to: "Path") -> None:
         return
     scratch = Path("scratch") / print_of_run
     with hold(scratch, RUN):
-        training, record = prepare(plan, RUN, print_of_run, scratch)
+        training, record = prepare(plan, RUN, print_of_run, scratch, RunHooks())
         try:
             train(training, lambda *_: None)
         except InterruptedTrainingError as stop:

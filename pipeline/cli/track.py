@@ -24,7 +24,7 @@ def sync(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fal
     """
     from json import dumps
 
-    from pipeline.params import load
+    from pipeline.runner.params_file import load
     from pipeline.tracking.sync import as_json, sync_all
 
     synced = sync_all(load(), (lambda _: None) if json else typer.echo)

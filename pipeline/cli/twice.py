@@ -10,7 +10,8 @@ from pathlib import Path
 
 import typer
 
-from pipeline.runner.interruptions import children_hear_no_signal, stop_at_once
+from pipeline.runner.interruptions import stop_at_once
+from pipeline.signals import children_hear_no_signal
 
 
 def compare(run_id: str, steps: int | None) -> None:
@@ -23,8 +24,8 @@ def compare(run_id: str, steps: int | None) -> None:
         lambda: "of two trainings to compare nothing is kept", _command(run_id, steps), "start again with"
     ):
         from pipeline.errors import UserError
-        from pipeline.params import load
         from pipeline.provenance import fingerprint
+        from pipeline.runner.params_file import load
         from pipeline.runner.run_lock import hold
 
         plan = load()
@@ -102,18 +103,19 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
 
 def _train(run_id: str, folder: str, steps: int | None) -> None:
     from pipeline.errors import WrnPipeError
-    from pipeline.params import load
     from pipeline.provenance import fingerprint
+    from pipeline.runner.params_file import load
     from pipeline.runner.waiting import bind_threads
 
     plan = load()
     bind_threads(plan.kernels)
+    from pipeline.errors import continue_with
     from pipeline.evidence.step_checksums import traced
-    from pipeline.runner.training_interruptions import continue_with
+    from pipeline.runner.run_hooks import RunHooks
     from pipeline.training.train_run import prepare
 
     try:
-        training, _ = prepare(plan, run_id, fingerprint(plan, run_id), Path(folder))
+        training, _ = prepare(plan, run_id, fingerprint(plan, run_id), Path(folder), RunHooks())
         traced(training, steps)
     except WrnPipeError as error:
         # Where memory is short, a training is told to go on from its state, which this one does not.

@@ -33,7 +33,8 @@ def ui(
     from threading import Thread
 
     from pipeline.errors import UserError
-    from pipeline.params import PARAMS, load
+    from pipeline.params import PARAMS
+    from pipeline.runner.params_file import load
     from pipeline.tracking.store import FOLDER, client, experiment, explained, page, uri
     from pipeline.tracking.sync import SAME, sync_all
 

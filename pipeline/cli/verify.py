@@ -64,7 +64,7 @@ def verify(
 
 def _here(deep: bool, deeper: str | None, epochs: int | None) -> "Iterable[Finding]":
     from pipeline.evidence.verification import verify
-    from pipeline.params import load
+    from pipeline.runner.params_file import load
 
     plan = load()
     if deeper is not None:

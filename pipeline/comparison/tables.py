@@ -1,8 +1,7 @@
-"""The paper's tables with our results in them, as the paper lays them out, and as files under results/."""
+"""The paper's tables with our results in them, as the paper lays them out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from pipeline.comparison.cells import Cell, cell_of, unpublished_cell, unpublished_cell_with_runs
@@ -12,7 +11,6 @@ from pipeline.params import Plan
 from pipeline.publication.caveats import Caveat, load_caveats
 from pipeline.publication.claims import Claim, Kind, Metric, Statistic, claims_of, table_name
 from pipeline.publication.paper import TITLES
-from pipeline.publish import new_file
 
 if TYPE_CHECKING:
     import pandera.pandas
@@ -153,15 +151,3 @@ def results_schema() -> "pandera.pandas.DataFrameSchema":
         ordered=True,
         unique=["table", "network", "dataset", "metric"],
     )
-
-
-def write_table(written: Table, folder: Path) -> tuple[Path, ...]:
-    """Write table-4.csv and .md into `folder`, the same bytes for the same table, and return their paths."""
-    from pipeline.comparison.formats import FILES, render
-
-    paths = []
-    for suffix, form in FILES.items():
-        path = folder / f"{written.stem}{suffix}"
-        paths.append(path)
-        new_file(path, render([written], form).encode("utf-8"))
-    return tuple(paths)

@@ -24,7 +24,7 @@ from pipeline.data.quick_import import compiling_later
 from pipeline.dataset_config import SourceError
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.progress import progress
-from pipeline.runner.interruptions import children_hear_no_signal
+from pipeline.signals import children_hear_no_signal
 
 _STALL_SECONDS = 600
 """A writer that adds no byte for so long has hung: FFCV waits for ever for a worker that died."""

@@ -27,10 +27,11 @@ from pipeline.evidence.lock_check import CARD, IGNORED, Disk
 from pipeline.evidence.recorded import MANIFEST
 from pipeline.evidence.regenerate import Run
 from pipeline.evidence.verification import verify
-from pipeline.params import PARAMS, Plan, load
+from pipeline.params import PARAMS, Plan
 from pipeline.provenance import commit
 from pipeline.publish import json_text
 from pipeline.runner.dag import DAG, Stage, stages
+from pipeline.runner.params_file import load
 
 DATA = "data/"
 _OWN = Path(__file__).resolve().parents[2]

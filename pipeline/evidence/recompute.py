@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.params import Plan
 from pipeline.provenance import fingerprint
+from pipeline.runner.run_hooks import RunHooks
 from pipeline.tasks.predictions import read
 from pipeline.training import device as devices
 from pipeline.training.checkpoints import EpochRecord, Progress
@@ -96,7 +97,7 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
             raise _EnoughError
 
     with tempfile.TemporaryDirectory() as scratch:
-        training, record = prepare(plan, run_id, fingerprint(plan, run_id), Path(scratch))
+        training, record = prepare(plan, run_id, fingerprint(plan, run_id), Path(scratch), RunHooks())
         done: Progress | None = None
         with suppress(_EnoughError):
             done = train(training, note)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ TITLES = {
     "text": "Text: SVHN without dropout",
 }
 """Every table of claims.csv, in the paper's order, with a title."""
+
+KNOWN_DATASETS = Path(__file__).with_name("datasets.yaml")
+"""Entries of all datasets of the paper, ready to be copied into params.yaml."""
 
 ONE_TABLE = f"{', '.join(TITLES)}."
 TABLES = f"{', '.join(TITLES)}, or all."

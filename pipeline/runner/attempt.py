@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from submitit.helpers import DelayedSubmission
 
-from pipeline.errors import forget_last_words
+from pipeline.runner.failure_record import forget_failure_record
 from pipeline.runner.job import Stage
 from pipeline.runner.waiting import wait_briefly
 
@@ -75,7 +75,7 @@ class Attempt:
                 continue
         # That it was stopped is no answer any more: should the job not start again, the driver must not find it.
         for stage in ("train", "evaluate"):
-            forget_last_words(f"{stage}@{self.run}")
+            forget_failure_record(f"{stage}@{self.run}")
         return DelayedSubmission(self)
 
 

@@ -13,7 +13,7 @@ LEAST_SECONDS = 10.0
 
 
 @dataclass
-class Cadence:
+class CheckpointInterval:
     """Every `steps` steps, or with None as many as keep saving below one hundredth of the training's time.
 
     Steps take from milliseconds to minutes and states from 1 MB to 1 GB, so no fixed number suits: the number follows

@@ -13,7 +13,6 @@ from ruamel.yaml import YAML
 
 from pipeline.dataset_config import (
     DATA_DIR,
-    KNOWN,
     SPLITS,
     ArchiveSource,
     Dataset,
@@ -23,6 +22,7 @@ from pipeline.dataset_config import (
 )
 from pipeline.dvc_lock import read
 from pipeline.params import Plan
+from pipeline.publication.paper import KNOWN_DATASETS
 from pipeline.runner.dvc import changes
 
 RAW, BETON = Path("data/raw"), Path("data/beton")
@@ -76,7 +76,7 @@ class Standing:
 
 def known_datasets() -> dict[str, Dataset]:
     """The entries of all datasets of the paper, as they can be copied into params.yaml."""
-    entries = YAML(typ="safe", pure=True).load(KNOWN)["datasets"]
+    entries = YAML(typ="safe", pure=True).load(KNOWN_DATASETS)["datasets"]
     return {name: Dataset.model_validate(entry) for name, entry in entries.items()}
 
 

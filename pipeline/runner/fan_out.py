@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.params import Plan, load
+from pipeline.params import Plan
 from pipeline.progress import counted, say
 from pipeline.provenance import fingerprint
 from pipeline.publish import new_folder
@@ -21,6 +21,7 @@ from pipeline.runner.dvc import looked_at, record, repro
 from pipeline.runner.job import SCRATCH, evaluated, trained
 from pipeline.runner.job_driver import Failure, work_off
 from pipeline.runner.jobs import JOBS
+from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import discard_unless_held
 from pipeline.runner.running_stages import ask
 from pipeline.runner.submit import Place, Slots, Work

@@ -10,11 +10,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import UserError, exit_on_error, keep_last_words
-from pipeline.params import Plan, load
+from pipeline.errors import UserError, exit_on_error
+from pipeline.params import Plan
 from pipeline.progress import say
 from pipeline.provenance import dependencies, digests_of, fingerprint
 from pipeline.publish import new_folder
+from pipeline.runner.failure_record import keep_failure_record
+from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import hold
 from pipeline.runner.training_interruptions import stop_at_once
 from pipeline.runner.waiting import bind_threads
@@ -48,7 +50,7 @@ def main(run_id: str, print_of_run: str, stage: Stage) -> None:
     plan = load()
     with stop_at_once(run_id), hold(SCRATCH / print_of_run, run_id):
         # Again within: what a signal raises must be kept as well.
-        with keep_last_words(f"train@{run_id}"), stop_at_once(run_id):
+        with keep_failure_record(f"train@{run_id}"), stop_at_once(run_id):
             if fingerprint(plan, run_id) != print_of_run:
                 raise UserError(
                     f"run {run_id}: settings, code or data were edited after this job was submitted",
@@ -56,7 +58,7 @@ def main(run_id: str, print_of_run: str, stage: Stage) -> None:
                 )
             if stage == "train" and not trained(print_of_run).is_dir():
                 _train(plan, run_id, print_of_run)
-        with keep_last_words(f"evaluate@{run_id}"), stop_at_once(run_id):
+        with keep_failure_record(f"evaluate@{run_id}"), stop_at_once(run_id):
             from pipeline.training.evaluate_run import evaluate
 
             weights = trained(print_of_run) if stage == "train" else Path("models") / run_id
@@ -74,9 +76,10 @@ def _train(plan: Plan, run_id: str, print_of_run: str) -> None:
         train_on(processes, run_id, print_of_run, *places, mirrored=False)
     else:
         bind_threads(plan.kernels)
+        from pipeline.runner.run_hooks import RunHooks
         from pipeline.training.train_run import train_run
 
-        train_run(plan, run_id, print_of_run, *places, mirrored=False)
+        train_run(plan, run_id, print_of_run, *places, RunHooks(mirrored=False))
 
 
 if __name__ == "__main__":

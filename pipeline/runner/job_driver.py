@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import signals
-from pipeline.errors import StoppedError, forget_last_words, last_words
+from pipeline.errors import StoppedError
 from pipeline.params import Plan
 from pipeline.progress import Task, counted, progress, say
 from pipeline.runner.child_processes import modules_below, terminate
+from pipeline.runner.failure_record import failure_record, forget_failure_record
 from pipeline.runner.job import SCRATCH, evaluated, trained
 from pipeline.runner.jobs import Job, at_work, forget, note, noted
 from pipeline.runner.run_lock import living
@@ -135,7 +136,7 @@ class _Driver:
         for attempt, works in by_attempt.items():
             for work in works:
                 for stage in work.stages:
-                    forget_last_words(stage)
+                    forget_failure_record(stage)
             for work, job in zip(works, self.place.submit(works, attempt), strict=True):
                 note(job)
                 self.attempts[work.run] = attempt
@@ -154,7 +155,7 @@ class _Driver:
         return whole and (work.stage == "evaluate" or trained(work.fingerprint).is_dir())
 
     def _failed(self, work: Work, job: Job) -> None:
-        words = last_words(f"train@{work.run}") or last_words(f"evaluate@{work.run}")
+        words = failure_record(f"train@{work.run}") or failure_record(f"evaluate@{work.run}")
         why = words.what if words else f"ended without a word ({_last_line(job.log)})"
         failure = Failure(work.run, why, job.log)
         mistake = words is not None and (words.exit_code == 2 or words.stopped)

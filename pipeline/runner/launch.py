@@ -15,10 +15,9 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.errors import WrnPipeError
+from pipeline.errors import OUTSIDE, InterruptedTrainingError, WrnPipeError, continue_with
 from pipeline.progress import say
 from pipeline.runner import worker
-from pipeline.runner.training_interruptions import OUTSIDE, InterruptedTrainingError, continue_with
 from pipeline.runner.worker import Report, Task
 from pipeline.signals import noted
 
@@ -38,7 +37,7 @@ def train_on(
     steps: int | None = None,
     mirrored: bool = True,
 ) -> None:
-    """As pipeline.training.train_run.train_run, by so many processes of this machine. `steps`: checkpoint_steps.
+    """As training.train_run.train_run, by so many processes of this machine. `steps`, `mirrored`: see RunHooks.
 
     SIGTERM and SIGINT stop them after the step under way; a second one kills them. Raises what the first of them that
     failed raised, as a WrnPipeError; the others are ended.

@@ -16,13 +16,12 @@ from ruamel.yaml import YAML
 from pipeline.comparison.training_cost import Cost, training_cost
 from pipeline.dataset_config import Dataset
 from pipeline.errors import UserError
-from pipeline.params import PARAMS, Plan, Protocol, nearest, parse_plan
+from pipeline.params import PARAMS, Plan, Protocol, nearest
 from pipeline.publication.claims import STATISTIC, Claim, canonical, load_claims
-from pipeline.publication.paper import TITLES
+from pipeline.publication.paper import KNOWN_DATASETS, TITLES
 from pipeline.publication.protocols import PROTOCOLS, paper_protocols, protocol_of
+from pipeline.runner.params_file import parse_plan
 from pipeline.runner.yaml_text import Document, Edit
-
-KNOWN_DATASETS = Path(__file__).parents[1] / "publication" / "datasets.yaml"
 
 METRIC = {"top1_error": "top-1 error", "top5_error": "top-5 error"}
 """How a comment words a claim's metric."""

@@ -14,13 +14,11 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from pipeline.artifacts import SAVED_STATES
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.progress import say
 from pipeline.runner import heartbeat
 from pipeline.training import device_choice
-
-PATTERN = "epoch-*.safetensors"
-"""Names of saved states within `scratch`, the later the further; see pipeline.training.checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def discard(scratch: Path) -> None:
         *scratch.glob(".*.part"),
         scratch / heartbeat.FILE,
         scratch / device_choice.FILE,
-        *sorted(scratch.glob(PATTERN)),
+        *sorted(scratch.glob(SAVED_STATES)),
     ):  # the newest last, should this be killed
         path.unlink(missing_ok=True)
     for made in (*scratch.glob("*trained*"), *scratch.glob("*evaluated-*")):  # by a job: pipeline/runner/job.py

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import LastWords, WrnPipeError, last_words
+from pipeline.artifacts import SAVED_STATES
+from pipeline.errors import WrnPipeError
 from pipeline.params import Plan
 from pipeline.provenance import fingerprint
 from pipeline.publication.claims import canonical, load_claims
 from pipeline.publication.protocols import protocol_of
 from pipeline.runner.dag import Stage, read_dag, with_behind
+from pipeline.runner.failure_record import FailureRecord, failure_record
 from pipeline.runner.heartbeat import Pulse
 from pipeline.runner.heartbeat import read as read_pulse
 from pipeline.runner.job import evaluated, trained
 from pipeline.runner.jobs import Activity, Job, at_work, noted
-from pipeline.runner.run_lock import PATTERN, Holder, living
+from pipeline.runner.run_lock import Holder, living
 from pipeline.runner.run_lock import read as read_note
 from pipeline.runner.running_stages import ask, running_stages, waits_for_lock
 
@@ -36,7 +38,7 @@ class RunStanding:
     stage: str | None
     """The stage under way, or that failed or was stopped; of not started: the one to come, where it is not training."""
     why: tuple[str, ...]
-    """Of stale and not started: what changed; of failed and stopped: the last words."""
+    """Of stale and not started: what changed; of failed and stopped: how."""
     error: float | None
     """Test error in percent, of the results that lie here, stale or not."""
     pulse: Pulse | None
@@ -80,8 +82,8 @@ class Standings:
     jobs_unknown: str | None
     """Why the cluster could not be asked about its jobs; None where it was, or there are none."""
     other_stages: dict[str, tuple[str, ...]]
-    """Stages of no run or table, such as download@cifar10, that are out of date, and why: the last words of one that
-    failed first."""
+    """Stages of no run or table, such as download@cifar10, that are out of date, and why; how it failed first,
+    of one that did."""
     running: dict[str, int]
     """Stages that DVC runs, with its process id."""
     runs: tuple[RunStanding, ...]
@@ -117,7 +119,7 @@ def standings(plan: Plan) -> Standings:
     facts = _Facts(plan, stages, running, stale, pulses, jobs, activities)
     runs = [_run(run_id, facts) for run_id in plan.runs]
     others = {
-        name: (*(_sentences(words) if (words := last_words(name)) and not words.stopped else ()), *why)
+        name: (*(_sentences(words) if (words := failure_record(name)) and not words.stopped else ()), *why)
         for name, why in (stale or {}).items()
         if stages[name].kind not in ("train", "evaluate", "tabulate")
     }
@@ -192,10 +194,10 @@ def _run(run_id: str, facts: _Facts) -> RunStanding:
         where = "--slurm" if job and job.system == "slurm" else "--jobs 1"
         return standing("made", then=f"wrn-pipe repro {where} {run_id}", job=job)
     last = read_pulse(scratch)
-    saved = any(scratch.glob(PATTERN))
+    saved = any(scratch.glob(SAVED_STATES))
     for stage in (train, evaluate):
         # What was stopped before its settings or code were edited is not what would go on now.
-        if (words := last_words(stage)) and (saved or not words.stopped):
+        if (words := failure_record(stage)) and (saved or not words.stopped):
             state: State = "stopped" if words.stopped else "failed"
             return standing(state, stage, _sentences(words), last, then=again)
     if left := read_note(scratch.with_name(f"{scratch.name}.holder.json")):
@@ -219,7 +221,7 @@ def _why(train: str, evaluate: str, facts: _Facts) -> list[str]:
     return list(dict.fromkeys([*of_training, *of_evaluation]))
 
 
-def _sentences(words: LastWords) -> list[str]:
+def _sentences(words: FailureRecord) -> list[str]:
     return [words.what, *([f"fix: {words.remedy}"] if words.remedy else [])]
 
 
@@ -260,6 +262,6 @@ def _table_state(stage: str, facts: _Facts) -> tuple[State, list[str]]:
         return "running", []
     why = (facts.stale or {}).get(stage, [])
     here = all(Path(path).is_file() for path in facts.stages[stage].outs)
-    if (words := last_words(stage)) and (why or not here):
+    if (words := failure_record(stage)) and (why or not here):
         return "failed", _sentences(words)
     return ("done" if not why else "stale") if here else "not started", why

@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from pipeline.errors import StoppedError, WrnPipeError
+from pipeline.errors import OUTSIDE, InterruptedTrainingError, WrnPipeError, continue_with
 from pipeline.progress import say
 from pipeline.signals import handled
 
-OUTSIDE = "before or after the training's steps"
 _NO_MEMORY = (
     "can't allocate memory",
     "bad_alloc",
@@ -21,19 +20,6 @@ _NO_MEMORY = (
 """In the text of torch's plain RuntimeErrors: of the CPU's allocator, oneDNN, cuBLAS and cuDNN."""
 _unanswered: list[int] = []
 """Signals that have come within `stop_at_once`."""
-
-
-def continue_with(run_id: str) -> str:
-    """The command that takes a training up again."""
-    return f"wrn-pipe repro train@{run_id}"
-
-
-class InterruptedTrainingError(StoppedError):
-    """A signal stopped the training; its state is saved."""
-
-    def __init__(self, signum: int, where: str, run_id: str) -> None:
-        super().__init__(signum, f"stopped {where}, nothing is lost", f"continue with: {continue_with(run_id)}")
-        self.where = where
 
 
 @contextmanager

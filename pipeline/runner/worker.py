@@ -13,8 +13,8 @@ import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.errors import UserError, WrnPipeError
-from pipeline.runner.training_interruptions import OUTSIDE, InterruptedTrainingError, stop_at_once
+from pipeline.errors import OUTSIDE, InterruptedTrainingError, UserError, WrnPipeError
+from pipeline.runner.training_interruptions import stop_at_once
 
 _LOOK_EVERY_S = 0.2
 
@@ -87,9 +87,10 @@ def main(task: Task) -> int:
 
 
 def _train(task: Task, rank: int) -> None:
-    from pipeline.params import load
     from pipeline.progress import leave_speaking_to_another
     from pipeline.provenance import fingerprint
+    from pipeline.runner.params_file import load
+    from pipeline.runner.run_hooks import RunHooks
     from pipeline.training.ranks import joined
     from pipeline.training.train_run import train_run
 
@@ -100,7 +101,8 @@ def _train(task: Task, rank: int) -> None:
         raise UserError(f"what run {task.run_id} is made of changed while its processes started", "start it again")
     with joined(plan.device) as ranks:
         places = Path(task.scratch), Path(task.to)
-        train_run(plan, task.run_id, task.fingerprint, *places, task.checkpoint_steps, task.mirrored, ranks)
+        hooks = RunHooks(task.checkpoint_steps, task.mirrored)
+        train_run(plan, task.run_id, task.fingerprint, *places, hooks, ranks)
 
 
 def _report(task: Task, report: Report) -> None:

@@ -23,7 +23,7 @@ class Document:
     """A YAML text whose top level is a mapping, with the places of its nodes. `name` is the file's, for messages."""
 
     def __init__(self, text: str, name: str) -> None:
-        """Raises MarkedYAMLError for a text that is no YAML; `pipeline.params.load` tells the user before."""
+        """Raises MarkedYAMLError for a text that is no YAML; `params_file.load` tells the user before."""
         self.text = text
         self.name = name
         self.newline = "\r\n" if "\r\n" in text else "\n"

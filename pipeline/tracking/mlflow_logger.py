@@ -10,18 +10,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pipeline.params import Plan
 from pipeline.progress import say
-from pipeline.tracking.store import RATE, client, experiment, reason
-from pipeline.training.checkpoints import EpochRecord
+from pipeline.tracking.store import LATER, RATE, client, experiment, reason
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from pipeline.training.checkpoints import EpochRecord
+
 _CLOSING_S, _STOPPING_S = 120.0, 30.0
 """How long to wait for MLflow at the end, where importing it and making its database may be all that is left of a short
 training, and after a signal, when a scheduler may kill soon what does not end."""
-LATER = "its files are complete without; wrn-pipe track sync records it later"
 
 
 class Mirror:
@@ -55,7 +54,7 @@ class Mirror:
         if self.thread.is_alive():
             say(f"MLflow did not answer within {patience:.0f} s while recording {self.run_id}; {LATER}")
 
-    def epoch(self, row: EpochRecord, rate: float) -> None:
+    def epoch(self, row: "EpochRecord", rate: float) -> None:
         """Log an epoch's record and its training images per second at step = completed epochs."""
         values = {k: v for k, v in asdict(row).items() if k != "epoch" and v is not None} | {RATE: rate}
         now = int(time.time() * 1000)
@@ -113,14 +112,3 @@ def _watching_machine(run: str) -> Iterator[None]:
         monitor.collect_metrics()
         monitor.publish_metrics(monitor.aggregate_metrics())
         monitor.mlflow_logger.flush()
-
-
-def log_evaluation(plan: Plan, run_id: str) -> None:
-    """Bring MLflow's run of an evaluated training up to date with the files; failures are said, not raised."""
-    try:
-        from pipeline.tracking.sync import sync_run
-
-        mlflow = client()
-        sync_run(mlflow, experiment(mlflow), plan, run_id)
-    except Exception as error:  # noqa: BLE001 - the evaluation's files are complete without MLflow
-        say(f"MLflow is not recording the evaluation of {run_id} ({reason(error)}); {LATER}")

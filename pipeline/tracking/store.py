@@ -23,6 +23,8 @@ _SQLITE = "sqlite:///"
 _FORMS = "http://HOST:PORT, https://HOST or sqlite:////ABSOLUTE/FILE.db; unset, it is in tracking/"
 RATE = "images_per_second"
 """The one metric of ours that no file holds: a clock measured it."""
+LATER = "its files are complete without; wrn-pipe track sync records it later"
+"""Ends what is said when MLflow does not record a run."""
 EXPERIMENT = PAPER.slug
 NOTE = f"""Trainings of [{PAPER.title}]({PAPER.url}) by `wrn-pipe`, one run each. \
 The files of the repository are the truth; `wrn-pipe track sync` makes these pages say what they say.

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.params import Plan
 from pipeline.progress import progress, say
-from pipeline.tracking.mlflow_logger import LATER
 from pipeline.tracking.run_record import checkout, finished
-from pipeline.tracking.store import client, experiment, explained, name, reason
+from pipeline.tracking.store import LATER, client, experiment, explained, name, reason
 from pipeline.tracking.write import Written, write
 
 if TYPE_CHECKING:
@@ -78,6 +77,15 @@ def log_runs(plan: Plan, runs: Mapping[str, Mapping[str, str]]) -> None:
                 task.advance()
     except Exception as error:  # noqa: BLE001 - the files are complete without MLflow
         say(f"MLflow is not recording {len(runs)} published runs ({reason(error)}); {LATER}")
+
+
+def log_evaluation(plan: Plan, run_id: str) -> None:
+    """Bring MLflow's run of an evaluated training up to date with the files; failures are said, not raised."""
+    try:
+        mlflow = client()
+        sync_run(mlflow, experiment(mlflow), plan, run_id)
+    except Exception as error:  # noqa: BLE001 - the evaluation's files are complete without MLflow
+        say(f"MLflow is not recording the evaluation of {run_id} ({reason(error)}); {LATER}")
 
 
 def as_json(synced: Synced) -> dict[str, Any]:

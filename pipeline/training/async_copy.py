@@ -3,7 +3,7 @@
 import torch
 
 
-class Glimpse:
+class AsyncCopy:
     """A copy of a small tensor that is asked for at one step and read at a later one, when it has long been made."""
 
     def __init__(self, tensor: torch.Tensor) -> None:

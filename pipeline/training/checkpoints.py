@@ -15,11 +15,11 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 from torch.optim import Optimizer
 
+from pipeline.artifacts import SAVED_STATES
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.progress import say
 from pipeline.publish import sync
-from pipeline.runner.run_lock import PATTERN
-from pipeline.training.ema import Average
+from pipeline.training.ema import EMA
 
 _ABOUT = "training"
 """The one metadata key: safetensors writes several in random order, and equal states are to be equal files."""
@@ -70,10 +70,10 @@ class Checkpoints:
         model: nn.Module,
         optimizer: Optimizer,
         totals: torch.Tensor,
-        average: Average | None = None,
+        ema: EMA | None = None,
     ) -> None:
         self.folder, self.model, self.optimizer, self.totals = folder, model, optimizer, totals
-        self.average = average
+        self.ema = ema
         self.newest: Path | None = None
         """The newest state known to be whole."""
         self.seconds = 0.0
@@ -105,7 +105,7 @@ class Checkpoints:
             if _digest(path.read_bytes()) != _digest(content):
                 raise OSError(None, "the file reads back otherwise than it was written")
             before, self.newest = self.newest, path
-            for old in self.folder.glob(PATTERN) if path != before else ():
+            for old in self.folder.glob(SAVED_STATES) if path != before else ():
                 if old not in (path, before):
                     old.unlink()
         except OSError as error:
@@ -124,7 +124,7 @@ class Checkpoints:
 
         Raises UserError for a state of another fingerprint, which somebody must have copied here.
         """
-        for path in sorted(self.folder.glob(PATTERN), reverse=True):
+        for path in sorted(self.folder.glob(SAVED_STATES), reverse=True):
             try:
                 content = path.read_bytes()
                 if _digest(content) != path.name.split(".")[1]:
@@ -150,8 +150,8 @@ class Checkpoints:
             buffer = self.optimizer.state[parameter].get("momentum_buffer")
             if buffer is not None:
                 tensors[f"momentum.{key}"] = buffer
-        if self.average:
-            tensors |= {f"average.{k}": v for k, v in self.average.tensors.items()}
+        if self.ema:
+            tensors |= {f"average.{k}": v for k, v in self.ema.tensors.items()}
         tensors["totals"] = self.totals
         return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
 
@@ -160,9 +160,9 @@ class Checkpoints:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
         self.model.load_state_dict(of("model."))
-        if self.average:
+        if self.ema:
             saved, like = of("average."), self.model.state_dict()  # whose order the average keeps; files sort by name
-            self.average.tensors = {k: torch.empty_like(v).copy_(saved[k]) for k, v in like.items() if k in saved}
+            self.ema.tensors = {k: torch.empty_like(v).copy_(saved[k]) for k, v in like.items() if k in saved}
         for key, parameter in self.model.named_parameters():
             if (buffer := tensors.get(f"momentum.{key}")) is not None:
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)

@@ -6,14 +6,14 @@ from torch import nn
 from pipeline.params import WeightAverage
 
 
-class Average:
+class EMA:
     """Follows `model`. `tensors` is empty before the first update, then what state_dict has, but for counters."""
 
     def __init__(self, model: nn.Module, settings: WeightAverage) -> None:
         self.model, self.settings = model, settings
         self.tensors: dict[str, torch.Tensor] = {}
 
-    def stepped(self, done: int) -> None:
+    def update(self, done: int) -> None:
         """After `done` steps of the training in all."""
         if done % self.settings.every == 0:
             now = {k: v for k, v in self.model.state_dict().items() if v.is_floating_point()}
@@ -22,6 +22,6 @@ class Average:
             else:
                 self.tensors = {k: v.clone() for k, v in now.items()}
 
-    def put(self) -> None:
-        """Make the average the model's weights."""
-        self.model.load_state_dict(self.tensors, strict=False)
+    def copy_to(self, model: nn.Module) -> None:
+        """Make the average the weights of `model`."""
+        model.load_state_dict(self.tensors, strict=False)

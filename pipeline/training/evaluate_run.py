@@ -15,8 +15,8 @@ from pipeline.data.sampler import held_out
 from pipeline.errors import UserError
 from pipeline.params import Plan, Run
 from pipeline.publish import json_text
-from pipeline.tasks.classification import about, metrics
-from pipeline.tasks.predictions import loader_of, network_of, predict, read, write
+from pipeline.tasks.classification import about, loader_of, metrics, network_of, predict
+from pipeline.tasks.predictions import read, write
 from pipeline.training import device as devices
 from pipeline.training.run_digests import digests
 

@@ -1,7 +1,6 @@
 """Trains one network by one protocol, step by step, from wherever it was left."""
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
@@ -9,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from pipeline.data.batches import Input, Inputs
@@ -17,18 +15,16 @@ from pipeline.data.counter_rng import Stream, draw
 from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sampler import sample_order
-from pipeline.errors import UserError, WrnPipeError
+from pipeline.errors import InterruptedTrainingError, UserError, WrnPipeError
 from pipeline.kernels.apply import explain_no_compiling, waits_in_openmp
 from pipeline.params import Protocol
-from pipeline.progress import progress, say
-from pipeline.runner.checkpoint_interval import Cadence
-from pipeline.runner.heartbeat import Monitor
-from pipeline.runner.training_interruptions import InterruptedTrainingError, explain_no_memory, stop_after_step
-from pipeline.runner.waiting import Yielding, on_own_core
-from pipeline.training.async_copy import Glimpse
+from pipeline.progress import say
+from pipeline.tasks import classification
+from pipeline.training.async_copy import AsyncCopy
 from pipeline.training.checkpoints import Checkpoints, EpochRecord, Progress
 from pipeline.training.device import facts, note_unrepeatable
-from pipeline.training.ema import Average
+from pipeline.training.ema import EMA
+from pipeline.training.hooks import CheckpointInterval, Hooks, Monitor
 from pipeline.training.ranks import ALONE, Ranks
 from pipeline.training.schedule import learning_rate, resets_momentum
 
@@ -53,8 +49,8 @@ class Training:
     device: torch.device
     scratch: Path
     """Named by the run's fingerprint."""
-    checkpoint_steps: int | None = None
-    """Save after every so many steps; None: as Cadence finds cheap."""
+    hooks: Hooks = Hooks()  # noqa: RUF009 - it has no state
+    """What goes on around the steps."""
     ranks: Ranks = ALONE
     """Who trains it together. The loader delivers this one's share of a mini-batch."""
     forward: nn.Module | None = None
@@ -71,7 +67,7 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
 
     Ranks do the same steps, stop after the same one, and hold the same weights and totals; the first saves them.
     """
-    protocol, model, ranks = training.protocol, training.model, training.ranks
+    protocol, model, ranks, hooks = training.protocol, training.model, training.ranks, training.hooks
     # Fused: one pass over the parameters; CPU and CUDA both have it.
     optimizer = torch.optim.SGD(
         model.parameters(),
@@ -107,8 +103,8 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
         ranks.shard,
         protocol.batch_size,
     )
-    average = Average(model, protocol.weight_average) if protocol.weight_average else None
-    states = Checkpoints(training.scratch, model, optimizer, totals, average)
+    ema = EMA(model, protocol.weight_average) if protocol.weight_average else None
+    states = Checkpoints(training.scratch, model, optimizer, totals, ema)
     at = states.resume()
     ranks.require_equal(
         (at.epoch << 32) + at.step,
@@ -120,24 +116,21 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
     else:
         say(f"{training.run_id}: trained to its end by an earlier attempt; --fresh would train it again")
     with ExitStack() as stack:
-        stop = stack.enter_context(stop_after_step(alone=ranks.size == 1))
-        keeper = _Keeper(training, states, at, stop, Cadence(training.checkpoint_steps), Glimpse(totals))
+        stop = stack.enter_context(hooks.stop_requests(alone=ranks.size == 1))
+        keeper = _Keeper(training, states, at, stop, hooks.checkpoint_interval(), AsyncCopy(totals))
         stack.enter_context(note_unrepeatable(at.unrepeatable))
-        stack.enter_context(explain_no_memory(training.run_id, keeper.where))
+        stack.enter_context(hooks.explain_no_memory(training.run_id, keeper.where))
         stack.enter_context(explain_no_compiling())
-        bar = None
-        if ranks.leads and sys.stderr.isatty():
-            done = (at.epoch * steps + at.step) * protocol.batch_size
-            images = protocol.epochs * steps * protocol.batch_size
-            bar = stack.enter_context(progress(training.run_id, images, "images", done, notes=True))
+        epochs, batch, done = protocol.epochs, protocol.batch_size, at.epoch * steps + at.step
+        watched = hooks.monitor(training.run_id, training.scratch, epochs, steps, batch, done, ranks.leads)
+        monitor = stack.enter_context(watched)
         yields = ranks.size == 1 and waits_in_openmp(model, protocol.precision)
-        yielding = stack.enter_context(Yielding()) if yields else None
-        monitor = Monitor(training.run_id, training.scratch, protocol.epochs, steps, protocol.batch_size, bar)
+        make_way = stack.enter_context(hooks.make_way()) if yields else None
         if ranks.leads:
             monitor.show(at.epoch, at.step, *totals.tolist()[:2])
         while at.epoch < protocol.epochs:
             started, first = time.perf_counter(), at.step
-            _epoch(training, inputs, optimizer, at, steps, keeper, monitor, yielding)
+            _epoch(training, inputs, optimizer, at, steps, keeper, monitor, make_way)
             loss, wrong, _ = totals.tolist()
             seen = min(steps * protocol.batch_size, samples)
             rate_at_end = learning_rate(protocol, at.epoch, steps - 1, steps)
@@ -145,7 +138,7 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
             keeper.require_finite()
             rate = (steps - first) * protocol.batch_size / (time.perf_counter() - started)
             if training.test and protocol.test_every and record.epoch % protocol.test_every == 0:
-                record.test_error = training.test({**model.state_dict(), **(average.tensors if average else {})})
+                record.test_error = training.test({**model.state_dict(), **(ema.tensors if ema else {})})
             if ranks.leads:
                 monitor.show(at.epoch, at.step, loss, wrong)
             at.history.append(record)
@@ -158,8 +151,8 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
             )
             on_epoch(record, rate)
             keeper.save()
-    if average:
-        average.put()
+    if ema:
+        ema.copy_to(model)
     return at
 
 
@@ -171,18 +164,18 @@ class _Keeper:
     states: Checkpoints
     at: Progress
     stop: list[int]
-    cadence: Cadence
-    glimpse: Glimpse
+    interval: CheckpointInterval
+    copy: AsyncCopy
 
     def stepped(self, steps: int) -> None:
         """After each of an epoch's `steps`; the last one is saved together with the epoch's record."""
         if self.at.step % CHECK_LOSS_STEPS == 0:
-            seen = self.glimpse.at(self.at.step)
+            seen = self.copy.at(self.at.step)
             if seen is not None:
                 self._require_finite(*seen)
         # The first rank's clock decides, and any of them may have been asked to stop: they save together.
         ranks = self.training.ranks
-        wanted = (ranks.leads and self.cadence.due()) or bool(self.stop)
+        wanted = (ranks.leads and self.interval.due()) or bool(self.stop)
         if ranks.largest(wanted) and self.at.step < steps:
             self.save()
 
@@ -193,7 +186,7 @@ class _Keeper:
                 raise self._no_number(name, self.at.step)
         if self.training.ranks.leads:
             self.states.save(self.at)
-            self.cadence.saved(self.states.seconds, str(self.training.scratch))
+            self.interval.saved(self.states.seconds, str(self.training.scratch))
         if signum := self.training.ranks.largest(self.stop[0] if self.stop else 0):  # which waits for the save
             place = f"in epoch {self.at.epoch + 1} after step {self.at.step}, saved as {self.states.newest}"
             raise InterruptedTrainingError(signum, place, self.training.run_id)
@@ -238,14 +231,14 @@ def _epoch(
     steps: int,
     keeper: _Keeper,
     monitor: Monitor,
-    yielding: Yielding | None,
+    make_way: Callable[[], None] | None,
 ) -> None:
     """Do the steps of epoch `at.epoch` from `at.step` on, saving the state now and then."""
     protocol, model = training.protocol, training.model
     if at.step == 0 and resets_momentum(protocol, at.epoch):
         for parameter in model.parameters():
             optimizer.state[parameter].pop("momentum_buffer", None)
-    shown = Glimpse(keeper.states.totals)
+    shown = AsyncCopy(keeper.states.totals)
     order = sample_order(training.seed, at.epoch, training.loader.samples, protocol.holdout)
     order = order[: steps * protocol.batch_size]
     for batch in inputs.batches(at.epoch, order[at.step * protocol.batch_size :], at.step):
@@ -253,15 +246,15 @@ def _epoch(
             group["lr"] = learning_rate(protocol, at.epoch, at.step, steps)
         joined = min(protocol.batch_size, len(order) - at.step * protocol.batch_size)
         loss, wrong = _step(training, optimizer, at, batch, joined)
-        if yielding:
-            yielding.look()
+        if make_way:
+            make_way()
         totals, added = keeper.states.totals, torch.stack([loss * len(batch.labels), wrong])
         training.ranks.add_up(added)
         totals[:2] += added
         totals[2] += ~totals[0].isfinite()
         at.step += 1
-        if keeper.states.average:
-            keeper.states.average.stepped(at.epoch * steps + at.step)
+        if keeper.states.ema:
+            keeper.states.ema.update(at.epoch * steps + at.step)
         if monitor.step(joined) and training.ranks.leads and (seen := shown.at(at.step)):
             monitor.show(at.epoch, seen[0], *seen[1][:2])
         keeper.stepped(steps)
@@ -277,12 +270,12 @@ def _step(
         # The masks of a step do not depend on how many steps this process has done before; each rank has its own.
         place = at.step + (ranks.rank << 32)
         torch.manual_seed(int(draw(training.seed, Stream.DROPOUT, at.epoch, place)[0] >> 1))
-    with on_own_core() if training.device.type == "cpu" else nullcontext():
+    with training.hooks.own_cores() if training.device.type == "cpu" else nullcontext():
         with torch.autocast(training.device.type, torch.bfloat16, enabled=protocol.precision == "bf16"):
             logits = (training.forward or training.model)(batch.images).float()
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=protocol.label_smoothing)
+        loss = classification.loss(logits, batch.labels, protocol.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         ranks.weigh(loss, len(batch.labels), joined).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     with torch.no_grad():
-        return loss.detach().double(), (logits.argmax(1) != batch.labels).sum().double()
+        return loss.detach().double(), classification.count_errors(logits, batch.labels).double()

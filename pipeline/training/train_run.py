@@ -2,7 +2,6 @@
 
 import csv
 import os
-from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from safetensors.torch import save
 
 from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
-from pipeline.errors import UserError, WrnPipeError
+from pipeline.errors import OUTSIDE, UserError, WrnPipeError, continue_with
 from pipeline.kernels.apply import emulates, use
 from pipeline.models.build import build, count_parameters
 from pipeline.models.sync_batch_norm import synchronise
@@ -24,12 +23,10 @@ from pipeline.params import Plan
 from pipeline.progress import say
 from pipeline.provenance import versions
 from pipeline.publish import json_text, new_folder
-from pipeline.runner.training_interruptions import OUTSIDE, continue_with, explain_no_memory
-from pipeline.tasks.predictions import loader_of, network_of, predict
-from pipeline.tracking.mlflow_logger import Mirror
+from pipeline.tasks.classification import loader_of, network_of, predict
 from pipeline.training import device as devices
 from pipeline.training.checkpoints import EpochRecord, Progress
-from pipeline.training.device_choice import tags
+from pipeline.training.hooks import Hooks
 from pipeline.training.loop import Training, train
 from pipeline.training.processes import require_allowed
 from pipeline.training.ranks import ALONE, Ranks
@@ -41,17 +38,15 @@ def train_run(
     print_of_run: str,
     scratch: Path,
     to: Path,
-    checkpoint_steps: int | None = None,
-    mirrored: bool = True,
+    hooks: Hooks,
     ranks: Ranks = ALONE,
 ) -> None:
     """Train run `run_id`, from the state in `scratch` if there is one, and write its files as the folder `to`.
 
-    `mirrored`: MLflow follows it; without, somebody else records the files later. Of several `ranks` the first writes;
-    all take part.
+    Of several `ranks` the first writes; all take part.
     """
-    with explain_no_memory(run_id, lambda: OUTSIDE):
-        training, record = prepare(plan, run_id, print_of_run, scratch, checkpoint_steps, ranks)
+    with hooks.explain_no_memory(run_id, lambda: OUTSIDE):
+        training, record = prepare(plan, run_id, print_of_run, scratch, hooks, ranks)
         if not ranks.leads:
             train(training, lambda *_: None)
             return
@@ -63,16 +58,15 @@ def train_run(
             say(
                 f"{run_id}: by {ranks.size} processes, batch norm {training.protocol.batch_norm}, the first on {choice}"
             )
-        with Mirror(run_id, record, tags(choice.rates)) if mirrored else nullcontext() as mirror:
-            done = train(training, mirror.epoch if mirror else lambda row, rate: None)
+        with hooks.run_logger(run_id, record, choice.rates) as logger:
+            done = train(training, logger.epoch)
             trained_on = {
                 "device": done.devices[-1],
                 "devices": done.devices,
                 "unrepeatable_kernels": done.unrepeatable,
             }
             publish(to, training, done, record | trained_on)
-            if mirror:
-                mirror.model(to / "model.safetensors")
+            logger.model(to / "model.safetensors")
 
 
 def prepare(
@@ -80,7 +74,7 @@ def prepare(
     run_id: str,
     print_of_run: str,
     scratch: Path,
-    checkpoint_steps: int | None = None,
+    hooks: Hooks,
     ranks: Ranks = ALONE,
 ) -> tuple[Training, dict[str, Any]]:
     """A training ready to start, keeping its state in `scratch`, and what run.json says of it before its first step.
@@ -146,7 +140,7 @@ def prepare(
         preprocessing,
         device,
         scratch,
-        checkpoint_steps,
+        hooks,
         ranks,
         forward,
         test,

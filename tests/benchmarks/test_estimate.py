@@ -18,7 +18,8 @@ from pipeline.cli.main import main
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.models.names import parse
 from pipeline.models.param_count import parameters
-from pipeline.params import Run, load
+from pipeline.params import Run
+from pipeline.runner.params_file import load
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "cifar10-wrn-40-1-quick-s1"

@@ -287,7 +287,7 @@ def test_a_stop_before_dvc_has_started_is_told_without_a_traceback(
     signum: signal.Signals, tmp_path: Path, tiny_dataset_entry: Callable[[str], Any]
 ) -> None:
     project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"))
-    halted, environment = halting("quick_dvc", "dvc", tmp_path)
+    halted, environment = halting("dvc_patches", "dvc", tmp_path)
     ended = interrupted(project, signum, halted.exists, "repro", "download", **environment)
     assert ended.code == 128 + signum
     assert "Traceback" not in "".join(ended.lines)

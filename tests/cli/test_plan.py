@@ -13,9 +13,10 @@ from ruamel.yaml import YAML
 from pipeline.cli.main import main
 from pipeline.comparison.cells import comparable_runs
 from pipeline.comparison.results import Device, Metrics, Record, Result
-from pipeline.params import Plan, load
+from pipeline.params import Plan
 from pipeline.publication.claims import load_claims
 from pipeline.publication.protocols import protocol_of, published_images
+from pipeline.runner.params_file import load
 
 ONE = ("plan", "--paper-table", "4", "--row", "WRN-16-8", "--dataset", "cifar100")
 """A single cell: on a dataset and by a protocol that params.yaml lacks."""
@@ -169,7 +170,7 @@ def test_one_cell_with_what_it_needs(project: Project) -> None:
     dry = project.run(
         sys.executable,
         "-c",
-        "import sys; from pipeline.runner.dvc import resolve; from pipeline.params import load\n"
+        "import sys; from pipeline.runner.dvc import resolve; from pipeline.runner.params_file import load\n"
         "print(*resolve(load(), sys.argv[1:]))",
         pattern,
     )

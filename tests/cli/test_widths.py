@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from project import Project, copy_repository
 
-from pipeline.params import load
+from pipeline.runner.params_file import load
 
 
 @pytest.fixture

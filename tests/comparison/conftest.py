@@ -6,7 +6,8 @@ import pytest
 from made_up_runs import plan_text
 
 from pipeline.comparison.results import Result
-from pipeline.params import Plan, Protocol, Run, load
+from pipeline.params import Plan, Protocol, Run
+from pipeline.runner.params_file import load
 
 PlanOf = Callable[[Sequence[Result]], Plan]
 

@@ -13,9 +13,9 @@ import pandera.errors
 import pytest
 from made_up_runs import five, result
 
-from pipeline.comparison.formats import FILES, FORMATS, cell_text, latex, render, tabular, terminal
+from pipeline.comparison.formats import FILES, FORMATS, cell_text, latex, render, tabular, terminal, write_table
 from pipeline.comparison.statistics import Verdict
-from pipeline.comparison.tables import Column, Table, results_schema, table, write_table
+from pipeline.comparison.tables import Column, Table, results_schema, table
 from pipeline.publication.claims import load_claims
 from pipeline.publication.paper import TITLES
 

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.comparison.power import OFTEN, Outlook, of_claim, outlook
 from pipeline.comparison.statistics import Verdict, judge, published_spread
-from pipeline.params import load
 from pipeline.publication.claims import load_claims
+from pipeline.runner.params_file import load
 
 PUBLISHED, IMAGES = 4.81, 10_000
 

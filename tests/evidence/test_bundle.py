@@ -25,8 +25,8 @@ from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence.archive import unpack
 from pipeline.evidence.bundling import bundle, check
 from pipeline.evidence.lock_check import Disk
-from pipeline.params import load
 from pipeline.publish import json_text
+from pipeline.runner.params_file import load
 
 CRATE = "ro-crate-metadata.json"
 EVALUATION, MODEL = f"evaluations/{RUN}", f"models/{RUN}"

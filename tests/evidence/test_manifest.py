@@ -10,10 +10,10 @@ from project import RUN, Project
 
 from pipeline.errors import UserError
 from pipeline.evidence.table_manifest import manifest
-from pipeline.params import load
 from pipeline.publication.claims import claims_of
 from pipeline.publish import json_text
 from pipeline.runner.dag import stages
+from pipeline.runner.params_file import load
 
 
 def test_it_has_every_claim_of_the_tables_with_its_verdict(finished: Project) -> None:

@@ -24,9 +24,9 @@ from pipeline.evidence import recompute
 from pipeline.evidence.findings import Finding
 from pipeline.evidence.lock_check import Disk
 from pipeline.evidence.verification import verify
-from pipeline.params import load
 from pipeline.publish import json_text
 from pipeline.runner.dag import stages
+from pipeline.runner.params_file import load
 from pipeline.tasks.classification import about, metrics
 from pipeline.tasks.predictions import read
 from pipeline.training.run_digests import digests

@@ -26,11 +26,12 @@ from pipeline.comparison.results import Result, load_results
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Table, table
 from pipeline.errors import UserError
-from pipeline.params import PARAMS, load
+from pipeline.params import PARAMS
 from pipeline.publication.claims import claims_of
 from pipeline.report import page, points
 from pipeline.report.finished_runs import FILES, load_finished
 from pipeline.report.remaining_runs import ahead, total, unfinished
+from pipeline.runner.params_file import load
 from stages import report
 
 ROOT = Path(__file__).resolve().parents[2]

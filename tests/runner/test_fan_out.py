@@ -19,9 +19,9 @@ import pytest
 from project import BIN, Project, make_project
 
 from pipeline.errors import UserError
-from pipeline.params import parse_plan
 from pipeline.runner.child_processes import modules_below, terminate
 from pipeline.runner.fan_out import _need_gpus
+from pipeline.runner.params_file import parse_plan
 from pipeline.runner.submit import Slots, Work, slots
 
 pytestmark = pytest.mark.slow

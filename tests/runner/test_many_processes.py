@@ -16,7 +16,8 @@ import pytest
 from project import RUN, Project, make_project
 
 from pipeline.errors import UserError
-from pipeline.params import Plan, Protocol, load
+from pipeline.params import Plan, Protocol
+from pipeline.runner.params_file import load
 from pipeline.training.processes import number_of_processes
 
 FILES = ("model.safetensors", "history.csv", "run.json")

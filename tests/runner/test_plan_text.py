@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.params import parse_plan
 from pipeline.publication.claims import Claim, load_claims
+from pipeline.runner.params_file import parse_plan
 from pipeline.runner.plan_edit import Addition, extend, groups_of, write
 from pipeline.runner.yaml_text import Document
 

@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.params import load
 from pipeline.runner.dag import read_dag, with_behind, with_needed
+from pipeline.runner.params_file import load
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "cifar10-wrn-40-1-quick-s1"

@@ -10,7 +10,8 @@ import pytest
 
 IMPORTING = """
 import os, signal, sys, threading, time
-from pipeline.runner.training_interruptions import InterruptedTrainingError, stop_after_step, stop_at_once
+from pipeline.errors import InterruptedTrainingError
+from pipeline.runner.training_interruptions import stop_after_step, stop_at_once
 
 def later():
     time.sleep(float(sys.argv[1]))

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from project import Project, make_project
 
-from pipeline.params import load
+from pipeline.runner.params_file import load
 from pipeline.tracking.store import EXPERIMENT
 from pipeline.tracking.sync import sync_all
 

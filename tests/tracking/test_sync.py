@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from pipeline.cli.main import app
 from pipeline.errors import UserError
-from pipeline.params import load
-from pipeline.tracking.mlflow_logger import Mirror, log_evaluation
+from pipeline.runner.params_file import load
+from pipeline.tracking.mlflow_logger import Mirror
 from pipeline.tracking.run_record import checkout, finished
-from pipeline.tracking.sync import log_runs
+from pipeline.tracking.sync import log_evaluation, log_runs
 from pipeline.training.checkpoints import EpochRecord
 
 

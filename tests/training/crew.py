@@ -29,9 +29,11 @@ from project import RUN
 from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from pipeline.params import Plan, Protocol, Run, load
+from pipeline.errors import InterruptedTrainingError
+from pipeline.params import Plan, Protocol, Run
 from pipeline.progress import leave_speaking_to_another
-from pipeline.runner.training_interruptions import InterruptedTrainingError
+from pipeline.runner.params_file import load
+from pipeline.runner.run_hooks import RunHooks
 from pipeline.training.loop import train
 from pipeline.training.ranks import ALONE, joined
 from pipeline.training.train_run import prepare
@@ -55,7 +57,7 @@ def one(plan: Plan, scenario: dict[str, Any], rank: int) -> None:
     seeds: list[int] = []
     with joined("cpu") if size > 1 else nullcontext(ALONE) as ranks:
         scratch = Path("scratch") / scenario.get("scratch", scenario["name"])
-        training, record = prepare(plan, RUN, scratch.name, scratch, None, ranks)
+        training, record = prepare(plan, RUN, scratch.name, scratch, RunHooks(), ranks)
         model = training.model
 
         def seen(*_: object) -> None:

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_trainings import ignore, training, weights
 
+from pipeline.artifacts import SAVED_STATES
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.runner.checkpoint_interval import SHARE, Cadence
-from pipeline.runner.run_lock import PATTERN
+from pipeline.runner.checkpoint_interval import SHARE, CheckpointInterval
 from pipeline.training import loop
 from pipeline.training.checkpoints import Checkpoints, Progress
 from pipeline.training.loop import Training, train
@@ -24,7 +24,7 @@ NAME = r"epoch-0001-step-000000\.[0-9a-f]{32}\.safetensors"
 
 
 def states(folder: Path) -> list[Path]:
-    return sorted(folder.glob(PATTERN))
+    return sorted(folder.glob(SAVED_STATES))
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_saving_costs_at_most_a_hundredth_of_the_time(save_s: float, step_s: flo
     saves = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("time.monotonic", lambda: now)
-        cadence = Cadence()
+        cadence = CheckpointInterval()
         for _ in range(2000):
             now += step_s
             if cadence.due():

@@ -23,12 +23,12 @@ from pipeline.models.names import parse
 from pipeline.models.preact_resnet import PreActResNet
 from pipeline.params import WeightAverage
 from pipeline.runner import heartbeat
-from pipeline.runner.checkpoint_interval import Cadence
+from pipeline.runner.checkpoint_interval import CheckpointInterval
 from pipeline.runner.heartbeat import Monitor
 from pipeline.training import loop
-from pipeline.training.async_copy import Glimpse
+from pipeline.training.async_copy import AsyncCopy
 from pipeline.training.checkpoints import Checkpoints, Progress
-from pipeline.training.ema import Average
+from pipeline.training.ema import EMA
 from pipeline.training.loop import CHECK_LOSS_STEPS, Training, train
 
 
@@ -42,7 +42,7 @@ class NeverDone:
         return False
 
 
-class MetaGlimpse(Glimpse):
+class MetaAsyncCopy(AsyncCopy):
     """Of a tensor without values: its copy stays on the device, which is never done."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
@@ -74,9 +74,9 @@ def an_epoch(folder: Path, scratch: Path, device: torch.device, network: str = "
     # fused, as in train, is refused on the meta device
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, fused=device.type == "cuda" or None)
     totals = torch.zeros(3, dtype=torch.float64, device=device)
-    glimpse, average = loop.Glimpse(totals), Average(model, WeightAverage(decay=0.9, every=2))
+    glimpse, average = loop.AsyncCopy(totals), EMA(model, WeightAverage(decay=0.9, every=2))
     states, at = Checkpoints(scratch, model, optimizer, totals, average), Progress()
-    keeper = loop._Keeper(run, states, at, [], Cadence(10**9), glimpse)
+    keeper = loop._Keeper(run, states, at, [], CheckpointInterval(10**9), glimpse)
     monitor = Monitor("tiny", scratch, 2, 5, 52, None)
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     inputs = Inputs(run.loader, preprocessing, recipe.flip, recipe.crop, 1, dtype, device)
@@ -97,7 +97,7 @@ def an_epoch(folder: Path, scratch: Path, device: torch.device, network: str = "
 @pytest.fixture
 def meta(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # does not know the meta device
-    monkeypatch.setattr(loop, "Glimpse", MetaGlimpse)
+    monkeypatch.setattr(loop, "AsyncCopy", MetaAsyncCopy)
     often(monkeypatch)
     return torch.device("meta")
 
@@ -186,7 +186,7 @@ def test_a_loss_that_is_no_number_ends_the_training_soon_and_with_its_step(
 
 def test_a_glimpse_is_of_the_step_it_was_asked_at_and_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     tensor = torch.zeros(3, dtype=torch.float64)
-    glimpse = Glimpse(tensor)
+    glimpse = AsyncCopy(tensor)
     seen = []
     for step in range(3):
         tensor += 1

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.params import Protocol, load
+from pipeline.params import Protocol
+from pipeline.runner.params_file import load
 from pipeline.training.schedule import learning_rate, resets_momentum
 
 PLAN = load(Path(__file__).resolve().parents[2] / "params.yaml")

@@ -14,10 +14,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from pipeline.data.augmentation import Crop, augment, flips, offsets
 from pipeline.data.readers import Splits
 from pipeline.data.sampler import sample_order
-from pipeline.errors import WrnPipeError
+from pipeline.errors import InterruptedTrainingError, WrnPipeError
 from pipeline.models.build import build
 from pipeline.training import loop
-from pipeline.training.loop import InterruptedTrainingError, train
+from pipeline.training.loop import train
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,11 @@
 """Formats of a comparison: each turns tables into text, the same text for the same tables."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 from pipeline.comparison.tables import Table
+from pipeline.publish import new_file
 
 Format = Literal["terminal", "markdown", "latex", "csv", "json", "html"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -37,3 +39,13 @@ def _renderer(form: Format, width: int) -> Callable[[Sequence[Table]], str]:
     from pipeline.comparison.formats import latex
 
     return latex.render
+
+
+def write_table(written: Table, folder: Path) -> tuple[Path, ...]:
+    """Write table-4.csv and .md into `folder`, the same bytes for the same table, and return their paths."""
+    paths = []
+    for suffix, form in FILES.items():
+        path = folder / f"{written.stem}{suffix}"
+        paths.append(path)
+        new_file(path, render([written], form).encode("utf-8"))
+    return tuple(paths)

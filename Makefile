@@ -25,10 +25,11 @@ test: setup ## run the tests
 soak: setup ## run the long tests that `make test` leaves out (SHORT=1: those that CI runs)
 	$(pytest) -m 'soak$(if $(SHORT), and not endurance)'
 
-check: setup ## lint, formatting and types
+check: setup ## lint, formatting, types and the order of imports
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports --no-logo --no-cache
 
 uv_compile = uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header

@@ -76,7 +76,7 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if (card := path / "card.json").is_file():
         return [card]
-    return sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc")
+    return sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
 
 
 def commit(root: Path = Path()) -> tuple[str, bool]:

@@ -232,11 +232,13 @@ def model_entry(lock: str) -> str:
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("pipeline/comparison/tables.py", {"manifest", "tabulate@4", "report"}),
+        ("pipeline/comparison/tables.py", {"summarize", "manifest", "tabulate@4", "report"}),
         ("pipeline/report/page.py", {"report"}),
         ("pipeline/report/report.css", {"report"}),
         ("pipeline/models/preact_resnet.py", {f"train@{RUN}", f"evaluate@{RUN}"}),
-        ("pipeline/training/loop.py", {f"train@{RUN}"}),
+        ("pipeline/training/loop.py", {f"train@{RUN}", f"evaluate@{RUN}"}),
+        ("pipeline/kernels/bn_relu.cpp", {f"train@{RUN}"}),
+        ("pipeline/runner/heartbeat.py", set()),
         ("environment/requirements.lock", {f"train@{RUN}", f"evaluate@{RUN}", "report"}),
         ("pipeline/tracking/mlflow_logger.py", set()),
         ("pipeline/cli/main.py", set()),

@@ -71,7 +71,7 @@ def test_show_tells_what_is_out_of_date(copy: Project) -> None:
     copy.edit(lambda params: params["protocols"]["brief"].update(learning_rate=0.2))
     story, text = told_json("show", RUN), words(told("show", RUN))
     stale = " ".join(story["lock"][f"train@{RUN}"]["stale"])
-    assert "pipeline/training/loop.py" in stale
+    assert "pipeline/training" in stale
     assert "protocols.brief" in stale
     assert story["lock"]["download@cifar10-tiny"]["stale"] is None
     assert story["checkout"]["dirty"]

@@ -21,6 +21,8 @@ from pipeline.datasets.catalogue import (
     NpmSource,
     Source,
 )
+from pipeline.execution.at_work import running_stages
+from pipeline.execution.dag import read_dag, with_needed
 from pipeline.execution.dvc import changes
 from pipeline.execution.lock import read
 from pipeline.params import Plan
@@ -100,6 +102,9 @@ def read_lock(plan: Plan) -> Lock:
     known = [stage for stage in asked if stages.get(stage, {}).get("outs")]
     if not any(Path(stages[stage]["outs"][0]["path"]).exists() for stage in known):
         return Lock(stages, frozenset())
+    dag = read_dag(plan)
+    running = running_stages(dag)
+    known = [stage for stage in known if not running.keys() & with_needed(dag, [stage])]
     changed = {
         stage
         for stage, reasons in changes(known).items()

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.datasets.catalogue import ArchiveSource, Dataset, FilesSource
-from pipeline.execution.at_work import ask, running_stages
+from pipeline.execution.at_work import running_stages
 from pipeline.execution.dag import Stage, read_dag, with_behind
-from pipeline.execution.dvc import looked_at
+from pipeline.execution.dvc import ask, looked_at
 from pipeline.execution.estimate import Cost, training_cost
 from pipeline.params import Plan
 from pipeline.provenance import fingerprint

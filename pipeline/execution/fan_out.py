@@ -12,9 +12,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.execution.at_work import ask
 from pipeline.execution.dag import Stage, read_dag, with_behind
-from pipeline.execution.dvc import looked_at, record, repro
+from pipeline.execution.dvc import ask, looked_at, record, repro
 from pipeline.execution.job import SCRATCH, evaluated, trained
 from pipeline.execution.jobs import JOBS
 from pipeline.execution.submit import Place, Slots, Work

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import LastWords, WrnPipeError, last_words
-from pipeline.execution.at_work import ask, running_stages, waits_for_lock
+from pipeline.execution.at_work import running_stages, waits_for_lock
 from pipeline.execution.dag import Stage, read_dag, with_behind
+from pipeline.execution.dvc import ask
 from pipeline.execution.job import evaluated, trained
 from pipeline.execution.jobs import Activity, Job, at_work, noted
 from pipeline.params import Plan

@@ -326,6 +326,7 @@ def test_while_a_stage_runs_readers_answer_and_a_repro_waits_for_its_end(done: P
         shown = " ".join(told[f"show {RUN}"].stdout.split())
         assert f"train@{RUN}: train@{RUN} runs (process {trains.pid})" in shown
         assert f"evaluate@{RUN}: train@{RUN} runs" in shown
+        assert f"train@{RUN} runs (process {trains.pid}): what it writes" in told["verify"].stdout
         with log.open("w") as file:
             waits = subprocess.Popen(
                 [sys.executable, "-c", "from pipeline.cli.main import main; main()", "repro"],

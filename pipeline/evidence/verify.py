@@ -8,6 +8,7 @@ from pipeline.errors import UserError
 from pipeline.evidence import lock, recorded, remade, runs
 from pipeline.evidence.findings import Finding, State, unchecked, wrong
 from pipeline.execution import data_check, data_state
+from pipeline.execution.at_work import running_stages
 from pipeline.execution.dag import DAG, Stage, stages
 from pipeline.execution.lock import LOCK
 from pipeline.execution.lock import read as read_lock
@@ -43,6 +44,8 @@ def verify(
     root = Path.cwd()
     disk, dag = lock.Disk(root), stages(root)
     locked: dict[str, Any] = {}
+    for name, pid in running_stages({stage.name: stage for stage in dag}).items():
+        yield unchecked(DAG, f"{name} runs (process {pid}): what it writes, and all that needs it, is about to change")
     try:
         locked = read_lock(root)
         yield from lock.check(disk, dag, locked, data=data)

@@ -31,7 +31,7 @@ NOT_RUN = {
     "make setup": "fetches a gigabyte of packages; CI runs it",
     "source .venv/bin/activate": "the environment that runs the tests takes its place",
     "wrn-pipe repro --slurm --partition gpu --gpus 1 --cpus 4 --time 8h --max-jobs 20": "tests/runner/test_slurm.py",
-    "dvc exp run -S protocols.quick.epochs=8": "trains again; tests/test_pipeline.py trains by dvc",
+    "dvc exp run -S protocols.quick.epochs=2": "trains again; tests/test_pipeline.py trains by dvc",
     "wrn-pipe ui": "serves until Ctrl-C; tests/cli/test_ui.py runs it",
     "wrn-pipe estimate": "probes WRN-16-8 for half a minute; tests/benchmarks/test_estimate.py runs it",
     "wrn-pipe repro 'cifar10-wrn-16-8-paper-zca-s*'": "5 trainings of 200 epochs, on a GPU",

@@ -221,6 +221,7 @@ def test_a_fresh_clone_reproduces_byte_for_byte(done: Project, tmp_path: Path) -
     assert "other results than in the checked-out commit" in ran.stdout
     assert f"{RUN}: top-1 error" in ran.stdout
     assert f"(threads 64 -> {row['threads']})" in ran.stdout
+    assert "Changed therefore, among files that git tracks: dvc.lock, results/runs.csv." in ran.stdout
 
 
 def model_entry(lock: str) -> str:
@@ -310,6 +311,47 @@ def test_a_dead_tracking_server_stops_nothing_and_is_said_once(done: Project, tm
     assert digests(done) == before
 
 
+def test_while_a_stage_runs_readers_answer_and_a_repro_waits_for_its_end(done: Project, tmp_path: Path) -> None:
+    """A process that DVC has noted as the one that trains stands for it. It is killed, and stays a zombie of ours."""
+    trains = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    info = {"pid": trains.pid, "cmd": "dvc repro"}
+    note = done.root / ".dvc" / "tmp" / "rwlock"
+    kept = note.read_text()
+    note.write_text(json.dumps({"write": {str(done.root / "models" / RUN / "model.safetensors"): info}, "read": {}}))
+    log = tmp_path / "log"
+    try:
+        told = {
+            words: done.cli(*words.split())
+            for words in (f"show {RUN}", "explain --paper-table 4 --row WRN-40-1", "verify", "data", "status")
+        }
+        assert {words: (ran.returncode, ran.stderr) for words, ran in told.items()} == dict.fromkeys(told, (0, ""))
+        shown = " ".join(told[f"show {RUN}"].stdout.split())
+        assert f"train@{RUN}: train@{RUN} runs (process {trains.pid})" in shown
+        assert f"evaluate@{RUN}: train@{RUN} runs" in shown
+        assert f"train@{RUN} runs (process {trains.pid}): what it writes" in told["verify"].stdout
+        with log.open("w") as file:
+            waits = subprocess.Popen(
+                [sys.executable, "-c", "from pipeline.cli.main import main; main()", "repro"],
+                cwd=done.root,
+                env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        said = f"another repro runs train@{RUN} here (process {trains.pid}): waiting for its end"
+        while said not in log.read_text():
+            assert waits.poll() is None, log.read_text()
+            time.sleep(0.1)
+        trains.kill()
+        assert waits.wait() == 0, log.read_text()
+        assert log.read_text().count(said) == 1
+        assert "Running stage" not in log.read_text()
+    finally:
+        trains.kill()
+        trains.wait()
+        note.write_text(kept)
+
+
 @pytest.mark.soak
 def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_path: Path) -> None:
     """By SIGTERM to wrn-pipe alone, as a scheduler sends it, then by a terminal's SIGINT to the whole group."""
@@ -342,10 +384,6 @@ def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_
                 assert run["pulse"]["loss"] > 0
                 assert run["pulse"]["images_per_s"] > 0
                 assert run["pulse"]["seconds_left"] > 0
-                second = project.cli("repro", f"train@{RUN}")
-                assert second.returncode == 1
-                assert f"error: another repro runs train@{RUN} here (process " in second.stderr
-                assert f"then: wrn-pipe repro train@{RUN}" in second.stderr
                 assert run["holder"]["pid"] in [child.pid for child in psutil.Process(running.pid).children(True)]
             stop(running.pid)
             return running.wait(60)

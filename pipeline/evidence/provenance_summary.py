@@ -25,9 +25,10 @@ from pipeline.publication.caveats import load_caveats
 from pipeline.publication.claims import canonical, check_filters, table_name
 from pipeline.publication.paper import TITLES
 from pipeline.publication.protocols import protocol_of
-from pipeline.runner.dag import stages
+from pipeline.runner.dag import Stage, read_dag, with_needed
 from pipeline.runner.dvc import changes
 from pipeline.runner.remote import to_have
+from pipeline.runner.running_stages import running_stages
 
 SEEDS = 5
 """What is suggested to plan of each network, where no verdict needs more."""
@@ -53,7 +54,7 @@ def of_run(plan: Plan, run_id: str) -> dict[str, Any]:
     """The story of one run. Raises UserError for one that is not in the plan, or neither evaluated nor recorded."""
     plan.run(run_id)
     known = _known(plan)
-    (told,) = _of_runs([run_id], known)
+    (told,) = _of_runs(plan, [run_id], known)
     cells = [cell for name in TITLES for cell in table(plan, name, known.results).cells]
     behind = [cell for cell in cells if run_id in (*cell.runs, *(each.run for each in cell.excluded))]
     return {**told, "claims": [_of_cell(cell, plan, known.recorded) for cell in behind], "checkout": _checkout()}
@@ -74,7 +75,7 @@ def of_claims(plan: Plan, paper_table: str, row: str, dataset: str | None) -> di
     ]
     runs = list(dict.fromkeys(run for cell in cells for run in cell.runs))
     told = [_of_cell(cell, plan, known.recorded) for cell in cells]
-    return {"cells": told, "runs": _of_runs(runs, known), "checkout": _checkout()}
+    return {"cells": told, "runs": _of_runs(plan, runs, known), "checkout": _checkout()}
 
 
 def seeds_to_plan(cell: Cell) -> int:
@@ -129,7 +130,7 @@ def _source(paper: Any, field: str) -> str | None:
     return paper.sources.get(field) if paper else None
 
 
-def _of_runs(run_ids: Sequence[str], known: _Known) -> list[dict[str, Any]]:
+def _of_runs(plan: Plan, run_ids: Sequence[str], known: _Known) -> list[dict[str, Any]]:
     """What the manifest says of each run, with its stages as dvc.lock and `dvc status` have them."""
     if not run_ids:
         return []
@@ -137,8 +138,8 @@ def _of_runs(run_ids: Sequence[str], known: _Known) -> list[dict[str, Any]]:
         if run_id not in known.runs:
             raise UserError(f"run {run_id} has no evaluation here", to_have(run_id))
     entries = read_lock()
-    dag = {stage.name: stage for stage in stages(Path())}
-    stale = _stale([name for run_id in run_ids for name in known.runs[run_id]["stages"]])
+    dag = read_dag(plan)
+    stale = _stale(dag, [name for run_id in run_ids for name in known.runs[run_id]["stages"]])
     return [
         {
             "run": run_id,
@@ -160,11 +161,16 @@ def _of_runs(run_ids: Sequence[str], known: _Known) -> list[dict[str, Any]]:
     ]
 
 
-def _stale(names: Sequence[str]) -> dict[str, list[str]]:
-    """Of these stages those that DVC finds out of date, with what changed."""
-    asked = list(dict.fromkeys(names))
+def _stale(dag: dict[str, Stage], names: Sequence[str]) -> dict[str, list[str]]:
+    """Of these stages those that DVC finds out of date, with what changed; of one that runs right now, that it does."""
+    running = running_stages(dag)
+    told: dict[str, list[str]] = {}
+    for name in names:  # DVC refuses to look at what a running stage writes
+        if busy := [each for each in with_needed(dag, [name]) if each in running]:
+            told[name] = [f"{stage} runs (process {running[stage]})" for stage in busy]
+    asked = [name for name in dict.fromkeys(names) if name not in told]
     changed = changes(asked)
-    return {name: [line for reason in changed[name] for line in _lines(reason)] for name in asked if name in changed}
+    return told | {name: [line for part in found for line in _lines(part)] for name, found in changed.items()}
 
 
 def _edits(lines: Sequence[str]) -> list[str]:

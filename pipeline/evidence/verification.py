@@ -12,6 +12,7 @@ from pipeline.evidence.findings import Finding, State, unchecked, wrong
 from pipeline.params import PARAMS, Plan
 from pipeline.runner import data_check, data_state
 from pipeline.runner.dag import DAG, Stage, stages
+from pipeline.runner.running_stages import running_stages
 
 _STATES: dict[data_check.Verdict, State] = {
     "right": "right",
@@ -43,6 +44,8 @@ def verify(
     root = Path.cwd()
     disk, dag = lock_check.Disk(root), stages(root)
     locked: dict[str, Any] = {}
+    for name, pid in running_stages({stage.name: stage for stage in dag}).items():
+        yield unchecked(DAG, f"{name} runs (process {pid}): what it writes, and all that needs it, is about to change")
     try:
         locked = read_lock(root)
         yield from lock_check.check(disk, dag, locked, data=data)

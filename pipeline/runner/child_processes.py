@@ -1,9 +1,16 @@
-"""Processes of ours below another one, to be told to end."""
+"""Whether a process lives, and those of ours below one, to be told to end."""
 
 from collections.abc import Iterable
 from contextlib import suppress
 
 import psutil
+
+
+def is_alive(pid: int) -> bool:
+    """Whether that process can still do anything: not a zombie, which has ended and waits for its parent to notice."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def modules_below(pid: int, prefix: str) -> list[psutil.Process]:

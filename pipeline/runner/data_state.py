@@ -23,7 +23,9 @@ from pipeline.dataset_config import (
 from pipeline.dvc_lock import read
 from pipeline.params import Plan
 from pipeline.publication.paper import KNOWN_DATASETS
+from pipeline.runner.dag import read_dag, with_needed
 from pipeline.runner.dvc import changes
+from pipeline.runner.running_stages import running_stages
 
 RAW, BETON = Path("data/raw"), Path("data/beton")
 
@@ -100,6 +102,9 @@ def read_lock(plan: Plan) -> Lock:
     known = [stage for stage in asked if stages.get(stage, {}).get("outs")]
     if not any(Path(stages[stage]["outs"][0]["path"]).exists() for stage in known):
         return Lock(stages, frozenset())
+    dag = read_dag(plan)
+    running = running_stages(dag)
+    known = [stage for stage in known if not running.keys() & with_needed(dag, [stage])]
     changed = {
         stage
         for stage, reasons in changes(known).items()

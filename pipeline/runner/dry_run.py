@@ -9,9 +9,9 @@ from pipeline.dataset_config import ArchiveSource, Dataset, FilesSource
 from pipeline.params import Plan
 from pipeline.provenance import fingerprint
 from pipeline.runner.dag import Stage, read_dag, with_behind
-from pipeline.runner.dvc import looked_at
+from pipeline.runner.dvc import ask, looked_at
 from pipeline.runner.heartbeat import Pulse, read
-from pipeline.runner.running_stages import ask, running_stages
+from pipeline.runner.running_stages import running_stages
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import FrameType
@@ -18,8 +19,10 @@ from pipeline.dvc_lock import locked
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import EXIT_CODE_FILE, StoppedError, UserError, WrnPipeError
 from pipeline.params import PARAMS, Plan, nearest
+from pipeline.progress import say
 from pipeline.runner.child_processes import modules_below, terminate
 from pipeline.runner.dag import Stage, read_dag, with_needed
+from pipeline.runner.running_stages import running_stages
 from pipeline.signals import handled
 
 
@@ -114,11 +117,32 @@ def runs_behind(plan: Plan, targets: Sequence[str]) -> list[str]:
 def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> int:
     """Run `dvc repro`. The exit code of the stage that failed, where one did, else DVC's own.
 
+    Where another repro runs one of the stages that are asked for, waits for its end first: DVC would fail instead, even
+    where that repro was killed a moment ago and its processes are still ending.
+
     An interrupt or SIGTERM reaches the running stage, which saves its state; DVC then ends in order. Raises
     StoppedError where no stage was there to answer it, UserError where there is nothing that DVC could work in.
     """
     need_repository()
-    names = resolve(plan, targets)
+    stages = read_dag(plan)
+    wanted = {name: stages[name] for name in looked_at(plan, targets, stages)}
+    while True:
+        _wait_for_others(wanted)
+        code = _repro(resolve(plan, targets), targets, options)
+        if code != 1 or not running_stages(wanted):  # else another repro began one of them in between
+            return code
+
+
+def _wait_for_others(wanted: dict[str, Stage]) -> None:
+    said: set[tuple[str, int]] = set()
+    while others := running_stages(wanted):
+        for stage, pid in others.items() - said:
+            say(f"another repro runs {stage} here (process {pid}): waiting for its end")
+        said |= others.items()
+        time.sleep(_POLL_S)
+
+
+def _repro(names: Sequence[str], targets: Sequence[str], options: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         failed = Path(folder) / "exit-code"
         environment_with_file = {**environment(), EXIT_CODE_FILE: str(failed)}
@@ -192,6 +216,8 @@ def changes(stages: Collection[str], wait: bool = True) -> dict[str, list[Any]]:
     Raises UserError where DVC can do nothing, WrnPipeError when it fails; without `wait` also when another process
     holds its lock for three seconds.
     """
+    if not stages:  # which DVC takes for all
+        return {}
     asking = command("status", "--json", *stages)
     if not wait:
         asking.remove("--wait-for-lock")
@@ -204,6 +230,18 @@ def changes(stages: Collection[str], wait: bool = True) -> dict[str, list[Any]]:
         raise WrnPipeError(f"dvc status: {lines[0].removeprefix('ERROR: ').rstrip(':')}", remedy)
     found: dict[str, list[Any]] = json.loads(done.stdout)
     return found
+
+
+def ask(stages: Collection[Stage], running: Collection[str], wait: bool) -> dict[str, list[str]]:
+    """Stage -> why DVC calls it out of date. Raises as `changes` does.
+
+    DVC refuses to look at what a running stage writes, so it is not asked about those nor about what needs them. Of a
+    stage that has never run it says that all its inputs were edited.
+    """
+    free = [stage.name for stage in stages if stage.name not in running and not stage.needs & set(running)]
+    changed = changes(free, wait)
+    ran = read_lock() if changed else {}
+    return {name: reasons(change) if name in ran else ["it never ran here"] for name, change in changed.items()}
 
 
 def reasons(change: Sequence[Any]) -> list[str]:

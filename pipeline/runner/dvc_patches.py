@@ -3,7 +3,7 @@
 DVC 3.67 parses params.yaml anew for every stage, up to three times, and then walks all of it for every key: with 300
 runs `dvc status` takes a minute and a half of that. It parses dvc.yaml and dvc.lock anew for every target: 3 s for each
 with 400 runs. Here a file is parsed once, and a key is looked up. pipeline/runner/quick_lock.py writes dvc.lock.
-What DVC finds and writes is the same: tests/runner/test_dvc_patches.py.
+A zombie holds no path in use. What DVC finds and writes is the same: tests/runner/test_dvc_patches.py.
 """
 
 import signal
@@ -16,13 +16,15 @@ if __name__ == "__main__":
 from copy import deepcopy
 from functools import cache, lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dvc.dependency.param as params
-from dvc import dvcfile
+from dvc import dvcfile, rwlock
 from dvc.cli import main
 from dvc.fs import LocalFileSystem
 
+from pipeline.runner.child_processes import is_alive
 from pipeline.runner.quick_lock import dump_stages
 
 _slow, _slow_file = params.read_param_file, dvcfile.load_file
@@ -35,6 +37,7 @@ _PATTERN = set("*?[!")
 def hasten() -> None:
     """Let DVC in this process read params.yaml, dvc.yaml and dvc.lock, and write dvc.lock, as described above."""
     params.read_param_file = _read_param_file
+    rwlock.psutil = SimpleNamespace(pid_exists=is_alive)  # a killed DVC may stay a zombie for long
     dvcfile.load_file = _load_file
     dvcfile.Lockfile.dump_stages = dump_stages
 

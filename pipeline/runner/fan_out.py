@@ -17,13 +17,12 @@ from pipeline.progress import counted, say
 from pipeline.provenance import fingerprint
 from pipeline.publish import new_folder
 from pipeline.runner.dag import Stage, read_dag, with_behind
-from pipeline.runner.dvc import looked_at, record, repro
+from pipeline.runner.dvc import ask, looked_at, record, repro
 from pipeline.runner.job import SCRATCH, evaluated, trained
 from pipeline.runner.job_driver import Failure, work_off
 from pipeline.runner.jobs import JOBS
 from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import discard_unless_held
-from pipeline.runner.running_stages import ask
 from pipeline.runner.submit import Place, Slots, Work
 from pipeline.tracking.sync import log_runs
 from pipeline.training import device_choice

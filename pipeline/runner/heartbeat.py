@@ -1,4 +1,5 @@
-"""How a training comes along: on the terminal's bar every second, in a small file every ten, for `wrn-pipe status`."""
+"""How a training comes along: on the terminal's bar every second, or in a log every half minute; and in a small file
+every ten seconds, for `wrn-pipe status`."""
 
 import json
 import os
@@ -13,6 +14,8 @@ FILE = "pulse.json"
 """In the training's scratch folder."""
 FILE_EVERY_S = 10.0
 BAR_EVERY_S = 1.0
+LINE_EVERY_S = 30.0
+"""Where there is no bar: the longest that a log is silent, as far as a step takes less."""
 WINDOW_S = 60.0
 """The rate is that of the last minute or two: a machine gets busier, and other work ends."""
 
@@ -54,8 +57,11 @@ class Monitor:
     _rate: float | None = field(default=None, init=False)
     _since: float | None = field(default=None, init=False)
     _images: int = field(default=0, init=False)
+    _before: tuple[float, int] = field(default=(0.0, 0), init=False)
+    """Seconds and images of the window before."""
     _shown: float = field(default_factory=lambda: time.monotonic(), init=False)
     _kept: float = field(default=0.0, init=False)
+    _said: float = field(default_factory=lambda: time.monotonic(), init=False)
 
     def step(self, images: int) -> bool:
         """Count a step of `images`; whether `show` is due."""
@@ -74,9 +80,9 @@ class Monitor:
         self._shown = now
         passed = now - self._since if self._since is not None else 0.0
         if self._images and passed > 0:
-            self._rate = self._images / passed
+            self._rate = (self._before[1] + self._images) / (self._before[0] + passed)
             if passed >= WINDOW_S:
-                self._since, self._images = now, 0
+                self._before, self._since, self._images = (passed, self._images), now, 0
         rate, left = self._rate, ((self.epochs - epoch) * self.steps - step) * self.batch
         self.latest = Pulse(
             run=self.run,
@@ -90,12 +96,21 @@ class Monitor:
             seconds_left=left / rate if rate else None,
             written=time.time(),
         )
-        if self.bar and seen:
+        if seen:
             speed = f", {rate:,.0f} images/s" if rate else ""
-            self.bar.note(f"loss {loss / seen:.3f}, error {100 * wrong / seen:.1f} %{speed}")
+            words = f"loss {loss / seen:.3f}, error {100 * wrong / seen:.1f} %{speed}"
+            if self.bar:
+                self.bar.note(words)
+            elif now - self._said >= LINE_EVERY_S and step < self.steps:  # else the epoch's own line follows
+                self.say(f"{self.run} epoch {epoch + 1}/{self.epochs} step {step}/{self.steps}: {words}")
         if now - self._kept >= FILE_EVERY_S or step in (0, self.steps):
             self._kept = now
             self._write(self.latest)
+
+    def say(self, line: str) -> None:
+        """Print a line about this training and the time left, after which the log may be silent for a while."""
+        self._said = time.monotonic()
+        say(line + self.left())
 
     def left(self) -> str:
         """`, 3 min left`; nothing while that is unknown."""

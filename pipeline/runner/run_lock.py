@@ -35,6 +35,10 @@ class Holder:
         return f"process {self.pid} on {self.host} since {self.since} ({self.command})"
 
 
+_ENDING_S = 3
+"""A process that was killed a moment ago holds its lock until all its memory is given back."""
+
+
 @contextmanager
 def hold(scratch: Path, run_id: str, wait: bool = False, resumes: bool = True) -> Iterator[None]:
     """Own the training whose state lies in `scratch` while the block runs.
@@ -52,7 +56,7 @@ def hold(scratch: Path, run_id: str, wait: bool = False, resumes: bool = True) -
     note = scratch.with_name(f"{scratch.name}.holder.json")
     try:
         with _explain_disk(run_id, scratch.parent):
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=_ENDING_S)
     except Timeout:
         who = read(note) or "a process that has not said yet who it is"
         if not wait:

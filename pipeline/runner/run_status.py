@@ -14,6 +14,7 @@ from pipeline.provenance import fingerprint
 from pipeline.publication.claims import canonical, load_claims
 from pipeline.publication.protocols import protocol_of
 from pipeline.runner.dag import Stage, read_dag, with_behind
+from pipeline.runner.dvc import ask
 from pipeline.runner.failure_record import FailureRecord, failure_record
 from pipeline.runner.heartbeat import Pulse
 from pipeline.runner.heartbeat import read as read_pulse
@@ -21,7 +22,7 @@ from pipeline.runner.job import evaluated, trained
 from pipeline.runner.jobs import Activity, Job, at_work, noted
 from pipeline.runner.run_lock import Holder, living
 from pipeline.runner.run_lock import read as read_note
-from pipeline.runner.running_stages import ask, running_stages, waits_for_lock
+from pipeline.runner.running_stages import running_stages, waits_for_lock
 
 SCRATCH = Path("scratch")
 

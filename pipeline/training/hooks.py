@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline.progress import say
+
 if TYPE_CHECKING:
     from pipeline.training.checkpoints import EpochRecord
 
@@ -29,8 +31,8 @@ class Monitor(Protocol):
     def show(self, epoch: int, step: int, loss: float, wrong: float) -> None:
         """Epochs (from 0) and steps done, and the sums over the samples of the epoch under way."""
 
-    def left(self) -> str:
-        """Ends an epoch's line: the time to the last epoch's end, where that is known."""
+    def say(self, line: str) -> None:
+        """Print a line about an epoch that has ended, and after it the time left, where that is known."""
 
 
 class RunLogger(Protocol):
@@ -93,8 +95,8 @@ class _Silent:
     def show(self, epoch: int, step: int, loss: float, wrong: float) -> None:
         """Shows nothing."""
 
-    def left(self) -> str:
-        return ""
+    def say(self, line: str) -> None:
+        say(line)
 
     def epoch(self, row: "EpochRecord", rate: float) -> None:
         """Logs nothing."""

@@ -145,9 +145,9 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
             at.epoch, at.step = at.epoch + 1, 0
             totals.zero_()
             tested = "" if record.test_error is None else f"test error {record.test_error:.2f} %, "
-            say(
+            monitor.say(
                 f"{training.run_id} epoch {record.epoch}/{protocol.epochs}: loss {record.train_loss:.4f}, "
-                f"train error {record.train_error:.2f} %, {tested}{rate:.0f} images/s{monitor.left()}"
+                f"train error {record.train_error:.2f} %, {tested}{rate:.0f} images/s"
             )
             on_epoch(record, rate)
             keeper.save()

@@ -1,5 +1,6 @@
 """What a training says of itself while it runs: on a bar, and in a file that others read."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,31 @@ def test_the_file_says_how_far_and_how_fast(tmp_path: Path, clock: _Clock) -> No
     assert found.images_per_s == 20.0
     assert found.seconds_left == (2 * 100 - 31) * 10 / 20.0
     assert monitor.left() == ", 84 s left"
+
+
+def test_a_log_is_never_silent_for_long(tmp_path: Path, clock: _Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """Epochs of 200 s: a line at most every 40 s, looked at every ten; none twice at their ends."""
+    monitor = Monitor("tiny", tmp_path, epochs=2, steps=100, batch=10, bar=None)
+    said = [0.0]
+    for step in range(1, 101):
+        clock.now += 2.0
+        if monitor.step(10):
+            monitor.show(0, step, loss=20.0 * step, wrong=5.0 * step)
+        if capsys.readouterr().err:
+            said.append(2.0 * step)
+    assert max(after - before for before, after in pairwise(said)) <= 40
+    assert said[-1] <= 196, "of the last step the epoch's own line tells"
+    monitor.say("tiny epoch 1/2")
+    clock.now += 2.0
+    monitor.step(10)
+    monitor.show(1, 1, 20.0, 5.0)
+    said_once = capsys.readouterr().err
+    assert said_once.startswith("tiny epoch 1/2, ")
+    assert said_once.count("\n") == 1
+    clock.now += 40.0
+    assert monitor.step(10)
+    monitor.show(1, 2, 40.0, 10.0)
+    assert capsys.readouterr().err.startswith("tiny epoch 2/2 step 2/100: loss 2.000, error 50.0 %, ")
 
 
 def test_the_rate_follows_a_machine_that_slows_down(tmp_path: Path, clock: _Clock) -> None:

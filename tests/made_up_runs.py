@@ -74,6 +74,11 @@ def result(
     return Result(Metrics(**about, **metrics, errors=errors, top1_error=error), Record(**about, **record))
 
 
+def changed(name: str, **fields: Any) -> Protocol:
+    """The paper's protocol `name` with other values of these fields."""
+    return Protocol.model_validate({**paper_protocol(name).protocol.model_dump(), **fields})
+
+
 def five(errors: Sequence[int], **settings: Any) -> list[Result]:
     """Runs that differ in their seed."""
     return [result(wrong, seed=seed, **settings) for seed, wrong in enumerate(errors, 1)]

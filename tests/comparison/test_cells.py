@@ -4,9 +4,9 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from made_up_runs import five, result
+from made_up_runs import changed, five, result
 
-from pipeline.comparison.cells import cell_of, runs_wanted
+from pipeline.comparison.cells import cell_of, comparable_runs, runs_wanted
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Column, table
 from pipeline.errors import UserError
@@ -14,6 +14,7 @@ from pipeline.publication.claims import load_claims
 
 CLAIMS = {claim.id: claim for claim in load_claims()}
 C10 = Column("cifar10", "top1_error")
+EARLY = {"kind": "step", "drop_after": (20, 40, 60), "factor": 0.2, "reset_momentum": True}
 NEAR = [540, 548, 541, 545, 543]  # WRN-40-2-B(3,3): the paper prints 5.43, a median of five
 
 
@@ -79,6 +80,134 @@ def test_a_seed_counts_once(plan_of) -> None:
     assert found.ours is not None
     assert found.ours.n == 5
     assert [e.run for e in found.excluded] == ["z-copy"]
+
+
+def test_of_two_runs_of_a_seed_the_one_nearest_the_papers_recipe_counts(plan_of) -> None:
+    """Whatever their ids: one in bf16 has a minor deviation more."""
+    bf16 = changed("paper-zca", precision="bf16")
+    runs = five(NEAR, network="WRN-40-2")
+    farther = [result(900, network="WRN-40-2", protocol=bf16, seed=1, run=run) for run in ("a", "z")]
+    found = cell("3/cifar10/WRN-40-2-B(3,3)/top1_error", plan_of, [*farther, *runs])
+    assert found.runs == tuple(run.run for run in runs)
+    assert [(e.run, e.reason) for e in found.excluded] == [
+        ("a", "its seed is counted already"),
+        ("z", "its seed is counted already"),
+    ]
+    claim, all_runs = CLAIMS["3/cifar10/WRN-40-2-B(3,3)/top1_error"], [*farther, *runs]
+    counted = comparable_runs(claim, plan_of(all_runs), all_runs)
+    assert [(run.run, error) for run, error in counted] == [(r.run, pytest.approx(r.top1_error)) for r in runs]
+
+
+def test_a_seed_whose_nearest_run_is_not_comparable_counts_by_its_other_run(plan_of, brief) -> None:
+    """What is left out for its protocol does not take the place of the seed."""
+    runs = [result(900, network="WRN-40-2", protocol=brief, run="a", seed=1), *five(NEAR, network="WRN-40-2")]
+    found = cell("3/cifar10/WRN-40-2-B(3,3)/top1_error", plan_of, runs)
+    assert found.runs == tuple(run.run for run in runs[1:])
+    assert [(e.run, e.reason) for e in found.excluded] == [("a", "not comparable")]
+    claim = CLAIMS["3/cifar10/WRN-40-2-B(3,3)/top1_error"]
+    assert [run.run for run, _ in comparable_runs(claim, plan_of(runs), runs)] == list(found.runs)
+
+
+def test_of_several_recipes_that_are_not_the_papers_the_nearest_is_shown(plan_of, brief) -> None:
+    """Even if another one, with more deviations, has more runs."""
+    longer = changed("paper-zca", epochs=300)
+    runs = [
+        *five([1200, 1210, 1220], network="WRN-40-2", protocol=brief),
+        result(530, run="z", network="WRN-40-2", protocol=longer, seed=9),
+    ]
+    found = cell("4/cifar10/WRN-40-2/top1_error", plan_of, runs)
+    assert (found.verdict, found.runs) == (Verdict.NOT_COMPARABLE, ("z",))
+    assert {(e.run, e.reason) for e in found.excluded} == {(run.run, "another protocol") for run in runs[:3]}
+
+
+@pytest.mark.parametrize("epochs", [(300, 100), (100, 300)])
+def test_of_recipes_as_near_the_one_with_most_runs_is_shown(plan_of, epochs) -> None:
+    many, one = (changed("paper-zca", epochs=count, schedule=EARLY) for count in epochs)
+    runs = [
+        *five([1200, 1210, 1220], network="WRN-40-2", protocol=many),
+        result(530, run="a", network="WRN-40-2", protocol=one, seed=9),
+        result(531, run="b", network="WRN-40-2", protocol=one, seed=1),
+    ]
+    found = cell("4/cifar10/WRN-40-2/top1_error", plan_of, runs)
+    assert found.ours is not None
+    assert (found.ours.n, found.ours.median) == (3, 12.1)
+    assert found.runs == tuple(run.run for run in runs[:3])
+    assert {e.run for e in found.excluded} == {"a", "b"}
+
+
+def test_a_seed_counts_once_among_runs_that_are_not_comparable(plan_of, brief) -> None:
+    runs = [*five([1200, 1210], protocol=brief), result(9000, protocol=brief, seed=2, run="z-copy")]
+    found = cell("4/cifar10/WRN-40-1/top1_error", plan_of, runs)
+    assert found.runs == ("cifar10-wrn-40-1-s1", "cifar10-wrn-40-1-s2")
+    assert [(e.run, e.reason) for e in found.excluded] == [("z-copy", "its seed is counted already")]
+
+
+def test_material_deviations_of_a_cell_come_first_and_once(plan_of, brief) -> None:
+    found = cell("4/cifar10/WRN-40-1/top1_error", plan_of, five([1200, 1210], protocol=brief))
+    materials = [d.material for d in found.deviations]
+    assert materials == sorted(materials, reverse=True)
+    assert len(set(found.deviations)) == len(found.deviations)
+
+
+@pytest.mark.parametrize(("dataset", "margin"), [("cifar10", 0.3), ("cifar100", 0.6)])
+def test_the_margin_is_that_of_the_claims_dataset(plan_of, dataset, margin) -> None:
+    runs = five([2289, 2290, 2288], network="WRN-40-4", dataset=dataset)
+    assert cell(f"4/{dataset}/WRN-40-4/top1_error", plan_of, runs).margin == margin
+
+
+def test_difference_and_interval_are_ours_minus_the_papers(plan_of) -> None:
+    found = cell("3/cifar10/WRN-40-2-B(3,3)/top1_error", plan_of, five([620, 625, 630], network="WRN-40-2"))
+    assert found.claim is not None
+    assert found.difference == pytest.approx(6.25 - found.claim.value)
+    low, high = found.interval
+    assert low < found.difference < high
+
+
+def test_top_5_errors_meet_claims_of_top_5_errors(plan_of) -> None:
+    """Only the runs that have one: CIFAR's do not."""
+    network = "WRN-50-2-bottleneck"
+    run = result(11_000, network=network, dataset="imagenet", protocol="paper-imagenet", top5_error=6.1)
+    without = result(11_000, network=network, dataset="imagenet", protocol="paper-imagenet", run="without", seed=2)
+    for metric, runs, median in (("top1_error", 2, 22.0), ("top5_error", 1, 6.1)):
+        found = cell(f"8/imagenet/{network}/{metric}", plan_of, [run, without])
+        assert found.ours is not None
+        assert (found.ours.n, found.ours.median) == (runs, median)
+
+
+def test_an_undecided_verdict_wants_as_many_runs_as_are_lacking(plan_of) -> None:
+    few = cell("3/cifar10/WRN-40-2-B(3,3)/top1_error", plan_of, five(NEAR[:2], network="WRN-40-2"))
+    assert few.verdict is Verdict.INCONCLUSIVE
+    assert few.judgement is not None
+    assert few.judgement.runs_to_settle is not None
+    assert runs_wanted(few) == few.judgement.runs_to_settle - 2
+
+
+def test_a_network_with_dropout_is_not_the_one_without(plan_of) -> None:
+    plain = five([400] * 3, network="WRN-28-10", protocol="paper-meanstd")
+    assert cell("6/cifar10/WRN-28-10-dropout/top1_error", plan_of, plain).verdict is Verdict.NOT_RUN
+    assert cell("6/cifar10/WRN-28-10/top1_error", plan_of, plain).runs != ()
+
+
+@pytest.mark.parametrize("name", ["WRN-28-10", "WRN-28-10-dropout"])
+def test_a_dash_takes_the_protocol_of_its_column_with_the_same_dropout(plan_of, name) -> None:
+    """Table 6 has no number of WRN-28-10 on SVHN. By the column's recipe it deviates in nothing material."""
+    runs = five([450] * 3, network=name, dataset="svhn", protocol="paper-svhn")
+    found = table(plan_of(runs), "6", runs)
+    column = Column("svhn", "top1_error")
+    dash = found.cell(name, column)
+    assert (dash.kind, dash.claim, dash.verdict, dash.judgement) == ("unpublished", None, None, None)
+    assert (dash.margin, dash.caveats) == (None, ())
+    assert dash.runs == tuple(run.run for run in runs)
+    assert [d.field for d in dash.deviations] == ["device", "library"]
+    other = "WRN-28-10" if name.endswith("dropout") else "WRN-28-10-dropout"
+    assert found.cell(other, column).runs == ()
+
+
+def test_a_dash_shows_another_dropout_as_a_deviation(plan_of) -> None:
+    recipe = changed("paper-svhn", dropout=0.1)
+    runs = five([450] * 3, network="WRN-28-10-dropout", dataset="svhn", protocol=recipe)
+    dash = table(plan_of(runs), "6", runs).cell("WRN-28-10-dropout", Column("svhn", "top1_error"))
+    assert [str(d) for d in dash.deviations if d.material] == ["dropout: 0.1 instead of 0.4"]
 
 
 def test_the_order_of_results_does_not_matter(plan_of, brief) -> None:

@@ -52,6 +52,7 @@ def test_filters(compare, tmp_path) -> None:
     assert code == 0
     found = [(t["table"], c["network"]) for t in json.loads(out) for c in t["cells"]]
     assert ("4", "WRN-40-4") in found
+    assert {tuple(c["runs"]) for t in json.loads(out) for c in t["cells"]} == {("cifar10-wrn-40-4-s1",)}
     assert {network for _, network in found} == {"WRN-40-4"}
     code, out, _ = compare("--format", "json", "--paper-table", "3", "--row", "WRN-40-2")
     assert {c["network"] for t in json.loads(out) for c in t["cells"]} == {"WRN-40-2-B(3,3)"}
@@ -89,6 +90,12 @@ def test_strict(compare, tmp_path, brief) -> None:
     code, _, err = compare(*only, "WRN-40-2-B(3,3,3)")
     assert code == 1
     assert "no finished run" in err
+
+
+@pytest.mark.parametrize(("errors", "code"), [([440, 448, 441], 0), ([840, 848, 841], 1), ([540], 1)])
+def test_strict_takes_better_and_neither_worse_nor_inconclusive(compare, tmp_path, errors, code) -> None:
+    write(five(errors, network="WRN-40-2"), tmp_path)
+    assert compare("--strict", "--paper-table", "3", "--row", "WRN-40-2-B(3,3)")[0] == code
 
 
 def test_output_file_and_orderings(compare, tmp_path) -> None:

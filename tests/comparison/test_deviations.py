@@ -1,9 +1,10 @@
 """Every field of a protocol, and every fact of a run record that bears on it, is compared."""
 
 import pytest
-from made_up_runs import result
+from made_up_runs import changed, result
 
 from pipeline.comparison.deviations import MATERIAL, MINOR, NO_MATTER, deviations, is_comparable
+from pipeline.comparison.results import Device
 from pipeline.params import OneCycleSchedule, Protocol, StepSchedule
 from pipeline.publication.claims import Claim, load_claims
 from pipeline.publication.protocols import paper_protocol, protocol_of
@@ -19,10 +20,6 @@ def found(claim: Claim, **settings):
     assert paper is not None
     run = result(600, network=claim.model, dataset=claim.dataset, **{"protocol": paper.name, **settings})
     return {d.field: d for d in deviations(run, claim, paper, None)}
-
-
-def changed(name: str, **fields) -> Protocol:
-    return Protocol.model_validate({**paper_protocol(name).protocol.model_dump(), **fields})
 
 
 CHANGES = [
@@ -130,3 +127,23 @@ def test_schedules_are_shown_in_words() -> None:
     shown = str(found(PLAIN, protocol=changed("paper-zca", schedule=one_cycle))["schedule"])
     assert shown == "schedule: one-cycle instead of x0.2 after 59/119/159 epochs, momentum reset"
     assert isinstance(paper_protocol("paper-zca").protocol.schedule, StepSchedule)
+
+
+def test_material_deviations_come_first() -> None:
+    recipe = changed("paper-zca", precision="bf16", weight_decay=0.0001, drop_last=False, epochs=300)
+    listed = list(found(PLAIN, protocol=recipe).values())
+    assert [d.material for d in listed] == [True, True, False, False, False, False]
+
+
+def test_the_papers_own_device_does_not_deviate() -> None:
+    titan = Device(type="cuda", name="NVIDIA Titan X")
+    assert set(found(PLAIN, device=titan)) == {"library"}
+    assert found(PLAIN, device=Device(type="cpu", name=""))["device"].ours == "cpu"
+    assert found(PLAIN, versions={})["library"].ours == "PyTorch, version not recorded"
+
+
+def test_a_training_that_was_ended_early_says_both_numbers() -> None:
+    assert str(found(PLAIN, epochs=120)["completed"]) == "completed: 120 epochs instead of 200 epochs"
+    assert (
+        str(found(PLAIN, n=5000)["test_split"]) == "test split: 5000 images of the test split instead of 10000 images"
+    )

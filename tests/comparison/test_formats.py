@@ -8,12 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import pandera.errors
 import pytest
 from made_up_runs import five, result
 
-from pipeline.comparison.formats import FILES, FORMATS, cell_text, latex, render, tabular, terminal, write_table
+from pipeline.comparison.deviations import Deviation
+from pipeline.comparison.formats import FILES, FORMATS, data, latex, render, terminal, words
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Column, Table, results_schema, table
 from pipeline.publication.claims import load_claims
@@ -71,11 +73,25 @@ def test_csv_reads_back(tables) -> None:
         assert (row["table"], row["network"], row["dataset"]) == (cell.table, cell.model, cell.dataset)
         assert row["published"] == (cell.claim.text if cell.claim else "-")
         assert row["verdict"] == (cell.verdict or "")
+        assert (row["metric"], row["kind"]) == (cell.metric, cell.kind)
+        assert row["statistic"] == (cell.claim.statistic if cell.claim else "")
+        assert row["runs"].split() == list(cell.runs)
+        assert row["excluded"].split() == [excluded.run for excluded in cell.excluded]
+        assert row["caveats"].split() == [str(number) for number in cell.caveats]
+        assert row["count"] == ("" if cell.count is None else str(cell.count))
+        assert row["deviations"].count("(material)") == sum(d.material for d in cell.deviations)
+        assert row["deviations"].count("(minor)") == sum(not d.material for d in cell.deviations)
+        told = {
+            **dict.fromkeys(("n", "median", "min", "max", "sd", "difference", "low", "high", "margin")),
+            "difference": cell.difference,
+            "margin": cell.margin,
+        }
         if cell.ours:
-            assert float(row["median"]) == pytest.approx(cell.ours.median, abs=5e-4)
-            assert int(row["n"]) == cell.ours.n == len(row["runs"].split())
+            ours = cell.ours
+            told |= {"n": ours.n, "median": ours.median, "min": ours.smallest, "max": ours.largest, "sd": ours.sd}
         if cell.interval:
-            assert [float(row["low"]), float(row["high"])] == pytest.approx(list(cell.interval), abs=5e-4)
+            told |= dict(zip(("low", "high"), cell.interval, strict=True))
+        assert {key: float(row[key]) if row[key] else None for key in told} == pytest.approx(told, abs=5.1e-4)
 
 
 def test_schema_refuses_another_column_or_word(tables) -> None:
@@ -100,8 +116,24 @@ def test_json_reads_back(tables) -> None:
     for found, cell in zip(objects, cells(tables), strict=True):
         assert found["verdict"] == cell.verdict
         assert found["published"] == (cell.claim.value if cell.claim else None)
-        assert (found["ours"] or {}).get("n") == (cell.ours.n if cell.ours else None)
         assert [d["field"] for d in found["deviations"]] == [d.field for d in cell.deviations]
+        assert [(d["published"], d["ours"], d["material"]) for d in found["deviations"]] == [
+            (d.published, d.ours, d.material) for d in cell.deviations
+        ]
+        assert (found["network"], found["dataset"], found["metric"]) == (cell.model, cell.dataset, cell.metric)
+        assert (found["runs"], found["caveats"]) == (list(cell.runs), list(cell.caveats))
+        assert [e["run"] for e in found["excluded"]] == [e.run for e in cell.excluded]
+        assert (found["margin"], found["count"]) == (cell.margin, cell.count)
+        assert found["difference"] == (None if cell.difference is None else pytest.approx(cell.difference, abs=5.1e-4))
+        assert (found["interval"] is None) == (cell.interval is None)
+        if cell.interval:
+            assert found["interval"] == pytest.approx(list(cell.interval), abs=5.1e-4)
+        assert (found["ours"] is None) == (cell.ours is None)
+        if cell.ours:
+            ours = (cell.ours.n, cell.ours.median, cell.ours.smallest, cell.ours.largest, cell.ours.sd)
+            told = tuple(found["ours"][key] for key in ("n", "median", "min", "max", "sd"))
+            assert [value is None for value in told] == [value is None for value in ours]
+            assert told[:4] == pytest.approx(ours[:4], abs=5.1e-4)
 
 
 def test_markdown_rows_are_the_papers(tables) -> None:
@@ -192,6 +224,51 @@ def test_each_mark_has_its_footnote(tables) -> None:
         for cell in each.cells:
             used = cell_text.marks(cell, letters).strip("[]")
             assert not used or set(used.split(", ")) <= known
+
+
+def test_a_table_counts_the_verdicts_of_its_claims(tables) -> None:
+    for each in tables:
+        said = words.summary(each)
+        counted = Counter(str(cell.verdict) for cell in each.cells if cell.kind == "runnable")
+        parts = re.findall(r"(\d+) ([a-z ]+)(?:, |\.$)", said.partition(": ")[2])
+        assert {verdict: int(count) for count, verdict in parts} == counted
+        assert said.startswith(f"{counted.total()} claim") or not counted
+
+
+def test_a_cell_in_words(tables) -> None:
+    three = next(each for each in tables if each.name == "3")
+    letters, cell = words.letters_of(three), three.cell("WRN-40-2-B(3,3)", C10)
+    judgement = cell.judgement
+    assert words.difference(cell) == f"+0.00 ± {judgement.half_width:.2f}"
+    said = words.evidence(cell, letters)
+    assert "5 runs, median 5.43, 5.40 to 5.48, sd 0.032" in said
+    assert all(run in said for run in cell.runs)
+    assert f"{-judgement.half_width:+.2f} to {judgement.half_width:+.2f}, margin 0.3" in said
+    one = three.cell("WRN-40-2-B(3,3,3,3)", C10)
+    assert "1 run, median 5.93 (" in words.evidence(one, letters)
+    four = next(each for each in tables if each.name == "4")
+    assert words.ours(four.cell("WRN-40-1", Column("cifar10", "params_millions"))) == "563,930"
+    assert words.difference(four.cell("WRN-40-1", C10)) == "+5.49"
+
+
+def test_a_run_that_was_left_out_is_told_with_its_error_and_why(plan_of, brief) -> None:
+    runs = [*five([540, 548, 541], network="WRN-40-2"), result(1234, network="WRN-40-2", protocol=brief, run="quick")]
+    made = table(plan_of(runs), "4", runs)
+    letters, cell = words.letters_of(made), made.cell("WRN-40-2", C10)
+    material = sorted(letters.of(d) for d in cell.excluded[0].deviations if d.material)
+    assert f"also run: quick 12.34 (not comparable: {', '.join(material)})" in words.evidence(cell, letters)
+    (told,) = (c for c in json.loads(render([made], "json"))[0]["cells"] if "quick" in str(c["excluded"]))
+    assert told["excluded"] == [{"run": "quick", "error": 12.34, "reason": "not comparable"}]
+
+
+def test_letters_go_on_after_the_alphabet() -> None:
+    many = tuple(Deviation(f"field {number:02}", "a", "b", number < 3, "why") for number in range(53))
+    letters = words.Letters(many)
+    assert [letters.of(many[at]) for at in (0, 25, 26, 51, 52)] == ["a", "z", "aa", "zz", "aaa"]
+    assert letters.legend()[2:4] == [
+        ("c", "field 02: b instead of a (material: why)"),
+        ("d", "field 03: b instead of a (minor: why)"),
+    ]
 
 
 def test_written_files_are_the_same_bytes_each_time(tables, tmp_path) -> None:

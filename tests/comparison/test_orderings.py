@@ -1,13 +1,19 @@
 """Statements about which network is better agree with the paper's own numbers, and are judged by ours."""
 
+import csv
+import io
+import json
+
 import numpy as np
 import pytest
-from made_up_runs import five, result
+from made_up_runs import changed, five, result
 
+from pipeline.comparison.formats import sentences
 from pipeline.comparison.orderings import Standing, judge_ordering, load_orderings, p_value
 
 ORDERINGS = {ordering.name: ordering for ordering in load_orderings()}
 DROPOUT = ORDERINGS["dropout-wrn-28-10"]
+NOT_RUN = "wider-better-imagenet-34"
 
 
 def runs(with_dropout: list[int], without: list[int], **settings):
@@ -70,6 +76,91 @@ def test_all_pairs_have_to_hold(plan_of) -> None:
     assert judged.runs == ((5, 5), (5, 5), (5, 5))
     incomplete = [*best, *others]
     assert judge_ordering(ordering, plan_of(incomplete), incomplete).standing is Standing.NOT_RUN
+
+
+def table_3(best: list[int], others: list[int], last: list[int]):
+    """Runs of all networks of Table 3, where the paper has l=2 before the three others."""
+    return [
+        *five(best, network="WRN-40-2"),
+        *(run for name in ("3", "3,3,3") for run in five(others, network=f"WRN-40-2-B({name})")),
+        *five(last, network="WRN-40-2-B(3,3,3,3)"),
+    ]
+
+
+def test_one_pair_of_three_contradicts_at_a_third_of_the_level_only(plan_of) -> None:
+    """Three runs against five reach p = 1/56, four against four 1/70; the limit is 1/60."""
+    ordering = ORDERINGS["two-convolutions-best"]
+    above = table_3([540, 541, 542], [600, 601, 602], [520, 521, 522, 523, 524])
+    below = table_3([540, 541, 542, 543], [600, 601, 602, 603], [520, 521, 522, 523])
+    assert judge_ordering(ordering, plan_of(above), above).standing is Standing.INCONCLUSIVE
+    assert judge_ordering(ordering, plan_of(below), below).standing is Standing.CONTRADICTED
+
+
+@pytest.mark.parametrize(("better", "expected"), [(6, Standing.INCONCLUSIVE), (7, Standing.CONTRADICTED)])
+def test_one_pair_of_five_contradicts_at_a_fifth_of_the_level_only(plan_of, better, expected) -> None:
+    """Three runs against six reach p = 1/84, against seven 1/120; the limit is 1/100."""
+    ordering = ORDERINGS["block-b33-best"]
+    (best, first), *rest = [(lower.model, higher.model) for lower, higher in ordering.pairs]
+    results = [*five([540, 541, 542], network=best), *five(range(520, 520 + better), network=first)]
+    results += [run for _, name in rest for run in five([600, 601, 602], network=name)]
+    assert judge_ordering(ordering, plan_of(results), results).standing is expected
+
+
+def test_all_pairs_hold_at_the_level_itself(plan_of) -> None:
+    """That all of them have to hold is stricter than any one: there is nothing to correct."""
+    results = table_3([540, 541, 542], [600, 601, 602], [600, 601, 602])
+    judged = judge_ordering(ORDERINGS["two-convolutions-best"], plan_of(results), results)
+    assert (judged.standing, judged.p_value) == (Standing.HOLDS, 0.05)
+    assert judged.differences == pytest.approx((-0.6, -0.6, -0.6))
+
+
+def test_a_pair_can_contradict_while_another_has_no_runs(plan_of) -> None:
+    results = table_3([540, 541, 542, 543], [], [520, 521, 522, 523])
+    judged = judge_ordering(ORDERINGS["two-convolutions-best"], plan_of(results), results)
+    assert (judged.standing, judged.p_value) == (Standing.CONTRADICTED, None)
+    assert judged.differences == (None, None, pytest.approx(0.2))
+    assert judged.runs == ((4, 0), (4, 0), (4, 4))
+
+
+def test_runs_that_the_plan_does_not_name_order_nothing(plan_of) -> None:
+    results = runs([380, 385, 388], [400, 402, 405])
+    assert judge_ordering(DROPOUT, plan_of(results), results).standing is Standing.HOLDS
+    assert judge_ordering(DROPOUT, plan_of(results[:3]), results).standing is Standing.NOT_RUN
+
+
+def test_of_a_seed_that_ran_twice_the_run_nearest_the_paper_is_ordered(plan_of) -> None:
+    results = runs([380, 385, 388], [400, 402, 405])
+    bf16 = changed("paper-meanstd", precision="bf16")
+    again = result(9000, run="a", network="WRN-28-10-dropout", protocol=bf16, seed=1)
+    judged = judge_ordering(DROPOUT, plan_of([again, *results]), [again, *results])
+    assert (judged.standing, judged.runs) == (Standing.HOLDS, ((3, 3),))
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "csv", "json"])
+def test_judged_orderings_read_back(plan_of, form) -> None:
+    results = table_3([540, 541, 542], [600, 601, 602], [620, 621, 622, 623])
+    judged = [judge_ordering(ORDERINGS[name], plan_of(results), results) for name in ("two-convolutions-best", NOT_RUN)]
+    if form == "json":
+        first, second = json.loads(sentences.render_json(judged))
+        assert (first["ordering"], first["standing"], first["p_value"]) == ("two-convolutions-best", "holds", 0.05)
+        assert [pair["runs"] for pair in first["pairs"]] == [[3, 3], [3, 3], [3, 4]]
+        assert [pair["difference"] for pair in first["pairs"]] == [-0.6, -0.6, -0.805]
+        published = [pair["published_difference"] for pair in first["pairs"]]
+        assert published == [round(a.value - b.value, 3) for a, b in ORDERINGS["two-convolutions-best"].pairs]
+        assert (second["standing"], second["p_value"]) == ("not run", None)
+        assert {pair["difference"] for pair in second["pairs"]} == {None}
+    elif form == "csv":
+        first, second = csv.DictReader(io.StringIO(sentences.render_csv(judged)))
+        told = (first["standing"], first["p_value"], first["runs"])
+        assert told == ("holds", "0.0500", "3 against 3, 3 against 3, 3 against 4")
+        assert (second["standing"], second["p_value"]) == ("not run", "")
+    else:
+        said = sentences.render_markdown(judged) if form == "markdown" else sentences.render_text(judged, 80)
+        plain = " ".join(said.split())
+        assert "holds" in plain
+        assert "0.0500" in plain
+        assert "3 against 3, 3 against 3, 3 against 4" in plain
+        assert all(judged[i].ordering.text in plain for i in (0, 1))
 
 
 def test_p_values_that_are_known_by_counting() -> None:

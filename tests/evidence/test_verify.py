@@ -134,6 +134,8 @@ def rerecord(told: Any) -> None:
             if Path(entry["path"]).exists():
                 content = disk.content(entry["path"])
                 entry["md5"], entry["size"] = content.md5, content.size
+                if content.nfiles is not None:
+                    entry["nfiles"] = content.nfiles
 
 
 def covered(edit: Callable[[], None]) -> Callable[[], None]:

@@ -8,7 +8,16 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.publication import claims as module
-from pipeline.publication.claims import Claim, claims_of, load_claims, schema, table_name
+from pipeline.publication.claims import (
+    Claim,
+    check_filters,
+    claims_of,
+    load_claims,
+    schema,
+    table_name,
+    table_names,
+    trainable_tables,
+)
 from pipeline.publication.paper import TITLES
 
 ACCOUNT = {
@@ -96,6 +105,42 @@ def test_unknown_table_names_the_nearest() -> None:
     with pytest.raises(UserError) as caught:
         table_name("figure-5")
     assert "figure-4" in caught.value.remedy
+
+
+def test_names_of_tables_and_which_of_them_can_be_trained() -> None:
+    assert table_names("all") == list(TITLES)
+    assert table_names("table 4") == ["4"]
+    assert trainable_tables() == "2, 3, 4, 5, 6, 7, 8, 9, text, or all"
+
+
+@pytest.mark.parametrize(
+    ("tables", "dataset", "row", "nearest"),
+    [
+        (["4"], "svhn", None, "cifar100"),
+        (["4"], None, "WRN-40-11", "WRN-40-1"),
+        (["6"], "svhn", "WRN-52-10", "WRN-52-1"),
+        (["6"], "svhn", "WRN-28-10", "WRN-52-1"),
+        (list(TITLES), "cifar1000", None, "cifar100"),
+    ],
+)
+def test_a_filter_that_leaves_nothing_is_refused(tables, dataset, row, nearest) -> None:
+    with pytest.raises(UserError) as refused:
+        check_filters(tables, dataset, row)
+    assert nearest in refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("tables", "dataset", "row"),
+    [
+        (["4"], "cifar100", "WRN-28-10"),
+        (["3"], "cifar10", "WRN-40-2"),
+        (["3"], None, "WRN-40-2-B(3,3)"),
+        (["6"], "svhn", "WRN-16-4-dropout"),
+        (list(TITLES), None, None),
+    ],
+)
+def test_a_filter_by_either_spelling_is_taken(tables, dataset, row) -> None:
+    check_filters(tables, dataset, row)
 
 
 def test_claim_is_frozen() -> None:

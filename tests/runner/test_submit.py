@@ -2,13 +2,14 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.runner.attempt import Attempt
-from pipeline.runner.submit import minutes, need_slurm, slots, visible_gpus
+from pipeline.execution.attempt import Attempt
+from pipeline.execution.submit import Slurm, Work, minutes, need_slurm, slots, visible_gpus
 
 
 def test_slots_share_what_there_is() -> None:
@@ -77,7 +78,79 @@ def test_a_cluster_that_does_not_answer_is_told_before_any_work(
         need_slurm()
 
 
-@pytest.mark.parametrize(("text", "expected"), [("8h", 480), ("90m", 90), ("1d12h", 2160), ("2d1h5m", 2945)])
+SBATCH = """#!/bin/sh
+mkdir -p {folder}/submitted
+job=$(($(ls {folder}/submitted | wc -l) + 7))
+cp "$1" {folder}/submitted/$job
+echo "Submitted batch job $job"
+"""
+
+
+@pytest.fixture
+def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """A stand-in for Slurm's, which gives out ids from 7 on; the scripts that it was given so far."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, script in (("sbatch", SBATCH.format(folder=tmp_path)), ("srun", "#!/bin/sh\n")):
+        (programs / name).write_text(script)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    monkeypatch.chdir(tmp_path)
+    return lambda: [path.read_text() for path in sorted((tmp_path / "submitted").iterdir(), key=lambda p: int(p.name))]
+
+
+def options(script: str) -> set[str]:
+    return {line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")}
+
+
+def works(count: int) -> list[Work]:
+    return [Work(f"run-{number}", f"print-{number}", "train") for number in range(count)]
+
+
+def test_a_cluster_is_told_what_was_asked_for_and_puts_jobs_back(sbatch: Callable[[], list[str]]) -> None:
+    place = Slurm(90, 2, "gpu", gpus=1, cpus=3, options=(("comment", "ours"), ("qos", "low")))
+    jobs = place.submit(works(3), 2)
+    assert [(job.run, job.fingerprint, job.id, job.attempt, job.system) for job in jobs] == [
+        (f"run-{number}", f"print-{number}", f"7_{number}", 2, "slurm") for number in range(3)
+    ]
+    (script,) = sbatch()
+    assert options(script) >= {
+        *("--requeue", "--open-mode=append", "--array=0-2%2", "--time=90", "--partition=gpu", "--gpus-per-node=1"),
+        *("--cpus-per-task=3", "--comment=ours", "--qos=low", "--signal=USR2@120"),
+    }
+    assert len({job.log for job in jobs}) == 3
+    assert not any(Path(job.log).is_absolute() for job in jobs)
+
+
+def test_what_runs_at_the_same_time_is_divided_among_arrays(sbatch: Callable[[], list[str]]) -> None:
+    """Slurm's arrays have at most a thousand jobs, and a limit each."""
+    jobs = Slurm(90, 5).submit(works(1002), 1)
+    first, second = map(options, sbatch())
+    assert "--array=0-999%2" in first
+    assert "--array=0-1%2" in second
+    assert [job.id for job in jobs] == [*(f"7_{number}" for number in range(1000)), "8_0", "8_1"]
+    assert [job.run for job in jobs] == [work.run for work in works(1002)]
+    Slurm(90, 1).submit(works(1002), 1)
+    assert [option for script in sbatch()[2:] for option in options(script) if option.startswith("--array")] == [
+        "--array=0-999%1",
+        "--array=0-1%1",
+    ]
+
+
+def test_a_single_job_is_put_back_as_well(sbatch: Callable[[], list[str]]) -> None:
+    (job,) = Slurm(90, 5).submit(works(1), 1)
+    (script,) = sbatch()
+    assert job.id == "7"
+    assert "--requeue" in options(script)
+    assert not any(option.startswith(("--array", "--partition", "--gpus")) for option in options(script))
+
+
+def test_an_evaluation_alone_is_one_stage() -> None:
+    assert Work("r", "p", "train").stages == ["train@r", "evaluate@r"]
+    assert Work("r", "p", "evaluate").stages == ["evaluate@r"]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("4m", 4), ("8h", 480), ("90m", 90), ("1d12h", 2160), ("2d1h5m", 2945)])
 def test_times(text: str, expected: int) -> None:
     assert minutes(text) == expected
 

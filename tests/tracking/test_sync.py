@@ -209,6 +209,37 @@ def test_what_a_jobs_machine_measured_is_recorded_with_its_files(place: Place) -
     assert place.sync()[:2] == [f"as it was {FIRST}", f"as it was {SECOND}"]
 
 
+@pytest.mark.parametrize("trouble", ["a file is gone", "the store is none", "the server is down", "the database broke"])
+def test_trainings_that_mlflow_does_not_take_are_published_all_the_same(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trouble: str
+) -> None:
+    if trouble == "a file is gone":
+        (place.root / "models" / SECOND / "history.csv").unlink()
+    elif trouble == "the database broke":
+        (place.root / "tracking" / "mlflow.db").write_text("not a database")
+    else:
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "none://" if trouble == "the store is none" else "http://127.0.0.1:9")
+    log_runs(load(), {FIRST: {}, SECOND: {"device.measured": "cpu 1 GFLOP/s"}})
+    said = capsys.readouterr().err
+    assert said.count("MLflow is not recording 2 published runs (") == 1
+    assert "wrn-pipe track sync records it later" in said
+
+
+def test_records_beyond_the_thousand_that_mlflow_tells_at_once_are_counted(place: Place) -> None:
+    key = place.runs()[FIRST].info.run_id
+    with sqlite3.connect(place.root / "tracking" / "mlflow.db") as database:
+        columns = [row[1] for row in database.execute("pragma table_info(runs)")]
+        (row,) = database.execute("select * from runs where run_uuid = ?", (key,))
+        others = [dict(zip(columns, row, strict=True)) | {"run_uuid": f"other-{number}"} for number in range(1001)]
+        marks = ", ".join(f":{column}" for column in columns)
+        database.executemany(f"insert into runs ({', '.join(columns)}) values ({marks})", others)
+    database.close()
+    said = place.sync()
+    assert said[:2] == [f"as it was {FIRST}", f"as it was {SECOND}"]
+    assert "; 1001 other records stay (" in said[2]
+
+
 def test_a_training_that_failed_or_was_stopped_says_so(place: Place) -> None:
     record = json.loads((place.root / "models" / FIRST / "run.json").read_text())
     for error, status in ((ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")):

@@ -15,7 +15,7 @@ import pytest
 from made_up_runs import five, result
 
 from pipeline.comparison.deviations import Deviation
-from pipeline.comparison.formats import FILES, FORMATS, data, latex, render, terminal, words
+from pipeline.comparison.formats import FILES, FORMATS, cell_text, latex, render, tabular, terminal, write_table
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Column, Table, results_schema, table
 from pipeline.publication.claims import load_claims
@@ -228,7 +228,7 @@ def test_each_mark_has_its_footnote(tables) -> None:
 
 def test_a_table_counts_the_verdicts_of_its_claims(tables) -> None:
     for each in tables:
-        said = words.summary(each)
+        said = cell_text.summary(each)
         counted = Counter(str(cell.verdict) for cell in each.cells if cell.kind == "runnable")
         parts = re.findall(r"(\d+) ([a-z ]+)(?:, |\.$)", said.partition(": ")[2])
         assert {verdict: int(count) for count, verdict in parts} == counted
@@ -237,33 +237,33 @@ def test_a_table_counts_the_verdicts_of_its_claims(tables) -> None:
 
 def test_a_cell_in_words(tables) -> None:
     three = next(each for each in tables if each.name == "3")
-    letters, cell = words.letters_of(three), three.cell("WRN-40-2-B(3,3)", C10)
+    letters, cell = cell_text.letters_of(three), three.cell("WRN-40-2-B(3,3)", C10)
     judgement = cell.judgement
-    assert words.difference(cell) == f"+0.00 ± {judgement.half_width:.2f}"
-    said = words.evidence(cell, letters)
+    assert cell_text.difference(cell) == f"+0.00 ± {judgement.half_width:.2f}"
+    said = cell_text.evidence(cell, letters)
     assert "5 runs, median 5.43, 5.40 to 5.48, sd 0.032" in said
     assert all(run in said for run in cell.runs)
     assert f"{-judgement.half_width:+.2f} to {judgement.half_width:+.2f}, margin 0.3" in said
     one = three.cell("WRN-40-2-B(3,3,3,3)", C10)
-    assert "1 run, median 5.93 (" in words.evidence(one, letters)
+    assert "1 run, median 5.93 (" in cell_text.evidence(one, letters)
     four = next(each for each in tables if each.name == "4")
-    assert words.ours(four.cell("WRN-40-1", Column("cifar10", "params_millions"))) == "563,930"
-    assert words.difference(four.cell("WRN-40-1", C10)) == "+5.49"
+    assert cell_text.ours(four.cell("WRN-40-1", Column("cifar10", "params_millions"))) == "563,930"
+    assert cell_text.difference(four.cell("WRN-40-1", C10)) == "+5.49"
 
 
 def test_a_run_that_was_left_out_is_told_with_its_error_and_why(plan_of, brief) -> None:
     runs = [*five([540, 548, 541], network="WRN-40-2"), result(1234, network="WRN-40-2", protocol=brief, run="quick")]
     made = table(plan_of(runs), "4", runs)
-    letters, cell = words.letters_of(made), made.cell("WRN-40-2", C10)
+    letters, cell = cell_text.letters_of(made), made.cell("WRN-40-2", C10)
     material = sorted(letters.of(d) for d in cell.excluded[0].deviations if d.material)
-    assert f"also run: quick 12.34 (not comparable: {', '.join(material)})" in words.evidence(cell, letters)
+    assert f"also run: quick 12.34 (not comparable: {', '.join(material)})" in cell_text.evidence(cell, letters)
     (told,) = (c for c in json.loads(render([made], "json"))[0]["cells"] if "quick" in str(c["excluded"]))
     assert told["excluded"] == [{"run": "quick", "error": 12.34, "reason": "not comparable"}]
 
 
 def test_letters_go_on_after_the_alphabet() -> None:
     many = tuple(Deviation(f"field {number:02}", "a", "b", number < 3, "why") for number in range(53))
-    letters = words.Letters(many)
+    letters = cell_text.Letters(many)
     assert [letters.of(many[at]) for at in (0, 25, 26, 51, 52)] == ["a", "z", "aa", "zz", "aaa"]
     assert letters.legend()[2:4] == [
         ("c", "field 02: b instead of a (material: why)"),

@@ -12,14 +12,14 @@ from ruamel.yaml import YAML
 from test_verify import BETON, findings, flip, json_edit, lock, replace, rerecord
 
 from pipeline.cli.verify import run_stage
-from pipeline.evaluation.digests import digests
-from pipeline.evaluation.metrics import about, metrics
-from pipeline.evaluation.predictions import read
 from pipeline.evidence.findings import Finding
-from pipeline.execution.dag import stages
-from pipeline.params import load
 from pipeline.provenance import fingerprint
 from pipeline.publish import json_text
+from pipeline.runner.dag import stages
+from pipeline.runner.params_file import load
+from pipeline.tasks.classification import about, metrics
+from pipeline.tasks.predictions import read
+from pipeline.training.run_digests import digests
 
 SECOND = RUN.replace("-s1", "-s2")
 MODEL, EVALUATION = Path("models") / SECOND, Path("evaluations") / SECOND

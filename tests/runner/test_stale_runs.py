@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.execution.dag import read_dag
-from pipeline.execution.dvc import looked_at
-from pipeline.execution.fan_out import stale_runs
-from pipeline.execution.submit import Work
-from pipeline.params import load
 from pipeline.provenance import fingerprint
+from pipeline.runner.dag import read_dag
+from pipeline.runner.dvc import looked_at
+from pipeline.runner.fan_out import stale_runs
+from pipeline.runner.params_file import load
+from pipeline.runner.submit import Work
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "cifar10-wrn-40-1-quick-s1"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.execution.attempt import Attempt
-from pipeline.execution.submit import Slurm, Work, minutes, need_slurm, slots, visible_gpus
+from pipeline.runner.attempt import Attempt
+from pipeline.runner.submit import Slurm, Work, minutes, need_slurm, slots, visible_gpus
 
 
 def test_slots_share_what_there_is() -> None:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from made_up_runs import changed, five, plan_text, result
 
 from pipeline.comparison.results import Result
-from pipeline.params import PARAMS, parse_plan
-from pipeline.tracking.answers import NO_CLAIM, claims_for, judged, table_tag
+from pipeline.params import PARAMS
+from pipeline.runner.params_file import parse_plan
+from pipeline.tracking.verdict_tags import NO_CLAIM, claims_for, judged, table_tag
 
 NEAR = [540, 548, 541, 545, 543]  # WRN-40-2: Table 3 prints 5.43, Table 4 5.33
 

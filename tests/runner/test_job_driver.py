@@ -20,12 +20,13 @@ from made_up_runs import plan_text, result
 from project import ROOT, copy_repository
 
 from pipeline.errors import StoppedError
-from pipeline.execution.job import SCRATCH, evaluated, trained
-from pipeline.execution.jobs import JOBS, Job, System, at_work, forget, note, noted
-from pipeline.execution.submit import Slots, Work, slots
-from pipeline.execution.work_off import work_off
-from pipeline.params import PARAMS, Plan, parse_plan
-from pipeline.training.holder import hold
+from pipeline.params import PARAMS, Plan
+from pipeline.runner.job import SCRATCH, evaluated, trained
+from pipeline.runner.job_driver import work_off
+from pipeline.runner.jobs import JOBS, Job, System, at_work, forget, note, noted
+from pipeline.runner.params_file import parse_plan
+from pipeline.runner.run_lock import hold
+from pipeline.runner.submit import Slots, Work, slots
 
 RUNS = [result(700, seed=seed) for seed in (1, 2, 3, 4)]
 FIRST, SECOND, THIRD, FOURTH = (run.run for run in RUNS)
@@ -260,8 +261,8 @@ def signalled_when(ready: Callable[[], bool]) -> Iterator[None]:
 
 
 def test_a_driver_that_is_told_to_end_lets_its_trainings_save(plan: Plan, shell: Callable[..., Shell]) -> None:
-    Path("pipeline.execution.job").write_text(WAIT_FOR_TERM)  # by its command line a training as the driver knows it
-    place = shell("sh pipeline.execution.job\nexit $?\n")
+    Path("pipeline.runner.job").write_text(WAIT_FOR_TERM)  # by its command line a training as the driver knows it
+    place = shell("sh pipeline.runner.job\nexit $?\n")
     with signalled_when(Path(f"{FIRST}.ready").exists), pytest.raises(StoppedError) as stopped:
         work_off(plan, [work(FIRST)], place, AGAIN)
     assert stopped.value.exit_code == 143
@@ -348,7 +349,7 @@ def trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
     project = copy_repository(tmp_path / "project")
 
     def put(script: str) -> Plan:
-        module = project.root / "pipeline/execution/job.py"
+        module = project.root / "pipeline/runner/job.py"
         ours = (
             'if __name__ == "__main__":\n    import os, sys\n\n    os.execvp("sh", ["sh", "job.sh", *sys.argv[1:]])\n'
         )

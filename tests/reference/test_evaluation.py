@@ -1,0 +1,187 @@
+"""What a run leaves, in fp32 as it is trained, against the reference: weights, history, every prediction, metrics."""
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import recipe
+import torch
+from product import SEED, plan_of, run_to_files
+from safetensors.torch import load_file
+
+FORWARD = 1e-5
+"""Of a probability, between fp32 and float64 with the same weights, whose logits differ by 1e-6 or so. Rounding to
+bfloat16 on the way would make 1e-4 and more."""
+TRAINED = 0.05
+"""As a share of how far the weights have moved in all, after a few steps in fp32: rounding moves numbers across ReLU's
+kink, and what that does has grown to 0.004 to 0.009 by then. Small differences are for test_recipe.py to see."""
+BORDER = 0.002
+"""Of a probability, between weights that far apart: images whose two highest lie closer may change their class."""
+
+ONE_CYCLE = {"kind": "one-cycle", "warmup_fraction": 0.3, "start_factor": 0.1}
+TESTED = {
+    "epochs": 2,
+    "batch_size": 64,
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 0.001,
+    "schedule": ONE_CYCLE,
+    "label_smoothing": 0.1,
+    "dropout": 0.3,
+    "preprocessing": "meanstd",
+    "flip": "per-image",
+    "crop": "per-image",
+    "drop_last": True,
+    "conv_init": "fan_in",
+    "bn_init": "ones",
+    "precision": "fp32",
+    "test_every": 1,
+    "weight_average": {"decay": 0.5, "every": 3},
+}
+HELD_OUT = {
+    **TESTED,
+    "schedule": {"kind": "step", "drop_after": [1], "factor": 0.2, "reset_momentum": True},
+    "flip": "half-batch",
+    "crop": "per-batch",
+    "drop_last": False,
+    "test_every": 0,
+    "weight_average": None,
+    "holdout": 100,
+}
+RUNS = {"test split": ("WRN-10-1-dropout", TESTED), "held out": ("WRN-10-1", HELD_OUT)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the product, and the reference's of the same protocol."""
+
+    name: str
+    protocol: dict[str, Any]
+    weights: recipe.Tensors
+    history: list[dict[str, str]]
+    predictions: dict[str, np.ndarray]
+    metrics: dict[str, Any]
+    reference: list[recipe.Epoch]
+    judged: recipe.Split
+    """The images that are evaluated, as published."""
+    indices: list[int]
+    """Their places in their split."""
+    expected: np.ndarray
+    """Their probabilities by the product's weights and the reference's arithmetic."""
+
+    @property
+    def close(self) -> np.ndarray:
+        """Images whose class rounding may decide."""
+        highest = np.sort(self.expected, axis=1)
+        return highest[:, -1] - highest[:, -2] < 2 * FORWARD
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def run(
+    request: pytest.FixtureRequest,
+    tiny: dict[str, recipe.Split],
+    tiny_beton: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_dataset_entry: Callable[[str], dict[str, Any]],
+) -> Run:
+    network, protocol = RUNS[request.param]
+    root = tmp_path_factory.mktemp("run")
+    (root / "data" / "beton").mkdir(parents=True)
+    (root / "data" / "beton" / "cifar10-rgb").symlink_to(tiny_beton)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        trained, evaluated = run_to_files(plan_of(tiny_dataset_entry("http://127.0.0.1:9/none"), network, protocol))
+        weights = {name: v.double() for name, v in load_file(trained / "model.safetensors").items()}
+        with (trained / "history.csv").open() as file:
+            history = list(csv.DictReader(file))
+        table = pq.read_table(evaluated / "predictions.parquet")
+        metrics = json.loads((evaluated / "metrics.json").read_text())
+    weights = {name: v for name, v in weights.items() if "num_batches" not in name}
+    dropout = protocol["dropout"] if network.endswith("-dropout") else 0.0
+    images, labels = tiny["train" if protocol.get("holdout") else "test"]
+    indices = recipe.held_out(len(images), protocol["holdout"]) if protocol.get("holdout") else list(range(len(images)))
+    judged = images[indices], [labels[i] for i in indices]
+    return Run(
+        request.param,
+        protocol,
+        weights,
+        history,
+        {name: table.column(name).to_numpy() for name in table.column_names},
+        metrics,
+        recipe.train(protocol, 10, 1, SEED, tiny["train"], dropout),
+        judged,
+        indices,
+        recipe.probabilities(weights, 10, protocol["preprocessing"], judged[0]).numpy(),
+    )
+
+
+def distance(one: recipe.Tensors, other: recipe.Tensors) -> float:
+    return math.sqrt(sum(float((one[name] - other[name]).square().sum()) for name in one))
+
+
+def test_the_published_weights_are_the_references(run: Run) -> None:
+    expected = run.reference[-1].published
+    start = recipe.initial(10, 1, 10, run.protocol["conv_init"], run.protocol["bn_init"], SEED)
+    assert run.weights.keys() == expected.keys()
+    for of in ("weight", "bias", "running_mean", "running_var"):
+        found, theirs, before = ({k: v for k, v in s.items() if k.endswith(of)} for s in (run.weights, expected, start))
+        assert distance(found, theirs) < TRAINED * distance(theirs, before), of
+
+
+def test_history_is_the_references(run: Run) -> None:
+    assert [int(row["epoch"]) for row in run.history] == [1, 2]
+    for row, epoch in zip(run.history, run.reference, strict=True):
+        assert float(row["learning_rate"]) == pytest.approx(epoch.rates[-1], rel=1e-12)
+        assert float(row["train_loss"]) == pytest.approx(epoch.loss, rel=1e-3)
+        seen = sum(len(logits) for logits in epoch.logits)
+        assert abs(float(row["train_error"]) - epoch.error) * seen / 100 < 2.5  # images on the border of two classes
+
+
+def test_every_prediction_is_the_references(run: Run) -> None:
+    """Of every image of the test split in its order, or of those held out, by running statistics, without dropout."""
+    assert run.predictions["index"].tolist() == run.indices
+    assert run.predictions["label"].tolist() == run.judged[1]
+    found = np.stack([run.predictions[f"probability_{k}"] for k in range(10)], axis=1)
+    assert np.abs(found - run.expected).max() < FORWARD
+    decided = ~run.close
+    assert decided.mean() > 0.95
+    assert np.array_equal(run.predictions["prediction"][decided], run.expected.argmax(1)[decided])
+
+
+def test_metrics_are_those_of_the_references_predictions(run: Run) -> None:
+    labels = np.array(run.judged[1])
+    n, errors = len(labels), run.metrics["errors"]
+    assert run.metrics["split"] == {"test split": "test", "held out": "held-out"}[run.name]
+    assert run.metrics["n"] == n == {"test split": 104, "held out": 100}[run.name]
+    assert abs(errors - (run.expected.argmax(1) != labels).sum()) <= run.close.sum()
+    assert run.metrics["top1_error"] == pytest.approx(100 * errors / n, abs=1e-6)
+    assert run.metrics["standard_error"] == pytest.approx(100 * math.sqrt(errors * (n - errors) / n**3), abs=1e-6)
+    likelihood = -np.log(run.expected[np.arange(n), labels]).mean()
+    assert run.metrics["negative_log_likelihood"] == pytest.approx(likelihood, abs=1e-3)
+
+
+def test_a_look_at_the_test_split_is_by_the_weights_that_would_be_published(
+    run: Run, tiny: dict[str, recipe.Split]
+) -> None:
+    """After each epoch, the average; none where images are held out, which leaves the test split alone."""
+    if not run.protocol["test_every"]:
+        assert [row["test_error"] for row in run.history] == ["", ""]
+        return
+    images, labels = tiny["test"]
+    for row, epoch in zip(run.history, run.reference, strict=True):
+        expected = recipe.probabilities(epoch.published, 10, "meanstd", images)
+        highest = torch.sort(expected, dim=1).values
+        border = int((highest[:, -1] - highest[:, -2] < 2 * BORDER).sum())
+        assert border < 0.2 * len(labels)
+        wrong = int((expected.argmax(1) != torch.tensor(labels)).sum())
+        assert abs(float(row["test_error"]) - 100 * wrong / len(labels)) <= 100 * border / len(labels)
+    assert float(run.history[-1]["test_error"]) == run.metrics["top1_error"]

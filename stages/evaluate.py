@@ -23,9 +23,9 @@ def main(run_id: str) -> None:
     with new_folder(to) as work:
         values = evaluate(plan, run_id, Path("models") / run_id, work)
     say(f"{run_id}: {values['split']} error {values['top1_error']:.2f} % of {values['n']} images")
-    from pipeline.tracking.sync import log_evaluation
+    from pipeline.tracking.sync import log_runs
 
-    log_evaluation(plan, run_id)
+    log_runs(plan, {run_id: {}})
     record = json.loads((to / "run.json").read_text(encoding="utf-8"))
     discard_unless_held(Path("scratch") / record["fingerprint"], run_id)
 

@@ -283,7 +283,7 @@ def test_mlflow_has_the_run_by_its_fingerprint(done: Project) -> None:
     assert run.data.tags["dirty"] == "false"
     head = done.run("git", "rev-list", "--max-parents=0", "HEAD").stdout.strip()
     assert run.data.tags["commit"] == head
-    assert run.data.params["learning_rate"] == "0.1"
+    assert run.data.params["peak_learning_rate"] == "0.1"
     assert run.data.params["schedule.kind"] == "one-cycle"
     rows = list(csv.DictReader((done.root / f"models/{RUN}/history.csv").open()))
     logged = client.get_metric_history(run.info.run_id, "train_loss")

@@ -19,14 +19,14 @@ def sync(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fal
     """Make MLflow show what models/, evaluations/ and dvc.lock say, in tracking/ or at MLFLOW_TRACKING_URI.
 
     Do it after a server was away, after the database was lost or the folder moved, and for the newest verdicts. What is
-    right already is left as it is. Images per second and the machine's load are in no file: only a training in progress
-    records them, and they are not made up.
+    right already is left as it is; a record that says anything else is deleted and written again. Images per second and
+    the machine's load are in no file: only a training in progress records them, and they are not made up.
     """
     from json import dumps
 
     from pipeline.runner.params_file import load
-    from pipeline.tracking.sync import as_json, sync_all
+    from pipeline.tracking.sync import sync_all
 
     synced = sync_all(load(), (lambda _: None) if json else typer.echo)
     if json:
-        typer.echo(dumps(as_json(synced), indent=2))
+        typer.echo(dumps(synced, indent=2))

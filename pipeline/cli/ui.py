@@ -1,6 +1,6 @@
 """wrn-pipe ui: browse the recorded runs in MLflow."""
 
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 10
 """MLflow's server, asked to end while its helpers still start, was seen to wait for them for ever."""
-_NO_NEWS = "[MLflow] Security middleware enabled"
-"""Begins the one line of a sound server that no setting takes away."""
 _QUIET = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "PYTHONWARNINGS": "ignore:starlette.middleware.wsgi is deprecated",  # which MLflow imports
@@ -30,12 +28,11 @@ def ui(
     import subprocess
     import sys
     from pathlib import Path
-    from threading import Thread
 
     from pipeline.errors import UserError
     from pipeline.params import PARAMS
     from pipeline.runner.params_file import load
-    from pipeline.tracking.store import FOLDER, client, experiment, explained, page, uri
+    from pipeline.tracking.store import FOLDER, connect, explained, page, uri
     from pipeline.tracking.sync import SAME, sync_all
 
     if os.environ.get("MLFLOW_TRACKING_URI"):
@@ -55,7 +52,7 @@ def ui(
             raise
         typer.echo(f"{error}\nuntil then the pages show what was recorded before", err=True)
     with explained():
-        number = experiment(client())
+        _, (experiment, *_) = connect()
     typer.echo("starting MLflow's server", err=True)
     server = subprocess.Popen(
         [
@@ -65,17 +62,11 @@ def ui(
         ],
         env={**_QUIET, **os.environ},
         start_new_session=True,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
     )
-    assert server.stderr is not None
-    told = Thread(target=_pass_on, args=(server.stderr,), daemon=True)
-    told.start()
     stop = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if _answers(server, port):
-            typer.echo(f"{page(f'http://127.0.0.1:{port}', number)} - Ctrl-C stops it")
+            typer.echo(f"{page(f'http://127.0.0.1:{port}', experiment)} - Ctrl-C stops it")
         code = server.wait()
     except KeyboardInterrupt:
         code = 0
@@ -88,30 +79,20 @@ def ui(
             except subprocess.TimeoutExpired:
                 os.killpg(server.pid, signal.SIGKILL)
                 server.wait()
-        told.join(1)  # for its last words; a helper that it left may keep the pipe open
     raise typer.Exit(code)
 
 
-def _answers(server: "subprocess.Popen[str]", port: int) -> bool:
+def _answers(server: "subprocess.Popen[bytes]", port: int) -> bool:
     """Return when a page can be opened, some ten seconds after the start; False when the server has ended instead."""
     import time
-    from http.client import HTTPConnection, HTTPException
+
+    import httpx
 
     while server.poll() is None:
-        asked = HTTPConnection("127.0.0.1", port, timeout=10)
         try:
-            asked.request("GET", "/health")
-            if asked.getresponse().status == 200:
+            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=10, trust_env=False).status_code == 200:
                 return True
-        except (OSError, HTTPException):
+        except httpx.TransportError:
             pass  # not yet
-        finally:
-            asked.close()
         time.sleep(0.05)
     return False
-
-
-def _pass_on(lines: IO[str]) -> None:
-    for line in lines:
-        if not line.startswith(_NO_NEWS):
-            typer.echo(line, err=True, nl=False)

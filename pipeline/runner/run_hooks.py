@@ -11,7 +11,7 @@ from pipeline.runner.checkpoint_interval import CheckpointInterval
 from pipeline.runner.heartbeat import Monitor
 from pipeline.runner.training_interruptions import explain_no_memory, stop_after_step
 from pipeline.runner.waiting import Yielding, on_own_core
-from pipeline.tracking.mlflow_logger import Mirror
+from pipeline.tracking.mlflow_logger import mirrored
 from pipeline.training.device_choice import tags
 from pipeline.training.hooks import Hooks, RunLogger
 
@@ -56,4 +56,4 @@ class RunHooks(Hooks):
     ) -> AbstractContextManager[RunLogger]:
         if not self.mirrored:
             return super().run_logger(run_id, record, rates)
-        return Mirror(run_id, record, tags(rates))
+        return mirrored(run_id, record, tags(rates))

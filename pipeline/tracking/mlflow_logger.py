@@ -1,21 +1,17 @@
-"""MLflow shows what the files say. The files are the truth: a tracking server that fails never hurts a training."""
+"""MLflow shows a training while it goes on. A tracking server that fails never hurts a training."""
 
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from pipeline.progress import say
-from pipeline.tracking.store import LATER, RATE, client, experiment, reason
+from pipeline.tracking.store import LATER, RATE, connect, reason
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
     from pipeline.training.checkpoints import EpochRecord
 
 _CLOSING_S, _STOPPING_S = 120.0, 30.0
@@ -24,91 +20,80 @@ training, and after a signal, when a scheduler may kill soon what does not end."
 
 
 class Mirror:
-    """One training as one MLflow run, found by its fingerprint. Works in a thread of its own, in order.
+    """One training as one MLflow run, found by its fingerprint; all calls to MLflow are made by one thread, in order.
 
-    The first failure is said once and ends the mirroring; the training does not notice. Meanwhile MLflow's own monitor
-    records the machine (system/...): at the end, and every ten seconds or MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.
+    It only appends epochs. What is missing or wrong then, pipeline/tracking/write.py adds or replaces from the files.
     """
 
-    def __init__(self, run_id: str, record: dict[str, Any], machine: dict[str, str] | None = None) -> None:
-        """`record`: what run.json says. `machine`: tags of what only this machine knows, which no file keeps."""
-        self.run_id, self.record, self.machine = run_id, record, machine or {}
-        self.jobs: queue.Queue[Callable[[MlflowClient, str], None] | None] = queue.Queue()
-        self.status = "FINISHED"
+    def __init__(self, run_id: str, record: dict[str, Any], machine: dict[str, str]) -> None:
+        self.run_id, self.record, self.machine, self.status = run_id, record, machine, "FINISHED"
+        self.rows: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue()
         self.logged: set[int] = set()
         """Epochs that MLflow has: a resumed training passes one again."""
-        self.thread = threading.Thread(target=self._work, name="mlflow mirror", daemon=True)
-
-    def __enter__(self) -> Self:
-        self.thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self.status = "FAILED" if issubclass(kind, Exception) and not hasattr(error, "signum") else "KILLED"
-        self.jobs.put(None)
-        patience = _CLOSING_S if kind is None else _STOPPING_S
-        self.thread.join(patience)
-        if self.thread.is_alive():
-            say(f"MLflow did not answer within {patience:.0f} s while recording {self.run_id}; {LATER}")
 
     def epoch(self, row: "EpochRecord", rate: float) -> None:
         """Log an epoch's record and its training images per second at step = completed epochs."""
-        values = {k: v for k, v in asdict(row).items() if k != "epoch" and v is not None} | {RATE: rate}
-        now = int(time.time() * 1000)
+        values = {key: value for key, value in asdict(row).items() if key != "epoch" and value is not None}
+        self.rows.put((row.epoch, values | {RATE: rate}))
 
-        def job(mlflow: "MlflowClient", run: str) -> None:
-            from mlflow.entities import Metric
-
-            if row.epoch not in self.logged:
-                mlflow.log_batch(run, [Metric(key, value, now, row.epoch) for key, value in values.items()])
-                self.logged.add(row.epoch)
-
-        self.jobs.put(job)
-
-    def model(self, path: Path) -> None:
-        """Register the weights as a LoggedModel that points to DVC's file."""
-
-        def job(mlflow: "MlflowClient", run: str) -> None:
-            from pipeline.data.beton import sha256
-            from pipeline.tracking.write import register
-
-            register(mlflow, mlflow.get_run(run), self.run_id, path, sha256(path))
-
-        self.jobs.put(job)
-
-    def _work(self) -> None:
+    def work(self) -> None:
+        """Log until the last row. The first failure is said, once, and ends it."""
         try:
-            from pipeline.tracking.run_record import started
-            from pipeline.tracking.write import write
-
-            mlflow = client()
-            run = write(mlflow, experiment(mlflow), started(self.run_id, self.record)).run
-            mlflow.update_run(run, status="RUNNING")
-            for key, value in self.machine.items():
-                mlflow.set_tag(run, key, value)
-            self.logged |= {metric.step for metric in mlflow.get_metric_history(run, "train_loss")}
-            with _watching_machine(run):
-                while (job := self.jobs.get()) is not None:
-                    job(mlflow, run)
-            mlflow.set_terminated(run, self.status)
+            self._log()
         except Exception as error:  # noqa: BLE001 - whatever the server or its client raises, the training goes on
             say(f"MLflow is not recording {self.run_id} ({reason(error)}); {LATER}")
 
+    def _log(self) -> None:
+        client, (experiment, *_) = connect()
+        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        from pipeline.tracking.run_record import started
+        from pipeline.tracking.write import runs
+
+        tags, params = started(self.run_id, self.record)
+        found = [run for run in runs([experiment], tags["fingerprint"]) if run.info.lifecycle_stage == "active"]
+        run = (found[0] if found else client.create_run(experiment, run_name=self.run_id, tags=tags)).info.run_id
+        new = [] if found else [Param(name, value) for name, value in params.items()]
+        client.log_batch(run, params=new, tags=[RunTag(key, value) for key, value in self.machine.items()])
+        client.update_run(run, status="RUNNING")
+        self.logged |= {metric.step for metric in client.get_metric_history(run, "train_loss")}
+        # MLflow's own monitor, which has no types, records system/..., here after the steps of an earlier attempt.
+        watching: Any = SystemMetricsMonitor
+        monitor = watching(run, resume_logging=True)
+        monitor.start()
+        try:
+            while (row := self.rows.get()) is not None:
+                epoch, values = row
+                if epoch not in self.logged:
+                    now = int(time.time() * 1000)
+                    client.log_batch(run, [Metric(key, value, now, epoch) for key, value in values.items()])
+                    self.logged.add(epoch)
+        finally:
+            monitor.finish()  # which drops what it measured since its last record: all of it, where the run was short
+            monitor.collect_metrics()
+            monitor.publish_metrics(monitor.aggregate_metrics())
+            monitor.mlflow_logger.flush()
+        client.set_terminated(run, self.status)
+
 
 @contextmanager
-def _watching_machine(run: str) -> Iterator[None]:
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+def mirrored(run_id: str, record: dict[str, Any], machine: dict[str, str]) -> Iterator[Mirror]:
+    """Mirror the training that the block does.
 
-    monitor: Any = SystemMetricsMonitor  # it has no types
-    monitor = monitor(run, resume_logging=True)  # after the steps of an earlier attempt
-    monitor.start()
+    `record`: what run.json says. `machine`: tags of what only this machine knows, which no file keeps.
+    """
+    mirror, patience = Mirror(run_id, record, machine), _CLOSING_S
+    thread = threading.Thread(target=mirror.work, name="mlflow mirror", daemon=True)
+    thread.start()
     try:
-        yield
+        yield mirror
+    except BaseException as error:
+        stopped = not isinstance(error, Exception) or hasattr(error, "signum")
+        mirror.status, patience = "KILLED" if stopped else "FAILED", _STOPPING_S
+        raise
     finally:
-        monitor.finish()  # which drops what it measured since its last record: all of it, where the run was that short
-        monitor.collect_metrics()
-        monitor.publish_metrics(monitor.aggregate_metrics())
-        monitor.mlflow_logger.flush()
+        mirror.rows.put(None)
+        thread.join(patience)
+        if thread.is_alive():
+            say(f"MLflow did not answer within {patience:.0f} s while recording {run_id}; {LATER}")

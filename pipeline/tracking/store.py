@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import re
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 FOLDER = Path("tracking")
 _SQLITE = "sqlite:///"
-_FORMS = "http://HOST:PORT, https://HOST or sqlite:////ABSOLUTE/FILE.db; unset, it is in tracking/"
 RATE = "images_per_second"
 """The one metric of ours that no file holds: a clock measured it."""
 LATER = "its files are complete without; wrn-pipe track sync records it later"
@@ -48,60 +46,39 @@ def uri() -> str:
 
     A user and password in MLFLOW_TRACKING_URI are moved to the variables that MLflow reads them from: MLflow prints
     addresses, in links to runs and in errors. Raises UserError, which repeats no part of the address that could be
-    secret, for what is neither a server nor a database that can be made.
+    secret, for what is neither a server nor a database that can be created.
     """
     where = os.environ.get("MLFLOW_TRACKING_URI")
     if not where or where == _local():
         return _local()
-    scheme = where.partition("://")[0].lower()
-    if scheme in ("http", "https"):
-        return _server(where)
     if where.startswith(_SQLITE):
         folder = Path(where.removeprefix(_SQLITE).partition("?")[0]).parent
-        if not folder.is_dir():  # which SQLite would not make, but MLflow does
-            raise UserError(f"MLFLOW_TRACKING_URI: there is no folder {folder}", f"mkdir -p {quote(str(folder))}")
+        if not folder.is_dir():  # which SQLite would not create, but MLflow does
+            raise UserError(f"MLFLOW_TRACKING_URI: folder {folder} not found", f"mkdir -p {quote(str(folder))}")
         return where
-    # MLflow has others: databases that need drivers of their own, clouds, folders of files, which it gives up.
-    kind = f"{scheme}://" if re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) and "://" in where else "something else"
-    raise UserError(f"MLFLOW_TRACKING_URI has to name a server (http, https) or sqlite, not {kind}", _FORMS)
-
-
-def _server(where: str) -> str:
-    scheme, _, rest = where.partition("://")
-    authority = re.split("[/?#]", rest, maxsplit=1)[0]
-    if "@" in rest[len(authority) :]:
-        raise UserError(
-            "MLFLOW_TRACKING_URI: where the password ends is not clear",
-            "write / ? # in it as %2F %3F %23, or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-        )
     try:
         parts = urlsplit(where)
-        named = bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets that are no IPv6 address, a port that is no number
-        named = False
-    if not named:
-        in_password = "; [ ] in a password are %5B %5D" if "@" in authority else ""
-        raise UserError("MLFLOW_TRACKING_URI is no address of a server", f"{_FORMS}{in_password}")
-    if len(rest) > len(authority) + len(parts.path):
+        # A query could hold a token, and MLflow would print it. An @ behind the host is of a password with a slash.
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and "@" not in parts.path
+    except ValueError:  # brackets around no IPv6 address, a port that is not a number
+        valid = False
+    if not valid or "?" in where or "#" in where:
         raise UserError(
-            "MLFLOW_TRACKING_URI has a query or a fragment, which MLflow would print",
-            "leave out ? or # and what follows; a token goes into MLFLOW_TRACKING_TOKEN",
+            "MLFLOW_TRACKING_URI is neither the address of an MLflow server nor of an SQLite database",
+            "http://HOST:PORT, https://HOST or sqlite:////ABSOLUTE/FILE.db, or unset it for tracking/; in a password "
+            "write / ? # [ ] @ as %2F %3F %23 %5B %5D %40, or set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD; a token goes into MLFLOW_TRACKING_TOKEN",
         )
     if parts.username is None:
         return where
     os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
     os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
-    os.environ["MLFLOW_TRACKING_URI"] = f"{scheme}://{rest.rpartition('@')[2]}"
+    os.environ["MLFLOW_TRACKING_URI"] = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     return os.environ["MLFLOW_TRACKING_URI"]
 
 
 def _local() -> str:
     return f"{_SQLITE}{(FOLDER / 'mlflow.db').resolve()}"
-
-
-def is_local() -> bool:
-    """Whether the store is this repository's. (A set variable is no sign of a server: MLflow itself sets it.)"""
-    return uri() == _local()
 
 
 def page(address: str, experiment_id: str) -> str:
@@ -111,12 +88,13 @@ def page(address: str, experiment_id: str) -> str:
 
 def name() -> str:
     """The store as messages call it."""
-    return f"{FOLDER}/mlflow.db" if is_local() else uri().partition("?")[0]
+    return f"{FOLDER}/mlflow.db" if uri() == _local() else uri().partition("?")[0]
 
 
-def client() -> "MlflowClient":
-    """A client of a store that exists and has its tables. Raises what MLflow raises when it cannot be reached."""
-    # MLflow's own 7 retries of up to 120 s would hold up whoever waits for the mirror.
+def connect() -> "tuple[MlflowClient, list[str]]":
+    """A client, and the ids of the paper's experiments there: the first is for new runs, others are of a local store
+    that was moved. Raises what MLflow raises when the store cannot be reached."""
+    # MLflow's own 7 retries of up to 120 s would hold up whoever waits for the logger.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -129,57 +107,44 @@ def client() -> "MlflowClient":
     from filelock import FileLock
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)  # our own words say that a server is gone
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)  # our own message says that a server is gone
     mlflow.set_tracking_uri(where)
-    made = mlflow.MlflowClient(where)
-    if not where.startswith("sqlite:"):
-        made.search_experiments(max_results=1)
-        return made
+    if not where.startswith(_SQLITE):
+        return (client := mlflow.MlflowClient(where)), _experiments(client, None)
     FOLDER.mkdir(exist_ok=True)
-    # Processes that create the tables at the same time fail.
-    with FileLock(FOLDER / ".lock"):
-        made.search_experiments(max_results=1)
-    return made
+    with FileLock(FOLDER / ".lock"):  # the client creates the tables, where processes that do it at once fail
+        client = mlflow.MlflowClient(where)
+        return client, _experiments(client, (FOLDER / "artifacts").resolve().as_uri() if where == _local() else None)
 
 
-def experiment(mlflow: "MlflowClient") -> str:
-    """The id of the paper's experiment: made where it is not there, restored where it was deleted."""
+def _experiments(client: "MlflowClient", artifacts: str | None) -> list[str]:
+    """See connect. `artifacts`: where those of the local store lie; a server knows its own place.
+
+    MLflow cannot change where an experiment's artifacts lie. After a checkout was moved or copied, another one takes
+    the name, and those of the finished runs that are still here are written again there.
+    """
     from mlflow.exceptions import MlflowException
 
-    artifacts = (FOLDER / "artifacts").resolve().as_uri() if is_local() else None  # a server knows its own place
-    found = mlflow.get_experiment_by_name(EXPERIMENT)
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found and found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    if found and artifacts and found.artifact_location != artifacts:
+        client.rename_experiment(found.experiment_id, f"{EXPERIMENT}, moved ({found.experiment_id})")
+        client.set_experiment_tag(found.experiment_id, "moved", "true")
+        found = None
+    moved = client.search_experiments(filter_string="tags.moved = 'true'") if artifacts else []
+    others = [experiment.experiment_id for experiment in moved]
     if found is None:
         try:
-            return str(mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=_TAGS))
-        except MlflowException:  # another process was faster
-            found = mlflow.get_experiment_by_name(EXPERIMENT)
-            if found is None:
+            return [client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=_TAGS), *others]
+        except MlflowException:
+            if (found := client.get_experiment_by_name(EXPERIMENT)) is None:
                 raise
-    if found.lifecycle_stage == "deleted":
-        mlflow.restore_experiment(found.experiment_id)
+            # Another process was faster.
     for key, value in _TAGS.items():
         if found.tags.get(key) != value:
-            mlflow.set_experiment_tag(found.experiment_id, key, value)
-    if artifacts is not None and found.artifact_location != artifacts:
-        _move(found.artifact_location, artifacts)
-    return str(found.experiment_id)
-
-
-def _move(old: str, new: str) -> None:
-    """Say in the database that the artifacts lie elsewhere: the checkout was moved or copied with it.
-
-    MLflow keeps absolute addresses and has no call that changes them.
-    """
-    with sqlite3.connect(FOLDER / "mlflow.db") as database:
-        for table, column in (
-            ("experiments", "artifact_location"),
-            ("runs", "artifact_uri"),
-            ("logged_models", "artifact_location"),
-        ):
-            below = f"substr({column} || '/', 1, {len(old) + 1}) = ?"
-            change = f"UPDATE {table} SET {column} = ? || substr({column}, {len(old) + 1}) WHERE {below}"
-            database.execute(change, (new, f"{old}/"))
-    database.close()
+            client.set_experiment_tag(found.experiment_id, key, value)
+    return [found.experiment_id, *others]
 
 
 @contextmanager
@@ -190,21 +155,13 @@ def explained() -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        other = "name another database" if uri().startswith(_SQLITE) else "start the server"
-        mend = _mend_local(error) if is_local() else f"{other}, or unset MLFLOW_TRACKING_URI"
-        raise UserError(f"MLflow's {name()} fails ({reason(error)})", f"{mend}, then: wrn-pipe track sync") from None
-
-
-def _mend_local(error: Exception) -> str:
-    if "database is locked" in str(error):
-        return "wait for whoever writes to it"
-    unwritable = isinstance(error, OSError) or any(words in str(error) for words in _UNWRITABLE)
-    return f"make {FOLDER}/ writable, with room on its disk" if unwritable else f"move {name()} away"
-
-
-_UNWRITABLE = ("readonly database", "disk is full", "unable to open database file", "disk I/O error")
-"""In what SQLite says where nothing is wrong with the database itself."""
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        if uri() == _local():
+            fix = f"make {FOLDER}/ writable, with room on its disk; a database that is broken: move {name()} away"
+        else:
+            other = "name another database" if uri().startswith(_SQLITE) else "start the server"
+            fix = f"{other}, or unset MLFLOW_TRACKING_URI"
+        raise UserError(f"MLflow's {name()} fails ({reason(error)})", f"{fix}, then: wrn-pipe track sync") from None
 
 
 def reason(error: Exception) -> str:

@@ -14,11 +14,8 @@ NO_CLAIM = "no claim"
 
 def claims_for(network: str, dataset: str) -> list[Claim]:
     """The paper's claims that a training of this network on this dataset answers, in the paper's order."""
-    return [
-        claim
-        for claim in load_claims()
-        if claim.kind == "runnable" and (claim.network, claim.dataset) == (canonical(network), dataset)
-    ]
+    wanted = "runnable", canonical(network), dataset
+    return [claim for claim in load_claims() if (claim.kind, claim.network, claim.dataset) == wanted]
 
 
 def table_tag(claims: Sequence[Claim]) -> str:
@@ -31,28 +28,21 @@ def judged(run_id: str, claims: Sequence[Claim], plan: Plan, results: Sequence[R
 
     The tag names each verdict once: a run answers the same question for several tables, and seldom differently.
     """
-    cells = [cell_of(claim, plan, results) for claim in claims]
-    words = [_word(cell, run_id) for cell in cells]
-    parts = [_sentence(cell, run_id) for cell in cells if cell.ours is not None]
     if not claims:
-        parts = ["The paper prints no number for this network on this dataset."]
-    deviations = dict.fromkeys(d for cell in cells if run_id in cell.runs for d in cell.deviations)
+        return NO_CLAIM, "The paper prints no number for this network on this dataset."
+    words, parts, deviations = [], [], []
+    for cell in (cell_of(claim, plan, results) for claim in claims):
+        left_out = next((excluded.reason for excluded in cell.excluded if excluded.run == run_id), None)
+        words.append(f"left out ({left_out})" if left_out else str(cell.verdict))
+        parts += [_sentence(cell) + (f" This run is left out: {left_out}." if left_out else "")] if cell.ours else []
+        deviations += [f"- {d} ({d.reason})" for d in cell.deviations] if run_id in cell.runs else []
     if deviations:
-        parts.append("Differs from the paper's protocol in:\n" + "\n".join(f"- {d} ({d.reason})" for d in deviations))
-    return ", ".join(dict.fromkeys(words)) or NO_CLAIM, "\n\n".join(parts)
+        parts.append("\n".join(["Differs from the paper's protocol in:", *dict.fromkeys(deviations)]))
+    return ", ".join(dict.fromkeys(words)), "\n\n".join(parts)
 
 
-def _word(cell: Cell, run_id: str) -> str:
-    left_out = {excluded.run: excluded.reason for excluded in cell.excluded}
-    return f"left out ({left_out[run_id]})" if run_id in left_out else str(cell.verdict)
-
-
-def _sentence(cell: Cell, run_id: str) -> str:
+def _sentence(cell: Cell) -> str:
     where = f"{TITLES[cell.table].partition(':')[0]}, {cell.model} on {DATASETS[cell.dataset]}, {METRICS[cell.metric]}"
     numbers = f"the paper {published(cell)}, ours {ours(cell)}, difference {difference(cell)}"
-    meaning = MEANINGS[str(cell.verdict)]
-    sentence = f"**{verdict(cell)}** - {where}: {numbers}. {meaning[0].upper()}{meaning[1:]}."
-    for excluded in cell.excluded:
-        if excluded.run == run_id:
-            sentence += f" This run is left out: {excluded.reason}."
-    return sentence.replace("; the letters say in what", "")
+    meaning = MEANINGS[str(cell.verdict)].partition("; the letters")[0]  # there are none in a note
+    return f"**{verdict(cell)}** - {where}: {numbers}. {meaning[0].upper()}{meaning[1:]}."

@@ -1,30 +1,30 @@
-"""Makes MLflow's record of a run say what its Entry says, and changes nothing that says so already."""
+"""Makes MLflow hold of a finished run what its RunRecord says, and changes nothing that says so already."""
 
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.tracking.run_record import Entry
+from pipeline.tracking.run_record import RunRecord
 from pipeline.tracking.store import RATE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel, Run
+    from mlflow.entities import LoggedModel, Metric, Run
 
 _BATCH = 1000
-"""MLflow takes at most so many metrics in one call."""
+"""MLflow takes at most as many metrics in one call."""
 _FIGURES = "figures"
 """Folder of a run's artifacts, and the tag that says what the pictures there were drawn from."""
 
-Steps = dict[str, list[tuple[int, float]]]
-"""Metric -> (epochs completed, value) as MLflow holds them."""
+Facts = Counter[tuple[str, str, int, str | float]]
+"""What cannot be changed once MLflow has it: (kind, name, epochs completed, value)."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What writing an Entry did."""
+    """What writing a record did."""
 
     run: str
     """MLflow's id of the run."""
@@ -35,150 +35,128 @@ class Written:
     """Whether it holds images per second."""
 
 
-def write(mlflow: "MlflowClient", where: str, entry: Entry) -> Written:
-    """Make, complete or correct the run of `entry.fingerprint` in experiment `where`.
-
-    MLflow cannot change a parameter, a metric or a model once it is logged. A run that holds others than the files
-    is therefore deleted (MLflow keeps it among its deleted runs) and made anew, and so is one that holds a step twice.
-    """
-    changes = []
-    run, held = None, Steps()
-    for found in _all(mlflow, where, entry.fingerprint):
-        its = _held(mlflow, found, entry)
-        why = _contradiction(found, its, _model(mlflow, found), entry)
-        if run is None and why is None:
-            run, held = found, its
-        elif found.info.lifecycle_stage == "active":
-            mlflow.delete_run(found.info.run_id)
-            changes.append(f"deleted its record with {why or 'the same content'}")
-    made = run is None
-    if run is None:
-        run = mlflow.create_run(where, run_name=entry.run_id, tags=entry.tags | entry.origin)
-    elif run.info.lifecycle_stage == "deleted":
-        mlflow.restore_run(run.info.run_id)
-        changes.append("restored it, which was deleted")
-    key = run.info.run_id
-    changes += _tags(mlflow, run, entry)
-    changes += _params(mlflow, run, entry)
-    changes += _dataset(mlflow, run, entry)
-    if entry.weights:
-        changes += register(mlflow, run, entry.run_id, *entry.weights)
-        changes += _metrics(mlflow, run, held, entry)
-        changes += _figures(mlflow, run, entry)
-        if mlflow.get_run(key).info.status != "FINISHED":
-            mlflow.set_terminated(key)
-            changes.append("status finished")
-    return Written(key, made, tuple(changes), RATE in run.data.metrics)
-
-
-def _all(mlflow: "MlflowClient", where: str, fingerprint: str) -> "list[Run]":
-    """The runs with this fingerprint: those that are shown before deleted ones, the oldest first."""
+def runs(experiments: list[str], fingerprint: str = "") -> "list[Run]":
+    """All runs of these experiments, or those of one training, deleted ones included; the oldest first."""
+    import mlflow
     from mlflow.entities import ViewType
 
+    wanted = f"tags.fingerprint = '{fingerprint}'" if fingerprint else ""
     order = ["attributes.start_time ASC"]
-    found = mlflow.search_runs([where], f"tags.fingerprint = '{fingerprint}'", ViewType.ALL, order_by=order)
-    return sorted(found, key=lambda run: run.info.lifecycle_stage == "deleted")
+    return mlflow.search_runs(experiments, wanted, ViewType.ALL, order_by=order, output_format="list")  # all pages
 
 
-def _held(mlflow: "MlflowClient", run: "Run", entry: Entry) -> Steps:
-    wanted = [name for name in (*entry.metrics, RATE) if name in run.data.metrics]
-    return {name: [(m.step, m.value) for m in mlflow.get_metric_history(run.info.run_id, name)] for name in wanted}
+def write(client: "MlflowClient", experiment: str, record: RunRecord, found: "Sequence[Run]") -> Written:
+    """Create, complete or replace the run that MLflow has in the records `found`.
+
+    A record that holds anything else than the files is deleted, and the run written again, with a copy of what only
+    the training could measure.
+    """
+    wanted, held, run, changes = _facts(record), Facts(), None, []
+    for other in (other for other in found if other.info.lifecycle_stage == "active"):
+        its = _held(client, other, record)
+        wrong = sorted({name for _, name, *_ in its - wanted})
+        if run is None and not wrong and other.info.experiment_id == experiment:
+            run, held = other, its
+        else:
+            client.delete_run(other.info.run_id)
+            changes.append(f"deleted its record with {'other ' + ', '.join(wrong) if wrong else 'the same content'}")
+    made = run is None
+    if run is None:
+        before = max(reversed(found), key=lambda other: RATE in other.data.metrics, default=None)
+        tags = record.origin | (before.data.tags if before else {}) | {_FIGURES: ""} | record.tags
+        run = client.create_run(experiment, run_name=record.tags["run"], tags=tags)
+        if before:
+            _log_metrics(client, run, _measured(client, before, record))
+        run = client.get_run(run.info.run_id)
+    tags = {name: value for name, value in record.tags.items() if run.data.tags.get(name) != value}
+    for name, value in tags.items():
+        client.set_tag(run.info.run_id, name, value)
+    changes += [f"tags {', '.join(sorted(tags))}"] if tags else []
+    changes += _log_facts(client, run, record, wanted - held)
+    changes += _log_dataset(client, run, record)
+    changes += _log_figures(client, run, record)
+    run = client.get_run(run.info.run_id)
+    if run.info.status != "FINISHED":
+        client.set_terminated(run.info.run_id)
+        changes.append("status finished")
+    return Written(run.info.run_id, made, tuple(changes), RATE in run.data.metrics)
 
 
-def _contradiction(run: "Run", held: Steps, model: "LoggedModel | None", entry: Entry) -> str | None:
-    """What MLflow holds that the files do not say, and that it cannot change; None where there is nothing."""
-    for name, value in entry.params.items():
-        if run.data.params.get(name, value) != value:
-            return f"another {name}"
-    if model and entry.weights and model.tags.get("sha256") != entry.weights[1]:
-        return "other weights"
-    for name, points in held.items():
-        if len({step for step, _ in points}) < len(points):
-            return f"a step twice in {name}"
-        if name in entry.metrics and not set(points) <= set(entry.metrics[name].items()):
-            return f"another {name}"
-    return None
+def _facts(record: RunRecord) -> Facts:
+    params = [("parameter", name, 0, value) for name, value in record.params.items()]
+    points = [("value", name, *point) for name, points in record.metrics.items() for point in points.items()]
+    return Facts([*params, *points, ("model", "weights", 0, record.digest)])
 
 
-def _tags(mlflow: "MlflowClient", run: "Run", entry: Entry) -> list[str]:
-    wrong = {name: value for name, value in entry.tags.items() if run.data.tags.get(name) != value}
-    wrong |= {name: value for name, value in entry.origin.items() if name not in run.data.tags}
-    for name, value in wrong.items():
-        mlflow.set_tag(run.info.run_id, name, value)
-    return [f"tags {_list(wrong)}"] if wrong else []
+def _held(client: "MlflowClient", run: "Run", record: RunRecord) -> Facts:
+    """Of what the record is about. A step that MLflow has twice counts twice."""
+    facts = Facts(("parameter", name, 0, run.data.params[name]) for name in run.data.params.keys() & record.params)
+    for name in run.data.metrics.keys() & record.metrics:
+        facts.update(("value", name, m.step, m.value) for m in client.get_metric_history(run.info.run_id, name))
+    facts.update(("model", "weights", 0, model.tags["sha256"]) for model in _models(client, run))
+    return facts
 
 
-def _params(mlflow: "MlflowClient", run: "Run", entry: Entry) -> list[str]:
-    from mlflow.entities import Param
-
-    missing = [Param(name, value) for name, value in entry.params.items() if name not in run.data.params]
-    if missing:
-        mlflow.log_batch(run.info.run_id, params=missing)
-    return [f"{len(missing)} parameters"] if missing else []
+def _models(client: "MlflowClient", run: "Run") -> "list[LoggedModel]":
+    """Ours; a user may have registered others."""
+    about = f"source_run_id = '{run.info.run_id}'"
+    models = client.search_logged_models([run.info.experiment_id], filter_string=about)
+    return [model for model in models if "sha256" in model.tags]
 
 
-def _dataset(mlflow: "MlflowClient", run: "Run", entry: Entry) -> list[str]:
+def _measured(client: "MlflowClient", run: "Run", record: RunRecord) -> "list[Metric]":
+    """Images per second and the machine's load: what is in no file."""
+    names = [name for name in run.data.metrics if name not in record.metrics and not name.startswith("test_")]
+    return [metric for name in names for metric in client.get_metric_history(run.info.run_id, name)]
+
+
+def _log_metrics(client: "MlflowClient", run: "Run", metrics: "Sequence[Metric]") -> None:
+    for start in range(0, len(metrics), _BATCH):
+        client.log_batch(run.info.run_id, metrics[start : start + _BATCH])
+
+
+def _log_facts(client: "MlflowClient", run: "Run", record: RunRecord, missing: Facts) -> list[str]:
+    """A LoggedModel holds the path and digest of the weights, not the weights."""
+    import mlflow
+    from mlflow.entities import LoggedModelOutput, Metric, Param
+
+    key, now = run.info.run_id, int(time.time() * 1000)
+    if params := [Param(name, str(value)) for kind, name, _, value in missing if kind == "parameter"]:
+        client.log_batch(key, params=params)
+    if any(kind == "model" for kind, *_ in missing):
+        name, experiment = record.tags["run"], run.info.experiment_id
+        tags = {"weights": record.weights.as_posix(), "sha256": record.digest, "format": "safetensors"}
+        made = mlflow.create_external_model(name, key, tags, model_type="classifier", experiment_id=experiment)
+        client.log_outputs(key, [LoggedModelOutput(made.model_id, step=0)])  # the run's page shows no others
+    (model,) = _models(client, run)
+    metrics = [
+        # What was measured on the test split is the model's; the rest belongs to the training alone.
+        Metric(name, float(value), now, step, model.model_id if name.startswith("test_") else None)
+        for kind, name, step, value in missing
+        if kind == "value"
+    ]
+    _log_metrics(client, run, metrics)
+    return [f"{n} {kind}{'s' * (n > 1)}" for kind, n in sorted(Counter(kind for kind, *_ in missing).items())]
+
+
+def _log_dataset(client: "MlflowClient", run: "Run", record: RunRecord) -> list[str]:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    if entry.dataset is None:
+    if record.dataset is None or (run.inputs and run.inputs.dataset_inputs):
         return []
-    name, digest = entry.dataset
+    name, digest = record.dataset
     # MLflow keeps at most 36 characters of a digest, so the whole one is a tag.
-    short = digest[:32]
-    if run.inputs and any(known.dataset.digest == short for known in run.inputs.dataset_inputs):
-        return []
-    entity = Dataset(f"{name}-train", short, "local", f'{{"uri": "data/beton/{name}/train.beton"}}')
+    entity = Dataset(f"{name}-train", digest[:32], "local", f'{{"uri": "data/beton/{name}/train.beton"}}')
     tags = [InputTag("mlflow.data.context", "training"), InputTag("sha256", digest)]
-    mlflow.log_inputs(run.info.run_id, [DatasetInput(entity, tags)])
+    client.log_inputs(run.info.run_id, [DatasetInput(entity, tags)])
     return ["dataset"]
 
 
-def register(mlflow: "MlflowClient", run: "Run", name: str, path: Path, digest: str) -> list[str]:
-    """Register the weights as a LoggedModel that holds their path and digest, not the weights."""
-    if _model(mlflow, run):
-        return []
-    import mlflow as fluent
-    from mlflow.entities import LoggedModelOutput
-
-    tags = {"weights": path.as_posix(), "sha256": digest, "format": "safetensors"}
-    at = run.info
-    made = fluent.create_external_model(name, at.run_id, tags, model_type="classifier", experiment_id=at.experiment_id)
-    mlflow.log_outputs(at.run_id, [LoggedModelOutput(made.model_id, step=0)])  # the run's page shows no others
-    return ["model"]
-
-
-def _model(mlflow: "MlflowClient", run: "Run") -> "LoggedModel | None":
-    known = mlflow.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'")
-    return known[0] if known else None
-
-
-def _metrics(mlflow: "MlflowClient", run: "Run", held: Steps, entry: Entry) -> list[str]:
-    from mlflow.entities import Metric
-
-    model = _model(mlflow, run)
-    now = int(time.time() * 1000)
-    missing = [
-        # What was measured on the test split is the model's; the rest belongs to the training alone.
-        Metric(name, value, now, step, model_id=model.model_id if model and name.startswith("test_") else None)
-        for name, points in entry.metrics.items()
-        for step, value in points.items()
-        if (step, value) not in held.get(name, ())
-    ]
-    for start in range(0, len(missing), _BATCH):
-        mlflow.log_batch(run.info.run_id, missing[start : start + _BATCH])
-    return [f"{len(missing)} values of {_list({metric.key for metric in missing})}"] if missing else []
-
-
-def _figures(mlflow: "MlflowClient", run: "Run", entry: Entry) -> list[str]:
+def _log_figures(client: "MlflowClient", run: "Run", record: RunRecord) -> list[str]:
     key = run.info.run_id
-    there = {Path(item.path).name for item in mlflow.list_artifacts(key, _FIGURES)}
-    if run.data.tags.get(_FIGURES) == entry.figures_from and there >= entry.figures.keys():
+    if run.data.tags.get(_FIGURES) == record.drawn_from and client.list_artifacts(key, _FIGURES):
         return []
-    for name, draw in entry.figures.items():
-        mlflow.log_figure(key, draw(), f"{_FIGURES}/{name}")
-    mlflow.set_tag(key, _FIGURES, entry.figures_from)
+    for name, figure in record.draw().items():
+        client.log_figure(key, figure, f"{_FIGURES}/{name}")
+    client.set_tag(key, _FIGURES, record.drawn_from)
     return [_FIGURES]
-
-
-def _list(words: Iterable[str]) -> str:
-    return ", ".join(sorted(words))

@@ -41,9 +41,6 @@ class RunLogger(Protocol):
     def epoch(self, row: "EpochRecord", rate: float) -> None:
         """An epoch's record and its training images per second."""
 
-    def model(self, path: Path) -> None:
-        """The file of the final weights."""
-
 
 class Hooks:
     """These do nothing: states are saved at epoch ends, no signal is heard, nothing is shown or logged."""
@@ -99,7 +96,4 @@ class _Silent:
         say(line)
 
     def epoch(self, row: "EpochRecord", rate: float) -> None:
-        """Logs nothing."""
-
-    def model(self, path: Path) -> None:
         """Logs nothing."""

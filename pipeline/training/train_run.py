@@ -66,7 +66,6 @@ def train_run(
                 "unrepeatable_kernels": done.unrepeatable,
             }
             publish(to, training, done, record | trained_on)
-            logger.model(to / "model.safetensors")
 
 
 def prepare(

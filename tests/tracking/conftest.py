@@ -1,7 +1,9 @@
 """A repository with two runs that were really trained and evaluated, one of them with MLflow watching."""
 
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,9 +91,16 @@ class Place:
         return {run.info.run_name: run for run in found}
 
 
-def copy(root: Path, to: Path, patch: pytest.MonkeyPatch) -> Place:
-    """A checkout copied with its tracking/; the process is in it, and as if MLflow had never been used in it."""
+def copy(root: Path, to: Path, patch: pytest.MonkeyPatch, moved: bool = False) -> Place:
+    """A checkout copied with its tracking/; the process is in it, and as if MLflow had never been used in it.
+
+    Unless `moved`, the records say that the artifacts always were there.
+    """
     shutil.copytree(root, to, ignore=shutil.ignore_patterns("scratch", "cache", "__pycache__"))
+    with closing(sqlite3.connect(to / "tracking" / "mlflow.db")) as database, database:
+        for column in () if moved else ("experiments.artifact_location", "runs.artifact_uri"):
+            table, _, name = column.partition(".")
+            database.execute(f"UPDATE {table} SET {name} = replace({name}, ?, ?)", (root.as_uri(), to.as_uri()))
     patch.chdir(to)
     forget_mlflow(patch)
     return Place(to)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -64,56 +63,42 @@ def wait_for(address: str, process: "subprocess.Popen[Any]") -> None:
 class Gate:
     """Passes on what carries the right credentials, and refuses the rest with 401."""
 
-    to: str
-    user: str
-    password: str
-    port: int = 0
+    port: int
     answers: list[int] = field(default_factory=list)
-
-    def expects(self) -> str:
-        return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def __init__(self, gate: Gate, *arguments: Any) -> None:
-        self.gate = gate
-        super().__init__(*arguments)
-
-    def pass_on(self) -> None:
-        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.headers.get("Authorization") != self.gate.expects():
-            self.answer(401, b"", "text/plain")
-            return
-        kept = {k: v for k, v in self.headers.items() if k.lower() in ("content-type", "accept")}
-        try:
-            got = httpx.request(self.command, self.gate.to + self.path, content=content, headers=kept, timeout=60)
-        except httpx.TransportError:
-            self.answer(502, b"", "text/plain")
-            return
-        self.answer(got.status_code, got.content, got.headers.get("Content-Type", "text/plain"))
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on  # noqa: N815
-
-    def answer(self, code: int, body: bytes, kind: str) -> None:
-        self.gate.answers.append(code)
-        self.send_response(code)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing on stderr."""
 
 
 @contextmanager
 def gate(to: str, user: str, password: str) -> Iterator[Gate]:
-    made = Gate(to, user, password)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, made)) as server:
+    expected = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def pass_on(self) -> None:
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            kept = {k: v for k, v in self.headers.items() if k.lower() in ("content-type", "accept")}
+            if self.headers.get("Authorization") != expected:
+                got = httpx.Response(401)
+            else:
+                try:
+                    got = httpx.request(self.command, to + self.path, content=content, headers=kept, timeout=60)
+                except httpx.TransportError:
+                    got = httpx.Response(502)
+            made.answers.append(got.status_code)
+            self.send_response(got.status_code)
+            self.send_header("Content-Type", got.headers.get("Content-Type", "text/plain"))
+            self.send_header("Content-Length", str(len(got.content)))
+            self.end_headers()
+            self.wfile.write(got.content)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on  # noqa: N815
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing on stderr."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
-        made.port = server.server_port
+        made = Gate(server.server_port)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:

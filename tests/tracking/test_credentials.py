@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.cli.main import main
 from pipeline.errors import UserError
-from pipeline.tracking.store import client, explained, reason, uri
+from pipeline.tracking.store import connect, explained, reason, uri
 from pipeline.tracking.store import name as name_of_store
 
 text = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1)
@@ -29,37 +29,24 @@ def test_they_move_out_of_the_address(monkeypatch: pytest.MonkeyPatch, user: str
         assert os.environ["MLFLOW_TRACKING_PASSWORD"] == password
 
 
-@pytest.mark.parametrize("password", ["a/b", "a?b", "a#b", "1/b@c"])
-def test_a_password_that_ends_who_knows_where_is_refused_and_not_repeated(
-    monkeypatch: pytest.MonkeyPatch, password: str
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:{password}@host:5000")
-    with pytest.raises(UserError) as error:
-        uri()
-    assert password not in str(error.value)
-    assert "host" not in error.value.what
-
-
 @pytest.mark.parametrize(
-    ("address", "what", "remedy"),
+    "address",
     [
-        ("nonsense", "has to name a server (http, https) or sqlite", "http://HOST:PORT"),
-        ("user:secret@host/db", "has to name a server (http, https) or sqlite", "sqlite:////ABSOLUTE"),
-        ("postgresql://u:secret@host/db", "a server (http, https) or sqlite, not postgresql://", "http://HOST:PORT"),
-        ("mysql+pymysql://u:secret@host/db", "or sqlite, not mysql+pymysql://", "http://HOST:PORT"),
-        ("sqlite://u:secret@host/x.db", "or sqlite, not sqlite://", "sqlite:////ABSOLUTE"),
-        ("file:///tmp/mlruns", "or sqlite, not file://", "http://HOST:PORT"),
-        ("http://[bad", "is no address of a server", "http://HOST:PORT"),
-        ("http://user:secret@[bad", "is no address of a server", "%5B"),
-        ("http://user:secret@host:port", "is no address of a server", "http://HOST:PORT"),
-        ("https://", "is no address of a server", "https://HOST"),
-        ("http://127.0.0.1:1/?token=secret", "has a query or a fragment", "MLFLOW_TRACKING_TOKEN"),
-        ("http://127.0.0.1:1/#secret", "has a query or a fragment", "MLFLOW_TRACKING_TOKEN"),
-        ("http://user:secret@127.0.0.1:1?", "has a query or a fragment", "MLFLOW_TRACKING_TOKEN"),
+        "nonsense",
+        "user:secret@host/db",
+        "postgresql://u:secret@host/db",
+        "sqlite://u:secret@host/x.db",
+        "file:///tmp/secret",
+        "https://",
+        "http://user:secret@[bad",
+        "http://user:secret@host:port",
+        "http://127.0.0.1:1/?token=secret",
+        "http://127.0.0.1:1/#secret",
+        *(f"http://user:{password}@secret:5000" for password in ("a/b", "a?b", "a#b", "1/b@c")),  # where does it end?
     ],
 )
-def test_what_is_no_address_is_a_mistake_with_a_remedy(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str, what: str, remedy: str
+def test_what_is_not_an_address_is_an_error_that_does_not_repeat_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
@@ -69,16 +56,16 @@ def test_what_is_no_address_is_a_mistake_with_a_remedy(
     assert ended.value.code == 2
     shown = capsys.readouterr()
     said, fix = shown.err.splitlines()
-    assert what in said
-    assert remedy in fix
+    assert "MLFLOW_TRACKING_URI is neither" in said
+    assert "http://HOST:PORT" in fix
     assert "secret" not in shown.out + shown.err
 
 
 def test_no_folder_is_made_for_a_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none/x.db")
-    with pytest.raises(UserError, match="there is no folder"), explained():
-        client()
+    with pytest.raises(UserError, match=r"folder .* not found"), explained():
+        connect()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -105,7 +105,8 @@ def test_a_tag_in_the_address_filters(pages: tuple[Place, str], text_of: Open) -
 
 def test_two_runs_side_by_side(pages: tuple[Place, str], text_of: Open) -> None:
     place, address = pages
-    keys, experiments = (quote(json.dumps(ids)) for ids in ([r.info.run_id for r in place.runs().values()], ["1"]))
+    runs = [run.info for run in place.runs().values()]
+    keys, experiments = (quote(json.dumps(ids)) for ids in ([r.run_id for r in runs], [runs[0].experiment_id]))
     needed = ["Comparing 2 Runs", *(word for name, run in place.runs().items() for word in (name, run.info.run_id))]
     side_by_side = f"{address.split('#')[0]}#/compare-runs?runs={keys}&experiments={experiments}"
     shown = text_of(side_by_side, lambda shown: all(word in shown for word in needed))

@@ -15,7 +15,7 @@ import pytest
 from tracking.conftest import FIRST, SECOND, Place
 from tracking.servers import free_port, gate, mlflow_server
 
-from pipeline.tracking.mlflow_logger import Mirror
+from pipeline.tracking.mlflow_logger import mirrored
 from pipeline.training.checkpoints import EpochRecord
 
 pytestmark = pytest.mark.soak
@@ -88,21 +88,19 @@ def test_a_server_that_goes_during_a_training(
     remote, port = tmp_path / "remote", free_port()
     record = json.loads((place.root / "models" / FIRST / "run.json").read_text())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{quote(USER, '')}:{quote(PASSWORD, '')}@127.0.0.1:{port}")
-    with mlflow_server(remote, port):
-        mirror = Mirror(FIRST, record)
-        mirror.__enter__()
-        mirror.epoch(EpochRecord(1, 0.1, 2.0, 50.0), 100.0)
-        while not mirror.logged:
-            time.sleep(0.05)
-    for epoch in (2, 3):
-        mirror.epoch(EpochRecord(epoch, 0.1, 2.0, 50.0), 100.0)
-    mirror.__exit__(None, None, None)
+    with mirrored(FIRST, record, {}) as mirror:
+        with mlflow_server(remote, port):
+            mirror.epoch(EpochRecord(1, 0.1, 2.0, 50.0), 100.0)
+            while not mirror.logged:
+                time.sleep(0.05)
+        for epoch in (2, 3):
+            mirror.epoch(EpochRecord(epoch, 0.1, 2.0, 50.0), 100.0)
     told = capfd.readouterr().err
     assert told.count("MLflow") == 1, told
     assert told.startswith(f"MLflow is not recording {FIRST} (")
     assert "wrn-pipe track sync records it later" in told
     assert not any(secret in told for secret in SECRETS)
     with mlflow_server(remote, port):
-        # What it had been told does not agree with the files of this test, so it is made anew.
+        # What it had been told does not agree with the files of this test, so it is written again.
         assert place.sync()[:2] == [f"made      {FIRST}", f"made      {SECOND}"]
         assert place.sync()[0] == f"as it was {FIRST}"

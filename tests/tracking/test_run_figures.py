@@ -1,15 +1,17 @@
-"""The numbers behind the figures, against plain counting, and figures of real size."""
+"""The numbers in the figures, against plain counting, and figures of real size."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.tracking.run_figures import BINS, calibration, confusion, confusion_matrix, reliability, training_curves
+from pipeline.tracking.run_figures import BINS, calibration, confusion_matrix, reliability, training_curves
+
+Predicted = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def predicted() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def predicted() -> Predicted:
     generator = np.random.default_rng(1)
     labels = generator.integers(0, 7, 500)
     probabilities = generator.dirichlet(np.ones(7), 500)
@@ -17,14 +19,15 @@ def predicted() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return labels, probabilities.argmax(1), probabilities
 
 
-def test_confusion_counts_each_pair(predicted: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+def test_confusion_is_the_share_of_each_true_class(predicted: Predicted) -> None:
     labels, guesses, _ = predicted
-    counts = confusion(labels, guesses, 7)
+    texts = {text.get_position(): text.get_text() for text in confusion_matrix("run", labels, guesses, 7).axes[0].texts}
     for i, j in np.ndindex(7, 7):
-        assert counts[i, j] == sum(1 for pair in zip(labels, guesses, strict=True) if pair == (i, j))
+        share = 100 * sum(1 for pair in zip(labels, guesses, strict=True) if pair == (i, j)) / sum(labels == i)
+        assert texts[j, i] == (f"{share:.0f}" if i == j else f"{share:.1f}")
 
 
-def test_calibration_error_is_its_definition(predicted: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+def test_calibration_error_is_its_definition(predicted: Predicted) -> None:
     labels, guesses, probabilities = predicted
     counts, mean, accuracy, error = reliability(labels, guesses, probabilities)
     total = 0.0
@@ -39,8 +42,7 @@ def test_calibration_error_is_its_definition(predicted: tuple[np.ndarray, np.nda
 
 
 def test_a_perfect_classifier_and_a_thousand_classes_can_be_drawn(tmp_path: Path) -> None:
-    labels = np.arange(10)
-    certain = np.eye(10)
+    labels, certain = np.arange(10), np.eye(10)
     for figure in (
         confusion_matrix("perfect", labels, labels, 10),
         calibration("perfect", labels, labels, certain),
@@ -52,11 +54,10 @@ def test_a_perfect_classifier_and_a_thousand_classes_can_be_drawn(tmp_path: Path
 
 def test_the_curves_hold_the_history(tmp_path: Path) -> None:
     history = tmp_path / "history.csv"
-    history.write_text("epoch,learning_rate,train_loss,train_error\n1,0.1,2.5,90\n2,0.01,1.5,60\n")
-    loss, error, rate = training_curves("run", history, 55.0).axes
-    assert [list(line.get_ydata()) for axes in (loss, rate) for line in axes.lines] == [[2.5, 1.5], [0.1, 0.01]]
-    assert [list(np.atleast_1d(line.get_ydata())) for line in error.lines] == [[90, 60], [55]]
-    assert list(np.atleast_1d(error.lines[1].get_xdata())) == [2]
     history.write_text("epoch,learning_rate,train_loss,train_error,test_error\n1,0.1,2.5,90,\n2,0.01,1.5,60,55.0\n")
-    _, error, _ = training_curves("run", history, 55.0).axes
-    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in error.lines][1] == ([2], [55])
+    drawn = [
+        [(list(np.atleast_1d(line.get_xdata())), list(np.atleast_1d(line.get_ydata()))) for line in axes.lines]
+        for axes in training_curves("run", history, 55.0).axes
+    ]
+    loss, rate = [([1, 2], [2.5, 1.5])], [([1, 2], [0.1, 0.01])]
+    assert drawn == [loss, [([1, 2], [90, 60]), ([2], [55]), ([2], [55])], rate]

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from pipeline.cli.main import app
 from pipeline.errors import UserError
 from pipeline.runner.params_file import load
-from pipeline.tracking.mlflow_logger import Mirror
-from pipeline.tracking.run_record import checkout, finished
-from pipeline.tracking.sync import log_evaluation, log_runs
+from pipeline.tracking.mlflow_logger import mirrored
+from pipeline.tracking.run_record import finished
+from pipeline.tracking.sync import log_runs
 from pipeline.training.checkpoints import EpochRecord
 
 
@@ -75,8 +75,9 @@ def test_a_run_shows_what_its_files_say(place: Place, synced: tuple[Path, list[s
         assert "epochs: 2 instead of 200" in tags["mlflow.note.content"]
         assert (tags["dvc_stage"], len(tags["dvc_lock"])) == (f"train@{name}", 64)
         assert (len(tags["commit"]), tags["dirty"]) == (40, "false")
-        assert run["params"]["learning_rate"] == str(record["protocol"]["learning_rate"])
+        assert run["params"]["peak_learning_rate"] == str(record["protocol"]["learning_rate"])
         assert run["params"]["schedule.kind"] == "one-cycle"
+        assert not run["params"].keys() & run["metrics"].keys()
         rows = list(csv.DictReader((place.root / "models" / name / "history.csv").open()))
         for column in ("train_loss", "train_error", "learning_rate"):
             assert run["metrics"][column] == [(int(row["epoch"]), float(row[column])) for row in rows]
@@ -133,18 +134,22 @@ def test_a_wiped_database_is_rebuilt(trained: Project, place: Place, monkeypatch
 def test_a_moved_checkout_keeps_its_records_and_finds_its_artifacts(
     place: Place, synced: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = (synced[0] / "tracking" / "artifacts").as_uri()
-    assert all(run.info.artifact_uri.startswith(f"{old}/") for run in place.runs().values())
-    before = {name: run.data for name, run in place.runs().items()}
-    moved = copy(synced[0], place.root.parent / "elsewhere's 100% other", monkeypatch)
+    before = everything(place)
+    moved = copy(synced[0], place.root.parent / "elsewhere's 100% other", monkeypatch, moved=True)
     shutil.move(synced[0] / "tracking" / "artifacts", away := synced[0] / "away")
     try:
-        assert moved.sync()[:2] == [f"as it was {FIRST}", f"as it was {SECOND}"]
+        assert moved.sync()[:2] == [f"made      {FIRST}", f"made      {SECOND}"]
+        assert moved.sync() == [
+            f"as it was {FIRST}",
+            f"as it was {SECOND}",
+            "tracking/mlflow.db: 2 as they were",
+            f"without images per second, which only a training in progress can measure: {SECOND}",
+        ]
+        assert not (synced[0] / "tracking" / "artifacts").exists()
     finally:
         shutil.move(away, synced[0] / "tracking" / "artifacts")
-    new = (moved.root / "tracking" / "artifacts").as_uri()
-    assert all(run.info.artifact_uri.startswith(f"{new}/") for run in moved.runs().values())
-    assert {name: run.data.tags for name, run in moved.runs().items()} == {k: v.tags for k, v in before.items()}
+    assert everything(moved) == before
+    assert any(key.startswith("system/cpu") for key in moved.runs()[FIRST].data.metrics)
     shutil.rmtree(next((moved.root / "tracking" / "artifacts").glob(f"{moved.runs()[FIRST].info.run_id}")))
     said = moved.sync()
     assert said[:2] == [f"changed   {FIRST}: figures", f"as it was {SECOND}"]
@@ -152,31 +157,26 @@ def test_a_moved_checkout_keeps_its_records_and_finds_its_artifacts(
 
 
 def test_what_was_deleted_or_edited_by_hand_comes_back(place: Place) -> None:
-    before, key = everything(place), place.runs()[FIRST].info.run_id
-    mlflow = place.client()
-    mlflow.delete_run(key)
+    before, mlflow = everything(place), place.client()
+    mlflow.delete_run(place.runs()[FIRST].info.run_id)
     mlflow.set_tag(place.runs()[SECOND].info.run_id, "verdict", "reproduced")
-    assert place.sync()[:2] == [
-        f"changed   {FIRST}: restored it, which was deleted",
-        f"changed   {SECOND}: tags verdict",
-    ]
+    assert place.sync()[:2] == [f"made      {FIRST}", f"changed   {SECOND}: tags verdict"]
     assert everything(place) == before
-    assert place.runs()[FIRST].info.run_id == key
     mlflow.delete_experiment(place.runs()[FIRST].info.experiment_id)
     place.sync()
     assert everything(place) == before
 
 
-def test_a_record_that_says_other_things_than_the_files_is_made_anew(place: Place) -> None:
-    mlflow = place.client()
-    first, second = (place.runs()[name].info.run_id for name in (FIRST, SECOND))
-    mlflow.log_metric(first, "train_loss", 0.001, step=2)
-    for rate in (10.0, 11.0):
-        mlflow.log_metric(second, "images_per_second", rate, step=1)
+def test_a_record_that_says_other_things_than_the_files_is_written_again(place: Place) -> None:
+    before, mlflow = everything(place), place.client()
+    first, second = (place.runs()[name].info for name in (FIRST, SECOND))
+    mlflow.log_metric(first.run_id, "train_loss", 0.001, step=2)
+    step, value = before[SECOND]["metrics"]["train_loss"][0]
+    mlflow.log_metric(second.run_id, "train_loss", value, step=step)  # as it is, but twice
     assert place.sync()[:2] == [f"made      {FIRST}", f"made      {SECOND}"]
-    assert len(everything(place)[FIRST]["metrics"]["train_loss"]) == 2
-    where = place.runs()[FIRST].info.experiment_id
-    assert {run.info.run_id for run in mlflow.search_runs([where], "", ViewType.DELETED_ONLY)} == {first, second}
+    assert everything(place) == before, "with the images per second that only the deleted record had"
+    gone = mlflow.search_runs([first.experiment_id], "", ViewType.DELETED_ONLY)
+    assert {run.info.run_id for run in gone} == {first.run_id, second.run_id}
     assert place.sync()[:2] == [f"as it was {FIRST}", f"as it was {SECOND}"]
 
 
@@ -188,12 +188,12 @@ def test_a_resumed_training_doubles_no_step_and_what_it_missed_is_added(place: P
     rows = list(csv.DictReader((place.root / "models" / FIRST / "history.csv").open()))
     last = EpochRecord(2, *(float(rows[1][k]) for k in ("learning_rate", "train_loss", "train_error")))
     for rate in (321.0, 322.0):
-        with Mirror(FIRST, record, {"device.measured": "cuda:0 512,000 GFLOP/s, cpu 409 GFLOP/s"}) as mirror:
+        with mirrored(FIRST, record, {"device.measured": "cuda:0 512,000 GFLOP/s, cpu 409 GFLOP/s"}) as mirror:
             mirror.epoch(last, rate)
     assert place.runs()[FIRST].data.tags["device.measured"].startswith("cuda:0 512,000")
     first = place.runs()[FIRST].info.run_id
     assert [m.step for m in mlflow.get_metric_history(first, "train_loss")] == [2]
-    log_evaluation(load(), FIRST)
+    log_runs(load(), {FIRST: {}})
     assert [m.step for m in mlflow.get_metric_history(first, "train_loss")] == [2, 1]
     assert [(m.step, m.value) for m in mlflow.get_metric_history(first, "images_per_second")] == [(2, 321.0)]
     said = place.sync()
@@ -243,7 +243,7 @@ def test_records_beyond_the_thousand_that_mlflow_tells_at_once_are_counted(place
 def test_a_training_that_failed_or_was_stopped_says_so(place: Place) -> None:
     record = json.loads((place.root / "models" / FIRST / "run.json").read_text())
     for error, status in ((ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")):
-        with pytest.raises(error), Mirror(FIRST, record):
+        with pytest.raises(error), mirrored(FIRST, record, {}):
             raise error
         assert place.runs()[FIRST].info.status == status
 
@@ -262,10 +262,10 @@ def test_a_run_without_an_evaluation_or_with_other_weights_says_so(place: Place)
 
 def test_the_commit_is_said_only_of_code_that_makes_these_files(place: Place) -> None:
     plan = load()
-    assert finished(FIRST, checkout(plan)).origin["commit"] == place.runs()[FIRST].data.tags["commit"]
+    assert finished(plan, [FIRST])[FIRST].origin["commit"] == place.runs()[FIRST].data.tags["commit"]
     loop = place.root / "pipeline" / "training" / "loop.py"
     loop.write_text(loop.read_text() + "\n# edited\n")
-    assert finished(FIRST, checkout(plan)).origin["commit"] == "unknown"
+    assert finished(plan, [FIRST])[FIRST].origin["commit"] == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_the_commit_is_said_only_of_code_that_makes_these_files(place: Place) ->
         ("data/beton/cifar10-rgb/card.json", "{}"),
     ],
 )
-def test_a_broken_file_is_named(place: Place, name: str, change: str) -> None:
+def test_a_broken_file_is_an_error_with_a_remedy(place: Place, name: str, change: str) -> None:
     path = place.root / name.format(FIRST)
     if change == "cut":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -289,29 +289,28 @@ def test_a_broken_file_is_named(place: Place, name: str, change: str) -> None:
         path.write_text(change)
     with pytest.raises(UserError) as error:
         place.sync()
-    assert path.name in error.value.what
-    assert path.parent.name in error.value.remedy
+    assert FIRST in error.value.what
+    assert f"wrn-pipe repro {FIRST}" in error.value.remedy or f"evaluate@{FIRST}" in error.value.remedy
 
 
-def test_a_database_that_is_none_is_a_mistake_with_a_remedy(place: Place) -> None:
-    (place.root / "tracking" / "mlflow.db").write_text("not a database")
-    with pytest.raises(UserError) as error:
-        place.sync()
-    assert error.value.what.startswith("MLflow's tracking/mlflow.db fails (")
-    assert error.value.remedy == "move tracking/mlflow.db away, then: wrn-pipe track sync"
-
-
-@pytest.mark.parametrize("damage", ["read-only", "no folder"])
-def test_a_database_that_can_not_be_written_is_not_to_be_moved_away(place: Place, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["broken", "read-only", "no folder"])
+def test_a_database_that_fails_is_an_error_with_a_remedy(place: Place, damage: str) -> None:
     tracking = place.root / "tracking"
-    if damage == "no folder":
+    if damage == "broken":
+        (tracking / "mlflow.db").write_text("not a database")
+    elif damage == "no folder":
         tracking.rename(place.root / "kept")
         tracking.write_text("a file")
     else:  # what SQLite says on a file system that is read-only
         with sqlite3.connect(tracking / "mlflow.db") as database:
-            database.execute(
-                "create trigger no before update on runs begin select raise(abort, 'readonly database'); end"
+            database.executescript(
+                "update experiment_tags set value = 'edited';"
+                "create trigger no before update on experiment_tags begin select raise(abort, 'readonly database'); end"
             )
     with pytest.raises(UserError) as error:
         place.sync()
-    assert error.value.remedy == "make tracking/ writable, with room on its disk, then: wrn-pipe track sync"
+    assert error.value.what.startswith("MLflow's tracking/mlflow.db fails (")
+    assert error.value.remedy == (
+        "make tracking/ writable, with room on its disk; a database that is broken: move tracking/mlflow.db away, "
+        "then: wrn-pipe track sync"
+    )

@@ -1,7 +1,5 @@
 """The pages of docs/reference made from the code: `make docs` writes them, tests/test_docs.py compares them."""
 
-import ast
-import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +38,6 @@ def _params() -> str:
 
     schema = Plan.model_json_schema(ref_template="{model}")
     models = {"Plan": schema, **schema["$defs"]}
-    docs = _field_docs()
     lines = [
         "# params.yaml",
         "",
@@ -55,8 +52,7 @@ def _params() -> str:
         lines += ["| key | value | meaning |", "| --- | --- | --- |"]
         for key, field in model["properties"].items():
             optional = "" if key in model["required"] else "; may be left out"
-            meaning = docs.get((name, key), "")
-            lines.append(f"| `{key}` | {_cell(_type(field))}{optional} | {_cell(meaning)} |")
+            lines.append(f"| `{key}` | {_cell(_type(field))}{optional} | {_cell(field.get('description', ''))} |")
         lines.append("")
     return _MADE.format(source="pipeline/params.py and pipeline/dataset_config.py") + "\n".join(lines)
 
@@ -113,23 +109,6 @@ def _type(field: dict[str, Any]) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _field_docs() -> dict[tuple[str, str], str]:
-    """(class, field) -> the docstring under the field, which Python itself forgets."""
-    from pipeline import dataset_config, params
-
-    found = {}
-    for module in (params, dataset_config):
-        for node in ast.parse(inspect.getsource(module)).body:
-            if not isinstance(node, ast.ClassDef):
-                continue
-            for field, text in zip(node.body, node.body[1:], strict=False):
-                if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
-                    continue
-                if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                    found[node.name, field.target.id] = inspect.cleandoc(str(text.value.value))
-    return found
 
 
 def _protocols() -> str:

@@ -12,12 +12,7 @@ _MADE = "<!-- Made by `make docs` from {source}. Edit there. -->\n\n"
 
 def pages() -> dict[str, str]:
     """File name -> Markdown."""
-    from pipeline.cli import fast_page
-
-    made = {"commands.md": _commands(), "params.md": _params(), "protocols.md": _protocols()}
-    if fast_page.CHOICE.exists() or fast_page.CURVE.exists():  # not where another paper has taken this one's place
-        made["fast.md"] = _MADE.format(source=f"{fast_page.CHOICE} and {fast_page.CURVE}") + fast_page.page()
-    return made
+    return {"commands.md": _commands(), "params.md": _params(), "protocols.md": _protocols()}
 
 
 def _commands() -> str:

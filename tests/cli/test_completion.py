@@ -51,7 +51,6 @@ def offered(typed: str) -> list[str]:
         ("explain --row WRN-16-", ["WRN-16-8"]),
         ("explain --paper-table ", ["4", "figure-4", "text"]),
         ("verify --deeper ", [RUN]),
-        ("sweep q", ["quick"]),
     ],
 )
 def test_words_of_the_plan_and_the_paper(typed: str, some: list[str]) -> None:

@@ -30,8 +30,7 @@ def estimate(
 ) -> None:
     """Hours and disk of each run, of each of the paper's tables and of all, from a probe of seconds for each network.
 
-    On this machine; what is done, and the rest. Nothing is written. `wrn-pipe plan` estimates without a probe, and
-    `wrn-pipe bench estimate` sets an estimate beside a real epoch.
+    On this machine; what is done, and the rest. Nothing is written. `wrn-pipe plan` estimates without a probe.
     """
     from dataclasses import asdict
 
@@ -99,7 +98,7 @@ def _measured(plan: "Plan", run_ids: Sequence[str]) -> "list[Estimate]":
     import multiprocessing
     from concurrent.futures import ThreadPoolExecutor, wait
 
-    from pipeline.benchmarks.child import say_if_busy
+    from pipeline.benchmarks.measuring import say_if_busy
     from pipeline.benchmarks.plan_estimate import estimate as measure
     from pipeline.progress import say
     from pipeline.signals import children_hear_no_signal

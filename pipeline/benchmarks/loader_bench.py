@@ -6,14 +6,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.benchmarks.measuring import Spread, spread
+from pipeline.benchmarks.measuring import Spread, child, spread
 from pipeline.errors import UserError, WrnPipeError
 
 if TYPE_CHECKING:
@@ -86,9 +84,8 @@ def bench(
         children = {}
         for way, count in rates:
             say(f"start {way}, {count} workers" if count > 1 else f"start {way}")
-            child = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(cores[:count],))
-            children[way, count] = stack.enter_context(child)
-            child.submit(_open, way, folder, count).result()
+            children[way, count] = stack.enter_context(child(_start, cores[:count]))
+            children[way, count].submit(_open, way, folder, count).result()
         for repeat in range(repeats):
             say(f"round {repeat + 1} of {repeats}")
             for row, values in rates.items():
@@ -170,10 +167,10 @@ def _first_batches(way: str, folder: Path, repeats: int, say: Callable[[str], No
             for state in seconds:
                 started = time.perf_counter()
                 command = [sys.executable, "-c", _FIRST_BATCH, way, str(folder)]
-                with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
-                    assert child.stdout is not None
-                    line = child.stdout.readline()
+                with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as first:
+                    assert first.stdout is not None
+                    line = first.stdout.readline()
                     seconds[state].append(time.perf_counter() - started)
-                if child.returncode or not line:
+                if first.returncode or not line:
                     raise WrnPipeError(f"no first batch from {way}", "see the lines above; check wrn-pipe doctor")
     return [FirstBatch(way, state, spread(values)) for state, values in seconds.items()]

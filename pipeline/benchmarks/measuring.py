@@ -9,15 +9,17 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pipeline.progress import say
 from pipeline.runner.waiting import bind_threads, on_own_core
+from pipeline.signals import children_hear_no_signal
 
 if TYPE_CHECKING:
     import torch
@@ -52,13 +54,29 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values), len(values))
 
 
-def process(prepared: bool, kernels: str = "fused", setting: "Setting" = "auto") -> ProcessPoolExecutor:
+def process(
+    prepared: bool, kernels: str = "fused", setting: "Setting" = "auto"
+) -> AbstractContextManager[ProcessPoolExecutor]:
     """A fresh process to measure in, on the device of `setting`, `prepared` as the train stage prepares its own.
 
     That is the allocator, repeatable kernels and, on a CPU, threads on their own cores, which can not be taken back:
     ways that differ in it are measured in two such processes in turn, of which one sleeps.
     """
-    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(prepared, kernels, setting))
+    return child(_start, prepared, kernels, setting)
+
+
+@contextmanager
+def child(initializer: Callable[..., None], *arguments: Any) -> Iterator[ProcessPoolExecutor]:
+    """A fresh process that has run `initializer`; whatever ends the block early, a signal as well, ends it at once."""
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=initializer, initargs=arguments) as pool:
+        try:
+            with children_hear_no_signal():
+                pool.submit(int)  # which starts it
+            yield pool
+        except BaseException:
+            for running in active_children():
+                running.kill()
+            raise
 
 
 def _start(prepared: bool, kernels: str, setting: "Setting") -> None:

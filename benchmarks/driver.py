@@ -27,6 +27,7 @@ from pipeline.runner.params_file import load
 from pipeline.tracking.sync import log_runs
 
 T = TypeVar("T")
+ROWS: list[str] = []
 
 
 def output(*words: str, cwd: Path | None = None) -> str:
@@ -65,7 +66,7 @@ def stand_in(plan: Plan, run: str, fingerprint: str, done: str) -> None:
 def timed(what: str, action: Callable[[], T]) -> T:
     started = time.perf_counter()
     result = action()
-    print(f"| {what} | {time.perf_counter() - started:.1f} |", flush=True)
+    ROWS.append(f"| {what} | {time.perf_counter() - started:.1f} |")
     return result
 
 
@@ -81,7 +82,6 @@ def main() -> None:
         copy(root, done, options.runs)
         os.chdir(root)
         plan = load()
-        print(f"| part of the driver, {options.runs} runs | seconds |\n| --- | --- |")
         stages = read_dag(plan)
         works = timed("resolve: what is out of date", lambda: stale_runs(plan, list(stages), stages))
         for work in works:
@@ -93,6 +93,7 @@ def main() -> None:
             sys.exit("dvc repro fails, see above")
         timed("records in MLflow", lambda: log_runs(plan, {work.run: {} for work in works}))
         os.chdir("/")
+    print("\n".join([f"| part of the driver, {options.runs} runs | seconds |", "| --- | --- |", *ROWS]))
 
 
 if __name__ == "__main__":

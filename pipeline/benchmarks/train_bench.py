@@ -133,7 +133,7 @@ def random_batches(batch: int, size: int) -> Batches:
 def training_rate(
     network: str, batch: int, size: int, way: Way, at_least: float = MEASURE_S, *, synchronised: bool = False
 ) -> float:
-    """Training images a second on random images of `size` x `size`, in so many seconds; keeps nothing."""
+    """Training images a second on random images of `size` x `size`, in `at_least` seconds; keeps nothing."""
     return batch / seconds_of(warm_step(network, way, random_batches(batch, size), synchronised=synchronised), at_least)
 
 

@@ -281,7 +281,7 @@ def _why_not_strict(cells: Sequence["Cell"]) -> "WrnPipeError | None":
     return WrnPipeError(
         f"{len(failed)} of {len(compared)} compared claims do not hold; the first is {worst.model} on "
         f"{worst.dataset} (table {worst.table}): {worst.verdict}",
-        "the deviations and footnotes above say why; without --strict this is no failure",
+        "the deviations and footnotes above say why; without --strict this is not a failure",
     )
 
 

@@ -1,7 +1,8 @@
 """The pages of docs/reference made from the code: `make docs` writes them, tests/test_docs.py compares them."""
 
+import json
+import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +60,11 @@ def _in_order(models: dict[str, Any]) -> list[str]:
     def visit(name: str) -> None:
         if name not in order:
             order.append(name)
-            for field in models[name]["properties"].values():
-                for other in _references(field):
-                    visit(other)
+            for other in re.findall(r'"\$ref": "(\w+)"', json.dumps(models[name]["properties"])):
+                visit(other)
 
     visit("Plan")
     return order
-
-
-def _references(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        if "$ref" in value:
-            yield value["$ref"]
-        for key, inner in value.items():
-            if key != "discriminator":
-                yield from _references(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _references(inner)
 
 
 def _type(field: dict[str, Any]) -> str:

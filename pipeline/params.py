@@ -18,7 +18,9 @@ PARAMS = Path("params.yaml")
 class Strict(BaseModel):
     """Unknown keys and wrong types are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class StepSchedule(Strict):

@@ -5,13 +5,12 @@ The paper measured forward and backward at batch 32 on a Titan X with cuDNN v5; 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from pipeline.benchmarks import measuring
-from pipeline.benchmarks.child import process
-from pipeline.benchmarks.machine import machine
-from pipeline.benchmarks.measuring import Spread, ask, spread
-from pipeline.benchmarks.steps import forward_and_backward, uncompiled
-from pipeline.kernels.build_kernels import built_with
+from pipeline.benchmarks.measuring import Spread, ask, machine, process, seconds_of, spread
+from pipeline.benchmarks.train_bench import MEASURE_S, default, random_batches, warm_step
+from pipeline.kernels.apply import Kernels
 from pipeline.publication.claims import load_claims
 from pipeline.training.device import Precision
 
@@ -36,7 +35,7 @@ class Figure4:
     """All that was measured, and on what."""
 
     machine: dict[str, str]
-    """As pipeline/benchmarks/machine.py says it, and the kernels."""
+    """As `measuring.machine` says it, and the kernels."""
     precision: Precision
     timings: tuple[Timing, ...]
 
@@ -44,28 +43,28 @@ class Figure4:
 def bench(precision: Precision, repeats: int, say: Callable[[str], None]) -> Figure4:
     """Time the networks of Figure 4 in `repeats` rounds, one after the other."""
     paper = {claim.network: claim.value for claim in load_claims() if claim.metric == "batch32_ms"}
-    seconds: dict[str, list[float]] = {network: [] for network in paper}
+    ms: dict[str, list[float]] = {network: [] for network in paper}
+    # The fastest that torch.compile has no part in: to compile a thousand layers takes too long.
+    kernels: Kernels = "fused" if measuring.device().type == "cpu" else "torch"
     with process(prepared=True) as child:
         for repeat in range(repeats):
             say(f"round {repeat + 1} of {repeats}")
-            for network, values in seconds.items():
-                values.append(ask(child, forward_and_backward, network, BATCH, precision == "bf16"))
-        here = ask(child, _machine)
-    ours = {network: spread([1000 * value for value in values]) for network, values in seconds.items()}
+            for network, values in ms.items():
+                values.append(1000 * ask(child, _seconds, network, kernels, precision == "bf16"))
+        here = ask(child, machine) | {"kernels": kernels}
+    ours = {network: spread(values) for network, values in ms.items()}
     timings = tuple(
-        Timing(
-            network,
-            paper[network],
-            paper[network] / paper[REFERENCE],
-            ours[network],
-            ours[network].median / ours[REFERENCE].median,
-        )
-        for network in paper
+        Timing(name, value, value / paper[REFERENCE], ours[name], ours[name].median / ours[REFERENCE].median)
+        for name, value in paper.items()
     )
     return Figure4(here, precision, timings)
 
 
-def _machine() -> dict[str, str]:
-    """In the child that has measured."""
-    kernels, device = uncompiled(), measuring.device()
-    return machine(device) | {"kernels": f"{kernels}, {built_with()}" if kernels == "fused" else kernels}
+def _seconds(network: str, kernels: Kernels, bf16: bool) -> float:
+    return seconds_of(_step(network, kernels, bf16), MEASURE_S)
+
+
+@cache
+def _step(network: str, kernels: Kernels, bf16: bool) -> Callable[[], None]:
+    """A forward and backward pass."""
+    return warm_step(network, default(bf16, kernels=kernels), random_batches(BATCH, 32), update=False)

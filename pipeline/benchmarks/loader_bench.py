@@ -6,19 +6,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.benchmarks.measuring import Spread, spread
+from pipeline.benchmarks.measuring import Spread, child, spread
 from pipeline.errors import UserError, WrnPipeError
+
+if TYPE_CHECKING:
+    from pipeline.benchmarks.loading_ways import Epoch
 
 TORCHVISION = "torchvision DataLoader"
 AT_LEAST_S = 1.0
 """A measurement is as many whole epochs as take so long."""
 
+FIRST = ("ours over FFCV", "ours over numpy")
+"""Ways whose first batch is timed."""
 # What reads with one thread whatever it is given is measured with one.
 WORKERS = {"ours over numpy": (1,), "ours over numpy, bf16": (1,)}
 
@@ -80,9 +84,8 @@ def bench(
         children = {}
         for way, count in rates:
             say(f"start {way}, {count} workers" if count > 1 else f"start {way}")
-            child = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(cores[:count],))
-            children[way, count] = stack.enter_context(child)
-            child.submit(_open, way, folder, count).result()
+            children[way, count] = stack.enter_context(child(_start, cores[:count]))
+            children[way, count].submit(_open, way, folder, count).result()
         for repeat in range(repeats):
             say(f"round {repeat + 1} of {repeats}")
             for row, values in rates.items():
@@ -95,11 +98,11 @@ def bench(
         beton.samples,
         BATCH,
         [Rate(*row, of, of.median / reference.median if reference else None) for row, of in spreads.items()],
-        [first for way in ways if way in _FIRST for first in _first_batches(way, folder, repeats, say)],
+        [first for way in ways if way in FIRST for first in _first_batches(way, folder, repeats, say)],
     )
 
 
-_epoch: Callable[[int], int]
+_epoch: "Epoch"
 _number = 0
 
 
@@ -126,7 +129,7 @@ def _open(way: str, folder: Path, workers: int) -> None:
     global _epoch
     _epoch = WAYS[way](folder, workers)
     if way != TORCHVISION:
-        _epoch(0)
+        _deliver(0)
 
 
 def _rate() -> float:
@@ -135,24 +138,20 @@ def _rate() -> float:
     images, started = 0, time.perf_counter()
     while (seconds := time.perf_counter() - started) < AT_LEAST_S:
         _number += 1
-        images += _epoch(_number)
+        images += _deliver(_number)
     return images / seconds
 
 
-_FIRST = {"ours over FFCV": "ffcv", "ours over numpy": "numpy"}
+def _deliver(number: int) -> int:
+    return sum(len(labels) for _, labels in _epoch(number))
+
+
 _FIRST_BATCH = """
 import sys
 from pathlib import Path
-import torch
-from pipeline.data.batches import Inputs
-from pipeline.data.loader import Loader
-from pipeline.data.sampler import sample_order
-from pipeline.data.preprocessing import Preprocessing
-loader = Loader(Path(sys.argv[2]), "train", 128, sys.argv[1])
-meanstd, cpu = Preprocessing("meanstd"), torch.device("cpu")
-inputs = Inputs(loader, meanstd, "per-image", "per-image", 1, torch.float32, cpu)
-batches = inputs.batches(0, sample_order(1, 0, loader.samples))
-print(len(next(batches).labels), flush=True)
+from pipeline.benchmarks.loading_ways import WAYS
+batches = iter(WAYS[sys.argv[1]](Path(sys.argv[2]), 1)(0))
+print(len(next(batches)[1]), flush=True)
 batches.close()
 """
 
@@ -167,11 +166,11 @@ def _first_batches(way: str, folder: Path, repeats: int, say: Callable[[str], No
             environment = {**kept, "PYTHONPYCACHEPREFIX": f"{caches}/python", "NUMBA_CACHE_DIR": f"{caches}/numba"}
             for state in seconds:
                 started = time.perf_counter()
-                command = [sys.executable, "-c", _FIRST_BATCH, _FIRST[way], str(folder)]
-                with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
-                    assert child.stdout is not None
-                    line = child.stdout.readline()
+                command = [sys.executable, "-c", _FIRST_BATCH, way, str(folder)]
+                with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as first:
+                    assert first.stdout is not None
+                    line = first.stdout.readline()
                     seconds[state].append(time.perf_counter() - started)
-                if child.returncode or not line:
+                if first.returncode or not line:
                     raise WrnPipeError(f"no first batch from {way}", "see the lines above; check wrn-pipe doctor")
     return [FirstBatch(way, state, spread(values)) for state, values in seconds.items()]

@@ -4,7 +4,7 @@ Each ends in float32 (or bfloat16, where named) [B,3,H,W] tensors with a flip an
 border: of its reflection, as in the paper, but of a constant where FFCV's own transforms draw it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,25 @@ BATCH = 128
 MEANSTD = Preprocessing("meanstd")
 CPU = torch.device("cpu")
 
-Epoch = Callable[[int], int]
-"""Delivers all batches of an epoch, given its number; returns how many images."""
+Epoch = Callable[[int], Iterable[tuple[Any, Any]]]
+"""All batches of an epoch, images and labels, given its number."""
 
 
-def ours(backend: Backend, dtype: torch.dtype, folder: Path, workers: int) -> Epoch:
+def ours(
+    backend: Backend,
+    dtype: torch.dtype,
+    folder: Path,
+    workers: int,
+    batch: int = BATCH,
+    device: torch.device = CPU,
+) -> Epoch:
     """What training does: our order and draws, one compiled pass for each batch."""
-    loader = Loader(folder, "train", BATCH, backend, workers)
-    inputs = Inputs(loader, MEANSTD, "per-image", "per-image", 1, dtype, CPU)
+    loader = Loader(folder, "train", batch, backend, workers)
+    inputs = Inputs(loader, Preprocessing("meanstd").to(device), "per-image", "per-image", 1, dtype, device)
 
-    def epoch(number: int) -> int:
-        order = sample_order(1, number, loader.samples)
-        return sum(len(batch.labels) for batch in inputs.batches(number, order))
+    def epoch(number: int) -> Iterator[tuple[Any, Any]]:
+        for part in inputs.batches(number, sample_order(1, number, loader.samples)):
+            yield part.images, part.labels
 
     return epoch
 
@@ -75,7 +82,7 @@ def ffcv(folder: Path, workers: int) -> Epoch:
         seed=1,
         pipelines={IMAGE: pixels, LABEL: [IntDecoder(), ToTensor(), Squeeze(1)]},
     )
-    return lambda number: sum(len(labels) for _, labels in loader)
+    return lambda number: loader
 
 
 class _Pictures(Dataset[Any]):
@@ -93,7 +100,7 @@ class _Pictures(Dataset[Any]):
         return self.transform(Image.fromarray(self.images[i])), int(self.labels[i])
 
 
-def torchvision(folder: Path, workers: int) -> Epoch:
+def torchvision(folder: Path, workers: int, batch: int = BATCH) -> Epoch:
     """PIL transforms in a DataLoader's worker processes, as public ports of the paper do."""
     from torchvision import transforms
 
@@ -106,8 +113,8 @@ def torchvision(folder: Path, workers: int) -> Epoch:
         ]
     )
     data = _Pictures(*read(open_split(folder, "train").path), transform)
-    loader: Iterable[Any] = DataLoader(data, BATCH, shuffle=True, num_workers=workers)
-    return lambda number: sum(len(labels) for _, labels in loader)
+    loader: Iterable[Any] = DataLoader(data, batch, shuffle=True, num_workers=workers)
+    return lambda number: loader
 
 
 def ram_tensor(folder: Path, workers: int) -> Epoch:
@@ -119,7 +126,7 @@ def ram_tensor(folder: Path, workers: int) -> Epoch:
     size = images.shape[2]
     padded = F.pad(MEANSTD(images), (PAD,) * 4, "reflect")
 
-    def epoch(number: int) -> int:
+    def epoch(number: int) -> Iterator[tuple[Any, Any]]:
         n = len(labels)
         mirrored = torch.rand(n) < 0.5
         flipped = torch.where(mirrored.view(-1, 1, 1, 1), padded.flip(3), padded)
@@ -131,13 +138,8 @@ def ram_tensor(folder: Path, workers: int) -> Epoch:
         for offset in range(2 * PAD + 1):
             chosen = across == offset
             cropped[chosen] = lines[chosen, :, :, offset : offset + size]
-        delivered = 0
-        order = torch.randperm(n)
-        for start in range(0, n, BATCH):
-            at = order[start : start + BATCH]
-            delivered += len(cropped[at])
-            assert len(labels[at]) == len(at)
-        return delivered
+        for at in torch.split(torch.randperm(n), BATCH):
+            yield cropped[at], labels[at]
 
     return epoch
 

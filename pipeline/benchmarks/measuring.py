@@ -1,25 +1,38 @@
-"""What the benchmarks share: spreads of repeated measurements, this machine's ceiling, and interleaving."""
+"""What the benchmarks share: processes to measure in, spreads of repeats, the machine.
 
+torch is imported late: a process binds its threads first.
+"""
+
+import os
+import platform
+import shutil
 import statistics
+import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from importlib.metadata import version
+from multiprocessing import active_children, get_context
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-import torch
+from pipeline.progress import say
+from pipeline.runner.waiting import bind_threads, on_own_core
+from pipeline.signals import children_hear_no_signal
 
-from pipeline.kernels.apply import explain_no_compiling
-from pipeline.runner.waiting import on_own_core
-from pipeline.training import device as devices
-from pipeline.training.device import DTYPES, Precision
+if TYPE_CHECKING:
+    import torch
 
-MATRIX_SIZES = (1024, 2048, 4096)
-_LONG = 2.0
-"""Seconds of a product after which no larger one is tried: of bfloat16 where it is emulated."""
+    from pipeline.training.device import Precision, Setting
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_MATRIX_SIZES = (1024, 2048, 4096)
+_LONG = 2.0
+"""Seconds of a product after which no larger one is tried: of bfloat16 where it is emulated."""
+_setting: "Setting" = "auto"
+"""Of the device that this process measures on."""
 
 
 @dataclass(frozen=True)
@@ -41,41 +54,143 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values), len(values))
 
 
+def process(
+    prepared: bool, kernels: str = "fused", setting: "Setting" = "auto"
+) -> AbstractContextManager[ProcessPoolExecutor]:
+    """A fresh process to measure in, on the device of `setting`, `prepared` as the train stage prepares its own.
+
+    That is the allocator, repeatable kernels and, on a CPU, threads on their own cores, which can not be taken back:
+    ways that differ in it are measured in two such processes in turn, of which one sleeps.
+    """
+    return child(_start, prepared, kernels, setting)
+
+
+@contextmanager
+def child(initializer: Callable[..., None], *arguments: Any) -> Iterator[ProcessPoolExecutor]:
+    """A fresh process that has run `initializer`; whatever ends the block early, a signal as well, ends it at once."""
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=initializer, initargs=arguments) as pool:
+        try:
+            with children_hear_no_signal():
+                pool.submit(int)  # which starts it
+            yield pool
+        except BaseException:
+            for running in active_children():
+                running.kill()
+            raise
+
+
+def _start(prepared: bool, kernels: str, setting: "Setting") -> None:
+    global _setting
+    _setting = setting
+    if prepared:
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+        bind_threads(kernels)
+        from pipeline.training.device import prepare
+
+        prepare(device())
+
+
 def ask(child: ProcessPoolExecutor, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
     """What `function` answers in `child`. Raises what it raises there; of torch.compile's errors a WrnPipeError."""
     return child.submit(_explained, function, arguments, options).result()
 
 
 def _explained(function: Callable[..., T], arguments: Sequence[Any], options: dict[str, Any]) -> T:
+    from pipeline.kernels.apply import explain_no_compiling
+
     with explain_no_compiling():
         return function(*arguments, **options)
 
 
-setting: devices.Setting = "auto"
-"""Of the device that this process measures on."""
+def say_if_busy() -> None:
+    """Say that others have been at work here in the last minute, if they have: rates would be too low."""
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if load > cores / 4:
+        say(f"others were at work here in the last minute (load {load:.1f} on {cores} cores): rates may be too low")
 
 
-def device() -> torch.device:
-    """Where to measure: what `setting` takes for bf16."""
-    return devices.choose(setting, "bf16").device
+def device() -> "torch.device":
+    """Where this process measures."""
+    from pipeline.training import device as devices
+
+    return devices.choose(_setting, "bf16").device
+
+
+def has_bf16(device: "torch.device") -> bool:
+    """Else torch emulates bfloat16, which takes many times as long."""
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return torch.backends.cpu.get_cpu_capability() != "AVX2"
 
 
 def seconds_of(step: Callable[[], object], at_least: float) -> float:
     """Mean seconds of one `step`, called until `at_least` seconds are over; waits for a GPU to finish."""
+    import torch
+
+    here = device()
     steps, started = 0, time.perf_counter()
     while time.perf_counter() - started < at_least:
         step()
         steps += 1
-    devices.wait(device())
+    if here.type == "cuda":
+        torch.cuda.synchronize(here)
     return (time.perf_counter() - started) / steps
 
 
-def matrix_rate(precision: Precision) -> float:
+def matrix_rate(precision: "Precision") -> float:
     """FLOP a second (2 for each multiply-add) of a square matrix product, for the best of a few sizes."""
-    best = 0.0
-    with on_own_core():
-        for size in MATRIX_SIZES:
-            best = max(best, rate := devices.matrix_rate(device(), DTYPES[precision], size, 0.2))
-            if 2 * size**3 / rate > _LONG:
-                break
+    import torch
+
+    best, dtype = 0.0, torch.bfloat16 if precision == "bf16" else torch.float32
+    burst = 16 if device().type == "cuda" else 1  # a GPU takes thousands at once, and would be busy for a minute
+    for size in _MATRIX_SIZES:
+        left, right = (torch.randn(size, size, device=device()).to(dtype) for _ in range(2))
+
+        def products(left: torch.Tensor = left, right: torch.Tensor = right) -> None:
+            for _ in range(burst):
+                product = torch.mm(left, right)
+            if product.is_cuda:
+                torch.cuda.synchronize(product.device)
+
+        with on_own_core():
+            products()
+            seconds = seconds_of(products, 0.2) / burst
+        best = max(best, 2 * size**3 / seconds)
+        if seconds > _LONG:
+            break
     return best
+
+
+def machine() -> dict[str, str]:
+    """Device, driver, versions and settings of this process, in words, for whoever reads a measurement elsewhere."""
+    import torch
+
+    from pipeline.training import device as devices
+
+    here = {key: str(value) for key, value in devices.facts(device()).items()}
+    here |= {"system": platform.platform(terse=True), "cores": str(os.cpu_count()), "torch": torch.__version__}
+    if device().type == "cuda":
+        of = torch.cuda.get_device_properties(device())
+        here |= {
+            "memory": f"{of.total_memory / 2**30:.0f} GiB",
+            "compute capability": f"{of.major}.{of.minor}",
+            "driver": _driver(),
+            "triton": version("triton"),
+            "TF32 of convolutions, of products": f"{torch.backends.cudnn.allow_tf32}, "
+            f"{torch.backends.cuda.matmul.allow_tf32}",
+        }
+    here["deterministic"] = str(torch.are_deterministic_algorithms_enabled())
+    names = ("OMP_", "GOMP_", "KMP_", "PYTORCH_", "TORCH", "THP_", "CUBLAS_", "CUDA_", "MALLOC_", "LD_PRELOAD")
+    here["environment"] = " ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(names)) or "none"
+    return here
+
+
+def _driver() -> str:
+    """Version of NVIDIA's driver, which torch does not tell."""
+    if not shutil.which("nvidia-smi"):
+        return "unknown: there is no nvidia-smi"
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    return done.stdout.split("\n")[0].strip() or done.stderr.strip()

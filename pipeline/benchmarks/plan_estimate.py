@@ -1,22 +1,17 @@
 """`wrn-pipe estimate`: what runs will take on this machine, from a short probe of each network."""
 
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from math import prod
 from pathlib import Path
 
 import torch
 
 from pipeline.benchmarks import measuring
-from pipeline.benchmarks.child import process
-from pipeline.benchmarks.measuring import Spread, ask, spread
-from pipeline.benchmarks.steps import training_rate
-from pipeline.benchmarks.train_bench import DATA, checkout, epoch_ends
+from pipeline.benchmarks.measuring import ask, process
+from pipeline.benchmarks.train_bench import default, training_rate
 from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
-from pipeline.data.beton import open_split
 from pipeline.dataset_config import Dataset
 from pipeline.errors import WrnPipeError
 from pipeline.models.names import Network, parse
@@ -85,19 +80,6 @@ class Disk:
     """While one run trains at a time, the largest."""
 
 
-@dataclass(frozen=True)
-class Checked:
-    """An estimate beside the real thing."""
-
-    network: str
-    images_per_s: float
-    """By the probe."""
-    real: Spread
-    """Images a second of whole epochs, with loader, log and checkpoint."""
-    ratio: float
-    """Estimated time over real time: above 1 the estimate was too long."""
-
-
 def estimate(plan: Plan, run_ids: Sequence[str], say: Callable[[str], None]) -> list[Estimate]:
     """Hours and disk of each run. Runs of one network and batch share a probe: training steps on random images."""
     rates: dict[tuple[str, str, str, int, int], float] = {}
@@ -153,10 +135,12 @@ def _probe(
 ) -> float:
     """Images a second. Raises WrnPipeError where it can not be compiled, or not trained in the GPU's memory."""
     batch, size = probed(network, dataset, protocol, device)
-    bf16, synchronised = protocol.precision == "bf16", protocol.batch_norm == "synchronised"
+    way = default(protocol.precision == "bf16" and measuring.has_bf16(device), kernels=plan.kernels)
     say(f"{network.name}: {batch} images a step, {protocol.precision}")
     try:
-        return ask(child, training_rate, network.name, batch, size, bf16, plan.kernels, synchronised=synchronised)
+        return ask(
+            child, training_rate, network.name, batch, size, way, synchronised=protocol.batch_norm == "synchronised"
+        )
     except torch.OutOfMemoryError as error:
         raise WrnPipeError(
             f"{network.name}: {batch} images a step in {protocol.precision} do not fit the memory of {device}",
@@ -209,25 +193,3 @@ def _beton(dataset: Dataset, kind: str) -> int:
     if kind != "zca":
         return dataset.size_on_disk
     return ZCA_BYTES * sum(dataset.splits.values()) * prod(dataset.image_shape)
-
-
-def check(plan: Plan, network: str, epochs: int, say: Callable[[str], None]) -> Checked:
-    """Probe `network` as `estimate` does, then train it on all of CIFAR-10 for `epochs` epochs after a first one.
-
-    By the protocol quick, in a folder that is deleted; the data is this checkout's. Raises UserError where that is not
-    converted.
-    """
-    data, protocol = open_split(DATA, "train"), plan.protocols["quick"]
-    with process(prepared=True, kernels=plan.kernels, setting=plan.device) as child:
-        device = ask(child, measuring.device)
-        rate = _probe(child, device, plan, parse(network), plan.datasets["cifar10"], protocol, say)
-    say(f"{network}: {epochs + 1} epochs of {data.samples} images")
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        checkout(root, network, protocol.batch_size, epochs + 1, plan.kernels)
-        (root / DATA).parent.mkdir(parents=True)
-        (root / DATA).symlink_to(DATA.resolve())
-        ends = epoch_ends(root, "bench", epochs + 1)
-    images = data.samples // protocol.batch_size * protocol.batch_size
-    real = spread([images / (end - start) for start, end in pairwise(ends)])
-    return Checked(parse(network).name, rate, real, real.median / rate)

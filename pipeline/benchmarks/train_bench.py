@@ -1,45 +1,156 @@
 """`wrn-pipe bench train`: from a public port's training step to ours, against what the machine can do."""
 
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import count, repeat
 from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
-from ruamel.yaml import YAML
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from pipeline.benchmarks import measuring
-from pipeline.benchmarks.child import process
-from pipeline.benchmarks.machine import machine
-from pipeline.benchmarks.measuring import Spread, ask, matrix_rate, spread
-from pipeline.benchmarks.steps import Way, default, forget, images_per_second, kind_of, training_rate, ways
+from pipeline.benchmarks import loading_ways, measuring
+from pipeline.benchmarks.measuring import Spread, ask, machine, matrix_rate, process, seconds_of, spread
 from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
-from pipeline.data.beton import open_split, read
-from pipeline.data.convert_arrays import convert
+from pipeline.data.beton import open_split
 from pipeline.data.loader import Backend
-from pipeline.errors import WrnPipeError
-from pipeline.kernels.apply import Kernels
+from pipeline.kernels.apply import Kernels, use
+from pipeline.models.build import build
 from pipeline.models.names import parse
 from pipeline.models.param_count import multiply_adds
-from pipeline.params import PARAMS
+from pipeline.models.preact_resnet import PreActBlock, PreActResNet, convolution
+from pipeline.models.sync_batch_norm import synchronise
+from pipeline.runner.waiting import on_own_core
 from pipeline.training.device import Precision
 
 DATA = Path("data/beton/cifar10-rgb")
 BATCH = {"WRN-28-10": 32}
 """Images of a mini-batch where 128 would take minutes a step."""
-EPOCH_IMAGES = 12_800
-"""Training images of the shortened epochs that are timed end to end: a checkpoint is a larger part of them."""
-EPOCHS = 3
-"""Of the training that is timed; its first one, in which all is warmed up, is not counted."""
-BARE_S = 5.0
-"""The bare steps before and after that training are repeated for so long."""
-ROOT = Path(__file__).resolve().parents[2]
+MEASURE_S = 1.0
+"""Steps are repeated for so long in each round."""
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to train: what stands between a public port and ours."""
+
+    channels_last: bool = False
+    bf16: bool = False
+    loader: Literal["torchvision"] | Backend = "torchvision"
+    """torchvision's, or ours over ffcv or numpy."""
+    fused_sgd: bool = False
+    """Else what torch takes by itself."""
+    prepared: bool = False
+    """Allocator, repeatable kernels, threads on their own cores; needs a process of its own, see measuring.py."""
+    kernels: Kernels = "torch"
+    our_convolutions: bool = False
+    """They come with kernels: fused."""
+
+
+def default(bf16: bool, backend: Backend = "ffcv", kernels: Kernels = "fused") -> Way:
+    """As a stage trains."""
+    return Way(True, bf16, backend, True, True, kernels, True)
+
+
+def ways(device: torch.device, compiled: bool, backend: Backend) -> dict[str, Way]:
+    """Label -> way, our loader over `backend`. Each adds one thing to the one before, up to the default; then, where
+    `compiled`, torch.compile instead of our kernels on a CPU."""
+    gpu, bf16 = device.type == "cuda", measuring.has_bf16(device)
+    added: list[tuple[str, dict[str, Any]]] = [
+        ("+ channels_last", {"channels_last": True}),
+        *([("+ bf16 autocast", {"bf16": True})] if bf16 else []),
+        (f"+ our loader, {backend}", {"loader": backend}),
+        ("+ fused SGD", {"fused_sgd": True}),
+        ("+ repeatable kernels, no TF32" if gpu else "+ allocator, own cores", {"prepared": True}),
+        ("+ torch.compile" if gpu else "+ fused BN-ReLU", {"kernels": "fused"}),
+        *([("+ our weight gradients", {"our_convolutions": True})] if bf16 and not gpu else []),
+    ]
+    way = Way()
+    result = {"public port": way}
+    for label, change in added:
+        result[label] = way = replace(way, **change)
+    if compiled and not gpu:
+        result["torch.compile instead"] = replace(way, kernels="compiled")
+    return result
+
+
+def warm_step(
+    network: str, way: Way, batches: Batches, *, classes: int = 10, update: bool = True, synchronised: bool = False
+) -> Callable[[], None]:
+    """A training step on the next of `batches`, with or without the update of the weights, that has run a few times.
+
+    By the way's kernels, unless batch_norm is `synchronised`.
+    """
+    device = measuring.device()
+    dropout = 0.3 if network.endswith("-dropout") else 0.0
+    model: nn.Module = build(network, classes, conv_init="fan_in", bn_init="ones", dropout=dropout, seed=1).to(device)
+    if way.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if synchronised:
+        synchronise(model)
+    else:
+        use(way.kernels, model, device)
+    for block in model.modules():
+        if isinstance(block, PreActBlock | PreActResNet) and not way.our_convolutions:
+            block.convolve = convolution
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=way.fused_sgd or None
+    )
+
+    def compute(images: Tensor, labels: Tensor) -> None:
+        layout = torch.channels_last if way.channels_last else torch.contiguous_format
+        images = images.to(device, memory_format=layout, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=way.bf16):
+            logits: Tensor = model(images)
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(logits.float(), labels.to(device, non_blocking=True)).backward()  # type: ignore[no-untyped-call]
+        if update:
+            optimizer.step()
+
+    def step() -> None:
+        images, labels = next(batches)
+        with on_own_core():
+            compute(images, labels)
+
+    # Kernels are chosen, memory is taken from the system; and what compiles them may run on any core.
+    for _ in range(3 if way.prepared else 1):
+        compute(*next(batches))
+    return step
+
+
+def random_batches(batch: int, size: int) -> Batches:
+    """One mini-batch of random images, again and again, where it is trained on."""
+    device = measuring.device()
+    images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
+    return repeat((images, torch.randint(10, (batch,), device=device)))
+
+
+def training_rate(
+    network: str, batch: int, size: int, way: Way, at_least: float = MEASURE_S, *, synchronised: bool = False
+) -> float:
+    """Training images a second on random images of `size` x `size`, in `at_least` seconds; keeps nothing."""
+    return batch / seconds_of(warm_step(network, way, random_batches(batch, size), synchronised=synchronised), at_least)
+
+
+def images_per_second(network: str, batch: int, way: Way, data: Path) -> float:
+    """Training images a second; the first call for a way builds it and warms it up. Runs in a child process."""
+    return batch / seconds_of(_loading_step(network, batch, way, data), MEASURE_S)
+
+
+@cache
+def _loading_step(network: str, batch: int, way: Way, data: Path) -> Callable[[], None]:
+    if way.loader == "torchvision":
+        epoch = loading_ways.torchvision(data, 2, batch)
+    else:
+        dtype = torch.bfloat16 if way.bf16 else torch.float32
+        epoch = loading_ways.ours(way.loader, dtype, data, 1, batch, measuring.device())
+    whole = (part for number in count() for part in epoch(number) if len(part[1]) == batch)
+    return warm_step(network, way, whole)
 
 
 @dataclass(frozen=True)
@@ -64,31 +175,17 @@ class NetworkBench:
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """Images a second of a training's epochs beside those of nothing but its steps."""
-
-    bare: Spread
-    """Steps on one mini-batch that lies in memory, before and after the training."""
-    end_to_end: Spread
-    """From one epoch's end to the next one's: with the loader, the log, MLflow and the checkpoint."""
-    lost: float
-    """Of the bare rate, by the medians."""
-
-
-@dataclass(frozen=True)
 class TrainBench:
     """All that was measured, and on what."""
 
     machine: dict[str, str]
-    """As pipeline/benchmarks/machine.py says it, in the process that measured our way."""
+    """As `measuring.machine` says it, in the process that measured our way."""
     matrix_gflops: dict[Precision, Spread]
     networks: tuple[NetworkBench, ...]
-    epoch: Epoch | None
-    """Of the first network, where it was timed."""
 
 
 def bench(
-    networks: Sequence[str], repeats: int, backend: Backend, *, compiled: bool, epoch: bool, say: Callable[[str], None]
+    networks: Sequence[str], repeats: int, backend: Backend, *, compiled: bool, say: Callable[[str], None]
 ) -> TrainBench:
     """Measure each way `repeats` times, in rounds, our loader over `backend`.
 
@@ -96,104 +193,36 @@ def bench(
     """
     parsed = [parse(name) for name in networks]
     open_split(DATA, "train")
-    device = measuring.device()
-    settings = ways(kind_of(device), compiled, backend)
-    measured: dict[str, dict[str, list[float]]] = {network.name: {} for network in parsed}
+    settings = ways(measuring.device(), compiled, backend)
+    measured: dict[tuple[str, str], list[float]] = {}
     rates: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
     with ExitStack() as stack:
         processes = {prepared: stack.enter_context(process(prepared)) for prepared in (False, True)}
         for network in parsed:
-            for repeat in range(repeats):
-                say(f"{network.name}: round {repeat + 1} of {repeats}")
+            for number in range(repeats):
+                say(f"{network.name}: round {number + 1} of {repeats}")
                 for precision, values in rates.items():
-                    values.append(processes[True].submit(matrix_rate, precision).result())
+                    values.append(ask(processes[True], matrix_rate, precision))
                 for label, way in settings.items():
-                    value = _measure(processes, network.name, way)
-                    measured[network.name].setdefault(label, []).append(value)
-            if network is parsed[0] and epoch:
-                whole = end_to_end(parsed[0].name, processes[True], default(settings), say)
+                    value = _measure(processes[way.prepared], network.name, way)
+                    measured.setdefault((network.name, label), []).append(value)
             for child in processes.values():
-                child.submit(forget).result()
-        here = processes[True].submit(machine, device).result()
+                child.submit(_loading_step.cache_clear).result()
+        here = ask(processes[True], machine)
     matrix = {precision: spread([value / 1e9 for value in values]) for precision, values in rates.items()}
     ceiling = max(rate.median for rate in matrix.values())
     result = []
     for network in parsed:
         gflop = 2 * FORWARD_AND_BACKWARD * multiply_adds(network, network.image_size, network.num_classes) / 1e9
-        port = spread(measured[network.name]["public port"]).median
+        port = spread(measured[network.name, "public port"]).median
         rows = []
-        for label, values in measured[network.name].items():
-            speed = spread(values)
+        for label in settings:
+            speed = spread(measured[network.name, label])
             gflops = speed.median * gflop
             rows.append(Row(label, speed, gflops, gflops / ceiling, speed.median / port))
         result.append(NetworkBench(network.name, BATCH.get(network.name, 128), gflop, tuple(rows)))
-    return TrainBench(here, matrix, tuple(result), whole if epoch else None)
+    return TrainBench(here, matrix, tuple(result))
 
 
-def _measure(processes: dict[bool, ProcessPoolExecutor], network: str, way: Way) -> float:
-    batch = BATCH.get(network, 128)
-    return ask(processes[way.prepared], images_per_second, network, batch, way, DATA.resolve())
-
-
-def end_to_end(network: str, prepared: ProcessPoolExecutor, way: Way, say: Callable[[str], None]) -> Epoch:
-    """Time a real train stage from the end of its first epoch to that of its last, and bare steps before and after."""
-    say(f"{network}: {EPOCHS} epochs end to end")
-    batch, size = BATCH.get(network, 128), parse(network).image_size
-
-    def bare() -> float:
-        return ask(prepared, training_rate, network, batch, size, way.bf16, way.kernels, BARE_S)
-
-    rates = [bare()]
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        checkout(root, network, batch, EPOCHS, way.kernels)
-        images, labels = read(open_split(DATA, "train").path)
-        raw = root / "raw"
-        raw.mkdir()
-        for split, part in (("train", slice(EPOCH_IMAGES)), ("test", slice(EPOCH_IMAGES, EPOCH_IMAGES + 16))):
-            np.save(raw / f"{split}_images.npy", images[part])
-            np.save(raw / f"{split}_labels.npy", labels[part])
-        convert(raw, root / DATA, ["train", "test"], 10)
-        ends = epoch_ends(root, "bench", EPOCHS)
-    rates.append(bare())
-    images_an_epoch = EPOCH_IMAGES // batch * batch
-    bare_rate, rate = spread(rates), spread([images_an_epoch / (end - start) for start, end in pairwise(ends)])
-    return Epoch(bare_rate, rate, 1 - rate.median / bare_rate.median)
-
-
-def checkout(root: Path, network: str, batch: int, epochs: int, kernels: Kernels) -> None:
-    """Make `root` a checkout of this code whose plan is one run, bench: `network` by the protocol quick, changed."""
-    for name in ("pipeline", "stages", "environment", "dvc.yaml"):
-        (root / name).symlink_to(ROOT / name)
-    params = YAML(typ="safe", pure=True).load(PARAMS)
-    params["protocols"]["bench"] = {
-        **params["protocols"]["quick"],
-        **{"epochs": epochs, "batch_size": batch, "test_every": 0},
-    }
-    params["runs"] = {
-        "bench": {"dataset": "cifar10", "representation": "rgb", "network": network, "protocol": "bench", "seed": 1}
-    }
-    params["device"], params["kernels"] = "auto", kernels
-    YAML().dump(params, root / PARAMS)
-
-
-def epoch_ends(root: Path, run: str, epochs: int) -> list[float]:
-    """Train `run` of the checkout `root`; when it told the end of each epoch, in seconds of time.perf_counter.
-
-    That line comes before the epoch is logged to MLflow and saved, so between two of them there is one of everything.
-    Raises WrnPipeError where the stage fails.
-    """
-    ends: list[float] = []
-    said: list[str] = []
-    command = [sys.executable, "-m", "stages.train", run]
-    with subprocess.Popen(
-        command, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as stage:
-        assert stage.stderr is not None
-        for line in stage.stderr:
-            said.append(line)
-            if line.startswith(f"{run} epoch {len(ends) + 1}/{epochs}: "):
-                ends.append(time.perf_counter())
-    if stage.returncode or len(ends) != epochs:
-        raise WrnPipeError(f"the train stage ended with {stage.returncode}: {''.join(said)[-500:]}", "mend that first")
-    return ends
+def _measure(child: ProcessPoolExecutor, network: str, way: Way) -> float:
+    return ask(child, images_per_second, network, BATCH.get(network, 128), way, DATA.resolve())

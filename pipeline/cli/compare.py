@@ -11,9 +11,9 @@ from pipeline.publication.paper import TABLES
 
 if TYPE_CHECKING:
     from pipeline.comparison.cells import Cell
-    from pipeline.comparison.orderings import Judged
     from pipeline.comparison.results import Result
     from pipeline.comparison.tables import Table
+    from pipeline.errors import WrnPipeError
     from pipeline.params import Plan
 
 EPILOG = "Example: wrn-pipe compare --paper-table 4 --dataset cifar10 --format markdown"
@@ -67,15 +67,17 @@ def compare(
     A claim without runs is shown as not run. --strict counts a claim as holding when the verdict is reproduced or
     better (our error is lower); inconclusive, worse and not comparable do not hold, nor does nothing to compare.
     """
+    from pipeline.cli.outputs import refuse_kept
     from pipeline.comparison.results import load_results
     from pipeline.errors import UserError
+    from pipeline.publication.claims import check_filters, table_names
     from pipeline.runner.params_file import load
 
     if json:  # what most other commands have, and so what is tried
         raise UserError("compare has no --json: it writes more than that", "wrn-pipe compare --format json")
     plan = load()
     if output is not None:
-        _refuse(output)
+        refuse_kept(output, "--output")
     if bundle:
         from pipeline.evidence.bundling import gathered
 
@@ -85,30 +87,40 @@ def compare(
     for run_id in run or ():
         plan.run(run_id)
     results = [result for result in found if not run or result.run in run]
+    names = table_names(paper_table)
+    check_filters(names, dataset, row)
     if orderings:
-        _orderings(plan, results, paper_table, dataset, row, form, output, strict)
+        text, failure = _orderings(plan, results, names, dataset, row, form, output)
     else:
-        _tables(plan, results, paper_table, dataset, row, run or [], form, output, strict, bundle or [])
+        text, failure = _tables(plan, results, names, dataset, row, run or [], form, output, bundle or [])
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        try:
+            output.write_text(text, encoding="utf-8", newline="\n")
+        except OSError as error:
+            what = f"can not write {output}: {error.strerror}"
+            raise UserError(what, "name a file in a folder that exists") from None
+        typer.echo(f"wrote {output}", err=True)
+    if strict and failure:
+        raise failure
 
 
 def _tables(
     plan: "Plan",
     results: Sequence["Result"],
-    paper_table: str,
+    names: Sequence[str],
     dataset: str | None,
     row: str | None,
     run: Sequence[str],
     form: Format,
     output: Path | None,
-    strict: bool,
     bundles: Sequence[Path],
-) -> None:
+) -> "tuple[str, WrnPipeError | None]":
+    """The text, and with --strict why the claims do not hold."""
     from pipeline.comparison.formats import render, terminal
     from pipeline.comparison.tables import table
-    from pipeline.publication.claims import check_filters, table_names
 
-    names = table_names(paper_table)
-    check_filters(names, dataset, row)
     tables = _select([table(plan, name, results) for name in names], dataset, row, run)
     if form == "terminal" and output is None:
         text = terminal.render(tables, _width(), colour=_colour())
@@ -117,30 +129,25 @@ def _tables(
     if form == "terminal":
         text += _unchecked(bundles) if bundles else _recorded(results, plan)
         text += _next_step(tables, results, plan, dataset, row) + "\n"
-    _write(text, output)
-    if strict:
-        _exit_strictly([cell for each in tables for cell in each.cells])
+    return text, _why_not_strict([cell for each in tables for cell in each.cells])
 
 
 def _orderings(
     plan: "Plan",
     results: Sequence["Result"],
-    paper_table: str,
+    names: Sequence[str],
     dataset: str | None,
     row: str | None,
     form: Format,
     output: Path | None,
-    strict: bool,
-) -> None:
+) -> "tuple[str, WrnPipeError | None]":
+    """The text, and with --strict why the orderings do not hold."""
     from pipeline.comparison.formats import sentences
     from pipeline.comparison.orderings import Standing, judge_ordering, load_orderings
     from pipeline.errors import UserError, WrnPipeError
-    from pipeline.publication.claims import check_filters, table_names
 
-    names = table_names(paper_table)
-    check_filters(names, dataset, row)
-    chosen = [
-        ordering
+    judged = [
+        judge_ordering(ordering, plan, results)
         for ordering in load_orderings()
         if any(
             claim.table in names and dataset in (None, claim.dataset) and row in (None, claim.model, claim.network)
@@ -148,23 +155,21 @@ def _orderings(
             for claim in pair
         )
     ]
-    judged: list[Judged] = [judge_ordering(ordering, plan, results) for ordering in chosen]
-    if form in ("latex", "html"):
-        raise UserError(f"--orderings has no format {form}", "use --format terminal, markdown, csv or json")
     if form == "terminal":
         text = sentences.render_text(judged, _width() if output is None else _PIPED_WIDTH)
+    elif form == "markdown":
+        text = sentences.render_markdown(judged)
+    elif form == "csv":
+        text = sentences.render_csv(judged)
+    elif form == "json":
+        text = sentences.render_json(judged)
     else:
-        text = {"markdown": sentences.render_markdown, "csv": sentences.render_csv, "json": sentences.render_json}[
-            form
-        ](judged)
-    _write(text, output)
+        raise UserError(f"--orderings has no format {form}", "use --format terminal, markdown, csv or json")
     compared = [one for one in judged if one.standing is not Standing.NOT_RUN]
     failed = [one for one in compared if one.standing is not Standing.HOLDS]
-    if strict and (failed or not compared):
-        what = (
-            f"{len(failed)} of {len(compared)} judged orderings do not hold" if failed else "no ordering can be judged"
-        )
-        raise WrnPipeError(what, "add comparable runs: wrn-pipe plan --paper-table TABLE, then wrn-pipe repro")
+    what = f"{len(failed)} of {len(compared)} judged orderings do not hold" if failed else "no ordering can be judged"
+    remedy = "add comparable runs: wrn-pipe plan --paper-table TABLE, then wrn-pipe repro"
+    return text, WrnPipeError(what, remedy) if failed or not compared else None
 
 
 def _select(tables: Sequence["Table"], dataset: str | None, row: str | None, run: Sequence[str]) -> list["Table"]:
@@ -259,48 +264,25 @@ def _repro(runs: Sequence[str]) -> str:
     return f"wrn-pipe repro{pattern} trains them"
 
 
-def _exit_strictly(cells: Sequence["Cell"]) -> None:
-    """Raise WrnPipeError (exit code 1) unless some claim has runs and all that have runs are reproduced or better."""
+def _why_not_strict(cells: Sequence["Cell"]) -> "WrnPipeError | None":
+    """None where some claim has runs and all that have runs are reproduced or better."""
     from pipeline.comparison.statistics import Verdict
     from pipeline.errors import WrnPipeError
 
     compared = [cell for cell in cells if cell.kind == "runnable" and cell.runs]
     failed = [cell for cell in compared if cell.verdict not in (Verdict.REPRODUCED, Verdict.BETTER)]
     if not compared:
-        raise WrnPipeError("no finished run of these claims to compare", "wrn-pipe repro trains what params.yaml names")
-    if failed:
-        worst = failed[0]
-        raise WrnPipeError(
-            f"{len(failed)} of {len(compared)} compared claims do not hold; the first is {worst.model} on "
-            f"{worst.dataset} (table {worst.table}): {worst.verdict}",
-            "the deviations and footnotes above say why; without --strict this is no failure",
+        return WrnPipeError(
+            "no finished run of these claims to compare", "wrn-pipe repro trains what params.yaml names"
         )
-
-
-def _refuse(output: Path) -> None:
-    """Raise UserError for a file that is no earlier output of this command's."""
-    from pipeline.cli.outputs import refuse_kept
-    from pipeline.errors import UserError
-
-    refuse_kept(output, "--output")
-    if output.is_file():
-        with output.open("rb") as file:
-            head = file.read(4096)
-        if b"\0" in head:
-            raise UserError(f"--output {output} is there and is no text", "write it under another name: --output FILE")
-
-
-def _write(text: str, output: Path | None) -> None:
-    from pipeline.errors import UserError
-
-    if output is None:
-        typer.echo(text, nl=False)
-        return
-    try:
-        output.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UserError(f"can not write {output}: {error.strerror}", "name a file in a folder that exists") from None
-    typer.echo(f"wrote {output}", err=True)
+    if not failed:
+        return None
+    worst = failed[0]
+    return WrnPipeError(
+        f"{len(failed)} of {len(compared)} compared claims do not hold; the first is {worst.model} on "
+        f"{worst.dataset} (table {worst.table}): {worst.verdict}",
+        "the deviations and footnotes above say why; without --strict this is not a failure",
+    )
 
 
 def _width() -> int:

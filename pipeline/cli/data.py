@@ -93,7 +93,7 @@ def verify(
 
     The arrays' content is compared with the digests in params.yaml, or where it pins none with those in the card of the
     .beton files; each .beton file with its card; each folder as a whole with dvc.lock. What is on no record is said
-    to be so, and is no difference. Exit code: 0 no difference, 1 a file is wrong or missing, 2 a mistake you can mend.
+    to be so, and is not a difference. Exit code: 0 no difference, 1 a file is wrong or missing, 2 a mistake to fix.
     """
     from dataclasses import asdict
     from json import dumps

@@ -1,16 +1,11 @@
 """wrn-pipe estimate: what the plan, or a table of the paper, takes on this machine."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pipeline.cli import completion
 from pipeline.publication.paper import TABLES
-
-if TYPE_CHECKING:
-    from pipeline.benchmarks.plan_estimate import Estimate
-    from pipeline.params import Plan
 
 EPILOG = "Example: wrn-pipe estimate --paper-table 4 --seeds 5"
 """Shown below the command's help."""
@@ -30,17 +25,19 @@ def estimate(
 ) -> None:
     """Hours and disk of each run, of each of the paper's tables and of all, from a probe of seconds for each network.
 
-    On this machine; what is done, and the rest. Nothing is written. `wrn-pipe plan` estimates without a probe, and
-    `wrn-pipe bench estimate` sets an estimate beside a real epoch.
+    On this machine; what is done, and the rest. Nothing is written. `wrn-pipe plan` estimates without a probe.
     """
     from dataclasses import asdict
 
     from rich.console import Console
     from rich.table import Table
 
+    from pipeline.benchmarks.measuring import say_if_busy
     from pipeline.benchmarks.plan_estimate import disk, sums
+    from pipeline.benchmarks.plan_estimate import estimate as measure
     from pipeline.errors import UserError
     from pipeline.params import PARAMS
+    from pipeline.progress import say
     from pipeline.publication.claims import canonical, load_claims, table_names, trainable_tables
     from pipeline.publish import json_text
     from pipeline.runner.params_file import load
@@ -60,7 +57,8 @@ def estimate(
             for run_id, run in plan.runs.items()
             if (run.dataset, canonical(run.network), run.protocol) in names and run.seed <= seeds
         ]
-    estimates = _measured(plan, run_ids)
+    say_if_busy()
+    estimates = measure(plan, run_ids, say)
     parts, space = sums(estimates), disk(plan, estimates)
     if as_json:
         told = {"runs": [asdict(each) for each in estimates], "sums": [asdict(part) for part in parts]}
@@ -92,31 +90,3 @@ def estimate(
         f"up to {space.checkpoints:,.0f} MB of states.",
         highlight=False,
     )
-
-
-def _measured(plan: "Plan", run_ids: Sequence[str]) -> "list[Estimate]":
-    """In a thread of its own: the process that it measures in must hear no signal, and this one must."""
-    import multiprocessing
-    from concurrent.futures import ThreadPoolExecutor, wait
-
-    from pipeline.benchmarks.child import say_if_busy
-    from pipeline.benchmarks.plan_estimate import estimate as measure
-    from pipeline.progress import say
-    from pipeline.signals import children_hear_no_signal
-
-    say_if_busy()
-
-    def measured() -> "list[Estimate]":
-        with children_hear_no_signal():
-            return measure(plan, run_ids, say)
-
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(measured)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            while not future.done():
-                for child in multiprocessing.active_children():
-                    child.kill()
-                wait([future], 0.1)
-            raise

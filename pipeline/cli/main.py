@@ -22,7 +22,6 @@ from pipeline.cli import (
     show,
     stage,
     status,
-    sweep,
     track,
     ui,
     verify,
@@ -84,7 +83,6 @@ app.add_typer(track.app, name="track")
 app.command(epilog="Example: wrn-pipe ui --port 5001")(ui.ui)
 app.command(epilog="Example: wrn-pipe doctor --json")(doctor.doctor)
 app.add_typer(bench.app, name="bench")
-app.command(epilog=sweep.EPILOG)(sweep.sweep)
 
 
 def _called(words: list[str]) -> tuple[Any, str]:

@@ -42,7 +42,7 @@ def plan(
 
     Shows the difference and asks before it writes; where nobody can be asked (no terminal), it writes with --yes only.
     What params.yaml has already stays as it is, so a second time adds nothing. Nothing is trained: wrn-pipe repro does.
-    Exit code: 0 done, also when nothing was written; 2 a mistake you can mend.
+    Exit code: 0 done, also when nothing was written; 2 a mistake you can fix.
     """
     import sys
 

@@ -1,9 +1,8 @@
 """The pages of docs/reference made from the code: `make docs` writes them, tests/test_docs.py compares them."""
 
-import ast
-import inspect
+import json
+import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,7 @@ _MADE = "<!-- Made by `make docs` from {source}. Edit there. -->\n\n"
 
 def pages() -> dict[str, str]:
     """File name -> Markdown."""
-    from pipeline.cli import fast_page
-
-    made = {"commands.md": _commands(), "params.md": _params(), "protocols.md": _protocols()}
-    if fast_page.CHOICE.exists() or fast_page.CURVE.exists():  # not where another paper has taken this one's place
-        made["fast.md"] = _MADE.format(source=f"{fast_page.CHOICE} and {fast_page.CURVE}") + fast_page.page()
-    return made
+    return {"commands.md": _commands(), "params.md": _params(), "protocols.md": _protocols()}
 
 
 def _commands() -> str:
@@ -40,7 +34,6 @@ def _params() -> str:
 
     schema = Plan.model_json_schema(ref_template="{model}")
     models = {"Plan": schema, **schema["$defs"]}
-    docs = _field_docs()
     lines = [
         "# params.yaml",
         "",
@@ -55,8 +48,7 @@ def _params() -> str:
         lines += ["| key | value | meaning |", "| --- | --- | --- |"]
         for key, field in model["properties"].items():
             optional = "" if key in model["required"] else "; may be left out"
-            meaning = docs.get((name, key), "")
-            lines.append(f"| `{key}` | {_cell(_type(field))}{optional} | {_cell(meaning)} |")
+            lines.append(f"| `{key}` | {_cell(_type(field))}{optional} | {_cell(field.get('description', ''))} |")
         lines.append("")
     return _MADE.format(source="pipeline/params.py and pipeline/dataset_config.py") + "\n".join(lines)
 
@@ -68,24 +60,11 @@ def _in_order(models: dict[str, Any]) -> list[str]:
     def visit(name: str) -> None:
         if name not in order:
             order.append(name)
-            for field in models[name]["properties"].values():
-                for other in _references(field):
-                    visit(other)
+            for other in re.findall(r'"\$ref": "(\w+)"', json.dumps(models[name]["properties"])):
+                visit(other)
 
     visit("Plan")
     return order
-
-
-def _references(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        if "$ref" in value:
-            yield value["$ref"]
-        for key, inner in value.items():
-            if key != "discriminator":
-                yield from _references(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _references(inner)
 
 
 def _type(field: dict[str, Any]) -> str:
@@ -113,23 +92,6 @@ def _type(field: dict[str, Any]) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _field_docs() -> dict[tuple[str, str], str]:
-    """(class, field) -> the docstring under the field, which Python itself forgets."""
-    from pipeline import dataset_config, params
-
-    found = {}
-    for module in (params, dataset_config):
-        for node in ast.parse(inspect.getsource(module)).body:
-            if not isinstance(node, ast.ClassDef):
-                continue
-            for field, text in zip(node.body, node.body[1:], strict=False):
-                if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
-                    continue
-                if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                    found[node.name, field.target.id] = inspect.cleandoc(str(text.value.value))
-    return found
 
 
 def _protocols() -> str:

@@ -1,6 +1,6 @@
 """wrn-pipe verify: compute again whatever can be, compare, and name every file that does not agree."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,28 +70,6 @@ def _here(deep: bool, deeper: str | None, epochs: int | None) -> "Iterable[Findi
     if deeper is not None:
         plan.run(deeper)
     yield from verify(plan, run_stage, deep=deep, deeper=deeper, epochs=epochs)
-    yield from _fast_page()
-
-
-def _fast_page() -> "Iterator[Finding]":
-    """docs/reference/fast.md against the files of trainings outside DVC, of which it tells."""
-    from pipeline.cli import fast_page
-    from pipeline.evidence.findings import right, unchecked, wrong
-
-    told, files = Path("docs/reference/fast.md"), f"{fast_page.CHOICE} and {fast_page.CURVE}"
-    if not told.is_file():
-        return
-    try:
-        page = fast_page.page()
-    except FileNotFoundError as error:
-        yield unchecked(told, f"{error.filename}, which it is made of, is not here")
-    except (KeyError, ValueError) as error:
-        yield wrong(told, f"cannot be made again of {files}: {error!r}")
-    else:
-        if told.read_text(encoding="utf-8").endswith(page):
-            yield right(told, f"says what {files} say")
-        else:
-            yield wrong(told, f"does not say what {files} say; git checkout them, or make docs")
 
 
 def _bundle(path: Path) -> "Iterable[Finding]":

@@ -22,7 +22,7 @@ _STATES: dict[data_check.Verdict, State] = {
 }
 RESULTS = Path("results")
 OWN = RESULTS / "fast"
-"""Files of wrn-pipe sweep, which trains outside DVC."""
+"""Of trainings outside the plan, see docs/reference/fast.md."""
 
 
 def verify(
@@ -84,7 +84,7 @@ def _made_by_nothing(
     made = {out for stage in dag for out in stage.committed}
     for path in (f"{RESULTS}/{name}" for name in disk.names(str(RESULTS))):
         if Path(path).is_relative_to(OWN):
-            yield unchecked(path, "made outside DVC; the commands in docs/reference/fast.md make it again")
+            yield unchecked(path, "no stage makes it; docs/reference/fast.md says what it is")
         elif path not in made:
             yield wrong(path, f"no stage of {DAG} makes it; git rm it, or move it out of {RESULTS}/")
 

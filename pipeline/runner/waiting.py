@@ -1,5 +1,5 @@
 """How a training's threads wait for each other and where they run, so that others at work on the same cores do not cost
-it too much. `wrn-pipe bench neighbours` measures it; sums are the same to the bit."""
+it too much. benchmarks/neighbours.py measures it; sums are the same to the bit."""
 
 import os
 import sys

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.benchmarks.child import process, say_if_busy
-from pipeline.benchmarks.measuring import ask
+from pipeline.benchmarks.measuring import ask, process, say_if_busy
 from pipeline.benchmarks.plan_estimate import Estimate, caveats, disk, estimate, probed, sums, tables_of
-from pipeline.benchmarks.steps import training_rate
+from pipeline.benchmarks.train_bench import default, training_rate
 from pipeline.cli.main import main
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.models.names import parse
@@ -115,7 +114,7 @@ def test_a_probe_that_can_not_be_compiled_fails_in_one_line(tmp_path: Path, monk
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     with process(prepared=True) as child, pytest.raises(WrnPipeError, match=r"torch\.compile failed: .*worn out"):
-        ask(child, training_rate, "WRN-10-1", 8, 32, False, "compiled")
+        ask(child, training_rate, "WRN-10-1", 8, 32, default(False, kernels="compiled"))
 
 
 def test_tables_are_summed_and_a_run_of_two_counts_once_in_all() -> None:
@@ -153,20 +152,6 @@ def test_a_run_stands_in_the_tables_that_its_protocol_answers(
 ) -> None:
     run = Run(dataset=dataset, representation="rgb", network=network, protocol=protocol, seed=1)
     assert tables_of(run) == tables
-
-
-@pytest.mark.soak
-def test_an_estimate_is_set_beside_real_epochs(tiny_beton: Path, tmp_path: Path) -> None:
-    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
-    (tmp_path / "data" / "beton").mkdir(parents=True)
-    (tmp_path / "data" / "beton" / "cifar10-rgb").symlink_to(tiny_beton)
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline.cli.main import main; main()"
-    command = [sys.executable, "-c", code, "bench", "estimate", "--network", "WRN-10-1", "--epochs", "2", "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["real"]["n"] == 2
-    assert result["ratio"] == pytest.approx(result["real"]["median"] / result["images_per_s"])
 
 
 @pytest.mark.parametrize("table", ["1", "40"])

@@ -16,7 +16,7 @@ import pytest
 from project import RUN as TINY_RUN
 from project import make_project
 
-from pipeline.benchmarks.child import process
+from pipeline.benchmarks.measuring import process
 from pipeline.runner.waiting import POLICY, USERS_OWN, USERS_OWN_BINDING, wait_briefly
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,117 @@
+"""How soon a training process has its first batch of as many images as ImageNet has, and in what memory.
+
+They are small JPEGs, written into scratch/ (0.6 GB) and deleted afterwards. What grows with their number is measured as
+it is: tables, order, boxes; the check of the file's digest, which grows with their bytes, on few.
+"""
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import chain, repeat
+from pathlib import Path
+
+import numpy as np
+
+IMAGENET, CLASSES, BATCH, BATCHES = 1_281_167, 1000, 256, 8
+"""After 8 batches FFCV has filled its ring."""
+
+
+def write(folder: Path, samples: int) -> None:
+    """Write `folder`/train.beton and its card.json: 251 JPEGs of 24 to 48 pixels a side again and again."""
+    from PIL import Image
+
+    from pipeline.data.beton import sha256, write_encoded
+    from pipeline.data.beton_jpeg import KIND, inspect_jpegs
+    from pipeline.data.convert_jpeg import describe
+
+    random = np.random.default_rng(0)
+    sides, jpegs = random.integers(24, 49, (251, 2)), []
+    for width, height in sides:
+        down, across = np.linspace(-1, 1, height)[:, None, None], np.linspace(-1, 1, width)[None, :, None]
+        pixels = 128 + down * random.uniform(-60, 60, 3) + across * random.uniform(-60, 60, 3)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(buffer, "JPEG", quality=75, optimize=True)
+        jpegs.append(buffer.getvalue())
+    folder.mkdir()
+    path, which = folder / "train.beton", np.arange(samples) % len(jpegs)
+    whole, rest = divmod(samples, len(jpegs))
+    content = chain(repeat(b"".join(jpegs), whole), jpegs[:rest])
+    sizes = np.array([len(jpeg) for jpeg in jpegs])
+    write_encoded(path, sides[which], sizes[which], np.arange(samples) % CLASSES, content)
+    entry = {**describe(inspect_jpegs(path), CLASSES), "beton": {"bytes": path.stat().st_size, "sha256": sha256(path)}}
+    (folder / "card.json").write_text(json.dumps({"name": folder.name, "kind": KIND, "splits": {"train": entry}}))
+
+
+def memory() -> dict[str, float]:
+    """MB of this process as Linux tells it: its own, of files that processes share, the peak of both."""
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    mb = {words[0].rstrip(":"): 1024 * int(words[1]) / 1e6 for words in lines if words[-1] == "kB"}
+    return {"own": mb["RssAnon"], "shared": mb["RssFile"] + mb["RssShmem"], "peak": mb["VmHWM"]}
+
+
+def start(folder: Path, backend: str, started: float) -> None:
+    """In a process of its own: print seconds of each part since the monotonic clock said `started`, and megabytes."""
+    told: dict[str, float] = {}
+
+    def lap(part: str) -> None:
+        told[f"{part}, s"] = time.monotonic() - started - sum(told.values())
+
+    import torch
+
+    from pipeline.data.batches import Inputs
+    from pipeline.data.loader import Loader, checked
+    from pipeline.data.preprocessing import Preprocessing
+    from pipeline.data.sampler import sample_order
+
+    lap("import")
+    imports = memory()["own"]
+    beton = checked(folder, "train")
+    lap("check digest, header and tables")
+    loader = Loader(folder, "train", BATCH, "ffcv" if backend == "ffcv" else "numpy", beton=beton)
+    lap("open")
+    order = sample_order(1, 0, loader.samples)
+    lap("order of an epoch")
+    meanstd, cpu = Preprocessing("meanstd"), torch.device("cpu")
+    batches = Inputs(loader, meanstd, "per-image", "random-resized", 1, torch.float32, cpu).batches(0, order)
+    for number, _ in enumerate(batches):
+        if number == 0:
+            lap("boxes of an epoch and a batch")
+            told["start to first batch, s"] = sum(told.values())
+        if number == BATCHES - 1:
+            break
+    print(json.dumps(told | {"own after imports, MB": imports} | {f"{k}, MB": v for k, v in memory().items()}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=IMAGENET)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--start", nargs=3, metavar=("FOLDER", "BACKEND", "STARTED"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.start:
+        start(Path(options.start[0]), options.start[1], float(options.start[2]))
+        return
+    from pipeline.benchmarks.measuring import spread
+
+    told: dict[str, dict[str, list[float]]] = {}
+    Path("scratch").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-scale-", dir="scratch") as scratch:
+        folder = Path(scratch) / "all"
+        write(folder, options.samples)
+        for _ in range(options.repeats):
+            for backend in ("ffcv", "numpy"):
+                command = [sys.executable, __file__, "--start", str(folder), backend, str(time.monotonic())]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                for name, value in json.loads(done.stdout).items():
+                    told.setdefault(name, {}).setdefault(backend, []).append(value)
+    print(f"| {options.samples:,} JPEGs, one process | over FFCV | over numpy |\n| --- | --- | --- |")
+    for name, values in told.items():
+        print(f"| {name} | {spread(values['ffcv'])} | {spread(values['numpy'])} |")
+
+
+if __name__ == "__main__":
+    main()

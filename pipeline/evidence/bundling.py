@@ -24,7 +24,6 @@ from pipeline.evidence import archive, crate
 from pipeline.evidence.crate import Checkout, Member
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.evidence.lock_check import CARD, IGNORED, Disk
-from pipeline.evidence.recorded import MANIFEST
 from pipeline.evidence.regenerate import Run
 from pipeline.evidence.verification import verify
 from pipeline.params import PARAMS, Plan
@@ -34,6 +33,7 @@ from pipeline.runner.dag import DAG, Stage, stages
 from pipeline.runner.params_file import load
 
 DATA = "data/"
+MANIFEST = Path("results/manifest.json")
 _OWN = Path(__file__).resolve().parents[2]
 """Where the code is that runs."""
 _DESCRIBER = "pipeline/evidence/crate.py"
@@ -150,7 +150,7 @@ def check(path: Path, run: Run) -> Iterator[Finding]:
 def _recomputed(plan: Plan, run: Run) -> Iterator[Finding]:
     """What verify finds, less what only a checkout could mend, or other code than this would have to judge."""
     dag = stages(Path.cwd())
-    others = {stage.command: code for stage in dag if stage.committed and (code := _other_code(*_code(stage)))}
+    others = {stage.command: code for stage in dag if stage.in_git and (code := _other_code(*_code(stage)))}
     outs: dict[str, str] = {}
     """Made again, so that what verify finds of them from then on is that they are not what this code makes."""
 

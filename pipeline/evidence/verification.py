@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.dvc_lock import LOCK
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError
-from pipeline.evidence import lock_check, recorded, regenerate, run_check
+from pipeline.evidence import lock_check, regenerate, run_check
 from pipeline.evidence.findings import Finding, State, unchecked, wrong
 from pipeline.params import PARAMS, Plan
 from pipeline.runner import data_check, data_state
@@ -58,7 +58,6 @@ def verify(
         yield from _data(plan, disk, locked)
     for run_id in plan.runs:
         yield from run_check.check(plan, run_id)
-    yield from recorded.check(plan, root, locked)
     yield from regenerate.check(plan, disk, dag, run)
     yield from _made_by_nothing(plan, disk, dag, locked)
     for run_id in plan.runs:

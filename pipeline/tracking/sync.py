@@ -38,7 +38,7 @@ def sync_all(plan: Plan, tell: Callable[[str], None]) -> Synced:
     sync goes on from there.
     """
     here = checkout(plan)
-    trained = [run_id for run_id in plan.runs if (Path("models") / run_id / "run.json").exists()]
+    trained = [run_id for run_id in plan.runs if (Path("models") / run_id / "model.safetensors").exists()]
     entries = [finished(run_id, here) for run_id in trained]
     done: dict[str, Written] = {}
     with explained():

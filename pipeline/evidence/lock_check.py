@@ -114,9 +114,7 @@ def _entry(disk: Disk, stage: Stage, entry: dict[str, Any] | None, params: dict[
     if entry is None:
         here = [out for out in stage.outs if disk.is_here(out)]
         why = "dvc.lock has no such stage: it has not run"
-        yield (
-            wrong(at, f"{why}, and yet {here[0]} is here") if here else unchecked(at, f"{why}; wrn-pipe repro runs it")
-        )
+        yield wrong(at, f"{why}, and yet {here[0]} is here") if here else unchecked(at, why, "wrn-pipe repro runs it")
         return
     before = entry.get("params", {}).get(str(PARAMS), {})
     now = {name: _value(params, name) for name in stage.params}
@@ -151,8 +149,8 @@ def _value(params: Any, name: str) -> Any:
 def _output(disk: Disk, path: str, expected: Content, stage: Stage) -> Finding:
     if not disk.is_here(path):
         if path in stage.committed:
-            return wrong(path, f"is not here; git checkout {path}, or wrn-pipe repro {stage.name}")
-        return unchecked(path, f"not here; {to_have(stage.name, disk.root)}")
+            return wrong(path, "is not here", f"git checkout {path}, or wrn-pipe repro {stage.name}")
+        return unchecked(path, "not here", to_have(stage.name, disk.root))
     found = disk.content(path)
     if found == expected:
         return right(path, f"{found} as in dvc.lock")

@@ -83,8 +83,8 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
         yield unchecked(folder, f"{error.what}, so the run was not trained again")
         return
     if (processes := max(device.get("processes", 1) for device in machines)) > 1:
-        again = f"wrn-pipe stage train {run_id} --fresh"
-        yield unchecked(folder, f"{processes} processes trained it, which one can not do again: {again}")
+        why = f"{processes} processes trained it, which one can not do again"
+        yield unchecked(folder, why, f"wrn-pipe stage train {run_id} --fresh")
         return
     with files[0].open(encoding="utf-8", newline="") as file:
         told = list(csv.DictReader(file))

@@ -66,7 +66,7 @@ def _compare(disk: Disk, stage: Stage, run: Run, folder: Path) -> Iterator[Findi
     for out in stage.outs:
         here, made = disk.root.resolve() / out, folder / out
         if not here.is_file():
-            yield wrong(out, f"is not here; git checkout {out}, or wrn-pipe repro {stage.name}")
+            yield wrong(out, "is not here", f"git checkout {out}, or wrn-pipe repro {stage.name}")
         elif not made.is_file():
             yield wrong(out, f"is not what {stage.name} makes: {stage.command}")
         elif here.read_bytes() == made.read_bytes():

@@ -349,9 +349,9 @@ def test_what_is_not_here_is_not_passed_in_silence(copy: Project) -> None:
     assert expected | {f"{EVALUATION}/metrics.json"} <= named
     results = {each.state for each in found if each.path.startswith("results/")}
     assert results == {"right"}, "they follow from what git has of the runs"
-    assert not any("dvc pull" in each.why for each in found), "there is no remote"
+    assert not any("dvc pull" in each.fix for each in found), "there is no remote"
     write(".dvc/config.local", "[core]\n    remote = shared\n['remote \"shared\"']\n    url = ../shared\n")
-    assert "not here; dvc pull, or wrn-pipe repro" in next(each.why for each in findings() if each.path == str(RAW))
+    assert "dvc pull, or wrn-pipe repro" in next(each.fix for each in findings() if each.path == str(RAW))
 
 
 COMMITTED = {

@@ -80,14 +80,15 @@ def _files(path: Path) -> list[Path]:
 
 
 def commit(root: Path = Path()) -> tuple[str, bool]:
-    """The commit checked out at `root`, and whether tracked files other than results differ from it."""
+    """The commit checked out at `root`, and whether tracked files that no stage writes differ from it."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     head = git("rev-parse", "HEAD")
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results", ":!dvc.lock")
+    made = (":!results", ":!dvc.lock", ":!models", ":!evaluations")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *made)
     return head or "none", bool(changed)
 
 

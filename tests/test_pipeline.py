@@ -188,14 +188,27 @@ def test_a_training_that_only_lacks_its_evaluation_is_not_said_to_start(done: Pr
         aside.rename(metrics)
 
 
-def test_a_fresh_clone_reproduces_byte_for_byte(done: Project, tmp_path: Path) -> None:
+def test_a_fresh_clone_has_every_number_and_reproduces_byte_for_byte(done: Project, tmp_path: Path) -> None:
     again = clone(done, tmp_path / "again")
+    assert set(digests(again)) == {
+        *(f"results/{name}" for name in RESULTS),
+        *(f"models/{RUN}/{name}" for name in ("history.csv", "run.json")),
+        *(f"evaluations/{RUN}/{name}" for name in ("digests.json", "metrics.json", "run.json")),
+    }
+    compared = [project.cli("compare", "--paper-table", "4", "--format", "json").stdout for project in (done, again)]
+    assert compared[0] == compared[1]
     (again.root / "data" / "raw" / "cifar10-tiny").mkdir(parents=True)  # as after a dvc pull that found nothing
-    found = status(again)
-    (run,) = found["runs"]
-    assert (run["state"], run["error"]) == ("not started", None)
+    found, complete = status(again), status(done)
+    (run,), (table,) = found["runs"], found["tables"]
+    assert (run["state"], run["error"]) == ("done", complete["runs"][0]["error"])
+    assert run["why"][0] == f"its files are not all here: wrn-pipe repro {RUN}"
+    assert table == complete["tables"][0]
+    assert set(found["other_stages"]) == {"download@cifar10-tiny", "convert@cifar10-tiny-rgb"}
     assert "data/raw/cifar10-tiny is empty" in found["other_stages"]["convert@cifar10-tiny-rgb"]
-    assert set(digests(again)) == {f"results/{name}" for name in RESULTS}
+    again.edit(lambda params: params["protocols"]["brief"].update(epochs=3))
+    edited = status(again)
+    assert (edited["runs"][0]["state"], edited["tables"][0]["state"]) == ("stale", "stale")
+    assert again.run("git", "checkout", "-q", "params.yaml").returncode == 0
     ran = again.cli("repro")
     assert ran.returncode == 0, ran.stderr
     for stage in ("download", "convert", "train", "evaluate"):
@@ -222,6 +235,7 @@ def test_a_fresh_clone_reproduces_byte_for_byte(done: Project, tmp_path: Path) -
     assert f"{RUN}: top-1 error" in ran.stdout
     assert f"(threads 64 -> {row['threads']})" in ran.stdout
     assert "Changed therefore, among files that git tracks: dvc.lock, results/runs.csv." in ran.stdout
+    assert not list(again.root.glob("*/*/.gitignore")), "the one at the root is enough"
 
 
 def model_entry(lock: str) -> str:
@@ -390,7 +404,7 @@ def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_
 
     assert stopped_at("epoch 2/400", lambda pid: os.kill(pid, signal.SIGTERM)) == 143, log.read_text()
     assert f"continue with: wrn-pipe repro train@{RUN}" in log.read_text()
-    assert not (project.root / "models" / RUN).exists()
+    assert not (project.root / "models" / RUN / "run.json").exists()
     (saved,) = (p for p in (project.root / "scratch").iterdir() if p.name not in ("downloads", "last-words"))
     newest = max(saved.glob("epoch-*.safetensors"))
     assert f"saved as scratch/{saved.name}/{newest.name}" in log.read_text()
@@ -399,7 +413,7 @@ def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_
     assert run["why"][0].startswith("SIGTERM: stopped in epoch ")
     assert "going on in epoch" in project.cli("repro", "--dry").stdout
     project.edit(lambda params: params["protocols"]["brief"].update(epochs=401))
-    assert status(project)["runs"][0]["state"] == "not started", "another training than the one that was stopped"
+    assert status(project)["runs"][0]["state"] == "stale", "another training than the one that was stopped"
     project.edit(lambda params: params["protocols"]["brief"].update(epochs=400))
     pulse = saved / "pulse.json"
     before = pulse.stat().st_mtime_ns

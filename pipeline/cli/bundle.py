@@ -5,17 +5,26 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli import completion
+
 EPILOG = "Example: wrn-pipe bundle --to wrn.zip, and elsewhere: wrn-pipe verify --bundle wrn.zip"
 
 
 def bundle(
     to: Annotated[Path, typer.Option(metavar="FILE", help="The archive to write.")] = Path("wrn-pipe.zip"),
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN", help="Weights and predictions of this run only. Repeatable.", autocompletion=completion.runs
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write tables, predictions, weights, settings, code, lock files, manifest and licence notes into one archive.
 
     It is a ZIP, described by an ro-crate-metadata.json (RO-Crate 1.2); the same files and commit give the same bytes.
-    The images are left out; their digests are in it. What wrn-pipe verify finds wrong is not bundled: exit code 1.
+    The images are left out; their digests are in it. With --run so are the weights and predictions of all other runs;
+    wrn-pipe compare --bundle takes the chosen ones. What wrn-pipe verify finds wrong is not bundled: exit code 1.
     """
     from json import dumps
 
@@ -29,12 +38,14 @@ def bundle(
     if not to.parent.is_dir():
         raise UserError(f"--to {to}: no folder {to.parent}", "name a file in a folder that exists")
     plan = load()
+    for run_id in run or ():
+        plan.run(run_id)
     refuse_kept(to, "--to")
     if to.exists() and not is_bundle(to):
         raise UserError(
             f"--to {to} is there and is no archive of this command", "write it under another name: --to FILE"
         )
-    members, checkout = bundle(plan, to, run_stage)
+    members, checkout = bundle(plan, to, run_stage, run or ())
     size, digest = sum(member.size for member in members), sha256(to)
     if json:
         told = {"archive": str(to), "files": len(members), "bytes": to.stat().st_size, "sha256": digest}

@@ -127,7 +127,7 @@ def _tables(
     else:
         text = render(tables, form, _PIPED_WIDTH)
     if form == "terminal":
-        text += _unchecked(bundles) if bundles else _recorded(results, plan)
+        text += _unchecked(bundles) if bundles else _ignored(results, plan)
         text += _next_step(tables, results, plan, dataset, row) + "\n"
     return text, _why_not_strict([cell for each in tables for cell in each.cells])
 
@@ -217,19 +217,10 @@ def _next_step(
     )
 
 
-def _recorded(results: Sequence["Result"], plan: "Plan") -> str:
-    """Lines on runs that only evaluations/, or only the committed results know; empty where there are none."""
-    from pipeline.errors import UserError
-    from pipeline.evidence import recorded
-
+def _ignored(results: Sequence["Result"], plan: "Plan") -> str:
+    """A line on runs that only evaluations/ knows; empty where there are none."""
     strays = [result.run for result in results if result.run not in plan.runs]
-    told = f"Ignored, because params.yaml does not name them: {', '.join(strays)}.\n" if strays else ""
-    try:
-        absent = recorded.absent(plan, Path())
-    except UserError as error:  # what is compared here does not need it
-        return told + f"{error.what}: {error.remedy}.\n"
-    what = f"Not compared, because only {recorded.MANIFEST} has them (wrn-pipe show tells what): {', '.join(absent)}.\n"
-    return told + (what if absent else "")
+    return f"Ignored, because params.yaml does not name them: {', '.join(strays)}.\n" if strays else ""
 
 
 def _unchecked(bundles: Sequence[Path]) -> str:

@@ -223,7 +223,7 @@ def _explain(trained: list[str]) -> None:
     here_text = path.read_text(encoding="utf-8") if path.is_file() else ""
     here = {row["run"]: row for row in csv.DictReader(io.StringIO(here_text))}
     diff = subprocess.run(
-        ["git", "diff", "--name-only", "--relative", "HEAD", "--", "dvc.lock", "results"],
+        ["git", "diff", "--name-only", "--relative", "HEAD", "--", "dvc.lock", "results", "models", "evaluations"],
         capture_output=True,
         text=True,
         check=True,

@@ -77,7 +77,7 @@ def _print(found: "Standings") -> None:
         if table.state in ("failed", "stale"):
             typer.echo(f"tabulate@{table.table} {_STATE[table.state]}: {_some(table.why)}")
     for stage, why in found.other_stages.items():
-        typer.echo(f"{stage} is out of date: {_some(why)}")
+        typer.echo(f"{stage} has to run: {_some(why)}")
     if found.running:
         typer.echo("DVC runs " + ", ".join(f"{stage} (process {pid})" for stage, pid in found.running.items()))
     if found.jobs_unknown:
@@ -142,7 +142,7 @@ def _known(run: "RunStanding") -> str:
         parts.append(f"{run.job}, log {run.job.log}")
     if run.holder:
         parts.append(f"process {run.holder.pid} on {run.holder.host} since {run.holder.since}")
-    if run.state in ("stale", "not started"):
+    if run.state in ("stale", "not started", "done") and run.why:
         parts.append(_some(run.why))
     elif run.state == "made":
         parts.append("its job is over; the command below records what it made")

@@ -105,7 +105,7 @@ def _report(findings: "Iterable[Finding]", json: bool, mend: str, absent: str) -
         if not json:
             colour = {"right": "green", "wrong": "red", "unchecked": "yellow"}[finding.state]
             state = typer.style(f"{finding.state:<9}", fg=colour)
-            typer.echo(f"{state}  {finding.path}  {finding.why}")
+            typer.echo(f"{state}  {finding.path}  {finding.why}{'; ' * bool(finding.fix)}{finding.fix}")
     counted = {state: sum(each.state == state for each in found) for state in ("right", "wrong", "unchecked")}
     if json:
         typer.echo(dumps({**counted, "findings": [asdict(each) for each in found]}, indent=2))

@@ -98,8 +98,8 @@ def load_results(root: Path) -> list[Result]:
 def planned_results(plan: Plan, root: Path) -> list[Result]:
     """Those of `load_results` that the plan names. For stages, whose outputs git keeps.
 
-    Raises UserError also for a run that dvc.lock has and that is not here, as in a fresh clone: what would be written
-    without it says "not run" where the committed file says its error.
+    Raises UserError also for a run that dvc.lock has and that is not here: what would be written without it says "not
+    run" where the committed file says its error.
     """
     results = [result for result in load_results(root) if result.run in plan.runs]
     absent = sorted(plan.runs.keys() - {result.run for result in results})
@@ -108,7 +108,7 @@ def planned_results(plan: Plan, root: Path) -> list[Result]:
             if f"evaluate@{run}" in known:
                 raise UserError(
                     f"evaluations/{run} is not here, though {LOCK} has it",
-                    f"wrn-pipe repro {run}, or dvc pull if a remote is set up",
+                    f"git checkout evaluations/{run}, or wrn-pipe repro {run}",
                 )
     return results
 

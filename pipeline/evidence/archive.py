@@ -4,20 +4,16 @@ A plain ZIP without compression: what is large in it is compressed already, zlib
 archive that holds what it says it holds cannot fill a disk.
 """
 
-import stat
+import re
 import zipfile
-from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pipeline.errors import UserError, WrnPipeError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time that the format knows: a file's own would change the bytes."""
-_MODE = (stat.S_IFREG | 0o644) << 16
-_MOST_MEMBERS = 100_000
-_LONGEST_NAME = 1000
-_BLOCK = 1 << 20
-_ENCRYPTED = 0x1
+_NAME = re.compile(r"(?:(?!\.\.?/)[\w@.+-]+/)*(?!\.\.?$)[\w@.+-]+", re.ASCII)
+"""A path below the folder that it is unpacked in, on any system. zipfile would change others to one."""
 _REMEDY = "get it again from whoever made it with wrn-pipe bundle"
 
 
@@ -25,27 +21,16 @@ def write(to: Path, members: dict[str, bytes | Path]) -> None:
     """Write `members`, by name the bytes or the file that holds them, in the order of their names."""
     part = to.with_name(f".{to.name}.part")
     try:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
-            for name in sorted(members):
-                _add(archive, name, members[name])
+        with zipfile.ZipFile(part, "w") as archive:
+            for name, content in sorted(members.items(), key=lambda member: member[0]):
+                about = zipfile.ZipInfo(name, _EPOCH)
+                about.external_attr = 0o644 << 16
+                archive.writestr(about, content if isinstance(content, bytes) else content.read_bytes())
         part.replace(to)
     except OSError as error:
         raise WrnPipeError(f"cannot write {to}: {error.strerror}", "name another place with --to") from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def _add(archive: zipfile.ZipFile, name: str, content: bytes | Path) -> None:
-    about = zipfile.ZipInfo(name, _EPOCH)
-    about.external_attr, about.create_system = _MODE, 3
-    about.file_size = len(content) if isinstance(content, bytes) else content.stat().st_size
-    with archive.open(about, "w") as member:
-        if isinstance(content, bytes):
-            member.write(content)
-            return
-        with content.open("rb") as file:
-            while block := file.read(_BLOCK):
-                member.write(block)
 
 
 def holds(path: Path, *names: str) -> bool:
@@ -60,58 +45,23 @@ def holds(path: Path, *names: str) -> bool:
 def unpack(path: Path, to: Path) -> list[str]:
     """Write the members of an archive into the empty folder `to`; return their names.
 
-    Raises UserError before anything is written, unless every member is a plain file with a name of its own below `to`,
-    stored as it is and no longer than the archive; and when a member is damaged.
+    Raises UserError for a damaged member; and before anything is written, unless each has a name of its own below `to`,
+    is not compressed, and all together are no longer than the archive.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            for problem in _problems(members, path.stat().st_size):
-                raise UserError(f"{path}: {problem}", _REMEDY)
-            for member in members:
-                _unpack(archive, member, to / member.filename)
+            names = [member.filename for member in members]
+            if odd := [name for name in names if not _NAME.fullmatch(name)]:
+                raise UserError(f"{path}: {odd[0][:80]!r} is not the name of a file below a folder", _REMEDY)
+            if len({name.casefold() for name in names}) < len(names):  # one file, where names differ in case alone
+                raise UserError(f"{path} has a member twice", _REMEDY)
+            stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+            if not stored or sum(member.file_size for member in members) > path.stat().st_size:
+                raise UserError(f"{path}: its members are compressed, or overlap", _REMEDY)
+            archive.extractall(to)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}", "name a file of wrn-pipe bundle") from None
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{path} is no archive, or a damaged one: {error}", _REMEDY) from None
-    return [member.filename for member in members]
-
-
-def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, to: Path) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with archive.open(member) as source, to.open("xb") as file:
-        while block := source.read(_BLOCK):
-            file.write(block)
-
-
-def _problems(members: list[zipfile.ZipInfo], size: int) -> Iterable[str]:
-    if len(members) > _MOST_MEMBERS:
-        yield f"{len(members)} members are too many"
-        return
-    if sum(member.file_size for member in members) > size:
-        yield "its members are larger than it is, so they overlap or expand"
-    names = [member.filename for member in members]
-    # Two names that differ in case alone are one file on some systems.
-    folded = [name.casefold() for name in names]
-    files = set(folded)
-    for member, name in zip(members, folded, strict=True):
-        shown = member.filename[:80]
-        if not _is_plain(member.filename):
-            yield f"{shown!r} is no name of a file below a folder"
-        if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & _ENCRYPTED:
-            yield f"{shown} is compressed or encrypted"
-        kind = stat.S_IFMT(member.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG):
-            yield f"{shown} is a link or another thing that is no file"
-        if any(parent.as_posix() in files for parent in PurePosixPath(name).parents):
-            yield f"{shown} lies below a member that is a file"
-    if len(files) < len(folded):
-        twice = next(name for name, low in zip(names, folded, strict=True) if folded.count(low) > 1)
-        yield f"{twice} is in it twice"
-
-
-def _is_plain(name: str) -> bool:
-    """Whether a name stays below the folder it is unpacked in, on any system, and is spelt in the one usual way."""
-    parts = name.split("/")
-    odd = any(ord(letter) < 32 or letter in '\\:*?"<>|\x7f' for letter in name)
-    return not odd and len(name) <= _LONGEST_NAME and all(part.strip(". ") and part == part.strip() for part in parts)
+        raise UserError(f"{path} is not an archive, or a damaged one: {error}", _REMEDY) from None
+    return names

@@ -1,11 +1,12 @@
-"""ro-crate-metadata.json: what an archive holds, in the words of RO-Crate 1.2, which other tools read.
+"""ro-crate-metadata.json: what an archive holds and where it was made, as RO-Crate 1.2, which other tools read.
 
-https://w3id.org/ro/crate/1.2: a flat JSON-LD graph with the archive as root Dataset, a File with size and sha256 for
-each member, a CreateAction for each run, and the paper, the datasets and the software that they refer to.
+https://w3id.org/ro/crate/1.2: a JSON-LD graph with the archive as root Dataset, a File with size and sha256 for each
+member, and the paper. What made each run is in the archive's results/manifest.json.
 """
 
+import json
+import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.params import Plan
@@ -14,16 +15,6 @@ from pipeline.publication.paper import PAPER
 NAME = "ro-crate-metadata.json"
 LICENCES = "LICENCES.md"
 _SPECIFICATION = "https://w3id.org/ro/crate/1.2"
-_FORMATS = {
-    ".csv": "text/csv",
-    ".html": "text/html",
-    ".json": "application/json",
-    ".md": "text/markdown",
-    ".parquet": "application/vnd.apache.parquet",
-    ".safetensors": "application/octet-stream",
-    ".yaml": "application/yaml",
-}
-_SOFTWARE = "#wrn-pipe"
 _CLEAN, _EDITED = "clean", "with edits that are not committed"
 
 
@@ -53,108 +44,42 @@ class Checkout:
         return f"commit {self.commit} ({self.state})"
 
 
-def metadata(plan: Plan, manifest: dict[str, Any], members: list[Member], checkout: Checkout) -> dict[str, Any]:
-    """The graph. `manifest` is results/manifest.json; `members` are all other files of the archive."""
-    runs = [_action(run_id, told, members) for run_id, told in manifest["runs"].items()]
-    versions = {(name, each) for told in manifest["runs"].values() for name, each in told["versions"].items()}
+def metadata(members: list[Member], checkout: Checkout) -> dict[str, Any]:
+    """The graph. `members` are all other files of the archive."""
+    about = {"@id": NAME, "@type": "CreativeWork", "conformsTo": {"@id": _SPECIFICATION}, "about": {"@id": "./"}}
     root = {
         "@id": "./",
         "@type": "Dataset",
         "name": f"Reproduction of {PAPER.title}",
-        "description": f"Tables, predictions, weights and provenance, made by wrn-pipe at {checkout}. "
-        "wrn-pipe verify --bundle checks it.",
+        "description": f"Made by wrn-pipe at {checkout}. wrn-pipe verify --bundle checks it.",
         "datePublished": checkout.date,
         "version": checkout.commit,
         "creativeWorkStatus": checkout.state,
         "license": {"@id": LICENCES},
         "citation": {"@id": PAPER.url},
         "hasPart": [{"@id": member.name} for member in members],
-        "mentions": [{"@id": action["@id"]} for action in runs],
     }
-    descriptor = {
-        "@id": NAME,
-        "@type": "CreativeWork",
-        "conformsTo": {"@id": _SPECIFICATION},
-        "about": {"@id": "./"},
-    }
-    software = {
-        "@id": _SOFTWARE,
-        "@type": "SoftwareApplication",
-        "name": "wrn-pipe",
-        "softwareVersion": str(checkout),
-        "softwareRequirements": {"@id": "environment/requirements.lock"},
-    }
-    libraries = [
-        {"@id": f"#{name}-{each}", "@type": "SoftwareApplication", "name": name, "softwareVersion": each}
-        for name, each in sorted(versions)
+    paper = {"@id": PAPER.url, "@type": "ScholarlyArticle", "name": PAPER.title}
+    files = [
+        {"@id": m.name, "@type": "File", "name": m.name, "contentSize": str(m.size), "sha256": m.sha256}
+        for m in members
     ]
-    files = [_file(member) for member in members]
-    graph = [descriptor, root, *files, *runs, *_paper(), *_datasets(plan), software, *libraries]
-    return {"@context": [f"{_SPECIFICATION}/context", {"sha256": "https://schema.org/sha256"}], "@graph": graph}
+    context = [f"{_SPECIFICATION}/context", {"sha256": "https://schema.org/sha256"}]
+    return {"@context": context, "@graph": [about, root, paper, *files]}
 
 
-def checkout_of(graph: list[dict[str, Any]]) -> Checkout:
-    """What a graph says of where it was made, which nothing else in the archive knows. Raises KeyError without it."""
-    root = next((entity for entity in graph if entity.get("@id") == "./"), {})
-    return Checkout(root["version"], root["datePublished"], root["creativeWorkStatus"] == _EDITED)
-
-
-def _file(member: Member) -> dict[str, Any]:
-    form = _FORMATS.get(PurePosixPath(member.name).suffix, "text/plain")
-    return {
-        "@id": member.name,
-        "@type": "File",
-        "name": PurePosixPath(member.name).name,
-        "contentSize": str(member.size),
-        "encodingFormat": form,
-        "sha256": member.sha256,
-    }
-
-
-def _action(run_id: str, told: dict[str, Any], members: list[Member]) -> dict[str, Any]:
-    made = [m.name for m in members if m.name.startswith((f"models/{run_id}/", f"evaluations/{run_id}/"))]
-    device = ", ".join(each["name"] for each in told["devices"])
-    return {
-        "@id": f"#run-{run_id}",
-        "@type": "CreateAction",
-        "name": f"Training and evaluation of {run_id}",
-        "description": f"{told['command']} on {device}; fingerprint {told['fingerprint']}",
-        "instrument": [
-            {"@id": _SOFTWARE},
-            *({"@id": f"#{name}-{version}"} for name, version in sorted(told["versions"].items())),
-        ],
-        "object": [{"@id": name} for name in ("params.yaml", "dvc.yaml", f"#dataset-{told['dataset']}")],
-        "result": [{"@id": name} for name in made],
-    }
-
-
-def _paper() -> list[dict[str, Any]]:
-    authors = [{"@id": f"#{name.replace(' ', '-').lower()}", "@type": "Person", "name": name} for name in PAPER.authors]
-    article = {
-        "@id": PAPER.url,
-        "@type": "ScholarlyArticle",
-        "name": PAPER.title,
-        "author": [{"@id": author["@id"]} for author in authors],
-        "isPartOf": PAPER.venue,
-        "version": PAPER.version,
-    }
-    return [article, *authors]
-
-
-def _datasets(plan: Plan) -> list[dict[str, Any]]:
-    """What was trained on. It is described and not contained, so it has no place in the archive."""
-    return [
-        {
-            "@id": f"#dataset-{name}",
-            "@type": "CreativeWork",
-            "name": dataset.title,
-            "url": dataset.homepage,
-            "license": dataset.licence,
-            "creditText": dataset.citation,
-            **({"identifier": sorted(dataset.digests.values())} if dataset.digests else {}),
-        }
-        for name, dataset in plan.datasets.items()
-    ]
+def read(text: str) -> tuple[dict[str, Member], Checkout]:
+    """The members, by name, and the checkout that a graph tells of. Raises ValueError for a graph of another form."""
+    try:
+        graph = {entity["@id"]: entity for entity in json.loads(text)["@graph"]}
+        files = [entity for entity in graph.values() if entity["@type"] == "File"]
+        members = {file["@id"]: Member(file["@id"], int(file["contentSize"]), str(file["sha256"])) for file in files}
+        root = graph["./"]
+        if not re.fullmatch("[0-9a-f]{40,64}", root["version"]):
+            raise ValueError("its version is not a commit")
+        return members, Checkout(root["version"], root["datePublished"], root["creativeWorkStatus"] == _EDITED)
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(repr(error)) from None
 
 
 def licences(plan: Plan) -> str:

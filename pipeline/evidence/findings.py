@@ -16,15 +16,17 @@ class Finding:
     state: State
     """unchecked: what it would be compared with, or it itself, is not here."""
     why: str
+    fix: str = ""
+    """The command that helps, in a checkout."""
 
 
 def right(path: Path | str, why: str) -> Finding:
     return Finding(str(path), "right", why)
 
 
-def wrong(path: Path | str, why: str) -> Finding:
-    return Finding(str(path), "wrong", why)
+def wrong(path: Path | str, why: str, fix: str = "") -> Finding:
+    return Finding(str(path), "wrong", why, fix)
 
 
-def unchecked(path: Path | str, why: str) -> Finding:
-    return Finding(str(path), "unchecked", why)
+def unchecked(path: Path | str, why: str, fix: str = "") -> Finding:
+    return Finding(str(path), "unchecked", why, fix)

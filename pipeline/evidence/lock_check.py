@@ -38,11 +38,6 @@ class Content:
         return f"md5 {self.md5[:12]}, {self.size} bytes{files}"
 
 
-def recorded(entry: dict[str, Any]) -> Content:
-    """The content that a dep or out of dvc.lock should have."""
-    return Content(str(entry.get("md5")), entry.get("size", -1), entry.get("nfiles"))
-
-
 @dataclass
 class Disk:
     """The contents of the files here, each read once."""
@@ -88,25 +83,26 @@ def check(disk: Disk, dag: Sequence[Stage], stages: dict[str, Any], *, data: boo
     `data` false leaves out data/.
     """
     params = YAML(typ="safe", pure=True).load((disk.root / PARAMS).read_text(encoding="utf-8"))
+    written: dict[str, Content] = {}
+    read: dict[str, list[tuple[str, Content]]] = {}
     for stage in dag:
-        yield from _entry(disk, stage, stages.get(stage.name), params)
-    known = [(stage, stages[stage.name]) for stage in dag if stage.name in stages]
-    outs = {
-        e["path"]: (recorded(e), stage)
-        for stage, body in known
-        for e in body.get("outs", ())
-        if e["path"] in stage.outs
-    }
-    deps = [
-        (e["path"], recorded(e), stage.name)
-        for stage, body in known
-        for e in body.get("deps", ())
-        if e["path"] in stage.deps
-    ]
-    for path, (expected, stage) in outs.items():
-        if data or not path.startswith("data/"):
-            yield _output(disk, path, expected, stage)
-    yield from _inputs(disk, deps, {path: expected for path, (expected, _) in outs.items()})
+        entry = stages.get(stage.name)
+        yield from _entry(disk, stage, entry, params)
+        for path, content in _recorded(entry, "outs").items():
+            if path in stage.outs:
+                written[path] = content
+                if data or not path.startswith("data/"):
+                    yield _output(disk, path, content, stage)
+        for path, content in _recorded(entry, "deps").items():
+            if path in stage.deps:
+                read.setdefault(path, []).append((stage.name, content))
+    yield from _inputs(disk, read, written)
+
+
+def _recorded(entry: dict[str, Any] | None, part: str) -> dict[str, Content]:
+    """What an entry of dvc.lock has of the files and folders that its stage wrote (outs) or read (deps)."""
+    found = (entry or {}).get(part, ())
+    return {e["path"]: Content(str(e.get("md5")), e.get("size", -1), e.get("nfiles")) for e in found}
 
 
 def _entry(disk: Disk, stage: Stage, entry: dict[str, Any] | None, params: dict[str, Any]) -> Iterator[Finding]:
@@ -114,21 +110,16 @@ def _entry(disk: Disk, stage: Stage, entry: dict[str, Any] | None, params: dict[
     if entry is None:
         here = [out for out in stage.outs if disk.is_here(out)]
         why = "dvc.lock has no such stage: it has not run"
-        yield (
-            wrong(at, f"{why}, and yet {here[0]} is here") if here else unchecked(at, f"{why}; wrn-pipe repro runs it")
-        )
+        yield wrong(at, f"{why}, and yet {here[0]} is here") if here else unchecked(at, why, "wrn-pipe repro runs it")
         return
     before = entry.get("params", {}).get(str(PARAMS), {})
     now = {name: _value(params, name) for name in stage.params}
-    differences = [
-        what
-        for what, same in (
-            (f"its command is {entry.get('cmd')!r}, in dvc.yaml {stage.command!r}", entry.get("cmd") == stage.command),
-            ("its inputs are not those of dvc.yaml", _paths(entry, "deps") == sorted(stage.deps)),
-            ("its outputs are not those of dvc.yaml", _paths(entry, "outs") == sorted(stage.outs)),
-        )
-        if not same
-    ]
+    differences = []
+    if entry.get("cmd") != stage.command:
+        differences.append(f"its command is {entry.get('cmd')!r}, in dvc.yaml {stage.command!r}")
+    for part, what, listed in (("deps", "inputs", stage.deps), ("outs", "outputs", stage.outs)):
+        if set(_recorded(entry, part)) != set(listed):
+            differences.append(f"its {what} are not those of dvc.yaml")
     changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if changed:
         differences.append(f"{', '.join(changed)}: not as {PARAMS} has it now")
@@ -136,10 +127,6 @@ def _entry(disk: Disk, stage: Stage, entry: dict[str, Any] | None, params: dict[
         yield wrong(at, "; ".join(differences))
     else:
         yield right(at, "command, settings and names of inputs and outputs are those of dvc.yaml and params.yaml")
-
-
-def _paths(entry: dict[str, Any], part: str) -> list[str]:
-    return sorted(each["path"] for each in entry.get(part, ()))
 
 
 def _value(params: Any, name: str) -> Any:
@@ -151,8 +138,8 @@ def _value(params: Any, name: str) -> Any:
 def _output(disk: Disk, path: str, expected: Content, stage: Stage) -> Finding:
     if not disk.is_here(path):
         if path in stage.committed:
-            return wrong(path, f"is not here; git checkout {path}, or wrn-pipe repro {stage.name}")
-        return unchecked(path, f"not here; {to_have(stage.name, disk.root)}")
+            return wrong(path, "is not here", f"git checkout {path}, or wrn-pipe repro {stage.name}")
+        return unchecked(path, "not here", to_have(stage.name, disk.root))
     found = disk.content(path)
     if found == expected:
         return right(path, f"{found} as in dvc.lock")
@@ -172,25 +159,24 @@ def _differing(disk: Disk, path: str, expected: Content) -> str:
     return ", ".join(f"{path}/{n}" for n in sorted({*before, *now}) if before.get(n) != now.get(n))
 
 
-def _inputs(disk: Disk, deps: Sequence[tuple[str, Content, str]], outs: dict[str, Content]) -> Iterator[Finding]:
-    """What the stages read: that their entries agree with those of the writers, and for other files the files."""
+def _inputs(disk: Disk, read: dict[str, list[tuple[str, Content]]], written: dict[str, Content]) -> Iterator[Finding]:
+    """What stages read, by path: against what other stages wrote there, and where none did against the files."""
     alike = 0
-    for path in dict.fromkeys(path for path, _, _ in deps):
-        within = [out for out in outs if out.startswith(f"{path}/")]
-        if path not in outs and not all(disk.is_here(each) for each in within):
+    for path, readers in read.items():
+        if path not in written and not all(disk.is_here(out) for out in written if out.startswith(f"{path}/")):
             yield unchecked(path, "not all of it is here")
             continue
-        if not within and path not in outs and not disk.is_here(path):
-            yield wrong(path, f"is not here, and {next(stage for other, _, stage in deps if other == path)} reads it")
+        if path not in written and not disk.is_here(path):
+            yield wrong(path, f"is not here, and {readers[0][0]} reads it")
             continue
-        found = outs[path] if path in outs else disk.content(path)
-        unlike = [(expected, stage) for other, expected, stage in deps if other == path and expected != found]
+        found = written[path] if path in written else disk.content(path)
+        unlike = [(stage, expected) for stage, expected in readers if expected != found]
         if not unlike:
             alike += 1
             continue
-        expected, stage = unlike[0]
+        stage, expected = unlike[0]
         more = f" and {len(unlike) - 1} more" if len(unlike) > 1 else ""
-        if path in outs:
+        if path in written:
             yield wrong(f"{LOCK}: {stage}", f"it read {path} as {expected}{more}, which was written as {found}")
         else:
             yield wrong(path, f"{found}, where dvc.lock has {expected} as read by {stage}{more}")

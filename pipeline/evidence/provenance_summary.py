@@ -4,8 +4,8 @@ What belongs to the checkout and not to the result stands here, not in results/m
 """
 
 import subprocess
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from pipeline.comparison.tables import table
 from pipeline.dvc_lock import LOCK
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError
-from pipeline.evidence import recorded
-from pipeline.evidence.table_manifest import manifest
+from pipeline.evidence import table_manifest
 from pipeline.params import Plan
 from pipeline.provenance import commit
 from pipeline.publication.caveats import load_caveats
@@ -34,30 +33,14 @@ SEEDS = 5
 """What is suggested to plan of each network, where no verdict needs more."""
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What there is to tell of all runs."""
-
-    results: list[Result]
-    runs: dict[str, dict[str, Any]]
-    """As the manifest has them."""
-    recorded: list[str]
-    """Those that only results/manifest.json has: their files are not here."""
-
-
-def _known(plan: Plan) -> _Known:
-    with recorded.filled(plan) as absent:
-        return _Known(load_results(Path()), manifest(plan, Path())["runs"], absent)
-
-
 def of_run(plan: Plan, run_id: str) -> dict[str, Any]:
-    """The story of one run. Raises UserError for one that is not in the plan, or neither evaluated nor recorded."""
+    """The story of one run. Raises UserError for one that is not in the plan, or not evaluated."""
     plan.run(run_id)
-    known = _known(plan)
-    (told,) = _of_runs(plan, [run_id], known)
-    cells = [cell for name in TITLES for cell in table(plan, name, known.results).cells]
+    results = load_results(Path())
+    (told,) = _of_runs(plan, [run_id], results)
+    cells = [cell for name in TITLES for cell in table(plan, name, results).cells]
     behind = [cell for cell in cells if run_id in (*cell.runs, *(each.run for each in cell.excluded))]
-    return {**told, "claims": [_of_cell(cell, plan, known.recorded) for cell in behind], "checkout": _checkout()}
+    return {**told, "claims": [_of_cell(cell, plan) for cell in behind], "checkout": _checkout()}
 
 
 def of_claims(plan: Plan, paper_table: str, row: str, dataset: str | None) -> dict[str, Any]:
@@ -67,15 +50,15 @@ def of_claims(plan: Plan, paper_table: str, row: str, dataset: str | None) -> di
     """
     name = table_name(paper_table)
     check_filters([name], dataset, row)
-    known = _known(plan)
+    results = load_results(Path())
     cells = [
         cell
-        for cell in table(plan, name, known.results).cells
+        for cell in table(plan, name, results).cells
         if canonical(cell.model) == canonical(row) and dataset in (None, cell.dataset)
     ]
     runs = list(dict.fromkeys(run for cell in cells for run in cell.runs))
-    told = [_of_cell(cell, plan, known.recorded) for cell in cells]
-    return {"cells": told, "runs": _of_runs(plan, runs, known), "checkout": _checkout()}
+    told = [_of_cell(cell, plan) for cell in cells]
+    return {"cells": told, "runs": _of_runs(plan, runs, results), "checkout": _checkout()}
 
 
 def seeds_to_plan(cell: Cell) -> int:
@@ -92,7 +75,7 @@ def _outlook(cell: Cell, plan: Plan) -> dict[str, Any] | None:
     return asdict(told) if told else None
 
 
-def _of_cell(cell: Cell, plan: Plan, recorded: Collection[str]) -> dict[str, Any]:
+def _of_cell(cell: Cell, plan: Plan) -> dict[str, Any]:
     """What the paper prints, where and by what protocol; what we have, and what the two add up to."""
     paper = protocol_of(cell.claim) if cell.claim else None
     return {
@@ -120,7 +103,6 @@ def _of_cell(cell: Cell, plan: Plan, recorded: Collection[str]) -> dict[str, Any
             for d in cell.deviations
         ],
         "runs": list(cell.runs),
-        "recorded": [run for run in cell.runs if run in recorded],
         "excluded": [{"run": e.run, "error": e.error, "reason": e.reason} for e in cell.excluded],
         "footnotes": {str(c.number): c.text for c in load_caveats() if c.number in cell.caveats},
     }
@@ -130,35 +112,40 @@ def _source(paper: Any, field: str) -> str | None:
     return paper.sources.get(field) if paper else None
 
 
-def _of_runs(plan: Plan, run_ids: Sequence[str], known: _Known) -> list[dict[str, Any]]:
+def _of_runs(plan: Plan, run_ids: Sequence[str], results: Sequence[Result]) -> list[dict[str, Any]]:
     """What the manifest says of each run, with its stages as dvc.lock and `dvc status` have them."""
-    if not run_ids:
-        return []
+    told = {result.run: table_manifest.run(plan, result, Path()) for result in results if result.run in run_ids}
     for run_id in run_ids:
-        if run_id not in known.runs:
-            raise UserError(f"run {run_id} has no evaluation here", to_have(run_id))
+        if run_id not in told:
+            raise UserError(f"run {run_id} has no evaluation here", f"wrn-pipe repro {run_id}")
     entries = read_lock()
     dag = read_dag(plan)
-    stale = _stale(dag, [name for run_id in run_ids for name in known.runs[run_id]["stages"]])
-    return [
-        {
-            "run": run_id,
-            **known.runs[run_id],
-            "to_have": to_have(run_id) if run_id in known.recorded else None,
-            "lock": {
-                name: {
-                    "outs": {out["path"]: out["md5"] for out in entries.get(name, {}).get("outs", ())},
-                    "stale": (_edits(stale.get(name, [])) if run_id in known.recorded else stale.get(name)) or None,
-                    "settings": list(dag[name].params),
-                    "inputs": list(dag[name].deps),
-                    "command": dag[name].command,
-                }
-                for name in known.runs[run_id]["stages"]
-            },
-            "recorded_in": _recorded_in(entries.get(f"train@{run_id}", {})),
+    stale = _stale(dag, [name for run in told.values() for name in run["stages"]])
+    return [_of_run(run_id, told[run_id], entries, dag, stale) for run_id in run_ids]
+
+
+def _of_run(
+    run_id: str, told: dict[str, Any], entries: dict[str, Any], dag: dict[str, Stage], stale: dict[str, list[str]]
+) -> dict[str, Any]:
+    absent = [path for path in told["files"] if not Path(path).exists()]
+    lock = {
+        name: {
+            "outs": {out["path"]: out["md5"] for out in entries.get(name, {}).get("outs", ())},
+            "stale": (_edits(stale.get(name, [])) if absent else stale.get(name)) or None,
+            "settings": list(dag[name].params),
+            "inputs": list(dag[name].deps),
+            "command": dag[name].command,
         }
-        for run_id in run_ids
-    ]
+        for name in told["stages"]
+    }
+    return {
+        "run": run_id,
+        **told,
+        "absent": absent,
+        "to_have": to_have(run_id) if absent else None,
+        "lock": lock,
+        "recorded_in": _recorded_in(entries.get(f"train@{run_id}", {})),
+    }
 
 
 def _stale(dag: dict[str, Stage], names: Sequence[str]) -> dict[str, list[str]]:

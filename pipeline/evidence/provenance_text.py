@@ -4,7 +4,6 @@ import textwrap
 from typing import Any
 
 from pipeline.comparison.formats.cell_text import DATASETS, MEANINGS, METRICS
-from pipeline.evidence.recorded import MANIFEST
 
 _WIDTH = 100
 _STATISTICS = {
@@ -81,8 +80,7 @@ def _sentence(cell: dict[str, Any]) -> str:
     if cell["median"] is None:
         return f"{printed} in the paper, {cell['verdict'] or cell['kind']}"
     runs = "1 run" if len(cell["runs"]) == 1 else f"the median of {len(cell['runs'])} runs"
-    where = "recorded" if cell["recorded"] else "here"
-    ours = f"{printed} in the paper, {cell['median']:.2f} {where} ({runs}: {', '.join(cell['runs'])})"
+    ours = f"{printed} in the paper, {cell['median']:.2f} here ({runs}: {', '.join(cell['runs'])})"
     if cell["difference"] is not None:
         ours += f", {cell['difference']:+.2f}"
     if cell["interval"] is not None:
@@ -90,8 +88,6 @@ def _sentence(cell: dict[str, Any]) -> str:
         ours += f" with a 95 % interval of {low:+.2f} to {high:+.2f} and a margin of {cell['margin']:g}"
     if cell["verdict"]:
         ours += f": {cell['verdict']} ({MEANINGS[cell['verdict']].partition(';')[0]})"
-    if cell["recorded"]:
-        ours += f". {MANIFEST} has it; the files of {', '.join(cell['recorded'])} are not here"
     return ours
 
 
@@ -116,8 +112,8 @@ def _run(told: dict[str, Any], checkout: dict[str, Any]) -> list[str]:
         ("fingerprint", f"{told['fingerprint']}, of settings, code, environment and data"),
     ]  # fmt: skip
     rows += [("file", f"{path}, sha256 {digest[:12]}") for path, digest in told["files"].items()]
-    if told["to_have"]:
-        rows.append(("not here", f"these files; {MANIFEST} records what is told here. To have them: {told['to_have']}"))
+    if told["absent"]:
+        rows.append(("not here", f"{', '.join(told['absent'])}. To have them: {told['to_have']}"))
     rows += [
         ("commit", f"{recorded}; checked out is {checkout['commit'][:12]}, {state}"),
         ("dvc.lock", "up to date with the files and settings here" if not stale else "out of date:"),

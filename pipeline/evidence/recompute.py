@@ -38,13 +38,9 @@ def evaluated(plan: Plan, run_id: str) -> Iterator[Finding]:
     To the same bits on the kind of machine that digests.json names; elsewhere within ROUNDING, and with the same
     classes but where two are as probable as each other within that.
     """
-    path = Path("evaluations") / run_id / "predictions.parquet"
-    if absent := _absent(
-        plan, run_id, path, path.with_name("digests.json"), Path("models") / run_id / "model.safetensors"
-    ):
-        yield unchecked(path, f"{absent} is not here, so the weights were not evaluated again")
-        return
+    path, weights = Path("evaluations") / run_id / "predictions.parquet", Path("models") / run_id / "model.safetensors"
     try:
+        _need(plan, run_id, path, weights)
         machine = _told(path.with_name("digests.json"), "device")
     except UserError as error:  # which is a finding of the checks before this
         yield unchecked(path, f"{error.what}, so the weights were not evaluated again")
@@ -73,20 +69,18 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
     Another kind of machine rounds otherwise, so that what differs there is unchecked, not wrong.
     """
     folder = Path("models") / run_id
-    files = [folder / name for name in ("history.csv", "run.json", "model.safetensors")]
-    if absent := _absent(plan, run_id, *files):
-        yield unchecked(folder, f"{absent} is not here, so the run was not trained again")
-        return
+    history, record_file, weights_file = (folder / name for name in ("history.csv", "run.json", "model.safetensors"))
     try:
-        machines, kernels = _told(files[1], "devices"), _told(files[1], "kernels")
+        _need(plan, run_id, history, weights_file)
+        machines, kernels = _told(record_file, "devices"), _told(record_file, "kernels")
     except UserError as error:
         yield unchecked(folder, f"{error.what}, so the run was not trained again")
         return
     if (processes := max(device.get("processes", 1) for device in machines)) > 1:
-        again = f"wrn-pipe stage train {run_id} --fresh"
-        yield unchecked(folder, f"{processes} processes trained it, which one can not do again: {again}")
+        why = f"{processes} processes trained it, which one can not do again"
+        yield unchecked(folder, why, f"wrn-pipe stage train {run_id} --fresh")
         return
-    with files[0].open(encoding="utf-8", newline="") as file:
+    with history.open(encoding="utf-8", newline="") as file:
         told = list(csv.DictReader(file))
     asked = len(told) if epochs is None else min(epochs, len(told))
     rows: list[dict[str, str]] = []
@@ -107,33 +101,35 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
     for number, (one, other) in enumerate(zip(told, rows, strict=False), 1):
         if one != other:
             keys = ", ".join(key for key in other if one.get(key) != other[key])
-            yield differ(files[0], f"training it again gives another {keys} in epoch {number}{where}")
+            yield differ(history, f"training it again gives another {keys} in epoch {number}{where}")
             break
     else:
-        yield right(files[0], f"training again gives the same bits in {len(rows)} of {len(told)} epochs")
+        yield right(history, f"training again gives the same bits in {len(rows)} of {len(told)} epochs")
     if done is None:
-        yield unchecked(files[2], f"only {len(rows)} epochs were trained again; without --epochs all are")
+        yield unchecked(weights_file, f"only {len(rows)} epochs were trained again; without --epochs all are")
         return
     weights = save({k: v.detach().cpu().contiguous() for k, v in training.model.state_dict().items()})
-    if weights == files[2].read_bytes():
-        yield right(files[2], "training it again gives the same bits")
+    if weights == weights_file.read_bytes():
+        yield right(weights_file, "training it again gives the same bits")
     else:
-        yield differ(files[2], f"training it again gives other weights{where}")
+        yield differ(weights_file, f"training it again gives other weights{where}")
 
 
-def _absent(plan: Plan, run_id: str, *files: Path) -> Path | None:
+def _need(plan: Plan, run_id: str, *files: Path) -> None:
+    """Raise UserError for the first of these files, or of the run's data, that is not here."""
     run = plan.run(run_id)
     data = Path("data/beton") / f"{run.dataset}-{run.representation}"
-    needed = (*files, *(data / name for name in ("card.json", "train.beton", "test.beton")))
-    return next((path for path in needed if not path.is_file()), None)
+    for path in (*files, *(data / name for name in ("card.json", "train.beton", "test.beton"))):
+        if not path.is_file():
+            raise UserError(f"{path} is not here", f"wrn-pipe repro {run_id}")
 
 
 def _told(path: Path, key: str) -> Any:
     """What a JSON file says under `key`. Raises UserError where it says nothing."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))[key]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not say {key}: {error!r}", f"dvc checkout {path}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} does not say {key}: {error!r}", f"git checkout {path}") from None
 
 
 def _machine(plan: Plan) -> dict[str, str | int]:

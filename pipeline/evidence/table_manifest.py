@@ -34,7 +34,7 @@ def manifest(plan: Plan, root: Path) -> dict[str, Any]:
     return {
         "paper": asdict(PAPER),
         "tables": {each.name: _table(each) for each in tables},
-        "runs": {result.run: _run(plan, result, root) for result in results},
+        "runs": {result.run: run(plan, result, root) for result in results},
     }
 
 
@@ -46,10 +46,11 @@ def _table(made: Table) -> dict[str, Any]:
     return {"title": told["title"], "cells": told["cells"], "footnotes": told["footnotes"]}
 
 
-def _run(plan: Plan, result: Result, root: Path) -> dict[str, Any]:
-    run, folder = plan.run(result.run), root / "evaluations" / result.run
+def run(plan: Plan, result: Result, root: Path) -> dict[str, Any]:
+    """What stands behind a result: settings, machine, metrics, digests. Raises UserError as `manifest` does."""
+    planned, folder = plan.run(result.run), root / "evaluations" / result.run
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    representation = f"{run.dataset}-{run.representation}"
+    representation = f"{planned.dataset}-{planned.representation}"
     told = ("network", "dataset", "representation", "seed", "parameters", "fingerprint", "loader", "kernels")
     return {
         **{key: record[key] for key in told},
@@ -62,7 +63,7 @@ def _run(plan: Plan, result: Result, root: Path) -> dict[str, Any]:
         **_digests(folder / "digests.json", result.run),
         "command": f"wrn-pipe repro train@{result.run} evaluate@{result.run}",
         "stages": [
-            *(f"download@{run.dataset}", f"convert@{representation}"),
+            *(f"download@{planned.dataset}", f"convert@{representation}"),
             *(f"train@{result.run}", f"evaluate@{result.run}"),
         ],
     }

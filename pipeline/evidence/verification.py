@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.dvc_lock import LOCK
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError
-from pipeline.evidence import lock_check, recorded, regenerate, run_check
+from pipeline.evidence import lock_check, regenerate, run_check
 from pipeline.evidence.findings import Finding, State, unchecked, wrong
 from pipeline.params import PARAMS, Plan
 from pipeline.runner import data_check, data_state
@@ -50,15 +50,14 @@ def verify(
         locked = read_lock(root)
         yield from lock_check.check(disk, dag, locked, data=data)
     except UserError as error:
-        yield wrong(LOCK, f"{error.what}; {error.remedy}")
+        yield wrong(LOCK, error.what, error.remedy)
     else:
         if not LOCK.is_file():
-            yield wrong(LOCK, f"is not here; git checkout {LOCK}, or wrn-pipe repro")
+            yield wrong(LOCK, "is not here", f"git checkout {LOCK}, or wrn-pipe repro")
     if data:
         yield from _data(plan, disk, locked)
     for run_id in plan.runs:
         yield from run_check.check(plan, run_id)
-    yield from recorded.check(plan, root, locked)
     yield from regenerate.check(plan, disk, dag, run)
     yield from _made_by_nothing(plan, disk, dag, locked)
     for run_id in plan.runs:
@@ -73,20 +72,20 @@ def _made_by_nothing(
     needed = ["train", "evaluate"] * bool(plan.runs) + ["tabulate"] * bool(plan.tables)
     for kind in (*needed, "summarize", "manifest", "report"):
         if kind not in kinds:
-            yield wrong(DAG, f"has no stage {kind}; git checkout {DAG}")
+            yield wrong(DAG, f"has no stage {kind}", f"git checkout {DAG}")
     names = {stage.name for stage in dag}
     for name in locked:
         kind, _, key = name.partition("@")
         if name not in names and kind in kinds and key:  # DVC leaves it there when a run is taken out of the plan
             yield unchecked(LOCK, f"{name} is not in {PARAMS} (any more), so nothing here is compared with its entry")
         elif name not in names:
-            yield wrong(f"{LOCK}: {name}", f"{DAG} has no such stage; git checkout {DAG} {LOCK}")
+            yield wrong(f"{LOCK}: {name}", f"{DAG} has no such stage", f"git checkout {DAG} {LOCK}")
     made = {out for stage in dag for out in stage.committed}
     for path in (f"{RESULTS}/{name}" for name in disk.names(str(RESULTS))):
         if Path(path).is_relative_to(OWN):
             yield unchecked(path, "no stage makes it; docs/reference/fast.md says what it is")
         elif path not in made:
-            yield wrong(path, f"no stage of {DAG} makes it; git rm it, or move it out of {RESULTS}/")
+            yield wrong(path, f"no stage of {DAG} makes it", f"git rm it, or move it out of {RESULTS}/")
 
 
 def _again(plan: Plan, run_id: str, deep: bool, deeper: bool, epochs: int | None) -> Iterator[Finding]:
@@ -97,11 +96,12 @@ def _again(plan: Plan, run_id: str, deep: bool, deeper: bool, epochs: int | None
     if deep:
         yield from recompute.evaluated(plan, run_id)
     elif predictions.is_file():
-        yield unchecked(predictions, "was not computed again from the weights; wrn-pipe verify --deep")
+        yield unchecked(predictions, "was not computed again from the weights", "wrn-pipe verify --deep")
     if deeper:
         yield from recompute.trained(plan, run_id, epochs)
     elif (trained / "model.safetensors").is_file():
-        yield unchecked(trained, f"weights and history.csv were not trained again; wrn-pipe verify --deeper {run_id}")
+        why = "weights and history.csv were not trained again"
+        yield unchecked(trained, why, f"wrn-pipe verify --deeper {run_id}")
 
 
 def _data(plan: Plan, disk: lock_check.Disk, locked: dict[str, Any]) -> Iterator[Finding]:

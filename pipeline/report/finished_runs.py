@@ -1,24 +1,17 @@
-"""A finished run with all that tells where its number came from: run.json, its training curve, digests of its files."""
+"""A finished run with all that tells where its number came from: run.json, its training curve, digests of its files.
+
+Read from what git has of a run, so that a clone without weights and predictions writes the same page.
+"""
 
 import csv
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 from pipeline.comparison.results import Result
 from pipeline.errors import UserError
-
-FILES = (
-    "models/{run}/model.safetensors",
-    "models/{run}/history.csv",
-    "models/{run}/run.json",
-    "evaluations/{run}/predictions.parquet",
-    "evaluations/{run}/metrics.json",
-)
-"""What a run leaves behind, relative to the repository's root."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class Finished:
     """All of run.json; `result.record` has only what decides a comparison."""
     history: tuple[Epoch, ...]
     digests: dict[str, str]
-    """File, relative to the root -> sha256."""
+    """File, relative to the root -> sha256, as digests.json has it."""
 
     @property
     def protocol(self) -> str:
@@ -62,16 +55,17 @@ def load_finished(root: Path, results: Iterable[Result]) -> list[Finished]:
 
 def _load(root: Path, result: Result) -> Finished:
     again = f"wrn-pipe repro {result.run}"
-    paths = [path.format(run=result.run) for path in FILES]
-    for path in paths:
+    curve, evaluation = f"models/{result.run}/history.csv", root / "evaluations" / result.run
+    for path in (curve, f"evaluations/{result.run}/digests.json"):
         if not (root / path).is_file():
             raise UserError(f"{path} is missing, though the run is evaluated", f"it is written by: {again}")
-    digests = {}
-    for path in paths:
-        with (root / path).open("rb") as file:
-            digests[path] = file_digest(file, "sha256").hexdigest()
-    record = json.loads((root / f"evaluations/{result.run}/run.json").read_text(encoding="utf-8"))
-    return Finished(result, record, _history(root, f"models/{result.run}/history.csv", again), digests)
+    record = json.loads((evaluation / "run.json").read_text(encoding="utf-8"))
+    try:
+        digests = json.loads((evaluation / "digests.json").read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"evaluations/{result.run}/digests.json: not a list of digests ({error!r})"
+        raise UserError(what, f"it is written by: {again}") from None
+    return Finished(result, record, _history(root, curve, again), digests)
 
 
 def _history(root: Path, path: str, again: str) -> tuple[Epoch, ...]:

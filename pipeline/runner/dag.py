@@ -30,6 +30,11 @@ class Stage:
     """Names of the stages that write one of `deps`, or something in it; `read_dag` fills them in."""
 
     @property
+    def in_git(self) -> bool:
+        """Whether git keeps all that it writes, so that it can be made again and compared where DVC has nothing."""
+        return bool(self.outs) and set(self.outs) == set(self.committed)
+
+    @property
     def kind(self) -> str:
         return self.name.partition("@")[0]
 

@@ -241,11 +241,17 @@ def ask(stages: Collection[Stage], running: Collection[str], wait: bool) -> dict
     free = [stage.name for stage in stages if stage.name not in running and not stage.needs & set(running)]
     changed = changes(free, wait)
     ran = read_lock() if changed else {}
-    return {name: reasons(change) if name in ran else ["it never ran here"] for name, change in changed.items()}
+    lost = [out for stage in stages for out in stage.outs if not Path(out).exists()]
+    return {name: reasons(change, lost) if name in ran else ["it never ran here"] for name, change in changed.items()}
 
 
-def reasons(change: Sequence[Any]) -> list[str]:
-    """One stage's entry of `changes` in words, most telling first."""
+def only_absent(why: Sequence[str]) -> bool:
+    """Whether reasons of `ask` only say that files are not here, as in a fresh clone, not that something differs."""
+    return all(reason.endswith(_ABSENT) for reason in why)
+
+
+def reasons(change: Sequence[Any], lost: Sequence[str] = ()) -> list[str]:
+    """One stage's entry of `changes` in words, most telling first. `lost`: outputs of any stage that are not here."""
     words: list[str] = []
     for part in change:
         if not isinstance(part, dict):
@@ -258,12 +264,17 @@ def reasons(change: Sequence[Any]) -> list[str]:
                     words += [f"{path}: {key} {_HOW.get(value, value)}" for key, value in how.items()]
                 elif how == "modified" and Path(path).is_dir() and not any(map(Path.is_file, Path(path).rglob("*"))):
                     words.append(f"{noun}{path} is empty")  # as a dvc pull that fails leaves it
+                elif how == "modified" and any(out.startswith(f"{path}/") for out in lost):
+                    words.append(f"{noun}{path} is not all there")
+                elif how == "not in cache" and not Path(path).exists():
+                    words.append(f"{noun}{path} is not there")
                 else:
                     words.append(f"{noun}{path} {_HOW.get(how, how)}")
     return words
 
 
 _HOW = {"modified": "edited", "new": "is new", "deleted": "is not there"}
+_ABSENT = ("is empty", "is not all there", _HOW["deleted"])
 
 
 def changed_results(before: str, after: str) -> list[str]:

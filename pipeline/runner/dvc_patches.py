@@ -2,7 +2,8 @@
 
 DVC 3.67 parses params.yaml anew for every stage, up to three times, and then walks all of it for every key: with 300
 runs `dvc status` takes a minute and a half of that. It parses dvc.yaml and dvc.lock anew for every target: 3 s for each
-with 400 runs. Here a file is parsed once, and a key is looked up. pipeline/runner/quick_lock.py writes dvc.lock.
+with 400 runs. Here a file is parsed once, and a key is looked up. pipeline/runner/quick_lock.py writes dvc.lock, and
+records_cache.py lets DVC's caches hold what git has of a run.
 A zombie holds no path in use. What DVC finds and writes is the same: tests/runner/test_dvc_patches.py.
 """
 
@@ -26,6 +27,7 @@ from dvc.fs import LocalFileSystem
 
 from pipeline.runner.child_processes import is_alive
 from pipeline.runner.quick_lock import dump_stages
+from pipeline.runner.records_cache import keep_records
 
 _slow, _slow_file = params.read_param_file, dvcfile.load_file
 Stamp = tuple[int, int, int] | None
@@ -40,6 +42,7 @@ def hasten() -> None:
     rwlock.psutil = SimpleNamespace(pid_exists=is_alive)  # a killed DVC may stay a zombie for long
     dvcfile.load_file = _load_file
     dvcfile.Lockfile.dump_stages = dump_stages
+    keep_records()
 
 
 def _read_param_file(fs: Any, path: str, key_paths: list[str] | None = None, flatten: bool = False, **more: Any) -> Any:

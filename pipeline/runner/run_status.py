@@ -14,12 +14,13 @@ from pipeline.provenance import fingerprint
 from pipeline.publication.claims import canonical, load_claims
 from pipeline.publication.protocols import protocol_of
 from pipeline.runner.dag import Stage, read_dag, with_behind
-from pipeline.runner.dvc import ask
+from pipeline.runner.dvc import ask, only_absent
 from pipeline.runner.failure_record import FailureRecord, failure_record
 from pipeline.runner.heartbeat import Pulse
 from pipeline.runner.heartbeat import read as read_pulse
 from pipeline.runner.job import evaluated, trained
 from pipeline.runner.jobs import Activity, Job, at_work, noted
+from pipeline.runner.remote import to_have
 from pipeline.runner.run_lock import Holder, living
 from pipeline.runner.run_lock import read as read_note
 from pipeline.runner.running_stages import running_stages, waits_for_lock
@@ -39,9 +40,9 @@ class RunStanding:
     stage: str | None
     """The stage under way, or that failed or was stopped; of not started: the one to come, where it is not training."""
     why: tuple[str, ...]
-    """Of stale and not started: what changed; of failed and stopped: how."""
+    """Of stale and not started: what changed; of failed and stopped: how; of done: which files are not here."""
     error: float | None
-    """Test error in percent, of the results that lie here, stale or not."""
+    """Test error in percent, of the evaluation that lies here, stale or not."""
     pulse: Pulse | None
     """How far the training is; None unless it is running, queued, failed or stopped."""
     holder: Holder | None
@@ -83,8 +84,8 @@ class Standings:
     jobs_unknown: str | None
     """Why the cluster could not be asked about its jobs; None where it was, or there are none."""
     other_stages: dict[str, tuple[str, ...]]
-    """Stages of no run or table, such as download@cifar10, that are out of date, and why; how it failed first,
-    of one that did."""
+    """Stages of no run or table, such as download@cifar10, that are out of date or lack outputs, and why; how it
+    failed first, of one that did."""
     running: dict[str, int]
     """Stages that DVC runs, with its process id."""
     runs: tuple[RunStanding, ...]
@@ -97,7 +98,9 @@ class _Facts:
     stages: dict[str, Stage]
     running: dict[str, int]
     stale: dict[str, list[str]] | None
-    """Stage -> why it is out of date; None where DVC could not be asked."""
+    """Stage -> why DVC would run it; None where DVC could not be asked."""
+    edited: frozenset[str]
+    """Of these stages those that do not merely lack files, as in a fresh clone: what git has of them is outdated."""
     pulses: dict[str, list[tuple[Path, Pulse]]]
     """Run id -> its scratch folders, whatever settings they are of."""
     jobs: dict[str, Job]
@@ -110,19 +113,20 @@ def standings(plan: Plan) -> Standings:
     """How all of the plan stands. Waits for nobody: while DVC is at work, what it works on is not asked about."""
     stages = read_dag(plan)
     running = running_stages(stages)
-    stale, why_not, mend = _ask_dvc(stages, running)
+    stale, edited, why_not, mend = _ask_dvc(stages, running)
     pulses: dict[str, list[tuple[Path, Pulse]]] = {}
     for folder in sorted(SCRATCH.glob("*/")):
         if pulse := read_pulse(folder):
             pulses.setdefault(pulse.run, []).append((folder, pulse))
     jobs = noted()
     activities, silent = _ask_jobs(jobs)
-    facts = _Facts(plan, stages, running, stale, pulses, jobs, activities)
+    facts = _Facts(plan, stages, running, stale, edited, pulses, jobs, activities)
     runs = [_run(run_id, facts) for run_id in plan.runs]
     others = {
         name: (*(_sentences(words) if (words := failure_record(name)) and not words.stopped else ()), *why)
         for name, why in (stale or {}).items()
         if stages[name].kind not in ("train", "evaluate", "tabulate")
+        and (name in edited or not all(Path(out).exists() for out in stages[name].outs))
     }
     tables = tuple(_table(table, facts, runs) for table in plan.tables)
     return Standings(stale is not None, why_not, mend, silent, others, running, tuple(runs), tables)
@@ -138,24 +142,25 @@ def _ask_jobs(jobs: dict[str, Job]) -> tuple[dict[str, Activity], str | None]:
 
 def _ask_dvc(
     stages: dict[str, Stage], running: dict[str, int]
-) -> tuple[dict[str, list[str]] | None, str | None, str | None]:
-    """Stage -> why it is out of date, if only because another one is, or runs; or why that could not be asked, and what
-    mends it."""
+) -> tuple[dict[str, list[str]] | None, frozenset[str], str | None, str | None]:
+    """As in _Facts: why DVC would run stages, if only because it runs another one, and which were edited; or None, why
+    it could not be asked, and what mends it."""
     for pid in running.values():
         if not waits_for_lock(pid):
             why = f"process {pid} runs dvc without --wait-for-lock, which a question could cost its result"
-            return None, why, None
+            return None, frozenset(), why, None
     try:
         changed = ask(stages.values(), running, wait=False)
     except WrnPipeError as error:
-        return None, error.what, error.remedy
+        return None, frozenset(), error.what, error.remedy
     found: dict[str, list[str]] = {}
     for name, before in with_behind(stages, {*changed, *running}).items():
         if name in changed:
             found[name] = changed[name]
         elif before:
             found[name] = [f"{before} {'runs' if before in running else 'is out of date'}"]
-    return found, None, None
+    edits = {name for name, why in changed.items() if not only_absent(why)}
+    return found, frozenset(with_behind(stages, {*edits, *running})), None, None
 
 
 def _run(run_id: str, facts: _Facts) -> RunStanding:
@@ -207,6 +212,8 @@ def _run(run_id: str, facts: _Facts) -> RunStanding:
         )
     if saved:
         return standing("stopped", train, [], last, then=again)
+    if error is not None and not facts.edited & {train, evaluate}:
+        return standing("done", None, [f"its files are not all here: {to_have(run_id)}", *why])
     if error is not None:
         return standing("stale", None, why, then=again)
     only_evaluation = facts.stale is not None and train not in facts.stale
@@ -265,4 +272,6 @@ def _table_state(stage: str, facts: _Facts) -> tuple[State, list[str]]:
     here = all(Path(path).is_file() for path in facts.stages[stage].outs)
     if (words := failure_record(stage)) and (why or not here):
         return "failed", _sentences(words)
-    return ("done" if not why else "stale") if here else "not started", why
+    if here and stage not in facts.edited:
+        return "done", []
+    return "stale" if here else "not started", why

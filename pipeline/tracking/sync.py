@@ -22,7 +22,7 @@ def sync_all(plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
     Raises UserError when a file of a run is broken or MLflow fails. What was written until then stays, and the next
     sync goes on from there.
     """
-    records = finished(plan, [run for run in plan.runs if (Path("models") / run / "run.json").exists()])
+    records = finished(plan, [run for run in plan.runs if (Path("models") / run / "model.safetensors").exists()])
     done: dict[str, Written] = {}
     with explained():
         client, experiments = connect()

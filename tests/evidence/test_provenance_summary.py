@@ -13,7 +13,6 @@ from project import RUN, Project
 from typer.testing import CliRunner
 
 from pipeline.cli.main import app
-from pipeline.cli.verify import run_stage
 from pipeline.errors import UserError
 
 
@@ -125,15 +124,6 @@ def test_explain_tells_what_stands_behind_a_cell(copy: Project) -> None:
     shown = told_json("show", run)
     assert [claim["claim"] for claim in shown["claims"]] == [f"{table}/cifar10/WRN-40-1/top1_error" for table in ("4",)]
 
-    run_stage("python -m stages.manifest")
-    Path("evaluations").rename("elsewhere")  # as in a fresh clone, of which git has the results
-    story, text = told_json(*arguments), words(told(*arguments))
-    (cell,) = (each for each in story["cells"] if each["metric"] == "top1_error")
-    assert (cell["runs"], cell["recorded"], cell["verdict"]) == ([run], [run], "not comparable")
-    assert f"{cell['median']:.2f} recorded (1 run: {run})" in text
-    assert f"results/manifest.json has it; the files of {run} are not here" in text
-    assert f"because only results/manifest.json has them (wrn-pipe show tells what): {run}." in told("compare")
-
 
 @pytest.mark.parametrize(
     ("arguments", "what"),
@@ -152,15 +142,18 @@ def test_mistakes_are_told(finished: Project, arguments: list[str], what: str) -
     assert ran.exception.remedy
 
 
-def test_show_tells_what_is_recorded_of_a_run_that_is_not_here(copy: Project) -> None:
+def test_show_tells_all_of_a_run_whose_large_files_are_not_here(copy: Project) -> None:
     here = told_json("show", RUN)
-    assert here["to_have"] is None
-    for folder in ("data", "models", "evaluations"):
-        shutil.rmtree(folder)
+    assert (here["absent"], here["to_have"]) == ([], None)
+    weights, predictions = f"models/{RUN}/model.safetensors", f"evaluations/{RUN}/predictions.parquet"
+    shutil.rmtree("data")
+    for path in (weights, predictions):
+        Path(path).unlink()
     copy.edit(lambda params: params["protocols"]["brief"].update(learning_rate=0.2))
     story, text = told_json("show", RUN), words(told("show", RUN))
     assert story["metrics"] == here["metrics"]
     assert story["files"] == here["files"]
+    assert sorted(story["absent"]) == sorted([weights, predictions])
     assert story["to_have"] == f"wrn-pipe repro {RUN}"
     assert f"To have them: wrn-pipe repro {RUN}" in text
     assert story["lock"][f"train@{RUN}"]["stale"] == ["params.yaml: protocols.brief"]
@@ -169,7 +162,6 @@ def test_show_tells_what_is_recorded_of_a_run_that_is_not_here(copy: Project) ->
 
 def test_a_run_without_evaluation(copy: Project) -> None:
     Path("evaluations").rename("elsewhere")
-    Path("results/manifest.json").unlink()
     ran = CliRunner().invoke(app, ["show", RUN])
     assert isinstance(ran.exception, UserError)
     assert ran.exception.remedy == f"wrn-pipe repro {RUN}", "dvc pull fails where there is no remote"

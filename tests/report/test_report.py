@@ -29,7 +29,7 @@ from pipeline.errors import UserError
 from pipeline.params import PARAMS
 from pipeline.publication.claims import claims_of
 from pipeline.report import page, points
-from pipeline.report.finished_runs import FILES, load_finished
+from pipeline.report.finished_runs import load_finished
 from pipeline.report.remaining_runs import ahead, total, unfinished
 from pipeline.runner.params_file import load
 from stages import report
@@ -71,12 +71,10 @@ def lay(results: list[Result], root: Path, tables: Sequence[str] = TABLES) -> No
         rows = [f"{e},{0.1 / e},{2.3 / e},{90 / e},{95 / e if e in looks else ''}" for e in range(1, epochs + 1)]
         history = "\n".join(["epoch,learning_rate,train_loss,train_error,test_error", *rows]) + "\n"
         record = {**json.loads(each.record.model_dump_json()), "protocol_name": "brief" if epochs == 2 else "paper"}
-        for name in FILES:
-            path = root / name.format(run=each.run)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.name != "metrics.json":
-                path.write_text(f"{name} of {each.run}")
+        (root / f"models/{each.run}").mkdir(parents=True, exist_ok=True)
         (root / f"models/{each.run}/history.csv").write_text(history)
+        files = {f"models/{each.run}/model.safetensors": sha256(f"weights of {each.run}".encode()).hexdigest()}
+        (root / f"evaluations/{each.run}/digests.json").write_text(json.dumps({"files": files}))
         for top in ("models", "evaluations"):
             (root / top / each.run / "run.json").write_text(json.dumps(record))
 
@@ -165,8 +163,7 @@ def test_each_number_of_ours_tells_where_it_comes_from(read, root, tables) -> No
     for run in load_finished(root, load_results(root)):
         inside = by_id(read, f"run-{run.result.run}")
         assert inside.within("details")
-        weights = root / f"models/{run.result.run}/model.safetensors"
-        assert sha256(weights.read_bytes()).hexdigest() in inside.text
+        assert sha256(f"weights of {run.result.run}".encode()).hexdigest() in inside.text
         for told in (run.result.record.fingerprint, f"wrn-pipe repro {run.result.run}", *run.digests.values()):
             assert told in inside.text
         for field, value in run.record["protocol"].items():

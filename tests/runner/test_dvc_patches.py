@@ -1,7 +1,9 @@
 """DVC as we call it, with parameters remembered and stages recorded at once, does what DVC does."""
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -195,6 +197,49 @@ def test_targets_are_run_and_recorded_as_dvc_does(project: Path) -> None:
     assert (project / "dvc.lock").read_text() == by_dvc
     (project / "end" / "run-2.json").write_text("{}")
     assert json.loads(quick(project, "status", "--json", *targets)).keys() == {"two@run-2", "all"}
+
+
+MIXED = """
+stages:
+  train:
+    cmd: cp params.yaml run.json && sed s/seed/weight/ params.yaml > weights
+    params: [seed]
+    deps: [work.py]
+    outs:
+      - weights
+      - run.json: {cache: false}
+"""
+
+
+def test_what_git_keeps_of_a_training_does_not_make_it_run_again(project: Path) -> None:
+    """Neither when an edit is taken back, nor in a clone with the weights in its cache, nor by a remote's run cache."""
+    (project / "dvc.yaml").write_text(MIXED)
+    (project / "params.yaml").write_text("seed: 1")
+    for words in ("git add -A", "git -c user.name=t -c user.email=t@example.org commit -q -m start"):
+        call(project, *words.split())
+    call(project, "dvc", "remote", "add", "-d", "shared", str(project / "shared"))
+
+    def ran(folder: Path, *options: str) -> bool:
+        return "Running stage 'train'" in quick(folder, "repro", *options)
+
+    assert ran(project)
+    (project / "params.yaml").write_text("seed: 2")
+    assert ran(project)
+    (project / "params.yaml").write_text("seed: 1")
+    assert not ran(project)
+    assert (project / "run.json").read_text() == "seed: 1"
+    quick(project, "push", "--run-cache")
+    clone = project / "clone"
+    call(project, "git", "clone", "-q", ".", "clone")
+    (clone / ".dvc" / "config").write_bytes((project / ".dvc" / "config").read_bytes())
+    assert not ran(clone, "--pull"), "which has no dvc.lock"
+    assert (clone / "run.json").read_text() == "seed: 1"
+    digest = hashlib.md5(b"seed: 1").hexdigest()
+    shutil.rmtree(clone / ".dvc/cache/runs")
+    for lost in ("weights", f".dvc/cache/files/md5/{digest[:2]}/{digest[2:]}"):
+        (clone / lost).unlink()
+    assert not ran(clone), "its cache has the weights, and git the rest"
+    assert (clone / "weights").read_text() == "weight: 1"
 
 
 def test_what_is_not_there_is_not_recorded(project: Path) -> None:

@@ -134,9 +134,7 @@ def _check_references(path: Path, text: str, plan: Plan) -> None:
             if "." in name:
                 # Stages depend on `protocols.<name>`, where DVC takes every dot for a step into the mapping.
                 refuse([section, name], "a name has no dots", f"rename it {name.replace('.', '-')}")
-    papers = yaml_mapping(KNOWN_DATASETS.read_text(encoding="utf-8"), KNOWN_DATASETS, "git checkout it", pure=False)[
-        "datasets"
-    ]
+    papers = yaml_mapping(KNOWN_DATASETS.read_text(encoding="utf-8"), KNOWN_DATASETS, "git checkout it")["datasets"]
     for name in plan.comparison.margins:  # those of datasets that are not planned yet stand there as well
         known(["comparison", "margins", name], name, papers | plan.datasets, "dataset")
     for number, table in enumerate(plan.tables):

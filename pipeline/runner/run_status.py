@@ -18,13 +18,11 @@ from pipeline.runner.dvc import ask
 from pipeline.runner.failure_record import FailureRecord, failure_record
 from pipeline.runner.heartbeat import Pulse
 from pipeline.runner.heartbeat import read as read_pulse
-from pipeline.runner.job import evaluated, trained
+from pipeline.runner.job import SCRATCH, evaluated, trained
 from pipeline.runner.jobs import Activity, Job, at_work, noted
 from pipeline.runner.run_lock import Holder, living
 from pipeline.runner.run_lock import read as read_note
 from pipeline.runner.running_stages import running_stages, waits_for_lock
-
-SCRATCH = Path("scratch")
 
 State = Literal["running", "queued", "made", "done", "stale", "failed", "stopped", "not started"]
 """queued: a job for it waits for its turn; made: a job's results lie in scratch, and are not recorded yet."""
@@ -115,8 +113,11 @@ def standings(plan: Plan) -> Standings:
     for folder in sorted(SCRATCH.glob("*/")):
         if pulse := read_pulse(folder):
             pulses.setdefault(pulse.run, []).append((folder, pulse))
-    jobs = noted()
-    activities, silent = _ask_jobs(jobs)
+    jobs, activities, silent = noted(), {}, None
+    try:
+        activities = at_work(jobs.values())
+    except WrnPipeError as error:  # the cluster does not answer
+        silent = error.what
     facts = _Facts(plan, stages, running, stale, pulses, jobs, activities)
     runs = [_run(run_id, facts) for run_id in plan.runs]
     others = {
@@ -128,23 +129,14 @@ def standings(plan: Plan) -> Standings:
     return Standings(stale is not None, why_not, mend, silent, others, running, tuple(runs), tables)
 
 
-def _ask_jobs(jobs: dict[str, Job]) -> tuple[dict[str, Activity], str | None]:
-    """What each job does that is not over; or why that could not be asked."""
-    try:
-        return at_work(jobs.values()), None
-    except WrnPipeError as error:
-        return {}, error.what
-
-
 def _ask_dvc(
     stages: dict[str, Stage], running: dict[str, int]
 ) -> tuple[dict[str, list[str]] | None, str | None, str | None]:
     """Stage -> why it is out of date, if only because another one is, or runs; or why that could not be asked, and what
     mends it."""
-    for pid in running.values():
-        if not waits_for_lock(pid):
-            why = f"process {pid} runs dvc without --wait-for-lock, which a question could cost its result"
-            return None, why, None
+    if impatient := [pid for pid in running.values() if not waits_for_lock(pid)]:
+        why = f"process {impatient[0]} runs dvc without --wait-for-lock, which a question could cost its result"
+        return None, why, None
     try:
         changed = ask(stages.values(), running, wait=False)
     except WrnPipeError as error:

@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -57,17 +58,6 @@ class Group:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """Claims that no run is planned for."""
-
-    claims: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.claims} {self.reason}"
-
-
-@dataclass(frozen=True)
 class Addition:
     """What planning changes."""
 
@@ -82,8 +72,8 @@ class Addition:
     """Planned runs that `before` has already."""
 
 
-def groups_of(claims: Sequence[Claim], plan: Plan, protocol: str | None) -> tuple[list[Group], list[LeftOut]]:
-    """The runs behind `claims`, one group for each network, dataset and protocol, and the claims that have none.
+def groups_of(claims: Sequence[Claim], plan: Plan, protocol: str | None) -> tuple[list[Group], list[str]]:
+    """The runs behind `claims`, one group for each network, dataset and protocol; how many claims have none, and why.
 
     `protocol` names one for all of them, of params.yaml or of the paper; None takes each claim's own.
     Raises UserError for an unknown protocol.
@@ -92,18 +82,18 @@ def groups_of(claims: Sequence[Claim], plan: Plan, protocol: str | None) -> tupl
     if protocol is not None and protocol not in known:
         raise UserError(f"{PARAMS} has no protocol {protocol!r}", nearest(protocol, known, "protocol"))
     groups: dict[tuple[str, str, str], Group] = {}
-    reasons: dict[str, int] = {}
+    reasons: Counter[str] = Counter()
     for claim in claims:
         name = _protocol_name(claim, protocol)
         reason = _untrainable(claim) or (_misfit(name, known[name], claim.dataset, plan) if name else None)
         if reason or name is None:
-            reasons[str(reason)] = reasons.get(str(reason), 0) + 1
+            reasons[str(reason)] += 1
             continue
         key = (claim.dataset, claim.network, name)
         if key not in groups:
             served = tuple(c for c in load_claims() if (c.dataset, c.network, _protocol_name(c, protocol)) == key)
             groups[key] = Group(*key, known[name].representation, served)
-    return list(groups.values()), [LeftOut(count, reason) for reason, count in reasons.items()]
+    return list(groups.values()), [f"{count} {reason}" for reason, count in reasons.items()]
 
 
 def extend(text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int) -> Addition:

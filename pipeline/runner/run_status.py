@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -34,19 +35,19 @@ class RunStanding:
 
     run: str
     state: State
-    stage: str | None
+    stage: str | None = None
     """The stage under way, or that failed or was stopped; of not started: the one to come, where it is not training."""
-    why: tuple[str, ...]
+    why: tuple[str, ...] = ()
     """Of stale and not started: what changed; of failed and stopped: how."""
-    error: float | None
+    error: float | None = None
     """Test error in percent, of the results that lie here, stale or not."""
-    pulse: Pulse | None
+    pulse: Pulse | None = None
     """How far the training is; None unless it is running, queued, failed or stopped."""
-    holder: Holder | None
+    holder: Holder | None = None
     """Who trains it."""
-    job: Job | None
+    job: Job | None = None
     """The job that does, or will."""
-    next: str | None
+    next: str | None = None
     """The command that goes on; None for a run that is done or running."""
 
 
@@ -154,28 +155,17 @@ def _run(run_id: str, facts: _Facts) -> RunStanding:
     train, evaluate = f"train@{run_id}", f"evaluate@{run_id}"
     scratch = SCRATCH / fingerprint(facts.plan, run_id)
     error = _error(run_id)
-
-    def standing(
-        state: State,
-        stage: str | None = None,
-        why: Sequence[str] = (),
-        pulse: Pulse | None = None,
-        holder: Holder | None = None,
-        then: str | None = None,
-        job: Job | None = None,
-    ) -> RunStanding:
-        return RunStanding(run_id, state, stage, tuple(why), error, pulse, holder, job, then)
-
+    standing = partial(RunStanding, run_id, error=error)
     again = f"wrn-pipe repro {run_id}"
     job = facts.jobs.get(scratch.name)
     for folder, pulse in facts.pulses.get(run_id, []):
         if holder := living(folder):
-            edited = [] if folder == scratch else ["by settings or code that were edited since"]
-            return standing("running", train, edited, pulse, holder, job=job)
+            edited = () if folder == scratch else ("by settings or code that were edited since",)
+            return standing("running", train, edited, pulse=pulse, holder=holder, job=job)
     if holder := living(scratch):
-        return standing("running", train, ["starting"], None, holder, job=job)
+        return standing("running", train, ("starting",), holder=holder, job=job)
     if activity := facts.activities.get(scratch.name):
-        return standing(activity, train, [], read_pulse(scratch), job=job)
+        return standing(activity, train, pulse=read_pulse(scratch), job=job)
     for stage in (train, evaluate):
         if stage in facts.running:
             return standing("running", stage)
@@ -185,37 +175,36 @@ def _run(run_id: str, facts: _Facts) -> RunStanding:
     evaluation = evaluated(facts.plan, run_id, scratch.name).is_dir()
     if evaluation and (trained(scratch.name).is_dir() or train not in (facts.stale or {})):
         where = "--slurm" if job and job.system == "slurm" else "--jobs 1"
-        return standing("made", then=f"wrn-pipe repro {where} {run_id}", job=job)
+        return standing("made", next=f"wrn-pipe repro {where} {run_id}", job=job)
     last = read_pulse(scratch)
     saved = any(scratch.glob(SAVED_STATES))
     for stage in (train, evaluate):
         # What was stopped before its settings or code were edited is not what would go on now.
         if (words := failure_record(stage)) and (saved or not words.stopped):
             state: State = "stopped" if words.stopped else "failed"
-            return standing(state, stage, _sentences(words), last, then=again)
+            return standing(state, stage, _sentences(words), pulse=last, next=again)
     if left := read_note(scratch.with_name(f"{scratch.name}.holder.json")):
-        return standing(
-            "failed", train, [f"{left} ended without a word: killed, or the machine went down"], last, then=again
-        )
+        why = (f"{left} ended without a word: killed, or the machine went down",)
+        return standing("failed", train, why, pulse=last, next=again)
     if saved:
-        return standing("stopped", train, [], last, then=again)
+        return standing("stopped", train, pulse=last, next=again)
     if error is not None:
-        return standing("stale", None, why, then=again)
+        return standing("stale", None, why, next=again)
     only_evaluation = facts.stale is not None and train not in facts.stale
-    return standing("not started", evaluate if only_evaluation else None, why, then=again)
+    return standing("not started", evaluate if only_evaluation else None, why, next=again)
 
 
-def _why(train: str, evaluate: str, facts: _Facts) -> list[str]:
+def _why(train: str, evaluate: str, facts: _Facts) -> tuple[str, ...]:
     """Why a run is out of date, each reason once: what training is to make again is no reason of the evaluation's."""
     stale = facts.stale or {}
     of_training = stale.get(train, [])
     said = (train, *facts.stages[train].outs) if of_training else ()
     of_evaluation = [reason for reason in stale.get(evaluate, []) if not reason.startswith(said)]
-    return list(dict.fromkeys([*of_training, *of_evaluation]))
+    return tuple(dict.fromkeys([*of_training, *of_evaluation]))
 
 
-def _sentences(words: FailureRecord) -> list[str]:
-    return [words.what, *([f"fix: {words.remedy}"] if words.remedy else [])]
+def _sentences(words: FailureRecord) -> tuple[str, ...]:
+    return (words.what, f"fix: {words.remedy}") if words.remedy else (words.what,)
 
 
 def _error(run_id: str) -> float | None:
@@ -241,7 +230,7 @@ def _table(table: str, facts: _Facts, runs: Sequence[RunStanding]) -> TableStand
     return TableStanding(
         table=table,
         state=state,
-        why=tuple(why),
+        why=why,
         claims=len(claims),
         planned=sum((claim.dataset, claim.network) in planned for claim in claims),
         answered=sum((claim.dataset, claim.network) in finished for claim in claims),
@@ -250,10 +239,10 @@ def _table(table: str, facts: _Facts, runs: Sequence[RunStanding]) -> TableStand
     )
 
 
-def _table_state(stage: str, facts: _Facts) -> tuple[State, list[str]]:
+def _table_state(stage: str, facts: _Facts) -> tuple[State, tuple[str, ...]]:
     if stage in facts.running:
-        return "running", []
-    why = (facts.stale or {}).get(stage, [])
+        return "running", ()
+    why = tuple((facts.stale or {}).get(stage, ()))
     here = all(Path(path).is_file() for path in facts.stages[stage].outs)
     if (words := failure_record(stage)) and (why or not here):
         return "failed", _sentences(words)

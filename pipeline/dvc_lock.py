@@ -18,8 +18,7 @@ _REMEDY = f"settle the conflict there, if it has one, or git checkout {LOCK}"
 def locked(text: str) -> dict[str, Any]:
     """The stages of a dvc.lock, by their names. Raises UserError, with the line where it can be told, for another."""
     try:
-        # In C: a thousand runs are four thousand stages.
-        stages: dict[str, Any] = yaml_mapping(text, LOCK, _REMEDY, pure=False).get("stages", {}) if text else {}
+        stages: dict[str, Any] = yaml_mapping(text, LOCK, _REMEDY).get("stages", {}) if text else {}
         for stage in stages.values():
             for entry in (*stage.get("deps", ()), *stage.get("outs", ())):
                 Path(entry["path"]), entry["md5"].split(".")

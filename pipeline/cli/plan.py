@@ -10,7 +10,7 @@ from pipeline.publication.paper import TABLES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.runner.plan_edit import Addition, LeftOut
+    from pipeline.runner.plan_edit import Addition
 
 EPILOG = "Example: wrn-pipe plan --paper-table 4 --row WRN-16-8 --dataset cifar100 --seeds 5"
 """Shown below the command's help."""
@@ -65,13 +65,13 @@ def plan(
     groups, left_out = groups_of(claims, current, protocol)
     if not groups:
         raise UserError(
-            f"nothing to train for these numbers: {_sentence(left_out)}",
+            f"nothing to train for these numbers: {'; '.join(left_out)}",
             f"choose a table with errors that the paper measured itself: {trainable_tables()}",
         )
     needed = {claim.table for group in groups for claim in group.claims}
     addition = extend(read(PARAMS), groups, [table for table in tables if table in needed], seeds)
     if left_out:
-        typer.echo(f"Left out: {_sentence(left_out)}.")
+        typer.echo(f"Left out: {'; '.join(left_out)}.")
     if addition.after == addition.before:
         typer.echo(f"{PARAMS} has all {addition.present} runs already: nothing to add.")
         return
@@ -85,10 +85,6 @@ def plan(
         typer.echo(f"Wrote {PARAMS}. Next: wrn-pipe repro --dry shows what would run, wrn-pipe repro runs it.")
     else:
         typer.echo(f"{PARAMS} is unchanged.")
-
-
-def _sentence(left_out: "list[LeftOut]") -> str:
-    return "; ".join(map(str, left_out))
 
 
 def _show(addition: "Addition", seeds: int) -> None:

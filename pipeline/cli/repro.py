@@ -79,12 +79,9 @@ def repro(
 
     from pipeline.dvc_lock import LOCK
     from pipeline.errors import UserError
-    from pipeline.provenance import fingerprint
-    from pipeline.runner import remote
-    from pipeline.runner.dvc import changed_results, runs_behind
+    from pipeline.runner.dvc import changed_results
     from pipeline.runner.dvc import repro as run
     from pipeline.runner.params_file import load
-    from pipeline.runner.run_lock import discard, hold
 
     place = _place(jobs, slurm, partition, gpus, cpus, time, max_jobs, sbatch or [])
     plan = load()
@@ -104,11 +101,11 @@ def repro(
             "take first what the remote has: wrn-pipe repro --pull, with the runs that others have made",
         )
     if shared:
+        from pipeline.runner import remote
+
         remote.check(writing=push)
-    for run_id in runs_behind(plan, targets or []) if fresh else ():
-        scratch = Path("scratch") / fingerprint(plan, run_id)
-        with hold(scratch, run_id):
-            discard(scratch)
+    if fresh:
+        _forget_states(plan, targets or [])
     again = join(["wrn-pipe", *sys.argv[1:]])
     if place is not None:
         from pipeline.runner.fan_out import fan_out
@@ -168,6 +165,18 @@ def _place(
             raise UserError(f"--sbatch {option}", "write NAME=VALUE without dashes, such as --sbatch account=vision")
     further = tuple((name, value) for name, _, value in (option.partition("=") for option in sbatch))
     return Slurm(minutes(time), max_jobs, partition, gpus, cpus, further)
+
+
+def _forget_states(plan: "Plan", targets: list[str]) -> None:
+    """Those that earlier attempts at these trainings have saved."""
+    from pipeline.provenance import fingerprint
+    from pipeline.runner.dvc import runs_behind
+    from pipeline.runner.run_lock import discard, hold
+
+    for run_id in runs_behind(plan, targets):
+        scratch = Path("scratch") / fingerprint(plan, run_id)
+        with hold(scratch, run_id):
+            discard(scratch)
 
 
 def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bool) -> None:

@@ -58,19 +58,13 @@ def stage(
 
     from pipeline.errors import UserError
     from pipeline.params import nearest
+    from pipeline.runner.dag import read_dag
     from pipeline.runner.params_file import load
     from pipeline.runner.stage_entry import stage_attempt
 
     if name not in completion.STAGES:
         raise UserError(f"no stage {name!r}", nearest(name, completion.STAGES, "stage"))
-    plan = load()
-    keys: dict[str, Any] = {
-        "download": plan.datasets,
-        "convert": plan.representations,
-        "train": plan.runs,
-        "evaluate": plan.runs,
-        "tabulate": dict.fromkeys(plan.tables),
-    }
+    keys = [stage.key for stage in read_dag(load()).values() if stage.kind == name]
     given = {"--fresh": fresh, "--wait": wait, "--checkpoint-steps": checkpoint_steps, "--nproc": nproc}
     given["--twice"] = twice
     options = [option for option, value in given.items() if value]
@@ -80,16 +74,16 @@ def stage(
         raise UserError(f"--twice with {options[0]}", "give one of them: --twice starts anew in folders of its own")
     if steps and not twice:
         raise UserError("--steps without --twice", "add --twice: a training of fewer steps is no result")
-    if name not in keys:
+    if keys == [""]:
         if key is not None:
             raise UserError(f"stage {name} takes no second word, got {key!r}", f"wrn-pipe stage {name}")
         with stage_attempt(name):
             import_module(f"stages.{name}").main()
         return
     if key is None:
-        raise UserError(f"stage {name} of what?", f"wrn-pipe stage {name} {next(iter(keys[name]), 'KEY')}")
-    if key not in keys[name]:
-        raise UserError(f"params.yaml has no {key!r} for stage {name}", nearest(key, keys[name], f"{name} key"))
+        raise UserError(f"stage {name} of what?", f"wrn-pipe stage {name} {next(iter(keys), 'KEY')}")
+    if key not in keys:
+        raise UserError(f"params.yaml has no {key!r} for stage {name}", nearest(key, keys, f"{name} key"))
     if twice:
         from pipeline.cli.twice import compare
 

@@ -17,8 +17,6 @@ from pipeline.runner.failure_record import forget_failure_record
 from pipeline.runner.job import Stage
 from pipeline.runner.waiting import wait_briefly
 
-GRACE_S = 120
-"""From the signal before a job's time is over to its end: enough to finish a step and save."""
 _PATIENCE_S = 600.0
 """How long a job that the cluster has told to end waits for the cluster to end it, or to take it back."""
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.params import PARAMS, Plan, read_text, yaml_mapping
-
-DAG = Path("dvc.yaml")
+from pipeline.provenance import DAG as DAG
+from pipeline.provenance import filled, read_dvc_yaml
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ def stages(root: Path, plan: Plan | None = None) -> list[Stage]:
 
     Raises UserError when that is no pipeline, or names a path outside the repository.
     """
-    params = _yaml(root / PARAMS) if plan is None else plan.model_dump(mode="json")
-    dag = _yaml(root / DAG)
+    remedy = f"git checkout {PARAMS}"
+    params = plan.model_dump(mode="json") if plan else yaml_mapping(read_text(root / PARAMS, remedy), PARAMS, remedy)
     try:
-        made = _stages(dag, params)
+        made = _stages(read_dvc_yaml(root), params)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{DAG} is no pipeline: {error!r}", f"git checkout {DAG}") from None
     for path in (path for stage in made for path in (*stage.deps, *stage.outs)):
@@ -104,11 +104,6 @@ def with_behind(stages: dict[str, Stage], names: Collection[str]) -> dict[str, s
     return found
 
 
-def _yaml(path: Path) -> dict[str, Any]:
-    remedy = f"git checkout {path.name}"
-    return yaml_mapping(read_text(path, remedy), Path(path.name), remedy)
-
-
 def _stages(dag: dict[str, Any], params: dict[str, Any]) -> list[Stage]:
     made = []
     for name, body in dag["stages"].items():
@@ -117,7 +112,7 @@ def _stages(dag: dict[str, Any], params: dict[str, Any]) -> list[Stage]:
             continue
         items = params[body["foreach"].removeprefix("${").removesuffix("}")]
         keyed = items if isinstance(items, dict) else {item: item for item in items}
-        made += [_stage(f"{name}@{key}", _filled(body["do"], key, item)) for key, item in keyed.items()]
+        made += [_stage(f"{name}@{key}", filled(body["do"], key, item)) for key, item in keyed.items()]
     return made
 
 
@@ -131,21 +126,6 @@ def _stage(name: str, body: dict[str, Any]) -> Stage:
             committed.append(path)
     deps, params = tuple(body.get("deps", ())), tuple(body.get("params", ()))
     return Stage(name, body["cmd"], deps, params, tuple(outs), tuple(committed))
-
-
-def _filled(value: Any, key: str, item: Any) -> Any:
-    if isinstance(value, dict):
-        return {_filled(k, key, item): _filled(v, key, item) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_filled(each, key, item) for each in value]
-    if not isinstance(value, str):
-        return value
-    value = value.replace("${key}", key)
-    if not isinstance(item, dict):
-        return value.replace("${item}", str(item))
-    for name, setting in item.items():
-        value = value.replace(f"${{item.{name}}}", str(setting))
-    return value
 
 
 def _upwards(path: str) -> Iterator[str]:

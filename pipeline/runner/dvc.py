@@ -55,12 +55,12 @@ def need_repository() -> None:
     read_lock()
 
 
-def resolve(plan: Plan, targets: Sequence[str]) -> list[str]:
+def resolve(plan: Plan, targets: Sequence[str], stages: Collection[str] | None = None) -> list[str]:
     """DVC's names for what the user typed: a stage, a group of stages such as train, a run id (its evaluation).
 
-    A pattern such as `cifar10-wrn-40-1-*` stands for all run ids that fit it.
+    A pattern such as `cifar10-wrn-40-1-*` stands for all run ids that fit it. `stages`: the names of all of the plan's.
     """
-    stages = read_dag(plan)
+    stages = read_dag(plan) if stages is None else stages
     groups = {name.split("@")[0] for name in stages}
     resolved = []
     for target in targets:
@@ -99,19 +99,15 @@ _SEEDS = 5
 
 def looked_at(plan: Plan, targets: Sequence[str], stages: dict[str, Stage]) -> list[str]:
     """All stages that `dvc repro` with these targets looks at, in order. Raises as `resolve` does."""
-    chosen = [name for target in resolve(plan, targets) for name in stages if target in (name, stages[name].kind)]
+    resolved = set(resolve(plan, targets, stages))
+    chosen = [name for name, stage in stages.items() if name in resolved or stage.kind in resolved]
     return with_needed(stages, chosen or stages)
 
 
 def runs_behind(plan: Plan, targets: Sequence[str]) -> list[str]:
     """The runs that `dvc repro` would train for these targets, if all were out of date."""
-    names = resolve(plan, targets)
-    if not names or any(
-        name.split("@")[0] in ("summarize", "tabulate", "manifest", "report") or name in ("train", "evaluate")
-        for name in names
-    ):
-        return list(plan.runs)
-    return sorted({name.split("@")[1] for name in names if name.startswith(("train@", "evaluate@"))})
+    stages = read_dag(plan)
+    return [stages[name].key for name in looked_at(plan, targets, stages) if stages[name].kind == "train"]
 
 
 def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> int:
@@ -128,7 +124,7 @@ def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> in
     wanted = {name: stages[name] for name in looked_at(plan, targets, stages)}
     while True:
         _wait_for_others(wanted)
-        code = _repro(resolve(plan, targets), targets, options)
+        code = _repro(resolve(plan, targets, stages), targets, options)
         if code != 1 or not running_stages(wanted):  # else another repro began one of them in between
             return code
 
@@ -279,6 +275,8 @@ _ABSENT = ("is empty", "is not all there", _HOW["deleted"])
 
 def changed_results(before: str, after: str) -> list[str]:
     """Stages whose inputs and command are those of the earlier dvc.lock while an output is not."""
+    if before == after:
+        return []
     old, new = locked(before), locked(after)
 
     def md5s(stage: dict[str, Any], part: str) -> str:

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,18 +64,14 @@ class _Driver:
     place: Place
     task: Task
     waiting: list[Work]
-    active: dict[str, Job | None] = field(default_factory=dict)
-    """Run -> its job; None of a run that somebody else trains, such as wrn-pipe stage train."""
-    running: set[str] = field(default_factory=set)
+    active: dict[Work, Job | None] = field(default_factory=dict)
+    """None of a run that somebody else trains, such as wrn-pipe stage train."""
+    running: set[Work] = field(default_factory=set)
     """Of the active ones, those that were seen at work."""
-    attempts: dict[str, int] = field(default_factory=dict)
-    gone: dict[str, float] = field(default_factory=dict)
-    """Run -> when its job was first seen to be over without a result."""
+    attempts: Counter[Work] = field(default_factory=Counter)
+    gone: dict[Work, float] = field(default_factory=dict)
+    """When its job was first seen to be over without a result."""
     failures: list[Failure] = field(default_factory=list)
-    works: dict[str, Work] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.works = {work.run: work for work in self.waiting}
 
     def find(self) -> None:
         """What earlier drivers and jobs have left: results, and jobs that are under way."""
@@ -86,7 +83,7 @@ class _Driver:
                 say(f"{work.run}: {job} of an earlier driver is {lives[work.fingerprint]}, log: {job.log}")
                 self._activate(work, job)
                 if lives[work.fingerprint] == "running":
-                    self.running.add(work.run)
+                    self.running.add(work)
             elif self._made(work):
                 say(f"{work.run}: made by an earlier job")
                 self.waiting.remove(work)
@@ -98,29 +95,28 @@ class _Driver:
     def look(self) -> None:
         """See which jobs are over, and what came of them."""
         lives = at_work([job for job in self.active.values() if job])
-        for run, job in list(self.active.items()):
-            work = self.works[run]
+        for work, job in list(self.active.items()):
             if job and (state := lives.get(work.fingerprint)):
-                self.gone.pop(run, None)
-                if state == "running" and run not in self.running:
-                    self.running.add(run)
-                    say(f"{run}: runs as {job}, log: {job.log}")
+                self.gone.pop(work, None)
+                if state == "running" and work not in self.running:
+                    self.running.add(work)
+                    say(f"{work.run}: runs as {job}, log: {job.log}")
                 continue
             if not job and living(SCRATCH / work.fingerprint):
                 continue
             made = self._made(work)
             if not made and job and job.system == "slurm":
                 # A shared folder may show a file only some time after it was written.
-                since = self.gone.setdefault(run, time.monotonic())
+                since = self.gone.setdefault(work, time.monotonic())
                 if time.monotonic() - since < _SETTLE_S:
                     continue
-            self.gone.pop(run, None)
-            del self.active[run]
-            self.running.discard(run)
+            self.gone.pop(work, None)
+            del self.active[work]
+            self.running.discard(work)
             forget(work.fingerprint)
             if made:
                 self.task.advance()
-                say(f"{run}: done")
+                say(f"{work.run}: done")
             elif job is None:
                 self.waiting.append(work)
             else:
@@ -132,14 +128,14 @@ class _Driver:
         some = self.waiting[: max(0, self.place.free() - occupied)]
         by_attempt: dict[int, list[Work]] = {}
         for work in some:
-            by_attempt.setdefault(self.attempts.get(work.run, 0) + 1, []).append(work)
+            by_attempt.setdefault(self.attempts[work] + 1, []).append(work)
         for attempt, works in by_attempt.items():
             for work in works:
                 for stage in work.stages:
                     forget_failure_record(stage)
             for work, job in zip(works, self.place.submit(works, attempt), strict=True):
                 note(job)
-                self.attempts[work.run] = attempt
+                self.attempts[work] = attempt
                 self._activate(work, job)
 
     def show(self) -> None:
@@ -148,7 +144,7 @@ class _Driver:
 
     def _activate(self, work: Work, job: Job | None) -> None:
         self.waiting.remove(work)
-        self.active[work.run] = job
+        self.active[work] = job
 
     def _made(self, work: Work) -> bool:
         whole = evaluated(self.plan, work.run, work.fingerprint).is_dir()

@@ -40,6 +40,11 @@ def _with_lines(text: str) -> Any:
     return YAML().load(text)
 
 
+def line_of(text: str, *keys: Any) -> int:
+    """Line (from 1) of the deepest of `keys` that the text of a plan has."""
+    return _line(_with_lines(text), keys)
+
+
 def _mistake(path: Path, lines: CommentedMap, problem: Any) -> UserError:
     keys, model = _yaml_path(problem["loc"], lines)
     where = f"{path}:{_line(lines, keys)}: {'.'.join(map(str, keys))}"
@@ -123,7 +128,7 @@ def _line(lines: Any, keys: Sequence[Any]) -> int:
 
 def _check_references(path: Path, text: str, plan: Plan) -> None:
     def refuse(keys: list[str], what: str, remedy: str) -> None:
-        raise UserError(f"{path}:{_line(_with_lines(text), keys)}: {'.'.join(keys)}: {what}", remedy)
+        raise UserError(f"{path}:{line_of(text, *keys)}: {'.'.join(keys)}: {what}", remedy)
 
     def known(keys: list[str], word: str, section: dict[str, Any], noun: str) -> None:
         if word not in section:
@@ -134,14 +139,12 @@ def _check_references(path: Path, text: str, plan: Plan) -> None:
             if "." in name:
                 # Stages depend on `protocols.<name>`, where DVC takes every dot for a step into the mapping.
                 refuse([section, name], "a name has no dots", f"rename it {name.replace('.', '-')}")
-    papers = yaml_mapping(KNOWN_DATASETS.read_text(encoding="utf-8"), KNOWN_DATASETS, "git checkout it", pure=False)[
-        "datasets"
-    ]
+    papers = yaml_mapping(KNOWN_DATASETS.read_text(encoding="utf-8"), KNOWN_DATASETS, "git checkout it")["datasets"]
     for name in plan.comparison.margins:  # those of datasets that are not planned yet stand there as well
         known(["comparison", "margins", name], name, papers | plan.datasets, "dataset")
     for number, table in enumerate(plan.tables):
         if table not in TITLES:
-            where = f"{path}:{_line(_with_lines(text), ['tables', number])}: tables"
+            where = f"{path}:{line_of(text, 'tables', number)}: tables"
             raise UserError(
                 f"{where}: the paper has no table {table!r} with numbers", nearest(table, set(TITLES), "table")
             )

@@ -1,17 +1,17 @@
 """Which runs a table of the paper needs, and the params.yaml that has them."""
 
-import functools
-import os
 import re
-import shutil
+import textwrap
+from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from pipeline.comparison.training_cost import Cost, training_cost
 from pipeline.dataset_config import Dataset
@@ -20,8 +20,12 @@ from pipeline.params import PARAMS, Plan, Protocol, nearest
 from pipeline.publication.claims import STATISTIC, Claim, canonical, load_claims
 from pipeline.publication.paper import KNOWN_DATASETS, TITLES
 from pipeline.publication.protocols import PROTOCOLS, paper_protocols, protocol_of
-from pipeline.runner.params_file import parse_plan
-from pipeline.runner.yaml_text import Document, Edit
+from pipeline.publish import new_file
+from pipeline.runner.params_file import line_of, parse_plan
+
+Edit = tuple[int, int, str]
+"""From a place in a text to another: what stands there instead. Loading and dumping the whole would move comments, and
+lay out anew what a user has laid out."""
 
 METRIC = {"top1_error": "top-1 error", "top5_error": "top-5 error"}
 """How a comment words a claim's metric."""
@@ -54,17 +58,6 @@ class Group:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """Claims that no run is planned for."""
-
-    claims: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.claims} {self.reason}"
-
-
-@dataclass(frozen=True)
 class Addition:
     """What planning changes."""
 
@@ -79,8 +72,8 @@ class Addition:
     """Planned runs that `before` has already."""
 
 
-def groups_of(claims: Sequence[Claim], plan: Plan, protocol: str | None) -> tuple[list[Group], list[LeftOut]]:
-    """The runs behind `claims`, one group for each network, dataset and protocol, and the claims that have none.
+def groups_of(claims: Sequence[Claim], plan: Plan, protocol: str | None) -> tuple[list[Group], list[str]]:
+    """The runs behind `claims`, one group for each network, dataset and protocol; how many claims have none, and why.
 
     `protocol` names one for all of them, of params.yaml or of the paper; None takes each claim's own.
     Raises UserError for an unknown protocol.
@@ -89,18 +82,18 @@ def groups_of(claims: Sequence[Claim], plan: Plan, protocol: str | None) -> tupl
     if protocol is not None and protocol not in known:
         raise UserError(f"{PARAMS} has no protocol {protocol!r}", nearest(protocol, known, "protocol"))
     groups: dict[tuple[str, str, str], Group] = {}
-    reasons: dict[str, int] = {}
+    reasons: Counter[str] = Counter()
     for claim in claims:
         name = _protocol_name(claim, protocol)
         reason = _untrainable(claim) or (_misfit(name, known[name], claim.dataset, plan) if name else None)
         if reason or name is None:
-            reasons[str(reason)] = reasons.get(str(reason), 0) + 1
+            reasons[str(reason)] += 1
             continue
         key = (claim.dataset, claim.network, name)
         if key not in groups:
             served = tuple(c for c in load_claims() if (c.dataset, c.network, _protocol_name(c, protocol)) == key)
             groups[key] = Group(*key, known[name].representation, served)
-    return list(groups.values()), [LeftOut(count, reason) for reason, count in reasons.items()]
+    return list(groups.values()), [f"{count} {reason}" for reason, count in reasons.items()]
 
 
 def extend(text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int) -> Addition:
@@ -110,13 +103,12 @@ def extend(text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int
     another run by a name that is needed, or is laid out so that nothing can be added in place.
     """
     plan = parse_plan(text, PARAMS)
-    document = Document(text, str(PARAMS))
     edits = [
-        *_dataset_edits(document, plan, groups),
-        *_representation_edits(document, plan, groups),
-        *_protocol_edits(document, plan, groups),
+        *_appended(text, "datasets", _dataset_texts(plan, groups)),
+        *_appended(text, "representations", _representation_texts(plan, groups)),
+        *_appended(text, "protocols", _protocol_texts(text, plan, groups)),
     ]
-    lacking = {group: _lacking_seeds(document, plan, group, seeds) for group in groups}
+    lacking = {group: _lacking_seeds(text, plan, group, seeds) for group in groups}
     fresh: list[str] = []
     for group in groups:
         entries = [_run_text(group, seed) for seed in lacking[group]]
@@ -126,17 +118,73 @@ def extend(text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int
             entries = ["", *_comments(group, plan), *entries]
         ours = [run_id for run_id in plan.runs if _identity(plan, run_id)[:-1] == _wanted(group, 0)[:-1]]
         if ours:
-            edits += document.append("runs", entries, after=ours[-1])
+            edits += _appended(text, "runs", entries, after=ours[-1])
         else:
             fresh += entries
-    if fresh:
-        edits += document.append("runs", fresh)
-    if missing := [table for table in tables if table not in plan.tables]:
-        edits += document.append_words("tables", missing)
-    after = document.apply(edits)
+    edits += _appended(text, "runs", fresh)
+    edits += _appended_tables(text, [table for table in tables if table not in plan.tables])
+    after, at = "", 0
+    for start, end, new in sorted(edits, key=lambda edit: edit[0]):
+        after, at = after + text[at:start] + new, end
+    after += text[at:]
     present = len(groups) * seeds - sum(map(len, lacking.values()))
     added = {group: seeds for group, seeds in lacking.items() if seeds}
     return Addition(text, after, parse_plan(after, PARAMS), added, present)
+
+
+def _appended(text: str, section: str, blocks: Sequence[str], after: str | None = None) -> list[Edit]:
+    """Entries added to the mapping `section`: below its entry `after`, or else below its last one.
+
+    A block is YAML without indentation, comments and blank lines included. Raises UserError for a section in braces,
+    where no comment could stand.
+    """
+    if not blocks:
+        return []
+    value = _sections(text)[section]
+    if not isinstance(value, MappingNode) or (value.flow_style and value.value):
+        raise UserError(
+            f"{PARAMS}:{value.start_mark.line + 1}: {section} stands in braces",
+            "write it as a block, one entry to a line",
+        )
+    lines = "\n".join(blocks).splitlines()
+    if not value.value:
+        end = value.end_mark.index
+        return [(value.start_mark.index, end, ""), _lines_below(text, end, 2, lines)]
+    entry = next((pair for pair in value.value if pair[0].value == after), value.value[-1])
+    return [_lines_below(text, max(map(_end, entry)), value.value[0][0].start_mark.column, lines)]
+
+
+def _appended_tables(text: str, tables: Sequence[str]) -> list[Edit]:
+    value = _sections(text)["tables"]
+    quoted = [f'"{table}"' for table in tables]
+    if not quoted or not isinstance(value, SequenceNode):
+        return []
+    end = max(map(_end, value.value), default=value.start_mark.index + 1)
+    if value.flow_style:
+        return [(end, end, ", ".join(["", *quoted] if value.value else quoted))]
+    return [_lines_below(text, end, value.start_mark.column, [f"- {word}" for word in quoted])]
+
+
+@lru_cache(maxsize=1)
+def _sections(text: str) -> dict[str, Node]:
+    root = YAML(typ="safe", pure=True).compose(text)
+    return {key.value: value for key, value in root.value}
+
+
+def _end(node: Node) -> int:
+    """Behind the last character of a node. The end mark of a block lies behind the comments that follow it."""
+    if not isinstance(node, MappingNode | SequenceNode) or node.flow_style or not node.value:
+        return int(node.end_mark.index)
+    below = node.value if isinstance(node, SequenceNode) else [part for pair in node.value for part in pair]
+    return max(map(_end, below))
+
+
+def _lines_below(text: str, index: int, column: int, lines: Sequence[str]) -> Edit:
+    """Whole lines below the line that holds the character before `index`."""
+    newline = "\r\n" if "\r\n" in text else "\n"
+    new = "".join((" " * column + line if line else "") + newline for line in lines)
+    end = index if text[index - 1] == "\n" else text.find("\n", index) + 1
+    return (end, end, new) if end else (len(text), len(text), newline + new)  # its last line has no line break
 
 
 def _protocols(plan: Plan) -> dict[str, Protocol]:
@@ -169,53 +217,52 @@ def _misfit(name: str, protocol: Protocol, dataset: str, plan: Plan) -> str | No
     )
 
 
-@functools.cache
-def _known_datasets() -> Document:
-    return Document(KNOWN_DATASETS.read_text(encoding="utf-8"), KNOWN_DATASETS.name)
+def _known_dataset_text(name: str) -> str:
+    """Its entry in the list of the paper's datasets, where blank lines part them, without indentation."""
+    entries = KNOWN_DATASETS.read_text(encoding="utf-8").split("\ndatasets:\n")[1].split("\n\n")
+    return textwrap.dedent(next(entry for entry in entries if re.search(f"^  {name}:$", entry, re.MULTILINE)))
 
 
 def _dataset(name: str, plan: Plan) -> Dataset:
     return plan.datasets[name] if name in plan.datasets else _known_dataset(name)
 
 
-@functools.cache
+@cache
 def _known_dataset(name: str) -> Dataset:
-    entries = YAML(typ="safe", pure=True).load(_known_datasets().block("datasets", name))
-    return Dataset.model_validate(entries[name])
+    return Dataset.model_validate(YAML(typ="safe", pure=True).load(_known_dataset_text(name))[name])
 
 
-def _dataset_edits(document: Document, plan: Plan, groups: Sequence[Group]) -> list[Edit]:
+def _dataset_texts(plan: Plan, groups: Sequence[Group]) -> list[str]:
     names = dict.fromkeys(group.dataset for group in groups if group.dataset not in plan.datasets)
-    blocks = [f"\n{_known_datasets().block('datasets', name)}" for name in names]
-    return document.append("datasets", blocks) if blocks else []
+    return [f"\n{_known_dataset_text(name)}" for name in names]
 
 
-def _representation_edits(document: Document, plan: Plan, groups: Sequence[Group]) -> list[Edit]:
+def _representation_texts(plan: Plan, groups: Sequence[Group]) -> list[str]:
     lines = dict.fromkeys(
         f"{group.dataset}-{group.representation}: "
         f"{{dataset: {group.dataset}, kind: {group.representation}{_STORED.get(group.representation, '')}}}"
         for group in groups
         if f"{group.dataset}-{group.representation}" not in plan.representations
     )
-    return document.append("representations", list(lines)) if lines else []
+    return list(lines)
 
 
-def _protocol_edits(document: Document, plan: Plan, groups: Sequence[Group]) -> list[Edit]:
+def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group]) -> list[str]:
     blocks = []
     for name in dict.fromkeys(group.protocol for group in groups):
         if name not in plan.protocols:
             blocks.append(f"\n{_protocol_text(name)}")
         elif name in paper_protocols():
-            _refuse_another(document, name, plan.protocols[name], paper_protocols()[name].protocol)
-    return document.append("protocols", blocks) if blocks else []
+            _refuse_another(text, name, plan.protocols[name], paper_protocols()[name].protocol)
+    return blocks
 
 
-def _refuse_another(document: Document, name: str, ours: Protocol, papers: Protocol) -> None:
+def _refuse_another(text: str, name: str, ours: Protocol, papers: Protocol) -> None:
     for field in Protocol.model_fields:
         mine, theirs = getattr(ours, field), getattr(papers, field)
         if mine != theirs:
             raise UserError(
-                f"{PARAMS}:{document.line('protocols', name, field)}: protocols.{name}.{field} is {_flow(mine)}, "
+                f"{PARAMS}:{line_of(text, 'protocols', name, field)}: protocols.{name}.{field} is {_flow(mine)}, "
                 f"the paper's is {_flow(theirs)}",
                 "rename your protocol there and in its runs, or restore the paper's value",
             )
@@ -265,14 +312,14 @@ def _wanted(group: Group, seed: int) -> tuple[str, str, str, str, int]:
     return group.dataset, group.representation, group.network, group.protocol, seed
 
 
-def _lacking_seeds(document: Document, plan: Plan, group: Group, seeds: int) -> tuple[int, ...]:
+def _lacking_seeds(text: str, plan: Plan, group: Group, seeds: int) -> tuple[int, ...]:
     """Seeds from 1 that no run of the plan has, by whatever id. Raises UserError when an id means something else."""
     present = {_identity(plan, run_id) for run_id in plan.runs}
     lacking = tuple(seed for seed in range(1, seeds + 1) if _wanted(group, seed) not in present)
     for run_id in map(group.run_id, lacking):
         if run_id in plan.runs:
             raise UserError(
-                f"{PARAMS}:{document.line('runs', run_id)}: runs.{run_id} is another run than its id says",
+                f"{PARAMS}:{line_of(text, 'runs', run_id)}: runs.{run_id} is another run than its id says",
                 "rename it there, or restore its settings",
             )
     return lacking
@@ -330,18 +377,11 @@ def write(path: Path, addition: Addition) -> None:
     Raises UserError when the file is no longer what was planned on, or can not be written.
     """
     target = path.resolve()  # a link stays one
-    aside = target.with_name(f".{target.name}.part")
     try:
         if read(target) != addition.before:
             raise UserError(f"{path} was edited while its plan was shown", "run the same command again")
-        with aside.open("wb") as file:
-            file.write(addition.after.encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.copymode(target, aside)
-        os.replace(aside, target)
+        mode = target.stat().st_mode
+        new_file(target, addition.after.encode("utf-8"))
+        target.chmod(mode)
     except OSError as error:
         raise UserError(f"can not write {path}: {error.strerror}", "mend that; the file is as it was") from None
-    finally:
-        with suppress(OSError):  # of a folder that is not to be written, where there is none
-            aside.unlink()

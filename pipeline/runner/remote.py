@@ -13,8 +13,8 @@ from uuid import uuid4
 
 from pipeline.errors import UserError, WrnPipeError, exit_on_error
 from pipeline.params import Plan
-from pipeline.runner.dag import read_dag, with_needed
-from pipeline.runner.dvc import command, environment, resolve
+from pipeline.runner.dag import read_dag
+from pipeline.runner.dvc import command, environment, looked_at
 
 GUIDE = "docs/how-to/share-results.md"
 
@@ -48,10 +48,10 @@ def push(plan: Plan, targets: Sequence[str]) -> None:
 
     Raises WrnPipeError unless all of it arrives.
     """
-    stages = read_dag(plan)
-    chosen = {name for target in resolve(plan, targets) for name in stages if target in (name, stages[name].kind)}
-    pushed = ["push", "--run-cache", *with_needed(stages, chosen)]
-    done = subprocess.run(command(*pushed), stderr=subprocess.PIPE, text=True, env=environment(), check=False)
+    pushed = looked_at(plan, targets, read_dag(plan)) if targets else []
+    done = subprocess.run(
+        command("push", "--run-cache", *pushed), stderr=subprocess.PIPE, text=True, env=environment(), check=False
+    )
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ") or "failed to transfer" in line]
     if done.returncode or errors:  # of the run cache's own files DVC says so, and exits 0
         told = errors[0].removeprefix("ERROR: ") if errors else f"exit code {done.returncode}"

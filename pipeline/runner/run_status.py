@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,14 +19,12 @@ from pipeline.runner.dvc import ask, only_absent
 from pipeline.runner.failure_record import FailureRecord, failure_record
 from pipeline.runner.heartbeat import Pulse
 from pipeline.runner.heartbeat import read as read_pulse
-from pipeline.runner.job import evaluated, trained
+from pipeline.runner.job import SCRATCH, evaluated, trained
 from pipeline.runner.jobs import Activity, Job, at_work, noted
 from pipeline.runner.remote import to_have
 from pipeline.runner.run_lock import Holder, living
 from pipeline.runner.run_lock import read as read_note
 from pipeline.runner.running_stages import running_stages, waits_for_lock
-
-SCRATCH = Path("scratch")
 
 State = Literal["running", "queued", "made", "done", "stale", "failed", "stopped", "not started"]
 """queued: a job for it waits for its turn; made: a job's results lie in scratch, and are not recorded yet."""
@@ -37,19 +36,19 @@ class RunStanding:
 
     run: str
     state: State
-    stage: str | None
+    stage: str | None = None
     """The stage under way, or that failed or was stopped; of not started: the one to come, where it is not training."""
-    why: tuple[str, ...]
+    why: tuple[str, ...] = ()
     """Of stale and not started: what changed; of failed and stopped: how; of done: which files are not here."""
-    error: float | None
+    error: float | None = None
     """Test error in percent, of the evaluation that lies here, stale or not."""
-    pulse: Pulse | None
+    pulse: Pulse | None = None
     """How far the training is; None unless it is running, queued, failed or stopped."""
-    holder: Holder | None
+    holder: Holder | None = None
     """Who trains it."""
-    job: Job | None
+    job: Job | None = None
     """The job that does, or will."""
-    next: str | None
+    next: str | None = None
     """The command that goes on; None for a run that is done or running."""
 
 
@@ -118,8 +117,11 @@ def standings(plan: Plan) -> Standings:
     for folder in sorted(SCRATCH.glob("*/")):
         if pulse := read_pulse(folder):
             pulses.setdefault(pulse.run, []).append((folder, pulse))
-    jobs = noted()
-    activities, silent = _ask_jobs(jobs)
+    jobs, activities, silent = noted(), {}, None
+    try:
+        activities = at_work(jobs.values())
+    except WrnPipeError as error:  # the cluster does not answer
+        silent = error.what
     facts = _Facts(plan, stages, running, stale, edited, pulses, jobs, activities)
     runs = [_run(run_id, facts) for run_id in plan.runs]
     others = {
@@ -132,23 +134,14 @@ def standings(plan: Plan) -> Standings:
     return Standings(stale is not None, why_not, mend, silent, others, running, tuple(runs), tables)
 
 
-def _ask_jobs(jobs: dict[str, Job]) -> tuple[dict[str, Activity], str | None]:
-    """What each job does that is not over; or why that could not be asked."""
-    try:
-        return at_work(jobs.values()), None
-    except WrnPipeError as error:
-        return {}, error.what
-
-
 def _ask_dvc(
     stages: dict[str, Stage], running: dict[str, int]
 ) -> tuple[dict[str, list[str]] | None, frozenset[str], str | None, str | None]:
     """As in _Facts: why DVC would run stages, if only because it runs another one, and which were edited; or None, why
     it could not be asked, and what mends it."""
-    for pid in running.values():
-        if not waits_for_lock(pid):
-            why = f"process {pid} runs dvc without --wait-for-lock, which a question could cost its result"
-            return None, frozenset(), why, None
+    if impatient := [pid for pid in running.values() if not waits_for_lock(pid)]:
+        why = f"process {impatient[0]} runs dvc without --wait-for-lock, which a question could cost its result"
+        return None, frozenset(), why, None
     try:
         changed = ask(stages.values(), running, wait=False)
     except WrnPipeError as error:
@@ -167,28 +160,17 @@ def _run(run_id: str, facts: _Facts) -> RunStanding:
     train, evaluate = f"train@{run_id}", f"evaluate@{run_id}"
     scratch = SCRATCH / fingerprint(facts.plan, run_id)
     error = _error(run_id)
-
-    def standing(
-        state: State,
-        stage: str | None = None,
-        why: Sequence[str] = (),
-        pulse: Pulse | None = None,
-        holder: Holder | None = None,
-        then: str | None = None,
-        job: Job | None = None,
-    ) -> RunStanding:
-        return RunStanding(run_id, state, stage, tuple(why), error, pulse, holder, job, then)
-
+    standing = partial(RunStanding, run_id, error=error)
     again = f"wrn-pipe repro {run_id}"
     job = facts.jobs.get(scratch.name)
     for folder, pulse in facts.pulses.get(run_id, []):
         if holder := living(folder):
-            edited = [] if folder == scratch else ["by settings or code that were edited since"]
-            return standing("running", train, edited, pulse, holder, job=job)
+            edited = () if folder == scratch else ("by settings or code that were edited since",)
+            return standing("running", train, edited, pulse=pulse, holder=holder, job=job)
     if holder := living(scratch):
-        return standing("running", train, ["starting"], None, holder, job=job)
+        return standing("running", train, ("starting",), holder=holder, job=job)
     if activity := facts.activities.get(scratch.name):
-        return standing(activity, train, [], read_pulse(scratch), job=job)
+        return standing(activity, train, pulse=read_pulse(scratch), job=job)
     for stage in (train, evaluate):
         if stage in facts.running:
             return standing("running", stage)
@@ -198,39 +180,38 @@ def _run(run_id: str, facts: _Facts) -> RunStanding:
     evaluation = evaluated(facts.plan, run_id, scratch.name).is_dir()
     if evaluation and (trained(scratch.name).is_dir() or train not in (facts.stale or {})):
         where = "--slurm" if job and job.system == "slurm" else "--jobs 1"
-        return standing("made", then=f"wrn-pipe repro {where} {run_id}", job=job)
+        return standing("made", next=f"wrn-pipe repro {where} {run_id}", job=job)
     last = read_pulse(scratch)
     saved = any(scratch.glob(SAVED_STATES))
     for stage in (train, evaluate):
         # What was stopped before its settings or code were edited is not what would go on now.
         if (words := failure_record(stage)) and (saved or not words.stopped):
             state: State = "stopped" if words.stopped else "failed"
-            return standing(state, stage, _sentences(words), last, then=again)
+            return standing(state, stage, _sentences(words), pulse=last, next=again)
     if left := read_note(scratch.with_name(f"{scratch.name}.holder.json")):
-        return standing(
-            "failed", train, [f"{left} ended without a word: killed, or the machine went down"], last, then=again
-        )
+        why = (f"{left} ended without a word: killed, or the machine went down",)
+        return standing("failed", train, why, pulse=last, next=again)
     if saved:
-        return standing("stopped", train, [], last, then=again)
+        return standing("stopped", train, pulse=last, next=again)
     if error is not None and not facts.edited & {train, evaluate}:
-        return standing("done", None, [f"its files are not all here: {to_have(run_id)}", *why])
+        return standing("done", None, (f"its files are not all here: {to_have(run_id)}", *why))
     if error is not None:
-        return standing("stale", None, why, then=again)
+        return standing("stale", None, why, next=again)
     only_evaluation = facts.stale is not None and train not in facts.stale
-    return standing("not started", evaluate if only_evaluation else None, why, then=again)
+    return standing("not started", evaluate if only_evaluation else None, why, next=again)
 
 
-def _why(train: str, evaluate: str, facts: _Facts) -> list[str]:
+def _why(train: str, evaluate: str, facts: _Facts) -> tuple[str, ...]:
     """Why a run is out of date, each reason once: what training is to make again is no reason of the evaluation's."""
     stale = facts.stale or {}
     of_training = stale.get(train, [])
     said = (train, *facts.stages[train].outs) if of_training else ()
     of_evaluation = [reason for reason in stale.get(evaluate, []) if not reason.startswith(said)]
-    return list(dict.fromkeys([*of_training, *of_evaluation]))
+    return tuple(dict.fromkeys([*of_training, *of_evaluation]))
 
 
-def _sentences(words: FailureRecord) -> list[str]:
-    return [words.what, *([f"fix: {words.remedy}"] if words.remedy else [])]
+def _sentences(words: FailureRecord) -> tuple[str, ...]:
+    return (words.what, f"fix: {words.remedy}") if words.remedy else (words.what,)
 
 
 def _error(run_id: str) -> float | None:
@@ -256,7 +237,7 @@ def _table(table: str, facts: _Facts, runs: Sequence[RunStanding]) -> TableStand
     return TableStanding(
         table=table,
         state=state,
-        why=tuple(why),
+        why=why,
         claims=len(claims),
         planned=sum((claim.dataset, claim.network) in planned for claim in claims),
         answered=sum((claim.dataset, claim.network) in finished for claim in claims),
@@ -265,13 +246,13 @@ def _table(table: str, facts: _Facts, runs: Sequence[RunStanding]) -> TableStand
     )
 
 
-def _table_state(stage: str, facts: _Facts) -> tuple[State, list[str]]:
+def _table_state(stage: str, facts: _Facts) -> tuple[State, tuple[str, ...]]:
     if stage in facts.running:
-        return "running", []
-    why = (facts.stale or {}).get(stage, [])
+        return "running", ()
+    why = tuple((facts.stale or {}).get(stage, ()))
     here = all(Path(path).is_file() for path in facts.stages[stage].outs)
     if (words := failure_record(stage)) and (why or not here):
         return "failed", _sentences(words)
     if here and stage not in facts.edited:
-        return "done", []
+        return "done", ()
     return "stale" if here else "not started", why

@@ -20,14 +20,13 @@ from pipeline.runner.jobs import JOBS, Job, System, slurm_queue
 
 if TYPE_CHECKING:
     from submitit import Job as Submitted
-    from submitit import LocalExecutor
-
-    from pipeline.runner.attempt import Attempt
 
 _ARRAY = 1000
 """Jobs in one array: Slurm's own limit, MaxArraySize, is 1001 unless somebody has set it."""
 _TIMEOUTS = 10_000
 """A training may take many times a job's time: each time it saves, is put back into the queue and goes on."""
+_GRACE_S = 120
+"""From the signal before a job's time is over to its end: enough to finish a step and save."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,18 @@ class Slots:
         return len(self.slots) - len(self.taken)
 
     def submit(self, works: Sequence[Work], attempt: int) -> list[Job]:
+        from submitit import LocalExecutor
+
+        from pipeline.runner.attempt import Attempt
+
         jobs = []
+        executor = LocalExecutor(folder=JOBS / "local", max_num_timeout=_TIMEOUTS)
+        executor.update_parameters(timeout_min=10**6, stderr_to_stdout=True)
         for work in works:
             number = min(set(range(len(self.slots))) - self.taken.keys())
+            slot = self.slots[number]
             with _no_interrupts():  # a terminal's Ctrl-C is for the driver, which tells the trainings
-                made = _executor().submit(_attempt(work, self.slots[number]))
+                made = executor.submit(Attempt(work.run, work.fingerprint, work.stage, slot.cores, slot.gpu))
             self.taken[number] = made
             started = psutil.Process(int(made.job_id)).create_time()
             jobs.append(_job(work, "local", made.job_id, started, made.paths.stdout, attempt))
@@ -130,6 +136,8 @@ class Slurm:
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+        from pipeline.runner.attempt import Attempt
+
         jobs = []
         arrays = -(-len(works) // _ARRAY)
         executor = SlurmExecutor(folder=JOBS / "slurm", max_num_timeout=_TIMEOUTS)
@@ -138,7 +146,7 @@ class Slurm:
             some = works[start : start + _ARRAY]
             try:
                 with _no_interrupts(), executor.batch():
-                    made = [executor.submit(_attempt(work)) for work in some]
+                    made = [executor.submit(Attempt(work.run, work.fingerprint, work.stage)) for work in some]
             except (FailedJobError, FailedSubmissionError) as error:
                 said = str(error).strip().splitlines()
                 raise UserError(
@@ -152,14 +160,12 @@ class Slurm:
         return jobs
 
     def _parameters(self, arrays: int) -> dict[str, Any]:
-        from pipeline.runner.attempt import GRACE_S
-
         parameters: dict[str, Any] = {
             "job_name": "wrn-pipe",
             "time": self.minutes,
             "cpus_per_task": self.cpus,
             "array_parallelism": max(1, self.max_jobs // arrays),
-            "signal_delay_s": GRACE_S,
+            "signal_delay_s": _GRACE_S,
             "stderr_to_stdout": True,
             "use_srun": True,  # without srun the signal reaches nobody
             "additional_parameters": {"requeue": True, **dict(self.options)},
@@ -192,14 +198,12 @@ def need_slurm() -> None:
 
 def minutes(text: str) -> int:
     """Of a time such as 8h, 90m or 1d12h. Raises UserError for anything else, and for less time than saving needs."""
-    from pipeline.runner.attempt import GRACE_S
-
     found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?", text)
     if not text or found is None:
         raise UserError(f"--time {text!r} is no time", "write days, hours and minutes: 8h, 90m or 1d12h")
     total = sum(int(part or 0) * unit for part, unit in zip(found.groups(), (1440, 60, 1), strict=True))
-    if total * 60 < 2 * GRACE_S:
-        raise UserError(f"--time {text} is too short", f"a job saves {GRACE_S} s before its end: give at least 4m")
+    if total * 60 < 2 * _GRACE_S:
+        raise UserError(f"--time {text} is too short", f"a job saves {_GRACE_S} s before its end: give at least 4m")
     return total
 
 
@@ -210,20 +214,6 @@ def visible_gpus() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     return [name.strip() for name in named.split(",")][:count] if named else [str(number) for number in range(count)]
-
-
-def _attempt(work: Work, slot: Slot | None = None) -> "Attempt":
-    from pipeline.runner.attempt import Attempt
-
-    return Attempt(work.run, work.fingerprint, work.stage, slot.cores if slot else (), slot.gpu if slot else None)
-
-
-def _executor() -> "LocalExecutor":
-    from submitit import LocalExecutor
-
-    executor = LocalExecutor(folder=JOBS / "local", max_num_timeout=_TIMEOUTS)
-    executor.update_parameters(timeout_min=10**6, stderr_to_stdout=True)
-    return executor
 
 
 def _job(work: Work, system: System, job_id: str, started: float, log: Path, attempt: int) -> Job:

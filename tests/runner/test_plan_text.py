@@ -11,7 +11,6 @@ from pipeline.errors import UserError
 from pipeline.publication.claims import Claim, load_claims
 from pipeline.runner.params_file import parse_plan
 from pipeline.runner.plan_edit import Addition, extend, groups_of, write
-from pipeline.runner.yaml_text import Document
 
 SHIPPED = (Path(__file__).resolve().parents[2] / "params.yaml").read_text(encoding="utf-8")
 RUN = "  cifar10-wrn-40-1-quick-s1:\n"
@@ -100,19 +99,6 @@ def test_a_layout_with_no_place_is_refused() -> None:
         extend(text, groups, [], 1)
     line = 1 + text[: text.index("representations: {")].count("\n")
     assert f"params.yaml:{line}:" in caught.value.what
-
-
-def test_an_alias_is_not_added_to() -> None:
-    document = Document("a: &x\n  k: 1\nb: *x\n", "file.yaml")
-    assert document.apply(document.append("a", ["n: 2"])) == "a: &x\n  k: 1\n  n: 2\nb: *x\n"
-    with pytest.raises(UserError, match="alias"):
-        document.append("b", ["n: 2"])
-
-
-def test_an_entry_below_its_kin_and_below_a_last_line_without_end() -> None:
-    document = Document("runs:\n    a: {x: 1}\n    b:\n      x: 2 # two", "file.yaml")
-    edits = [*document.append("runs", ["a2: 1"], after="a"), *document.append("runs", ["c: 3"])]
-    assert document.apply(edits) == "runs:\n    a: {x: 1}\n    a2: 1\n    b:\n      x: 2 # two\n    c: 3\n"
 
 
 def addition(before: str) -> Addition:

@@ -187,6 +187,7 @@ def test_an_evaluation_needs_no_training_in_scratch(plan: Plan, shell: Callable[
 def test_a_job_of_an_earlier_driver_is_waited_for(plan: Plan, shell: Callable[..., Shell]) -> None:
     earlier = shell(f"sleep 0.7; {FINISH}")
     note(earlier.start(work(FIRST), 1))
+    threading.Thread(target=earlier.processes[0].wait).start()
     place = shell(FINISH)
     assert work_off(plan, [work(FIRST), work(SECOND)], place, AGAIN) == []
     assert place.submitted == [(SECOND, 1)]
@@ -292,7 +293,11 @@ def test_what_jobs_do_is_told_by_the_cluster_and_by_processes(
     cluster = [Job(FIRST, f"print-{n}", "train", "slurm", f"7_{n}", 0.0, "login", "log", 1) for n in range(5)]
     queue.write_text("7_0 PENDING\n7_1 RUNNING\n7_2 REQUEUED\n7_3 COMPLETING\n70_4 RUNNING\n")
     local = shell("sleep 60").start(work(SECOND), 1)
+    over = shell("exit 0").start(work(THIRD), 1)
+    while psutil.Process(int(over.id)).status() != psutil.STATUS_ZOMBIE:  # nobody has waited for it yet
+        time.sleep(0.01)
     strangers = [
+        over,
         Job(**{**vars(local), "fingerprint": "another start", "started": local.started - 60}),
         Job(**{**vars(local), "fingerprint": "another host", "host": f"not-{local.host}"}),
     ]
@@ -323,11 +328,14 @@ def test_a_result_that_a_shared_folder_shows_late_counts(plan: Plan, shell: Call
     assert place.submitted == [(FIRST, 1)]
 
 
+UNTIL_GO = "for _ in $(seq 300); do test -e go && break; sleep 0.1; done\n"
+
+
 def test_a_driver_that_ends_leaves_the_clusters_jobs_to_the_next_one(
     plan: Plan, shell: Callable[..., Shell], queue: Path
 ) -> None:
     queue.write_text(f"{SLURM_ID + 1} RUNNING\n")
-    place = shell(f"touch ready; until test -e go; do sleep 0.1; done; {FINISH}: > {queue}", system="slurm")
+    place = shell(f"touch ready\n{UNTIL_GO}{FINISH}: > {queue}", system="slurm")
     with signalled_when(Path("ready").exists), pytest.raises(StoppedError) as stopped:
         work_off(plan, [work(FIRST)], place, AGAIN)
     assert "1 job of the cluster go on without this driver" in stopped.value.what

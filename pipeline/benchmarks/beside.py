@@ -4,12 +4,10 @@ threads run."""
 import os
 import sys
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
+from pipeline.params import Kernels
 from pipeline.runner.waiting import bind_threads, on_own_core
-
-if TYPE_CHECKING:  # torch comes with it, which is to be imported by bind_threads
-    from pipeline.kernels.apply import Kernels
 
 BATCH, MEASURE_S = 128, 2.0
 """Steps are repeated for so many seconds in each round."""
@@ -20,7 +18,7 @@ Threads = Literal["free", "bound", "yielding"]
 """Where threads run: anywhere, each on its own core, or as a training's, on their own cores or making way."""
 
 
-def main(network: str, kernels: "Kernels", threads: Threads) -> None:
+def main(network: str, kernels: Kernels, threads: Threads) -> None:
     """Asked once by a line of stdin, how many threads it has and what was done to them; then, each time, the mean
     seconds of a step."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -46,4 +44,4 @@ def main(network: str, kernels: "Kernels", threads: Threads) -> None:
 if __name__ == "__main__":
     network, kernels, threads = sys.argv[1:]
     assert threads in get_args(Threads)
-    main(network, cast("Kernels", kernels), cast("Threads", threads))
+    main(network, cast(Kernels, kernels), cast("Threads", threads))

@@ -3,16 +3,13 @@
 import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import TYPE_CHECKING
 
+from pipeline.params import Device
 from pipeline.progress import say
 from pipeline.runner.waiting import bind_threads
 
-if TYPE_CHECKING:
-    from pipeline.training.device import Setting
 
-
-def process(prepared: bool, kernels: str = "fused", setting: "Setting" = "auto") -> ProcessPoolExecutor:
+def process(prepared: bool, kernels: str = "fused", setting: Device = "auto") -> ProcessPoolExecutor:
     """A fresh process to measure in, on the device of `setting`, `prepared` as the train stage prepares its own for
     `kernels`.
 
@@ -31,7 +28,7 @@ def say_if_busy() -> None:
         say(f"others were at work here in the last minute (load {load:.1f} on {cores} cores): rates may be too low")
 
 
-def _start(prepared: bool, kernels: str, setting: "Setting") -> None:
+def _start(prepared: bool, kernels: str, setting: Device) -> None:
     if not prepared:
         return
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -150,7 +150,7 @@ def _drive(done: str) -> Driver:
     code, tabulating = _timed(lambda: repro(plan, []))
     if code:
         raise WrnPipeError(f"dvc repro fails with exit code {code} behind the runs", "see what it says above")
-    _, recording = _timed(lambda: log_runs(plan, {work.run: {} for work in works}))
+    _, recording = _timed(lambda: log_runs(plan, [work.run for work in works]))
     return Driver(len(works), resolving, submitting, publishing, tabulating, recording)
 
 

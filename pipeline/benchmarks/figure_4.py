@@ -12,8 +12,8 @@ from pipeline.benchmarks.machine import machine
 from pipeline.benchmarks.measuring import Spread, ask, spread
 from pipeline.benchmarks.steps import forward_and_backward, uncompiled
 from pipeline.kernels.build_kernels import built_with
+from pipeline.params import Precision
 from pipeline.publication.claims import load_claims
-from pipeline.training.device import Precision
 
 BATCH = 32
 REFERENCE = "WRN-40-4"

@@ -10,10 +10,13 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 
 from pipeline.kernels.apply import explain_no_compiling
+from pipeline.params import Device, Precision
 from pipeline.runner.waiting import on_own_core
 from pipeline.training import device as devices
-from pipeline.training.device import DTYPES, Precision
 
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_BURST = 16
+"""Products that a GPU is given before it is waited for: it takes thousands at once, and would be busy for a minute."""
 MATRIX_SIZES = (1024, 2048, 4096)
 _LONG = 2.0
 """Seconds of a product after which no larger one is tried: of bfloat16 where it is emulated."""
@@ -51,13 +54,19 @@ def _explained(function: Callable[..., T], arguments: Sequence[Any], options: di
         return function(*arguments, **options)
 
 
-setting: devices.Setting = "auto"
+setting: Device = "auto"
 """Of the device that this process measures on."""
 
 
 def device() -> torch.device:
-    """Where to measure: what `setting` takes for bf16."""
-    return devices.choose(setting, "bf16").device
+    """Where to measure."""
+    return devices.choose(setting)
+
+
+def wait(device: torch.device) -> None:
+    """Until it has done what it was given; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def seconds_of(step: Callable[[], object], at_least: float) -> float:
@@ -66,7 +75,7 @@ def seconds_of(step: Callable[[], object], at_least: float) -> float:
     while time.perf_counter() - started < at_least:
         step()
         steps += 1
-    devices.wait(device())
+    wait(device())
     return (time.perf_counter() - started) / steps
 
 
@@ -75,7 +84,22 @@ def matrix_rate(precision: Precision) -> float:
     best = 0.0
     with on_own_core():
         for size in MATRIX_SIZES:
-            best = max(best, rate := devices.matrix_rate(device(), DTYPES[precision], size, 0.2))
+            best = max(best, rate := _matrix_rate(device(), DTYPES[precision], size, 0.2))
             if 2 * size**3 / rate > _LONG:
                 break
     return best
+
+
+def _matrix_rate(device: torch.device, dtype: torch.dtype, size: int, at_least: float) -> float:
+    """The same of one size, repeated for `at_least` seconds."""
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    torch.mm(left, right)
+    wait(device)
+    burst = _BURST if device.type == "cuda" else 1
+    products, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < at_least:
+        for _ in range(burst):
+            torch.mm(left, right)
+        wait(device)
+        products += burst
+    return 2 * size**3 * products / elapsed

@@ -11,7 +11,7 @@ from statistics import mean
 from pipeline.benchmarks.beside import Threads
 from pipeline.benchmarks.measuring import Spread, spread
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.kernels.apply import Kernels
+from pipeline.params import Kernels
 from pipeline.runner.waiting import POLICY, USERS_OWN, USERS_OWN_BINDING
 
 

@@ -19,14 +19,14 @@ from pipeline.benchmarks.measuring import seconds_of
 from pipeline.data.batches import Inputs
 from pipeline.data.beton import open_split, read
 from pipeline.data.digest import Stored
-from pipeline.data.loader import Backend, Loader
+from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sampler import sample_order
-from pipeline.kernels.apply import Kernels, use, waits_in_openmp
-from pipeline.kernels.build_kernels import multiplies
+from pipeline.kernels.apply import use, waits_in_openmp
 from pipeline.models.build import build
 from pipeline.models.preact_resnet import PreActBlock, PreActResNet, convolution
 from pipeline.models.sync_batch_norm import synchronise
+from pipeline.params import Backend, Kernels
 from pipeline.runner.waiting import Yielding, on_own_core
 from pipeline.training import device as devices
 
@@ -48,20 +48,19 @@ class Way:
     """Allocator, repeatable kernels, threads on their own cores; needs a process of its own, see child.py."""
     kernels: Kernels = "torch"
     convolutions: Literal["torch", "ours"] = "torch"
-    """Whose, or on most CPUs whose weight gradients; ours come with kernels: fused."""
+    """Whose weight gradients; ours come with kernels: fused."""
 
 
 Kind = Literal["cuda", "cpu", "cpu without bf16"]
-"""Of device. Without: our kernels are by AVX2, and torch's bfloat16 is twenty times as slow as its float32."""
+"""Of device. Without: torch's bfloat16 takes twenty times as long as its float32, and a training computes in fp32."""
 _PREPARED = {"cpu": "+ allocator, own cores", "cuda": "+ repeatable kernels, no TF32"}
 """What child.py does on each that a step's time can depend on."""
 
 
 def kind_of(device: torch.device) -> Kind:
-    """Raises UserError where our kernels can not be built."""
     if device.type == "cuda":
         return "cuda"
-    return "cpu without bf16" if multiplies() == "AVX2" else "cpu"
+    return "cpu" if devices.computed_in("bf16", device) == "bf16" else "cpu without bf16"
 
 
 def ways(kind: Kind, compiled: bool, backend: Backend) -> dict[str, Way]:
@@ -82,20 +81,17 @@ def ways(kind: Kind, compiled: bool, backend: Backend) -> dict[str, Way]:
     if kind == "cuda":
         added += [("+ torch.compile", {"kernels": "fused"})]
     else:
-        ours = "+ our convolutions" if kind == "cpu without bf16" else "+ our weight gradients"
-        added += [("+ fused BN-ReLU", {"kernels": "fused"}), (ours, {"convolutions": "ours"})]
-    if kind == "cpu without bf16":
-        added += [bf16]
+        added += [("+ fused BN-ReLU", {"kernels": "fused"})]
+    if kind == "cpu":
+        added += [("+ our weight gradients", {"convolutions": "ours"})]
     for label, change in added:
         way = replace(way, **change)
         result[label] = way
     result["foreach SGD instead"] = replace(way, sgd="foreach")
     if kind != "cuda":
         result["SGD one by one instead"] = replace(way, sgd="torch's choice")
-    if kind == "cpu" and compiled:
-        result["torch.compile instead"] = replace(way, kernels="compiled")
-    if kind == "cpu without bf16" and compiled:
-        result["torch.compile, fp32 instead"] = replace(way, kernels="compiled", bf16=False)
+        if compiled:
+            result["torch.compile instead"] = replace(way, kernels="compiled")
     return result
 
 
@@ -158,7 +154,7 @@ def _step(network: str, batch: int, way: Way, data: Path) -> Callable[[], None]:
     # Kernels are chosen, memory is taken from the system; and what compiles them may run on any core.
     for _ in range(3 if way.prepared else 1):
         compute(*next(batches))
-    devices.wait(device)
+    measuring.wait(device)
     return step
 
 
@@ -257,6 +253,7 @@ def on_random_images(
     `yields`: on the main thread's own core, and making way for neighbours where a training does.
     """
     device = measuring.device()
+    bf16 = bf16 and devices.computed_in("bf16", device) == "bf16"  # as in a training
     rate = 0.3 if network.endswith("-dropout") else 0.0
     model: nn.Module = build(network, 10, conv_init="fan_in", bn_init="ones", dropout=rate, seed=1)
     model = model.to(device).to(memory_format=torch.channels_last)
@@ -284,6 +281,6 @@ def on_random_images(
 
     for _ in range(3):  # memory is taken from the system
         step()
-    devices.wait(device)
+    measuring.wait(device)
     yielding = Yielding() if yields and waits_in_openmp(model, "bf16" if bf16 else "fp32") else None
     return yielding_step if yields else step

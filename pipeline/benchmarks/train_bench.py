@@ -22,13 +22,10 @@ from pipeline.benchmarks.steps import Way, default, forget, images_per_second, k
 from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
 from pipeline.data.beton import open_split, read
 from pipeline.data.convert_arrays import convert
-from pipeline.data.loader import Backend
 from pipeline.errors import WrnPipeError
-from pipeline.kernels.apply import Kernels
 from pipeline.models.names import parse
 from pipeline.models.param_count import multiply_adds
-from pipeline.params import PARAMS
-from pipeline.training.device import Precision
+from pipeline.params import PARAMS, Backend, Kernels, Precision
 
 DATA = Path("data/beton/cifar10-rgb")
 BATCH = {"WRN-28-10": 32}

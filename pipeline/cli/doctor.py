@@ -33,7 +33,6 @@ print(json.dumps({
     "devices": [[d.name, d.total_memory] for d in devices],
     "mps": torch.backends.mps.is_available(),
     "cuda_bf16": cuda and torch.cuda.is_bf16_supported(including_emulation=False),
-    "capability": torch.backends.cpu.get_cpu_capability(),
 }))
 """
 
@@ -180,12 +179,8 @@ def check_torch() -> list[Check]:
     native = ["cuda"] if facts["cuda_bf16"] else [] if facts["devices"] else cpu_bf16_flags()
     if native:
         checks.append(Check("native bf16", "ok", ", ".join(native)))
-    elif not facts["devices"] and facts["capability"] == "AVX2":
-        checks.append(
-            Check("native bf16", "note", "none", "kernels: fused has its own; torch's takes 20 times as long")
-        )
     else:
-        checks.append(Check("native bf16", "note", "none", "train in fp32: bf16 would be emulated, and slower"))
+        checks.append(Check("native bf16", "note", "none", "precision: bf16 computes in fp32 here; run.json says so"))
     return checks
 
 

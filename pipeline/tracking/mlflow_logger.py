@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.progress import say
 from pipeline.tracking.store import LATER, RATE, client, experiment, reason
+from pipeline.training.hooks import RunLogger
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,16 +24,16 @@ _CLOSING_S, _STOPPING_S = 120.0, 30.0
 training, and after a signal, when a scheduler may kill soon what does not end."""
 
 
-class Mirror:
+class Mirror(RunLogger):
     """One training as one MLflow run, found by its fingerprint. Works in a thread of its own, in order.
 
     The first failure is said once and ends the mirroring; the training does not notice. Meanwhile MLflow's own monitor
     records the machine (system/...): at the end, and every ten seconds or MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.
     """
 
-    def __init__(self, run_id: str, record: dict[str, Any], machine: dict[str, str] | None = None) -> None:
-        """`record`: what run.json says. `machine`: tags of what only this machine knows, which no file keeps."""
-        self.run_id, self.record, self.machine = run_id, record, machine or {}
+    def __init__(self, run_id: str, record: dict[str, Any]) -> None:
+        """`record`: what run.json says."""
+        self.run_id, self.record = run_id, record
         self.jobs: queue.Queue[Callable[[MlflowClient, str], None] | None] = queue.Queue()
         self.status = "FINISHED"
         self.logged: set[int] = set()
@@ -87,8 +88,6 @@ class Mirror:
             mlflow = client()
             run = write(mlflow, experiment(mlflow), started(self.run_id, self.record)).run
             mlflow.update_run(run, status="RUNNING")
-            for key, value in self.machine.items():
-                mlflow.set_tag(run, key, value)
             self.logged |= {metric.step for metric in mlflow.get_metric_history(run, "train_loss")}
             with _watching_machine(run):
                 while (job := self.jobs.get()) is not None:

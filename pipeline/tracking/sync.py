@@ -1,7 +1,7 @@
 """Rebuilds MLflow's records from the repository's files, as often as one likes."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,20 +60,15 @@ def sync_run(mlflow: "MlflowClient", where: str, plan: Plan, run_id: str) -> Wri
     return write(mlflow, where, finished(run_id, checkout(plan)))
 
 
-def log_runs(plan: Plan, runs: Mapping[str, Mapping[str, str]]) -> None:
-    """Record trainings whose files were just published, by their run ids, with tags of what only their machines knew.
-
-    Failures are said, not raised.
-    """
+def log_runs(plan: Plan, runs: Sequence[str]) -> None:
+    """Record trainings whose files were just published, by their run ids. Failures are said, not raised."""
     try:
         here = checkout(plan)
         mlflow = client()
         where = experiment(mlflow)
         with progress("MLflow", len(runs), "runs") as task:
-            for run_id, tags in runs.items():
-                run = write(mlflow, where, finished(run_id, here)).run
-                for key, value in tags.items():
-                    mlflow.set_tag(run, key, value)
+            for run_id in runs:
+                write(mlflow, where, finished(run_id, here))
                 task.advance()
     except Exception as error:  # noqa: BLE001 - the files are complete without MLflow
         say(f"MLflow is not recording {len(runs)} published runs ({reason(error)}); {LATER}")

@@ -49,11 +49,12 @@ def test_each_row_adds_one_thing_to_the_row_before(kind: Kind) -> None:
     listed = ways(kind, compiled=True, backend="ffcv")
     steps = [way for label, way in listed.items() if not label.endswith("instead")]
     assert steps[0] == Way()
-    convolutions: Literal["torch", "ours"] = "torch" if kind == "cuda" else "ours"
-    assert steps[-1] == default(listed) == Way(True, True, "ffcv", "fused", True, "fused", convolutions)
+    convolutions: Literal["torch", "ours"] = "ours" if kind == "cpu" else "torch"
+    bf16 = kind != "cpu without bf16"
+    assert steps[-1] == default(listed) == Way(True, bf16, "ffcv", "fused", True, "fused", convolutions)
     assert [changes(before, after) for before, after in pairwise(steps)] == [1] * (len(steps) - 1)
     others = {label: way for label, way in listed.items() if label.endswith("instead")}
-    assert {changes(default(listed), way) - ("fp32" in label) for label, way in others.items()} == {1}
+    assert {changes(default(listed), way) for way in others.values()} == {1}
     assert {way.sgd for way in others.values()} >= {"foreach"}
     assert ("compiled" in {way.kernels for way in others.values()}) == (kind != "cuda")
     assert "compiled" not in {way.kernels for way in ways(kind, compiled=False, backend="ffcv").values()}
@@ -61,8 +62,7 @@ def test_each_row_adds_one_thing_to_the_row_before(kind: Kind) -> None:
 
 def test_without_bf16_torchs_is_not_tried() -> None:
     """A step would take minutes."""
-    slow = [way for way in ways("cpu without bf16", compiled=True, backend="ffcv").values() if way.bf16]
-    assert {(way.kernels, way.convolutions) for way in slow} == {("fused", "ours")}
+    assert not any(way.bf16 for way in ways("cpu without bf16", compiled=True, backend="ffcv").values())
 
 
 def test_a_row_is_named_for_what_it_changes_on_its_device() -> None:

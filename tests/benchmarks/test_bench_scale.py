@@ -14,11 +14,12 @@ import pytest
 
 from pipeline.benchmarks.scale import BATCH, IMAGENET, write
 from pipeline.data.beton_jpeg import open_jpegs
-from pipeline.data.loader import Backend, Loader
+from pipeline.data.loader import Loader
 from pipeline.data.quick_import import tables_only
 from pipeline.data.resized_crop import RandomCrops
 from pipeline.data.sampler import sample_order
 from pipeline.errors import UserError
+from pipeline.params import Backend
 
 COMMAND = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "bench", "scale"]
 BACKENDS: tuple[Backend, ...] = ("ffcv", "numpy")

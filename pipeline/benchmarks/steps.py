@@ -258,7 +258,7 @@ def on_random_images(
     model: nn.Module = build(network, 10, conv_init="fan_in", bn_init="ones", dropout=rate, seed=1)
     model = model.to(device).to(memory_format=torch.channels_last)
     if synchronised:
-        synchronise(model)
+        synchronise(model, device)
     else:
         use(kernels, model, device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)

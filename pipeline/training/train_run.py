@@ -100,7 +100,7 @@ def prepare(
         .to(device)
         .to(memory_format=torch.channels_last)
     )
-    kernels = synchronise(model) if protocol.batch_norm == "synchronised" else use(plan.kernels, model, device)
+    kernels = synchronise(model, device) if protocol.batch_norm == "synchronised" else use(plan.kernels, model, device)
     # Several processes share the cores: as many threads decode JPEGs in each as compute there.
     workers = torch.get_num_threads() if ranks.size > 1 and run.representation == "jpeg" else None
     share = ranks.shard.size(protocol.batch_size)

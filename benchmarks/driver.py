@@ -91,7 +91,7 @@ def main() -> None:
         timed("publish: files into their places, `dvc.lock`", lambda: publish(plan, works))
         if timed("tables and report, by `dvc repro`", lambda: repro(plan, [])):
             sys.exit("dvc repro fails, see above")
-        timed("records in MLflow", lambda: log_runs(plan, {work.run: {} for work in works}))
+        timed("records in MLflow", lambda: log_runs(plan, [work.run for work in works]))
         os.chdir("/")
     print("\n".join([f"| part of the driver, {options.runs} runs | seconds |", "| --- | --- |", *ROWS]))
 

@@ -13,6 +13,14 @@ from pipeline.dataset_config import Dataset
 from pipeline.errors import UserError
 
 PARAMS = Path("params.yaml")
+Precision = Literal["fp32", "bf16"]
+Flip = Literal["none", "per-image", "half-batch"]
+Crop = Literal["none", "per-image", "per-batch", "random-resized"]
+ConvInit = Literal["fan_in", "fan_out"]
+BnInit = Literal["uniform", "ones"]
+Backend = Literal["ffcv", "numpy"]
+Device = Literal["auto", "cpu", "cuda"]
+Kernels = Literal["fused", "torch", "compiled"]
 
 
 class Strict(BaseModel):
@@ -70,15 +78,17 @@ class Protocol(Strict):
     """Probability of zeroing in networks whose name ends in -dropout; other networks have none."""
     preprocessing: Literal["meanstd", "zca", "unit", "imagenet"]
     """meanstd: the authors' CIFAR-10 constants; zca: GCN and ZCA whitening; unit: divide by 255; imagenet: its own."""
-    flip: Literal["none", "per-image", "half-batch"]
+    flip: Flip
     """Horizontal: each image with p = 0.5, or exactly half of each mini-batch."""
-    crop: Literal["none", "per-image", "per-batch", "random-resized"]
+    crop: Crop
     """Random crop of the image's size from its 4-pixel reflection pad, or ImageNet's random resized crop."""
     drop_last: bool
     """Leave out the last, smaller mini-batch of each training epoch."""
-    conv_init: Literal["fan_in", "fan_out"]
-    bn_init: Literal["uniform", "ones"]
-    precision: Literal["fp32", "bf16"]
+    conv_init: ConvInit
+    bn_init: BnInit
+    precision: Precision
+    """bf16: automatic mixed precision. A processor without instructions for bfloat16 computes in fp32 instead, and
+    run.json says so."""
     weight_average: WeightAverage | None = None
     """None: the weights after the last step are the run's."""
     holdout: Annotated[int, Field(ge=0)] = 0
@@ -144,7 +154,7 @@ class Run(Strict):
 class Loading(Strict):
     """Which code reads the .beton files. Both give equal bytes; of JPEGs, equal boxes and nearly equal pixels."""
 
-    backend: Literal["ffcv", "numpy"]
+    backend: Backend
 
 
 class Comparison(Strict):
@@ -167,16 +177,16 @@ class Plan(Strict):
     tables: tuple[str, ...] = Field(strict=False)
     """The paper's tables to write to results/."""
     loading: Loading
-    device: Literal["auto", "cpu", "cuda"]
-    """Where trainings and evaluations run: the fastest of the CPU and every CUDA GPU (auto) or of the GPUs (cuda), as a
-    short matrix product measures them where there is more than one (pipeline/training/device.py)."""
-    kernels: Literal["fused", "torch", "compiled"]
+    device: Device
+    """Where trainings and evaluations run. auto: on the first visible CUDA GPU, and where there is none on the CPU;
+    cuda: on the first GPU, or not at all. CUDA_VISIBLE_DEVICES chooses among several."""
+    kernels: Kernels
     """What trains (pipeline/kernels/apply.py). fused: BN-ReLU as one operation, on a CPU our own, built by g++ on
     first use (pipeline/kernels/bn_relu.py; post-activation networks keep torch's), with our own weight gradients where
-    precision is bf16 and the processor has AVX512_BF16 or AMX, and all convolutions our own where it has AVX2 and no
-    AVX512 (pipeline/kernels/convolution.py), on a GPU that of torch.compile; compiled: torch.compile, on a CPU as well;
-    torch: torch's own, one after another. The three round differently, and run.json says which one it was, with its
-    compiler. A protocol's batch_norm: synchronised takes torch."""
+    precision is bf16 and the processor has AVX512_BF16 or AMX (pipeline/kernels/convolution.py), on a GPU that of
+    torch.compile; compiled: torch.compile, on a CPU as well; torch: torch's own, one after another. The three round
+    differently, and run.json says which one it was, with its compiler. A protocol's batch_norm: synchronised takes
+    torch."""
     comparison: Comparison
 
     def run(self, run_id: str) -> Run:

@@ -25,7 +25,7 @@ def main(run_id: str) -> None:
     say(f"{run_id}: {values['split']} error {values['top1_error']:.2f} % of {values['n']} images")
     from pipeline.tracking.sync import log_runs
 
-    log_runs(plan, {run_id: {}})
+    log_runs(plan, [run_id])
     record = json.loads((to / "run.json").read_text(encoding="utf-8"))
     discard_unless_held(Path("scratch") / record["fingerprint"], run_id)
 

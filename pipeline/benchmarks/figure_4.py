@@ -10,9 +10,8 @@ from functools import cache
 from pipeline.benchmarks import measuring
 from pipeline.benchmarks.measuring import Spread, ask, machine, process, seconds_of, spread
 from pipeline.benchmarks.train_bench import MEASURE_S, default, random_batches, warm_step
-from pipeline.kernels.apply import Kernels
+from pipeline.params import Kernels, Precision
 from pipeline.publication.claims import load_claims
-from pipeline.training.device import Precision
 
 BATCH = 32
 REFERENCE = "WRN-40-4"

@@ -18,9 +18,10 @@ from pipeline.data.augmentation import PAD
 from pipeline.data.batches import Inputs
 from pipeline.data.beton import IMAGE, LABEL, open_split, read
 from pipeline.data.digest import Stored
-from pipeline.data.loader import Backend, Ints, Loader
+from pipeline.data.loader import Ints, Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sampler import sample_order
+from pipeline.params import Backend
 
 BATCH = 128
 MEANSTD = Preprocessing("meanstd")

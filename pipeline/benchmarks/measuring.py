@@ -24,14 +24,14 @@ from pipeline.signals import children_hear_no_signal
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.training.device import Precision, Setting
+    from pipeline.params import Device, Precision
 
 P = ParamSpec("P")
 T = TypeVar("T")
 _MATRIX_SIZES = (1024, 2048, 4096)
 _LONG = 2.0
 """Seconds of a product after which no larger one is tried: of bfloat16 where it is emulated."""
-_setting: "Setting" = "auto"
+_setting: "Device" = "auto"
 """Of the device that this process measures on."""
 
 
@@ -55,7 +55,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def process(
-    prepared: bool, kernels: str = "fused", setting: "Setting" = "auto"
+    prepared: bool, kernels: str = "fused", setting: "Device" = "auto"
 ) -> AbstractContextManager[ProcessPoolExecutor]:
     """A fresh process to measure in, on the device of `setting`, `prepared` as the train stage prepares its own.
 
@@ -79,7 +79,7 @@ def child(initializer: Callable[..., None], *arguments: Any) -> Iterator[Process
             raise
 
 
-def _start(prepared: bool, kernels: str, setting: "Setting") -> None:
+def _start(prepared: bool, kernels: str, setting: "Device") -> None:
     global _setting
     _setting = setting
     if prepared:
@@ -113,16 +113,14 @@ def device() -> "torch.device":
     """Where this process measures."""
     from pipeline.training import device as devices
 
-    return devices.choose(_setting, "bf16").device
+    return devices.choose(_setting)
 
 
 def has_bf16(device: "torch.device") -> bool:
-    """Else torch emulates bfloat16, which takes many times as long."""
-    import torch
+    """Else precision: bf16 computes in fp32."""
+    from pipeline.training import device as devices
 
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return torch.backends.cpu.get_cpu_capability() != "AVX2"
+    return devices.computed_in("bf16", device) == "bf16"
 
 
 def seconds_of(step: Callable[[], object], at_least: float) -> float:

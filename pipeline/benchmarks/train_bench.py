@@ -17,15 +17,14 @@ from pipeline.benchmarks import loading_ways, measuring
 from pipeline.benchmarks.measuring import Spread, ask, machine, matrix_rate, process, seconds_of, spread
 from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
 from pipeline.data.beton import open_split
-from pipeline.data.loader import Backend
-from pipeline.kernels.apply import Kernels, use
+from pipeline.kernels.apply import use
 from pipeline.models.build import build
 from pipeline.models.names import parse
 from pipeline.models.param_count import multiply_adds
 from pipeline.models.preact_resnet import PreActBlock, PreActResNet, convolution
 from pipeline.models.sync_batch_norm import synchronise
+from pipeline.params import Backend, Kernels, Precision
 from pipeline.runner.waiting import on_own_core
-from pipeline.training.device import Precision
 
 DATA = Path("data/beton/cifar10-rgb")
 BATCH = {"WRN-28-10": 32}
@@ -92,7 +91,7 @@ def warm_step(
     if way.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if synchronised:
-        synchronise(model)
+        synchronise(model, device)
     else:
         use(way.kernels, model, device)
     for block in model.modules():

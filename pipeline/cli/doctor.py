@@ -141,7 +141,7 @@ def describe_torch() -> list[Check]:
         info = Path("/proc/cpuinfo")  # Linux only
         flags = info.read_text().split() if info.exists() else []
         native = sorted({"amx_bf16", "avx512_bf16"} & set(flags))
-    slow = "torch emulates it, which takes longer than fp32"
+    slow = "precision: bf16 computes in fp32 here; run.json says so"
     bf16 = Check("native bf16", "ok", ", ".join(native)) if native else Check("native bf16", "note", "none", slow)
     return [Check("torch", "ok", torch.__version__), gpu, bf16]
 

@@ -16,6 +16,7 @@ from pipeline.cli import (
     doctor,
     estimate,
     explain,
+    export,
     net,
     plan,
     repro,
@@ -76,6 +77,7 @@ app.command(epilog=show.EPILOG)(show.show)
 app.command(epilog=explain.EPILOG)(explain.explain)
 app.command(epilog=verify.EPILOG)(verify.verify)
 app.command(epilog=bundle.EPILOG)(bundle.bundle)
+app.command(epilog=export.EPILOG)(export.export)
 app.add_typer(data.app, name="data")
 app.command(epilog="Example: wrn-pipe stage train cifar10-wrn-40-1-quick-s1")(stage.stage)
 app.command(epilog="Example: wrn-pipe net 'WRN-40-2-B(1,3,1)'")(net.net)

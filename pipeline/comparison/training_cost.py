@@ -3,16 +3,14 @@ small networks leave a GPU waiting, and every machine has its own rate."""
 
 import functools
 from dataclasses import dataclass
-from typing import Literal
 
 from pipeline.models.names import parse
 from pipeline.models.param_count import multiply_adds
-from pipeline.params import Protocol
+from pipeline.params import Precision, Protocol
 
 FORWARD_AND_BACKWARD = 3
 """Multiply-adds of a training step over those of a forward pass: the backward pass has two products for each one."""
 
-Precision = Literal["fp32", "bf16"]
 
 _WRN_40_1 = 83_280_512
 """Multiply-adds of WRN-40-1 for one CIFAR image, which the CPU rate below was measured with."""

@@ -1,19 +1,17 @@
 """Horizontal flip and random crop from a 4-pixel reflection pad (paper, section 3), as functions of sample indices."""
 
 from functools import cache
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.counter_rng import Stream, below, draw
 from pipeline.data.digest import Stored
+from pipeline.params import Crop, Flip
 
 PAD = 4
 """Pixels of reflection on each side (authors' code; the paper's text says only "random crop from padded")."""
 
-Flip = Literal["none", "per-image", "half-batch"]
-Crop = Literal["none", "per-image", "per-batch", "random-resized"]
 Ints = npt.NDArray[np.int64]
 
 

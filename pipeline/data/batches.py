@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.data.augmentation import Crop, Flip, flips, offsets
+from pipeline.data.augmentation import flips, offsets
 from pipeline.data.loader import Batch, Ints, Loader, View
 from pipeline.data.numba_kernel import Bools, fill
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.resized_crop import RandomCrops
 from pipeline.data.sampler import WHOLE, Shard
 from pipeline.data.torch_kernel import augment
+from pipeline.params import Crop, Flip
 
 _WORDS = {torch.float32: torch.uint32, torch.bfloat16: torch.uint16}
 

@@ -5,7 +5,7 @@ import queue
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,8 @@ from pipeline.data.jpeg import boxes, ffcv_decoder, metadata_with_boxes, views
 from pipeline.data.quick_import import compiling_later, tables_only
 from pipeline.data.resized_crop import RandomCrops
 from pipeline.errors import UserError, WrnPipeError
+from pipeline.params import Backend
 
-Backend = Literal["ffcv", "numpy"]
 Ints = npt.NDArray[np.int64]
 
 

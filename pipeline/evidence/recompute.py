@@ -133,7 +133,7 @@ def _told(path: Path, key: str) -> Any:
 
 
 def _machine(plan: Plan) -> dict[str, str | int]:
-    return devices.facts(devices.choose(plan.device, "fp32").device)
+    return devices.facts(devices.choose(plan.device))
 
 
 def _largest_difference(one: Any, other: Any) -> float:

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Literal
 
 import torch
 from torch import nn
@@ -13,10 +12,9 @@ from torch import nn
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.kernels.bn_relu import bn_relu
 from pipeline.kernels.build_kernels import COMPILE, built_with, compiler
-from pipeline.kernels.convolution import convolve, made_for, takes
+from pipeline.kernels.convolution import convolve, made_for
 from pipeline.models.preact_resnet import PreActBlock, PreActResNet
-
-Kernels = Literal["fused", "torch", "compiled"]
+from pipeline.params import Kernels, Precision
 
 
 def use(kernels: Kernels, model: nn.Module, device: torch.device) -> str:
@@ -62,23 +60,13 @@ def _fuse(model: nn.Module) -> str:
     return f"fused, {with_what}"
 
 
-def waits_in_openmp(model: nn.Module, precision: str) -> bool:
+def waits_in_openmp(model: nn.Module, precision: Precision) -> bool:
     """Whether a training step's threads wait for each other in OpenMP only, which lets them sleep. In the weight
     gradients that torch takes from oneDNN they do not, however long it takes."""
     ours = all(module.convolve is convolve for module in model.modules() if isinstance(module, PreActBlock))
     stem = isinstance(model, PreActResNet) and model.convolve is convolve
     every = (made_for(module) for module in model.modules() if isinstance(module, nn.Conv2d))
-    return stem and ours and takes(precision) and all(every)
-
-
-def emulates(precision: str, used: str, device: torch.device) -> bool:
-    """Whether a training computes bfloat16 by what torch has for processors without it: CPUs with AVX2 only, and GPUs
-    before NVIDIA's Ampere. `used` is what `use` said."""
-    if device.type == "cuda":
-        without = not torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        without = torch.backends.cpu.get_cpu_capability() == "AVX2"
-    return without and precision == "bf16" and not used.startswith("fused")
+    return stem and ours and precision == "bf16" and all(every)
 
 
 @contextmanager

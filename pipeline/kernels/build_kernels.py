@@ -14,18 +14,16 @@ from pipeline.publish import sync
 
 SOURCES = tuple(
     Path(__file__).with_name(name)
-    for name in ("bn_relu.cpp", "convolution_amx.h", "convolution_avx2.h", "convolution_avx512.h", "convolution.cpp")
+    for name in ("bn_relu.cpp", "convolution_amx.h", "convolution_avx512.h", "convolution.cpp")
 )
 COMPILE = ("g++", "-std=gnu++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
-Multiplies = Literal["", "AVX2", "AVX512_BF16", "AMX"]
+Multiplies = Literal["", "AVX512_BF16", "AMX"]
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "d": ctypes.c_double, "-": None}
 _SIGNATURES = {
     "bn_relu_forward": ("pplllppppddppii", "-"),
     "bn_relu_backward": ("pppplllppppii", "-"),
     "packed_words": ("pllli", "l"),
-    "weight_gradient": ("ppppllliippi", "-"),
-    "convolution_floats": ("pi", "l"),
-    "convolution": ("ppppiippi", "-"),
+    "weight_gradient": ("pppplllippi", "-"),
     "multiplies": ("", "i"),
 }
 """Name -> types of the arguments and of the result: p a pointer, l int64_t, i int, d double, - nothing."""
@@ -63,8 +61,10 @@ def library() -> ctypes.CDLL:
 
 @cache
 def multiplies() -> Multiplies:
-    """Which of the processor's instructions the library's convolutions use: AVX2's for float32, or one of the others'
-    for bfloat16; none on another processor. Raises UserError as `library`."""
+    """Which of the processor's instructions for bfloat16 the library's convolutions use, if it has any.
+
+    Raises UserError as `library`.
+    """
     found: Multiplies = get_args(Multiplies)[int(library().multiplies())]
     return found
 

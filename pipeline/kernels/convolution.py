@@ -3,9 +3,6 @@
 In bfloat16 torch's own takes up to twice as long and rounds to bfloat16; this stays float32. And torch's threads wait
 for each other within it without ever sleeping, hundreds of times in a step: beside a busy neighbour, where one of them
 does not run at the moment, each time costs milliseconds (`wrn-pipe bench neighbours`).
-
-On a processor that multiplies float32 only, by AVX2, convolution.cpp computes the output and the gradient of the input
-too, in float32 and in bfloat16: what torch has for bfloat16 there takes twenty times as long as float32.
 """
 
 import ctypes
@@ -21,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.kernels.build_kernels import library, multiplies
 
-_LANES, _TAPS, _NEIGHBOURS = 16, 8, 6
+_LANES, _TAPS = 16, 8
 _CHUNK_ELEMENTS = 65_536
 """Of the input: with its gradient a chunk of so many fits a core's second-level cache."""
 _LEAST_PIXELS, _MOST_PIXELS, _MOST_IMAGES = 1024, 4096, 16
@@ -41,43 +38,34 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     if not _suits(conv, x):
         y: Tensor = conv(x)
         return y
-    dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
-    x = x.to(dtype).contiguous(memory_format=torch.channels_last)
-    y = (_Direct if multiplies() == "AVX2" else _Convolution).apply(x, conv.weight, conv.stride[0])
+    x = x.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    y = _Convolution.apply(x, conv.weight, conv.stride[0])
     return y
 
 
 def made_for(conv: nn.Conv2d) -> bool:
-    """Whether the weight gradient of this convolution is ours, given inputs of a size that the stride divides: of
-    bfloat16 and an even size on a CPU that multiplies it, of float32 as well on one that has AVX2 and no AVX512. Raises
-    UserError where our kernels can not be built."""
+    """Whether the weight gradient of this convolution is ours, given inputs of bfloat16 and an even size that the
+    stride divides. Raises UserError where our kernels can not be built."""
     kernel, stride, inputs = conv.kernel_size[0], conv.stride[0], conv.in_channels
-    usual = (
+    return bool(
         conv.weight.device.type == "cpu"
         and conv.weight.dtype == torch.float32
         and conv.weight.requires_grad
         and conv.bias is None
+        and kernel in (1, 3)
         and (kernel, kernel) == conv.kernel_size
+        and stride in (1, 2)
         and (stride, stride) == conv.stride
-        and kernel % 2 == 1
         and (conv.padding, conv.dilation) == ((kernel // 2, kernel // 2), (1, 1))
         and (conv.groups, conv.padding_mode) == (1, "zeros")
         and conv.out_channels % _LANES == 0
+        and (inputs % _LANES == 0 or _TAPS <= inputs * kernel <= _LANES)
+        and multiplies()
     )
-    if not usual or not multiplies():
-        return False
-    if multiplies() == "AVX2":
-        return inputs * kernel >= _NEIGHBOURS
-    return kernel in (1, 3) and stride in (1, 2) and (inputs % _LANES == 0 or _TAPS <= inputs * kernel <= _LANES)
-
-
-def takes(precision: str) -> bool:
-    """Whether convolutions that `made_for` names are ours at this precision of training. Raises UserError as that."""
-    return precision == "bf16" or multiplies() == "AVX2"
 
 
 def _suits(conv: nn.Conv2d, x: Tensor) -> bool:
-    autocast, stride = torch.is_autocast_enabled("cpu"), conv.stride[0]
+    stride = conv.stride[0]
     return (
         x.dtype in (torch.bfloat16, torch.float32)
         and x.device.type == "cpu"
@@ -85,11 +73,11 @@ def _suits(conv: nn.Conv2d, x: Tensor) -> bool:
         and x.shape[1] == conv.in_channels
         and x.numel() > 0
         and x.shape[2] % stride == 0
-        and x.shape[3] % stride == 0
+        and x.shape[3] % (2 * stride) == 0
         and torch.is_grad_enabled()
-        and (torch.get_autocast_dtype("cpu") == torch.bfloat16 if autocast else x.dtype == torch.float32)
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and made_for(conv)
-        and (multiplies() == "AVX2" or (autocast and x.shape[3] % (2 * stride) == 0))
     )
 
 
@@ -109,65 +97,11 @@ class _Convolution(torch.autograd.Function):
         stride, kernel = ctx.stride, weight.shape[2]
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = _torchs_input_gradient(x, dy, weight, stride)
+            both = [[stride] * 2, [kernel // 2] * 2, [1, 1]]
+            dx = torch.ops.aten.convolution_backward(
+                dy, x, weight, None, *both, False, [0, 0], 1, [True, False, False]
+            )[0]
         return dx, _weight_gradient(x, dy, kernel, stride), None
-
-
-def _torchs_input_gradient(x: Tensor, dy: Tensor, weight: Tensor, stride: int) -> Tensor:
-    both = [[stride] * 2, [weight.shape[2] // 2] * 2, [1, 1]]
-    dx: Tensor = torch.ops.aten.convolution_backward(
-        dy, x, weight, None, *both, False, [0, 0], 1, [True, False, False]
-    )[0]
-    return dx
-
-
-class _Direct(torch.autograd.Function):
-    """All three by convolution.cpp, of and in the type of x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-        weight = weight.contiguous(memory_format=torch.channels_last)
-        ctx.save_for_backward(x, weight)
-        ctx.stride = stride
-        y = torch.empty(
-            (x.shape[0], weight.shape[0], x.shape[2] // stride, x.shape[3] // stride),
-            dtype=x.dtype,
-            memory_format=torch.channels_last,
-        )
-        _direct(x, weight, y, _shape(*x.shape, weight.shape[0], weight.shape[2], stride), gradient=False)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, None]:
-        x, weight = ctx.saved_tensors
-        dy = dy.contiguous(memory_format=torch.channels_last)
-        dx = None
-        if ctx.needs_input_grad[0] and x.shape[1] % _LANES:
-            rounded = weight.to(x.dtype).float()
-            dx = _torchs_input_gradient(x.float(), dy.float(), rounded, ctx.stride).to(x.dtype)
-        elif ctx.needs_input_grad[0]:
-            dx = torch.empty_like(x)
-            _direct(dy, weight, dx, _shape(*x.shape, weight.shape[0], weight.shape[2], ctx.stride), gradient=True)
-        return dx, _weight_gradient(x, dy, weight.shape[2], ctx.stride), None
-
-
-def _direct(x: Tensor, weight: Tensor, y: Tensor, shape: "ctypes.Array[ctypes.c_int64]", *, gradient: bool) -> None:
-    """Writes y, or in the `gradient` dx to it of dy, named x. All channels_last."""
-    threads = torch.get_num_threads()
-    work = _work(weight.numel() + threads * library().convolution_floats(shape, gradient))
-    library().convolution(
-        *(x.data_ptr(), weight.data_ptr(), y.data_ptr(), shape, gradient, x.dtype == torch.bfloat16),
-        *(work, work + 4 * weight.numel(), threads),
-    )
-
-
-@cache
-def _shape(
-    images: int, inputs: int, height: int, width: int, outputs: int, kernel: int, stride: int
-) -> "ctypes.Array[ctypes.c_int64]":
-    """As convolution.cpp takes it; sizes of the images are those of x, in both directions."""
-    return (ctypes.c_int64 * 7)(images, height, width, inputs, outputs, kernel, stride)
 
 
 def _weight_gradient(x: Tensor, dy: Tensor, kernel: int, stride: int) -> Tensor:
@@ -177,9 +111,7 @@ def _weight_gradient(x: Tensor, dy: Tensor, kernel: int, stride: int) -> Tensor:
     work = _work(plan.parts + threads * plan.packed)
     dw = torch.empty(plan.dw).permute(0, 3, 1, 2)
     addresses = x.data_ptr(), dy.data_ptr(), dw.data_ptr()
-    library().weight_gradient(
-        *addresses, *plan.arguments, x.dtype == torch.bfloat16, work, work + 4 * plan.parts, threads
-    )
+    library().weight_gradient(*addresses, *plan.arguments, work, work + 4 * plan.parts, threads)
     return dw
 
 
@@ -207,7 +139,7 @@ def _plan(n: int, inputs: int, height: int, width: int, outputs: int, kernel: in
     )
     block = min(inputs, _LANES)
     near = max(1, _NEAR_WORDS // (chunk * height * width * block)) * block
-    shape = _shape(n, inputs, height, width, outputs, kernel, stride)
+    shape = (ctypes.c_int64 * 7)(n, height, width, inputs, outputs, kernel, stride)  # as convolution.cpp takes it
     arguments = shape, chunk, splits, near, int(tiles)
     packed = library().packed_words(*arguments)
     return _Plan((outputs, kernel, kernel, inputs), arguments, chunks * sums, packed)

@@ -1,7 +1,6 @@
 """A network from its printed name, initialised as the paper's code did, from one seed."""
 
 import math
-from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -10,9 +9,7 @@ from pipeline.errors import UserError
 from pipeline.models.imagenet_resnet import PostActResNet
 from pipeline.models.names import Network, parse
 from pipeline.models.preact_resnet import PreActResNet
-
-ConvInit = Literal["fan_in", "fan_out"]
-BatchNormInit = Literal["uniform", "ones"]
+from pipeline.params import BnInit, ConvInit
 
 
 def build(
@@ -20,7 +17,7 @@ def build(
     num_classes: int,
     *,
     conv_init: ConvInit,
-    bn_init: BatchNormInit,
+    bn_init: BnInit,
     dropout: float = 0.0,
     seed: int,
 ) -> nn.Module:
@@ -28,13 +25,17 @@ def build(
 
     `conv_init`: He normal by inputs (authors' code from September 2016: Tables 5, 6, 9) or by outputs (before it:
     Tables 2-4; also the public ImageNet recipe). `bn_init`: BN weights U(0, 1), Torch7's default, or 1. `dropout`:
-    probability of zeroing, for names that end in `-dropout` and only for them. The same arguments give the same bits;
+    probability of zeroing, for names that end in `-dropout`, which need one. The same arguments give the same bits;
     torch's global random state is neither read nor moved.
 
-    Raises UserError for a bad name, class count, initialisation or dropout rate.
+    Raises UserError for a bad name, class count or dropout rate.
     """
     network = parse(name)
-    _check_dropout(network, dropout)
+    if network.dropout and not 0.0 < dropout < 1.0:
+        raise UserError(
+            f"{network.name}: dropout rate {dropout} is not between 0 and 1",
+            "set the protocol's dropout, 0.3 on CIFAR and 0.4 on SVHN in the paper (Table 6)",
+        )
     module = skeleton(network, num_classes, dropout=dropout).to_empty(device="cpu")
     initialise(module, conv_init=conv_init, bn_init=bn_init, seed=seed)
     return module
@@ -55,19 +56,13 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
-def initialise(module: nn.Module, *, conv_init: ConvInit, bn_init: BatchNormInit, seed: int) -> None:
+def initialise(module: nn.Module, *, conv_init: ConvInit, bn_init: BnInit, seed: int) -> None:
     """Set every parameter and buffer of `module` (CPU), in module order, from one generator seeded with `seed`.
 
     Convolutions: normal, std sqrt(2 / (k*k*channels)), and bias 0 where they have one. FC: weight U(-1/sqrt(inputs),
     1/sqrt(inputs)), Torch7's default that the authors' Lua code left in place, and bias 0. BN: bias 0, running mean 0
     and variance 1. Raises TypeError for another kind of layer with parameters: they would stay what lay in memory.
     """
-    for what, value, choices in (
-        ("conv_init", conv_init, get_args(ConvInit)),
-        ("bn_init", bn_init, get_args(BatchNormInit)),
-    ):
-        if value not in choices:
-            raise UserError(f"unknown {what} {value!r}", f"choose {' or '.join(choices)}")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for layer in module.modules():
@@ -90,15 +85,3 @@ def initialise(module: nn.Module, *, conv_init: ConvInit, bn_init: BatchNormInit
                 layer.bias.zero_()
             elif [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]:
                 raise TypeError(f"nothing sets the parameters of a {type(layer).__name__}: pipeline/models/build.py")
-
-
-def _check_dropout(network: Network, dropout: float) -> None:
-    if network.dropout and not 0.0 < dropout < 1.0:
-        raise UserError(
-            f"{network.name}: dropout rate {dropout} is not between 0 and 1",
-            "set the protocol's dropout, 0.3 on CIFAR and 0.4 on SVHN in the paper (Table 6)",
-        )
-    if not network.dropout and dropout != 0.0:
-        dropped = f"{network.name}-dropout"
-        mend = f"name it {dropped}, or set" if network.family == "wrn" and len(network.kernels) > 1 else "set"
-        raise UserError(f"{network.name} has no dropout, but its rate is {dropout}", f"{mend} dropout to 0")

@@ -5,7 +5,6 @@ equal: `parse("WRN-40-2") == parse("WRN-40-2-B(3,3)")`.
 """
 
 import difflib
-import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -37,7 +36,7 @@ _DEEPEST, _WIDEST = 2000, 100
 
 @dataclass(frozen=True)
 class Network:
-    """One network of the paper. Fields that contradict each other raise UserError."""
+    """One network of the paper. A depth or widen factor that its family does not have raises UserError."""
 
     family: Family
     """Whose blocks and stem: `wrn` and `preact-resnet` are CIFAR's, the others ImageNet's."""
@@ -55,11 +54,9 @@ class Network:
             _check_wrn(self)
         elif self.family == "preact-resnet":
             _check_depth(self, PREACT_KERNELS)
-            _check_fixed(self, PREACT_KERNELS[self.depth])
         else:
             _check_imagenet_width(self)
             _check_depth(self, IMAGENET_BLOCKS[self.family])
-            _check_fixed(self, (3, 3) if self.family == "imagenet-basic" else (1, 3, 1))
 
     @property
     def name(self) -> str:
@@ -226,11 +223,6 @@ def _printed_block(kernels: tuple[int, ...]) -> str:
 
 def _check_wrn(network: Network) -> None:
     depth, widen, kernels = network.depth, network.widen_factor, network.kernels
-    if not kernels or any(kernel not in (1, 3) for kernel in kernels) or 3 not in kernels:
-        raise UserError(
-            f"{network.name}: unknown block {_printed_block(kernels)[1:]}",
-            f"list kernel sizes 1 and 3, with at least one 3; nearest known: {_nearest_known(network.name)}",
-        )
     if network.dropout and len(kernels) < 2:
         raise UserError(
             f"{network.name}: dropout stands between a block's convolutions, and B(3) has only one",
@@ -242,7 +234,7 @@ def _check_wrn(network: Network) -> None:
     step = _layers_per_block(kernels)
     if depth < 4 + step or (depth - 4) % step:
         raise UserError(f"{network.name}: depth {depth} is not {step}N+4 with N from 1", _depth_remedy(network, step))
-    if not isinstance(widen, int) or widen < 1:
+    if widen < 1:
         nearest = Network("wrn", depth, 1, kernels, network.dropout).name
         raise UserError(f"{network.name}: widen factor {widen} is not a whole number from 1", f"write {nearest}")
 
@@ -271,19 +263,9 @@ def _check_depth(network: Network, depths: dict[int, tuple[int, ...]]) -> None:
         )
 
 
-def _check_fixed(network: Network, kernels: tuple[int, ...]) -> None:
-    if network.kernels != kernels or network.dropout:
-        raise UserError(
-            f"{network.name}: the block of this family is {_printed_block(kernels)[1:]} without dropout",
-            f"leave the kernels at {kernels} and dropout at False, or use the family 'wrn'",
-        )
-    if network.widen_factor != 1 and network.family in ("preact-resnet", "imagenet-preact"):
-        raise UserError(f"{network.name} has no widen factor {network.widen_factor}", "set widen_factor to 1")
-
-
 def _check_imagenet_width(network: Network) -> None:
     widen, basic = network.widen_factor, network.family == "imagenet-basic"
-    if isinstance(widen, float) is not basic or widen <= 0 or not math.isfinite(widen) or (64 * widen) % 1:
+    if widen <= 0 or (64 * widen) % 1:
         kind = "a decimal number that makes 64 x widen whole" if basic else "a whole number from 1"
         nearest = "WRN-18-1.0" if basic else "WRN-50-2-bottleneck"
         raise UserError(f"{network.name}: widen factor {widen} is not {kind}", f"write {nearest}, for example")

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, field
 
 from pipeline.progress import say
+from pipeline.training import hooks
 
 SHARE = 0.01
 """Of the time since the last save, what the next one may cost."""
@@ -13,7 +14,7 @@ LEAST_SECONDS = 10.0
 
 
 @dataclass
-class CheckpointInterval:
+class CheckpointInterval(hooks.CheckpointInterval):
     """Every `steps` steps, or with None as many as keep saving below one hundredth of the training's time.
 
     Steps take from milliseconds to minutes and states from 1 MB to 1 GB, so no fixed number suits: the number follows

@@ -25,7 +25,6 @@ from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import discard_unless_held
 from pipeline.runner.submit import Place, Slots, Work
 from pipeline.tracking.sync import log_runs
-from pipeline.training import device_choice
 from pipeline.training.processes import number_of_processes
 
 
@@ -50,11 +49,10 @@ def fan_out(plan: Plan, targets: Sequence[str], place: Place, again: str, force:
             failures += _edited(works, load())
             given_up = {failure.run for failure in failures}
             made = [work for work in works if work.run not in given_up]
-            measured = {work.run: device_choice.read(SCRATCH / work.fingerprint) for work in made}
             publish(plan, made)
             # What stands behind failed runs would train them here, one after another.
             code = 0 if failures else repro(plan, targets)
-            log_runs(plan, {run: device_choice.tags(kept["rates"]) if kept else {} for run, kept in measured.items()})
+            log_runs(plan, [work.run for work in made])
             if failures:
                 raise _gave_up(failures, again)
             return code

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipeline.progress import Task, say
+from pipeline.training import hooks
 
 FILE = "pulse.json"
 """In the training's scratch folder."""
@@ -43,7 +44,7 @@ class Pulse:
 
 
 @dataclass
-class Monitor:
+class Monitor(hooks.Monitor):
     """Counts a training's images; the sums behind loss and error are read, which waits for a GPU, only when due."""
 
     run: str

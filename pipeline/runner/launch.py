@@ -1,31 +1,31 @@
-"""One run on many processes: torchrun starts them, this process holds the run and speaks for them at their end."""
+"""One run on many processes: torchrun's agent in this process, which holds the run and speaks for them at their end."""
 
 import json
 import logging
-import math
 import os
 import signal
-import subprocess
 import sys
 import tempfile
-import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 
 import psutil
+import torch
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from pipeline.errors import OUTSIDE, InterruptedTrainingError, WrnPipeError, continue_with
+from pipeline.errors import OUTSIDE, InterruptedTrainingError, UserError, WrnPipeError, continue_with
 from pipeline.progress import say
 from pipeline.runner import worker
 from pipeline.runner.worker import Report, Task
-from pipeline.signals import noted
+from pipeline.signals import handled
 
-_LOOK_EVERY_S = 0.1
-_GRACE_S = 20.0
-"""How long the others may take to end when one of them has failed."""
-_FAILURES = "failures.json"
-"""In the folder of reports: rank -> exit code, of the processes whose end made torchrun end the others."""
+_GRACE_S = 20
+"""Processes that end so much later than the first one that failed were killed by torchrun, after 30 s."""
 
 
 def train_on(
@@ -39,143 +39,91 @@ def train_on(
 ) -> None:
     """As training.train_run.train_run, by so many processes of this machine. `steps`, `mirrored`: see RunHooks.
 
-    SIGTERM and SIGINT stop them after the step under way; a second one kills them. Raises what the first of them that
-    failed raised, as a WrnPipeError; the others are ended.
+    SIGTERM and SIGINT stop them after the step under way; a second one kills them and this process.
+    Raises what the first of them that failed raised, as a WrnPipeError; the others are ended.
     """
     with tempfile.TemporaryDirectory() as reports:
-        task = Task(run_id, print_of_run, str(scratch), str(to), steps, mirrored, reports)
-        command = [sys.executable, "-m", __name__, json.dumps(asdict(task)), str(processes), str(os.getpid())]
-        with noted() as asked:
-            # A session of its own: a terminal's Ctrl-C is for this process, which passes it on.
-            launcher = subprocess.Popen(command, start_new_session=True)
-            workers: list[psutil.Process] = []
+        threads = max(1, torch.get_num_threads() // processes)
+        task = Task(run_id, print_of_run, str(scratch), str(to), steps, mirrored, threads, reports)
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            signals_to_handle="SIGQUIT",  # the two others are ours
+            logs_specs=DefaultLogsSpecs(log_dir=reports),
+        )
+        exit_codes: dict[int, int] = {}
+        logging.disable(logging.CRITICAL)  # the reports say it in two lines
+        with _passing_on(processes) as asked:
             try:
-                _watch(launcher, processes, Path(reports), asked, workers)
+                elastic_launch(config, sys.executable)("-m", worker.__name__, json.dumps(asdict(task)), os.getpid())
+            except ChildFailedError as error:
+                began = min(failure.timestamp for failure in error.failures.values())
+                early = {rank: it for rank, it in error.failures.items() if it.timestamp < began + _GRACE_S}
+                exit_codes = {rank: failure.exitcode for rank, failure in early.items()}
             finally:
-                _kill(launcher, workers)
-            if len(asked) > 1:  # as one process does: no more than it has saved stays
-                signal.signal(asked[1], signal.SIG_DFL)
-                os.kill(os.getpid(), asked[1])
-        _explain(run_id, processes, launcher.returncode, Path(reports), asked)
+                logging.disable(logging.NOTSET)
+        _explain(run_id, processes, exit_codes, _read(Path(reports)), asked)
 
 
-def _watch(
-    launcher: "subprocess.Popen[bytes]", processes: int, reports: Path, asked: list[int], workers: list[psutil.Process]
-) -> None:
-    """Wait for torchrun's end; pass a request to stop on. Return before it where there is nothing to wait for.
+@contextmanager
+def _passing_on(processes: int) -> Iterator[list[int]]:
+    """Signals to this process, which are handed on to those that train."""
+    asked: list[int] = []
+    before = signal.getsignal(signal.SIGTERM)
 
-    `workers` is filled with its processes once all of them are there.
-    """
-    passed_on, failed_at = False, math.inf
-    while time.monotonic() - failed_at < _GRACE_S and len(asked) < 2:
-        with suppress(subprocess.TimeoutExpired):
-            launcher.wait(_LOOK_EVERY_S)
-            return
-        if len(workers) < processes:
-            workers[:] = _workers(launcher)
-        if asked and not passed_on:
-            if len(workers) < processes:  # nothing is under way yet
-                return
-            say(f"{signal.Signals(asked[0]).name}: finishing this step and saving")
+    def note(signum: int, frame: FrameType | None) -> None:
+        asked.append(signum)
+        workers = psutil.Process().children()
+        if len(asked) > 1:  # as one process does: no more than it has saved stays
             for process in workers:
-                with suppress(psutil.NoSuchProcess):
-                    process.terminate()
-            passed_on = True
-        ended = len(workers) == processes and sum(not process.is_running() for process in workers)
-        # One that was killed leaves no file behind; torchrun ends the others, but would wait for half a minute.
-        if ended > len(list(reports.glob("rank-*"))) or any(report.exit_code for report in _read(reports)):
-            failed_at = min(failed_at, time.monotonic())
+                process.kill()
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        if len(workers) < processes and callable(before):  # nothing is under way yet
+            before(signum, frame)
+        say(f"{signal.Signals(signum).name}: finishing this step and saving")
+        for process in workers:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+
+    with handled(note):
+        yield asked
 
 
-def _workers(launcher: "subprocess.Popen[bytes]") -> list[psutil.Process]:
-    with suppress(psutil.NoSuchProcess):
-        return psutil.Process(launcher.pid).children()
-    return []
-
-
-def _kill(launcher: "subprocess.Popen[bytes]", workers: list[psutil.Process]) -> None:
-    """End what is left, torchrun's processes also where torchrun is dead: none of them speaks after this process."""
-    left = {*workers, *_workers(launcher)}
-    for process in left:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    launcher.kill()
-    launcher.wait()
-    psutil.wait_procs(left)
-
-
-def _explain(run_id: str, processes: int, code: int, reports: Path, asked: list[int]) -> None:
+def _explain(run_id: str, processes: int, exit_codes: dict[int, int], reports: list[Report], asked: list[int]) -> None:
     """Raise what ended the run, unless it came to its end."""
-    found = _read(reports)
-    failed = [report for report in found if report.stopped is None]
+    for report in reports:
+        if report.stopped is None and report.remedy is not None:
+            kind = UserError if report.exit_code == UserError.exit_code else WrnPipeError
+            raise kind(report.what, report.remedy)
     # The first of them knows where its state is.
-    stopped = [report.stopped for report in sorted(found, key=lambda report: report.rank) if report.stopped]
-    for report in failed:
-        if report.remedy is not None:
-            raise _EndedError(report.what, report.remedy, report.exit_code)
-    path = reports / _FAILURES
-    failures = {int(k): v for k, v in json.loads(path.read_text(encoding="utf-8")).items()} if path.exists() else {}
-    unsaid = {rank: code for rank, code in failures.items() if rank not in {report.rank for report in found}}
+    stopped = [report.stopped for report in sorted(reports, key=lambda report: report.rank) if report.stopped]
+    where = next((place for place in stopped if place != OUTSIDE), OUTSIDE)
+    unsaid = {rank: code for rank, code in exit_codes.items() if rank not in {report.rank for report in reports}}
     # One that was stopped before it could say so counts as stopped.
-    if asked and (stopped or (code and set(unsaid.values()) <= {-signal.SIGTERM})):
-        where = next((place for place in stopped if place != OUTSIDE), OUTSIDE)
+    if asked and (stopped or (exit_codes and set(unsaid.values()) <= {-signal.SIGTERM})):
         raise InterruptedTrainingError(asked[0], where, run_id)
     remedy = f"continue with: {continue_with(run_id)}"
-    for rank, its_code in unsaid.items():
-        memory = ", as the system does when memory is short" if its_code == -signal.SIGKILL else ""
-        raise WrnPipeError(f"run {run_id}: process {rank} of {processes} {_how(its_code)}{memory}", remedy)
-    for report in found:
+    # torchrun ends the others by SIGTERM: that tells why only where nothing else does.
+    for rank, code in sorted(unsaid.items(), key=lambda each: each[1] == -signal.SIGTERM):
+        if reports and code == -signal.SIGTERM:
+            break
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        memory = ", as the system does when memory is short" if code == -signal.SIGKILL else ""
+        raise WrnPipeError(f"run {run_id}: process {rank} of {processes} {how}{memory}", remedy)
+    for report in reports:
         if report.stopped:  # a signal to this one alone, and none to this process
-            raise InterruptedTrainingError(report.signum, report.stopped, run_id)
+            raise InterruptedTrainingError(report.signum, where, run_id)
         say(report.trace)
         raise WrnPipeError(f"run {run_id}: process {report.rank} of {processes} failed: {report.what}", remedy)
-    if code:
-        raise WrnPipeError(f"run {run_id}: torchrun {_how(code)}", remedy)
-
-
-def _how(exit_code: int) -> str:
-    return f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with exit code {exit_code}"
-
-
-class _EndedError(WrnPipeError):
-    """What a process raised, with its exit code."""
-
-    def __init__(self, what: str, remedy: str, exit_code: int) -> None:
-        super().__init__(what, remedy)
-        self.exit_code = exit_code
 
 
 def _read(reports: Path) -> list[Report]:
     """The first first."""
     found = [Report(**json.loads(path.read_text(encoding="utf-8"))) for path in reports.glob("rank-*.json")]
     return sorted(found, key=lambda report: report.time)
-
-
-def _launch(task: str, processes: str, parent: str) -> int:
-    """torchrun itself, in its own process."""
-    worker.end_with(int(parent))
-    # Only the processes answer to these; a handler that does nothing is not inherited, as SIG_IGN would be.
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda *_: None)
-    logging.disable(logging.CRITICAL)  # the reports say it in two lines
-    import torch
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
-
-    # It would warn that all parameters are used; see Ranks.around for why it is asked to look.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    os.environ["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // int(processes)))
-    reports = Path(json.loads(task)["reports"])
-    options = ["--standalone", "--nproc-per-node", processes, "--max-restarts", "0", "--local-addr", "localhost"]
-    options += ["--signals-to-handle", "SIGQUIT", "--log-dir", str(reports / "torchrun")]
-    try:
-        run(parse_args([*options, "-m", worker.__name__, task, str(os.getpid())]))  # type: ignore[no-untyped-call]
-    except ChildFailedError as error:
-        failures = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        (reports / _FAILURES).write_text(json.dumps(failures), encoding="utf-8")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_launch(*sys.argv[1:]))

@@ -1,7 +1,7 @@
 """What goes on around the steps of a run that a stage, a job or a command trains: see pipeline/training/hooks.py."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from pipeline.runner.heartbeat import Monitor
 from pipeline.runner.training_interruptions import explain_no_memory, stop_after_step
 from pipeline.runner.waiting import Yielding, on_own_core
 from pipeline.tracking.mlflow_logger import mirrored
-from pipeline.training.device_choice import tags
 from pipeline.training.hooks import Hooks, RunLogger
 
 
@@ -51,9 +50,5 @@ class RunHooks(Hooks):
         with Yielding() as yielding:
             yield yielding.look
 
-    def run_logger(
-        self, run_id: str, record: dict[str, Any], rates: Mapping[str, float]
-    ) -> AbstractContextManager[RunLogger]:
-        if not self.mirrored:
-            return super().run_logger(run_id, record, rates)
-        return mirrored(run_id, record, tags(rates))
+    def run_logger(self, run_id: str, record: dict[str, Any]) -> AbstractContextManager[RunLogger]:
+        return mirrored(run_id, record) if self.mirrored else super().run_logger(run_id, record)

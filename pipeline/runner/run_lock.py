@@ -18,7 +18,6 @@ from pipeline.artifacts import SAVED_STATES
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.progress import say
 from pipeline.runner import heartbeat
-from pipeline.training import device_choice
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,6 @@ def discard(scratch: Path) -> None:
     for path in (
         *scratch.glob(".*.part"),
         scratch / heartbeat.FILE,
-        scratch / device_choice.FILE,
         *sorted(scratch.glob(SAVED_STATES)),
     ):  # the newest last, should this be killed
         path.unlink(missing_ok=True)

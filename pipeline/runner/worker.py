@@ -1,6 +1,6 @@
-"""One of the processes that torchrun starts for a run: takes part in its training and reports how it ended.
+"""One of the processes that train a run together: takes part in its training and reports how it ended.
 
-Arguments: a Task as JSON, then the process id of torchrun.
+Arguments: a Task as JSON, then the process id of the one that started it.
 """
 
 import json
@@ -29,6 +29,8 @@ class Task:
     to: str
     checkpoint_steps: int | None
     mirrored: bool
+    threads: int
+    """Of each process."""
     reports: str
     """The folder for what a process has to say at its end."""
 
@@ -82,7 +84,6 @@ def main(task: Task) -> int:
         what = traceback.format_exception_only(error)[-1].strip()
         _report(task, Report(rank, time.time(), what, None, 1, trace=traceback.format_exc()))
         return 1
-    (Path(task.reports) / f"rank-{rank}.done").touch()
     return 0
 
 
@@ -114,7 +115,11 @@ def _report(task: Task, report: Report) -> None:
 
 if __name__ == "__main__":
     end_with(int(sys.argv[2]))
-    code = main(Task(**json.loads(sys.argv[1])))
+    the_task = Task(**json.loads(sys.argv[1]))
+    os.environ["OMP_NUM_THREADS"] = str(the_task.threads)  # read when torch is imported
+    # It would warn that all parameters are used; see Ranks.around for why it looks.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    code = main(the_task)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # not through the ends of threads and libraries that may wait for a process that is gone

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.data.loader import Backend, Ints, Loader
+from pipeline.data.loader import Ints, Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import UserError
 from pipeline.models.build import skeleton
 from pipeline.models.names import parse
-from pipeline.params import Plan
+from pipeline.params import Backend, Plan
 from pipeline.progress import progress
 
 _BATCH = 500

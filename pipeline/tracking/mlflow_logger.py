@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.progress import say
 from pipeline.tracking.store import LATER, RATE, connect, reason
+from pipeline.training.hooks import RunLogger
 
 if TYPE_CHECKING:
     from pipeline.training.checkpoints import EpochRecord
@@ -19,14 +20,14 @@ _CLOSING_S, _STOPPING_S = 120.0, 30.0
 training, and after a signal, when a scheduler may kill soon what does not end."""
 
 
-class Mirror:
+class Mirror(RunLogger):
     """One training as one MLflow run, found by its fingerprint; all calls to MLflow are made by one thread, in order.
 
     It only appends epochs. What is missing or wrong then, pipeline/tracking/write.py adds or replaces from the files.
     """
 
-    def __init__(self, run_id: str, record: dict[str, Any], machine: dict[str, str]) -> None:
-        self.run_id, self.record, self.machine, self.status = run_id, record, machine, "FINISHED"
+    def __init__(self, run_id: str, record: dict[str, Any]) -> None:
+        self.run_id, self.record, self.status = run_id, record, "FINISHED"
         self.rows: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue()
         self.logged: set[int] = set()
         """Epochs that MLflow has: a resumed training passes one again."""
@@ -45,7 +46,7 @@ class Mirror:
 
     def _log(self) -> None:
         client, (experiment, *_) = connect()
-        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.entities import Metric, Param
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         from pipeline.tracking.run_record import started
@@ -55,7 +56,7 @@ class Mirror:
         found = [run for run in runs([experiment], tags["fingerprint"]) if run.info.lifecycle_stage == "active"]
         run = (found[0] if found else client.create_run(experiment, run_name=self.run_id, tags=tags)).info.run_id
         new = [] if found else [Param(name, value) for name, value in params.items()]
-        client.log_batch(run, params=new, tags=[RunTag(key, value) for key, value in self.machine.items()])
+        client.log_batch(run, params=new)
         client.update_run(run, status="RUNNING")
         self.logged |= {metric.step for metric in client.get_metric_history(run, "train_loss")}
         # MLflow's own monitor, which has no types, records system/..., here after the steps of an earlier attempt.
@@ -78,12 +79,9 @@ class Mirror:
 
 
 @contextmanager
-def mirrored(run_id: str, record: dict[str, Any], machine: dict[str, str]) -> Iterator[Mirror]:
-    """Mirror the training that the block does.
-
-    `record`: what run.json says. `machine`: tags of what only this machine knows, which no file keeps.
-    """
-    mirror, patience = Mirror(run_id, record, machine), _CLOSING_S
+def mirrored(run_id: str, record: dict[str, Any]) -> Iterator[RunLogger]:
+    """Mirror the training that the block does. `record`: what run.json says."""
+    mirror, patience = Mirror(run_id, record), _CLOSING_S
     thread = threading.Thread(target=mirror.work, name="mlflow mirror", daemon=True)
     thread.start()
     try:

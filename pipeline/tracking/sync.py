@@ -1,7 +1,7 @@
 """Brings MLflow's records up to date with the repository's files, as often as one likes."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -58,20 +58,15 @@ def _word(written: Written) -> str:
     return "made" if written.made else "changed" if written.changes else SAME
 
 
-def log_runs(plan: Plan, finished_runs: Mapping[str, Mapping[str, str]]) -> None:
-    """Record runs whose files were just published, by their ids, with tags of what only their machines knew.
-
-    Failures are said, not raised.
-    """
+def log_runs(plan: Plan, finished_runs: Sequence[str]) -> None:
+    """Record runs whose files were just published, by their ids. Failures are said, not raised."""
     several = len(finished_runs) > 1
     try:
         records = finished(plan, finished_runs)
         client, experiments = connect()
         with progress("MLflow", len(finished_runs), "runs") if several else nullcontext() as task:
-            for run_id, record in records.items():
-                run = write(client, experiments[0], record, runs(experiments, record.fingerprint)).run
-                for key, value in finished_runs[run_id].items():
-                    client.set_tag(run, key, value)
+            for record in records.values():
+                write(client, experiments[0], record, runs(experiments, record.fingerprint))
                 if task:
                     task.advance()
     except Exception as error:  # noqa: BLE001 - the files are complete without MLflow

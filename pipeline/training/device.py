@@ -5,24 +5,20 @@ import mmap
 import os
 import platform
 import re
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-# cuBLAS repeats only with a fixed workspace, and asks once: at its first product, which may be one that measures.
+# cuBLAS repeats only with a fixed workspace, and asks once: at its first product.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
 
 from pipeline.errors import UserError
-from pipeline.progress import say
-from pipeline.publish import json_text, new_file
-from pipeline.training import device_choice as choices
+from pipeline.params import Device, Precision
 
 _UNREPEATABLE = re.compile(r"(\S+) does not have a deterministic implementation")
 """Torch's warning of a kernel whose sums may differ from one time to another."""
@@ -31,93 +27,24 @@ _FIXED_WORKSPACES = (":4096:8", ":16:8")
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
 _HEAP = 1 << 30
 """Bytes; what does not fit has pages as Linux gives them."""
-Setting = Literal["auto", "cpu", "cuda"]
-Precision = Literal["fp32", "bf16"]
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-AS_FAST = 0.9
-"""Of the fastest rate: above it the first device is taken, so that of equal GPUs noise does not pick one."""
-_LONG, _LARGEST = 0.01, 8192
-"""Matrices to measure with grow until a product takes so many seconds, or to that size."""
-_BURST = 16
-"""Products that a GPU is given before it is waited for: it takes thousands at once, and would be busy for a minute."""
+_NATIVE_BF16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512_BF16", "bf16": "BF16"}
+"""Linux's name of a CPU's instructions -> ours. The last one is ARM's."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A device, and the FLOP a second that each candidate was measured at; none where there was one candidate."""
-
-    device: torch.device
-    rates: dict[str, float]
-
-    def __str__(self) -> str:
-        here = facts(self.device)
-        name = f"{self.device} ({here['name']}, {here['threads']} threads)"
-        return f"{name}, fastest of {self.measured}" if self.rates else name
-
-    @property
-    def measured(self) -> str:
-        return choices.measured(self.rates)
-
-
-@cache
-def choose(setting: Setting, precision: Precision) -> Choice:
-    """The fastest device that `setting` allows at matrix products of `precision`; once and for all in a process.
-
-    Raises UserError where there is no GPU and one is asked for, or a GPU can not be used.
-    """
-    gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    if setting == "cuda" and not gpus:
+def choose(setting: Device) -> torch.device:
+    """The first visible CUDA GPU, or the CPU. Raises UserError where `setting` asks for a GPU and there is none."""
+    there = torch.cuda.is_available()
+    if setting == "cuda" and not there:
         raise UserError(
             "device: cuda, but torch sees no CUDA GPU", "set device: auto in params.yaml, or see wrn-pipe doctor"
         )
-    candidates = {"auto": [*gpus, torch.device("cpu")], "cuda": gpus, "cpu": [torch.device("cpu")]}[setting]
-    return fastest(candidates, lambda device: _probe(device, DTYPES[precision]))
+    return torch.device("cuda", 0) if there and setting != "cpu" else torch.device("cpu")
 
 
-def choose_once(scratch: Path, setting: Setting, precision: Precision) -> Choice:
-    """As `choose`, but a training goes on where it was measured to be fastest, whatever a second measurement would say.
-
-    What was measured is kept as a file in `scratch`, with the training's state. Raises as `choose` does.
-    """
-    if kept := choices.read(scratch):
-        device = torch.device(kept["device"])
-        here = device.type == "cpu" or (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count())
-        if kept["setting"] == setting and here and facts(device) == kept["facts"]:
-            return Choice(device, kept["rates"])
-    choice = choose(setting, precision)
-    if choice.rates:
-        kept = {"setting": setting, "device": str(choice.device), "facts": facts(choice.device), "rates": choice.rates}
-        new_file(scratch / choices.FILE, json_text(kept).encode())
-    return choice
-
-
-def fastest(candidates: Sequence[torch.device], rate: Callable[[torch.device], float]) -> Choice:
-    """The first of `candidates` that is as fast as the fastest, but for a tenth. A single one is not measured.
-
-    A GPU that can not be measured is left out, and said, where another one can; else UserError is raised.
-    """
-    if len(candidates) == 1:
-        return Choice(candidates[0], {})
-    rates: dict[str, float] = {}
-    refused: list[UserError] = []
-    for device in candidates:
-        try:
-            rates[str(device)] = rate(device)
-        except UserError as error:
-            refused.append(error)
-    if refused and all(torch.device(name).type == "cpu" for name in rates):
-        raise refused[0]
-    for one in refused:
-        say(f"{one.what}; it is left out")
-    candidates = [device for device in candidates if str(device) in rates]
-    enough = AS_FAST * max(rates.values())
-    return Choice(next(device for device in candidates if rates[str(device)] >= enough), rates)
-
-
-def of_rank(setting: Setting, rank: int, size: int) -> torch.device:
+def of_rank(setting: Device, rank: int, size: int) -> torch.device:
     """Process `rank`'s of `size` that train together: a GPU each, or the CPU for all where there is no GPU.
 
-    Not measured, so that all come to the same. Raises UserError where there are GPUs, or are to be, but too few.
+    Raises UserError where there are GPUs, or are to be, but too few.
     """
     gpus = torch.cuda.device_count() if setting != "cpu" and torch.cuda.is_available() else 0
     if gpus >= size:
@@ -128,47 +55,6 @@ def of_rank(setting: Setting, rank: int, size: int) -> torch.device:
             "set device: cpu in params.yaml, or a smaller number of processes in the protocol",
         )
     return torch.device("cpu")
-
-
-def _probe(device: torch.device, dtype: torch.dtype) -> float:
-    """The best `matrix_rate` of growing sizes: a GPU shows what it can do at large ones, which take a CPU too long."""
-    size, best = 1024, 0.0
-    try:
-        while True:
-            best = max(best, rate := matrix_rate(device, dtype, size, 0.1))
-            if 2 * size**3 / rate > _LONG or size == _LARGEST:
-                break
-            size *= 2
-    except RuntimeError as error:  # torch's errors of a GPU: no memory left, in use by one process only, broken
-        if not (best and isinstance(error, torch.OutOfMemoryError)):  # but for the larger matrices only
-            raise UserError(
-                f"device {device} can not be measured: {str(error).splitlines()[0]}",
-                "free it, hide it with CUDA_VISIBLE_DEVICES, or set device: cpu in params.yaml",
-            ) from error
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # what the matrices took on a GPU that others may be using
-    return best
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype, size: int, at_least: float) -> float:
-    """FLOP a second (2 for each multiply-add) of square products, repeated for `at_least` seconds."""
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    torch.mm(left, right)
-    wait(device)
-    burst = _BURST if device.type == "cuda" else 1
-    products, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < at_least:
-        for _ in range(burst):
-            torch.mm(left, right)
-        wait(device)
-        products += burst
-    return 2 * size**3 * products / elapsed
-
-
-def wait(device: torch.device) -> None:
-    """Until it has done what it was given; a CPU always has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def prepare(device: torch.device) -> None:
@@ -206,10 +92,24 @@ def facts(device: torch.device) -> dict[str, str | int]:
         libraries = {"cuda": str(torch.version.cuda), "cudnn": str(cudnn)}
         name = torch.cuda.get_device_name(device)
         return {"type": "cuda", "name": name, "threads": torch.get_num_threads(), **libraries}
-    name, flags = _processor()
-    matrix = "AMX" if "amx_bf16" in flags else "AVX512_BF16" if "avx512_bf16" in flags else "no native bf16"
-    capability = f"{torch.backends.cpu.get_cpu_capability()}, {matrix}"
-    return {"type": "cpu", "name": name, "capability": capability, "threads": torch.get_num_threads()}
+    capability = f"{torch.backends.cpu.get_cpu_capability()}, {_native_bf16() or 'no native bf16'}"
+    return {"type": "cpu", "name": _processor()[0], "capability": capability, "threads": torch.get_num_threads()}
+
+
+def computed_in(precision: Precision, device: torch.device) -> Precision:
+    """What a training of this precision computes in: always fp32 where the device has no instructions for bfloat16,
+    since torch's emulation takes many times as long."""
+    on_gpu = device.type == "cuda"
+    native = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _native_bf16()
+    return precision if native else "fp32"
+
+
+def _native_bf16() -> str:
+    """The fastest instructions for bfloat16 that this CPU has and torch uses."""
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":  # by ATEN_CPU_CAPABILITY on any CPU
+        return ""
+    flags = _processor()[1]
+    return next((name for flag, name in _NATIVE_BF16.items() if flag in flags), "")
 
 
 @contextmanager
@@ -238,6 +138,7 @@ def note_unrepeatable(names: list[str]) -> Iterator[None]:
         yield
 
 
+@cache
 def _processor() -> tuple[str, list[str]]:
     """Model name and feature flags."""
     path = Path("/proc/cpuinfo")
@@ -246,4 +147,6 @@ def _processor() -> tuple[str, list[str]]:
         for line in path.read_text().splitlines():
             key, _, value = line.partition(":")
             fields.setdefault(key.strip(), value.strip())
-    return fields.get("model name", platform.processor() or platform.machine()), fields.get("flags", "").split()
+    return fields.get("model name", platform.processor() or platform.machine()), fields.get(
+        "flags", fields.get("Features", "")
+    ).split()

@@ -61,7 +61,7 @@ def _weights(path: Path, run_id: str) -> dict[str, torch.Tensor]:
 
 
 def _device(plan: Plan) -> torch.device:
-    return devices.choose(plan.device, "fp32").device  # as predict computes
+    return devices.choose(plan.device)
 
 
 def _data(run: Run) -> Path:

@@ -1,10 +1,10 @@
 """What goes on around a training's steps and can not change what they compute: when a state is saved, how a signal is
 heard, what is shown. What stages pass is pipeline/runner/run_hooks.py; a training does without as well."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pipeline.progress import say
 
@@ -12,31 +12,34 @@ if TYPE_CHECKING:
     from pipeline.training.checkpoints import EpochRecord
 
 
-class CheckpointInterval(Protocol):
-    """Decides when a state is saved between epoch ends."""
+class CheckpointInterval:
+    """Decides when a state is saved between epoch ends: this one never."""
 
     def due(self) -> bool:
         """Count a step; whether to save after it."""
+        return False
 
     def saved(self, cost: float, where: str) -> None:
         """A state was saved in `cost` seconds."""
 
 
-class Monitor(Protocol):
-    """Shows how a training comes along."""
+class Monitor:
+    """Shows how a training comes along: this one epoch by epoch."""
 
     def step(self, images: int) -> bool:
         """Count a step of `images`; whether `show` is due."""
+        return False
 
     def show(self, epoch: int, step: int, loss: float, wrong: float) -> None:
         """Epochs (from 0) and steps done, and the sums over the samples of the epoch under way."""
 
     def say(self, line: str) -> None:
         """Print a line about an epoch that has ended, and after it the time left, where that is known."""
+        say(line)
 
 
-class RunLogger(Protocol):
-    """Records a run elsewhere while it trains."""
+class RunLogger:
+    """Records a run elsewhere while it trains: this one nowhere."""
 
     def epoch(self, row: "EpochRecord", rate: float) -> None:
         """An epoch's record and its training images per second."""
@@ -46,7 +49,7 @@ class Hooks:
     """These do nothing: states are saved at epoch ends, no signal is heard, nothing is shown or logged."""
 
     def checkpoint_interval(self) -> CheckpointInterval:
-        return _Never()
+        return CheckpointInterval()
 
     def stop_requests(self, alone: bool) -> AbstractContextManager[list[int]]:
         """The signals that asked to stop while the block runs. `alone`: no other process trains the same run."""
@@ -60,7 +63,7 @@ class Hooks:
         self, run_id: str, scratch: Path, epochs: int, steps: int, batch_size: int, done: int, leads: bool
     ) -> AbstractContextManager[Monitor]:
         """Of a training of `epochs` of `steps`, of which `done` are done. `leads`: it speaks for its ranks."""
-        return nullcontext(_Silent())
+        return nullcontext(Monitor())
 
     def own_cores(self) -> AbstractContextManager[None]:
         """Around the computation of a step on a CPU: keeps its threads where they are fastest."""
@@ -70,30 +73,6 @@ class Hooks:
         """What to call between steps, so that a training's threads make way for other processes."""
         return nullcontext(lambda: None)
 
-    def run_logger(
-        self, run_id: str, record: dict[str, Any], rates: Mapping[str, float]
-    ) -> AbstractContextManager[RunLogger]:
-        """`record`: what run.json says. `rates`: FLOP a second by device, as they were measured."""
-        return nullcontext(_Silent())
-
-
-class _Never:
-    def due(self) -> bool:
-        return False
-
-    def saved(self, cost: float, where: str) -> None:
-        """Says nothing."""
-
-
-class _Silent:
-    def step(self, images: int) -> bool:
-        return False
-
-    def show(self, epoch: int, step: int, loss: float, wrong: float) -> None:
-        """Shows nothing."""
-
-    def say(self, line: str) -> None:
-        say(line)
-
-    def epoch(self, row: "EpochRecord", rate: float) -> None:
-        """Logs nothing."""
+    def run_logger(self, run_id: str, record: dict[str, Any]) -> AbstractContextManager[RunLogger]:
+        """`record`: what run.json says."""
+        return nullcontext(RunLogger())

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,12 +18,12 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sampler import sample_order
 from pipeline.errors import InterruptedTrainingError, UserError, WrnPipeError
 from pipeline.kernels.apply import explain_no_compiling, waits_in_openmp
-from pipeline.params import Protocol
+from pipeline.params import Precision, Protocol
 from pipeline.progress import say
 from pipeline.tasks import classification
 from pipeline.training.async_copy import AsyncCopy
 from pipeline.training.checkpoints import Checkpoints, EpochRecord, Progress
-from pipeline.training.device import facts, note_unrepeatable
+from pipeline.training.device import computed_in, facts, note_unrepeatable
 from pipeline.training.ema import EMA
 from pipeline.training.hooks import CheckpointInterval, Hooks, Monitor
 from pipeline.training.ranks import ALONE, Ranks
@@ -58,6 +59,17 @@ class Training:
     test: Callable[[dict[str, torch.Tensor]], float] | None = None
     """The test error of weights, in percent, by which the protocol's test_every looks."""
 
+    @cached_property
+    def precision(self) -> Precision:
+        """What is computed in, which on some devices is not the protocol's."""
+        return computed_in(self.protocol.precision, self.device)
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """What run.json says of where it trains: all that its bits depend on besides the protocol."""
+        differs = {"precision": self.precision} if self.precision != self.protocol.precision else {}
+        return facts(self.device) | self.ranks.facts | differs
+
 
 def train(training: Training, on_epoch: OnEpoch) -> Progress:
     """Train to the protocol's last epoch; `training.model` then holds the weights. Returns history and devices.
@@ -68,10 +80,9 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
     Ranks do the same steps, stop after the same one, and hold the same weights and totals; the first saves them.
     """
     protocol, model, ranks, hooks = training.protocol, training.model, training.ranks, training.hooks
-    # Fused: one pass over the parameters; CPU and CUDA both have it.
+    # Fused: one pass over the parameters; CPU and CUDA both have it. Each step sets its own rate.
     optimizer = torch.optim.SGD(
         model.parameters(),
-        lr=protocol.learning_rate,
         momentum=protocol.momentum,
         nesterov=protocol.nesterov,
         weight_decay=protocol.weight_decay,
@@ -91,7 +102,7 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
             f"run {training.run_id}: a mini-batch of {smallest} images is too small for {ranks.size} processes",
             "take fewer processes, or set drop_last: true",
         )
-    dtype = torch.bfloat16 if protocol.precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
     inputs = Inputs(
         training.loader,
         training.preprocessing,
@@ -112,7 +123,7 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
         "start it again; if that repeats, delete the newest state there",
     )
     if at.epoch < protocol.epochs:
-        _note_device(at, facts(training.device) | ranks.facts)
+        _note_device(at, training.facts)
     else:
         say(f"{training.run_id}: trained to its end by an earlier attempt; --fresh would train it again")
     with ExitStack() as stack:
@@ -124,7 +135,7 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
         epochs, batch, done = protocol.epochs, protocol.batch_size, at.epoch * steps + at.step
         watched = hooks.monitor(training.run_id, training.scratch, epochs, steps, batch, done, ranks.leads)
         monitor = stack.enter_context(watched)
-        yields = ranks.size == 1 and waits_in_openmp(model, protocol.precision)
+        yields = ranks.size == 1 and waits_in_openmp(model, training.precision)
         make_way = stack.enter_context(hooks.make_way()) if yields else None
         if ranks.leads:
             monitor.show(at.epoch, at.step, *totals.tolist()[:2])
@@ -271,7 +282,7 @@ def _step(
         place = at.step + (ranks.rank << 32)
         torch.manual_seed(int(draw(training.seed, Stream.DROPOUT, at.epoch, place)[0] >> 1))
     with training.hooks.own_cores() if training.device.type == "cpu" else nullcontext():
-        with torch.autocast(training.device.type, torch.bfloat16, enabled=protocol.precision == "bf16"):
+        with torch.autocast(training.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
             logits = (training.forward or training.model)(batch.images).float()
         loss = classification.loss(logits, batch.labels, protocol.label_smoothing)
         optimizer.zero_grad(set_to_none=True)

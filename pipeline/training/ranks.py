@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.data.sampler import Shard
 from pipeline.errors import WrnPipeError
+from pipeline.params import Device
 from pipeline.training import device as devices
 
 
@@ -82,7 +83,7 @@ ALONE = Ranks()
 
 
 @contextmanager
-def joined(setting: devices.Setting) -> Iterator[Ranks]:
+def joined(setting: Device) -> Iterator[Ranks]:
     """This process's part among those that torchrun started, while the block runs. Collective.
 
     By NCCL where each has a GPU of its own, by gloo on the CPU. Raises UserError where `setting` allows neither.

@@ -15,8 +15,8 @@ from safetensors.torch import save
 
 from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
-from pipeline.errors import OUTSIDE, UserError, WrnPipeError, continue_with
-from pipeline.kernels.apply import emulates, use
+from pipeline.errors import OUTSIDE, WrnPipeError, continue_with
+from pipeline.kernels.apply import use
 from pipeline.models.build import build, count_parameters
 from pipeline.models.sync_batch_norm import synchronise
 from pipeline.params import Plan
@@ -50,15 +50,16 @@ def train_run(
         if not ranks.leads:
             train(training, lambda *_: None)
             return
-        if ranks.size == 1:
-            choice = devices.choose_once(scratch, plan.device, training.protocol.precision)
-            say(f"{run_id}: on {choice}")
-        else:
-            choice = devices.Choice(training.device, {})
+        here = f"on {training.device} ({record['device']['name']}, {record['device']['threads']} threads)"
+        if ranks.size > 1:
+            here = f"by {ranks.size} processes, batch norm {training.protocol.batch_norm}, the first {here}"
+        say(f"{run_id}: {here}")
+        if training.precision != training.protocol.precision:
             say(
-                f"{run_id}: by {ranks.size} processes, batch norm {training.protocol.batch_norm}, the first on {choice}"
+                f"{run_id}: computes in {training.precision}, not in {training.protocol.precision}: this "
+                f"{training.device.type} has no instructions for bfloat16"
             )
-        with hooks.run_logger(run_id, record, choice.rates) as logger:
+        with hooks.run_logger(run_id, record) as logger:
             done = train(training, logger.epoch)
             trained_on = {
                 "device": done.devices[-1],
@@ -84,7 +85,7 @@ def prepare(
     run = plan.run(run_id)
     protocol, data = plan.protocols[run.protocol], f"{run.dataset}-{run.representation}"
     dropout = protocol.dropout if run.network.endswith("-dropout") else 0.0
-    device = ranks.device or devices.choose_once(scratch, plan.device, protocol.precision).device
+    device = ranks.device or devices.choose(plan.device)
     devices.prepare(device)
     model = (
         build(
@@ -98,26 +99,11 @@ def prepare(
         .to(device)
         .to(memory_format=torch.channels_last)
     )
-    kernels = synchronise(model) if protocol.batch_norm == "synchronised" else use(plan.kernels, model, device)
-    if emulates(protocol.precision, kernels, device):
-        _bear_emulation(run_id, kernels, device, ranks.leads)
+    kernels = synchronise(model, device) if protocol.batch_norm == "synchronised" else use(plan.kernels, model, device)
     # Several processes share the cores: as many threads decode JPEGs in each as compute there.
     workers = torch.get_num_threads() if ranks.size > 1 and run.representation == "jpeg" else None
     share = ranks.shard.size(protocol.batch_size)
     loader = Loader(Path("data/beton") / data, "train", share, plan.loading.backend, workers)
-    record = {
-        "run": run_id,
-        **run.model_dump(mode="json"),
-        "protocol_name": run.protocol,
-        "protocol": protocol.model_dump(mode="json"),
-        "fingerprint": print_of_run,
-        "parameters": count_parameters(model),
-        "epochs": protocol.epochs,
-        "loader": plan.loading.backend,
-        "kernels": kernels,
-        "device": devices.facts(device) | ranks.facts,
-        "versions": versions(),
-    }
     preprocessing = Preprocessing(protocol.preprocessing).to(device)
     forward = ranks.around(model)
 
@@ -130,7 +116,7 @@ def prepare(
             labels, rows = predict(judged, split, preprocessing, device, np.arange(split.samples), shown=False)
             return round(100 * float((rows.argmax(1) != labels).mean()), 6)  # as metrics.json has it
 
-    return Training(
+    training = Training(
         run_id,
         protocol,
         run.seed,
@@ -143,18 +129,21 @@ def prepare(
         ranks,
         forward,
         test,
-    ), record
-
-
-def _bear_emulation(run_id: str, kernels: str, device: torch.device, leads: bool) -> None:
-    """Say what bfloat16 costs on a device without it. Raises UserError where torch.compile refuses it."""
-    what = f"{run_id}: this {device.type} has no instructions for bfloat16"
-    if device.type == "cuda" and kernels.startswith("compiled"):
-        raise UserError(f"{what}, and torch.compile takes none there", "set precision: fp32 in the protocol")
-    ours = "; kernels: fused has its own, for pre-activation networks without batch_norm: synchronised"
-    if leads:
-        slow = f"{what}, and what torch has for it takes many times as long as float32: set precision: fp32"
-        say(slow + ours if device.type == "cpu" else slow)
+    )
+    record = {
+        "run": run_id,
+        **run.model_dump(mode="json"),
+        "protocol_name": run.protocol,
+        "protocol": protocol.model_dump(mode="json"),
+        "fingerprint": print_of_run,
+        "parameters": count_parameters(model),
+        "epochs": protocol.epochs,
+        "loader": plan.loading.backend,
+        "kernels": kernels,
+        "device": training.facts,
+        "versions": versions(),
+    }
+    return training, record
 
 
 def publish(to: Path, training: Training, done: Progress, record: dict[str, Any]) -> None:

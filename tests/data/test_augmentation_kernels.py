@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data import torch_kernel
-from pipeline.data.augmentation import PAD, Crop, Flip, augment, flips, offsets
+from pipeline.data.augmentation import PAD, augment, flips, offsets
 from pipeline.data.counter_rng import Stream, below, draw
 from pipeline.data.numba_kernel import fill
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.readers import Splits
+from pipeline.params import Crop, Flip
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 128

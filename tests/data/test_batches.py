@@ -9,12 +9,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.augmentation import Crop, Flip, augment, flips, offsets
+from pipeline.data.augmentation import augment, flips, offsets
 from pipeline.data.batches import Input, Inputs
 from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.readers import Splits
 from pipeline.data.sampler import sample_order
+from pipeline.params import Crop, Flip
 
 ERAS: list[tuple[Flip, Crop]] = [("per-image", "per-image"), ("half-batch", "per-batch"), ("none", "none")]
 PRECISIONS = [torch.float32, torch.bfloat16]

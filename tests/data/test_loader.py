@@ -15,12 +15,13 @@ import torch
 from pipeline.data import beton, beton_writer
 from pipeline.data.batches import Inputs
 from pipeline.data.convert_arrays import convert
-from pipeline.data.loader import Backend, Loader
+from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.readers import Splits
 from pipeline.data.sampler import sample_order
 from pipeline.dataset_config import SPLITS
 from pipeline.errors import UserError, WrnPipeError
+from pipeline.params import Backend
 
 BACKENDS: tuple[Backend, ...] = ("ffcv", "numpy")
 

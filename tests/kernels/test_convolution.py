@@ -11,49 +11,28 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipeline.kernels import build_kernels, convolution
-from pipeline.kernels.build_kernels import COMPILE, library, multiplies
+from pipeline.kernels import convolution
+from pipeline.kernels.build_kernels import multiplies
 from pipeline.kernels.convolution import convolve, made_for
 
 HERE = multiplies()
-OTHERS = {"AMX": ("AVX512_BF16", "AVX2"), "AVX512_BF16": ("AVX2",)}.get(HERE, ())
-WITHOUT_AVX512 = "-mno-avx512f"
+OTHERS = [pytest.param("AVX512_BF16", marks=pytest.mark.soak)] if HERE == "AMX" else []
 
 
-@pytest.fixture(scope="module", params=[HERE, *(pytest.param(name, marks=pytest.mark.soak) for name in OTHERS)])
+@pytest.fixture(scope="module", params=[HERE, *OTHERS])
 def by_instructions(request: pytest.FixtureRequest) -> Iterator[str]:
     """By those that are used, and by others that this processor has."""
-    caches = library, multiplies, convolution._plan
     with pytest.MonkeyPatch.context() as patch:
-        if (HERE, request.param) == ("AMX", "AVX512_BF16"):
-            patch.setattr(convolution, "multiplies", lambda: request.param)
-        elif request.param != HERE:
-            patch.setattr(build_kernels, "COMPILE", (*COMPILE, WITHOUT_AVX512))
-        for kept in caches:
-            kept.cache_clear()
-        assert convolution.multiplies() == request.param
+        patch.setattr(convolution, "multiplies", lambda: request.param)
+        convolution._plan.cache_clear()
         yield request.param
-    for kept in caches:
-        kept.cache_clear()
+    convolution._plan.cache_clear()
 
 
 @pytest.fixture
 def ours(by_instructions: str) -> None:
     if not by_instructions:
         pytest.skip("on this processor all is torch's")
-
-
-@pytest.fixture
-def of_bf16(by_instructions: str) -> None:
-    """Those for which torch computes the output and the gradient of the input."""
-    if by_instructions not in ("AVX512_BF16", "AMX"):
-        pytest.skip("done by no instructions for bfloat16")
-
-
-@pytest.fixture
-def of_float32(by_instructions: str) -> None:
-    if by_instructions != "AVX2":
-        pytest.skip("not done by AVX2")
 
 
 def images(*shape: int) -> Tensor:
@@ -79,7 +58,7 @@ def step(conv: nn.Conv2d, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def is_ours(y: Tensor) -> bool:
-    return type(y.grad_fn).__name__ in ("_ConvolutionBackward", "_DirectBackward")
+    return type(y.grad_fn).__name__ == "_ConvolutionBackward"
 
 
 @contextmanager
@@ -163,7 +142,7 @@ def test_images_of_float32_are_rounded_as_autocast_does() -> None:
     assert torch.equal(dx, rounded[1].float())
 
 
-@pytest.mark.usefixtures("of_bf16")
+@pytest.mark.usefixtures("ours")
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_output_and_gradient_of_the_input_are_torchs_to_the_bit(kernel: int, stride: int) -> None:
@@ -234,16 +213,14 @@ STRANGE_SIZES = {
 }
 
 
-@pytest.mark.usefixtures("of_bf16")
+@pytest.mark.usefixtures("ours")
 def test_what_is_made_for_it_is_known_before_the_first_step() -> None:
     assert not any(made_for(conv) for conv, _ in STRANGE.values())
     assert all(made_for(conv) for conv, _ in STRANGE_SIZES.values())
 
 
 @pytest.mark.parametrize(("conv", "shape"), (STRANGE | STRANGE_SIZES).values(), ids=list(STRANGE | STRANGE_SIZES))
-def test_what_it_is_not_made_for_torch_does(conv: nn.Conv2d, shape: tuple[int, ...], by_instructions: str) -> None:
-    if by_instructions == "AVX2":
-        pytest.skip("made for more, see below")
+def test_what_it_is_not_made_for_torch_does(conv: nn.Conv2d, shape: tuple[int, ...]) -> None:
     x = images(*shape)
     with torch.autocast("cpu", torch.bfloat16):
         y, expected = convolve(conv, x), conv(x)
@@ -251,9 +228,9 @@ def test_what_it_is_not_made_for_torch_does(conv: nn.Conv2d, shape: tuple[int, .
     assert torch.equal(y, expected)
 
 
-def test_evaluation_and_what_is_not_autocast_to_bf16_are_torchs(by_instructions: str) -> None:
+def test_evaluation_and_what_is_not_autocast_to_bf16_are_torchs() -> None:
     conv, x = layer(16, 16), images(2, 16, 8, 8)
-    assert is_ours(convolve(conv, x.float())) == (by_instructions == "AVX2")
+    assert not is_ours(convolve(conv, x.float()))
     with torch.autocast("cpu", torch.float16):
         assert not is_ours(convolve(conv, x))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -262,43 +239,13 @@ def test_evaluation_and_what_is_not_autocast_to_bf16_are_torchs(by_instructions:
         convolve(conv, x)
 
 
-BY_TORCH = ("oblong kernel", "oblong stride", "padding", "dilation", "groups", "bias", "grey", "odd outputs")
-
-
-@pytest.mark.usefixtures("of_float32")
-def test_avx2_takes_more_and_leaves_the_rest_to_torch() -> None:
-    for name, (conv, shape) in STRANGE.items():
-        assert made_for(conv) == (name not in BY_TORCH), name
-        x = torch.randn(shape)
-        y, expected = convolve(conv, x), conv(x)
-        assert is_ours(y) == (name not in BY_TORCH), name
-        assert torch.allclose(y, expected, rtol=1e-4, atol=1e-5), name
-    for name, (conv, shape) in STRANGE_SIZES.items():
-        assert is_ours(convolve(conv, torch.randn(shape))) == (name in ("odd width", "odd width of the output")), name
-
-
-@pytest.mark.usefixtures("of_float32")
-@pytest.mark.parametrize("bf16", [False, True])
-def test_by_avx2_the_gradient_of_few_input_channels_is_that_of_float32(bf16: bool) -> None:
-    torch.manual_seed(5)
-    conv, dtype = layer(3, 16), torch.bfloat16 if bf16 else torch.float32
-    x, dy = torch.randn(2, 3, 8, 8).to(dtype).requires_grad_(), torch.randn(2, 16, 8, 8).to(dtype)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        convolve(conv, x).backward(dy)
-    exact = x.detach().float().requires_grad_()
-    F.conv2d(exact, conv.weight.to(dtype).float(), padding=1).backward(dy.float())
-    assert x.grad is not None
-    assert exact.grad is not None
-    assert torch.equal(x.grad, exact.grad.to(dtype))
-
-
 @pytest.mark.parametrize(
     "x",
     [torch.ones(2, 24, 8, 8), torch.ones(2, 8, 8, 8), torch.ones(16, 8, 8), torch.ones(2, 16, 8)],
     ids=["too many channels", "too few", "one image", "a row"],
 )
 @pytest.mark.parametrize("bf16", [False, True])
-def test_images_that_do_not_fit_are_torchs_to_take_or_to_refuse(x: Tensor, bf16: bool, by_instructions: str) -> None:
+def test_images_that_do_not_fit_are_torchs_to_take_or_to_refuse(x: Tensor, bf16: bool) -> None:
     conv = layer(16, 16)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         try:
@@ -308,113 +255,3 @@ def test_images_that_do_not_fit_are_torchs_to_take_or_to_refuse(x: Tensor, bf16:
                 convolve(conv, x)
         else:
             assert torch.equal(convolve(conv, x), expected)
-
-
-@pytest.mark.usefixtures("of_float32")
-def test_by_avx2_sums_round_to_the_nearest_bf16_ties_to_even_and_stay_no_number() -> None:
-    conv = layer(16, 16, 1)
-    with torch.no_grad():
-        conv.weight.fill_(0)
-        conv.weight[:, 0] = 1
-        conv.weight[:, 1] = 256
-    found = []
-    for parts in ((1, 1), (3, 1), (-1, -1), (1.5, 1), (0, float("inf"))):
-        x = torch.zeros(1, 16, 1, 1)
-        x[0, :2, 0, 0] = torch.tensor(parts)
-        with torch.autocast("cpu", torch.bfloat16):
-            found.append(convolve(conv, x)[0, 0].item())
-    assert found == [256, 260, -256, 258, float("inf")]
-    with torch.no_grad():
-        conv.weight.view(torch.int32).fill_(0x7FFFFFFF)  # which would become -0 if it were rounded as a number
-        with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
-            assert convolve(conv, torch.ones(1, 16, 1, 1)).isnan().all()
-
-
-@pytest.mark.usefixtures("of_float32")
-@settings(max_examples=120)
-@given(
-    batch=st.integers(1, 9),
-    inputs=st.sampled_from([16, 32, 48, 160]),
-    outputs=st.sampled_from([16, 32, 80]),
-    height=st.integers(1, 9),
-    width=st.integers(1, 40),
-    kernel=st.sampled_from([1, 3, 5, 7]),
-    stride=st.integers(1, 3),
-    bf16=st.booleans(),
-)
-@example(batch=3, inputs=16, outputs=16, height=32, width=32, kernel=3, stride=1, bf16=True)
-@example(batch=3, inputs=64, outputs=128, height=8, width=8, kernel=3, stride=2, bf16=True)
-@example(batch=2, inputs=640, outputs=640, height=8, width=8, kernel=3, stride=1, bf16=False)
-def test_by_avx2_output_and_gradients_are_those_of_double_precision(
-    batch: int, inputs: int, outputs: int, height: int, width: int, kernel: int, stride: int, bf16: bool
-) -> None:
-    """But for the sums' rounding in float32, and one to bfloat16 at their end."""
-    torch.manual_seed(batch)
-    conv = layer(inputs, outputs, kernel, stride=stride)
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    shapes = (batch, inputs, height * stride, width * stride), (batch, outputs, height, width)
-    x, dy = (torch.randn(shape).to(dtype).to(memory_format=torch.channels_last) for shape in shapes)
-    x.requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        y = convolve(conv, x)
-    assert is_ours(y)
-    assert y.dtype == dtype
-    assert y.is_contiguous(memory_format=torch.channels_last)
-    y.backward(dy)
-    exact_x, exact_w = (t.detach().to(dtype).double().requires_grad_() for t in (x, conv.weight))
-    exact = F.conv2d(exact_x, exact_w, stride=stride, padding=kernel // 2)
-    exact.backward(dy.double())
-    sums = torch.finfo(torch.float32).eps * max(inputs, outputs) ** 0.5 * kernel * 8
-    for found, true in ((y, exact), (x.grad, exact_x.grad)):
-        assert found is not None
-        assert true is not None
-        assert ((found.double() - true).abs() <= sums + (2.0**-8 if bf16 else 2.0**-23) * true.abs()).all()
-    assert conv.weight.grad is not None
-    assert exact_w.grad is not None
-    error = (conv.weight.grad - exact_w.grad).abs().max()
-    assert error <= 2.0**-23 * (batch * height * width) ** 0.5 * 60
-
-
-@pytest.mark.usefixtures("of_float32")
-@pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("kernel", [1, 3, 7])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_by_avx2_it_is_exact_where_sums_need_no_rounding(dtype: torch.dtype, kernel: int, stride: int) -> None:
-    """Of few ones and small whole weights, a wrong place would show."""
-    torch.manual_seed(1)
-    shapes = (2, 32, 7 * stride, 9 * stride), (2, 48, 7, 9)
-    x, dy = (torch.zeros(shape, dtype=dtype).to(memory_format=torch.channels_last) for shape in shapes)
-    for images in (x, dy):
-        images.permute(0, 2, 3, 1).view(-1)[torch.randint(images.numel(), (150,))] = 1
-    x.requires_grad_()
-    conv = layer(32, 48, kernel, stride=stride)
-    with torch.no_grad():
-        conv.weight.copy_(torch.randint(-8, 9, conv.weight.shape))
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        y = convolve(conv, x)
-    y.backward(dy)
-    exact_x, exact_w = (t.detach().double().requires_grad_() for t in (x, conv.weight))
-    exact = F.conv2d(exact_x, exact_w, stride=stride, padding=kernel // 2)
-    exact.backward(dy.double())
-    for found, true in ((y, exact), (x.grad, exact_x.grad), (conv.weight.grad, exact_w.grad)):
-        assert found is not None
-        assert true is not None
-        assert true.any()
-        assert torch.equal(found.double(), true)
-
-
-@pytest.mark.usefixtures("of_float32")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_by_avx2_no_bit_depends_on_the_number_of_threads(dtype: torch.dtype) -> None:
-    torch.manual_seed(4)
-    conv, results = layer(32, 48, stride=2), []
-    data, dy = (torch.randn(shape).to(dtype) for shape in ((5, 32, 34, 18), (5, 48, 17, 9)))
-    for threads in (1, 2, 3, 7):
-        x = data.detach().to(memory_format=torch.channels_last).requires_grad_()
-        conv.zero_grad()
-        with so_many_threads(threads), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            y = convolve(conv, x)
-            y.backward(dy.to(memory_format=torch.channels_last))
-        results.append((y, x.grad, conv.weight.grad))
-    for result in results[1:]:
-        assert all(torch.equal(found, first) for found, first in zip(result, results[0], strict=True))

@@ -174,8 +174,6 @@ def test_dropout_masks_follow_the_seed_of_torchs_generator() -> None:
         ("WRN-16-2-dropout", 0.0, "dropout rate 0.0 is not between 0 and 1"),
         ("WRN-16-2-dropout", 1.0, "dropout rate 1.0 is not between 0 and 1"),
         ("WRN-16-2-dropout", float("nan"), "dropout rate nan"),
-        ("WRN-16-2", 0.3, "has no dropout, but its rate is 0.3"),
-        ("ResNet-50", 0.3, "has no dropout, but its rate is 0.3"),
     ],
 )
 def test_a_dropout_rate_must_fit_the_name(name: str, dropout: float, message: str) -> None:
@@ -183,13 +181,9 @@ def test_a_dropout_rate_must_fit_the_name(name: str, dropout: float, message: st
         make(name, dropout=dropout)
 
 
-def test_other_bad_arguments_are_refused() -> None:
+def test_a_network_has_classes() -> None:
     with pytest.raises(UserError, match="0 classes"):
         make(num_classes=0)
-    with pytest.raises(UserError, match="unknown conv_init 'fan_it'"):
-        make(conv_init="fan_it")
-    with pytest.raises(UserError, match="unknown bn_init 'zeros'"):
-        make(bn_init="zeros")
 
 
 @pytest.mark.parametrize("name", ["WRN-16-1", "WRN-16-2", "WRN-22-2-B(3,1,3)", "WRN-40-2-B(1,3)", "pre-act-ResNet-164"])
@@ -299,5 +293,5 @@ def test_channels_last_and_bf16_autocast_are_close_to_float32() -> None:
     expected = model(images)
     model.to(memory_format=torch.channels_last)
     torch.testing.assert_close(model(images.to(memory_format=torch.channels_last)), expected, rtol=1e-4, atol=1e-4)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         assert (model(images) - expected).abs().max() < 0.1 * expected.abs().max()

@@ -164,26 +164,6 @@ def test_every_name_that_a_remedy_gives_is_valid(name: str) -> None:
     assert offered or "leave -dropout out" in caught.remedy
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        ("imagenet-basic", 18, 2),
-        ("imagenet-basic", 18, float("nan")),
-        ("imagenet-basic", 20, 1.0),
-        ("imagenet-basic", 18, 1.0, (3, 3), True),
-        ("imagenet-bottleneck", 50, 2, (3, 3)),
-        ("preact-resnet", 164, 1, (3, 3)),
-        ("preact-resnet", 164, 2, (1, 3, 1)),
-        ("imagenet-preact", 200, 2, (1, 3, 1)),
-        ("wrn", 28, 10.0),
-        ("wrn", 28, 10, ()),
-    ],
-)
-def test_contradicting_fields_are_refused(fields: tuple) -> None:  # type: ignore[type-arg]
-    with pytest.raises(UserError):
-        Network(*fields)
-
-
 def test_known_names_are_every_network_of_the_claims_that_this_paper_ran() -> None:
     """Plus the pre-activation nets it compares itself with; other quoted nets and COCO's detector say why not."""
     with CLAIMS.open() as file:

@@ -1,17 +1,26 @@
-"""Weights in torchvision's layout and in that of the authors' PyTorch release."""
+"""Weights under the names of torchvision and of the authors' PyTorch release, and the command that writes them."""
 
+import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipeline.cli import main as command_line
 from pipeline.errors import UserError
 from pipeline.models.build import build, skeleton
 from pipeline.models.names import parse
-from pipeline.models.weights import from_authors, from_torchvision, to_authors, to_torchvision
+from pipeline.models.weights import Layout, in_layout
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = "cifar10-wrn-40-1-quick-s1"
 
 TORCHVISION = {
     "WRN-50-2-bottleneck": "wide_resnet50_2",
@@ -41,22 +50,20 @@ def test_equal_weights_give_torchvisions_outputs(name: str) -> None:
     ours, network = trained(name, 1000), parse(name)
     with torch.device("meta"):
         theirs = torchvision.models.get_model(TORCHVISION[name])
-    theirs.load_state_dict(to_torchvision(network, ours.state_dict()), strict=True, assign=True)
+    theirs.load_state_dict(in_layout(network, ours.state_dict(), "torchvision"), strict=True, assign=True)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = theirs.eval()(images)
         assert expected.std() > 0.01
         torch.testing.assert_close(ours(images), expected, rtol=1e-4, atol=1e-5)
-    back = from_torchvision(network, theirs.state_dict())
-    assert list(back) == list(ours.state_dict())
-    assert all(torch.equal(back[key], tensor) for key, tensor in ours.state_dict().items())
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_torchvisions_keys_and_shapes(name: str) -> None:
+def test_torchvisions_keys_and_shapes_which_are_timms_as_well(name: str) -> None:
     with torch.device("meta"):
         theirs = torchvision.models.get_model(TORCHVISION[name], num_classes=7).state_dict()
-    ours = to_torchvision(parse(name), skeleton(parse(name), 7).state_dict())
+    ours, timms = (in_layout(parse(name), skeleton(parse(name), 7).state_dict(), it) for it in ("torchvision", "timm"))
+    assert timms.keys() == ours.keys()
     assert {key: tensor.shape for key, tensor in ours.items()} == {key: tensor.shape for key, tensor in theirs.items()}
 
 
@@ -83,7 +90,7 @@ def test_equal_weights_in_the_authors_layout_give_the_papers_function(name: str)
     network = parse(name)
     model = trained(name.removesuffix("-dropout"), 10)
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    params = to_authors(network, model.state_dict())
+    params = in_layout(network, model.state_dict(), "authors")
     with torch.no_grad():
         expected = from_the_paper(params, images, network.blocks_per_group[0])
         assert expected.std() > 0.01
@@ -99,54 +106,55 @@ AUTHORS_KEYS = {
 
 
 @pytest.mark.parametrize("name", ["WRN-16-1", "WRN-28-2"])
-def test_authors_layout_round_trip(name: str) -> None:
-    network, state = parse(name), trained(name, 100).state_dict()
-    theirs = to_authors(network, state)
+def test_the_authors_names(name: str) -> None:
+    theirs = in_layout(parse(name), skeleton(parse(name), 100).state_dict(), "authors")
     assert set(theirs) >= AUTHORS_KEYS
     form = r"conv0|fc\.(weight|bias)|(bn|group[012]\.block\d\.bn[01])\.(weight|bias|running_(mean|var))"
     form += r"|group[012]\.block\d\.(conv[01]|convdim)"
     assert all(re.fullmatch(form, key) for key in theirs)
-    stats = {key: tensor for key, tensor in theirs.items() if "running" in key}
-    params = {key: tensor for key, tensor in theirs.items() if "running" not in key}
-    for checkpoint in (theirs, {"params": theirs, "epoch": 200}, {"params": params, "stats": stats, "epoch": 200}):
-        back = from_authors(network, checkpoint)
-        assert list(back) == list(state)
-        assert all(torch.equal(back[key], state[key]) for key in state)
-    fresh = build(name, 100, conv_init="fan_in", bn_init="uniform", seed=9)
-    fresh.load_state_dict(back, strict=True)
 
 
-def test_missing_unexpected_and_misshapen_keys_are_named() -> None:
-    network, state = parse("WRN-16-2"), trained("WRN-16-2", 10).state_dict()
-    theirs = to_authors(network, state)
-    del theirs["group1.block0.convdim"]
-    with pytest.raises(UserError, match=r"the authors' layout: group1\.block0\.convdim missing"):
-        from_authors(network, theirs)
-    with pytest.raises(UserError, match=r"group3\.block0\.conv0 unexpected"):
-        from_authors(network, to_authors(network, state) | {"group3.block0.conv0": torch.zeros(1)})
-    with pytest.raises(UserError, match=r"and \d+ more missing"):
-        from_authors(parse("WRN-22-2"), to_authors(network, state))
-    with pytest.raises(
-        UserError, match=r"group1.block1.conv1.weight has shape \(32, 16, 3, 3\), expected \(64, 16, 3, 3\)"
-    ):
-        to_authors(parse("WRN-16-4"), state)
-    with pytest.raises(UserError, match=r"conv1\.weight has shape"):
-        from_torchvision(parse("ResNet-50"), _resnet50_of_width(parse("WRN-50-2-bottleneck").name))
+@pytest.mark.parametrize(
+    ("name", "layout", "what"),
+    [
+        ("WRN-40-2-B(3,1)", "authors", "has no layout in the authors' PyTorch release"),
+        ("pre-act-ResNet-164", "authors", "has no layout in the authors' PyTorch release"),
+        ("ResNet-50", "authors", "has no layout in the authors' PyTorch release"),
+        ("WRN-40-2", "torchvision", "has no torchvision layout"),
+        ("pre-ResNet-200", "torchvision", "has no torchvision layout"),
+        ("WRN-40-2", "timm", "has no timm layout"),
+    ],
+)
+def test_networks_that_a_layout_does_not_have(name: str, layout: Layout, what: str) -> None:
+    with pytest.raises(UserError, match=what):
+        in_layout(parse(name), {}, layout)
 
 
-def _resnet50_of_width(name: str) -> dict[str, Tensor]:
-    return to_torchvision(parse(name), skeleton(parse(name), 1000).state_dict())
+def test_the_command_writes_a_run_s_weights_or_says_why_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the network is, is told by the run's record and not by what params.yaml says of the run now."""
 
+    def export(layout: str, to: str = "out.safetensors") -> tuple[object, list[str]]:
+        monkeypatch.setattr("sys.argv", ["wrn-pipe", "export", RUN, "--layout", layout, "--to", to])
+        with pytest.raises(SystemExit) as ended:
+            command_line.main()
+        return ended.value.code, capsys.readouterr().err.splitlines()
 
-@pytest.mark.parametrize("name", ["WRN-40-2-B(3,1)", "pre-act-ResNet-164", "ResNet-50"])
-def test_networks_without_an_authors_layout(name: str) -> None:
-    for function in (to_authors, from_authors):
-        with pytest.raises(UserError, match="has no layout in the authors' PyTorch release"):
-            function(parse(name), {})
-
-
-@pytest.mark.parametrize("name", ["WRN-40-2", "pre-act-ResNet-164", "pre-ResNet-200"])
-def test_networks_without_a_torchvision_layout(name: str) -> None:
-    for function in (to_torchvision, from_torchvision):
-        with pytest.raises(UserError, match="has no torchvision layout"):
-            function(parse(name), {})
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(ROOT / "params.yaml", "params.yaml")
+    code, said = export("authors")
+    assert (code, said[1]) == (2, f"  fix: wrn-pipe repro train@{RUN}, or dvc pull if a remote is set up")
+    folder = tmp_path / "models" / RUN
+    folder.mkdir(parents=True)
+    state = trained("WRN-16-1", 10).state_dict()
+    save_file(state, folder / "model.safetensors")
+    record = {"network": "WRN-16-1", "protocol": {"preprocessing": "meanstd"}}
+    (folder / "run.json").write_text(json.dumps(record))
+    assert export("timm")[0] == 2
+    assert export("authors", "params.yaml")[0] == 2
+    assert not Path("out.safetensors").exists()
+    assert export("authors") == (0, [])
+    assert torch.equal(load_file("out.safetensors")["group0.block0.conv0"], state["group1.block1.conv1.weight"])
+    with safe_open("out.safetensors", "pt") as file:
+        assert file.metadata() == {"run": RUN, "network": "WRN-16-1", "preprocessing": "meanstd", "layout": "authors"}

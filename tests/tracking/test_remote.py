@@ -88,7 +88,7 @@ def test_a_server_that_goes_during_a_training(
     remote, port = tmp_path / "remote", free_port()
     record = json.loads((place.root / "models" / FIRST / "run.json").read_text())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{quote(USER, '')}:{quote(PASSWORD, '')}@127.0.0.1:{port}")
-    with mirrored(FIRST, record, {}) as mirror:
+    with mirrored(FIRST, record) as mirror:
         with mlflow_server(remote, port):
             mirror.epoch(EpochRecord(1, 0.1, 2.0, 50.0), 100.0)
             while not mirror.logged:

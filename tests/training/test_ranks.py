@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +29,7 @@ from pipeline.data.sampler import Shard, sample_order
 from pipeline.models.build import build
 from pipeline.models.sync_batch_norm import synchronise
 
+CPU = torch.device("cpu")
 Tensors = dict[str, torch.Tensor]
 SYNCHRONISED = {
     "batch_norm": "synchronised",
@@ -127,9 +129,9 @@ def joined(tiny_beton: Path) -> tuple[Tensors, Tensors]:
 
 def batches(folder: Path, shard: Shard, size: int) -> Iterator[Any]:
     loader = Loader(folder, "train", shard.size(size), "numpy")
-    cpu, order = torch.device("cpu"), sample_order(1, 0, 260)
+    order = sample_order(1, 0, 260)
     return Inputs(
-        loader, Preprocessing("meanstd"), "half-batch", "per-batch", 1, torch.float32, cpu, shard, size
+        loader, Preprocessing("meanstd"), "half-batch", "per-batch", 1, torch.float32, CPU, shard, size
     ).batches(0, order)
 
 
@@ -250,13 +252,21 @@ def test_the_shares_of_a_mini_batch_are_the_mini_batch(tiny_beton: Path, size: i
         assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
 
 
+@pytest.fixture
+def group_of_one() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group_of_one")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_synchronised_alone_is_batch_normalisation(dtype: torch.dtype) -> None:
     """Within the rounding of `dtype`: outputs, all gradients, running statistics. In evaluation to the bit."""
     generator = torch.Generator().manual_seed(1)
     x, gradient = (torch.randn(16, 8, 6, 6, generator=generator).mul_(3).add_(2).to(dtype) for _ in range(2))
     layers = torch.nn.Sequential(torch.nn.BatchNorm2d(8)), torch.nn.Sequential(torch.nn.BatchNorm2d(8))
-    synchronise(layers[1])
+    synchronise(layers[1], CPU)
     seen: list[list[torch.Tensor]] = []
     for layer in layers:
         images = x.clone().requires_grad_()
@@ -270,9 +280,26 @@ def test_synchronised_alone_is_batch_normalisation(dtype: torch.dtype) -> None:
         torch.testing.assert_close(synchronised, plain, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("group_of_one")
+def test_sums_over_processes_go_into_gradients_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that hold the same images: all_reduce doubles."""
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.mul_(2))
+    x, gradient = torch.randn(4, 3, 5, 5, dtype=torch.float64), torch.randn(4, 3, 5, 5, dtype=torch.float64)
+    shares = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
+    synchronise(shares, CPU)
+    own, whole = x.clone().requires_grad_(), torch.cat([x, x]).requires_grad_()
+    shares.double()(own).backward(gradient)
+    torch.nn.BatchNorm2d(3).double()(whole).backward(torch.cat([gradient, gradient]))
+    assert own.grad is not None
+    assert whole.grad is not None
+    torch.testing.assert_close(own.grad, whole.grad[:4], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
 @pytest.mark.parametrize("network", ["WRN-10-1", "ResNet-18"])
-def test_names_and_weights_stay_when_normalisation_is_synchronised(network: str) -> None:
+def test_names_and_weights_stay_when_normalisation_is_synchronised(network: str, device: torch.device) -> None:
     plain, other = (build(network, 10, conv_init="fan_out", bn_init="uniform", seed=1) for _ in range(2))
-    synchronise(other)
+    synchronise(other, device)
     assert same_bits(plain.state_dict(), other.state_dict())
     assert not any(type(module) is torch.nn.BatchNorm2d for module in other.modules())
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in other.modules()) == (device.type == "cuda")

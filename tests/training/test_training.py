@@ -1,23 +1,31 @@
 """Trainings of a small network on real images: what they compute, how they repeat, stop and resume."""
 
+import json
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from project import RUN, make_project
 from small_trainings import ignore, training, weights
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from pipeline.data.augmentation import Crop, augment, flips, offsets
+from pipeline.data.augmentation import augment, flips, offsets
 from pipeline.data.readers import Splits
 from pipeline.data.sampler import sample_order
 from pipeline.errors import InterruptedTrainingError, WrnPipeError
 from pipeline.models.build import build
-from pipeline.training import loop
+from pipeline.params import Crop
+from pipeline.runner.params_file import load
+from pipeline.training import device, loop
+from pipeline.training.hooks import Hooks
 from pipeline.training.loop import train
+from pipeline.training.train_run import train_run
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +77,35 @@ def test_training_learns(folder: Path, tmp_path: Path) -> None:
     assert history[-1].train_error < history[0].train_error - 15
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_equal_inputs_give_equal_bits_and_another_seed_does_not(folder: Path, tmp_path: Path, precision: str) -> None:
-    runs = [training(folder, tmp_path / str(i), seed=seed, precision=precision) for i, seed in enumerate((1, 1, 2))]
+def test_equal_inputs_give_equal_bits_and_another_seed_does_not(folder: Path, tmp_path: Path) -> None:
+    runs = [training(folder, tmp_path / str(i), seed=seed) for i, seed in enumerate((1, 1, 2))]
     histories = [train(run, ignore).history for run in runs]
     assert weights(runs[0]) == weights(runs[1])
     assert histories[0] == histories[1]
     assert weights(runs[0]) != weights(runs[2])
+
+
+def test_without_instructions_for_bf16_a_training_computes_in_fp32_and_says_so(
+    tiny_beton: Path,
+    tiny_dataset_entry: Callable[[str], dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
+    monkeypatch.chdir(project.root)
+    monkeypatch.setattr(device, "_native_bf16", lambda: "")
+    for precision in ("fp32", "bf16"):
+        project.edit(lambda params: params["loading"].update(backend="numpy"))
+        project.edit(lambda params: params["protocols"]["brief"].update(precision=precision, epochs=1))  # noqa: B023
+        train_run(load(), RUN, precision, Path("scratch") / precision, Path(precision), Hooks())
+    fp32, bf16 = ((Path(name) / "model.safetensors").read_bytes() for name in ("fp32", "bf16"))
+    assert fp32 == bf16
+    for name in ("fp32", "bf16"):
+        record = json.loads((Path(name) / "run.json").read_text())
+        assert record["protocol"]["precision"] == name
+        assert [where.get("precision") for where in record["devices"]] == [None if name == "fp32" else "fp32"]
+    assert capsys.readouterr().err.count("computes in fp32, not in bf16: this cpu has no instructions for bf") == 1
 
 
 def test_the_average_is_that_of_every_few_steps(folder: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_weights_are_those_of_the_plain_way(
             chosen = order[step * 96 : (step + 1) * 96]
             mirrored = flips(recipe.flip, plain.seed, epoch, chosen)
             moved = augment(images[chosen], mirrored, *offsets(recipe.crop, plain.seed, epoch, chosen, step))
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "bf16"):
                 logits = plain.model(preprocessing(torch.from_numpy(moved))).float()
             optimizer.zero_grad()
             F.cross_entropy(logits, torch.from_numpy(labels[chosen]), label_smoothing=0.1).backward()

@@ -258,15 +258,20 @@ def reasons(change: Sequence[Any], lost: Sequence[str] = ()) -> list[str]:
             for path, how in items.items():
                 if isinstance(how, dict):  # a params file: {key: how}
                     words += [f"{path}: {key} {_HOW.get(value, value)}" for key, value in how.items()]
-                elif how == "modified" and Path(path).is_dir() and not any(map(Path.is_file, Path(path).rglob("*"))):
-                    words.append(f"{noun}{path} is empty")  # as a dvc pull that fails leaves it
+                elif how == "modified" and Path(path).is_dir() and not holds_a_file(Path(path)):
+                    words.append(f"{noun}{path} is empty")
                 elif how == "modified" and any(out.startswith(f"{path}/") for out in lost):
                     words.append(f"{noun}{path} is not all there")
-                elif how == "not in cache" and not Path(path).exists():
+                elif how == "not in cache" and not holds_a_file(Path(path)):
                     words.append(f"{noun}{path} is not there")
                 else:
                     words.append(f"{noun}{path} {_HOW.get(how, how)}")
     return words
+
+
+def holds_a_file(path: Path) -> bool:
+    """Whether it is a file, or a folder with one: a dvc pull that fails leaves empty folders."""
+    return path.is_file() or any(map(Path.is_file, path.rglob("*")))
 
 
 _HOW = {"modified": "edited", "new": "is new", "deleted": "is not there"}

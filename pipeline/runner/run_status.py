@@ -15,7 +15,7 @@ from pipeline.provenance import fingerprint
 from pipeline.publication.claims import canonical, load_claims
 from pipeline.publication.protocols import protocol_of
 from pipeline.runner.dag import Stage, read_dag, with_behind
-from pipeline.runner.dvc import ask, only_absent
+from pipeline.runner.dvc import ask, holds_a_file, only_absent
 from pipeline.runner.failure_record import FailureRecord, failure_record
 from pipeline.runner.heartbeat import Pulse
 from pipeline.runner.heartbeat import read as read_pulse
@@ -128,7 +128,7 @@ def standings(plan: Plan) -> Standings:
         name: (*(_sentences(words) if (words := failure_record(name)) and not words.stopped else ()), *why)
         for name, why in (stale or {}).items()
         if stages[name].kind not in ("train", "evaluate", "tabulate")
-        and (name in edited or not all(Path(out).exists() for out in stages[name].outs))
+        and (name in edited or not all(holds_a_file(Path(out)) for out in stages[name].outs))
     }
     tables = tuple(_table(table, facts, runs) for table in plan.tables)
     return Standings(stale is not None, why_not, mend, silent, others, running, tuple(runs), tables)

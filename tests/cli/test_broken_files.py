@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from project import ROOT, Project, copy_repository
 
-from pipeline import provenance
 from pipeline.cli import main as command_line
 
 RUN = "cifar10-wrn-40-1-quick-s1"
@@ -26,11 +25,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 def refused(root: Path, typed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     """The two lines of a command that the user's files stop."""
-    provenance._dag.cache_clear()
     monkeypatch.setattr("sys.argv", ["wrn-pipe", *typed.split()])
     with chdir(root), pytest.raises(SystemExit) as ended:
         command_line.main()
-    provenance._dag.cache_clear()
     shown = capsys.readouterr()
     assert ended.value.code == 2, shown
     what, fix = shown.err.splitlines()

@@ -180,7 +180,7 @@ def test_one_cell_with_what_it_needs(project: Project) -> None:
 def test_a_cost_that_is_hardly_any_is_said_in_plain_words(cli: Cli) -> None:
     done = cli("plan", "--paper-table", "4", "--row", "WRN-40-1", "--dataset", "cifar10", "--protocol", "quick")
     assert done.returncode == 0, done.stderr
-    assert "Cost of each: below 0.01 GPU-hours or 0.09 hours on 2 CPU cores, estimated" in done.stdout
+    assert "Cost of each: below 0.01 GPU-hours or 0.01 hours on 2 CPU cores, estimated" in done.stdout
     assert "They say nothing about the paper's numbers, which were measured by another protocol." in done.stdout
 
 

@@ -115,12 +115,11 @@ def test_an_output_takes_the_place_of_an_earlier_one_only(compare, tmp_path) -> 
         shutil.copyfile(ROOT / name, tmp_path / name)
     (tmp_path / "dvc.lock").write_text("untracked")
     (tmp_path / "link.md").symlink_to("README.md")
-    (tmp_path / "weights").write_bytes(b"\x08\0\0\0")
     (tmp_path / "evaluations").mkdir(exist_ok=True)
     for words in (["init", "-q"], ["add", "params.yaml", "README.md"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    kept = ["params.yaml", "README.md", "link.md", "dvc.lock", "weights", "evaluations/x.md", ".git/config"]
+    kept = ["params.yaml", "README.md", "link.md", "dvc.lock", "evaluations/x.md", ".git/config"]
     for name in [*kept, str(tmp_path / "README.md")]:
         code, out, err = compare("--paper-table", "4", "--output", name)
         assert (code, out) == (2, ""), name
@@ -151,7 +150,8 @@ def packed(results: Sequence[Result], folder: Path, **others: bytes) -> str:
     folder.mkdir()
     write(results, folder)
     members: dict[str, bytes | Path] = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
-    members |= dict.fromkeys((crate.NAME, crate.LICENCES, "dvc.lock"), b"{}")
+    members |= dict.fromkeys((crate.NAME, crate.LICENCES, "dvc.lock", "dvc.yaml"), b"{}")
+    members |= {f"evaluations/{each.run}/predictions.parquet": b"" for each in results}
     archive.write(folder.with_suffix(".zip"), members | others)
     return f"{folder.name}.zip"
 

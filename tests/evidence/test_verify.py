@@ -390,7 +390,7 @@ def test_deep_says_in_two_lines_that_the_digests_are_broken(copy: Project, conte
     ran = CliRunner().invoke(app, ["verify", "--deep"])
     assert isinstance(ran.exception, SystemExit), ran.exception
     assert ran.exit_code == 1
-    lines = [line for line in ran.output.splitlines() if "digests: " in line or "does not say device" in line]
+    lines = [line for line in ran.output.splitlines() if "not the digests of" in line or "does not say device" in line]
     assert [line.split()[:2] for line in lines] == [
         ["wrong", f"{EVALUATION}/digests.json"],
         ["unchecked", f"{EVALUATION}/predictions.parquet"],

@@ -1,11 +1,15 @@
 """Batch normalisation by the statistics of a mini-batch that several processes share: torch's on GPUs, and on CPUs,
-where torch's does not run, one made of torch's differentiable operations."""
+where torch's does not run, one of torch's operations and one all-reduce of 2 C + 1 numbers in each direction."""
 
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_PER_CHANNEL = (0, 2, 3)
 
 
 class CPUSyncBatchNorm2d(nn.BatchNorm2d):
@@ -16,41 +20,14 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not dist.is_initialized():
+        if not self.training:
             return super().forward(x)
-        values = x.float()  # once, so that its gradients add up before they are rounded to x's precision
-        variance, mean = (m.double() for m in torch.var_mean(values, (0, 2, 3), correction=0))
-        own = x.numel() // x.shape[1]
-        # In float64 the difference of two large numbers below keeps all digits that float32 has.
-        sums = torch.cat([mean.new_full((1,), own), own * mean, own * (variance + mean.square())])
-        n, total, squares = _SumOverProcesses.apply(sums).split([1, x.shape[1], x.shape[1]])
-        mean = total / n
-        variance = (squares / n - mean.square()).clamp(min=0)
-        self._keep(mean.detach(), (variance * n / (n - 1)).detach())
-        shift, scale = (v.float().view(1, -1, 1, 1) for v in (mean, (variance + self.eps).rsqrt() * self.weight))
-        normalised: Tensor = (values - shift) * scale + self.bias.view(1, -1, 1, 1)
-        return normalised.to(x.dtype)
-
-    def _keep(self, mean: Tensor, variance: Tensor) -> None:
         assert self.num_batches_tracked is not None
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.momentum is not None
         self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-        self.running_var.lerp_(variance.to(self.running_var), self.momentum)
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, own: Tensor) -> Tensor:
-        total = own.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _SumOverProcesses.forward(ctx, gradient)
+        normalised: Tensor = _Normalise.apply(
+            x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps
+        )
+        return normalised
 
 
 def synchronise(model: nn.Module, device: torch.device) -> str:
@@ -62,3 +39,51 @@ def synchronise(model: nn.Module, device: torch.device) -> str:
     else:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call] # in place
     return "torch, batch normalisation synchronised"
+
+
+class _Normalise(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor,
+        running_variance: Tensor,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        own_variance, own_mean = (m.double() for m in torch.var_mean(x.float(), _PER_CHANNEL, correction=0))
+        own = x.numel() // x.shape[1]
+        # In float64 the difference of two large numbers below keeps all digits that float32 has.
+        sums = torch.cat([own_mean.new_full((1,), own), own * own_mean, own * (own_variance + own_mean.square())])
+        _add_up(sums)
+        n, total, squares = torch.split(sums, [1, x.shape[1], x.shape[1]])
+        mean = total / n
+        variance = (squares / n - mean.square()).clamp_(min=0)
+        running_mean.lerp_(mean.float(), momentum)
+        running_variance.lerp_((variance * n / (n - 1)).float(), momentum)
+        ctx.save_for_backward(x, weight, mean.float(), (variance + eps).rsqrt().float(), n)
+        return F.batch_norm(x, mean.float(), variance.float(), weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale, n = ctx.saved_tensors
+        dy = dy.float()
+        normalised = (x - _wide(mean)) * _wide(scale)
+        dbias, dweight = dy.sum(_PER_CHANNEL), (dy * normalised).sum(_PER_CHANNEL)
+        sums = torch.stack([dbias, dweight]).double()
+        _add_up(sums)
+        of_bias, of_weight = (sums / n).float()
+        dx = _wide(weight * scale) * (dy - _wide(of_bias) - normalised * _wide(of_weight))
+        return dx.to(x.dtype), dweight, dbias, None, None, None, None
+
+
+def _add_up(sums: Tensor) -> None:
+    if dist.is_initialized():
+        dist.all_reduce(sums)
+
+
+def _wide(per_channel: Tensor) -> Tensor:
+    return per_channel.view(1, -1, 1, 1)

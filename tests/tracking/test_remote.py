@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
@@ -88,13 +89,15 @@ def test_a_server_that_goes_during_a_training(
     remote, port = tmp_path / "remote", free_port()
     record = json.loads((place.root / "models" / FIRST / "run.json").read_text())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{quote(USER, '')}:{quote(PASSWORD, '')}@127.0.0.1:{port}")
-    with mirrored(FIRST, record) as mirror:
-        with mlflow_server(remote, port):
+    with ExitStack() as server:
+        server.enter_context(mlflow_server(remote, port))
+        with mirrored(FIRST, record) as mirror:
             mirror.epoch(EpochRecord(1, 0.1, 2.0, 50.0), 100.0)
             while not mirror.logged:
                 time.sleep(0.05)
-        for epoch in (2, 3):
-            mirror.epoch(EpochRecord(epoch, 0.1, 2.0, 50.0), 100.0)
+            server.close()
+            for epoch in (2, 3):
+                mirror.epoch(EpochRecord(epoch, 0.1, 2.0, 50.0), 100.0)
     told = capfd.readouterr().err
     assert told.count("MLflow") == 1, told
     assert told.startswith(f"MLflow is not recording {FIRST} (")

@@ -284,12 +284,12 @@ def test_synchronised_alone_is_batch_normalisation(dtype: torch.dtype) -> None:
 def test_sums_over_processes_go_into_gradients_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes that hold the same images: all_reduce doubles."""
     monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.mul_(2))
-    x, gradient = torch.randn(4, 3, 5, 5, dtype=torch.float64), torch.randn(4, 3, 5, 5, dtype=torch.float64)
+    x, gradient = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5)
     shares = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
     synchronise(shares, CPU)
     own, whole = x.clone().requires_grad_(), torch.cat([x, x]).requires_grad_()
-    shares.double()(own).backward(gradient)
-    torch.nn.BatchNorm2d(3).double()(whole).backward(torch.cat([gradient, gradient]))
+    shares(own).backward(gradient)
+    torch.nn.BatchNorm2d(3)(whole).backward(torch.cat([gradient, gradient]))
     assert own.grad is not None
     assert whole.grad is not None
     torch.testing.assert_close(own.grad, whole.grad[:4], rtol=1e-4, atol=1e-5)

@@ -78,6 +78,10 @@ def compare(
     plan = load()
     if output is not None:
         refuse_kept(output, "--output")
+        if output.is_file():
+            with output.open("rb") as file:
+                if b"\0" in file.read(4096):
+                    raise UserError(f"--output {output} is a binary file", "write it under another name: --output FILE")
     if bundle:
         from pipeline.evidence.bundling import gathered
 

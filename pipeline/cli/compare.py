@@ -122,10 +122,12 @@ def _tables(
     bundles: Sequence[Path],
 ) -> "tuple[str, WrnPipeError | None]":
     """The text, and with --strict why the claims do not hold."""
+    from pipeline.comparison.cells import spread_of
     from pipeline.comparison.formats import render, terminal
     from pipeline.comparison.tables import table
 
-    tables = _select([table(plan, name, results) for name in names], dataset, row, run)
+    spread = spread_of(plan, [result for result in results if result.run in plan.runs])
+    tables = _select([table(plan, name, results, spread) for name in names], dataset, row, run)
     if form == "terminal" and output is None:
         text = terminal.render(tables, _width(), colour=_colour())
     else:

@@ -108,8 +108,9 @@ def _show(addition: "Addition", seeds: int) -> None:
 
 
 def _outlook(addition: "Addition", seeds: int) -> str:
-    from pipeline.comparison.power import of_claim
-    from pipeline.comparison.statistics import FEWEST
+    from pipeline.comparison.orderings import load_orderings
+    from pipeline.comparison.power import of_claim, of_ordering
+    from pipeline.comparison.statistics import LOOKS
     from pipeline.publication.protocols import protocol_of
 
     claims = [
@@ -120,18 +121,29 @@ def _outlook(addition: "Addition", seeds: int) -> str:
     ]
     if not claims:
         return "They say nothing about the paper's numbers, which were measured by another protocol."
-    if seeds < FEWEST:
-        return f"Fewer than {FEWEST} runs of a network are never called reproduced: --seeds {FEWEST} or more."
+    if seeds < LOOKS[0]:
+        return f"Fewer than {LOOKS[0]} seeds of a network are not judged: --seeds {LOOKS[0]} or more."
     found = [one for claim in claims if (one := of_claim(claim, addition.plan, seeds))]
     if not found:
         return "params.yaml has no margin to judge them by: comparison.margins."
-    reproduced = _range([100 * one.reproduced for one in found], ".0f")
-    told = _range([one.told for one in found], ".2f")
-    return (
-        f"If a number of the paper holds, {seeds} runs say reproduced in {reproduced} of 100 cases; if it is off by "
-        f"{told} points, they say so in 80\n(should runs spread as published re-runs do; "
-        "docs/reproduction-notes.md says why so seldom)."
+    reproduced, one_off, two_off = (
+        _range([100 * getattr(one, name) for one in found], ".0f")
+        for name in ("reproduced", "differs_one", "differs_two")
     )
+    lines = [
+        f"Where a number of the paper holds, {seeds} seeds say reproduced in {reproduced} of 100 cases; where it is "
+        f"one margin off,\nthey say better or worse in {one_off}, two margins off in {two_off} "
+        "(should runs spread as published re-runs do)."
+    ]
+    networks = {(claim.dataset, claim.network) for claim in claims}
+    for ordering in load_orderings():
+        sides = {(claim.dataset, claim.network) for pair in ordering.pairs for claim in pair}
+        if sides <= networks:
+            power = of_ordering(ordering.pairs, seeds)
+            lines.append(
+                f"{ordering.text} They show it in {100 * power:.0f} of 100 cases, if the paper's numbers are true."
+            )
+    return "\n".join(lines)
 
 
 def _range(values: "Sequence[float]", form: str) -> str:

@@ -6,13 +6,24 @@ from typing import Literal
 
 from pipeline.comparison.deviations import Deviation, deviations, is_comparable
 from pipeline.comparison.results import Result
-from pipeline.comparison.statistics import FEWEST, Judgement, Sample, Verdict, judge, paper_runs, summarise
+from pipeline.comparison.statistics import (
+    LOOKS,
+    Errors,
+    Judgement,
+    Sample,
+    Spread,
+    Verdict,
+    judge,
+    paper_variance,
+    pooled,
+    summarise,
+)
 from pipeline.errors import UserError
 from pipeline.models.names import parse
 from pipeline.models.param_count import parameters
 from pipeline.params import PARAMS, Plan
 from pipeline.publication.caveats import caveats_of
-from pipeline.publication.claims import Claim, Kind, Metric
+from pipeline.publication.claims import Claim, Kind, Metric, load_claims
 from pipeline.publication.protocols import PaperProtocol, protocol_of, published_classes, published_images
 
 
@@ -58,22 +69,19 @@ class Cell:
 
     @property
     def difference(self) -> float | None:
-        """Ours minus published, in points; None without the two."""
+        """Our mean minus the printed number, in points; None without the two."""
         if self.ours is None or self.claim is None:
             return None
-        return self.ours.median - self.claim.value
+        return self.ours.mean - self.claim.value
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The difference's 95 % interval, in points."""
-        if self.judgement is None:
-            return None
-        difference, half_width = self.judgement.difference, self.judgement.half_width
-        return difference - half_width, difference + half_width
+        """Of the difference, by all runs, at 3 % a side, in points."""
+        return self.judgement.now.interval if self.judgement else None
 
 
-def cell_of(claim: Claim, plan: Plan, results: Sequence[Result]) -> Cell:
-    """Join one claim with the finished runs.
+def cell_of(claim: Claim, plan: Plan, results: Sequence[Result], spread: Spread | None = None) -> Cell:
+    """Join one claim with the finished runs. `spread`: that of `spread_of`, which is computed where it is not given.
 
     Raises UserError when the plan has no margin for a dataset that has runs to judge.
     """
@@ -94,7 +102,7 @@ def cell_of(claim: Claim, plan: Plan, results: Sequence[Result]) -> Cell:
     pairs = _runs_of(claim.network, claim.dataset, claim.metric, results)
     if paper is None or not pairs:
         return replace(cell, verdict=Verdict.NOT_RUN)
-    return _with_runs(cell, claim, paper, plan, pairs)
+    return _with_runs(cell, claim, paper, plan, pairs, spread or spread_of(plan, results))
 
 
 def unpublished_cell(table: str, dataset: str, model: str, metric: Metric) -> Cell:
@@ -102,17 +110,17 @@ def unpublished_cell(table: str, dataset: str, model: str, metric: Metric) -> Ce
     return Cell(table, dataset, model, metric, "unpublished", None)
 
 
-def unpublished_cell_with_runs(claim: Claim, model: str, plan: Plan, results: Sequence[Result]) -> Cell:
+def unpublished_cell_with_runs(claim: Claim, model: str, plan: Plan, results: Sequence[Result], spread: Spread) -> Cell:
     """A dash of the paper's table: our runs of `model` are shown, with their deviations, and not judged.
 
     `claim` is any claim of the same column, whose protocol the empty place would have had.
     """
-    cell = cell_of(replace(claim, model=model), plan, results)
+    cell = cell_of(replace(claim, model=model), plan, results, spread)
     return replace(cell, kind="unpublished", claim=None, judgement=None, verdict=None, margin=None, caveats=())
 
 
 def comparable_runs(claim: Claim, plan: Plan, results: Sequence[Result]) -> tuple[tuple[Result, float], ...]:
-    """The runs that count for a claim, one per seed, with their errors in percent; by run id."""
+    """The runs that count for a claim, one per seed, with their errors in percent; by seed."""
     paper = protocol_of(claim)
     if paper is None:
         return ()
@@ -120,6 +128,19 @@ def comparable_runs(claim: Claim, plan: Plan, results: Sequence[Result]) -> tupl
     weighed = [_Weighed(result, error, _deviations(result, claim, paper, plan)) for result, error in pairs]
     chosen, _ = _one_per_seed([w for w in weighed if is_comparable(w.deviations)])
     return tuple((w.result, w.error) for w in chosen)
+
+
+def spread_of(plan: Plan, results: Sequence[Result]) -> Spread:
+    """How far runs of one cell lie apart, by the comparable runs of all the paper's claims and the prior.
+
+    Runs that serve several claims of one metric count once.
+    """
+    cells = {}
+    for claim in load_claims():
+        if claim.kind == "runnable" and (runs := comparable_runs(claim, plan, results)):
+            errors = Errors(tuple(error for _, error in runs), published_images(claim.dataset, "test"))
+            cells[claim.metric, tuple(result.run for result, _ in runs)] = errors
+    return pooled(cells.values())
 
 
 @dataclass(frozen=True)
@@ -130,7 +151,12 @@ class _Weighed:
 
 
 def _with_runs(
-    cell: Cell, claim: Claim, paper: PaperProtocol, plan: Plan, pairs: Sequence[tuple[Result, float]]
+    cell: Cell,
+    claim: Claim,
+    paper: PaperProtocol,
+    plan: Plan,
+    pairs: Sequence[tuple[Result, float]],
+    spread: Spread,
 ) -> Cell:
     weighed = [_Weighed(result, error, _deviations(result, claim, paper, plan)) for result, error in pairs]
     comparable, repeated = _one_per_seed([w for w in weighed if is_comparable(w.deviations)])
@@ -141,7 +167,8 @@ def _with_runs(
         judgement = judge(
             [w.error for w in comparable],
             claim.value,
-            paper_runs=paper_runs(claim),
+            spread,
+            variance=paper_variance(claim),
             margin=margin,
             rounding=claim.rounding,
             images=published_images(claim.dataset, "test"),
@@ -191,7 +218,7 @@ def _one_per_seed(weighed: Sequence[_Weighed]) -> tuple[list[_Weighed], list[_We
     best: dict[int, _Weighed] = {}
     for w in sorted(weighed, key=lambda w: (len(w.deviations), w.result.run)):
         best.setdefault(w.result.record.seed, w)
-    chosen = [w for w in weighed if best[w.result.record.seed] is w]
+    chosen = [best[seed] for seed in sorted(best)]
     return chosen, [w for w in weighed if best[w.result.record.seed] is not w]
 
 
@@ -222,11 +249,11 @@ def _margin(plan: Plan, dataset: str) -> float:
 
 
 def runs_wanted(cell: Cell) -> int | None:
-    """Further comparable runs that the verdict waits for; None when it waits for none, or for more than is sensible."""
-    if cell.claim is None or protocol_of(cell.claim) is None:  # no training of this tool answers it
+    """Further comparable runs until the next look; None where none is left, or no training of this tool answers it."""
+    if cell.claim is None or protocol_of(cell.claim) is None:
         return None
     if cell.verdict in (Verdict.NOT_RUN, Verdict.NOT_COMPARABLE):
-        return FEWEST
-    if cell.verdict is Verdict.INCONCLUSIVE and cell.judgement and cell.ours and cell.judgement.runs_to_settle:
-        return cell.judgement.runs_to_settle - cell.ours.n
+        return LOOKS[0]
+    if cell.judgement and cell.judgement.next_look:
+        return cell.judgement.next_look - cell.judgement.now.n
     return None

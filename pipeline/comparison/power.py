@@ -1,57 +1,120 @@
-"""What a number of runs could tell of a claim, before anything is trained: by the model that verdicts rest on."""
+"""Operating characteristics: what a number of runs could tell of a claim or an ordering, before anything is trained.
+
+By simulation of the rule in statistics.py with normal errors, each cell alone: its runs and the published prior.
+Probabilities are exact to about one in a hundred.
+"""
 
 import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pipeline.comparison.statistics import FEWEST, critical_value, paper_runs, published_spread
+from pipeline.comparison.statistics import (
+    DIFFERS,
+    LOOKS,
+    SIDE,
+    look_at,
+    paper_variance,
+    published_spread,
+    student,
+)
 from pipeline.params import Plan
 from pipeline.publication.claims import Claim
 from pipeline.publication.protocols import protocol_of, published_images
 
-OFTEN = 0.8
-"""How often a difference of `Outlook.told` points is called better or worse."""
-_DRAWS = 40_000
+if TYPE_CHECKING:
+    import numpy as np
+
+_DRAWS = 20_000
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """Of a claim and so many runs, if runs spread as published re-runs do (spread.yaml)."""
+    """Of a claim and a number of runs, if runs spread as the published re-runs do (spread.yaml)."""
 
     runs: int
+    margin: float
+    """Points of error that still are "the same"."""
     reproduced: float
     """Probability of "reproduced" where our errors and the paper's truly are the same."""
-    told: float
-    """The true difference, in points, that is called better or worse in 80 of 100 cases."""
+    differs_one: float
+    """Probability of "better" or "worse" where they truly are one margin apart."""
+    differs_two: float
+    """The same at two margins."""
+
+    def __str__(self) -> str:
+        return (
+            f"if the number holds, {self.runs} runs say reproduced in {100 * self.reproduced:.0f} of 100 cases; if it "
+            f"is one margin ({self.margin:g} points) off, they say better or worse in {100 * self.differs_one:.0f}, "
+            f"two margins off in {100 * self.differs_two:.0f}"
+        )
 
 
 def of_claim(claim: Claim, plan: Plan, runs: int) -> Outlook | None:
     """What `runs` runs by the claim's own protocol could tell; None where it has none, or params.yaml has no margin."""
     if protocol_of(claim) is None or claim.dataset not in plan.comparison.margins:
         return None
+    sd = published_spread().sd(claim.value, published_images(claim.dataset, "test"))
     return outlook(
-        runs,
-        claim.value,
-        paper_runs=paper_runs(claim),
-        margin=plan.comparison.margins[claim.dataset],
-        rounding=claim.rounding,
-        images=published_images(claim.dataset, "test"),
+        runs, sd, variance=paper_variance(claim), margin=plan.comparison.margins[claim.dataset], rounding=claim.rounding
     )
 
 
 @functools.cache
-def outlook(runs: int, published: float, *, paper_runs: int, margin: float, rounding: float, images: int) -> Outlook:
-    """By simulation, to about one in a hundred; arguments as of `statistics.judge`, at least FEWEST runs."""
+def outlook(runs: int, sd: float, *, variance: float, margin: float, rounding: float) -> Outlook:
+    """By simulation at the last look that `runs` runs reach. `sd`: standard deviation between runs, in points, both
+    truly and by the prior; else as `statistics.judge`. Raises ValueError for fewer runs than the first look's."""
     import numpy as np
 
-    if runs < FEWEST:
-        raise ValueError(f"{runs} runs are never called reproduced")
-    generator = np.random.default_rng([runs, paper_runs])
-    spread = published_spread(published, images)
-    ours = generator.standard_normal((_DRAWS, runs)) * spread
-    paper = generator.standard_normal((_DRAWS, paper_runs)) * spread
-    difference = np.median(ours, axis=1) - np.median(paper, axis=1)
-    half_width = critical_value(runs, paper_runs) * ours.std(axis=1, ddof=1) + rounding
-    reproduced = np.abs(difference) <= np.minimum(half_width, margin - half_width)
-    # A true difference is called where, with the medians' own distance added, it exceeds half the interval.
-    told = np.quantile(half_width - difference, OFTEN)
-    return Outlook(runs, float(reproduced.mean()), float(told))
+    n = look_at(runs)
+    if not n:
+        raise ValueError(f"{runs} runs are never judged: the first look is at {LOOKS[0]}")
+    generator = np.random.default_rng(n)
+    means, estimate, freedom = _runs(generator, n, sd, published_spread().freedom)
+    same = means - generator.standard_normal(_DRAWS) * sd * math.sqrt(variance)
+    half_width = student(1 - SIDE, freedom) * estimate / math.sqrt(n) + rounding
+    reach = student(1 - DIFFERS / 2, freedom) * estimate * math.sqrt(1 / n + variance) + rounding
+
+    def differs(off: float) -> float:
+        return float((np.abs(same + off) > np.maximum(margin, reach)).mean())
+
+    reproduced = float((np.abs(same) + half_width <= margin).mean())
+    return Outlook(runs, margin, reproduced, differs(margin), differs(2 * margin))
+
+
+def _runs(generator: "np.random.Generator", n: int, sd: float, prior: int) -> tuple["np.ndarray", "np.ndarray", int]:
+    """Deviations of the mean of n runs from the truth, their pooled spread, and its degrees of freedom."""
+    import numpy as np
+
+    draws = generator.standard_normal((_DRAWS, n)) * sd
+    freedom = prior + n - 1
+    squares = prior * sd**2 + ((draws - draws.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    return draws.mean(axis=1), np.sqrt(squares / freedom), freedom
+
+
+def of_ordering(pairs: Sequence[tuple[Claim, Claim]], runs: int) -> float:
+    """Probability that `runs` runs of each network say that an ordering holds, if the printed numbers are true.
+
+    All of its pairs have to hold. The spread is that of the published re-runs. 0 below the first look.
+    """
+    import numpy as np
+
+    n = look_at(runs)
+    if not n:
+        return 0.0
+    claims = list(dict.fromkeys(claim for pair in pairs for claim in pair))
+    prior = published_spread()
+    generator = np.random.default_rng(n)
+    freedom = prior.freedom + len(claims) * (n - 1)
+    # Squares of all runs within their cells, in units of each cell's own variance.
+    within = generator.chisquare(len(claims) * (n - 1), _DRAWS)
+    estimate = np.sqrt((prior.freedom + within) / freedom)
+    sds = {claim: prior.sd(claim.value, published_images(claim.dataset, "test")) for claim in claims}
+    means = {claim: claim.value + generator.standard_normal(_DRAWS) * sds[claim] / math.sqrt(n) for claim in claims}
+    limit = student(1 - DIFFERS, freedom)
+    held = np.ones(_DRAWS, dtype=bool)
+    for lower, higher in pairs:
+        error = estimate * math.sqrt((sds[lower] ** 2 + sds[higher] ** 2) / n)
+        held &= means[higher] - means[lower] >= limit * error
+    return float(held.mean())

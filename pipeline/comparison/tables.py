@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from pipeline.comparison.cells import Cell, cell_of, unpublished_cell, unpublished_cell_with_runs
+from pipeline.comparison.cells import Cell, cell_of, spread_of, unpublished_cell, unpublished_cell_with_runs
 from pipeline.comparison.results import Result
-from pipeline.comparison.statistics import Verdict
+from pipeline.comparison.statistics import Spread, Verdict
 from pipeline.params import Plan
 from pipeline.publication.caveats import Caveat, load_caveats
 from pipeline.publication.claims import Claim, Kind, Metric, Statistic, claims_of, table_name
@@ -66,24 +66,25 @@ class Table:
         raise KeyError((model, column))
 
 
-def table(plan: Plan, name: str, results: Sequence[Result]) -> Table:
+def table(plan: Plan, name: str, results: Sequence[Result], spread: Spread | None = None) -> Table:
     """Table `name` (4, table-4, figure-4, text) with the finished runs in it.
 
-    Runs that the plan does not name are ignored.
+    Runs that the plan does not name are ignored. `spread`: that of `spread_of`, computed where it is not given.
     Raises UserError for a table that the paper does not have.
     """
     name = table_name(name)
     # A run that was taken out of the plan leaves its folder behind; only the plan says what a table is made of.
     results = [result for result in results if result.run in plan.runs]
+    spread = spread or spread_of(plan, results)
     claims = {(claim.model, Column(claim.dataset, claim.metric)): claim for claim in claims_of(name)}
     columns = tuple(dict.fromkeys(column for _, column in claims))
     cells = []
     for model in dict.fromkeys(model for model, _ in claims):
         for column in columns:
             if claim := claims.get((model, column)):
-                cells.append(cell_of(claim, plan, results))
+                cells.append(cell_of(claim, plan, results, spread))
             elif name != "9":  # Table 9 has one dataset a row; the others are rectangles with dashes
-                cells.append(_dash(name, model, column, claims, plan, results))
+                cells.append(_dash(name, model, column, claims, plan, results, spread))
     return Table(name, tuple(cells))
 
 
@@ -94,10 +95,11 @@ def _dash(
     claims: dict[tuple[str, Column], Claim],
     plan: Plan,
     results: Sequence[Result],
+    spread: Spread,
 ) -> Cell:
     for (other, its_column), claim in claims.items():
         if its_column == column and claim.kind == "runnable" and _has_dropout(other) == _has_dropout(model):
-            return unpublished_cell_with_runs(claim, model, plan, results)
+            return unpublished_cell_with_runs(claim, model, plan, results, spread)
     return unpublished_cell(name, column.dataset, model, column.metric)
 
 
@@ -130,6 +132,7 @@ def results_schema() -> "pandera.pandas.DataFrameSchema":
             "published": text(r"-|[0-9]+(\.[0-9]+)?"),
             "statistic": words("", *get_args(Statistic)),
             "n": text(whole),
+            "mean": text(number),
             "median": text(number),
             "min": text(number),
             "max": text(number),
@@ -140,8 +143,8 @@ def results_schema() -> "pandera.pandas.DataFrameSchema":
             "high": text(signed),
             "margin": text(number),
             "verdict": words("", *Verdict),
-            "within_margin": words("", "yes", "no"),
-            "runs_to_settle": text(whole),
+            "look": text(whole),
+            "next_look": text(whole),
             "deviations": pa.Column(str),
             "caveats": text("|[0-9]+( [0-9]+)*"),
             "runs": pa.Column(str),

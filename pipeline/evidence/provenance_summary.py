@@ -72,7 +72,7 @@ def _outlook(cell: Cell, plan: Plan) -> dict[str, Any] | None:
     if cell.claim is None or cell.judgement or not runs_wanted(cell):
         return None
     told = of_claim(cell.claim, plan, seeds_to_plan(cell))
-    return asdict(told) if told else None
+    return {**asdict(told), "text": str(told)} if told else None
 
 
 def _of_cell(cell: Cell, plan: Plan) -> dict[str, Any]:
@@ -90,6 +90,7 @@ def _of_cell(cell: Cell, plan: Plan) -> dict[str, Any]:
         "statistic": cell.claim.statistic if cell.claim else None,
         "protocol": paper.name if paper else None,
         "count": cell.count,
+        "mean": cell.ours.mean if cell.ours else None,
         "median": cell.ours.median if cell.ours else None,
         "difference": cell.difference,
         "interval": cell.interval,

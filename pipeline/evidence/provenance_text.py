@@ -59,17 +59,10 @@ def _cell(cell: dict[str, Any]) -> list[str]:
             f"--seeds {cell['seeds_to_plan']}, then wrn-pipe repro"
         )
         if cell["outlook"]:
-            lines += _told(f"For a verdict: comparable runs. {command}. {_outlook(cell['outlook'])}")
+            lines += _told(f"For a verdict: comparable runs. {command}. Then, {cell['outlook']['text']}.")
         else:
             lines += _told(f"For a verdict: {cell['runs_wanted']} more comparable runs. {command}")
     return lines
-
-
-def _outlook(told: dict[str, Any]) -> str:
-    return (
-        f"If the number holds, {told['runs']} runs say reproduced in {100 * told['reproduced']:.0f} of 100 cases, and "
-        f"if it is off by {told['told']:.2f} points they say so in 80, should runs spread as published re-runs do"
-    )
 
 
 def _sentence(cell: dict[str, Any]) -> str:
@@ -77,15 +70,15 @@ def _sentence(cell: dict[str, Any]) -> str:
     printed = cell["printed"] or "nothing"
     if cell["kind"] == "count":
         return f"{printed} in the paper, exactly {cell['count']:,} here: {cell['verdict']}"
-    if cell["median"] is None:
+    if cell["mean"] is None:
         return f"{printed} in the paper, {cell['verdict'] or cell['kind']}"
-    runs = "1 run" if len(cell["runs"]) == 1 else f"the median of {len(cell['runs'])} runs"
-    ours = f"{printed} in the paper, {cell['median']:.2f} here ({runs}: {', '.join(cell['runs'])})"
+    runs = "1 run" if len(cell["runs"]) == 1 else f"the mean of {len(cell['runs'])} runs"
+    ours = f"{printed} in the paper, {cell['mean']:.2f} here ({runs}: {', '.join(cell['runs'])})"
     if cell["difference"] is not None:
         ours += f", {cell['difference']:+.2f}"
     if cell["interval"] is not None:
         low, high = cell["interval"]
-        ours += f" with a 95 % interval of {low:+.2f} to {high:+.2f} and a margin of {cell['margin']:g}"
+        ours += f" with an interval of {low:+.2f} to {high:+.2f} and a margin of {cell['margin']:g}"
     if cell["verdict"]:
         ours += f": {cell['verdict']} ({MEANINGS[cell['verdict']].partition(';')[0]})"
     return ours

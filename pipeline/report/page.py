@@ -200,8 +200,8 @@ def _waiting(one: Ahead) -> dict[str, Any]:
         "protocol": one.protocol,
         "published": ", ".join(f"{claim.text} (Table {claim.table})" for claim in one.claims),
         "runs": one.runs,
-        "reproduced": ", ".join(f"{100 * outlook.reproduced:.0f} %" for outlook in one.outlooks),
-        "told": ", ".join(f"{outlook.told:.2f}" for outlook in one.outlooks),
+        "reproduced": ", ".join(f"{outlook.reproduced:.0%}" for outlook in one.outlooks),
+        "differs": ", ".join(f"{o.differs_one:.0%}, {o.differs_two:.0%}" for o in one.outlooks),
         "costs": [hours(h) for cost in (one.each, one.cost) for h in (cost.gpu_hours, cost.cpu_hours)],
         "command": one.command,
     }

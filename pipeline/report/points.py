@@ -25,7 +25,7 @@ class Point:
     source: str
     """The paper's table, or the protocol and the number of our runs."""
     error: float
-    """Top-1, percent; the median over seeds of ours."""
+    """Top-1, percent; the mean over seeds of ours."""
     parameters: int
     """Exact, by formula; as printed where the network can not be built here."""
     multiply_adds: int | None
@@ -83,7 +83,7 @@ def _ours(network: str, plan: Plan, runs: Sequence[Finished], comparable: bool) 
     return Point(
         network,
         source,
-        summarise([run.result.top1_error for run in runs]).median,
+        summarise([run.result.top1_error for run in runs]).mean,
         record.parameters,
         training_multiply_adds(network, images, record.epochs),
         ours=True,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline.comparison.cells import Cell, cell_of
+from pipeline.comparison.cells import Cell, cell_of, spread_of
 from pipeline.comparison.formats.cell_text import DATASETS, MEANINGS, METRICS, difference, ours, published, verdict
 from pipeline.comparison.results import Result
 from pipeline.params import Plan
@@ -31,7 +31,8 @@ def judged(run_id: str, claims: Sequence[Claim], plan: Plan, results: Sequence[R
     if not claims:
         return NO_CLAIM, "The paper prints no number for this network on this dataset."
     words, parts, deviations = [], [], []
-    for cell in (cell_of(claim, plan, results) for claim in claims):
+    spread = spread_of(plan, results)
+    for cell in (cell_of(claim, plan, results, spread) for claim in claims):
         left_out = next((excluded.reason for excluded in cell.excluded if excluded.run == run_id), None)
         words.append(f"left out ({left_out})" if left_out else str(cell.verdict))
         parts += [_sentence(cell) + (f" This run is left out: {left_out}." if left_out else "")] if cell.ours else []

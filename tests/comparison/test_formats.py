@@ -26,7 +26,7 @@ C10 = Column("cifar10", "top1_error")
 
 @pytest.fixture(scope="module")
 def tables(plan_of, brief) -> list[Table]:
-    """All tables, with every verdict somewhere but the one that no network of ours has."""
+    """All tables, with every verdict somewhere but those of counts that differ and of times."""
     runs = [
         *five([540, 548, 541, 545, 543], network="WRN-40-2"),
         *five([800, 810, 805], network="WRN-40-2-B(3)"),
@@ -37,7 +37,11 @@ def tables(plan_of, brief) -> list[Table]:
     ]
     plan = plan_of(runs)
     made = [table(plan, name, runs) for name in TITLES]
-    assert {c.verdict for t in made for c in t.cells} == {None, *Verdict} - {Verdict.OTHER_COUNT}
+    assert {c.verdict for t in made for c in t.cells} == {None, *Verdict} - {
+        Verdict.OTHER_COUNT,
+        Verdict.SAME_ORDER,
+        Verdict.OTHER_ORDER,
+    }
     return made
 
 
@@ -82,13 +86,20 @@ def test_csv_reads_back(tables) -> None:
         assert row["deviations"].count("(material)") == sum(d.material for d in cell.deviations)
         assert row["deviations"].count("(minor)") == sum(not d.material for d in cell.deviations)
         told = {
-            **dict.fromkeys(("n", "median", "min", "max", "sd", "difference", "low", "high", "margin")),
+            **dict.fromkeys(("n", "mean", "median", "min", "max", "sd", "difference", "low", "high", "margin")),
             "difference": cell.difference,
             "margin": cell.margin,
         }
         if cell.ours:
             ours = cell.ours
-            told |= {"n": ours.n, "median": ours.median, "min": ours.smallest, "max": ours.largest, "sd": ours.sd}
+            told |= {
+                "n": ours.n,
+                "mean": ours.mean,
+                "median": ours.median,
+                "min": ours.smallest,
+                "max": ours.largest,
+                "sd": ours.sd,
+            }
         if cell.interval:
             told |= dict(zip(("low", "high"), cell.interval, strict=True))
         assert {key: float(row[key]) if row[key] else None for key in told} == pytest.approx(told, abs=5.1e-4)
@@ -100,7 +111,7 @@ def test_schema_refuses_another_column_or_word(tables) -> None:
     frame = pd.read_csv(io.StringIO(tabular.render_csv(tables)), dtype=str, keep_default_na=False)
     results_schema().validate(frame)
     for wrong in (
-        frame.rename(columns={"median": "mean"}),
+        frame.rename(columns={"median": "average"}),
         frame.drop(columns="n"),
         frame.assign(verdict="fine"),
         frame.assign(median="5.4"),
@@ -130,6 +141,7 @@ def test_json_reads_back(tables) -> None:
             assert found["interval"] == pytest.approx(list(cell.interval), abs=5.1e-4)
         assert (found["ours"] is None) == (cell.ours is None)
         if cell.ours:
+            assert found["ours"]["mean"] == pytest.approx(cell.ours.mean, abs=5.1e-4)
             ours = (cell.ours.n, cell.ours.median, cell.ours.smallest, cell.ours.largest, cell.ours.sd)
             told = tuple(found["ours"][key] for key in ("n", "median", "min", "max", "sd"))
             assert [value is None for value in told] == [value is None for value in ours]
@@ -230,22 +242,27 @@ def test_a_table_counts_the_verdicts_of_its_claims(tables) -> None:
     for each in tables:
         said = cell_text.summary(each)
         counted = Counter(str(cell.verdict) for cell in each.cells if cell.kind == "runnable")
-        parts = re.findall(r"(\d+) ([a-z ]+)(?:, |\.$)", said.partition(": ")[2])
+        parts = re.findall(r"(\d+) ([a-z ]+)(?:, |\.)", said.partition(": ")[2].partition(" Chance")[0])
         assert {verdict: int(count) for count, verdict in parts} == counted
         assert said.startswith(f"{counted.total()} claim") or not counted
+        judged = sum(bool(cell.judgement and cell.judgement.look) for cell in each.cells)
+        assert (f"at most {0.05 * judged:.2g} of {judged} judged" in said) is (judged > 0)
 
 
 def test_a_cell_in_words(tables) -> None:
     three = next(each for each in tables if each.name == "3")
     letters, cell = cell_text.letters_of(three), three.cell("WRN-40-2-B(3,3)", C10)
     judgement = cell.judgement
-    assert cell_text.difference(cell) == f"+0.00 ± {judgement.half_width:.2f}"
+    assert cell_text.difference(cell) == f"+0.00 ± {judgement.now.half_width:.2f}"
     said = cell_text.evidence(cell, letters)
-    assert "5 runs, median 5.43, 5.40 to 5.48, sd 0.032" in said
+    assert "5 runs, mean 5.43, sd 0.032, median 5.43, 5.40 to 5.48" in said
     assert all(run in said for run in cell.runs)
-    assert f"{-judgement.half_width:+.2f} to {judgement.half_width:+.2f}, margin 0.3" in said
+    low, high = judgement.now.interval
+    assert f"94% interval of the distance to the printed number {low:+.2f} to {high:+.2f}, margin 0.3" in said
+    assert cell_text.verdict(cell) == "reproduced, within 0.3 points"
+    assert ("reproduced", True) in [(word, "within 0.3 points" in text) for word, text in cell_text.meanings([cell])]
     one = three.cell("WRN-40-2-B(3,3,3,3)", C10)
-    assert "1 run, median 5.93 (" in cell_text.evidence(one, letters)
+    assert "1 run, mean 5.93 (" in cell_text.evidence(one, letters)
     four = next(each for each in tables if each.name == "4")
     assert cell_text.ours(four.cell("WRN-40-1", Column("cifar10", "params_millions"))) == "563,930"
     assert cell_text.difference(four.cell("WRN-40-1", C10)) == "+5.49"

@@ -1,11 +1,12 @@
 """A cell in words: the pieces of text that all formats for readers share."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.comparison.cells import Cell, Excluded
 from pipeline.comparison.deviations import Deviation
-from pipeline.comparison.statistics import MOST, Verdict
+from pipeline.comparison.statistics import DIFFERS, OVERALL, SIDE, Judgement, Verdict
 from pipeline.comparison.tables import Column, Table
 
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN", "imagenet": "ImageNet", "coco": "COCO"}
@@ -19,10 +20,13 @@ METRICS = {
     "batch32_ms": "ms for a batch of 32",
 }
 MEANINGS = {
-    "reproduced": "the difference is within chance, and its whole interval within the margin",
-    "better": "our error is lower than the paper's, by more than chance explains (5 % level)",
-    "worse": "our error is higher than the paper's, by more than chance explains (5 % level)",
-    "inconclusive": "the runs so far allow no verdict; the count says how many more should settle it",
+    "reproduced": "our mean is within the margin of the printed number, at 3 % a side; this is said of the number, "
+    "not of the error that the authors would find on average",
+    "better": "our mean is below the printed number by more than the margin, and by more than chance explains for a "
+    "number obtained as the paper's was",
+    "worse": "our mean is above the printed number by more than the margin, and by more than chance explains for a "
+    "number obtained as the paper's was",
+    "inconclusive": "no verdict so far; looks are at 3, 5 and 10 seeds, and runs in between change nothing",
     "not comparable": "our runs differ materially from the paper's protocol; the letters say in what",
     "not run": "no finished run of this network on this dataset",
     "quoted": "the paper cites this number from other work; it is not to be re-run",
@@ -65,16 +69,16 @@ def published(cell: Cell) -> str:
 
 
 def ours(cell: Cell) -> str:
-    """Our median with the number of runs, or our exact count; empty where there is none."""
+    """Our mean with the number of runs, or our exact count; empty where there is none."""
     if cell.count is not None:
         return f"{cell.count:,}"
-    return "" if cell.ours is None else f"{cell.ours.median:.2f} (n={cell.ours.n})"
+    return "" if cell.ours is None else f"{cell.ours.mean:.2f} (n={cell.ours.n})"
 
 
 def difference(cell: Cell) -> str:
-    """Difference in points with half its 95 % interval; without one where nothing is judged."""
+    """Difference in points with half its interval; without one where nothing is judged."""
     if cell.judgement is not None:
-        return f"{cell.judgement.difference:+.2f} ± {cell.judgement.half_width:.2f}"
+        return f"{cell.judgement.now.difference:+.2f} ± {cell.judgement.now.half_width:.2f}"
     return "" if cell.difference is None else f"{cell.difference:+.2f}"
 
 
@@ -88,12 +92,11 @@ def verdict(cell: Cell) -> str:
         return "timing"
     if cell.kind == "count" and cell.count is None:
         return "not counted"
-    if cell.judgement is not None and cell.verdict in (Verdict.BETTER, Verdict.WORSE) and cell.judgement.within_margin:
-        return f"{cell.verdict}, within the margin"
-    if cell.verdict is Verdict.INCONCLUSIVE and cell.judgement is not None and cell.ours is not None:
-        settle = cell.judgement.runs_to_settle
-        more = f"{settle - cell.ours.n} more" if settle else f"over {MOST} runs"
-        return f"{cell.verdict}, {more}"
+    if cell.verdict is Verdict.REPRODUCED:
+        return f"{cell.verdict}, within {cell.margin:g} points"
+    if cell.verdict is Verdict.INCONCLUSIVE and cell.judgement is not None:
+        following = cell.judgement.next_look
+        return f"{cell.verdict}, {f'next look at {following} seeds' if following else 'after the last look'}"
     return str(cell.verdict)
 
 
@@ -109,18 +112,31 @@ def evidence(cell: Cell, letters: Letters) -> str:
     if sample is None:
         return ""
     name = f"{cell.model}, {DATASETS[cell.dataset]}" + (", top-5" if cell.metric == "top5_error" else "")
-    spread = f"{sample.smallest:.2f} to {sample.largest:.2f}, sd {sample.sd:.3f}" if sample.sd is not None else ""
-    runs = f"{sample.n} run{'s' if sample.n > 1 else ''}, median {sample.median:.2f}" + (
-        f", {spread}" if spread else ""
-    )
+    runs = f"{sample.n} run{'s' if sample.n > 1 else ''}, mean {sample.mean:.2f}"
+    if sample.sd is not None:
+        spread = f"{sample.smallest:.2f} to {sample.largest:.2f}"
+        runs += f", sd {sample.sd:.3f}, median {sample.median:.2f}, {spread}"
     parts = [f"{name}: {runs} ({', '.join(cell.runs)})"]
-    if cell.judgement is not None and cell.interval is not None and cell.margin is not None:
-        low, high = cell.interval
-        parts.append(f"95 % interval of the difference {low:+.2f} to {high:+.2f}, margin {cell.margin:g}")
-        if cell.judgement.spread_is_published:
-            parts.append(f"too few runs to know their spread: published sd {cell.judgement.spread:.3f} used")
+    if cell.judgement is not None:
+        parts.append(_judged(cell.judgement, cell.margin))
     parts.extend(_also(excluded, letters) for excluded in cell.excluded)
     return "; ".join(parts)
+
+
+def _judged(judgement: Judgement, margin: float | None) -> str:
+    """What the verdict rests on."""
+    low, high = judgement.now.interval
+    text = (
+        f"{1 - 2 * SIDE:.0%} interval of the distance to the printed number {low:+.2f} to {high:+.2f}, "
+        f"margin {margin:g}; {1 - DIFFERS:.1%} of numbers obtained as the paper's was lie within "
+        f"{judgement.now.reach:.2f} of our mean; "
+        f"sd between runs {judgement.spread:.3f}, {judgement.freedom} degrees of freedom"
+    )
+    look = judgement.look
+    if look is None or look.n == judgement.now.n:
+        return text
+    low, high = look.interval
+    return f"{text}; the verdict is that of the look at {look.n} seeds, the lowest: {low:+.2f} to {high:+.2f}"
 
 
 def _also(excluded: Excluded, letters: Letters) -> str:
@@ -134,19 +150,25 @@ def all_evidence(table: Table, letters: Letters) -> list[str]:
 
 def meanings(cells: Iterable[Cell]) -> list[tuple[str, str]]:
     """What the verdicts among `cells` mean."""
+    cells = list(cells)
     used = {verdict(cell).partition(",")[0] for cell in cells}
-    return [(word, meaning) for word, meaning in MEANINGS.items() if word in used]
+    by_dataset = {cell.dataset: cell.margin for cell in cells if cell.verdict is Verdict.REPRODUCED and cell.margin}
+    margins = " and ".join(f"{margin:g} points ({DATASETS[name]})" for name, margin in by_dataset.items())
+    found = {word: meaning for word, meaning in MEANINGS.items() if word in used}
+    if margins:
+        found["reproduced"] = found["reproduced"].replace("within the margin", f"within {margins}")
+    return list(found.items())
 
 
 def summary(table: Table) -> str:
-    """How many of the table's claims have which verdict, in one line."""
-    counted: dict[str, int] = {}
-    for cell in table.cells:
-        if cell.kind == "runnable":
-            counted[str(cell.verdict)] = counted.get(str(cell.verdict), 0) + 1
-    if not counted:
+    """How many of the table's claims have which verdict, and what chance alone would give."""
+    verdicts = Counter(str(cell.verdict) for cell in table.cells if cell.kind == "runnable")
+    if not verdicts:
         return "No claim of this table can be trained and judged."
-    parts = [f"{counted[verdict]} {verdict}" for verdict in map(str, Verdict) if verdict in counted]
-    total = sum(counted.values())
-    claims = "1 claim" if total == 1 else f"{total} claims"
-    return f"{claims} that can be run: {', '.join(parts)}."
+    parts = [f"{verdicts[verdict]} {verdict}" for verdict in map(str, Verdict) if verdict in verdicts]
+    total = verdicts.total()
+    said = f"{'1 claim' if total == 1 else f'{total} claims'} that can be run: {', '.join(parts)}."
+    judged = sum(cell.judgement is not None and cell.judgement.look is not None for cell in table.cells)
+    if judged:
+        said += f" Chance alone calls at most {OVERALL * judged:.2g} of {judged} judged ones better or worse."
+    return said

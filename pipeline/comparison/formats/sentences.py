@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.comparison.orderings import Judged, Standing
+from pipeline.comparison.statistics import DIFFERS
 
 _MEANINGS = {
-    Standing.HOLDS: "our runs show it, p <= 0.05 for every pair",
-    Standing.CONTRADICTED: "our runs show the opposite of some pair, p <= 0.05",
-    Standing.INCONCLUSIVE: "our runs show neither; 3 comparable runs of each network are the fewest that can",
+    Standing.HOLDS: f"our runs show it, p <= {DIFFERS:g} for every pair at this look",
+    Standing.CONTRADICTED: f"our runs show the opposite of some pair, p <= {DIFFERS:g} over the number of pairs",
+    Standing.INCONCLUSIVE: "our runs show neither so far; looks are at 3, 5 and 10 seeds of each network",
     Standing.NOT_RUN: "some network has no comparable run",
 }
 

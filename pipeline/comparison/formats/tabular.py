@@ -30,6 +30,7 @@ def row(cell: Cell) -> dict[str, str]:
         "published": cell.claim.text if cell.claim else "-",
         "statistic": cell.claim.statistic if cell.claim else "",
         "n": str(ours.n) if ours else "",
+        "mean": _number(ours.mean) if ours else "",
         "median": _number(ours.median) if ours else "",
         "min": _number(ours.smallest) if ours else "",
         "max": _number(ours.largest) if ours else "",
@@ -40,8 +41,8 @@ def row(cell: Cell) -> dict[str, str]:
         "high": _signed(interval[1]) if interval else "",
         "margin": _number(cell.margin),
         "verdict": str(cell.verdict or ""),
-        "within_margin": ("yes" if judgement.within_margin else "no") if judgement else "",
-        "runs_to_settle": str(judgement.runs_to_settle or "") if judgement else "",
+        "look": str(judgement.look.n) if judgement and judgement.look else "",
+        "next_look": str(judgement.next_look or "") if judgement else "",
         "deviations": "; ".join(f"{d} ({'material' if d.material else 'minor'})" for d in cell.deviations),
         "caveats": " ".join(map(str, cell.caveats)),
         "runs": " ".join(cell.runs),
@@ -75,6 +76,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "statistic": cell.claim.statistic if cell.claim else None,
         "ours": {
             "n": ours.n,
+            "mean": round(ours.mean, 3),
             "median": round(ours.median, 3),
             "min": round(ours.smallest, 3),
             "max": round(ours.largest, 3),
@@ -87,8 +89,15 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "interval": [round(end, 3) for end in interval] if interval else None,
         "margin": cell.margin,
         "verdict": str(cell.verdict) if cell.verdict else None,
-        "within_margin": judgement.within_margin if judgement else None,
-        "runs_to_settle": judgement.runs_to_settle if judgement else None,
+        "judged": {
+            "look": judgement.look.n if judgement.look else None,
+            "next_look": judgement.next_look,
+            "reach": round(judgement.now.reach, 3),
+            "sd": round(judgement.spread, 3),
+            "degrees_of_freedom": judgement.freedom,
+        }
+        if judgement
+        else None,
         "deviations": [
             {"field": d.field, "published": d.published, "ours": d.ours, "material": d.material, "reason": d.reason}
             for d in cell.deviations

@@ -1,11 +1,16 @@
 """Where a run differs from the paper's protocol for a claim, found by comparing the two field by field.
 
-A material deviation makes the run not comparable; a minor one becomes a footnote. The lists below are DESIGN.md's;
-what they do not name is material unless there is a reason, given here, why it can not matter.
+A material deviation makes the run not comparable; a minor one becomes a footnote. What each field weighs, and the
+evidence for it, is publication/deviations.yaml.
 """
 
+import functools
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from ruamel.yaml import YAML
 
 from pipeline.comparison.results import Result
 from pipeline.dataset_config import Dataset
@@ -13,40 +18,29 @@ from pipeline.params import Protocol, StepSchedule, WeightAverage
 from pipeline.publication.claims import Claim
 from pipeline.publication.protocols import PaperProtocol, published_hardware, published_images
 
-MATERIAL = {
-    "epochs": "length of training",
-    "batch_size": "batch size",
-    "optimizer": "optimiser",
-    "learning_rate": "optimiser",
-    "momentum": "optimiser",
-    "nesterov": "optimiser",
-    "weight_decay": "weight decay",
-    "schedule": "learning-rate schedule",
-    "label_smoothing": "another loss",
-    "dropout": "dropout",
-    "preprocessing": "preprocessing",
-    "flip": "another kind of augmentation",
-    "crop": "another kind of augmentation",
-    "bn_init": "initialisation",
-    "weight_average": "another model: an average over the training",
-    "holdout": "fewer training images, and other test images",
-    "processes": "batch normalisation by fewer images",
-}
-"""Field of Protocol -> why a difference there is material."""
-MINOR = {
-    "drop_last": "one step in several hundred per epoch",
-    "conv_init": "batch normalisation after each convolution undoes the scale",
-    "precision": "rounding only",
-    "batch_norm": "of the whole mini-batch in both: rounding only",
-}
-"""Field of Protocol -> why a difference there is minor."""
-NO_MATTER = {"test_every"}
-"""Fields of Protocol that no result depends on."""
-SAME_KIND = {
-    "flip": ({"per-image", "half-batch"}, "the paper's own two eras differ in it"),
-    "crop": ({"per-image", "per-batch"}, "the paper's own two eras differ in it"),
-}
-"""Field -> values among which a difference is minor, and why."""
+WEIGHTS = Path(__file__).parents[1] / "publication" / "deviations.yaml"
+
+
+class Weight(BaseModel):
+    """What a difference in one field of a protocol weighs: an entry of deviations.yaml."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    weight: Literal["material", "minor", "none"]
+    reason: str
+    evidence: str
+    """What the weight rests on: the paper, the authors' code, or a measurement."""
+    minor_among: tuple[str, ...] = ()
+    """Values among which a difference is minor, whatever `weight` says."""
+    minor_reason: str = ""
+    minor_evidence: str = ""
+
+
+@functools.cache
+def weights() -> dict[str, Weight]:
+    """Field of Protocol -> what a difference there weighs."""
+    entries = YAML(typ="safe", pure=True).load(WEIGHTS.read_text(encoding="utf-8"))
+    return {field: Weight.model_validate(entry, strict=False) for field, entry in entries.items()}
 
 
 @dataclass(frozen=True, order=True)
@@ -58,6 +52,8 @@ class Deviation:
     ours: str
     material: bool
     reason: str
+    evidence: str = ""
+    """What its weight rests on; empty where the reason says it."""
 
     def __str__(self) -> str:
         return f"{self.field.replace('_', ' ')}: {self.ours} instead of {self.published}"
@@ -80,30 +76,22 @@ def is_comparable(found: tuple[Deviation, ...]) -> bool:
 def _protocol_deviations(ours: Protocol, claim: Claim, paper: PaperProtocol) -> list[Deviation]:
     found = []
     for field in Protocol.model_fields:
-        if field in NO_MATTER:
-            continue
-        theirs_value, our_value = getattr(paper.protocol, field), getattr(ours, field)
+        weight = weights()[field]
+        theirs, our = getattr(paper.protocol, field), getattr(ours, field)
         if field == "dropout":
             # The rate only acts in networks that have dropout, and the claim names the paper's rate.
-            theirs_value, our_value = claim.dropout or 0.0, our_value if claim.network.endswith("-dropout") else 0.0
-        if theirs_value == our_value:
+            theirs, our = claim.dropout or 0.0, our if claim.network.endswith("-dropout") else 0.0
+        if weight.weight == "none" or theirs == our:
             continue
-        if field == "processes" and ours.batch_norm == "synchronised":
-            material, reason = False, "they share gradients and statistics: rounding only"
-        else:
-            material, reason = _weigh(field, theirs_value, our_value, paper)
-        found.append(Deviation(field, _show(theirs_value), _show(our_value), material, reason))
+        material, reason, evidence = weight.weight == "material", weight.reason, weight.evidence
+        if not paper.is_stated(field):
+            material, reason, evidence = False, "the paper does not state it", paper.sources[field]
+        elif {theirs, our} <= set(weight.minor_among):
+            material, reason, evidence = False, weight.minor_reason, weight.minor_evidence
+        elif field == "processes" and ours.batch_norm == "synchronised":
+            material, reason, evidence = False, weights()["batch_norm"].reason, weights()["batch_norm"].evidence
+        found.append(Deviation(field, _show(theirs), _show(our), material, reason, evidence))
     return found
-
-
-def _weigh(field: str, theirs: Any, ours: Any, paper: PaperProtocol) -> tuple[bool, str]:
-    if not paper.is_stated(field):
-        return False, "the paper does not state it"
-    if field in SAME_KIND and {theirs, ours} <= SAME_KIND[field][0]:
-        return False, SAME_KIND[field][1]
-    if field in MINOR:
-        return False, MINOR[field]
-    return True, MATERIAL[field]
 
 
 def _show(value: Any) -> str:

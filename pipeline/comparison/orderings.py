@@ -11,12 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from ruamel.yaml import YAML
 
 from pipeline.comparison.cells import comparable_runs, spread_of
+from pipeline.comparison.power import of_ordering
 from pipeline.comparison.results import Result
 from pipeline.comparison.statistics import DIFFERS, Errors, Spread, look_at, p_value
 from pipeline.params import Plan
 from pipeline.publication.claims import Claim, load_claims
 from pipeline.publication.protocols import published_images
 
+SEEDS = 5
+"""Runs of each network by which an ordering's power is told: what `wrn-pipe plan` adds unless told otherwise."""
 ORDERINGS = Path(__file__).parents[1] / "publication" / "orderings.yaml"
 
 
@@ -60,6 +63,8 @@ class Judged:
     """Of each pair: our mean error of the first minus that of the second, in points."""
     runs: tuple[tuple[int, int], ...]
     """Of each pair: how many comparable runs each side has."""
+    power: float
+    """Probability that it is said to hold by SEEDS runs of each network, if the printed numbers are true."""
 
 
 @functools.cache
@@ -88,7 +93,10 @@ def judge_ordering(ordering: Ordering, plan: Plan, results: Sequence[Result], sp
     differences = tuple(
         _mean(lower) - _mean(higher) if lower.values and higher.values else None for lower, higher in sides
     )
-    judged = [(_at_look(lower), _at_look(higher)) for lower, higher in sides]
+    judged = [
+        tuple(_at_look(claim, side) for claim, side in zip(pair, both, strict=True))
+        for pair, both in zip(ordering.pairs, sides, strict=True)
+    ]
     measured = [(lower, higher) for lower, higher in judged if lower.values and higher.values]
     against = [p_value(higher, lower, spread) for lower, higher in measured]
     p = max(p_value(lower, higher, spread) for lower, higher in measured) if len(measured) == len(sides) else None
@@ -98,16 +106,19 @@ def judge_ordering(ordering: Ordering, plan: Plan, results: Sequence[Result], sp
         standing = Standing.NOT_RUN
     else:
         standing = Standing.HOLDS if p is not None and p <= DIFFERS else Standing.INCONCLUSIVE
-    return Judged(ordering, standing, p, differences, runs)
+    return Judged(ordering, standing, p, differences, runs, of_ordering(ordering.pairs, SEEDS))
 
 
 def _errors(claim: Claim, plan: Plan, results: Sequence[Result]) -> Errors:
+    """Of a claim's comparable runs; a number that the paper quotes stands as printed, for one run."""
+    if claim.kind == "quoted":
+        return Errors((claim.value,), published_images(claim.dataset, "test"))
     values = tuple(error for _, error in comparable_runs(claim, plan, results))
     return Errors(values, published_images(claim.dataset, "test"))
 
 
-def _at_look(side: Errors) -> Errors:
-    return replace(side, values=side.values[: look_at(len(side.values))])
+def _at_look(claim: Claim, side: Errors) -> Errors:
+    return side if claim.kind == "quoted" else replace(side, values=side.values[: look_at(len(side.values))])
 
 
 def _mean(side: Errors) -> float:

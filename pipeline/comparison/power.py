@@ -96,7 +96,8 @@ def _runs(generator: "np.random.Generator", n: int, sd: float, prior: int) -> tu
 def of_ordering(pairs: Sequence[tuple[Claim, Claim]], runs: int) -> float:
     """Probability that `runs` runs of each network say that an ordering holds, if the printed numbers are true.
 
-    All of its pairs have to hold. The spread is that of the published re-runs. 0 below the first look.
+    All of its pairs have to hold. A quoted number is one run. The spread is that of the published re-runs.
+    0 below the first look.
     """
     import numpy as np
 
@@ -106,15 +107,19 @@ def of_ordering(pairs: Sequence[tuple[Claim, Claim]], runs: int) -> float:
     claims = list(dict.fromkeys(claim for pair in pairs for claim in pair))
     prior = published_spread()
     generator = np.random.default_rng(n)
-    freedom = prior.freedom + len(claims) * (n - 1)
+    size = {claim: 1 if claim.kind == "quoted" else n for claim in claims}
+    added = sum(size.values()) - len(claims)
+    freedom = prior.freedom + added
     # Squares of all runs within their cells, in units of each cell's own variance.
-    within = generator.chisquare(len(claims) * (n - 1), _DRAWS)
+    within = generator.chisquare(added, _DRAWS)
     estimate = np.sqrt((prior.freedom + within) / freedom)
     sds = {claim: prior.sd(claim.value, published_images(claim.dataset, "test")) for claim in claims}
-    means = {claim: claim.value + generator.standard_normal(_DRAWS) * sds[claim] / math.sqrt(n) for claim in claims}
+    means = {
+        claim: claim.value + generator.standard_normal(_DRAWS) * sds[claim] / math.sqrt(size[claim]) for claim in claims
+    }
     limit = student(1 - DIFFERS, freedom)
     held = np.ones(_DRAWS, dtype=bool)
     for lower, higher in pairs:
-        error = estimate * math.sqrt((sds[lower] ** 2 + sds[higher] ** 2) / n)
+        error = estimate * math.sqrt(sds[lower] ** 2 / size[lower] + sds[higher] ** 2 / size[higher])
         held &= means[higher] - means[lower] >= limit * error
     return float(held.mean())

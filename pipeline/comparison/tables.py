@@ -83,7 +83,7 @@ def table(plan: Plan, name: str, results: Sequence[Result], spread: Spread | Non
         for column in columns:
             if claim := claims.get((model, column)):
                 cells.append(cell_of(claim, plan, results, spread))
-            elif name != "9":  # Table 9 has one dataset a row; the others are rectangles with dashes
+            elif name not in ("9", "text"):  # lists of single numbers; the others are rectangles with dashes
                 cells.append(_dash(name, model, column, claims, plan, results, spread))
     return Table(name, tuple(cells))
 

@@ -100,7 +100,13 @@ def _of_cell(cell: Cell, plan: Plan) -> dict[str, Any]:
         "seeds_to_plan": seeds_to_plan(cell) if runs_wanted(cell) else None,
         "outlook": _outlook(cell, plan),
         "deviations": [
-            {"text": str(d), "material": d.material, "reason": d.reason, "source": _source(paper, d.field)}
+            {
+                "text": str(d),
+                "material": d.material,
+                "reason": d.reason,
+                "evidence": d.evidence,
+                "source": _source(paper, d.field),
+            }
             for d in cell.deviations
         ],
         "runs": list(cell.runs),

@@ -8,6 +8,7 @@ from pipeline.comparison.formats.cell_text import DATASETS, MEANINGS, METRICS
 _WIDTH = 100
 _STATISTICS = {
     "median5": ", the median of 5 runs",
+    "derived": ", from other numbers",
     "single": ", of a single run",
     "unstated": " and does not say of how many runs",
     "exact": ", a count",
@@ -49,7 +50,8 @@ def _cell(cell: dict[str, Any]) -> list[str]:
         lines += _told(source)
     for deviation in cell["deviations"]:
         weight = "material" if deviation["material"] else "minor"
-        said = f"; the paper's is from: {deviation['source']}" if deviation["source"] else ""
+        said = f"; its weight rests on: {deviation['evidence']}" if deviation["evidence"] else ""
+        said += f"; the paper's is from: {deviation['source']}" if deviation["source"] else ""
         lines += _told(f"- {deviation['text']} ({weight}: {deviation['reason']}{said})")
     for number, text in cell["footnotes"].items():
         lines += _told(f"[{number}] {text}")

@@ -43,6 +43,7 @@ class Hardware:
     library: str
 
 
+@functools.cache
 def paper_protocols() -> dict[str, PaperProtocol]:
     """The paper's protocols by name."""
     return {

@@ -40,6 +40,6 @@ def test_statistic_narrows_a_footnote() -> None:
 
 
 def test_notes_of_the_data_are_all_shown() -> None:
-    """A claim with a remark in claims.csv has a footnote, but for how parameters are counted in Table 2."""
-    silent = {c.note for c in CLAIMS.values() if c.note and not caveats_of(c)}
-    assert silent == {"N=(depth-4)/6 for every block type"}
+    """A claim with a remark in claims.csv has a footnote, but for how parameters are counted, and for gains."""
+    silent = {c.note for c in CLAIMS.values() if c.note and not caveats_of(c) and c.metric != "gain_points"}
+    assert silent == {"N=(depth-4)/6 for every block type", "prose on Table 9"}

@@ -56,9 +56,7 @@ def test_every_runnable_claim_but_coco_has_a_protocol_that_fits_it() -> None:
 
 def test_unstated_fields_are_marked() -> None:
     imagenet = paper_protocol("paper-imagenet")
-    assert [f for f in imagenet.sources if not imagenet.is_stated(f)] == [
-        *("nesterov", "drop_last", "conv_init", "bn_init", "precision", "test_every", "processes", "batch_norm")
-    ]
+    assert [f for f in imagenet.sources if not imagenet.is_stated(f)] == [*("dropout", "processes", "batch_norm")]
     assert all(paper_protocol("paper-zca").is_stated(field) for field in Protocol.model_fields)
 
 

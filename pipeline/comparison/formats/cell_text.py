@@ -18,6 +18,9 @@ METRICS = {
     "epoch_seconds": "seconds an epoch",
     "batch16_ms": "ms for a batch of 16",
     "batch32_ms": "ms for a batch of 32",
+    "gain_points": "points of error gained",
+    "times_faster": "times faster",
+    "figure_label": "error in a label, %",
 }
 MEANINGS = {
     "reproduced": "our mean is within the margin of the printed number, at 3 % a side; this is said of the number, "
@@ -30,6 +33,7 @@ MEANINGS = {
     "not comparable": "our runs differ materially from the paper's protocol; the letters say in what",
     "not run": "no finished run of this network on this dataset",
     "quoted": "the paper cites this number from other work; it is not to be re-run",
+    "derived": "follows from other numbers of the paper, or labels a figure; shown, not judged",
     "timing": "depends on the machine; shown, not judged",
     "not published": "the paper's table has a dash here",
     "same count": "our exact number of parameters rounds to the printed one",
@@ -86,10 +90,8 @@ def verdict(cell: Cell) -> str:
     """The verdict in words; its beginning is a key of MEANINGS."""
     if cell.kind == "unpublished":
         return "not published"
-    if cell.kind == "quoted":
-        return "quoted"
-    if cell.kind == "timing":
-        return "timing"
+    if cell.kind in ("quoted", "timing", "derived"):
+        return cell.kind
     if cell.kind == "count" and cell.count is None:
         return "not counted"
     if cell.verdict is Verdict.REPRODUCED:

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.comparison.orderings import Judged, Standing
+from pipeline.comparison.orderings import SEEDS, Judged, Standing
 from pipeline.comparison.statistics import DIFFERS
 
 _MEANINGS = {
@@ -16,6 +16,9 @@ _MEANINGS = {
     Standing.INCONCLUSIVE: "our runs show neither so far; looks are at 3, 5 and 10 seeds of each network",
     Standing.NOT_RUN: "some network has no comparable run",
 }
+
+
+_OPEN = (Standing.INCONCLUSIVE, Standing.NOT_RUN)
 
 
 def render_text(judged: Sequence[Judged], width: int) -> str:
@@ -60,6 +63,7 @@ def _object(one: Judged) -> dict[str, Any]:
         "source": one.ordering.source,
         "standing": str(one.standing),
         "p_value": None if one.p_value is None else round(one.p_value, 4),
+        "power": round(one.power, 2),
         "pairs": [
             {
                 "lower": lower.id,
@@ -75,7 +79,8 @@ def _object(one: Judged) -> dict[str, Any]:
 
 def _verdict(one: Judged) -> str:
     p = f", p = {_p(one)}" if one.p_value is not None else ""
-    return f"{one.standing}{p}; runs: {_runs(one)}"
+    power = f"; {SEEDS} seeds each show it in {100 * one.power:.0f} of 100 cases" if one.standing in _OPEN else ""
+    return f"{one.standing}{p}; runs: {_runs(one)}{power}"
 
 
 def _p(one: Judged) -> str:

@@ -99,7 +99,14 @@ def _cell(cell: Cell) -> dict[str, Any]:
         if judgement
         else None,
         "deviations": [
-            {"field": d.field, "published": d.published, "ours": d.ours, "material": d.material, "reason": d.reason}
+            {
+                "field": d.field,
+                "published": d.published,
+                "ours": d.ours,
+                "material": d.material,
+                "reason": d.reason,
+                "evidence": d.evidence,
+            }
             for d in cell.deviations
         ],
         "caveats": list(cell.caveats),

@@ -60,6 +60,10 @@ def compare(
     orderings: Annotated[
         bool, typer.Option("--orderings", help="Judge what the paper says about which network is better.")
     ] = False,
+    timings: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Judge Figure 4 by what wrn-pipe bench figure-4 --json printed into FILE."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", hidden=True)] = False,
 ) -> None:
     """Compare finished runs with the paper: published, ours, difference, verdict, deviations, footnotes.
@@ -96,7 +100,7 @@ def compare(
     if orderings:
         text, failure = _orderings(plan, results, names, dataset, row, form, output)
     else:
-        text, failure = _tables(plan, results, names, dataset, row, run or [], form, output, bundle or [])
+        text, failure = _tables(plan, results, names, dataset, row, run or [], form, output, bundle or [], timings)
     if output is None:
         typer.echo(text, nl=False)
     else:
@@ -120,14 +124,22 @@ def _tables(
     form: Format,
     output: Path | None,
     bundles: Sequence[Path],
+    measured: Path | None,
 ) -> "tuple[str, WrnPipeError | None]":
     """The text, and with --strict why the claims do not hold."""
+    from dataclasses import replace
+
     from pipeline.comparison.cells import spread_of
     from pipeline.comparison.formats import render, terminal
     from pipeline.comparison.tables import table
+    from pipeline.comparison.timings import judged, read
 
     spread = spread_of(plan, [result for result in results if result.run in plan.runs])
-    tables = _select([table(plan, name, results, spread) for name in names], dataset, row, run)
+    tables = [table(plan, name, results, spread) for name in names]
+    if measured:
+        times = read(measured)
+        tables = [replace(each, cells=judged(each.cells, times)) for each in tables]
+    tables = _select(tables, dataset, row, run)
     if form == "terminal" and output is None:
         text = terminal.render(tables, _width(), colour=_colour())
     else:

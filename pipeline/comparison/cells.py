@@ -60,6 +60,8 @@ class Cell:
     margin: float | None = None
     count: int | None = None
     """Our exact number of parameters, for a count."""
+    time: float | None = None
+    """Ours, in the metric's unit, for a timing that was measured here."""
     deviations: tuple[Deviation, ...] = ()
     """Of the runs in `runs`; without repetition."""
     caveats: tuple[int, ...] = ()

@@ -138,6 +138,7 @@ def results_schema() -> "pandera.pandas.DataFrameSchema":
             "max": text(number),
             "sd": text(number),
             "count": text(whole),
+            "time": text(number),
             "difference": text(signed),
             "low": text(signed),
             "high": text(signed),

@@ -34,7 +34,9 @@ MEANINGS = {
     "not run": "no finished run of this network on this dataset",
     "quoted": "the paper cites this number from other work; it is not to be re-run",
     "derived": "follows from other numbers of the paper, or labels a figure; shown, not judged",
-    "timing": "depends on the machine; shown, not judged",
+    "timing": "depends on the machine; shown, not judged (compare --timings judges the order of Figure 4)",
+    "same order": "our time stands to the others measured here as the paper's does; no more carries over",
+    "other order": "our time stands otherwise to the others measured here than the paper's does",
     "not published": "the paper's table has a dash here",
     "same count": "our exact number of parameters rounds to the printed one",
     "other count": "our network has another number of parameters than the paper's",
@@ -73,7 +75,9 @@ def published(cell: Cell) -> str:
 
 
 def ours(cell: Cell) -> str:
-    """Our mean with the number of runs, or our exact count; empty where there is none."""
+    """Our mean with the number of runs, our exact count or our time; empty where there is none."""
+    if cell.time is not None:
+        return f"{cell.time:,.1f}"
     if cell.count is not None:
         return f"{cell.count:,}"
     return "" if cell.ours is None else f"{cell.ours.mean:.2f} (n={cell.ours.n})"
@@ -90,7 +94,7 @@ def verdict(cell: Cell) -> str:
     """The verdict in words; its beginning is a key of MEANINGS."""
     if cell.kind == "unpublished":
         return "not published"
-    if cell.kind in ("quoted", "timing", "derived"):
+    if cell.kind in ("quoted", "timing", "derived") and cell.verdict is None:
         return cell.kind
     if cell.kind == "count" and cell.count is None:
         return "not counted"

@@ -49,6 +49,8 @@ def _names(column: Column) -> tuple[str, ...]:
         return ("paper", "ours, exact")
     if column.metric in ("top1_error", "top5_error", "map"):
         return ("paper", "ours", "difference", "verdict")
+    if column.metric == "batch32_ms":
+        return ("paper", "ours, verdict")
     return ("paper",)
 
 
@@ -61,6 +63,8 @@ def _texts(cell: Cell | None, column: Column, letters: cell_text.Letters) -> tup
     if len(names) == 4:
         return (cell_text.published(cell), cell_text.ours(cell), cell_text.difference(cell), judged)
     note = f" {marks}" if marks else ""
+    if column.metric == "batch32_ms":
+        return (cell_text.published(cell), f"{cell_text.ours(cell)} {judged}".strip())
     if len(names) == 2:
         count = cell_text.ours(cell) if cell_text.verdict(cell) in ("same count", "not counted") else judged
         return (cell_text.published(cell) + note, count)

@@ -36,6 +36,7 @@ def row(cell: Cell) -> dict[str, str]:
         "max": _number(ours.largest) if ours else "",
         "sd": _number(ours.sd) if ours else "",
         "count": "" if cell.count is None else str(cell.count),
+        "time": "" if cell.time is None else f"{cell.time:.3f}",
         "difference": _signed(cell.difference),
         "low": _signed(interval[0]) if interval else "",
         "high": _signed(interval[1]) if interval else "",
@@ -85,6 +86,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         if ours
         else None,
         "count": cell.count,
+        "time": cell.time,
         "difference": None if cell.difference is None else round(cell.difference, 3),
         "interval": [round(end, 3) for end in interval] if interval else None,
         "margin": cell.margin,

@@ -17,9 +17,11 @@ JUDGED = ("top1_error", "top5_error", "map")
 STYLES = {
     "reproduced": "green",
     "same count": "green",
+    "same order": "green",
     "better": "cyan",
     "worse": "red",
     "other count": "red",
+    "other order": "red",
     "inconclusive": "yellow",
     "not comparable": "yellow",
 }

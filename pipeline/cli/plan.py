@@ -108,6 +108,8 @@ def _show(addition: "Addition", seeds: int) -> None:
 
 
 def _outlook(addition: "Addition", seeds: int) -> str:
+    import textwrap
+
     from pipeline.comparison.orderings import load_orderings
     from pipeline.comparison.power import of_claim, of_ordering
     from pipeline.comparison.statistics import LOOKS
@@ -140,9 +142,8 @@ def _outlook(addition: "Addition", seeds: int) -> str:
         sides = {(claim.dataset, claim.network) for pair in ordering.pairs for claim in pair}
         if sides <= networks:
             power = of_ordering(ordering.pairs, seeds)
-            lines.append(
-                f"{ordering.text} They show it in {100 * power:.0f} of 100 cases, if the paper's numbers are true."
-            )
+            told = f"{ordering.text} They show it in {100 * power:.0f} of 100 cases, if the paper's numbers are true."
+            lines.extend(textwrap.wrap(told, 110))
     return "\n".join(lines)
 
 

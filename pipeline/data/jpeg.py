@@ -12,18 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.beton_jpeg import JpegBeton
+from pipeline.data.beton import Beton, Ints
 from pipeline.data.digest import Images
 from pipeline.data.jpeg_store import decode
 from pipeline.data.resized_crop import SIDE, RandomCrops, central_boxes, random_boxes
-
-Ints = npt.NDArray[np.int64]
 
 _BLOCK = 1 << 16
 """Boxes drawn at a time: what the draws of an epoch of ImageNet need on the way would be several times the boxes."""
 
 
-def boxes(beton: JpegBeton, order: Ints, crops: RandomCrops | None) -> Ints:
+def boxes(beton: Beton, order: Ints, crops: RandomCrops | None) -> Ints:
     """int64 [len(order), 4]: top, left, height, width seen of each sample of `order`; None for the test view."""
     seen = np.empty((len(order), 4), np.int64)
     for start in range(0, len(order), _BLOCK):
@@ -34,7 +32,7 @@ def boxes(beton: JpegBeton, order: Ints, crops: RandomCrops | None) -> Ints:
     return seen
 
 
-def views(beton: JpegBeton, indices: Ints, seen: Ints) -> Images:
+def views(beton: Beton, indices: Ints, seen: Ints) -> Images:
     """uint8 [B, 224, 224, 3]: the samples `indices` cut to the boxes `seen` [B, 4], by Pillow, with a thread a core."""
     import cv2
 

@@ -173,5 +173,5 @@ def _python_version(content_of: Callable[[str], bytes], dataset: Dataset) -> Spl
                 labels.append(np.array(batch[layout.labels_key], np.int64))
             except (pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, ValueError) as error:
                 raise SourceError(f"{part}: not a batch of the python version: {error}") from error
-        splits[split] = np.concatenate(images), np.concatenate(labels)
+        splits[split] = np.ascontiguousarray(np.concatenate(images)), np.concatenate(labels)
     return splits

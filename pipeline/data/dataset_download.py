@@ -81,7 +81,7 @@ def load(folder: Path, split: Split) -> tuple[Images, Labels]:
 
 
 def _offers(dataset: Dataset, downloads: Path, patience: Patience) -> Iterator[Offer]:
-    """The sources in their order. Of the user's folder, whatever it holds of them, whole archives first."""
+    """The sources in their order. Of the user's folder, whatever it holds of them."""
     for source in dataset.sources:
         if not isinstance(source, FolderSource):
             yield str(source), partial(_download, source, dataset, downloads, patience)
@@ -110,10 +110,6 @@ def _folder_offers(folder: Path, dataset: Dataset) -> Iterator[Offer]:
     for source in dataset.sources:
         if any((folder / name).is_file() for name in source.names):
             yield f"{folder / ' with '.join(source.names)}", partial(_from_files, folder, source, dataset)
-    if layout := readers.LAYOUTS.get(dataset.reader):
-        for where in (folder / layout.folder, folder):
-            if (where / layout.parts["train"][0]).is_file():
-                yield str(where), partial(_unpacked, where, dataset)
 
 
 def _from_files(folder: Path, source: Source, dataset: Dataset) -> readers.Splits:
@@ -139,20 +135,12 @@ def _decode(source: Source, paths: Sequence[Path], dataset: Dataset) -> readers.
     )
 
 
-def _unpacked(folder: Path, dataset: Dataset) -> readers.Splits:
-    if dataset.digests is None:
-        raise SourceError("unpacked files cannot be checked while params.yaml pins no digest; give the archive")
-    return readers.read_folder(folder, dataset)
-
-
 def _refuse(what: str) -> readers.Splits:
     raise SourceError(what)
 
 
 def _holdings(dataset: Dataset) -> str:
-    layout = readers.LAYOUTS.get(dataset.reader)
-    files = [" with ".join(source.names) for source in dataset.sources if source.names]
-    return ", ".join([*files, *([f"{layout.folder}/"] if layout else [])])
+    return ", ".join(" with ".join(source.names) for source in dataset.sources if source.names)
 
 
 def _remedy(dataset: Dataset) -> str:

@@ -9,7 +9,6 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.data.augmentation import augment, flips, offsets
 from pipeline.data.digest import Images
 from pipeline.data.loader import Loader
-from pipeline.data.sampler import sample_order
 
 COLUMNS = 10
 MARGIN, TITLE, LABEL = 160, 34, 26
@@ -22,11 +21,6 @@ _RANGE = 3.0
 
 Rows = dict[str, Images]
 """Name of a row -> its images uint8 [B, H, W, 3]: one row of pictures for each name, the same samples in all."""
-
-
-def first_seen(images: Images, seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
-    """Indices int64 [count] of the samples that a training of this seed visits first in this epoch."""
-    return sample_order(seed, epoch, len(images))[:count]
 
 
 def augmented_rows(images: Images, indices: npt.NDArray[np.int64], seed: int, epoch: int, zca: Path | None) -> Rows:

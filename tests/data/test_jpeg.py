@@ -92,19 +92,6 @@ def test_what_is_seen_is_what_lies_in_the_box(tmp_path: Path) -> None:
                 assert np.abs(values - (start + (np.arange(224) + 0.5) * length / 224 - 0.5)).max() < 2.5
 
 
-def test_the_boxes_of_a_whole_epoch_are_those_of_its_batches() -> None:
-    """For more images than are drawn at a time; both ends of each such block lie inside a batch."""
-    n, random = 140_000, np.random.default_rng(0)
-    heights, widths = random.integers(20, 500, (2, n))
-    beton = Beton(Path("none"), "jpeg", heights, widths, *(np.zeros(n, np.int64) for _ in range(3)))
-    order, crops = sample_order(1, 2, n), RandomCrops(1, 2)
-    for draws in (crops, None):
-        whole = boxes(beton, order, draws)
-        for start in range(0, n, 7919):
-            batch = order[start : start + 7919]
-            assert np.array_equal(whole[start : start + 7919], boxes(beton, batch, draws))
-
-
 def test_the_numpy_backend_in_our_order(folder: Path, train: Beton) -> None:
     loader = Loader(folder, "train", 5, "numpy")
     order = sample_order(1, 0, 12)

@@ -1,9 +1,7 @@
 """pipeline.data.readers: the same arrays out of every published form, and refusal of all that is not one."""
 
-import os
 import pickle
 import runpy
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,15 +57,9 @@ def test_the_tiny_archive_is_what_its_script_makes(tiny_archive: Path, tiny_imag
             np.testing.assert_array_equal(mine[key], theirs[key])
 
 
-def test_pickles_of_todays_python_and_numpy_are_read_too(tiny: Dataset, tiny_images: Splits, tmp_path: Path) -> None:
-    for split, parts in readers.LAYOUTS[tiny.reader].parts.items():
-        images, labels = tiny_images[split]
-        size = len(images) // len(parts)
-        for number, part in enumerate(parts):
-            rows = slice(number * size, (number + 1) * size)
-            batch = {b"data": to_records(images[rows], labels[rows])[:, 1:], b"labels": labels[rows].tolist()}
-            (tmp_path / part).write_bytes(pickle.dumps(batch, protocol=4))
-    _equal(readers.read_folder(tmp_path, tiny), tiny_images)
+def test_images_of_another_shape_are_refused(tiny: Dataset, tiny_archive: Path) -> None:
+    with pytest.raises(SourceError, match="train: images of 3072 values, not 28 x 28 x 3"):
+        readers.read_archive(tiny_archive, tiny.model_copy(update={"shape": (28, 28, 3)}))
 
 
 def test_cifar100s_label_is_the_fine_one(
@@ -87,61 +79,25 @@ def test_the_npm_layout_gives_the_same_arrays(tiny: Dataset, tiny_images: Splits
     _equal(readers.read_npm_tarball(tar(tmp_path / "a.tgz", npm_members(tiny_images)), tiny), tiny_images)
 
 
-def test_unpacked_batches_read_like_the_archive(
-    tiny: Dataset, tiny_archive: Path, tiny_images: Splits, tmp_path: Path
-) -> None:
-    shutil.unpack_archive(tiny_archive, tmp_path, filter="data")
-    _equal(readers.read_folder(tmp_path / BATCHES, tiny), tiny_images)
-
-
-class _Harmful:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
-
-
 ROW = np.zeros((52, 3072), np.uint8)
 
 
 @pytest.mark.parametrize(
     ("batch", "said"),
     [
-        (pickle.dumps([1]), "data_batch_4: not a batch"),
-        (pickle.dumps({b"data": ROW}), "data_batch_4: not a batch"),
-        (pickle.dumps({b"data": ROW[:, 1:], b"labels": [0] * 52}), "data_batch_4: not a batch"),
-        (pickle.dumps({b"data": ROW, b"labels": ["x"] * 52}), "data_batch_4: not a batch"),
-        (pickle.dumps({b"data": ROW.astype(np.float32), b"labels": [0] * 52}), "train: images are float32"),
-        (pickle.dumps({b"data": ROW[1:], b"labels": [0] * 51}), r"train: images are uint8 \(259, 32, 32, 3\)"),
-        (pickle.dumps({b"data": ROW, b"labels": [0] * 51}), r"train: labels are int64 \(259,\)"),
-        (pickle.dumps({b"data": ROW, b"labels": [10] * 52}), r"train: labels 0\.\.10, not 0\.\.9"),
-        (pickle.dumps({b"data": ROW, b"labels": [-1] * 52}), r"train: labels -1\.\.9, not 0\.\.9"),
-        (b"", "data_batch_4: not a batch"),
-        (b"\x80\x02}q\x00(U", "data_batch_4: not a batch"),
-        (None, "data_batch_4: No such file"),
+        ({b"data": ROW.astype(np.float32), b"labels": [0] * 52}, "train: images are float32"),
+        ({b"data": ROW[1:], b"labels": [0] * 51}, r"train: images are uint8 \(259, 32, 32, 3\)"),
+        ({b"data": ROW, b"labels": [0] * 51}, r"train: labels are int64 \(259,\)"),
+        ({b"data": ROW, b"labels": [10] * 52}, r"train: labels 0\.\.10, not 0\.\.9"),
+        ({b"data": ROW, b"labels": [-1] * 52}, r"train: labels -1\.\.9, not 0\.\.9"),
     ],
 )
-def test_a_broken_unpacked_batch_is_refused_in_one_line(
-    batch: bytes | None, said: str, tiny: Dataset, tiny_archive: Path, tmp_path: Path
+def test_content_that_is_not_as_the_entry_says_is_refused(
+    batch: dict[bytes, Any], said: str, tiny: Dataset, tiny_archive: Path, tmp_path: Path
 ) -> None:
-    shutil.unpack_archive(tiny_archive, tmp_path, filter="data")
-    path = tmp_path / BATCHES / "data_batch_4"
-    path.unlink() if batch is None else path.write_bytes(batch)
-    with pytest.raises(SourceError, match=said) as caught:
-        readers.check(readers.read_folder(tmp_path / BATCHES, tiny), tiny)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_malicious_pickle_is_refused_and_does_nothing(tiny: Dataset, tiny_archive: Path, tmp_path: Path) -> None:
-    shutil.unpack_archive(tiny_archive, tmp_path, filter="data")
-    content = pickle.dumps({b"data": _Harmful(tmp_path / "harm"), b"labels": [0]})
-    (tmp_path / BATCHES / "data_batch_3").write_bytes(content)
-    with pytest.raises(SourceError, match=r"data_batch_3: .* asks for posix\.mkdir"):
-        readers.read_folder(tmp_path / BATCHES, tiny)
-    assert not (tmp_path / "harm").exists()
-    pickle.loads(content)  # the ordinary unpickler does do harm
-    assert (tmp_path / "harm").exists()
+    members = {**members_of(tiny_archive), f"{BATCHES}/data_batch_4": pickle.dumps(batch)}
+    with pytest.raises(SourceError, match=said):
+        readers.check(readers.read_archive(tar(tmp_path / "a.tar.gz", members), tiny), tiny)
 
 
 def test_an_archive_of_something_else_is_refused(tiny: Dataset, tiny_archive: Path, tmp_path: Path) -> None:
@@ -150,9 +106,8 @@ def test_an_archive_of_something_else_is_refused(tiny: Dataset, tiny_archive: Pa
     with pytest.raises(SourceError, match=rf"a\.tar\.gz: lacks {BATCHES}/data_batch_2"):
         readers.read_archive(tar(tmp_path / "a.tar.gz", members), tiny)
     (tmp_path / "a.tar.gz").write_bytes(b"PK")
-    with pytest.raises(SourceError, match=r"a\.tar\.gz: not a readable tar archive: ") as caught:
+    with pytest.raises(SourceError, match=r"a\.tar\.gz: not a readable tar archive: "):
         readers.read_archive(tmp_path / "a.tar.gz", tiny)
-    assert "\n" not in str(caught.value)
 
 
 SVHN = ("train_32x32.mat", "extra_32x32.mat", "test_32x32.mat")

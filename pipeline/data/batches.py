@@ -89,7 +89,7 @@ class Inputs:
             images = np.concatenate([batch.images for batch in whole])
             self.split = self._sent(images), self._sent(np.concatenate([batch.labels for batch in whole]))
         stored, labels = self.split
-        at, flipped, down, across = (self._sent(a) for a in (order, mirrored, rows, columns))
+        at, flipped, down, across = map(self._sent, (order, mirrored, rows, columns))
         for start in range(0, len(order), self.loader.batch_size):
             part = slice(start, start + self.loader.batch_size)
             augmented = augment(stored, at[part], flipped[part], down[part], across[part])
@@ -101,11 +101,9 @@ class Inputs:
         for batch in batches:
             part = slice(start, start + len(batch.indices))
             start = part.stop
-            at, *drawn = (
-                self._sent(a) for a in (np.arange(len(batch.indices)), mirrored[part], rows[part], columns[part])
-            )
-            images, labels = self._sent(batch.images), self._sent(batch.labels)
-            yield Input(batch.indices, self.preprocessing(augment(images, at, *drawn)).to(self.dtype), labels)
+            moves = np.arange(len(batch.indices)), mirrored[part], rows[part], columns[part]
+            augmented = augment(self._sent(batch.images), *map(self._sent, moves))
+            yield Input(batch.indices, self.preprocessing(augmented).to(self.dtype), self._sent(batch.labels))
 
     def _sent(self, array: npt.NDArray[Any]) -> torch.Tensor:
         """A copy on the device. Only from page-locked memory does the process not wait for a GPU to have it."""

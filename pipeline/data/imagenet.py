@@ -20,7 +20,7 @@ from scipy.io import loadmat
 
 from pipeline.data.digest import require_digest
 from pipeline.data.fetch import file_digest
-from pipeline.data.jpeg_store import ImageFile, write_split, write_synsets
+from pipeline.data.jpeg_store import ImageFile, write_split
 from pipeline.data.readers import read_members
 from pipeline.dataset_config import DATA_DIR, SPLITS, Dataset, FolderSource, SourceError, Split
 from pipeline.errors import UserError
@@ -49,7 +49,7 @@ def acquire(name: str, dataset: Dataset, to: Path) -> None:
     try:
         splits, synsets = find(Path(named).expanduser(), dataset)
         with writing(to), new_folder(to) as fresh:
-            write_synsets(fresh, synsets)
+            (fresh / "synsets.txt").write_text("".join(f"{synset}\n" for synset in synsets), encoding="utf-8")
             for split in SPLITS:
                 require_digest(split, write_split(fresh, split, splits[split], synsets), dataset)
     except (SourceError, OSError) as refusal:  # of reading: what is written turns into UserError

@@ -97,10 +97,6 @@ def files_digest(labels: Iterable[int], sha256: Iterable[str]) -> str:
     return sha.hexdigest()
 
 
-def write_synsets(folder: Path, synsets: Sequence[str]) -> None:
-    (folder / "synsets.txt").write_text("".join(f"{synset}\n" for synset in synsets), encoding="utf-8")
-
-
 def write_split(folder: Path, split: Split, files: Iterable[ImageFile], synsets: Sequence[str]) -> str:
     """Copy a split's image files, whatever their order, and write its index. Returns its digest.
 

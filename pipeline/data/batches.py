@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.data.augmentation import flips, offsets, sources
-from pipeline.data.loader import Batch, Ints, Loader, View
+from pipeline.data.loader import Batch, Ints, Loader
 from pipeline.data.numba_kernel import Bools, fill
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.resized_crop import RandomCrops
@@ -69,7 +69,7 @@ class Inputs:
             return self.streamed(self.loader.batches(order, crops), mirrored, rows, columns)
         return self.by_torch(order, mirrored, rows, columns)
 
-    def by_numba(self, views: Iterable[View], mirrored: Bools, rows: Ints, columns: Ints) -> Iterator[Input]:
+    def by_numba(self, views: Iterable[Batch], mirrored: Bools, rows: Ints, columns: Ints) -> Iterator[Input]:
         """The mini-batches of `views`, with these flips and offsets, on the CPU."""
         table = self.preprocessing.table(self.dtype)
         words = None if table is None else table.view(_WORDS[self.dtype]).numpy()

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,17 +22,8 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples: which, their images uint8 or float32 [B,H,W,3] as stored (JPEGs: uint8 [B,224,224,3] as seen), their
-    labels int64 [B]. Arrays are yours."""
-
-    indices: Ints
-    images: Stored
-    labels: Ints
-
-
-@dataclass(frozen=True)
-class View:
-    """B samples where they lie, until the next view is asked for: the image of indices[i] is images[at[i]]."""
+    """B samples: which, images uint8 or float32 [N,H,W,3] as stored (JPEGs: uint8 [N,224,224,3] as seen), where among
+    these each sample's is, int64 [B], and labels int64 [B]."""
 
     indices: Ints
     images: Stored
@@ -65,15 +56,17 @@ class Loader:
         )
 
     def batches(self, order: Ints, crops: RandomCrops | None = None) -> Iterator[Batch]:
-        """Consecutive mini-batches of `order` (int64 indices into the split), the last one possibly smaller.
+        """Consecutive mini-batches of `order` (int64 indices into the split), the last one possibly smaller, each with
+        copies of its B images.
 
         JPEGs are seen as `crops` draws it, or without it as a test sees them. Raises ValueError for indices that the
         split does not have, and for crops of images that are not JPEGs.
         """
-        return (Batch(view.indices, view.images[view.at], view.labels) for view in self.views(order, crops))
+        whole = self.views(order, crops)
+        return (replace(batch, images=batch.images[batch.at], at=np.arange(len(batch.at))) for batch in whole)
 
-    def views(self, order: Ints, crops: RandomCrops | None = None) -> Iterator[View]:
-        """The same mini-batches, their images not copied: they may be overwritten when the next view is asked for."""
+    def views(self, order: Ints, crops: RandomCrops | None = None) -> Iterator[Batch]:
+        """The same mini-batches, their images not copied: they may be overwritten when the next is asked for."""
         if len(order) and (order.min() < 0 or order.max() >= self.samples):
             raise ValueError(f"indices {order.min()}..{order.max()} do not lie in a split of {self.samples}")
         if self.beton.kind == "jpeg":
@@ -89,15 +82,15 @@ class _Numpy:
         if beton.kind != "jpeg":
             self.images, _ = read(beton.path)
 
-    def views(self, order: Ints, seen: Ints | None) -> Iterator[View]:
+    def views(self, order: Ints, seen: Ints | None) -> Iterator[Batch]:
         for start in range(0, len(order), self.batch_size):
             indices = order[start : start + self.batch_size]
             labels = self.beton.labels[indices]
             if seen is None:
-                yield View(indices, self.images, indices, labels)
+                yield Batch(indices, self.images, indices, labels)
             else:
                 decoded = views(self.beton, indices, seen[start : start + self.batch_size])
-                yield View(indices, decoded, np.arange(len(indices)), labels)
+                yield Batch(indices, decoded, np.arange(len(indices)), labels)
 
 
 class _Ffcv:
@@ -143,7 +136,7 @@ class _Ffcv:
         self.metadata = self.loader.reader.metadata
         torch.set_num_threads(self.threads)
 
-    def views(self, order: Ints, seen: Ints | None) -> Iterator[View]:
+    def views(self, order: Ints, seen: Ints | None) -> Iterator[Batch]:
         import torch
 
         if seen is not None:
@@ -159,7 +152,7 @@ class _Ffcv:
                     torch.set_num_threads(self.threads)
                 indices = order[start : start + self.batch_size]
                 # FFCV's arrays are slots of a ring that the next batches overwrite.
-                yield View(indices, images, np.arange(len(indices)), labels.reshape(-1).copy())
+                yield Batch(indices, images, np.arange(len(indices)), labels.reshape(-1).copy())
         finally:
             end(iterator)
             torch.set_num_threads(self.threads)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import chain, repeat
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,7 @@ def write(folder: Path, samples: int) -> None:
     """Write `folder`/train.beton and its card.json: 251 JPEGs of 24 to 48 pixels a side again and again."""
     from PIL import Image
 
-    from pipeline.data.beton import sha256, write_encoded
-    from pipeline.data.beton_jpeg import KIND, inspect_jpegs
+    from pipeline.data import beton
     from pipeline.data.convert_jpeg import describe
 
     random = np.random.default_rng(0)
@@ -38,12 +37,10 @@ def write(folder: Path, samples: int) -> None:
         jpegs.append(buffer.getvalue())
     folder.mkdir()
     path, which = folder / "train.beton", np.arange(samples) % len(jpegs)
-    whole, rest = divmod(samples, len(jpegs))
-    content = chain(repeat(b"".join(jpegs), whole), jpegs[:rest])
-    sizes = np.array([len(jpeg) for jpeg in jpegs])
-    write_encoded(path, sides[which], sizes[which], np.arange(samples) % CLASSES, content)
-    entry = {**describe(inspect_jpegs(path), CLASSES), "beton": {"bytes": path.stat().st_size, "sha256": sha256(path)}}
-    (folder / "card.json").write_text(json.dumps({"name": folder.name, "kind": KIND, "splits": {"train": entry}}))
+    beton.write(path, "jpeg", sides[which], np.arange(samples) % CLASSES, islice(cycle(jpegs), samples))
+    pinned = {"bytes": path.stat().st_size, "sha256": beton.sha256(path)}
+    entry = {**describe(beton.inspect(path), CLASSES), "beton": pinned}
+    (folder / "card.json").write_text(json.dumps({"name": folder.name, "kind": "jpeg", "splits": {"train": entry}}))
 
 
 def memory() -> dict[str, float]:
@@ -63,13 +60,14 @@ def start(folder: Path, backend: str, started: float) -> None:
     import torch
 
     from pipeline.data.batches import Inputs
-    from pipeline.data.loader import Loader, checked
+    from pipeline.data.beton import open_split
+    from pipeline.data.loader import Loader
     from pipeline.data.preprocessing import Preprocessing
     from pipeline.data.sampler import sample_order
 
     lap("import")
     imports = memory()["own"]
-    beton = checked(folder, "train")
+    beton = open_split(folder, "train")
     lap("check digest, header and tables")
     loader = Loader(folder, "train", BATCH, "ffcv" if backend == "ffcv" else "numpy", beton=beton)
     lap("open")

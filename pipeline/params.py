@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from pipeline.dataset_config import Dataset
+from pipeline.dataset_config import Dataset, Strict
 from pipeline.errors import UserError
 
 PARAMS = Path("params.yaml")
@@ -21,14 +21,6 @@ BnInit = Literal["uniform", "ones"]
 Backend = Literal["ffcv", "numpy"]
 Device = Literal["auto", "cpu", "cuda"]
 Kernels = Literal["fused", "torch", "compiled"]
-
-
-class Strict(BaseModel):
-    """Unknown keys and wrong types are refused, values never change."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class StepSchedule(Strict):

@@ -1,5 +1,6 @@
 """Results appear whole or not at all: written under another name beside their place, then renamed."""
 
+import errno
 import json
 import os
 import shutil
@@ -7,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from pipeline.errors import UserError
 
 
 @contextmanager
@@ -56,6 +59,22 @@ def new_file(to: Path, content: bytes) -> None:
         sync(to.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write `path` into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(path.parent).free
+            what = f"disk full while writing {path}: {free / 1e6:.0f} MB free"
+            raise UserError(what, "free some space and run it again") from error
+        if error.errno == errno.EFBIG:
+            what = f"{path} exceeds the largest file allowed here"
+            raise UserError(what, "raise the limit (ulimit -f), or use another file system") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}", "make that place writable") from error
 
 
 def sync(path: Path) -> None:

@@ -114,8 +114,7 @@ def pack(root: Path, to: Path) -> dict[str, str]:
             add(outer, f"{folder.name}.tar", inner)
     images = sorted((root / "val").rglob("*.JPEG"), key=lambda path: path.name, reverse=True)
     (to / VAL).write_bytes(tar_bytes({path.name: path.read_bytes() for path in images}))
-    members = {f"ILSVRC2012_devkit_t12/data/{name}": content for name, content in devkit(root).items()}
-    (to / DEVKIT).write_bytes(tar_bytes(members, "w:gz"))
+    (to / DEVKIT).write_bytes(tar_bytes(devkit(root), "w:gz"))
     return {name: md5(to / name) for name in (TRAIN, VAL, DEVKIT)}
 
 
@@ -164,13 +163,10 @@ def store(tree: Path, to: Path) -> Path:
 
 
 def make_beton(to: Path, split: str, images: Sequence[Image.Image], labels: Labels) -> Path:
-    """The folder `to` with a split's .beton of JPEGs and a card, without FFCV and the seconds of its import."""
+    """The folder `to` with a split's .beton of JPEGs and a card."""
     to.mkdir()
-    contents = [jpeg(image) for image in images]
-    sides = np.array([image.size for image in images])
     path = to / f"{split}.beton"
-    beton.write_encoded(path, sides, np.array([len(content) for content in contents]), labels, contents)
-    largest = {side: {"largest": int(sides[:, column].max())} for column, side in enumerate(("width", "height"))}
-    entry = {"images": len(images), **largest, "beton": {"sha256": beton.sha256(path)}}
+    beton.write(path, "jpeg", np.array([image.size for image in images]), labels, map(jpeg, images))
+    entry = {"beton": {"sha256": beton.sha256(path)}}
     (to / "card.json").write_text(json.dumps({"name": to.name, "kind": "jpeg", "splits": {split: entry}}))
     return to

@@ -72,8 +72,8 @@ def bench(
     from pipeline.training.device import facts
 
     beton = open_split(folder, "train")
-    if beton.dtype != "uint8":
-        raise UserError(f"{folder} holds whitened floats, which the other ways do not take", "choose an rgb one")
+    if beton.kind != "rgb":
+        raise UserError(f"{folder} holds {beton.kind} images, which the other ways do not take", "choose an rgb one")
     cores = sorted(os.sched_getaffinity(0))
     if max(workers) > len(cores):
         raise UserError(f"{max(workers)} workers, but this process may use {len(cores)} cores", "ask for fewer workers")

@@ -160,7 +160,8 @@ def show(
     converted.
     """
     from pipeline.data.dataset_download import load as load_split
-    from pipeline.data.image_sheet import augmented_rows, first_seen, sheet
+    from pipeline.data.image_sheet import augmented_rows, sheet
+    from pipeline.data.sampler import sample_order
     from pipeline.errors import UserError
     from pipeline.runner.data_state import BETON, RAW, is_fetched
     from pipeline.runner.params_file import load
@@ -174,7 +175,7 @@ def show(
     if to.suffix.lower() != ".png":
         raise UserError(f"--out {to}: the picture is a PNG", f"--out {to.with_suffix('.png')}")
     images, labels = load_split(RAW / dataset, "train")
-    chosen = first_seen(images, seed, epoch, count)
+    chosen = sample_order(seed, epoch, len(images))[:count]
     title = f"{entry.title}, the first {len(chosen)} training images of epoch {epoch} with seed {seed}"
     if augmented:
         zca = BETON / f"{dataset}-zca"

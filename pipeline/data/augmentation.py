@@ -34,7 +34,7 @@ def flips(kind: Flip, seed: int, epoch: int, indices: Ints, batch_size: int | No
 
 
 def offsets(kind: Crop, seed: int, epoch: int, indices: Ints, batch: int | Ints) -> tuple[Ints, Ints]:
-    """Rows and columns int64, as `indices`, each in 0..2*PAD: the crop's corner in the padded image; PAD is no shift.
+    """Rows and columns int64, as `indices`, each in 0..2*PAD: the crop's corner in the padded image, PAD the centre.
 
     per-batch draws one pair for mini-batch number `batch` of the epoch, as the authors' May 2016 code does; an array
     holds each image's batch.

@@ -1,20 +1,20 @@
 """Mini-batches as the network takes them: augmented, normalised, in its precision, on its device."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.data.augmentation import flips, offsets
-from pipeline.data.loader import Batch, Ints, Loader, View
+from pipeline.data.augmentation import flips, offsets, sources
+from pipeline.data.loader import Batch, Ints, Loader
 from pipeline.data.numba_kernel import Bools, fill
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.resized_crop import RandomCrops
 from pipeline.data.sampler import WHOLE, Shard
-from pipeline.data.torch_kernel import augment
 from pipeline.params import Crop, Flip
 
 _WORDS = {torch.float32: torch.uint32, torch.bfloat16: torch.uint16}
@@ -29,6 +29,7 @@ class Input:
     labels: torch.Tensor
 
 
+@dataclass
 class Inputs:
     """What a training's network sees of a split, on `device`.
 
@@ -38,22 +39,16 @@ class Inputs:
     loader's is then the shard's size of it.
     """
 
-    def __init__(
-        self,
-        loader: Loader,
-        preprocessing: Preprocessing,
-        flip: Flip,
-        crop: Crop,
-        seed: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        shard: Shard = WHOLE,
-        batch_size: int | None = None,
-    ) -> None:
-        self.loader, self.preprocessing, self.flip, self.crop = loader, preprocessing, flip, crop
-        self.seed, self.dtype, self.device, self.shard = seed, dtype, device, shard
-        self.batch_size = batch_size or loader.batch_size
-        self.split: tuple[torch.Tensor, torch.Tensor] | None = None
+    loader: Loader
+    preprocessing: Preprocessing
+    flip: Flip
+    crop: Crop
+    seed: int
+    dtype: torch.dtype
+    device: torch.device
+    shard: Shard = WHOLE
+    batch_size: int | None = None
+    split: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, init=False)
 
     def batches(self, epoch: int, order: Ints, first: int = 0) -> Iterator[Input]:
         """The mini-batches of `order`, an epoch's indices from its batch number `first` on: the shard's part of each.
@@ -61,7 +56,7 @@ class Inputs:
         Raises TypeError for images that were not stored for this preprocessing.
         """
         # An epoch's draws at once, 1 ms for 50,000 images: batch by batch they would cost a third of the pixels' time.
-        size = self.batch_size
+        size = self.batch_size or self.loader.batch_size
         mirrored = flips(self.flip, self.seed, epoch, order, size)
         rows, columns = offsets(self.crop, self.seed, epoch, order, first + np.arange(len(order)) // size)
         if self.shard.of > 1:  # after the draws, some of which are for a mini-batch as a whole
@@ -74,7 +69,7 @@ class Inputs:
             return self.streamed(self.loader.batches(order, crops), mirrored, rows, columns)
         return self.by_torch(order, mirrored, rows, columns)
 
-    def by_numba(self, views: Iterable[View], mirrored: Bools, rows: Ints, columns: Ints) -> Iterator[Input]:
+    def by_numba(self, views: Iterable[Batch], mirrored: Bools, rows: Ints, columns: Ints) -> Iterator[Input]:
         """The mini-batches of `views`, with these flips and offsets, on the CPU."""
         table = self.preprocessing.table(self.dtype)
         words = None if table is None else table.view(_WORDS[self.dtype]).numpy()
@@ -91,16 +86,13 @@ class Inputs:
         """The mini-batches of `order` from the split on the device. Never waits for the device."""
         if self.split is None:
             whole = list(self.loader.batches(np.arange(self.loader.samples)))
-            stored = (
-                np.concatenate([batch.images for batch in whole]),
-                np.concatenate([batch.labels for batch in whole]),
-            )
-            self.split = self._sent(stored[0]), self._sent(stored[1])
-        images, labels = self.split
-        at, flipped, down, across = (self._sent(a) for a in (order, mirrored, rows, columns))
+            images = np.concatenate([batch.images for batch in whole])
+            self.split = self._sent(images), self._sent(np.concatenate([batch.labels for batch in whole]))
+        stored, labels = self.split
+        at, flipped, down, across = map(self._sent, (order, mirrored, rows, columns))
         for start in range(0, len(order), self.loader.batch_size):
             part = slice(start, start + self.loader.batch_size)
-            augmented = augment(images, at[part], flipped[part], down[part], across[part])
+            augmented = augment(stored, at[part], flipped[part], down[part], across[part])
             yield Input(order[part], self.preprocessing(augmented).to(self.dtype), labels[at[part]])
 
     def streamed(self, batches: Iterable[Batch], mirrored: Bools, rows: Ints, columns: Ints) -> Iterator[Input]:
@@ -109,11 +101,9 @@ class Inputs:
         for batch in batches:
             part = slice(start, start + len(batch.indices))
             start = part.stop
-            at, *drawn = (
-                self._sent(a) for a in (np.arange(len(batch.indices)), mirrored[part], rows[part], columns[part])
-            )
-            images, labels = self._sent(batch.images), self._sent(batch.labels)
-            yield Input(batch.indices, self.preprocessing(augment(images, at, *drawn)).to(self.dtype), labels)
+            moves = np.arange(len(batch.indices)), mirrored[part], rows[part], columns[part]
+            augmented = augment(self._sent(batch.images), *map(self._sent, moves))
+            yield Input(batch.indices, self.preprocessing(augmented).to(self.dtype), self._sent(batch.labels))
 
     def _sent(self, array: npt.NDArray[Any]) -> torch.Tensor:
         """A copy on the device. Only from page-locked memory does the process not wait for a GPU to have it."""
@@ -121,3 +111,24 @@ class Inputs:
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
+
+
+def augment(
+    images: torch.Tensor, at: torch.Tensor, mirrored: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
+    """`augmentation.augment` on any device: images[at[i]] mirrored, reflect-padded, cropped at (rows[i], columns[i]).
+
+    images: [N,H,W,3]; at, rows, columns: int64 [B]; mirrored: bool [B]; all on one device. Waits for nothing.
+    """
+    height, width = images.shape[1:3]
+    down = _on(images.device, height)[0][rows]
+    straight, reverse = _on(images.device, width)
+    across = torch.where(mirrored[:, None], reverse[columns], straight[columns])
+    return images[at[:, None, None], down[:, :, None], across[:, None, :]]
+
+
+@cache
+def _on(device: torch.device, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`sources(size)` on a device, copied there once: a copy would wait for the device."""
+    straight, reverse = (torch.from_numpy(table).to(device) for table in sources(size))
+    return straight, reverse

@@ -1,21 +1,17 @@
 """From a dataset's arrays to the folder that training reads: one .beton per split and a card that describes them."""
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data import zca
-from pipeline.data.beton import read, sha256
-from pipeline.data.beton_writer import Job, write
-from pipeline.data.digest import Stored, split_digest
-from pipeline.data.image_grid import before_and_after
+from pipeline.data import beton, zca
+from pipeline.data.digest import Images, Labels, Stored, split_digest
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.progress import say
-from pipeline.publish import json_text, new_folder
+from pipeline.publish import json_text, new_folder, writing
 
 _CHUNK = 10_000
 """Images whose statistics are gathered at a time: SVHN's at once would take 5 GB."""
@@ -24,70 +20,46 @@ _CHUNK = 10_000
 def convert(raw: Path, to: Path, splits: list[str], classes: int, kind: Literal["rgb", "zca"] = "rgb") -> None:
     """Write `to`/{split}.beton and `to`/card.json from `raw`/{split}_{images,labels}.npy: uint8 [N,H,W,3], int64 [N].
 
-    Of kind zca, the images are whitened first, by what the split named train says, and `to`/whitened.png shows some of
-    them. Each file is read back in full and compared with its source by digest before anything is published.
+    Of kind zca, the images are whitened first, by what the split named train says. The card describes what each file
+    gives when it is read back, which of kind rgb must be its source.
     """
-    published = {split: raw / f"{split}_images.npy" for split in splits}
-    labels = {split: raw / f"{split}_labels.npy" for split in splits}
-    for split in splits:
-        _require_arrays(published[split], labels[split])
+    published = {split: _load(raw, split) for split in splits}
     card: dict[str, Any] = {"name": to.name, "splits": {}}
-    with new_folder(to) as work:
-        stored = published
+    with writing(to), new_folder(to) as work:
         if kind == "zca":
-            arrays = work / "arrays"
-            arrays.mkdir()
-            stored = {split: arrays / f"{split}.npy" for split in splits}
-            card.update(kind=kind, whitening=_whiten(published, stored))
-        jobs = {split: Job(stored[split], labels[split], work / f"{split}.beton") for split in splits}
-        write(list(jobs.values()))
-        for split, job in jobs.items():
-            card["splits"][split] = _verified(job, to, split, classes)
-        if kind == "zca":
-            images = np.load(published["train"], mmap_mode="r"), np.load(stored["train"], mmap_mode="r")
-            before_and_after(*images, np.load(labels["train"])).save(work / "whitened.png")
-            shutil.rmtree(arrays)
+            train = published["train"][0]
+            whitening = zca.fit(train)
+            spectrum = zca.spectrum(whitening)
+            fitted_on = {"split": "train", "images": len(train)}
+            card |= {
+                "kind": kind,
+                "whitening": {"fitted_on": fitted_on, "scale": zca.SCALE, "bias": zca.BIAS, "spectrum": spectrum},
+            }
+        for split, (images, labels) in published.items():
+            path = work / f"{split}.beton"
+            content: Iterable[Stored] = images if kind == "rgb" else zca.whitened(whitening, images)
+            sides = np.tile([images.shape[2], images.shape[1]], (len(images), 1))
+            beton.write(path, kind, sides, labels, content)
+            stored, stored_labels = beton.read(path)
+            if kind == "rgb" and not (np.array_equal(stored, images) and np.array_equal(stored_labels, labels)):
+                what = f"{to / path.name} does not read back as the images it was made of"
+                raise WrnPipeError(what, "run it again; check memory and disk")
+            digest = split_digest(stored, stored_labels)
+            say(f"{to.name} {split}: {len(labels)} images read back, digest {digest[:12]}")
+            card["splits"][split] = {
+                **describe(stored, stored_labels, classes),
+                "digest": digest,
+                "beton": {"bytes": path.stat().st_size, "sha256": beton.sha256(path)},
+            }
         (work / "card.json").write_text(json_text(card), encoding="utf-8")
 
 
-def _whiten(published: dict[str, Path], stored: dict[str, Path]) -> dict[str, Any]:
-    """Write the whitened images; return what the card says of the whitening."""
-    whitening = zca.whiten(published, stored)
-    fitted_on = {"split": "train", "images": len(np.load(published["train"], mmap_mode="r"))}
-    return {"fitted_on": fitted_on, "scale": zca.SCALE, "bias": zca.BIAS, "spectrum": zca.spectrum(whitening)}
-
-
-def _verified(job: Job, to: Path, split: str, classes: int) -> dict[str, Any]:
-    """The card's entry of a file, after reading it back."""
-    images, labels = np.load(job.images, mmap_mode="r"), np.load(job.labels)
-    digest = split_digest(images, labels)
-    if split_digest(*read(job.to)) != digest:
-        what = f"{to / job.to.name} does not read back as the images it was made of"
-        raise WrnPipeError(what, "run it again; check memory and disk")
-    say(f"{to.name} {split}: {len(labels)} images read back, digest {digest[:12]}")
-    return {
-        **describe(images, labels, classes),
-        "digest": digest,
-        "beton": {"bytes": job.to.stat().st_size, "sha256": sha256(job.to)},
-    }
-
-
-def _require_arrays(path: Path, labels: Path) -> None:
-    remedy = f"wrn-pipe repro download@{path.parent.name}"
-    for file in (path, labels):
-        if not file.is_file():
-            raise UserError(f"{file} not found", remedy)
+def _load(raw: Path, split: str) -> tuple[Images, Labels]:
+    """The images, memory-mapped, and the labels."""
     try:
-        array, n = np.load(path, mmap_mode="r"), len(np.load(labels))
-    except (ValueError, EOFError, TypeError) as error:
-        raise UserError(
-            f"{path} and {labels.name} are no arrays: {error}", f"delete {path.parent}, then {remedy}"
-        ) from None
-    if len(array) != n:
-        raise UserError(f"{path}: {len(array)} images with {n} labels", f"delete {path.parent}, then {remedy}")
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
-        what = f"{path}: {array.dtype} {array.shape} is not uint8 [N,H,W,3]"
-        raise UserError(what, "run wrn-pipe repro download")
+        return np.load(raw / f"{split}_images.npy", mmap_mode="r"), np.load(raw / f"{split}_labels.npy")
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} not found", f"wrn-pipe repro download@{raw.name}") from None
 
 
 def describe(images: Stored, labels: npt.NDArray[np.int64], classes: int) -> dict[str, Any]:

@@ -4,7 +4,10 @@ import hashlib
 import json
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
+
+from pipeline.dataset_config import Dataset, SourceError, Split
+from pipeline.progress import say
 
 Images = NDArray[np.uint8]
 Stored = NDArray[np.uint8 | np.float32]
@@ -21,7 +24,8 @@ def split_digest(images: Stored, labels: Labels) -> str:
     images: uint8 or float32 [N, height, width, channels]. labels: int64 [N].
     Raises TypeError for other dtypes: a cast here could hide that two datasets differ.
     """
-    _require(images, labels, np.uint8, np.dtype("<f4"))
+    if images.dtype not in (np.dtype("u1"), np.dtype("<f4")) or labels.dtype != np.int64:
+        raise TypeError(f"need uint8 or float32 images and int64 labels, got {images.dtype} and {labels.dtype}")
     header = {
         "images": {"dtype": images.dtype.name, "shape": list(images.shape)},
         "labels": {"dtype": "int64", "shape": list(labels.shape)},
@@ -33,11 +37,8 @@ def split_digest(images: Stored, labels: Labels) -> str:
 
 
 def to_records(images: Images, labels: Labels) -> NDArray[np.uint8]:
-    """CIFAR's binary record layout: uint8 [N, 1 + channels * height * width], a label byte, then the pixels channel
-    first. Raises ValueError for a label outside 0..255."""
-    _require(images, labels)
-    if labels.size and (labels.min() < 0 or labels.max() > 255):
-        raise ValueError(f"labels {labels.min()}..{labels.max()} do not fit the layout's one label byte")
+    """CIFAR's binary record layout: uint8 [N, 1 + channels * height * width], the label (0..255), then the pixels,
+    channel first."""
     pixels = images.transpose(0, 3, 1, 2).reshape(len(images), int(np.prod(images.shape[1:])))
     return np.concatenate([labels.astype(np.uint8)[:, None], pixels], axis=1)
 
@@ -46,20 +47,16 @@ def record_digests(images: Images, labels: Labels, parts: int) -> list[str]:
     """sha256 in hex of `parts` equal consecutive slices of the split, each as a file of binary records.
 
     For CIFAR-10 these are the checksums of data_batch_1.bin .. data_batch_5.bin and test_batch.bin.
-    Raises ValueError if the split cannot be cut into equal parts.
+    The dataset's entry has made sure that the split divides.
     """
-    if parts < 1 or len(images) % parts:
-        raise ValueError(f"{len(images)} images cannot be cut into {parts} equal parts")
     size = len(images) // parts
     slices = [slice(part * size, (part + 1) * size) for part in range(parts)]
     return [hashlib.sha256(to_records(images[s], labels[s]).data).hexdigest() for s in slices]
 
 
-def _require(images: Stored, labels: Labels, *dtypes: DTypeLike) -> None:
-    """Raise TypeError or ValueError unless images are of one of `dtypes`, uint8 if none is named."""
-    allowed = [np.dtype(dtype) for dtype in dtypes or (np.uint8,)]
-    if images.dtype not in allowed or labels.dtype != np.int64:
-        names = " or ".join(dtype.name for dtype in allowed)
-        raise TypeError(f"need {names} images and int64 labels, got {images.dtype} and {labels.dtype}")
-    if images.ndim != 4 or labels.shape != images.shape[:1]:
-        raise ValueError(f"need images [N, height, width, channels] and labels [N], got {images.shape}, {labels.shape}")
+def require_digest(split: Split, found: str, dataset: Dataset) -> None:
+    """Raise SourceError where params.yaml pins another digest; print it where none is pinned."""
+    if dataset.digests is None:
+        say(f"{split}: no digest is pinned; that of this content is {found}")
+    elif found != dataset.digests[split]:
+        raise SourceError(f"wrong content: {split} digest {found}, not {dataset.digests[split]}")

@@ -8,23 +8,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.data.augmentation import augment, flips, offsets
 from pipeline.data.digest import Images
-from pipeline.data.image_grid import grid, visible
 from pipeline.data.loader import Loader
-from pipeline.data.sampler import sample_order
 
 COLUMNS = 10
 MARGIN, TITLE, LABEL = 160, 34, 26
 """Pixels for the names of the rows, for the line on top, and for the line of labels above each block of rows."""
 
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
+_ZOOM, _GAP = 3, 2
+_RANGE = 3.0
+"""Standard deviations from grey to black or white."""
 
 Rows = dict[str, Images]
 """Name of a row -> its images uint8 [B, H, W, 3]: one row of pictures for each name, the same samples in all."""
-
-
-def first_seen(images: Images, seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
-    """Indices int64 [count] of the samples that a training of this seed visits first in this epoch."""
-    return sample_order(seed, epoch, len(images))[:count]
 
 
 def augmented_rows(images: Images, indices: npt.NDArray[np.int64], seed: int, epoch: int, zca: Path | None) -> Rows:
@@ -45,7 +41,7 @@ def sheet(title: str, rows: Rows, labels: npt.NDArray[np.int64]) -> Image.Image:
     """`rows` in blocks of COLUMNS images, the label above each image and the rows' names on the left."""
     font = ImageFont.load_default(size=15)
     blocks = [slice(start, start + COLUMNS) for start in range(0, len(labels), COLUMNS)]
-    pictures = [[grid([images[block]]) for images in rows.values()] for block in blocks]
+    pictures = [[_strip(images[block]) for images in rows.values()] for block in blocks]
     height = pictures[0][0].height
     block_height = LABEL + height * len(rows)
     size = MARGIN + pictures[0][0].width, TITLE + block_height * len(blocks)
@@ -63,3 +59,15 @@ def sheet(title: str, rows: Rows, labels: npt.NDArray[np.int64]) -> Image.Image:
             canvas.paste(line, (MARGIN, at))
             drawn.text((8, at + height / 2), name, fill=_INK, font=font, anchor="lm")
     return canvas
+
+
+def _strip(images: Images) -> Image.Image:
+    """Images uint8 [n, H, W, 3] side by side, enlarged without smoothing, on white."""
+    padded = np.pad(images, ((0, 0), (_GAP, _GAP), (_GAP, _GAP), (0, 0)), constant_values=255)
+    return Image.fromarray(np.concatenate(list(padded), axis=1).repeat(_ZOOM, axis=0).repeat(_ZOOM, axis=1))
+
+
+def visible(images: npt.NDArray[np.float32]) -> Images:
+    """Floats of any range -> uint8: 0 is grey, and all images share one scale."""
+    scale = max(float(images.std()), 1e-12) * _RANGE
+    return np.clip(127.5 + 127.5 / scale * images.astype(np.float64), 0, 255).round().astype(np.uint8)

@@ -2,8 +2,7 @@
 
     train  ILSVRC2012_img_train.tar, or train/<synset>/*.JPEG
     test   the validation images: ILSVRC2012_img_val.tar, or val/<synset>/*.JPEG, or val/*.JPEG
-    labels of test images outside folders of their own: ILSVRC2012_devkit_t12.tar.gz, or the two files of it that tell
-           them, in ILSVRC2012_devkit_t12/data/ or beside val/
+    labels of test images outside class folders: ILSVRC2012_devkit_t12.tar.gz
 
 An archive is taken before a folder, since its md5 is pinned. The published files are the same bytes whatever they came
 from. No member of an archive ever becomes a file by its own name.
@@ -12,29 +11,24 @@ from. No member of an archive ever becomes a file by its own name.
 import io
 import os
 import re
-import shutil
 import tarfile
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from scipy.io import loadmat
 
-from pipeline.data.fetch import file_digest, writing
-from pipeline.data.jpeg_store import ImageFile, write_split, write_synsets
+from pipeline.data.digest import require_digest
+from pipeline.data.fetch import file_digest
+from pipeline.data.jpeg_store import ImageFile, write_split
 from pipeline.data.readers import read_members
-from pipeline.data.svhn import BROKEN_MAT
 from pipeline.dataset_config import DATA_DIR, SPLITS, Dataset, FolderSource, SourceError, Split
 from pipeline.errors import UserError
 from pipeline.progress import say
-from pipeline.publish import new_folder
+from pipeline.publish import new_folder, writing
 
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
-META, TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
-_INSIDE = "ILSVRC2012_devkit_t12/data"
-_DEVKIT_UNPACKED = 64 << 20
-"""Bytes that the devkit, an archive of 2.5 MB, may hold at most."""
-_IMAGE_NAME = re.compile(r"\w[\w.-]*\.jpe?g", re.ASCII | re.IGNORECASE)
+META, TRUTH = (f"ILSVRC2012_devkit_t12/data/{name}" for name in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt"))
 
 Md5s = dict[str, str]
 """Name of an archive -> its pinned md5."""
@@ -54,12 +48,11 @@ def acquire(name: str, dataset: Dataset, to: Path) -> None:
         raise UserError(f"{name}: nobody may pass {dataset.title} on, so it is read from a folder of yours", remedy)
     try:
         splits, synsets = find(Path(named).expanduser(), dataset)
-        _require_space(splits, to)
         with writing(to), new_folder(to) as fresh:
-            write_synsets(fresh, synsets)
+            (fresh / "synsets.txt").write_text("".join(f"{synset}\n" for synset in synsets), encoding="utf-8")
             for split in SPLITS:
-                _check(split, write_split(fresh, split, splits[split], synsets), dataset)
-    except SourceError as refusal:
+                require_digest(split, write_split(fresh, split, splits[split], synsets), dataset)
+    except (SourceError, OSError) as refusal:  # of reading: what is written turns into UserError
         raise UserError(f"{name}: {' '.join(str(refusal).split())}", remedy) from None
     say(f"{name}: {named}: content checked, written to {to}")
 
@@ -69,14 +62,14 @@ def find(folder: Path, dataset: Dataset) -> tuple[dict[Split, list[ImageFile]], 
     source = next(source for source in dataset.sources if isinstance(source, FolderSource))
     md5s = source.md5 or {}
     if not folder.is_dir():
-        raise SourceError(f"{folder} is no folder")
+        raise SourceError(f"{folder} not found")
     train = _train_files(folder, md5s)
     synsets = sorted({file.synset for file in train})
     if len(synsets) != dataset.classes:
         raise SourceError(f"train: {len(synsets)} classes, not {dataset.classes}")
     test = _test_files(folder, md5s)
     if strange := sorted({file.synset for file in test} - set(synsets)):
-        raise SourceError(f"test: {', '.join(strange[:3])}: no class of the training images")
+        raise SourceError(f"test: {', '.join(strange[:3])}: not a class of the training images")
     splits: dict[Split, list[ImageFile]] = {"train": train, "test": test}
     for split, files in splits.items():
         if len(files) != dataset.splits[split]:
@@ -87,24 +80,25 @@ def find(folder: Path, dataset: Dataset) -> tuple[dict[Split, list[ImageFile]], 
 def _train_files(folder: Path, md5s: Md5s) -> list[ImageFile]:
     if (archive := folder / TRAIN).is_file():
         _require_md5(archive, md5s)
-        return list(_tar_of_tars(archive))
+        # It has an archive a class, <synset>.tar, whose members lie in it as they are.
+        return [file for inner in _tar(archive) for file in _tar(archive, inner.start, inner.name.removesuffix(".tar"))]
     if (folder / "train").is_dir():
-        return list(_class_folders(folder / "train"))
+        return _unpacked(folder / "train")
     raise SourceError(f"{folder} holds neither {TRAIN} nor train/")
 
 
 def _test_files(folder: Path, md5s: Md5s) -> list[ImageFile]:
-    archive, unpacked = folder / VAL, folder / "val"
+    archive, val = folder / VAL, folder / "val"
     truth = _ground_truth(folder, md5s)
     if archive.is_file() and truth is not None:
         _require_md5(archive, md5s)
-        return _labelled(list(_tar(archive)), truth)
-    if unpacked.is_dir():
-        if any(path.is_dir() for path in _visible(unpacked)):
-            return list(_class_folders(unpacked))
+        return _labelled(_tar(archive), truth)
+    if val.is_dir():
+        if any(val.glob("[!.]*/")):
+            return _unpacked(val)
         if truth is not None:
-            return _labelled(list(_images(unpacked, "")), truth)
-    if archive.is_file() or unpacked.is_dir():
+            return _labelled(_unpacked(val, "[!.]*"), truth)
+    if archive.is_file() or val.is_dir():
         raise SourceError(f"{folder} lacks {DEVKIT}, which labels the validation images")
     raise SourceError(f"{folder} holds neither {VAL} nor val/")
 
@@ -114,132 +108,41 @@ def _labelled(files: list[ImageFile], truth: list[str]) -> list[ImageFile]:
     files = sorted(files, key=lambda file: file.name)
     numbers = [re.search(r"(\d+)\.\w+$", file.name) for file in files]
     if [int(number[1]) if number else 0 for number in numbers] != list(range(1, len(truth) + 1)):
-        raise SourceError(f"test: the {len(files)} images are not numbered 1 to {len(truth)}, the lines of {TRUTH}")
-    return [
-        ImageFile(synset, file.name, file.path, file.start, file.length)
-        for synset, file in zip(truth, files, strict=True)
-    ]
+        raise SourceError(f"test: the {len(files)} images are not numbered 1 to {len(truth)}, as the devkit's list")
+    return [replace(file, synset=synset) for synset, file in zip(truth, files, strict=True)]
 
 
 def _ground_truth(folder: Path, md5s: Md5s) -> list[str] | None:
-    """Synset of each validation image; None where the folder has no devkit."""
-    if (archive := folder / DEVKIT).is_file():
-        _require_md5(archive, md5s)
-        members = read_members(archive, [f"{_INSIDE}/{META}", f"{_INSIDE}/{TRUTH}"], _DEVKIT_UNPACKED)
-        return _parse_truth(members[f"{_INSIDE}/{META}"], members[f"{_INSIDE}/{TRUTH}"])
-    for place in (folder / _INSIDE, folder):
-        if (place / META).is_file() and (place / TRUTH).is_file():
-            return _parse_truth((place / META).read_bytes(), (place / TRUTH).read_bytes())
-    return None
+    """Synset of each validation image; None where the folder has no devkit.
 
-
-def _parse_truth(meta: bytes, truth: bytes) -> list[str]:
-    """The devkit numbers synsets in an order of its own, which meta.mat tells; classes are those without children."""
-    try:
-        synsets = np.atleast_1d(loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"])  # type: ignore[arg-type]
-        numbers = {
-            int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets if int(entry["num_children"]) == 0
-        }
-    except BROKEN_MAT as error:
-        raise SourceError(f"{META}: not the devkit's list of synsets: {error}") from error
-    try:
-        return [numbers[int(line)] for line in truth.split()]
-    except (ValueError, KeyError) as error:
-        raise SourceError(f"{TRUTH}: no list of classes of {META}: {error}") from error
-
-
-def _class_folders(folder: Path) -> Iterator[ImageFile]:
-    """<synset>/*.JPEG; files beside the class folders are not looked at."""
-    for path in _visible(folder):
-        if path.is_dir():
-            yield from _images(path, path.name)
-
-
-def _images(folder: Path, synset: str) -> Iterator[ImageFile]:
-    for path in _visible(folder):
-        _require_name(path.name, folder)
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise SourceError(f"{path}: {error.strerror}") from error
-        yield ImageFile(synset, path.name, path, 0, size)
-
-
-def _visible(folder: Path) -> Iterator[Path]:
-    try:
-        return (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
-    except OSError as error:
-        raise SourceError(f"{folder}: {error.strerror}") from error
-
-
-def _tar_of_tars(archive: Path) -> Iterator[ImageFile]:
-    """The training archive has an archive a class, <synset>.tar, whose members lie in it as they are."""
-    for outer in _members(archive, 0, archive.name):
-        synset, dot, kind = outer.name.partition(".")
-        if (dot, kind) != (".", "tar"):
-            raise SourceError(f"{archive.name}: member {outer.name!r} is no archive of a class")
-        yield from _tar(archive, outer.offset_data, outer.size, synset)
-
-
-def _tar(archive: Path, start: int = 0, length: int | None = None, synset: str = "") -> Iterator[ImageFile]:
-    for member in _members(archive, start, f"{archive.name} {synset}".strip()):
-        if length is not None and member.offset_data + member.size > start + length:
-            raise SourceError(f"{archive.name}: {synset}.tar runs on behind its end")
-        _require_name(member.name, archive)
-        yield ImageFile(synset, member.name, archive, member.offset_data, member.size)
-
-
-def _members(archive: Path, start: int, name: str) -> list[tarfile.TarInfo]:
-    """The files of the uncompressed archive that starts at byte `start`, with their places in `archive`.
-
-    Refuses it as a whole if any member is a link or a device, in a folder, outside of it, or there twice.
+    The devkit numbers synsets in an order of its own, which meta.mat tells.
     """
-    found: dict[str, tarfile.TarInfo] = {}
-    try:
-        with archive.open("rb") as file:
-            file.seek(start)
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                for member in tar:
-                    if not member.isreg() or member.issparse():
-                        raise SourceError(f"{name}: member {member.name!r} is no plain file")
-                    if len(PurePosixPath(member.name).parts) != 1 or member.name == "..":
-                        raise SourceError(f"{name}: member {member.name!r} lies in another folder")
-                    if member.name in found:
-                        raise SourceError(f"{name}: member {member.name!r} is there twice")
-                    found[member.name] = member
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise SourceError(f"{name}: no readable tar archive: {error}") from error
-    return list(found.values())
+    if not (archive := folder / DEVKIT).is_file():
+        return None
+    _require_md5(archive, md5s)
+    members = read_members(archive, [META, TRUTH])
+    synsets = np.atleast_1d(loadmat(io.BytesIO(members[META]), squeeze_me=True)["synsets"])  # type: ignore[arg-type]
+    names = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets}
+    return [names[int(line)] for line in members[TRUTH].split()]
 
 
-def _require_name(name: str, where: Path) -> None:
-    if not _IMAGE_NAME.fullmatch(name):
-        raise SourceError(f"{where}: {name!r} is no name of a JPEG")
+def _unpacked(folder: Path, pattern: str = "[!.]*/[!.]*") -> list[ImageFile]:
+    """<synset>/*.JPEG, or what the pattern says; files beside the class folders are not looked at."""
+    return [ImageFile(path.parent.name, path.name, path, 0, path.stat().st_size) for path in folder.glob(pattern)]
+
+
+def _tar(archive: Path, start: int = 0, synset: str = "") -> list[ImageFile]:
+    """The files of the uncompressed archive that starts at byte `start`, with their places in `archive`."""
+    with archive.open("rb") as file:
+        file.seek(start)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            return [ImageFile(synset, member.name, archive, member.offset_data, member.size) for member in tar]
 
 
 def _require_md5(archive: Path, md5s: Md5s) -> None:
     if archive.name not in md5s:
         raise SourceError(f"{archive.name}: params.yaml pins no md5 for it; give its files unpacked")
     say(f"{archive.name}: checking the md5 of {archive.stat().st_size / 1e9:.1f} GB")
-    try:
-        found = file_digest(archive, "md5")
-    except OSError as error:
-        raise SourceError(f"{archive}: {error.strerror}") from error
+    found = file_digest(archive, "md5")
     if found != md5s[archive.name]:
         raise SourceError(f"{archive.name}: wrong bytes: {found}, not {md5s[archive.name]}")
-
-
-def _require_space(splits: dict[Split, list[ImageFile]], to: Path) -> None:
-    """Hours of copying should not end in a full disk."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    wanted = sum(file.length for files in splits.values() for file in files)
-    if (free := shutil.disk_usage(to.parent).free) < wanted:
-        what = f"{to} takes {wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-        raise UserError(what, "free some space and run it again")
-
-
-def _check(split: Split, found: str, dataset: Dataset) -> None:
-    if dataset.digests is None:
-        say(f"{split}: no digest is pinned; that of this content is {found}")
-    elif found != dataset.digests[split]:
-        raise SourceError(f"wrong content: {split} digest {found}, not {dataset.digests[split]}")

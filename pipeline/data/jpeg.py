@@ -12,29 +12,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.beton_jpeg import JpegBeton
+from pipeline.data.beton import Beton, Ints
 from pipeline.data.digest import Images
 from pipeline.data.jpeg_store import decode
 from pipeline.data.resized_crop import SIDE, RandomCrops, central_boxes, random_boxes
 
-Ints = npt.NDArray[np.int64]
 
-_BLOCK = 1 << 16
-"""Boxes drawn at a time: what the draws of an epoch of ImageNet need on the way would be several times the boxes."""
-
-
-def boxes(beton: JpegBeton, order: Ints, crops: RandomCrops | None) -> Ints:
+def boxes(beton: Beton, order: Ints, crops: RandomCrops | None) -> Ints:
     """int64 [len(order), 4]: top, left, height, width seen of each sample of `order`; None for the test view."""
-    seen = np.empty((len(order), 4), np.int64)
-    for start in range(0, len(order), _BLOCK):
-        block = order[start : start + _BLOCK]
-        heights, widths = beton.heights[block], beton.widths[block]
-        drawn = central_boxes(heights, widths) if crops is None else random_boxes(crops, block, heights, widths)
-        seen[start : start + _BLOCK] = drawn
-    return seen
+    heights, widths = beton.heights[order], beton.widths[order]
+    return central_boxes(heights, widths) if crops is None else random_boxes(crops, order, heights, widths)
 
 
-def views(beton: JpegBeton, indices: Ints, seen: Ints) -> Images:
+def views(beton: Beton, indices: Ints, seen: Ints) -> Images:
     """uint8 [B, 224, 224, 3]: the samples `indices` cut to the boxes `seen` [B, 4], by Pillow, with a thread a core."""
     import cv2
 

@@ -1,22 +1,20 @@
 """Mini-batches of stored images in an order of ours, by FFCV or by plain numpy: equal bytes from both, JPEGs apart."""
 
 import os
-import queue
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.beton import IMAGE, LABEL, Beton, open_split, read
-from pipeline.data.beton_jpeg import JpegBeton, holds_jpegs, open_jpegs
 from pipeline.data.digest import Stored
+from pipeline.data.ffcv_patches import compiling_later, end, next_batch, tables_only
 from pipeline.data.jpeg import boxes, ffcv_decoder, metadata_with_boxes, views
-from pipeline.data.quick_import import compiling_later, tables_only
 from pipeline.data.resized_crop import RandomCrops
-from pipeline.errors import UserError, WrnPipeError
+from pipeline.errors import UserError
 from pipeline.params import Backend
 
 Ints = npt.NDArray[np.int64]
@@ -24,17 +22,8 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples: which, their images uint8 or float32 [B,H,W,3] as stored (JPEGs: uint8 [B,224,224,3] as seen), their
-    labels int64 [B]. Arrays are yours."""
-
-    indices: Ints
-    images: Stored
-    labels: Ints
-
-
-@dataclass(frozen=True)
-class View:
-    """B samples where they lie, until the next view is asked for: the image of indices[i] is images[at[i]]."""
+    """B samples: which, images uint8 or float32 [N,H,W,3] as stored (JPEGs: uint8 [N,224,224,3] as seen), where among
+    these each sample's is, int64 [B], and labels int64 [B]."""
 
     indices: Ints
     images: Stored
@@ -42,17 +31,12 @@ class View:
     labels: Ints
 
 
-def checked(folder: Path, split: str) -> Beton | JpegBeton:
-    """A split of a data/beton folder, every byte of it read and checked. Raises UserError for any that is not right."""
-    return open_jpegs(folder, split) if holds_jpegs(folder) else open_split(folder, split)
-
-
 class Loader:
     """Delivers the samples of one split in any order asked for. Open it once: FFCV compiles for seconds.
 
     `workers` is FFCV's number of reading threads, at most the number of cores; None takes one, or for JPEGs, which are
-    slow to decode, one a core. The numpy backend does the same. Their number changes no byte. `beton` is what `checked`
-    has given for the split, where that has been asked already.
+    slow to decode, one a core. Their number changes no byte. `beton` is what `open_split` has given for the split,
+    where that has been asked already.
     """
 
     def __init__(
@@ -62,10 +46,9 @@ class Loader:
         batch_size: int,
         backend: Backend,
         workers: int | None = None,
-        beton: Beton | JpegBeton | None = None,
+        beton: Beton | None = None,
     ) -> None:
-        beton = beton or checked(folder, split)
-        self.jpegs = beton if isinstance(beton, JpegBeton) else None
+        self.beton = beton = beton or open_split(folder, split)
         self.samples = beton.samples
         self.batch_size = batch_size
         self._source: _Numpy | _Ffcv = (
@@ -73,67 +56,50 @@ class Loader:
         )
 
     def batches(self, order: Ints, crops: RandomCrops | None = None) -> Iterator[Batch]:
-        """Consecutive mini-batches of `order` (int64 indices into the split), the last one possibly smaller.
+        """Consecutive mini-batches of `order` (int64 indices into the split), the last one possibly smaller, each with
+        copies of its B images.
 
         JPEGs are seen as `crops` draws it, or without it as a test sees them. Raises ValueError for indices that the
-        split does not have, and for crops of images that are no JPEGs.
+        split does not have, and for crops of images that are not JPEGs.
         """
-        return (Batch(view.indices, view.images[view.at], view.labels) for view in self.views(order, crops))
+        whole = self.views(order, crops)
+        return (replace(batch, images=batch.images[batch.at], at=np.arange(len(batch.at))) for batch in whole)
 
-    def views(self, order: Ints, crops: RandomCrops | None = None) -> Iterator[View]:
-        """The same mini-batches, their images not copied: they may be overwritten when the next view is asked for."""
+    def views(self, order: Ints, crops: RandomCrops | None = None) -> Iterator[Batch]:
+        """The same mini-batches, their images not copied: they may be overwritten when the next is asked for."""
         if len(order) and (order.min() < 0 or order.max() >= self.samples):
             raise ValueError(f"indices {order.min()}..{order.max()} do not lie in a split of {self.samples}")
-        if self.jpegs:
-            return self._source.views(order, boxes(self.jpegs, order, crops))
+        if self.beton.kind == "jpeg":
+            return self._source.views(order, boxes(self.beton, order, crops))
         if crops:
             raise ValueError("these images are all of one size: a random resized crop is for JPEGs")
         return self._source.views(order, None)
 
 
 class _Numpy:
-    def __init__(self, beton: Beton | JpegBeton, batch_size: int) -> None:
+    def __init__(self, beton: Beton, batch_size: int) -> None:
         self.beton, self.batch_size = beton, batch_size
-        if isinstance(beton, Beton):
-            self.images, self.labels = read(beton.path)
-        else:
-            self.labels = beton.labels
+        if beton.kind != "jpeg":
+            self.images, _ = read(beton.path)
 
-    def views(self, order: Ints, seen: Ints | None) -> Iterator[View]:
+    def views(self, order: Ints, seen: Ints | None) -> Iterator[Batch]:
         for start in range(0, len(order), self.batch_size):
-            block = slice(start, start + self.batch_size)
-            indices = order[block]
-            if isinstance(self.beton, JpegBeton):
-                assert seen is not None, "the Loader has boxes for JPEGs"
-                decoded = views(self.beton, indices, seen[block])
-                yield View(indices, decoded, np.arange(len(indices)), self.labels[indices])
+            indices = order[start : start + self.batch_size]
+            labels = self.beton.labels[indices]
+            if seen is None:
+                yield Batch(indices, self.images, indices, labels)
             else:
-                yield View(indices, self.images, indices, self.labels[indices])
-
-
-class _Order:
-    """FFCV asks its traversal order for each epoch's indices."""
-
-    def __init__(self, samples: int) -> None:
-        self.indices = np.arange(samples, dtype=np.uint64)
-
-    def sample_order(self, epoch: int) -> npt.NDArray[np.uint64]:
-        return self.indices
+                decoded = views(self.beton, indices, seen[start : start + self.batch_size])
+                yield Batch(indices, decoded, np.arange(len(indices)), labels)
 
 
 class _Ffcv:
-    def __init__(self, beton: Beton | JpegBeton, batch_size: int, workers: int | None) -> None:
+    def __init__(self, beton: Beton, batch_size: int, workers: int | None) -> None:
         import torch
 
         # FFCV sets torch's thread count to its own number of workers: when imported, when constructed, at each epoch.
         self.threads = torch.get_num_threads()
         try:
-            # numba takes TBB where a system has it, and TBB keeps some 70 KB of every epoch's thread on a busy machine.
-            import numba
-
-            numba_config: Any = numba.config
-            if "NUMBA_THREADING_LAYER" not in os.environ:
-                numba_config.THREADING_LAYER = "omp"
             with compiling_later():
                 from ffcv.fields.basics import IntDecoder
                 from ffcv.fields.ndarray import NDArrayDecoder
@@ -149,12 +115,12 @@ class _Ffcv:
         # is occupied. Batches are copied before FFCV fills their memory again.
         epoch_iterator.IS_CUDA = False
         self.batch_size = batch_size
-        self.order = _Order(beton.samples)
-        if isinstance(beton, JpegBeton):
+        self.order = np.arange(beton.samples, dtype=np.uint64)
+        if beton.kind == "jpeg":
             decoder = ffcv_decoder()
             workers = workers or len(os.sched_getaffinity(0))
         else:
-            decoder = SimpleRGBImageDecoder() if beton.dtype == "uint8" else NDArrayDecoder()
+            decoder = SimpleRGBImageDecoder() if beton.kind == "rgb" else NDArrayDecoder()
         with tables_only():
             self.loader = FfcvLoader(
                 str(beton.path),
@@ -165,56 +131,28 @@ class _Ffcv:
                 drop_last=False,
                 pipelines={IMAGE: [decoder], LABEL: [IntDecoder()]},
             )
-        self.loader.traversal_order = self.order
+        # FFCV asks its traversal order for each epoch's indices.
+        self.loader.traversal_order = SimpleNamespace(sample_order=lambda epoch: self.order)
         self.metadata = self.loader.reader.metadata
         torch.set_num_threads(self.threads)
 
-    def views(self, order: Ints, seen: Ints | None) -> Iterator[View]:
+    def views(self, order: Ints, seen: Ints | None) -> Iterator[Batch]:
         import torch
 
         if seen is not None:
             self.loader.reader.metadata = metadata_with_boxes(self.metadata, order, seen)
             seen = None  # this frame lives as long as the epoch
-        self.order.indices = order.astype(np.uint64)
-        self.loader.first_traversal_order = self.order.indices  # its length is what FFCV takes for the epoch's
+        self.order = order.astype(np.uint64)
+        self.loader.first_traversal_order = self.order  # its length is what FFCV takes for the epoch's
         iterator = iter(self.loader)
         try:
             for start in range(0, len(order), self.batch_size):
-                images, labels = _next(iterator)
+                images, labels = next_batch(iterator)
                 if start == 0:
                     torch.set_num_threads(self.threads)
                 indices = order[start : start + self.batch_size]
                 # FFCV's arrays are slots of a ring that the next batches overwrite.
-                yield View(indices, images, np.arange(len(indices)), labels.reshape(-1).copy())
+                yield Batch(indices, images, np.arange(len(indices)), labels.reshape(-1).copy())
         finally:
-            iterator.close()
-            _drain(iterator)
+            end(iterator)
             torch.set_num_threads(self.threads)
-
-
-def _next(iterator: Any) -> tuple[Stored, Ints]:
-    """The next batch; FFCV's own __next__ would wait for ever for a producer thread that has died."""
-    while True:
-        alive = iterator.is_alive()  # asked before the queue: the thread may deliver its last batch and end meanwhile
-        try:
-            item = iterator.output_queue.get(timeout=1)
-        except queue.Empty:
-            if alive:
-                continue
-            raise WrnPipeError(
-                "FFCV's reading thread died", "see its traceback above; try loading.backend: numpy"
-            ) from None
-        if item is None:
-            raise WrnPipeError("FFCV ended the epoch early", "run wrn-pipe repro convert to check the data again")
-        _, (images, labels) = item
-        return images, labels
-
-
-def _drain(iterator: Any) -> None:
-    """Let the producer thread end: it waits for room in its queue before it looks at its stop flag."""
-    while iterator.is_alive():
-        try:
-            iterator.output_queue.get(timeout=0.05)
-        except queue.Empty:
-            continue
-    iterator.join()

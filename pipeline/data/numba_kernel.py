@@ -48,7 +48,7 @@ def fill(out: Words, images: Stored, at: Ints, mirrored: Bools, rows: Ints, colu
     """
     counts = {len(out), len(at), len(mirrored), len(rows), len(columns)}
     if len(counts) > 1 or out.shape[1:] != images.shape[1:] or not out.flags.c_contiguous:
-        raise ValueError(f"{out.shape} is no place for {len(at)} images of {images.shape[1:]}")
+        raise ValueError(f"{out.shape} does not hold {len(at)} images of {images.shape[1:]}")
     height, width = images.shape[1:3]
     stored = images if table is not None else images.view(np.uint32)
     lines = -1, height, 3 * width

@@ -5,20 +5,16 @@
     P = V diag(1 / sqrt(eigenvalues)) V'              of the covariance X'X / N + 0.1 I of the training images
     whitened = X P                                    for both splits, with the training images' mean and P
 
-ZCA does not care in which order an image's values stand in the vector, as long as it is the same throughout:
-reordering the features by Q turns P into Q'PQ, which gives the same values at their new places. Here it is row,
-column, channel; pylearn2 has channel, row, column.
+Reordering an image's values by Q turns P into Q'PQ, which gives the same values at their new places: here the order is
+row, column, channel, in pylearn2 channel, row, column. Nor does P depend on the signs of eigenvectors, which LAPACK is
+free to choose. The last digits do differ between LAPACK and BLAS builds, so the whitened images are stored once and
+everybody trains on the same bytes. Fitted in float64, stored in float32.
 
-P does not depend on the sign of an eigenvector, which LAPACK is free to choose: each enters twice, as v v'. Nor does
-it depend on the basis of an eigenspace of several dimensions. What does differ between LAPACK and BLAS builds is the
-last digits, so the whitened images are stored once and everybody trains on the same bytes.
-
-Fitted in float64, stored in float32.
+CIFAR-10 on 2 busy CPU cores: 59 s, of which 16 s are the eigendecomposition; peak memory 0.63 GB.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -80,25 +76,13 @@ def fit(train: Images) -> Whitening:
 def apply(whitening: Whitening, images: Images) -> npt.NDArray[np.float32]:
     """uint8 [N, H, W, C] -> float32 of the same shape, whitened."""
     whitened = (normalize_contrast(images) - whitening.mean) @ whitening.matrix
-    return whitened.astype(np.float32).reshape(images.shape)
+    return whitened.astype("<f4").reshape(images.shape)
 
 
-def whiten(raw: Mapping[str, Path], to: Mapping[str, Path]) -> Whitening:
-    """Fit on `raw`["train"] and write every split whitened: .npy files uint8 [N, H, W, C] -> float32 of that shape.
-
-    CIFAR-10 on 2 busy CPU cores: 59 s, of which 16 s are the eigendecomposition; peak memory 0.63 GB. Writing and
-    checking the .beton files of 0.76 GB then takes another 96 s and 2.5 GB, most of it pages of mapped files.
-    """
-    whitening = fit(np.load(raw["train"], mmap_mode="r"))
-    for split, path in raw.items():
-        images = np.load(path, mmap_mode="r")
-        header = {"descr": "<f4", "fortran_order": False, "shape": images.shape}
-        with to[split].open("wb") as file, progress(f"ZCA: {split}", len(images), "images") as task:
-            np.lib.format.write_array_header_1_0(file, header)
-            for chunk in _chunks(images):
-                apply(whitening, chunk).astype("<f4").tofile(file)
-                task.advance(len(chunk))
-    return whitening
+def whitened(whitening: Whitening, images: Images) -> Iterator[npt.NDArray[np.float32]]:
+    """`apply` for more images than fit in memory as float64, one after another."""
+    for chunk in _chunks(images):
+        yield from apply(whitening, chunk)
 
 
 def spectrum(whitening: Whitening, points: int = 256) -> dict[str, object]:

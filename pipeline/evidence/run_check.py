@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.beton import open_tables, sha256
+from pipeline.data.beton import inspect, sha256
 from pipeline.data.sampler import held_out
 from pipeline.errors import UserError
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
@@ -63,7 +63,7 @@ def _labels(path: Path, labels: npt.NDArray[np.int64], folder: Path, holdout: in
     if not data.is_file():
         return unchecked(path, f"{data}, whose labels it should have, is not here")
     try:
-        known = open_tables(data).labels
+        known = inspect(data).labels
     except UserError as error:
         return wrong(data, error.what.removeprefix(f"{data}: "))
     if holdout:

@@ -8,7 +8,6 @@ from typing import Literal
 import numpy as np
 
 from pipeline.data.beton import open_card, open_split
-from pipeline.data.beton_jpeg import holds_jpegs, open_jpegs
 from pipeline.data.dataset_download import load
 from pipeline.data.digest import split_digest
 from pipeline.data.readers import check
@@ -92,7 +91,7 @@ def _beton(folder: Path, split: Split, published: Dataset | None) -> Finding:
         if not needed.is_file():
             return Finding(str(needed), "missing", remedy)
     try:
-        (open_jpegs if holds_jpegs(folder) else open_split)(folder, split)
+        open_split(folder, split)
         entry = open_card(folder)["splits"][split]
     except UserError as error:
         return Finding(str(path), "wrong", error.what.removeprefix(f"{path} ").removeprefix(f"{path}: "))

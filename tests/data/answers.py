@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from pipeline.data.fetch import Patience
 
-QUICK = Patience(connect_s=5, read_s=20, slow_s=0.3, slow_bytes=2000, retries=2, backoff_s=0.02)
-IMPATIENT = replace(QUICK, read_s=0.5)
+QUICK = Patience(read_s=20, retries=2, backoff_s=0.02)
+IMPATIENT = Patience(read_s=0.5, retries=2, backoff_s=0.02)
 """Where the server is silent: any other could be for so long on a busy machine."""
 CONTENT = b"".join(hashlib.sha256(i.to_bytes(4, "little")).digest() for i in range(12_500))
 SIZE = len(CONTENT)
@@ -58,12 +57,6 @@ def silence(handler: Any) -> None:
     handler.of.closing.wait(60)
 
 
-def trickle(handler: Any) -> None:
-    handler.send_range(stop_after=0)
-    while not handler.of.closing.wait(0.02):
-        handler.wfile.write(b"x")
-
-
 def say(*parts: bytes) -> Answer:
     """These bytes and nothing else, then the end."""
 
@@ -78,12 +71,6 @@ def chunked(body: bytes) -> Answer:
     chunks = [body[start : start + 50_000] for start in range(0, len(body), 50_000)]
     framed = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
     return say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", framed, b"0\r\n\r\n")
-
-
-def endless(handler: Any) -> None:
-    handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
-    while not handler.of.closing.is_set():
-        handler.wfile.write(bytes(50_000))
 
 
 def redirect(to: str) -> Answer:

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from pipeline.data.augmentation import PAD, augment, flips, offsets
@@ -27,13 +25,6 @@ def test_every_offset_and_flip_of_real_images_is_the_reference(tiny_images: Spli
     assert made.dtype == np.uint8
     for i in range(162):
         assert np.array_equal(made[i], reference(images[i], mirrored[i], rows[i], columns[i])), i
-
-
-@given(st.integers(5, 12), st.integers(5, 12), st.integers(0, 8), st.integers(0, 8), st.booleans(), st.integers(0, 9))
-def test_any_size_is_the_reference(height: int, width: int, row: int, column: int, mirrored: bool, seed: int) -> None:
-    image = np.random.default_rng(seed).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
-    made = augment(image, np.array([mirrored]), np.array([row]), np.array([column]))
-    assert np.array_equal(made[0], reference(image[0], mirrored, row, column))
 
 
 def test_no_flip_and_no_crop_leave_images_alone(tiny_images: Splits) -> None:

@@ -1,18 +1,12 @@
 """The compiled pass and the torch kernel against plain numpy, to the bit."""
 
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data import torch_kernel
+from pipeline.data import batches
 from pipeline.data.augmentation import PAD, augment, flips, offsets
 from pipeline.data.counter_rng import Stream, below, draw
 from pipeline.data.numba_kernel import fill
@@ -20,7 +14,6 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.readers import Splits
 from pipeline.params import Crop, Flip
 
-ROOT = Path(__file__).resolve().parents[2]
 BATCH = 128
 ERAS: list[tuple[Flip, Crop]] = [("per-image", "per-image"), ("half-batch", "per-batch"), ("none", "none")]
 WORDS = {torch.float32: np.uint32, torch.bfloat16: np.uint16}
@@ -48,7 +41,7 @@ def by_numba(images: np.ndarray, at: np.ndarray, moves: tuple[np.ndarray, ...], 
 
 
 def by_torch(images: np.ndarray, at: np.ndarray, moves: tuple[np.ndarray, ...], dtype: torch.dtype) -> bytes:
-    made = torch_kernel.augment(torch.from_numpy(images), *(torch.from_numpy(a) for a in (at, *moves)))
+    made = batches.augment(torch.from_numpy(images), *(torch.from_numpy(a) for a in (at, *moves)))
     preprocessing = Preprocessing("meanstd" if images.dtype == np.uint8 else "zca")
     made = preprocessing(made).to(dtype).permute(0, 2, 3, 1)
     return made.contiguous().view(torch.uint8).numpy().tobytes()
@@ -108,64 +101,5 @@ def test_a_place_of_another_shape_is_refused(tiny_images: Splits) -> None:
     images, at = tiny_images["train"][0], np.zeros(4, np.int64)
     moves = draws("none", "none", 1, 0, 4)
     for shape, axes in [((5, 32, 32, 3), (0, 1, 2, 3)), ((4, 32, 31, 3), (0, 1, 2, 3)), ((4, 3, 32, 32), (0, 2, 3, 1))]:
-        with pytest.raises(ValueError, match="no place for 4 images"):
+        with pytest.raises(ValueError, match="does not hold 4 images"):
             fill(np.zeros(shape, np.uint32).transpose(axes), images, at, *moves, np.zeros((3, 256), np.uint32))
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize(("flip", "crop"), ERAS[:2])
-def test_millions_of_drawn_cases(flip: Flip, crop: Crop) -> None:
-    """Two million images of 6 x 7 pixels an era, whose bytes are drawn too."""
-    images = draw(1, Stream.INIT, 0, np.arange(1000 * 6 * 7 * 3)).astype(np.uint8).reshape(1000, 6, 7, 3)
-    for epoch in range(20):
-        at = below(draw(1, Stream.ORDER, epoch, np.arange(100_000)), len(images))
-        assert agree(images, at, draws(flip, crop, 1, epoch, len(at))), epoch
-
-
-CHILD = """
-import sys
-import numpy as np
-from pipeline.data import numba_kernel
-out, zero = np.empty((1, 8, 8, 3), np.uint32), np.zeros(1, np.int64)
-ramp = np.arange(768, dtype=np.uint32).reshape(3, 256)
-numba_kernel.fill(out, np.full((1, 8, 8, 3), 7, np.uint8), zero, zero.astype(bool), zero, zero, ramp)
-stats = numba_kernel._fill.stats
-print(out[0, 0, 0].tolist(), sum(stats.cache_hits.values()))
-"""
-
-
-def kernel_in(checkout: Path, **environment: str) -> str:
-    """What the kernel of a checkout, in a new process, makes of bytes 7 by a ramp; and how often its cache answered."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")}
-    ran = subprocess.run(
-        [sys.executable, "-c", CHILD], cwd=checkout, env={**clean, **environment}, capture_output=True, text=True
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout.strip()
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
-    return tmp_path
-
-
-@pytest.mark.soak
-def test_the_compiled_code_is_kept_until_the_source_changes(checkout: Path) -> None:
-    assert kernel_in(checkout) == "[7, 263, 519] 0"
-    assert kernel_in(checkout) == "[7, 263, 519] 1"
-    source = checkout / "pipeline" / "data" / "numba_kernel.py"
-    text = source.read_text()
-    source.write_text(text.replace("= table[1,", "= table[2,"))
-    assert source.stat().st_size == len(text.encode())
-    assert kernel_in(checkout) == "[7, 519, 519] 0"
-
-
-@pytest.mark.soak
-def test_it_runs_where_nothing_can_be_written(checkout: Path) -> None:
-    """Files stand where the cache folders would be: a test that runs as root is refused by nothing else."""
-    (checkout / "pipeline" / "data" / "__pycache__").write_text("")
-    (checkout / "file").write_text("")
-    nowhere = str(checkout / "file")
-    for _ in range(2):
-        assert kernel_in(checkout, HOME=nowhere, XDG_CACHE_HOME=nowhere) == "[7, 263, 519] 0"

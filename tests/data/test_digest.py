@@ -4,11 +4,8 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from pipeline.data.digest import Images, Labels, record_digests, split_digest, to_records
+from pipeline.data.digest import record_digests, split_digest, to_records
 from pipeline.data.readers import Splits
 
 
@@ -51,8 +48,6 @@ def test_other_dtypes_are_refused(tiny_images: Splits) -> None:
     for dtype in ("float64", ">f4", "int8"):
         with pytest.raises(TypeError, match="uint8 or float32"):
             split_digest(images.astype(dtype), labels)
-    with pytest.raises(TypeError, match="need uint8 images"):
-        to_records(images.astype(np.float32), labels)
 
 
 def test_whitened_images_have_a_digest_of_their_own(tiny_images: Splits) -> None:
@@ -79,30 +74,3 @@ def test_slices_are_equal_and_consecutive(tiny_images: Splits) -> None:
     images, labels = tiny_images["train"]
     second = hashlib.sha256(to_records(images[52:104], labels[52:104]).tobytes()).hexdigest()
     assert record_digests(images, labels, 5)[1] == second
-    with pytest.raises(ValueError, match="260 images cannot be cut into 7"):
-        record_digests(images, labels, 7)
-
-
-@st.composite
-def _splits(draw: st.DrawFn) -> tuple[Images, Labels]:
-    count, height, width, channels = (draw(st.integers(1, 4)) for _ in range(4))
-    images = draw(hnp.arrays(np.uint8, (count, height, width, channels)))
-    return images, draw(hnp.arrays(np.int64, (count,), elements=st.integers(0, 255)))
-
-
-@given(_splits())
-def test_records_hold_exactly_the_split(split: tuple[Images, Labels]) -> None:
-    images, labels = split
-    records = to_records(images, labels)
-    count, height, width, channels = images.shape
-    back = records[:, 1:].reshape(count, channels, height, width).transpose(0, 2, 3, 1)
-    np.testing.assert_array_equal(back, images)
-    np.testing.assert_array_equal(records[:, 0], labels)
-
-
-@given(_splits(), st.sampled_from([-1, 256]))
-def test_a_label_that_fits_no_byte_is_refused(split: tuple[Images, Labels], label: int) -> None:
-    images, labels = split
-    labels[0] = label
-    with pytest.raises(ValueError, match="do not fit"):
-        to_records(images, labels)

@@ -1,7 +1,4 @@
-"""pipeline.data.fetch.fetch_archive against a real server that misbehaves: the table NETWORK, and what is no table.
-
-Every case of tests/data/ in which a network, a file or this machine is hostile is counted in test_hostile.py.
-"""
+"""pipeline.data.fetch.fetch_archive against a real server that misbehaves, behind a proxy, and on a full disk."""
 
 from __future__ import annotations
 
@@ -10,16 +7,21 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from full_disk import file_size_limit
 
 from pipeline.data.fetch import Patience, fetch_archive
 from pipeline.dataset_config import SourceError
+from pipeline.errors import UserError
 from tests.data.answers import (
     CONTENT,
     IMPATIENT,
@@ -30,7 +32,6 @@ from tests.data.answers import (
     Answer,
     chunked,
     drop,
-    endless,
     page,
     redirect,
     rest,
@@ -38,7 +39,6 @@ from tests.data.answers import (
     silence,
     stall,
     status,
-    trickle,
     whole,
 )
 
@@ -67,11 +67,7 @@ REST = "bytes=100000-"
 
 NETWORK: dict[str, Case] = {
     # refusals
-    "401": Case((status(401),), "^the server answers 401 Unauthorized$", [(None, 401)]),
-    "403": Case((status(403),), "^the server answers 403 Forbidden$", [(None, 403)]),
     "404": Case((status(404),), "^the server answers 404 Not Found$", [(None, 404)]),
-    "410": Case((status(410),), "^the server answers 410 Gone$", [(None, 410)]),
-    "204, nothing to send": Case((status(204),), "^the server answers 204 No Content$", [(None, 204)]),
     "a login page in place of the file": Case((page,), "answers with a web page, not with the file", [(None, 200)]),
     "a part where all was asked for": Case((rest(CONTENT, 9),), "answers 206 Partial Content", [(None, 206)]),
     # failures that pass, and that do not
@@ -84,7 +80,6 @@ NETWORK: dict[str, Case] = {
         (drop(70_000),) * 5, asked=[(None, 200)] + [(f"bytes={70_000 * i}-", 206) for i in range(1, 6)]
     ),
     "a connection dropped after every byte": Case((drop(1),) * 99, "gave up after 3 failures", left=CONTENT[:3]),
-    "a connection closed without a word": Case((say(),) * 9, "gave up after 3 failures in a row: Server disconnected"),
     "silence in place of an answer": Case(
         (silence,) * 9, r"gave up after 3 failures in a row: 0\.5 s of silence", patience=IMPATIENT
     ),
@@ -94,33 +89,17 @@ NETWORK: dict[str, Case] = {
         left=CONTENT[:100_000],
         patience=IMPATIENT,
     ),
-    "a trickle for ever": Case((trickle,) * 9, r"gave up after 3 failures in a row: only \d+ bytes came in 0\.3 s"),
-    "another protocol": Case((say(b"220 ready\r\n"),) * 9, "gave up after 3 failures in a row: "),
-    "a header without end": Case((say(b"HTTP/1.1 200 OK\r\nX: ", b"x" * 300_000),) * 9, "gave up after 3 failures in"),
     # redirects
     "a redirect to the file": Case((redirect("HERE/moved"), whole()), asked=[(None, 302), (None, 200)]),
     "a redirect in a circle": Case((redirect("HERE/a.tar.gz"),) * 30, "Exceeded maximum allowed redirects"),
-    "a redirect to ftp": Case((redirect("ftp://127.0.0.1/a.tar.gz"),), "unsupported protocol", [(None, 302)]),
     "a redirect to a file of this machine": Case((redirect("file:///etc/hostname"),), "unsupported proto"),
-    "a redirect to a closed port": Case((redirect("http://127.0.0.1:1/a"),), "^cannot be reached: .*refused"),
-    "a redirect to nowhere": Case((status(302),), "the server answers 302 Found", [(None, 302)]),
     # lengths
     "a length one too long": Case((whole(CONTENT + b"x"),), f"wrong bytes: {SIZE + 1} of them, not {SIZE}"),
-    "a length one too short": Case((whole(CONTENT[:-1]),), f"wrong bytes: {SIZE - 1} of them, not {SIZE}"),
     "a length that is not kept": Case((whole(stop_after=5),), asked=[(None, 200), ("bytes=5-", 206)]),
-    "a length that is no number": Case((say(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", CONTENT),) * 9, "gave up"),
-    "a negative length": Case((say(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", CONTENT),) * 9, "gave up after 3"),
-    "two lengths": Case(
-        (say(b"HTTP/1.1 200 OK\r\nContent-Length: 400000\r\nContent-Length: 5\r\n\r\n", CONTENT),) * 9, "gave up after"
-    ),
-    "no length": Case((say(b"HTTP/1.1 200 OK\r\n\r\n", CONTENT),), asked=[]),
     "no length, and the end too early": Case(
         (say(b"HTTP/1.1 200 OK\r\n\r\n", CONTENT[:9_000]),), asked=[("bytes=9000-", 206)]
     ),
-    "no length and no end": Case((endless,), f"wrong bytes: more than {SIZE}"),
-    "chunks": Case((chunked(CONTENT),), asked=[]),
     "chunks, one byte too many": Case((chunked(CONTENT + b"x"),), f"wrong bytes: more than {SIZE}"),
-    "chunks that end too early": Case((chunked(CONTENT[:9_000]),), asked=[("bytes=9000-", 206)]),
     "compressed though not asked to": Case(
         (whole(gzip.compress(CONTENT), Content_Encoding="gzip"),), r"wrong bytes: \d+ of them"
     ),
@@ -133,26 +112,11 @@ NETWORK: dict[str, Case] = {
         (rest(OTHER, 1000), whole(OTHER)), "wrong bytes: md5", [("bytes=1000-", 206), (None, 200)], CONTENT[:1000]
     ),
     "all of it lies here unnamed": Case((), asked=[], part=CONTENT),
-    "more than all of it lies here": Case((), asked=[(None, 200)], part=CONTENT + b"x"),
+    "more than all of it lies here": Case((), asked=[(f"bytes={SIZE + 1}-", 416), (None, 200)], part=CONTENT + b"x"),
     # resuming
     "no ranges": Case((whole(),), asked=[("bytes=1000-", 200)], part=CONTENT[:1000]),
-    "416 for the rest": Case((status(416),), asked=[("bytes=1000-", 416), (None, 200)], part=CONTENT[:1000]),
     "416 for all of it": Case((status(416),) * 9, "gave up after 3 failures in a row: the server cannot continue"),
-    "a rest that starts elsewhere": Case(
-        (rest(CONTENT, 999),), asked=[("bytes=1000-", 206), (None, 200)], part=CONTENT[:1000]
-    ),
-    "changed midway, If-Range heeded (ETag)": Case(
-        (whole(OTHER, 100_000, ETag='"1"'), whole(ETag='"2"')), asked=[(None, 200), (REST, 200)]
-    ),
-    "changed midway, If-Range heeded (date)": Case(
-        (whole(OTHER, 100_000, Last_Modified="Tue, 01 Nov 2016 10:00:00 GMT"), whole()),
-        asked=[(None, 200), (REST, 200)],
-    ),
-    "changed midway, If-Range ignored": Case(
-        (whole(OTHER, 100_000, ETag='"1"'), rest(CONTENT, 100_000, ETag='"2"')),
-        asked=[(None, 200), (REST, 206), (None, 200)],
-    ),
-    "changed midway in silence": Case((DROPPED,), asked=[(None, 200), (REST, 206), (None, 200)]),
+    "changed midway": Case((DROPPED,), asked=[(None, 200), (REST, 206), (None, 200)]),
     "changed midway, every time": Case(
         (DROPPED, rest(CONTENT, 100_000), DROPPED, rest(CONTENT, 100_000)), "wrong bytes: md5"
     ),
@@ -197,24 +161,8 @@ def test_a_server_may_do_as_it_likes(name: str, archive_server: ArchiveServer, u
         assert _asked(archive_server) == case.asked
     if case.left is not None:
         assert part.read_bytes() == case.left
-    elif not case.reads or case.reads.startswith(("wrong bytes", "^wrong bytes")):
+    elif not case.reads or "md5" in case.reads:
         assert [path.name for path in to.parent.iterdir()] == ([] if case.reads else ["a.tar.gz"])
-
-
-def test_a_resumed_request_names_the_version_it_continues(archive_server: ArchiveServer, url: str, to: Path) -> None:
-    weak, strong, date = {"ETag": 'W/"1"'}, {"ETag": '"1"'}, {"Last_Modified": "Tue, 01 Nov 2016 10:00:00 GMT"}
-    for headers, named in ((strong | date, '"1"'), (weak | date, date["Last_Modified"]), (weak, None)):
-        archive_server.requests.clear()
-        archive_server.plan(url, whole(stop_after=9_000, **headers))
-        fetch_archive(url, MD5, to, SIZE, QUICK)
-        assert [request.if_range for request in archive_server.requests] == [None, named]
-        to.unlink()
-
-
-def test_a_trickle_that_passes_is_got_over(archive_server: ArchiveServer, url: str, to: Path) -> None:
-    archive_server.plan(url, trickle)  # its bytes are wrong, too
-    fetch_archive(url, MD5, to, SIZE, QUICK)
-    assert to.read_bytes() == CONTENT
 
 
 def test_a_file_that_is_here_is_not_fetched_again(archive_server: ArchiveServer, url: str, to: Path) -> None:
@@ -232,7 +180,7 @@ def test_what_a_retry_waits_for_is_said(
     archive_server.plan(url, drop(70_000), status(503), drop(70_000))
     fetch_archive(url, MD5, to, SIZE, QUICK)
     lines = [line for line in capfd.readouterr().err.splitlines() if "trying again" in line]
-    # The wait doubles, and starts anew when more has come.
+    # The wait doubles, and starts again when more has come.
     assert [re.sub(r".*; (\d+) of \d+ bytes are here, trying again in", r"\1", line) for line in lines] == [
         "70000 0.02 s",
         "70000 0.04 s",
@@ -275,3 +223,127 @@ def test_an_unreachable_host_costs_no_retry(
     with pytest.raises(SourceError, match=r"^cannot be reached: "):
         fetch_archive(address(), MD5, to, SIZE, Patience())
     assert "trying again" not in capfd.readouterr().err
+
+
+@dataclass
+class Proxy:
+    url: str = ""
+    allows: bool = True
+    seen: list[str] = field(default_factory=list)
+    """Method and target of each request."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def __init__(self, proxy: Proxy, *arguments: Any) -> None:
+        self.proxy = proxy
+        super().__init__(*arguments)
+
+    def do_GET(self) -> None:
+        self.proxy.seen.append(f"GET {self.path}")
+        self.send_response(200 if self.proxy.allows else 407)
+        self.send_header("Content-Length", str(SIZE if self.proxy.allows else 0))
+        self.end_headers()
+        if self.proxy.allows:
+            self.wfile.write(CONTENT)
+
+    def do_CONNECT(self) -> None:
+        self.proxy.seen.append(f"CONNECT {self.path}")
+        self.send_error(403)
+
+    def log_message(self, *_: Any) -> None:
+        """`seen` is the log."""
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    proxy = Proxy()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, proxy)) as server:
+        proxy.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield proxy
+        server.shutdown()
+        thread.join()
+
+
+FAR = "http://far.invalid/a.tar.gz"
+"""Only a proxy can reach it: the name does not resolve here."""
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_a_proxy_fetches_what_only_it_can_reach(
+    name: str, proxy: Proxy, to: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, proxy.url)
+    fetch_archive(FAR, MD5, to, SIZE, QUICK)
+    assert to.read_bytes() == CONTENT
+    assert proxy.seen == [f"GET {FAR}"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "allows", "url", "said", "seen"),
+    [
+        ({"HTTP_PROXY": "HERE", "NO_PROXY": "far.invalid"}, True, FAR, "^cannot be reached: ", []),
+        ({"HTTP_PROXY": "HERE"}, False, FAR, "^the server answers 407 Proxy Authentication Required$", [f"GET {FAR}"]),
+        (
+            {"HTTPS_PROXY": "HERE"},
+            True,
+            FAR.replace("http:", "https:"),
+            "^cannot be reached: 403 Forbidden$",
+            ["CONNECT far.invalid:443"],
+        ),
+        ({"HTTP_PROXY": "http://127.0.0.1:1"}, True, FAR, "^cannot be reached: .*refused", []),
+    ],
+)
+def test_a_proxy_that_does_not_help_is_a_refusal(
+    settings: dict[str, str],
+    allows: bool,
+    url: str,
+    said: str,
+    seen: list[str],
+    proxy: Proxy,
+    to: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proxy.allows = allows
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value.replace("HERE", proxy.url))
+    with pytest.raises(SourceError, match=said):
+        fetch_archive(url, MD5, to, SIZE, QUICK)
+    assert proxy.seen == seen
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("HTTP_PROXY", "gopher://127.0.0.1:70", "gopher"),
+        ("ALL_PROXY", "socks5://127.0.0.1:1080", "SOCKS"),
+        ("SSL_CERT_FILE", "no-such-file.pem", "No such file"),
+    ],
+)
+def test_settings_that_cannot_be_followed_are_a_mistake_of_the_users(
+    name: str, value: str, why: str, proxy: Proxy, to: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"settings for the network cannot be used: .*{why}") as caught:
+        fetch_archive(FAR, MD5, to, SIZE, QUICK)
+    assert name in caught.value.remedy
+    assert "\n" not in str(caught.value.what)
+
+
+def test_a_disk_that_is_full_or_does_not_let_us_write_is_told_as_such(url: str, tmp_path: Path) -> None:
+    with file_size_limit(100_000), pytest.raises(UserError, match=r"part exceeds the largest file allowed") as caught:
+        fetch_archive(url, MD5, tmp_path / "a.tar.gz", SIZE, QUICK)
+    assert caught.value.remedy.startswith("raise the limit (ulimit -f)")
+    (tmp_path / "a.tar.gz.part").unlink()
+    (tmp_path / "a.tar.gz.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"disk full while writing .*a\.tar\.gz\.part") as caught:
+        fetch_archive(url, MD5, tmp_path / "a.tar.gz", SIZE, QUICK)
+    assert caught.value.remedy.startswith("free some space")
+    (tmp_path / "file").write_text("a file where a folder should be")
+    with pytest.raises(UserError, match=r"cannot write .*: (File exists|Not a directory)") as caught:
+        fetch_archive(url, MD5, tmp_path / "file" / "a.tar.gz", SIZE, QUICK)
+    assert caught.value.remedy == "make that place writable"

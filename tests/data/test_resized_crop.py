@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from pipeline.data.counter_rng import Stream, below, draw
-from pipeline.data.resized_crop import ATTEMPTS, RandomCrops, _ratio, central_boxes, random_boxes
+from pipeline.data.counter_rng import Stream, draw
+from pipeline.data.resized_crop import ATTEMPTS, RandomCrops, central_boxes, random_boxes
 
 getcontext().prec = 60
 
@@ -64,22 +64,6 @@ def test_the_boxes_are_the_reference_and_lie_in_the_image(
         assert (left + width <= widths).all()
 
 
-def test_a_box_does_not_depend_on_the_others_of_its_batch() -> None:
-    random = np.random.default_rng(0)
-    indices, heights, widths = (
-        random.permutation(3000),
-        random.integers(200, 600, 3000),
-        random.integers(200, 600, 3000),
-    )
-    crops = RandomCrops(3, 7)
-    together = random_boxes(crops, indices, heights, widths)
-    pieces = [slice(0, 1), slice(1, 700), slice(700, 3000)]
-    apart = [random_boxes(crops, indices[piece], heights[piece], widths[piece]) for piece in pieces]
-    assert np.array_equal(together, np.concatenate(apart))
-    for other in (RandomCrops(4, 7), RandomCrops(3, 8)):
-        assert (random_boxes(other, indices, heights, widths) != together).any(axis=1).mean() > 0.9
-
-
 def test_boxes_are_distributed_as_the_recipe_says() -> None:
     """In an image so large that rounding does not show, and of boxes below half its area, of which all ratios fit."""
     side = np.full(20_000, 4_000_000)
@@ -124,14 +108,3 @@ def test_an_image_that_no_attempt_fits_shows_its_largest_central_box(
 )
 def test_a_test_sees_the_centre(height: int, width: int, box: tuple[int, int, int, int]) -> None:
     assert tuple(central_boxes(np.array([height]), np.array([width]))[0].tolist()) == box
-
-
-def test_ratios_are_spaced_evenly_on_a_log_scale() -> None:
-    steps = np.arange(65536)
-    assert np.allclose(_ratio(steps.astype(np.uint64) << np.uint64(48)), 0.75 * (16 / 9) ** (steps / 65536), 1e-14, 0)
-
-
-def test_below_takes_a_bound_each() -> None:
-    bits = draw(1, Stream.BOX_TOP, 0, np.arange(1000))
-    bounds = np.arange(1, 1001)
-    assert np.array_equal(below(bits, bounds), [int(below(b, int(n))) for b, n in zip(bits, bounds, strict=True)])

@@ -1,20 +1,24 @@
 """The authors' whitening against scikit-learn's PCA, against its own inverse, and against what it must not look at."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from pipeline.data import image_grid, zca
+from pipeline.data import zca
 from pipeline.data.readers import Splits
 
 SPLITS = ("train", "test")
 
 
 @pytest.fixture(scope="module")
-def whitening(tiny_images: Splits) -> zca.Whitening:
-    return zca.fit(tiny_images["train"][0])
+def images(tiny_images: Splits) -> dict[str, np.ndarray]:
+    """12 x 12 pixels: 432 values, still more than there are images, whose eigenvectors take no minute."""
+    return {split: np.ascontiguousarray(tiny_images[split][0][:, 10:22, 10:22]) for split in SPLITS}
+
+
+@pytest.fixture(scope="module")
+def whitening(images: dict[str, np.ndarray]) -> zca.Whitening:
+    return zca.fit(images["train"])
 
 
 def test_each_image_has_mean_0_and_norm_55(tiny_images: Splits) -> None:
@@ -28,7 +32,7 @@ def test_each_image_has_mean_0_and_norm_55(tiny_images: Splits) -> None:
 
 
 def test_an_image_of_one_colour_is_grey_and_not_a_division_by_zero(whitening: zca.Whitening) -> None:
-    flat = np.full((2, 32, 32, 3), 200, np.uint8)
+    flat = np.full((2, 12, 12, 3), 200, np.uint8)
     assert not zca.normalize_contrast(flat).any()
     assert np.isfinite(zca.apply(whitening, flat)).all()
 
@@ -51,22 +55,16 @@ def test_it_is_scikit_learns_pca_rotated_back(tiny_images: Splits) -> None:
 
 
 def test_the_same_by_the_singular_values_of_fewer_images_than_pixels(
-    tiny_images: Splits, whitening: zca.Whitening
+    images: dict[str, np.ndarray], whitening: zca.Whitening
 ) -> None:
-    """Where no image varies, the variance is the 0.1 alone: 260 images span at most 259 of 3072 directions."""
-    X = zca.normalize_contrast(tiny_images["train"][0])
+    """Where no image varies, the variance is the 0.1 alone: 260 images span at most 259 of 432 directions."""
+    X = zca.normalize_contrast(images["train"])
     centred = X - X.mean(axis=0)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-    Y = zca.normalize_contrast(tiny_images["test"][0]) - X.mean(axis=0)
+    Y = zca.normalize_contrast(images["test"]) - X.mean(axis=0)
     seen = Y @ directions.T
     expected = (seen / np.sqrt(singular**2 / 260 + 0.1)) @ directions + (Y - seen @ directions) / np.sqrt(0.1)
-    assert np.allclose(zca.apply(whitening, tiny_images["test"][0]).reshape(104, -1), expected, atol=1e-4)
-
-
-def test_the_inverse_gives_the_image_back(tiny_images: Splits, whitening: zca.Whitening) -> None:
-    whitened = zca.apply(whitening, tiny_images["test"][0]).reshape(104, -1)
-    back = np.linalg.solve(whitening.matrix, whitened.T.astype(np.float64)).T + whitening.mean
-    assert np.allclose(back, zca.normalize_contrast(tiny_images["test"][0]), atol=1e-3)
+    assert np.allclose(zca.apply(whitening, images["test"]).reshape(104, -1), expected, atol=1e-4)
 
 
 def test_the_training_images_come_out_white(tiny_images: Splits) -> None:
@@ -90,62 +88,22 @@ def test_neither_signs_nor_the_order_of_values_matter(tiny_images: Splits) -> No
     assert np.allclose(other, zca.apply(white, images), atol=1e-5)
 
 
-def _save(folder: Path, splits: dict[str, np.ndarray]) -> dict[str, Path]:
-    folder.mkdir()
-    for split, images in splits.items():
-        np.save(folder / f"{split}.npy", images)
-    return {split: folder / f"{split}.npy" for split in splits}
-
-
-def test_files_are_whitened_by_the_training_images_alone(tiny_images: Splits, tmp_path: Path) -> None:
-    images = {split: tiny_images[split][0][:, :8, :8] for split in SPLITS}
-    outs = []
-    for name, test in (("a", images["test"]), ("b", images["test"][::-1]), ("c", 255 - images["test"][:5])):
-        raw = _save(tmp_path / name, {"train": images["train"], "test": test})
-        to = {split: tmp_path / name / f"white-{split}.npy" for split in SPLITS}
-        zca.whiten(raw, to)
-        outs.append({split: np.load(to[split]) for split in SPLITS})
-    assert outs[0]["train"].dtype == np.float32
-    assert outs[0]["train"].shape == (260, 8, 8, 3)
-    for other in outs[1:]:
-        assert np.array_equal(other["train"], outs[0]["train"])
-    assert np.allclose(outs[1]["test"][::-1], outs[0]["test"], atol=1e-5)
-    assert not np.allclose(outs[2]["test"], outs[0]["test"][:5], atol=0.1)
-
-
 def test_chunks_change_nothing_but_the_last_digits(
-    tiny_images: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: dict[str, np.ndarray], whitening: zca.Whitening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = tiny_images["train"][0][:, :8, :8]
-    whole = zca.fit(images)
     monkeypatch.setattr(zca, "_CHUNK", 37)
-    parts = zca.fit(images)
-    assert np.allclose(parts.mean, whole.mean, atol=1e-12)
-    assert np.allclose(parts.matrix, whole.matrix, atol=1e-9)
-    raw = _save(tmp_path / "x", {"train": images})
-    zca.whiten(raw, {"train": tmp_path / "w.npy"})
-    assert np.allclose(np.load(tmp_path / "w.npy"), zca.apply(whole, images), atol=1e-5)
+    parts = zca.fit(images["train"])
+    assert np.allclose(parts.mean, whitening.mean, atol=1e-12)
+    assert np.allclose(parts.matrix, whitening.matrix, atol=1e-9)
+    one_by_one = np.stack(list(zca.whitened(whitening, images["test"])))
+    assert one_by_one.dtype == np.float32
+    assert np.allclose(one_by_one, zca.apply(whitening, images["test"]), atol=1e-5)
 
 
 def test_the_spectrum_falls_and_has_both_ends(whitening: zca.Whitening) -> None:
     found = zca.spectrum(whitening)
-    assert (found["dimensions"], found["ranks"][0], found["ranks"][-1]) == (3072, 1, 3072)
+    assert (found["dimensions"], found["ranks"][0], found["ranks"][-1]) == (432, 1, 432)
     assert len(found["ranks"]) == len(found["eigenvalues"]) == 256
     assert found["eigenvalues"] == sorted(found["eigenvalues"], reverse=True)
     assert found["eigenvalues"][0] == pytest.approx(whitening.eigenvalues.max(), rel=1e-5)
     assert found["eigenvalues"][-1] == pytest.approx(0.1, rel=1e-5)
-
-
-def test_the_picture_shows_each_image_above_its_whitened_self(tiny_images: Splits, whitening: zca.Whitening) -> None:
-    images, labels = tiny_images["train"]
-    whitened = zca.apply(whitening, images)
-    picture = np.asarray(image_grid.before_and_after(images, whitened, labels, pairs=2))
-    size = 3 * (32 + 2 * 2)
-    assert picture.shape == (4 * size, 10 * size, 3)
-    tiles = picture.reshape(4, size, 10, size, 3).transpose(0, 2, 1, 3, 4)[:, :, 6:102:3, 6:102:3]
-    sixes = np.flatnonzero(labels == 6)
-    for row, number in ((0, 0), (2, 1)):
-        assert np.array_equal(tiles[row, 6], images[sixes[number]])
-        values = whitened[sixes[number]].reshape(-1)
-        clear = np.abs(values) < whitened.std()  # where neither black nor white is reached
-        assert np.corrcoef(tiles[row + 1, 6].reshape(-1)[clear], values[clear])[0, 1] > 0.999

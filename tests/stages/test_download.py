@@ -70,5 +70,5 @@ def test_a_dataset_nobody_gives_is_two_lines_at_the_end(project: Path, archive_s
     error, fix = ended.stderr.splitlines()[-2:]
     assert error.startswith("error: cifar10-tiny: no source gives it: archive http://127.0.0.1:")
     assert error.endswith("the server answers 404 Not Found")
-    assert fix.startswith("  fix: mend one of these, or add `- folder: true`")
+    assert fix.startswith("  fix: fix one of these, or add `- folder: true`")
     assert not (project / "data").exists()

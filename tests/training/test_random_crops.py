@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.data.augmentation import flips
-from pipeline.data.beton_jpeg import open_jpegs
+from pipeline.data.beton import open_split
 from pipeline.data.jpeg import boxes, views
 from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
@@ -52,7 +52,7 @@ def test_training_shows_the_boxes_and_flips_of_the_epoch(folder: Path, tmp_path:
     preprocessing = Preprocessing(protocol.preprocessing)
     cpu = torch.device("cpu")
     train(Training("x", protocol, SEED, model, loader, preprocessing, cpu, tmp_path / "scratch"), ignore)
-    beton = open_jpegs(folder, "train")
+    beton = open_split(folder, "train")
     assert [len(batch) for batch in model.shown] == [4, 4, 1] * 2
     shown = torch.cat(model.shown)
     for epoch in range(2):

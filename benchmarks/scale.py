@@ -46,44 +46,29 @@ def write(folder: Path, samples: int) -> None:
     (folder / "card.json").write_text(json.dumps({"name": folder.name, "kind": KIND, "splits": {"train": entry}}))
 
 
-def memory() -> dict[str, float]:
-    """MB of this process as Linux tells it: its own, of files that processes share, the peak of both."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    mb = {words[0].rstrip(":"): 1024 * int(words[1]) / 1e6 for words in lines if words[-1] == "kB"}
-    return {"own": mb["RssAnon"], "shared": mb["RssFile"] + mb["RssShmem"], "peak": mb["VmHWM"]}
-
-
 def start(folder: Path, backend: str, started: float) -> None:
-    """In a process of its own: print seconds of each part since the monotonic clock said `started`, and megabytes."""
-    told: dict[str, float] = {}
-
-    def lap(part: str) -> None:
-        told[f"{part}, s"] = time.monotonic() - started - sum(told.values())
-
+    """In a process of its own: print seconds since the monotonic clock said `started`, and megabytes of memory."""
     import torch
 
     from pipeline.data.batches import Inputs
-    from pipeline.data.loader import Loader, checked
+    from pipeline.data.loader import Loader
     from pipeline.data.preprocessing import Preprocessing
     from pipeline.data.sampler import sample_order
 
-    lap("import")
-    imports = memory()["own"]
-    beton = checked(folder, "train")
-    lap("check digest, header and tables")
-    loader = Loader(folder, "train", BATCH, "ffcv" if backend == "ffcv" else "numpy", beton=beton)
-    lap("open")
+    measured = {"imports, s": time.monotonic() - started}
+    loader = Loader(folder, "train", BATCH, "ffcv" if backend == "ffcv" else "numpy")
+    measured["digest checked and open, s"] = time.monotonic() - started
     order = sample_order(1, 0, loader.samples)
-    lap("order of an epoch")
     meanstd, cpu = Preprocessing("meanstd"), torch.device("cpu")
     batches = Inputs(loader, meanstd, "per-image", "random-resized", 1, torch.float32, cpu).batches(0, order)
     for number, _ in enumerate(batches):
         if number == 0:
-            lap("boxes of an epoch and a batch")
-            told["start to first batch, s"] = sum(told.values())
+            measured["first batch, s"] = time.monotonic() - started
         if number == BATCHES - 1:
             break
-    print(json.dumps(told | {"own after imports, MB": imports} | {f"{k}, MB": v for k, v in memory().items()}))
+    status = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    mb = {words[0].rstrip(":"): 1024 * int(words[1]) / 1e6 for words in status if words[-1] == "kB"}
+    print(json.dumps({**measured, "own memory, MB": mb["RssAnon"], "peak with shared files, MB": mb["VmHWM"]}))
 
 
 def main() -> None:
@@ -97,7 +82,7 @@ def main() -> None:
         return
     from pipeline.benchmarks.measuring import spread
 
-    told: dict[str, dict[str, list[float]]] = {}
+    measured: dict[str, dict[str, list[float]]] = {}
     Path("scratch").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-scale-", dir="scratch") as scratch:
         folder = Path(scratch) / "all"
@@ -107,9 +92,9 @@ def main() -> None:
                 command = [sys.executable, __file__, "--start", str(folder), backend, str(time.monotonic())]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 for name, value in json.loads(done.stdout).items():
-                    told.setdefault(name, {}).setdefault(backend, []).append(value)
+                    measured.setdefault(name, {}).setdefault(backend, []).append(value)
     print(f"| {options.samples:,} JPEGs, one process | over FFCV | over numpy |\n| --- | --- | --- |")
-    for name, values in told.items():
+    for name, values in measured.items():
         print(f"| {name} | {spread(values['ffcv'])} | {spread(values['numpy'])} |")
 
 

@@ -5,41 +5,22 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paper_networks import CLAIMED, NAMES
+from paper_networks import CLAIMED, NAMES, networks
 
 from pipeline.errors import UserError
-from pipeline.models.names import PREACT_KERNELS, Network, parse
+from pipeline.models.names import Network, parse
 
 NAME = re.compile(r"(?:WRN|pre-act-ResNet|pre-ResNet|ResNet)-[^\s;]*[0-9)a-z]")
 
-kernel_lists = st.lists(st.sampled_from([1, 3]), min_size=1, max_size=5).filter(lambda kernels: 3 in kernels).map(tuple)
 
-
-@st.composite
-def wrns(draw: st.DrawFn) -> Network:
-    kernels = draw(kernel_lists)
-    step = 6 if 1 in kernels else 3 * len(kernels)
-    dropout = draw(st.booleans()) if len(kernels) > 1 else False
-    return Network("wrn", 4 + step * draw(st.integers(1, 30)), draw(st.integers(1, 40)), kernels, dropout)
-
-
-networks = st.one_of(
-    wrns(),
-    st.sampled_from(sorted(PREACT_KERNELS)).map(lambda d: Network("preact-resnet", d, 1, PREACT_KERNELS[d])),
-    st.builds(lambda d, k: Network("imagenet-basic", d, k / 64), st.sampled_from([18, 34]), st.integers(1, 64 * 8)),
-    st.builds(
-        lambda d, k: Network("imagenet-bottleneck", d, k, (1, 3, 1)), st.sampled_from([50, 101, 152]), st.integers(1, 9)
-    ),
-    st.just(Network("imagenet-preact", 200, 1, (1, 3, 1))),
-)
-
-
-@given(networks)
+@settings(max_examples=50)
+@given(networks())
 def test_printing_is_the_inverse_of_parsing(network: Network) -> None:
     assert parse(network.name) == network
 
 
-@given(networks, networks)
+@settings(max_examples=50)
+@given(networks(), networks())
 def test_different_networks_have_different_names(one: Network, other: Network) -> None:
     assert (one.name == other.name) == (one == other)
 

@@ -9,11 +9,11 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paper_networks import CLAIMED, NAMES
+from paper_networks import CLAIMED, NAMES, networks
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.models.build import skeleton
-from pipeline.models.names import IMAGENET_BLOCKS, Network, parse
+from pipeline.models.names import Network, parse
 from pipeline.models.param_count import layers, multiply_adds, parameters
 
 # facts/paper.md, "Exact trainable-parameter counts"; (CIFAR-10, CIFAR-100 where given).
@@ -135,28 +135,8 @@ def test_every_network_of_the_paper_as_published(name: str) -> None:
     check_against_modules(network, network.image_size, network.num_classes)
 
 
-kernels = st.lists(st.sampled_from((1, 3)), min_size=1, max_size=4).map(tuple).filter(lambda block: 3 in block)
-
-
-@st.composite
-def wide(draw: st.DrawFn) -> Network:
-    block = draw(kernels)
-    step = 6 if 1 in block else 3 * len(block)
-    return Network("wrn", 4 + step * draw(st.integers(1, 2)), draw(st.integers(1, 12)), block)
-
-
-@st.composite
-def imagenets(draw: st.DrawFn) -> Network:
-    family = draw(st.sampled_from(list(IMAGENET_BLOCKS)))
-    # The shallower ones: depth only repeats blocks.
-    depth = min(IMAGENET_BLOCKS[family])
-    if family == "imagenet-basic":
-        return Network(family, depth, draw(st.integers(1, 256)) / 64)
-    return Network(family, depth, draw(st.integers(1, 4)) if family == "imagenet-bottleneck" else 1, (1, 3, 1))
-
-
 @settings(max_examples=15)
-@given(network=wide() | imagenets(), image_size=st.integers(1, 300), num_classes=st.integers(1, 2000))
+@given(network=networks(deep=False), image_size=st.integers(1, 300), num_classes=st.integers(1, 2000))
 def test_any_network_of_any_size(network: Network, image_size: int, num_classes: int) -> None:
     """Images of odd sizes too, which every stride rounds up."""
     check_against_modules(network, image_size, num_classes)

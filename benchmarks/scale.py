@@ -1,7 +1,7 @@
-"""How soon a training process has its first batch of as many images as ImageNet has, and in what memory.
+"""How soon a training process has its first batch, of as many images as ImageNet has or of --data, and in what memory.
 
-They are small JPEGs, written into scratch/ (0.6 GB) and deleted afterwards. What grows with their number is measured as
-it is: tables, order, boxes; the check of the file's digest, which grows with their bytes, on few.
+The former are small JPEGs, written into scratch/ (0.6 GB) and deleted afterwards. What grows with their number is
+measured as it is: tables, order, boxes; the check of the file's digest, which grows with their bytes, on few.
 """
 
 import argparse
@@ -51,16 +51,19 @@ def start(folder: Path, backend: str, started: float) -> None:
     import torch
 
     from pipeline.data.batches import Inputs
+    from pipeline.data.beton_jpeg import holds_jpegs
     from pipeline.data.loader import Loader
     from pipeline.data.preprocessing import Preprocessing
     from pipeline.data.sampler import sample_order
+    from pipeline.params import Crop
 
     measured = {"imports, s": time.monotonic() - started}
     loader = Loader(folder, "train", BATCH, "ffcv" if backend == "ffcv" else "numpy")
     measured["digest checked and open, s"] = time.monotonic() - started
     order = sample_order(1, 0, loader.samples)
     meanstd, cpu = Preprocessing("meanstd"), torch.device("cpu")
-    batches = Inputs(loader, meanstd, "per-image", "random-resized", 1, torch.float32, cpu).batches(0, order)
+    crop: Crop = "random-resized" if holds_jpegs(folder) else "per-image"
+    batches = Inputs(loader, meanstd, "per-image", crop, 1, torch.float32, cpu).batches(0, order)
     for number, _ in enumerate(batches):
         if number == 0:
             measured["first batch, s"] = time.monotonic() - started
@@ -74,6 +77,7 @@ def start(folder: Path, backend: str, started: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=IMAGENET)
+    parser.add_argument("--data", type=Path, help="a folder of data/beton, instead of JPEGs that are written first")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--start", nargs=3, metavar=("FOLDER", "BACKEND", "STARTED"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -85,15 +89,18 @@ def main() -> None:
     measured: dict[str, dict[str, list[float]]] = {}
     Path("scratch").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-scale-", dir="scratch") as scratch:
-        folder = Path(scratch) / "all"
-        write(folder, options.samples)
+        folder = options.data or Path(scratch) / "jpegs"
+        if not options.data:
+            write(folder, options.samples)
         for _ in range(options.repeats):
             for backend in ("ffcv", "numpy"):
                 command = [sys.executable, __file__, "--start", str(folder), backend, str(time.monotonic())]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 for name, value in json.loads(done.stdout).items():
                     measured.setdefault(name, {}).setdefault(backend, []).append(value)
-    print(f"| {options.samples:,} JPEGs, one process | over FFCV | over numpy |\n| --- | --- | --- |")
+    print(
+        f"| {options.data or f'{options.samples:,} JPEGs'}, one process | over FFCV | over numpy |\n| --- | --- | --- |"
+    )
     for name, values in measured.items():
         print(f"| {name} | {spread(values['ffcv'])} | {spread(values['numpy'])} |")
 

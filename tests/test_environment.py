@@ -225,7 +225,7 @@ def test_doctor_finds_this_machine_fit() -> None:
     states = {check["name"]: check["state"] for check in report["checks"]}
     assert (code, report["ok"]) == (0, True), report
     assert set(states) == {
-        *("python", "packages", "ffcv", "torch", "gpu", "native bf16", "kernels"),
+        *("packages", "ffcv", "torch", "gpu", "native bf16", "kernels"),
         *("npm", "dvc", "git", "disk"),
     }
     assert states["packages"] == states["torch"] == states["dvc"] == states["npm"] == "ok"

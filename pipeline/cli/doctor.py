@@ -61,14 +61,6 @@ def check_command(name: str, remedy: str, *command: str) -> Check:
     return Check(name, "ok", found) if ok else Check(name, "missing", found, remedy)
 
 
-def check_python() -> Check:
-    found = f"{sys.version.split()[0]} at {sys.executable}"
-    if Path(sys.prefix) == ROOT / ".venv":
-        return Check("python", "ok", found)
-    remedy = f"{SET_UP}, then use {ROOT}/.venv/bin/wrn-pipe"
-    return Check("python", "note", f"{found}, not this checkout's .venv", remedy)
-
-
 def check_packages() -> Check:
     """Against the lines of the lock file that apply to this interpreter and platform."""
     from importlib.metadata import PackageNotFoundError, version
@@ -90,7 +82,8 @@ def check_packages() -> Check:
         except PackageNotFoundError:
             differences.append(f"{pin.name} not installed (lock: {locked})")
     if not differences:
-        return Check("packages", "ok", f"all {len(pins)} as in environment/requirements.lock")
+        found = f"all {len(pins)} as in environment/requirements.lock, at {sys.prefix}"
+        return Check("packages", "ok", found)
     more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""
     remedy = f"{SET_UP_AGAIN}, and run the wrn-pipe in .venv/bin"
     return Check("packages", "missing", "; ".join(differences[:4]) + more, remedy)
@@ -154,7 +147,7 @@ def check_disk() -> Check:
 
 _KERNELS = "from pipeline.kernels.build_kernels import built_with; print('built by', built_with())"
 CHECKS: tuple[Callable[[], Check | list[Check]], ...] = (
-    *(check_python, check_packages, check_ffcv, check_torch),
+    *(check_packages, check_ffcv, check_torch),
     partial(
         check_command,
         "kernels",

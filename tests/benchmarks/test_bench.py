@@ -160,8 +160,9 @@ def test_figure_4_sets_our_ratios_beside_the_papers(tmp_path: Path) -> None:
         (["epochs.py", "--network", "WRN-10-1"], 3),
         (["neighbours.py", "--network", "WRN-10-1", "--repeats", "1"], 7),
         (["scale.py", "--samples", "3000", "--repeats", "1"], 7),
+        (["scale.py", "--data", "data/beton/cifar10-rgb", "--repeats", "1"], 7),
     ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
 def test_what_developers_measure_by_hand_runs(words: list[str], rows: int, checkout: Path) -> None:
     assert len(run([str(BENCHMARKS / words[0]), *words[1:]], checkout).splitlines()) == rows

@@ -75,7 +75,7 @@ class Network:
             )
         if self.widen_factor <= 0 or (64 * self.widen_factor) % 1:
             raise UserError(
-                f"{self.name}: widen factor {self.widen_factor} does not make 64 channels a whole number of them",
+                f"{self.name}: widen factor {self.widen_factor} times 64 channels is not a whole number from 1",
                 "write WRN-18-1.5 or WRN-50-2-bottleneck, for example",
             )
 
@@ -147,9 +147,8 @@ class Network:
             for block in range(count):
                 widths = (width, *(inner,) * (len(self.kernels) - 1), outer)
                 stride = 2 if group > 0 and block == 0 else 1
-                blocks.append(
-                    Block(f"block{block + 1}", widths, stride, not (self.is_imagenet and group == block == 0))
-                )
+                activates = not (self.is_imagenet and group == block == 0)
+                blocks.append(Block(f"block{block + 1}", widths, stride, activates))
                 width = outer
             yield blocks
 

@@ -41,7 +41,7 @@ def test_hours_follow_from_the_rate_and_a_finished_run_is_known(
     (tmp_path / "evaluations" / RUN / "metrics.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plan_estimate, "process", lambda **_: nullcontext())
-    monkeypatch.setattr(plan_estimate, "ask", lambda _, function, *__, **___: function() if not __ else 100.0)
+    monkeypatch.setattr(plan_estimate, "ask", lambda _, asked, *of, **options: 100.0 if of else asked())
     assert not tell(monkeypatch, "--json")
     result = json.loads(capsys.readouterr().out)
     (run,) = result["runs"]

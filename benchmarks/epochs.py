@@ -1,4 +1,4 @@
-"""Epochs of a train stage, with loader, log and checkpoint, beside bare steps and the probe of `wrn-pipe estimate`.
+"""Epochs of a train stage, with loader, log and checkpoint, beside bare steps and what `wrn-pipe estimate` says.
 
 By the protocol quick, without its look at the test split, on this checkout's CIFAR-10; in a folder that is deleted.
 """
@@ -15,10 +15,10 @@ from ruamel.yaml import YAML
 
 from pipeline.benchmarks import measuring
 from pipeline.benchmarks.measuring import ask, process, spread
-from pipeline.benchmarks.plan_estimate import probed
+from pipeline.benchmarks.plan_estimate import estimate
 from pipeline.benchmarks.train_bench import DATA, default, training_rate
 from pipeline.data.beton import open_split
-from pipeline.models.names import parse
+from pipeline.progress import say
 from pipeline.runner.params_file import load
 from pipeline.runner.waiting import wait_briefly
 
@@ -60,27 +60,23 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help="timed, after a first one that is not")
     options = parser.parse_args()
     wait_briefly()
-    plan, data = load(), open_split(DATA, "train")
-    protocol, dataset = plan.protocols["quick"], plan.datasets["cifar10"]
-    with process(prepared=True, kernels=plan.kernels, setting=plan.device) as child:
-        device = ask(child, measuring.device)
-        way = default(protocol.precision == "bf16" and measuring.has_bf16(device), kernels=plan.kernels)
-        batch, size = probed(parse(options.network), dataset, protocol, device)
-        estimated = ask(child, training_rate, options.network, batch, size, way)
-
-        def bare() -> float:
-            return ask(child, training_rate, options.network, protocol.batch_size, 32, way, BARE_S)
-
-        steps = [bare()]
-        with tempfile.TemporaryDirectory() as folder:
-            checkout(Path(folder), options.network, options.epochs + 1)
+    with tempfile.TemporaryDirectory() as folder:
+        checkout(Path(folder), options.network, options.epochs + 1)
+        plan = load(Path(folder) / "params.yaml")
+        (estimated,) = estimate(plan, ["bench"], say)
+        protocol = plan.protocols["bench"]
+        with process(prepared=True, kernels=plan.kernels, setting=plan.device) as child:
+            bf16 = protocol.precision == "bf16" and measuring.has_bf16(ask(child, measuring.device))
+            bare = (options.network, protocol.batch_size, 32, default(bf16, kernels=plan.kernels), BARE_S)
+            steps = [ask(child, training_rate, *bare)]
             ends = epoch_ends(Path(folder), options.epochs + 1)
-        steps.append(bare())
-    images = data.samples // protocol.batch_size * protocol.batch_size
+            steps.append(ask(child, training_rate, *bare))
+    images = open_split(DATA, "train").samples // protocol.batch_size * protocol.batch_size
     real = spread([images / (end - start) for start, end in pairwise(ends)])
-    print(f"{options.network}, images/s: real epochs {real}, bare steps {spread(steps)}, estimated {estimated:,.0f}")
+    rate = estimated.images_per_s
+    print(f"{options.network}, images/s: real epochs {real}, bare steps {spread(steps)}, estimated {rate:,.0f}")
     print(f"real epochs over bare steps {real.median / spread(steps).median:.3f}")
-    print(f"estimated time over real time {real.median / estimated:.3f}")
+    print(f"estimated time over real time {real.median / rate:.3f}")
 
 
 if __name__ == "__main__":

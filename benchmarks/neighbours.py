@@ -1,17 +1,19 @@
 """What processes that keep cores busy cost a training on the CPU, by how OpenMP's threads wait for each other.
 
-Milliseconds a step: alone, beside busy processes, and of two such trainings at once. Takes minutes. Unset OMP_ and
-GOMP_ variables, and leave the machine alone meanwhile. docs/reference/speed.md has what was measured.
+Milliseconds a step: alone, beside busy processes, and of two such trainings at once. Takes minutes; leave the machine
+alone meanwhile. docs/reference/speed.md has what was measured.
 """
 
 import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import cache
 from statistics import mean
 
+from pipeline.benchmarks.measuring import child, seconds_of, spread
 from pipeline.runner.waiting import POLICY, USERS_OWN, Yielding, bind_threads, on_own_core
 
 SETTINGS: dict[str, tuple[dict[str, str], str]] = {
@@ -26,19 +28,29 @@ WARM_S, MEASURE_S = 4.0, 2.0
 """A process that has slept may have lost its pages, and one that makes way takes a moment to notice who is there."""
 
 
-def train(network: str, threads: str) -> None:
-    """In a process of its own: the mean milliseconds of a step, each time that a line of stdin asks."""
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+def start(variables: dict[str, str], threads: str) -> None:
+    """In a process of its own, before torch is imported, which is when OpenMP reads its variables."""
+    for name in USERS_OWN:
+        os.environ.pop(name, None)
+    os.environ.update(variables, THP_MEM_ALLOC_ENABLE="1")
     if threads != "free":
         bind_threads("fused")
+
+
+@cache
+def training_step(network: str) -> Callable[[], None]:
     import torch
 
-    from pipeline.benchmarks.measuring import seconds_of
     from pipeline.benchmarks.train_bench import default, random_batches, warm_step
     from pipeline.training.device import prepare
 
     prepare(torch.device("cpu"))
-    step = warm_step(network, default(bf16=True), random_batches(128, 32))
+    return warm_step(network, default(bf16=True), random_batches(128, 32))
+
+
+def milliseconds(network: str, threads: str) -> float:
+    """In that process: of a step."""
+    step = training_step(network)
     yielding = Yielding() if threads == "yielding" else None
 
     def step_and_look() -> None:
@@ -46,34 +58,9 @@ def train(network: str, threads: str) -> None:
         if yielding:
             yielding.look()
 
-    print("ready", flush=True)
-    with yielding or nullcontext():
-        for _ in sys.stdin:
-            with nullcontext() if yielding else on_own_core():
-                seconds_of(step_and_look, WARM_S)
-                print(1000 * seconds_of(step_and_look, MEASURE_S), flush=True)
-
-
-@contextmanager
-def training(network: str, variables: dict[str, str], threads: str) -> Iterator["subprocess.Popen[str]"]:
-    """A process that is ready to train; OpenMP reads its variables once, at its start."""
-    environment = {name: value for name, value in os.environ.items() if name not in USERS_OWN}
-    command = [sys.executable, __file__, "--network", network, "--train", threads]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, env={**environment, **variables}, text=True, **pipes) as child:  # type: ignore[call-overload]
-        try:
-            assert child.stdout.readline() == "ready\n"
-            yield child
-        finally:
-            child.terminate()
-
-
-def ask(*trainings: "subprocess.Popen[str]") -> float:
-    """The mean of what each answers; all are asked at once."""
-    for each in trainings:
-        assert each.stdin is not None
-        print(file=each.stdin, flush=True)
-    return mean(float(each.stdout.readline()) for each in trainings if each.stdout)
+    with yielding or on_own_core():
+        seconds_of(step_and_look, WARM_S)
+        return 1000 * seconds_of(step_and_look, MEASURE_S)
 
 
 @contextmanager
@@ -95,30 +82,24 @@ def main() -> None:
     parser.add_argument("--network", default="WRN-40-1", help="trained at batch 128 in bf16")
     parser.add_argument("--busy", type=int, default=1, help="busy processes beside the training")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--train", choices=("free", "bound", "yielding"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.train:
-        train(options.network, options.train)
-        return
-    from pipeline.benchmarks.measuring import spread
-
-    told: dict[tuple[str, str], list[float]] = {}
+    measured: dict[tuple[str, str], list[float]] = {}
     with ExitStack() as stack:
         twins = {
-            name: [stack.enter_context(training(options.network, *setting)) for _ in range(2)]
-            for name, setting in SETTINGS.items()
+            name: [stack.enter_context(child(start, *setting)) for _ in range(2)] for name, setting in SETTINGS.items()
         }
         for number in range(options.repeats):
             print(f"round {number + 1} of {options.repeats}", file=sys.stderr)
             for beside in ("alone", "busy", "twin"):
-                with busy(options.busy if beside == "busy" else 0):
-                    for name, (one, other) in twins.items():
-                        asked = (one, other) if beside == "twin" else (one,)
-                        told.setdefault((name, beside), []).append(ask(*asked))
+                with busy(options.busy) if beside == "busy" else nullcontext():
+                    for name, pair in twins.items():
+                        asked = pair if beside == "twin" else pair[:1]
+                        each = [one.submit(milliseconds, options.network, SETTINGS[name][1]) for one in asked]
+                        measured.setdefault((name, beside), []).append(mean(one.result() for one in each))
     print("| threads wait by | alone, ms | beside busy | ratio | two at once | ratio |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name in SETTINGS:
-        alone, beside_busy, twin = (spread(told[name, beside]) for beside in ("alone", "busy", "twin"))
+        alone, beside_busy, twin = (spread(measured[name, beside]) for beside in ("alone", "busy", "twin"))
         ratios = [f"{each.median / alone.median:.2f}" for each in (beside_busy, twin)]
         print(f"| {name} | {alone} | {beside_busy} | {ratios[0]} | {twin} | {ratios[1]} |")
 

@@ -1,7 +1,7 @@
-"""How soon a training process has its first batch of as many images as ImageNet has, and in what memory.
+"""How soon a training process has its first batch, of as many images as ImageNet has or of --data, and in what memory.
 
-They are small JPEGs, written into scratch/ (0.6 GB) and deleted afterwards. What grows with their number is measured as
-it is: tables, order, boxes; the check of the file's digest, which grows with their bytes, on few.
+The former are small JPEGs, written into scratch/ (0.6 GB) and deleted afterwards. What grows with their number is
+measured as it is: tables, order, boxes; the check of the file's digest, which grows with their bytes, on few.
 """
 
 import argparse
@@ -43,50 +43,37 @@ def write(folder: Path, samples: int) -> None:
     (folder / "card.json").write_text(json.dumps({"name": folder.name, "kind": "jpeg", "splits": {"train": entry}}))
 
 
-def memory() -> dict[str, float]:
-    """MB of this process as Linux tells it: its own, of files that processes share, the peak of both."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    mb = {words[0].rstrip(":"): 1024 * int(words[1]) / 1e6 for words in lines if words[-1] == "kB"}
-    return {"own": mb["RssAnon"], "shared": mb["RssFile"] + mb["RssShmem"], "peak": mb["VmHWM"]}
-
-
 def start(folder: Path, backend: str, started: float) -> None:
-    """In a process of its own: print seconds of each part since the monotonic clock said `started`, and megabytes."""
-    told: dict[str, float] = {}
-
-    def lap(part: str) -> None:
-        told[f"{part}, s"] = time.monotonic() - started - sum(told.values())
-
+    """In a process of its own: print seconds since the monotonic clock said `started`, and megabytes of memory."""
     import torch
 
     from pipeline.data.batches import Inputs
-    from pipeline.data.beton import open_split
     from pipeline.data.loader import Loader
     from pipeline.data.preprocessing import Preprocessing
     from pipeline.data.sampler import sample_order
+    from pipeline.params import Crop
 
-    lap("import")
-    imports = memory()["own"]
-    beton = open_split(folder, "train")
-    lap("check digest, header and tables")
-    loader = Loader(folder, "train", BATCH, "ffcv" if backend == "ffcv" else "numpy", beton=beton)
-    lap("open")
+    measured = {"imports, s": time.monotonic() - started}
+    loader = Loader(folder, "train", BATCH, "ffcv" if backend == "ffcv" else "numpy")
+    measured["digest checked and open, s"] = time.monotonic() - started
     order = sample_order(1, 0, loader.samples)
-    lap("order of an epoch")
     meanstd, cpu = Preprocessing("meanstd"), torch.device("cpu")
-    batches = Inputs(loader, meanstd, "per-image", "random-resized", 1, torch.float32, cpu).batches(0, order)
+    crop: Crop = "random-resized" if loader.beton.kind == "jpeg" else "per-image"
+    batches = Inputs(loader, meanstd, "per-image", crop, 1, torch.float32, cpu).batches(0, order)
     for number, _ in enumerate(batches):
         if number == 0:
-            lap("boxes of an epoch and a batch")
-            told["start to first batch, s"] = sum(told.values())
+            measured["first batch, s"] = time.monotonic() - started
         if number == BATCHES - 1:
             break
-    print(json.dumps(told | {"own after imports, MB": imports} | {f"{k}, MB": v for k, v in memory().items()}))
+    status = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    mb = {words[0].rstrip(":"): 1024 * int(words[1]) / 1e6 for words in status if words[-1] == "kB"}
+    print(json.dumps({**measured, "own memory, MB": mb["RssAnon"], "peak with shared files, MB": mb["VmHWM"]}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=IMAGENET)
+    parser.add_argument("--data", type=Path, help="a folder of data/beton, instead of JPEGs that are written first")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--start", nargs=3, metavar=("FOLDER", "BACKEND", "STARTED"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -95,19 +82,22 @@ def main() -> None:
         return
     from pipeline.benchmarks.measuring import spread
 
-    told: dict[str, dict[str, list[float]]] = {}
+    measured: dict[str, dict[str, list[float]]] = {}
     Path("scratch").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-scale-", dir="scratch") as scratch:
-        folder = Path(scratch) / "all"
-        write(folder, options.samples)
+        folder = options.data or Path(scratch) / "jpegs"
+        if not options.data:
+            write(folder, options.samples)
         for _ in range(options.repeats):
             for backend in ("ffcv", "numpy"):
                 command = [sys.executable, __file__, "--start", str(folder), backend, str(time.monotonic())]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 for name, value in json.loads(done.stdout).items():
-                    told.setdefault(name, {}).setdefault(backend, []).append(value)
-    print(f"| {options.samples:,} JPEGs, one process | over FFCV | over numpy |\n| --- | --- | --- |")
-    for name, values in told.items():
+                    measured.setdefault(name, {}).setdefault(backend, []).append(value)
+    print(
+        f"| {options.data or f'{options.samples:,} JPEGs'}, one process | over FFCV | over numpy |\n| --- | --- | --- |"
+    )
+    for name, values in measured.items():
         print(f"| {name} | {spread(values['ffcv'])} | {spread(values['numpy'])} |")
 
 

@@ -4,7 +4,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from multiprocessing import resource_tracker
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -41,6 +40,8 @@ def children_hear_no_signal() -> Iterator[None]:
     on to a process from its first instruction on. This one hears a signal when the block is over, so that no process is
     started by halves.
     """
+    from multiprocessing import resource_tracker  # takes a tenth of the time of --help
+
     resource_tracker.ensure_running()  # when multiprocessing starts it by itself, it lifts the block
     heard: list[int] = []
     # A block is one thread's: where another, such as numpy's, takes the signal, the main one is interrupted by it.

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from project import ROOT, Project
 
 READ_THE_CHECKOUT = (
@@ -16,6 +17,7 @@ READ_THE_CHECKOUT = (
 """Tests that look at files of the checkout itself, which is what reproducing there changes."""
 
 
+@pytest.mark.soak
 def test_tests_pass_where_another_processor_has_rewritten_the_results(tmp_path: Path) -> None:
     project = Project(tmp_path / "clone")
     # As it was committed: this checkout's own results may be rewritten already.

@@ -5,11 +5,10 @@ The paper measured forward and backward at batch 32 on a Titan X with cuDNN v5; 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 from pipeline.benchmarks import measuring
-from pipeline.benchmarks.measuring import Spread, ask, machine, process, seconds_of, spread
-from pipeline.benchmarks.train_bench import MEASURE_S, default, random_batches, warm_step
+from pipeline.benchmarks.measuring import Spread, ask, machine, process, spread
+from pipeline.benchmarks.train_bench import default, training_rate
 from pipeline.params import Kernels, Precision
 from pipeline.publication.claims import load_claims
 
@@ -20,19 +19,17 @@ REFERENCE = "WRN-40-4"
 
 @dataclass(frozen=True)
 class Timing:
+    """Of a forward and backward pass. A ratio is to the time of REFERENCE, of the paper or of ours (medians)."""
+
     network: str
     paper_ms: float
     paper_ratio: float
-    """The paper's time over its time for REFERENCE."""
     ms: Spread
     ratio: float
-    """Our median over ours for REFERENCE."""
 
 
 @dataclass(frozen=True)
 class Figure4:
-    """All that was measured, and on what."""
-
     machine: dict[str, str]
     """As `measuring.machine` says it, and the kernels."""
     precision: Precision
@@ -43,13 +40,15 @@ def bench(precision: Precision, repeats: int, say: Callable[[str], None]) -> Fig
     """Time the networks of Figure 4 in `repeats` rounds, one after the other."""
     paper = {claim.network: claim.value for claim in load_claims() if claim.metric == "batch32_ms"}
     ms: dict[str, list[float]] = {network: [] for network in paper}
-    # The fastest that torch.compile has no part in: to compile a thousand layers takes too long.
+    # The fastest but torch.compile: to compile a thousand layers takes too long.
     kernels: Kernels = "fused" if measuring.device().type == "cpu" else "torch"
+    way = default(precision == "bf16", kernels=kernels)
     with process(prepared=True) as child:
         for repeat in range(repeats):
             say(f"round {repeat + 1} of {repeats}")
             for network, values in ms.items():
-                values.append(1000 * ask(child, _seconds, network, kernels, precision == "bf16"))
+                rate = ask(child, training_rate, network, BATCH, 32, way, update=False)
+                values.append(1000 * BATCH / rate)
         here = ask(child, machine) | {"kernels": kernels}
     ours = {network: spread(values) for network, values in ms.items()}
     timings = tuple(
@@ -57,13 +56,3 @@ def bench(precision: Precision, repeats: int, say: Callable[[str], None]) -> Fig
         for name, value in paper.items()
     )
     return Figure4(here, precision, timings)
-
-
-def _seconds(network: str, kernels: Kernels, bf16: bool) -> float:
-    return seconds_of(_step(network, kernels, bf16), MEASURE_S)
-
-
-@cache
-def _step(network: str, kernels: Kernels, bf16: bool) -> Callable[[], None]:
-    """A forward and backward pass."""
-    return warm_step(network, default(bf16, kernels=kernels), random_batches(BATCH, 32), update=False)

@@ -1,9 +1,6 @@
-"""`wrn-pipe bench loader`: images a second of several ways to load, and the time to a process's first batch."""
+"""`wrn-pipe bench loader`: images a second of several ways to load."""
 
 import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -12,19 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.benchmarks.measuring import Spread, child, spread
-from pipeline.errors import UserError, WrnPipeError
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.benchmarks.loading_ways import Epoch
 
 TORCHVISION = "torchvision DataLoader"
 AT_LEAST_S = 1.0
-"""A measurement is as many whole epochs as take so long."""
-
-FIRST = ("ours over FFCV", "ours over numpy")
-"""Ways whose first batch is timed."""
-# What reads with one thread whatever it is given is measured with one.
-WORKERS = {"ours over numpy": (1,), "ours over numpy, bf16": (1,)}
+"""A measurement takes whole epochs until this is over."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +31,12 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class FirstBatch:
-    """Seconds from the start of a process to its first finished batch, imports included."""
-
-    way: str
-    caches: str
-    """cold: neither Python's nor numba's compiled code is on disk; warm: both are. The images are in the page cache."""
-    seconds: Spread
-
-
-@dataclass(frozen=True)
 class Result:
     machine: dict[str, str | int]
     data: str
     images: int
     batch: int
     rates: list[Rate]
-    first_batches: list[FirstBatch]
 
 
 def bench(
@@ -77,13 +58,14 @@ def bench(
     cores = sorted(os.sched_getaffinity(0))
     if max(workers) > len(cores):
         raise UserError(f"{max(workers)} workers, but this process may use {len(cores)} cores", "ask for fewer workers")
+    # Ours over numpy reads with one thread whatever it is given.
     rates: dict[tuple[str, int], list[float]] = {
-        (way, count): [] for way in ways for count in workers if count in WORKERS.get(way, (count,))
+        (way, count): [] for way in ways for count in workers if count == 1 or way != "ours over numpy"
     }
     with ExitStack() as stack:
         children = {}
         for way, count in rates:
-            say(f"start {way}, {count} workers" if count > 1 else f"start {way}")
+            say(f"start {way}, cores: {count}")
             children[way, count] = stack.enter_context(child(_start, cores[:count]))
             children[way, count].submit(_open, way, folder, count).result()
         for repeat in range(repeats):
@@ -98,7 +80,6 @@ def bench(
         beton.samples,
         BATCH,
         [Rate(*row, of, of.median / reference.median if reference else None) for row, of in spreads.items()],
-        [first for way in ways if way in FIRST for first in _first_batches(way, folder, repeats, say)],
     )
 
 
@@ -144,33 +125,3 @@ def _rate() -> float:
 
 def _deliver(number: int) -> int:
     return sum(len(labels) for _, labels in _epoch(number))
-
-
-_FIRST_BATCH = """
-import sys
-from pathlib import Path
-from pipeline.benchmarks.loading_ways import WAYS
-batches = iter(WAYS[sys.argv[1]](Path(sys.argv[2]), 1)(0))
-print(len(next(batches)[1]), flush=True)
-batches.close()
-"""
-
-
-def _first_batches(way: str, folder: Path, repeats: int, say: Callable[[str], None]) -> list[FirstBatch]:
-    """Measured in processes whose caches are folders of their own, so that a full one elsewhere does not help."""
-    seconds: dict[str, list[float]] = {"cold": [], "warm": []}
-    for repeat in range(repeats):
-        say(f"first batch, {way}, {repeat + 1} of {repeats}")
-        with tempfile.TemporaryDirectory() as caches:
-            kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-            environment = {**kept, "PYTHONPYCACHEPREFIX": f"{caches}/python", "NUMBA_CACHE_DIR": f"{caches}/numba"}
-            for state in seconds:
-                started = time.perf_counter()
-                command = [sys.executable, "-c", _FIRST_BATCH, way, str(folder)]
-                with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as first:
-                    assert first.stdout is not None
-                    line = first.stdout.readline()
-                    seconds[state].append(time.perf_counter() - started)
-                if first.returncode or not line:
-                    raise WrnPipeError(f"no first batch from {way}", "see the lines above; check wrn-pipe doctor")
-    return [FirstBatch(way, state, spread(values)) for state, values in seconds.items()]

@@ -1,6 +1,6 @@
 """The ways to load and augment a training split that `wrn-pipe bench loader` compares.
 
-Each ends in float32 (or bfloat16, where named) [B,3,H,W] tensors with a flip and a crop of every image from a 4-pixel
+Each ends in float32 [B,3,H,W] tensors with a flip and a crop of every image from a 4-pixel
 border: of its reflection, as in the paper, but of a constant where FFCV's own transforms draw it.
 """
 
@@ -52,28 +52,22 @@ def ours(
 
 def ffcv(folder: Path, workers: int) -> Epoch:
     """FFCV with its own transforms, as its documentation combines them."""
+    from ffcv import transforms
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import Loader as FfcvLoader
     from ffcv.loader import OrderOption
-    from ffcv.transforms import (
-        NormalizeImage,
-        RandomHorizontalFlip,
-        RandomTranslate,
-        Squeeze,
-        ToTensor,
-        ToTorchImage,
-    )
 
     mean, std = MEANSTD.mean.numpy(), MEANSTD.std.numpy()
     pixels = [
         SimpleRGBImageDecoder(),
-        RandomHorizontalFlip(),
-        RandomTranslate(PAD, tuple(int(value) for value in mean)),
-        NormalizeImage(mean, std, np.float32),
-        ToTensor(),
-        ToTorchImage(),
+        transforms.RandomHorizontalFlip(),
+        transforms.RandomTranslate(PAD, tuple(int(value) for value in mean)),
+        transforms.NormalizeImage(mean, std, np.float32),
+        transforms.ToTensor(),
+        transforms.ToTorchImage(),
     ]
+    labels = [IntDecoder(), transforms.ToTensor(), transforms.Squeeze(1)]
     loader = FfcvLoader(
         str(open_split(folder, "train").path),
         batch_size=BATCH,
@@ -81,7 +75,7 @@ def ffcv(folder: Path, workers: int) -> Epoch:
         os_cache=True,
         order=OrderOption.RANDOM,
         seed=1,
-        pipelines={IMAGE: pixels, LABEL: [IntDecoder(), ToTensor(), Squeeze(1)]},
+        pipelines={IMAGE: pixels, LABEL: labels},
     )
     return lambda number: loader
 
@@ -124,21 +118,13 @@ def ram_tensor(folder: Path, workers: int) -> Epoch:
     By torch's own threads, which are as many as this process has cores.
     """
     images, labels = (torch.from_numpy(array) for array in read(open_split(folder, "train").path))
-    size = images.shape[2]
+    n, size = len(labels), images.shape[2]
     padded = F.pad(MEANSTD(images), (PAD,) * 4, "reflect")
 
     def epoch(number: int) -> Iterator[tuple[Any, Any]]:
-        n = len(labels)
-        mirrored = torch.rand(n) < 0.5
-        flipped = torch.where(mirrored.view(-1, 1, 1, 1), padded.flip(3), padded)
+        flipped = torch.where((torch.rand(n) < 0.5).view(-1, 1, 1, 1), padded.flip(3), padded)
         down, across = torch.randint(2 * PAD + 1, (2, n))
-        lines, cropped = flipped.new_empty(n, 3, size, size + 2 * PAD), flipped.new_empty(n, 3, size, size)
-        for offset in range(2 * PAD + 1):
-            chosen = down == offset
-            lines[chosen] = flipped[chosen, :, offset : offset + size]
-        for offset in range(2 * PAD + 1):
-            chosen = across == offset
-            cropped[chosen] = lines[chosen, :, :, offset : offset + size]
+        cropped = flipped.unfold(2, size, 1).unfold(3, size, 1)[torch.arange(n), :, down, across]
         for at in torch.split(torch.randperm(n), BATCH):
             yield cropped[at], labels[at]
 
@@ -148,7 +134,6 @@ def ram_tensor(folder: Path, workers: int) -> Epoch:
 WAYS: dict[str, Callable[[Path, int], Epoch]] = {
     "ours over FFCV": partial(ours, "ffcv", torch.float32),
     "ours over numpy": partial(ours, "numpy", torch.float32),
-    "ours over numpy, bf16": partial(ours, "numpy", torch.bfloat16),
     "FFCV's own transforms": ffcv,
     "torchvision DataLoader": torchvision,
     "RAM tensor, as airbench": ram_tensor,

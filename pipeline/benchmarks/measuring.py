@@ -5,15 +5,12 @@ torch is imported late: a process binds its threads first.
 
 import os
 import platform
-import shutil
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from multiprocessing import active_children, get_context
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -28,9 +25,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_MATRIX_SIZES = (1024, 2048, 4096)
-_LONG = 2.0
-"""Seconds of a product after which no larger one is tried: of bfloat16 where it is emulated."""
 _setting: "Device" = "auto"
 """Of the device that this process measures on."""
 
@@ -59,8 +53,8 @@ def process(
 ) -> AbstractContextManager[ProcessPoolExecutor]:
     """A fresh process to measure in, on the device of `setting`, `prepared` as the train stage prepares its own.
 
-    That is the allocator, repeatable kernels and, on a CPU, threads on their own cores, which can not be taken back:
-    ways that differ in it are measured in two such processes in turn, of which one sleeps.
+    That is the allocator, repeatable kernels and, on a CPU, threads on their own cores, which cannot be undone: ways
+    that differ in it are measured in two such processes in turn, of which one sleeps.
     """
     return child(_start, prepared, kernels, setting)
 
@@ -137,13 +131,13 @@ def seconds_of(step: Callable[[], object], at_least: float) -> float:
     return (time.perf_counter() - started) / steps
 
 
-def matrix_rate(precision: "Precision") -> float:
+def peak_gemm(precision: "Precision") -> float:
     """FLOP a second (2 for each multiply-add) of a square matrix product, for the best of a few sizes."""
     import torch
 
     best, dtype = 0.0, torch.bfloat16 if precision == "bf16" else torch.float32
     burst = 16 if device().type == "cuda" else 1  # a GPU takes thousands at once, and would be busy for a minute
-    for size in _MATRIX_SIZES:
+    for size in (1024, 2048, 4096):
         left, right = (torch.randn(size, size, device=device()).to(dtype) for _ in range(2))
 
         def products(left: torch.Tensor = left, right: torch.Tensor = right) -> None:
@@ -154,15 +148,12 @@ def matrix_rate(precision: "Precision") -> float:
 
         with on_own_core():
             products()
-            seconds = seconds_of(products, 0.2) / burst
-        best = max(best, 2 * size**3 / seconds)
-        if seconds > _LONG:
-            break
+            best = max(best, 2 * burst * size**3 / seconds_of(products, 0.2))
     return best
 
 
 def machine() -> dict[str, str]:
-    """Device, driver, versions and settings of this process, in words, for whoever reads a measurement elsewhere."""
+    """Device, versions and settings of this process, in words, for whoever reads a measurement elsewhere."""
     import torch
 
     from pipeline.training import device as devices
@@ -170,25 +161,8 @@ def machine() -> dict[str, str]:
     here = {key: str(value) for key, value in devices.facts(device()).items()}
     here |= {"system": platform.platform(terse=True), "cores": str(os.cpu_count()), "torch": torch.__version__}
     if device().type == "cuda":
-        of = torch.cuda.get_device_properties(device())
-        here |= {
-            "memory": f"{of.total_memory / 2**30:.0f} GiB",
-            "compute capability": f"{of.major}.{of.minor}",
-            "driver": _driver(),
-            "triton": version("triton"),
-            "TF32 of convolutions, of products": f"{torch.backends.cudnn.allow_tf32}, "
-            f"{torch.backends.cuda.matmul.allow_tf32}",
-        }
+        here["gpu"] = str(torch.cuda.get_device_properties(device()))
     here["deterministic"] = str(torch.are_deterministic_algorithms_enabled())
     names = ("OMP_", "GOMP_", "KMP_", "PYTORCH_", "TORCH", "THP_", "CUBLAS_", "CUDA_", "MALLOC_", "LD_PRELOAD")
     here["environment"] = " ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(names)) or "none"
     return here
-
-
-def _driver() -> str:
-    """Version of NVIDIA's driver, which torch does not tell."""
-    if not shutil.which("nvidia-smi"):
-        return "unknown: there is no nvidia-smi"
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    return done.stdout.split("\n")[0].strip() or done.stderr.strip()

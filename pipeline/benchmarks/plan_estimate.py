@@ -1,7 +1,6 @@
 """`wrn-pipe estimate`: what runs will take on this machine, from a short probe of each network."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 
 from pipeline.benchmarks import measuring
 from pipeline.benchmarks.measuring import ask, process
-from pipeline.benchmarks.train_bench import default, training_rate
+from pipeline.benchmarks.train_bench import Way, default, training_rate
 from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
 from pipeline.dataset_config import Dataset
 from pipeline.errors import WrnPipeError
@@ -24,11 +23,9 @@ PROBE_FLOP = 0.7e12
 """On a CPU a probe's mini-batch is made smaller until its step takes no more: large networks are no less efficient at
 it. A GPU is, with few images, and is quick with many: there it is the protocol's."""
 BYTES = 4
-"""Of a weight: model.safetensors is float32."""
+"""Of a weight in model.safetensors, and of a pixel in .beton files of whitened images: float32."""
 STATES = 3
 """Of a training at once: two are kept, and one is being written. Each has weights and momentum."""
-ZCA_BYTES = 4
-"""Of a pixel in .beton files of whitened images."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,6 @@ class Estimate:
     """Of training and evaluation together, as if nothing of it were done."""
     megabytes: float
     """10^6 bytes that stay: the weights."""
-    checkpoint_megabytes: float
-    """That its states take while it trains."""
     done: bool
     """Its evaluation is there."""
     caveats: tuple[str, ...]
@@ -66,42 +61,38 @@ class Sum:
     megabytes: float
 
 
-@dataclass(frozen=True)
-class Disk:
-    """10^6 bytes beside the weights."""
-
-    raw: float
-    """The datasets' arrays; of ImageNet its JPEGs."""
-    beton: float
-    """The .beton files, ImageNet's taken for as large as its JPEGs."""
-    dvc_copy: float
-    """What DVC's cache holds of these and of the weights: nothing more where the disk can link files."""
-    checkpoints: float
-    """While one run trains at a time, the largest."""
-
-
 def estimate(plan: Plan, run_ids: Sequence[str], say: Callable[[str], None]) -> list[Estimate]:
-    """Hours and disk of each run. Runs of one network and batch share a probe: training steps on random images."""
-    rates: dict[tuple[str, str, str, int, int], float] = {}
+    """Hours and disk of each run. Runs of one network and batch share a probe: training steps on random images.
+
+    Raises WrnPipeError where a network cannot be compiled, or not be trained in the GPU's memory.
+    """
+    rates: dict[tuple[str, Way, bool, int, int], float] = {}
     result = []
     with process(prepared=True, kernels=plan.kernels, setting=plan.device) as child:
         device = ask(child, measuring.device)
         for run_id in run_ids:
             run = plan.run(run_id)
             protocol, dataset, network = plan.protocols[run.protocol], plan.datasets[run.dataset], parse(run.network)
-            key = (network.name, protocol.precision, protocol.batch_norm, *probed(network, dataset, protocol, device))
-            if key not in rates:
-                rates[key] = _probe(child, device, plan, network, dataset, protocol, say)
+            batch, size = probed(network, dataset, protocol, device)
+            way = default(protocol.precision == "bf16" and measuring.has_bf16(device), kernels=plan.kernels)
+            synchronised = protocol.batch_norm == "synchronised"
+            if (key := (network.name, way, synchronised, batch, size)) not in rates:
+                say(f"{network.name}: {batch} images a step, {protocol.precision}")
+                try:
+                    rates[key] = ask(child, training_rate, network.name, batch, size, way, synchronised=synchronised)
+                except torch.OutOfMemoryError as error:
+                    raise WrnPipeError(
+                        f"{network.name}: {batch} images in {protocol.precision} do not fit the memory of {device}",
+                        "free it, or lower batch_size, or set precision: bf16, or estimate without these runs",
+                    ) from error
             # Evaluation is a forward pass, a third of a step; so is each look at the test split while training.
             looks = 1 + (protocol.epochs // protocol.test_every if protocol.test_every else 0)
             trained = (dataset.splits["train"] - protocol.holdout) * protocol.epochs
             images = trained + looks * dataset.splits["test"] / FORWARD_AND_BACKWARD
             megabytes = BYTES * parameters(network, dataset.classes) / 1e6
             done = (Path("evaluations") / run_id / "metrics.json").is_file()
-            hours = images / rates[key] / 3600
-            states = 2 * STATES * megabytes
-            seen = (rates[key], hours, megabytes, states, done)
-            result.append(Estimate(run_id, network.name, tables_of(run), *seen, caveats(run, protocol)))
+            seen = (rates[key], images / rates[key] / 3600, megabytes, done, caveats(run, protocol))
+            result.append(Estimate(run_id, network.name, tables_of(run), *seen))
     return result
 
 
@@ -122,30 +113,6 @@ def caveats(run: Run, protocol: Protocol) -> tuple[str, ...]:
     if run.representation == "jpeg":
         result.append("it reads JPEGs; to decode them is not in the hours, and takes longer where cores are few")
     return tuple(result)
-
-
-def _probe(
-    child: ProcessPoolExecutor,
-    device: torch.device,
-    plan: Plan,
-    network: Network,
-    dataset: Dataset,
-    protocol: Protocol,
-    say: Callable[[str], None],
-) -> float:
-    """Images a second. Raises WrnPipeError where it can not be compiled, or not trained in the GPU's memory."""
-    batch, size = probed(network, dataset, protocol, device)
-    way = default(protocol.precision == "bf16" and measuring.has_bf16(device), kernels=plan.kernels)
-    say(f"{network.name}: {batch} images a step, {protocol.precision}")
-    try:
-        return ask(
-            child, training_rate, network.name, batch, size, way, synchronised=protocol.batch_norm == "synchronised"
-        )
-    except torch.OutOfMemoryError as error:
-        raise WrnPipeError(
-            f"{network.name}: {batch} images a step in {protocol.precision} do not fit the memory of {device}",
-            "free it, or estimate without the runs that do not fit; they need a lower batch_size, or precision: bf16",
-        ) from error
 
 
 def tables_of(run: Run) -> tuple[str, ...]:
@@ -179,17 +146,20 @@ def sums(estimates: Sequence[Estimate]) -> list[Sum]:
     ]
 
 
-def disk(plan: Plan, estimates: Sequence[Estimate]) -> Disk:
-    """What the runs need beside their weights, as if nothing of it were there."""
+def disk(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, float]:
+    """10^6 bytes beside the weights, as if nothing of it were there.
+
+    raw: the datasets' arrays, of ImageNet its JPEGs. beton: the .beton files, ImageNet's taken for as large as its
+    JPEGs. dvc_copy: DVC's copy of these and of the weights, where the disk cannot link files. checkpoints: while one
+    run trains at a time, the largest.
+    """
     runs = [plan.run(each.run) for each in estimates]
     raw = sum(plan.datasets[name].size_on_disk for name in {run.dataset for run in runs}) / 1e6
-    beton = sum(_beton(plan.datasets[name], kind) for name, kind in {(r.dataset, r.representation) for r in runs}) / 1e6
-    weights = sum(each.megabytes for each in estimates)
-    return Disk(raw, beton, raw + beton + weights, max((each.checkpoint_megabytes for each in estimates), default=0))
-
-
-def _beton(dataset: Dataset, kind: str) -> int:
-    """Bytes."""
-    if kind != "zca":
-        return dataset.size_on_disk
-    return ZCA_BYTES * sum(dataset.splits.values()) * prod(dataset.image_shape)
+    beton = 0.0
+    for name, kind in {(run.dataset, run.representation) for run in runs}:
+        dataset = plan.datasets[name]
+        pixels = sum(dataset.splits.values()) * prod(dataset.image_shape) if kind == "zca" else 0
+        beton += (BYTES * pixels or dataset.size_on_disk) / 1e6
+    weights = [each.megabytes for each in estimates]
+    checkpoints = 2 * STATES * max(weights, default=0)
+    return {"raw": raw, "beton": beton, "dvc_copy": raw + beton + sum(weights), "checkpoints": checkpoints}

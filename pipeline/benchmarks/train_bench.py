@@ -1,7 +1,6 @@
 """`wrn-pipe bench train`: from a public port's training step to ours, against what the machine can do."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.benchmarks import loading_ways, measuring
-from pipeline.benchmarks.measuring import Spread, ask, machine, matrix_rate, process, seconds_of, spread
+from pipeline.benchmarks.measuring import Spread, ask, machine, peak_gemm, process, seconds_of, spread
 from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
 from pipeline.data.beton import open_split
 from pipeline.kernels.apply import use
 from pipeline.models.build import build
-from pipeline.models.names import parse
+from pipeline.models.names import Network, parse
 from pipeline.models.param_count import multiply_adds
 from pipeline.models.preact_resnet import PreActBlock, PreActResNet, convolution
 from pipeline.models.sync_batch_norm import synchronise
@@ -27,8 +26,7 @@ from pipeline.params import Backend, Kernels, Precision
 from pipeline.runner.waiting import on_own_core
 
 DATA = Path("data/beton/cifar10-rgb")
-BATCH = {"WRN-28-10": 32}
-"""Images of a mini-batch where 128 would take minutes a step."""
+BASELINE = "public port"
 MEASURE_S = 1.0
 """Steps are repeated for so long in each round."""
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -70,7 +68,7 @@ def ways(device: torch.device, compiled: bool, backend: Backend) -> dict[str, Wa
         *([("+ our weight gradients", {"our_convolutions": True})] if bf16 and not gpu else []),
     ]
     way = Way()
-    result = {"public port": way}
+    result = {BASELINE: way}
     for label, change in added:
         result[label] = way = replace(way, **change)
     if compiled and not gpu:
@@ -79,7 +77,7 @@ def ways(device: torch.device, compiled: bool, backend: Backend) -> dict[str, Wa
 
 
 def warm_step(
-    network: str, way: Way, batches: Batches, *, classes: int = 10, update: bool = True, synchronised: bool = False
+    network: str, way: Way, batches: Batches, *, update: bool = True, synchronised: bool = False
 ) -> Callable[[], None]:
     """A training step on the next of `batches`, with or without the update of the weights, that has run a few times.
 
@@ -87,7 +85,7 @@ def warm_step(
     """
     device = measuring.device()
     dropout = 0.3 if network.endswith("-dropout") else 0.0
-    model: nn.Module = build(network, classes, conv_init="fan_in", bn_init="ones", dropout=dropout, seed=1).to(device)
+    model: nn.Module = build(network, 10, conv_init="fan_in", bn_init="ones", dropout=dropout, seed=1).to(device)
     if way.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if synchronised:
@@ -130,10 +128,23 @@ def random_batches(batch: int, size: int) -> Batches:
 
 
 def training_rate(
-    network: str, batch: int, size: int, way: Way, at_least: float = MEASURE_S, *, synchronised: bool = False
+    network: str,
+    batch: int,
+    size: int,
+    way: Way,
+    at_least: float = MEASURE_S,
+    *,
+    update: bool = True,
+    synchronised: bool = False,
 ) -> float:
     """Training images a second on random images of `size` x `size`, in `at_least` seconds; keeps nothing."""
-    return batch / seconds_of(warm_step(network, way, random_batches(batch, size), synchronised=synchronised), at_least)
+    step = warm_step(network, way, random_batches(batch, size), update=update, synchronised=synchronised)
+    return batch / seconds_of(step, at_least)
+
+
+def batch_of(network: Network) -> int:
+    """Images of a mini-batch: of WRN-28-10 with 128 a step would take minutes."""
+    return 32 if network.name == "WRN-28-10" else 128
 
 
 def images_per_second(network: str, batch: int, way: Way, data: Path) -> float:
@@ -156,21 +167,16 @@ def _loading_step(network: str, batch: int, way: Way, data: Path) -> Callable[[]
 class Row:
     """One way to train one network."""
 
+    network: str
+    batch: int
     label: str
     images_per_s: Spread
     gflops: float
     """10^9 FLOP a second, 2 for each multiply-add, forward and backward."""
-    of_matrix_rate: float
+    of_peak_gemm: float
     """`gflops` over the machine's own matrix product, in bf16 or in fp32, whichever is faster."""
-    times_port: float
-
-
-@dataclass(frozen=True)
-class NetworkBench:
-    network: str
-    batch: int
-    gflop_per_image: float
-    rows: tuple[Row, ...]
+    speed_up: float
+    """Over the baseline, the public port."""
 
 
 @dataclass(frozen=True)
@@ -179,8 +185,8 @@ class TrainBench:
 
     machine: dict[str, str]
     """As `measuring.machine` says it, in the process that measured our way."""
-    matrix_gflops: dict[Precision, Spread]
-    networks: tuple[NetworkBench, ...]
+    peak_gemm_gflops: dict[Precision, Spread]
+    rows: tuple[Row, ...]
 
 
 def bench(
@@ -192,36 +198,31 @@ def bench(
     """
     parsed = [parse(name) for name in networks]
     open_split(DATA, "train")
-    settings = ways(measuring.device(), compiled, backend)
-    measured: dict[tuple[str, str], list[float]] = {}
-    rates: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
+    device = measuring.device()
+    settings = ways(device, compiled, backend)
+    precisions: list[Precision] = ["fp32", "bf16"] if measuring.has_bf16(device) else ["fp32"]
+    rates: dict[Precision, list[float]] = {precision: [] for precision in precisions}
+    measured: dict[tuple[Network, str], list[float]] = {(of, label): [] for of in parsed for label in settings}
     with ExitStack() as stack:
         processes = {prepared: stack.enter_context(process(prepared)) for prepared in (False, True)}
         for network in parsed:
             for number in range(repeats):
                 say(f"{network.name}: round {number + 1} of {repeats}")
                 for precision, values in rates.items():
-                    values.append(ask(processes[True], matrix_rate, precision))
+                    values.append(ask(processes[True], peak_gemm, precision) / 1e9)
                 for label, way in settings.items():
-                    value = _measure(processes[way.prepared], network.name, way)
-                    measured.setdefault((network.name, label), []).append(value)
+                    asked = (network.name, batch_of(network), way, DATA.resolve())
+                    measured[network, label].append(ask(processes[way.prepared], images_per_second, *asked))
             for child in processes.values():
-                child.submit(_loading_step.cache_clear).result()
+                ask(child, _loading_step.cache_clear)
         here = ask(processes[True], machine)
-    matrix = {precision: spread([value / 1e9 for value in values]) for precision, values in rates.items()}
-    ceiling = max(rate.median for rate in matrix.values())
-    result = []
-    for network in parsed:
+    peaks = {precision: spread(values) for precision, values in rates.items()}
+    ceiling = max(peak.median for peak in peaks.values())
+    rows = []
+    for (network, label), values in measured.items():
         gflop = 2 * FORWARD_AND_BACKWARD * multiply_adds(network, network.image_size, network.num_classes) / 1e9
-        port = spread(measured[network.name, "public port"]).median
-        rows = []
-        for label in settings:
-            speed = spread(measured[network.name, label])
-            gflops = speed.median * gflop
-            rows.append(Row(label, speed, gflops, gflops / ceiling, speed.median / port))
-        result.append(NetworkBench(network.name, BATCH.get(network.name, 128), gflop, tuple(rows)))
-    return TrainBench(here, matrix, tuple(result))
-
-
-def _measure(child: ProcessPoolExecutor, network: str, way: Way) -> float:
-    return ask(child, images_per_second, network, BATCH.get(network, 128), way, DATA.resolve())
+        speed, baseline = spread(values), spread(measured[network, BASELINE])
+        gflops = speed.median * gflop
+        speed_up = speed.median / baseline.median
+        rows.append(Row(network.name, batch_of(network), label, speed, gflops, gflops / ceiling, speed_up))
+    return TrainBench(here, peaks, tuple(rows))

@@ -1,11 +1,9 @@
 """`wrn-pipe bench ...`: how fast this machine trains and loads, and what each part of it contributes."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import typer
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,9 +26,10 @@ def train(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Training images a second from a public port's way to ours, and the machine's own matrix rate as the ceiling.
+    """Training images a second from a public port's way to ours, and this machine's peak GEMM rate as the ceiling.
 
-    The port: NCHW, fp32, eager, torchvision's DataLoader with two workers. Leave the machine alone meanwhile.
+    The port is the baseline of the speed-up: NCHW, fp32, eager, torchvision's DataLoader with two workers. Leave the
+    machine alone meanwhile.
     """
     from pipeline.benchmarks.measuring import say_if_busy
     from pipeline.benchmarks.train_bench import bench
@@ -40,16 +39,8 @@ def train(
     say_if_busy()
     names = [name.strip() for name in networks.split(",")]
     result = bench(names, repeats, load().loading.backend, compiled=compiled, say=say)
-    tables = []
-    for of in result.networks:
-        title = f"{of.network}, batch {of.batch}, {of.gflop_per_image:.3g} GFLOP an image and step"
-        table = _table(title, "way", "images/s", "GFLOP/s", "of matrix rate", "x port")
-        for row in of.rows:
-            cells = (str(row.images_per_s), f"{row.gflops:,.0f}", f"{row.of_matrix_rate:.0%}", f"{row.times_port:.2f}")
-            table.add_row(row.label, *cells)
-        tables.append(table)
-    head = [f"{precision} matrix product: {rate} GFLOP/s" for precision, rate in result.matrix_gflops.items()]
-    _print(result, as_json, [*head, *tables], repeats)
+    peaks = ", ".join(f"{precision} {rate}" for precision, rate in result.peak_gemm_gflops.items())
+    _print(result, f"Training; peak GEMM in GFLOP/s: {peaks}", result.rows, repeats, as_json)
 
 
 @app.command("figure-4", epilog="Example: wrn-pipe bench figure-4 --precision bf16")
@@ -63,12 +54,8 @@ def figure_4(
     from pipeline.progress import say
 
     result = bench(precision, repeats, say)
-    title = f"Forward and backward at batch 32, {precision}; x {REFERENCE}"
-    table = _table(title, "network", "paper, ms", "paper, x", "ours, ms", "ours, x")
-    for timing in result.timings:
-        paper = (f"{timing.paper_ms:.0f}", f"{timing.paper_ratio:.2f}")
-        table.add_row(timing.network, *paper, str(timing.ms), f"{timing.ratio:.2f}")
-    _print(result, as_json, [table, "The paper's machine: Titan X, cuDNN v5, fp32."], repeats)
+    title = f"Forward and backward at batch 32, {precision}; ratios to {REFERENCE}; the paper's on a Titan X in fp32"
+    _print(result, title, result.timings, repeats, as_json)
 
 
 @app.command(epilog="Example: wrn-pipe bench loader --repeats 5 --json > loader.json")
@@ -99,39 +86,23 @@ def loader(
         raise UserError(f"no way to load is called {ways!r}", f"choose words of: {', '.join(WAYS)}")
     result = bench(Path("data/beton") / data, chosen, range(1, workers + 1), repeats, say)
     title = f"{result.images} images of {result.data}, batch {result.batch}"
-    table = _table(title, "way", "cores", "images/s", "x DataLoader")
-    for rate in result.rates:
-        times = "" if rate.times_torchvision is None else f"{rate.times_torchvision:.1f}"
-        table.add_row(rate.way, str(rate.workers), str(rate.images_per_s), times)
-    first_table = _table("First batch of a process", "way", "caches on disk", "seconds")
-    for first in result.first_batches:
-        first_table.add_row(first.way, first.caches, str(first.seconds))
-    _print(result, as_json, [table, first_table], repeats)
+    _print(result, title, result.rates, repeats, as_json)
 
 
-def _table(title: str, first: str, *others: str) -> "Table":
-    from rich.table import Table
-
-    table = Table(first, title=title, title_justify="left")
-    for column in others:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
-
-
-def _print(result: Any, as_json: bool, parts: "list[str | Table]", repeats: int) -> None:
-    """The result as JSON, or its `parts` and the machine, for whoever reads the tables elsewhere."""
+def _print(result: Any, title: str, rows: Sequence[Any], repeats: int, as_json: bool) -> None:
+    """The result as JSON, or its `rows` and the machine, for whoever reads the table elsewhere."""
     from dataclasses import asdict
 
     from rich.console import Console
 
+    from pipeline.cli.row_table import row_table
     from pipeline.publish import json_text
 
     if as_json:
         typer.echo(json_text(asdict(result)), nl=False)
         return
     console = Console(highlight=False)
-    for part in [*parts, f"Median of {repeats} rounds (lowest to highest)."]:
-        console.print(part)
+    console.print(row_table(title, rows), f"Median of {repeats} rounds (lowest to highest).", sep="\n")
     console.print("\nTo report this, send all of the above with the machine, or the output of --json:")
     for key, value in result.machine.items():
         console.print(f"  {key}: {value}", markup=False, soft_wrap=True)

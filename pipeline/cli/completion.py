@@ -60,16 +60,13 @@ def tables() -> list[str]:
     return [*single_tables(), "all"]
 
 
-def targets(incomplete: str) -> list[str]:
-    """What `wrn-pipe repro` takes: run ids, kinds of stages, and once one is begun, the stages."""
+def targets() -> list[str]:
+    """What `wrn-pipe repro` takes: run ids, kinds of stages and stages."""
     from pipeline.runner.dag import read_dag
 
     plan = _plan()
-    if plan is None:
-        return []
-    stages = read_dag(plan)
-    kinds = dict.fromkeys(stage.kind for stage in stages.values())
-    return [*plan.runs, *kinds, *(stages if "@" in incomplete else ())]
+    stages = read_dag(plan) if plan else {}
+    return list(dict.fromkeys([*(plan.runs if plan else ()), *(stage.kind for stage in stages.values()), *stages]))
 
 
 def stages() -> list[str]:

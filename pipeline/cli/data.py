@@ -53,20 +53,15 @@ def _print(listed: "list[Standing]") -> None:
     from pipeline.params import PARAMS
 
     table = Table(box=SIMPLE)
-    table.add_column("dataset", overflow="fold")
-    table.add_column("state", overflow="fold")
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("stored as", overflow="fold")
-    table.add_column("sources, in order", overflow="fold")
+    for column in ("dataset", "state", "size", "stored as", "sources, in order"):
+        table.add_column(column, overflow="fold", no_wrap=column == "size")
     for row in listed:
         size = _size(row.bytes_here) if row.bytes_here else f"({_size(row.bytes_raw)})"
-        absent = f"not in {PARAMS}"
-        state = row.state if row.planned else absent if row.state == "missing" else f"{row.state}, {absent}"
+        state = row.state if row.planned else f"{row.state}, not in {PARAMS}".removeprefix("missing, ")
         kept = [name if done == "converted" else f"{name} {done}" for name, done in row.representations.items()]
         table.add_row(row.name, state, size, "\n".join(kept), "\n".join(row.sources))
     Console().print(table)
-    if any(not row.bytes_here for row in listed):
-        typer.echo("A size in brackets is what the images will take.")
+    typer.echo("A size in brackets is what the images will take.")
     if lacking := [row.name for row in listed if row.planned and row.state != "converted"]:
         typer.echo(f"Next: wrn-pipe repro convert fetches and converts what is not ready: {', '.join(lacking)}.")
     if any(not row.planned for row in listed):
@@ -99,6 +94,7 @@ def verify(
     from json import dumps
 
     from pipeline.dvc_lock import read
+    from pipeline.errors import UserError
     from pipeline.runner.data_check import Finding
     from pipeline.runner.data_check import verify as findings_of
     from pipeline.runner.data_state import BETON, RAW, Lock
@@ -107,26 +103,22 @@ def verify(
     plan = load()
     chosen = plan.datasets if dataset is None else {dataset: _planned(dataset)}
     lock = Lock(read(), frozenset())
-    found: list[Finding] = []
-    absent: list[str] = []
+    found: dict[str, list[Finding]] = {name: [] for name in chosen}
     for name, entry in chosen.items():
-        before = len(found)
         for finding in findings_of(name, entry, plan, lock):
-            found.append(finding)
+            found[name].append(finding)
             if not json:
                 typer.echo(f"{finding.verdict:10}  {finding.path}  {finding.why}")
-        if len(found) == before:
-            absent.append(name)
+    absent = [name for name, findings in found.items() if not findings]
     if absent and dataset is not None:
-        from pipeline.errors import UserError
-
         raise UserError(f"{dataset} is neither in {RAW} nor in {BETON}", f"wrn-pipe repro download@{dataset}")
-    wrong = [finding for finding in found if finding.verdict in ("wrong", "missing")]
+    files = [finding for findings in found.values() for finding in findings]
+    wrong = [finding for finding in files if finding.verdict in ("wrong", "missing")]
     if json:
-        typer.echo(dumps({"files": [asdict(finding) for finding in found], "not_here": absent}, indent=2))
+        typer.echo(dumps({"files": [asdict(finding) for finding in files], "not_here": absent}, indent=2))
     else:
-        right = sum(finding.verdict == "right" for finding in found)
-        typer.echo(f"{right} right, {len(wrong)} wrong or missing, {len(found) - right - len(wrong)} on no record.")
+        right = sum(finding.verdict == "right" for finding in files)
+        typer.echo(f"{right} right, {len(wrong)} wrong or missing, {len(files) - right - len(wrong)} on no record.")
         if absent:
             typer.echo(f"Not here: {', '.join(absent)}.")
         if wrong:
@@ -150,7 +142,7 @@ def show(
     epoch: Annotated[int, typer.Option(min=0, help="Epoch of the training, from 0.")] = 0,
     count: Annotated[int, typer.Option(min=1, max=1000, help="Number of images.")] = 30,
     out: Annotated[
-        Path | None, typer.Option(help="The PNG file to write. Default: DATASET.png.", show_default=False)
+        Path | None, typer.Option(help="The picture to write. Default: DATASET.png.", show_default=False)
     ] = None,
 ) -> None:
     """Draw the training images that a training with this seed sees first in this epoch, with their labels.
@@ -172,8 +164,6 @@ def show(
     if not is_fetched(dataset, entry):
         raise UserError(f"{dataset} is not in {RAW / dataset}", f"wrn-pipe repro download@{dataset}")
     to = out or Path(f"{dataset}.png")
-    if to.suffix.lower() != ".png":
-        raise UserError(f"--out {to}: the picture is a PNG", f"--out {to.with_suffix('.png')}")
     images, labels = load_split(RAW / dataset, "train")
     chosen = sample_order(seed, epoch, len(images))[:count]
     title = f"{entry.title}, the first {len(chosen)} training images of epoch {epoch} with seed {seed}"
@@ -186,8 +176,8 @@ def show(
     picture = sheet(title, rows, labels[chosen])
     try:
         picture.save(to)
-    except OSError as error:
-        raise UserError(f"cannot write {to}: {error.strerror}", "choose another place with --out") from None
+    except (OSError, ValueError) as error:  # or a format that pillow does not know
+        raise UserError(f"cannot write {to}: {error}", "choose another place with --out, such as seen.png") from None
     typer.echo(f"{to}: {len(chosen)} images, {', '.join(rows)}")
 
 

@@ -8,7 +8,6 @@ from pipeline.cli import completion
 from pipeline.publication.paper import TABLES
 
 EPILOG = "Example: wrn-pipe estimate --paper-table 4 --seeds 5"
-"""Shown below the command's help."""
 
 
 def estimate(
@@ -30,11 +29,11 @@ def estimate(
     from dataclasses import asdict
 
     from rich.console import Console
-    from rich.table import Table
 
     from pipeline.benchmarks.measuring import say_if_busy
     from pipeline.benchmarks.plan_estimate import disk, sums
     from pipeline.benchmarks.plan_estimate import estimate as measure
+    from pipeline.cli.row_table import row_table
     from pipeline.errors import UserError
     from pipeline.params import PARAMS
     from pipeline.progress import say
@@ -62,31 +61,18 @@ def estimate(
     parts, space = sums(estimates), disk(plan, estimates)
     if as_json:
         told = {"runs": [asdict(each) for each in estimates], "sums": [asdict(part) for part in parts]}
-        typer.echo(json_text({**told, "disk_megabytes": asdict(space)}), nl=False)
+        typer.echo(json_text({**told, "disk_megabytes": space}), nl=False)
         return
-    table = Table(title="On this machine, by a short probe", title_justify="left")
-    table.add_column("run", overflow="fold")
-    notes = list(dict.fromkeys(caveat for each in estimates for caveat in each.caveats))
-    for column in ("images/s", "hours", "MB", "done", *(("note",) if notes else ())):
-        table.add_column(column, justify="right", no_wrap=True)
+    console = Console(highlight=False)
+    columns = ("run", "images_per_s", "hours", "megabytes", "done")
+    console.print(row_table("On this machine, by a short probe", estimates, *columns))
     for each in estimates:
-        rate, done = f"{each.images_per_s:,.1f}", "yes" if each.done else ""
-        marks = (", ".join(str(notes.index(caveat) + 1) for caveat in each.caveats),) if notes else ()
-        table.add_row(each.run, rate, f"{each.hours:,.2f}", f"{each.megabytes:,.1f}", done, *marks)
-    console = Console()
-    console.print(table)
-    for number, note in enumerate(notes, 1):
-        console.print(f"{number}: {note}", highlight=False)
-    table = Table("table of the paper", title="A run in two tables counts in both", title_justify="left")
-    for column in ("runs", "done", "hours", "hours left", "MB"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for part in parts:
-        hours = (f"{part.hours:,.2f}", f"{part.hours_left:,.2f}")
-        table.add_row(part.table, str(part.runs), str(part.done), *hours, f"{part.megabytes:,.0f}")
-    console.print(table)
+        for caveat in each.caveats:
+            console.print(f"{each.run}: {caveat}")
     console.print(
-        f"Disk beside these weights: {space.raw:,.0f} MB of images, {space.beton:,.0f} MB of .beton files, "
-        f"{space.dvc_copy:,.0f} MB of DVC's copy of all (none where the disk can link files), and while a run trains "
-        f"up to {space.checkpoints:,.0f} MB of states.",
-        highlight=False,
+        row_table("Tables of the paper; a run in two of them counts in both", parts),
+        f"Disk beside these weights: {space['raw']:,.0f} MB of images, {space['beton']:,.0f} MB of .beton files, "
+        f"{space['dvc_copy']:,.0f} MB of DVC's copy of all (none where the disk can link files), and while a run "
+        f"trains up to {space['checkpoints']:,.0f} MB of checkpoints.",
+        sep="\n",
     )

@@ -1,13 +1,13 @@
 """`wrn-pipe net NAME`: what a printed name builds, and what it costs."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli import completion
 
-EPILOG = "Example: wrn-pipe net WRN-28-10 --num-classes 100"
-"""Shown below the command's help."""
+if TYPE_CHECKING:
+    from pipeline.models.param_count import Layer
 
 _FOLD_FROM = 13
 """Groups with this many blocks or more are folded, so that pre-act-ResNet-1001 is still a page."""
@@ -28,12 +28,9 @@ def net(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print every single layer as JSON.")] = False,
 ) -> None:
-    """Print a network's layers, output sizes, parameters and multiply-adds, counted for one image.
-
-    Example: wrn-pipe net WRN-28-10 --num-classes 100
-    """
-    from pipeline.models.model_summary import layers
+    """Print a network's layers, output sizes, parameters and multiply-adds, counted for one image."""
     from pipeline.models.names import parse
+    from pipeline.models.param_count import layers
 
     network = parse(name)
     classes = network.num_classes if num_classes is None else num_classes
@@ -46,17 +43,10 @@ def net(
         from dataclasses import asdict
         from json import dumps
 
-        summary = {
-            "name": network.name,
-            "num_classes": classes,
-            "image_size": size,
-            "parameters": parameters,
-            "multiply_adds": multiply_adds,
-            "layers": [asdict(row) for row in rows],
-        }
-        typer.echo(dumps(summary, indent=2))
+        head = {"name": network.name, "num_classes": classes, "image_size": size}
+        counts = {"parameters": parameters, "multiply_adds": multiply_adds}
+        typer.echo(dumps({**head, **counts, "layers": [asdict(row) for row in rows]}, indent=2))
         return
-
     from rich.console import Console
     from rich.table import Table
 
@@ -64,18 +54,18 @@ def net(
     table.add_column("layer", no_wrap=True)
     for column in ("output", "parameters", "multiply-adds"):
         table.add_column(column, justify="right", no_wrap=True)
+
+    def add(label: str, row: "Layer", style: str | None = None) -> None:
+        output = " x ".join(map(str, row.output))
+        table.add_row(label, output, f"{row.parameters:,}", f"{row.multiply_adds:,}", style=style)
+
     for row in top:
         blocks = [block for block in rows if block.kind == "block" and block.name.startswith(f"{row.name}.")]
-        style = "bold" if blocks else None
-        output = " x ".join(map(str, row.output))
-        table.add_row(row.name, output, f"{row.parameters:,}", f"{row.multiply_adds:,}", style=style)
-        # A group's first block differs from the others, which are all alike.
-        shown = blocks if len(blocks) < _FOLD_FROM else blocks[:2]
-        for block in shown:
-            folded = len(blocks) - 1 if len(shown) < len(blocks) and block is shown[-1] else 1
-            label = f"  {block.name.split('.')[1]}" + (f" ... block{len(blocks)}, each" if folded > 1 else "")
-            output = " x ".join(map(str, block.output))
-            table.add_row(label, output, f"{block.parameters:,}", f"{block.multiply_adds:,}")
+        add(row.name, row, "bold" if blocks else None)
+        folded = len(blocks) >= _FOLD_FROM  # a group's first block differs from the others, which are all alike
+        for block in blocks[:2] if folded else blocks:
+            more = f" ... block{len(blocks)}, each" if folded and block is blocks[1] else ""
+            add(f"  {block.name.split('.')[1]}{more}", block)
     table.add_section()
     table.add_row("total", "", f"{parameters:,}", f"{multiply_adds:,}", style="bold")
     Console().print(table)

@@ -27,9 +27,7 @@ def _kept(place: Path) -> str | None:
     root = Path.cwd()
     if place in {root / name for name in (PARAMS, DAG, LOCK, IGNORED)}:
         return "is a file of the pipeline"
-    if (root / DAG).is_file():
-        for stage in stages(root):
-            for path in (*stage.deps, *stage.outs):
-                if place.is_relative_to(root / path):
-                    return f"is what {stage.name} reads or writes"
+    for stage in stages(root) if (root / DAG).is_file() else ():
+        if any(place.is_relative_to(root / path) for path in (*stage.deps, *stage.outs)):
+            return f"is what {stage.name} reads or writes"
     return None

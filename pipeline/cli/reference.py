@@ -1,7 +1,5 @@
 """The pages of docs/reference made from the code: `make docs` writes them, tests/test_docs.py compares them."""
 
-import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,6 @@ def _params() -> str:
     from pipeline.params import Plan
 
     schema = Plan.model_json_schema(ref_template="{model}")
-    models = {"Plan": schema, **schema["$defs"]}
     lines = [
         "# params.yaml",
         "",
@@ -41,8 +38,7 @@ def _params() -> str:
         "another type; nothing is converted. Every value is an input of the DVC stages that need it.",
         "",
     ]
-    for name in _in_order(models):
-        model = models[name]
+    for name, model in {"Plan": schema, **schema["$defs"]}.items():
         lines += [f"## {'params.yaml itself' if name == 'Plan' else name}", ""]
         lines += [model.get("description", "").replace("\n", " "), ""]
         lines += ["| key | value | meaning |", "| --- | --- | --- |"]
@@ -51,20 +47,6 @@ def _params() -> str:
             lines.append(f"| `{key}` | {_cell(_type(field))}{optional} | {_cell(field.get('description', ''))} |")
         lines.append("")
     return _MADE.format(source="pipeline/params.py and pipeline/dataset_config.py") + "\n".join(lines)
-
-
-def _in_order(models: dict[str, Any]) -> list[str]:
-    """Each model behind the one that names it first."""
-    order: list[str] = []
-
-    def visit(name: str) -> None:
-        if name not in order:
-            order.append(name)
-            for other in re.findall(r'"\$ref": "(\w+)"', json.dumps(models[name]["properties"])):
-                visit(other)
-
-    visit("Plan")
-    return order
 
 
 def _type(field: dict[str, Any]) -> str:
@@ -117,11 +99,7 @@ def _protocols() -> str:
     return _MADE.format(source=source) + "\n".join(lines) + "\n"
 
 
-def main() -> None:
+if __name__ == "__main__":
     for name, text in pages().items():
         (FOLDER / name).write_text(text, encoding="utf-8", newline="\n")
         print(f"wrote {FOLDER / name}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()

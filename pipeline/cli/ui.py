@@ -27,10 +27,8 @@ def ui(
     import socket
     import subprocess
     import sys
-    from pathlib import Path
 
     from pipeline.errors import UserError
-    from pipeline.params import PARAMS
     from pipeline.runner.params_file import load
     from pipeline.tracking.store import FOLDER, connect, explained, page, uri
     from pipeline.tracking.sync import SAME, sync_all
@@ -45,12 +43,7 @@ def ui(
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise UserError(f"port {port} is in use", f"wrn-pipe ui --port {port + 1}") from None
-    try:
-        sync_all(load(), lambda line: None if line.startswith(SAME) else typer.echo(line))
-    except UserError as error:
-        if not Path(PARAMS).exists():
-            raise
-        typer.echo(f"{error}\nuntil then the pages show what was recorded before", err=True)
+    sync_all(load(), lambda line: None if line.startswith(SAME) else typer.echo(line))
     with explained():
         _, (experiment, *_) = connect()
     typer.echo("starting MLflow's server", err=True)
@@ -78,7 +71,6 @@ def ui(
                 server.wait(_PATIENCE_S)
             except subprocess.TimeoutExpired:
                 os.killpg(server.pid, signal.SIGKILL)
-                server.wait()
     raise typer.Exit(code)
 
 

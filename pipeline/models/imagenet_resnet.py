@@ -48,19 +48,12 @@ class PostActResNet(nn.Module):
 
     def __init__(self, network: Network, num_classes: int) -> None:
         super().__init__()
-        width = network.stem_width
-        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        for group, count in enumerate(network.blocks_per_group, start=1):
-            blocks: OrderedDict[str, nn.Module] = OrderedDict()
-            inner, outer = network.group_widths[group - 1]
-            for block in range(1, count + 1):
-                widths = (width, *(inner,) * (len(network.kernels) - 1), outer)
-                stride = 2 if block == 1 and group > 1 else 1
-                blocks[f"block{block}"] = PostActBlock(widths, network.kernels, stride)
-                width = outer
-            setattr(self, f"group{group}", nn.Sequential(blocks))
-        self.fc = nn.Linear(width, num_classes)
+        self.conv1 = nn.Conv2d(3, network.stem_width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(network.stem_width)
+        for group, blocks in enumerate(network.groups(), start=1):
+            modules = ((block.name, PostActBlock(block.widths, network.kernels, block.stride)) for block in blocks)
+            setattr(self, f"group{group}", nn.Sequential(OrderedDict(modules)))
+        self.fc = nn.Linear(network.group_widths[-1][1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)

@@ -1,72 +1,100 @@
-"""Parameters and multiply-adds in closed form, from widths and kernels alone: no module, no torch.
+"""What a network costs, layer by layer and in all, in closed form from widths and kernels: no module, no torch.
 
-Counted as in pipeline/models/model_summary.py, whose modules tests/models/test_param_count.py holds against this.
+Counted are trainable parameters, and the multiply-adds of convolutions and of the final linear layer for one image, as
+is usual. tests/models/test_param_count.py holds all of it against the modules.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pipeline.models.names import Network
+from pipeline.models.names import Block, Network
 
 
 @dataclass(frozen=True)
-class _Convolution:
-    kernel: int
-    inputs: int
-    outputs: int
-    size: int
-    """Height and width of its output."""
-    in_path: bool = False
-    """Whether it is one of a block's convolutions in a row, as stem and shortcuts are not."""
+class Layer:
+    """One row of a network's description."""
 
-    @property
-    def weights(self) -> int:
-        return self.kernel**2 * self.inputs * self.outputs
+    name: str
+    """Dotted module name, as in the state dict: `group1.block1.conv1`."""
+    kind: str
+    """`conv`, `bn`, `linear`, `block` or `group`; the last two hold the layers named after them."""
+    output: tuple[int, ...]
+    """Output size without the batch: (channels, height, width), or (classes,)."""
+    parameters: int
+    """Trainable parameters, those of all layers inside included."""
+    multiply_adds: int
+    """Multiply-adds for one image, those of all layers inside included."""
 
 
 def parameters(network: Network, num_classes: int) -> int:
     """Trainable parameters with a head for `num_classes` classes (from 1)."""
-    convolutions = list(_convolutions(network, network.image_size))
-    width = network.group_widths[-1][1]
-    if network.is_preactivation:
-        # One batch norm before each convolution in a path, and a last one. ImageNet's first block has its own in the
-        # stem, of the same width.
-        normalised = sum(conv.inputs for conv in convolutions if conv.in_path) + width
-    else:
-        normalised = sum(conv.outputs for conv in convolutions)
-    return sum(conv.weights for conv in convolutions) + 2 * normalised + (width + 1) * num_classes
+    return sum(layer.parameters for layer in layers(network, network.image_size, num_classes) if "." not in layer.name)
 
 
 def multiply_adds(network: Network, image_size: int, num_classes: int) -> int:
     """Of convolutions and head, for one forward pass of one image of `image_size` x `image_size` pixels (from 1)."""
-    head = network.group_widths[-1][1] * num_classes
-    return sum(conv.weights * conv.size**2 for conv in _convolutions(network, image_size)) + head
+    return sum(layer.multiply_adds for layer in layers(network, image_size, num_classes) if "." not in layer.name)
 
 
-def _convolutions(network: Network, size: int) -> Iterator[_Convolution]:
-    """Every convolution for images of `size` pixels. Each stride of 2 halves a size and rounds up."""
+def layers(network: Network, image_size: int, num_classes: int) -> list[Layer]:
+    """Every layer, block and group in order, a container before what it contains.
+
+    The rows whose names hold no dot add up to the whole network. Each stride of 2 halves a size and rounds up.
+    """
+    width, size = network.stem_width, image_size
     if network.is_imagenet:
         size = _half(size)
-        yield _Convolution(7, 3, network.stem_width, size)
+        result = [_conv("conv1", 7, 3, width, size), _bn("bn1", width, size)]
         size = _half(size)  # max pooling
     else:
-        yield _Convolution(3, 3, network.stem_width, size)
-    # The stride of a group's first block is its first 3x3's for ImageNet, its first convolution's for CIFAR.
-    strided = network.kernels.index(3) if network.is_imagenet else 0
-    width = network.stem_width
-    for group, blocks in enumerate(network.blocks_per_group):
-        inner, outer = network.group_widths[group]
-        for block in range(blocks):
-            halves = group > 0 and block == 0
-            output = _half(size) if halves else size
-            path = pairwise((width, *(inner,) * (len(network.kernels) - 1), outer))
-            for i, (kernel, (inputs, outputs)) in enumerate(zip(network.kernels, path, strict=True)):
-                at = output if i >= strided else size
-                yield _Convolution(kernel, inputs, outputs, at, in_path=True)
-            if width != outer:  # each group doubles the width, so a stride is never without it
-                yield _Convolution(1, width, outer, output)
-            width, size = outer, output
+        result = [_conv("conv1", 3, 3, width, size)]
+    for group, blocks in enumerate(network.groups(), start=1):
+        inside: list[Layer] = []
+        for block in blocks:
+            parts = _block(network, block, f"group{group}.{block.name}", size)
+            inside += [_container(f"group{group}.{block.name}", "block", parts), *parts]
+            size, width = parts[-1].output[-1], block.widths[-1]
+        whole = [layer for layer in inside if layer.kind == "block"]
+        result += [_container(f"group{group}", "group", whole), *inside]
+    if network.is_preactivation:
+        result.append(_bn("bn", width, size))
+    return [*result, Layer("fc", "linear", (num_classes,), (width + 1) * num_classes, width * num_classes)]
+
+
+def _block(network: Network, block: Block, name: str, size: int) -> list[Layer]:
+    """A block's layers in order, for an input of `size` pixels."""
+    result: list[Layer] = []
+    output = _half(size) if block.stride == 2 else size
+    for i, (kernel, (inputs, outputs)) in enumerate(zip(network.kernels, pairwise(block.widths), strict=True), start=1):
+        before, after = (output if n >= network.strided else size for n in (i - 1, i))
+        conv = _conv(f"{name}.conv{i}", kernel, inputs, outputs, after)
+        if not network.is_preactivation:
+            result += [conv, _bn(f"{name}.bn{i}", outputs, after)]
+        elif i == 1 and not block.activates_input:
+            result.append(conv)
+        else:
+            result += [_bn(f"{name}.bn{i}", inputs, before), conv]
+    if block.widths[0] != block.widths[-1]:  # each group doubles the width, so a stride is never without it
+        shortcut = f"{name}.shortcut" if network.is_preactivation else f"{name}.shortcut_conv"
+        result.append(_conv(shortcut, 1, block.widths[0], block.widths[-1], output))
+        if not network.is_preactivation:
+            result.append(_bn(f"{name}.shortcut_bn", block.widths[-1], output))
+    return result
+
+
+def _conv(name: str, kernel: int, inputs: int, outputs: int, size: int) -> Layer:
+    weights = kernel**2 * inputs * outputs
+    return Layer(name, "conv", (outputs, size, size), weights, weights * size**2)
+
+
+def _bn(name: str, channels: int, size: int) -> Layer:
+    return Layer(name, "bn", (channels, size, size), 2 * channels, 0)
+
+
+def _container(name: str, kind: str, parts: Sequence[Layer]) -> Layer:
+    counts = sum(part.parameters for part in parts), sum(part.multiply_adds for part in parts)
+    return Layer(name, kind, parts[-1].output, *counts)
 
 
 def _half(size: int) -> int:

@@ -84,29 +84,28 @@ class PreActResNet(nn.Module):
 
     def __init__(self, network: Network, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()
-        imagenet = network.is_imagenet
         width = network.stem_width
-        kernel, stride, padding = (7, 2, 3) if imagenet else (3, 1, 1)
+        kernel, stride, padding = (7, 2, 3) if network.is_imagenet else (3, 1, 1)
         self.conv1 = nn.Conv2d(3, width, kernel, stride, padding, bias=False)
-        self.bn1 = nn.BatchNorm2d(width) if imagenet else None
+        self.bn1 = nn.BatchNorm2d(width) if network.is_imagenet else None
         self.groups = len(network.blocks_per_group)
-        for group, count in enumerate(network.blocks_per_group, start=1):
-            blocks: OrderedDict[str, nn.Module] = OrderedDict()
-            inner, outer = network.group_widths[group - 1]
-            for block in range(1, count + 1):
-                first = block == 1
-                blocks[f"block{block}"] = PreActBlock(
-                    (width, *(inner,) * (len(network.kernels) - 1), outer),
-                    network.kernels,
-                    2 if first and group > 1 else 1,
-                    dropout=dropout,
-                    # fb.resnet.torch, whose pre-ResNet-200 the paper timed, strides the 3x3, unlike CIFAR's code.
-                    strided=2 if imagenet else 1,
-                    # ImageNet's stem already ends in BN-ReLU.
-                    activate_input=not (imagenet and group == 1 and first),
+        for group, blocks in enumerate(network.groups(), start=1):
+            modules: OrderedDict[str, nn.Module] = OrderedDict(
+                (
+                    block.name,
+                    PreActBlock(
+                        block.widths,
+                        network.kernels,
+                        block.stride,
+                        dropout=dropout,
+                        strided=network.strided,
+                        activate_input=block.activates_input,
+                    ),
                 )
-                width = outer
-            setattr(self, f"group{group}", nn.Sequential(blocks))
+                for block in blocks
+            )
+            setattr(self, f"group{group}", nn.Sequential(modules))
+        width = network.group_widths[-1][1]
         self.bn = nn.BatchNorm2d(width)
         self.fc = nn.Linear(width, num_classes)
         self.activate: Activate = batch_norm_relu

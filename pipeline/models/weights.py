@@ -4,7 +4,7 @@ They have the same tensors under other names.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import UserError
@@ -27,17 +27,13 @@ def in_layout(network: Network, state: "Mapping[str, Tensor]", layout: Layout) -
                 "theirs is for WRN-d-k with B(3,3), such as WRN-28-10",
             )
         # It has no batch counts: torch reads them for momentum None only.
-        return _renamed({k: v for k, v in state.items() if not k.endswith(".num_batches_tracked")}, _authors_key)
+        return {_authors_key(k): tensor for k, tensor in state.items() if not k.endswith(".num_batches_tracked")}
     if network.family not in ("imagenet-basic", "imagenet-bottleneck"):
         raise UserError(
             f"{network.name} has no {layout} layout",
             f"{layout}'s is for ImageNet's ResNet-50, WRN-50-2-bottleneck, WRN-18-1.0 and their like",
         )
-    return _renamed(state, _torchvision_key)
-
-
-def _renamed(state: "Mapping[str, Tensor]", rename: Callable[[str], str]) -> "dict[str, Tensor]":
-    return {rename(key): tensor for key, tensor in state.items()}
+    return {_torchvision_key(k): tensor for k, tensor in state.items()}
 
 
 def _torchvision_key(key: str) -> str:
@@ -46,12 +42,8 @@ def _torchvision_key(key: str) -> str:
 
 
 def _authors_key(key: str) -> str:
-    if key == "conv1.weight":
-        return "conv0"
-    match = re.match(r"group(\d+)\.block(\d+)\.(.*)$", key)
-    if match is None:
+    """Theirs count from 0, and a convolution is its weight."""
+    if not re.match(r"group|conv1", key):
         return key
-    layer = re.sub(r"^(conv|bn)(\d+)", lambda m: f"{m[1]}{int(m[2]) - 1}", match[3].replace("shortcut", "convdim"))
-    if layer.startswith("conv"):
-        layer = layer.removesuffix(".weight")
-    return f"group{int(match[1]) - 1}.block{int(match[2]) - 1}.{layer}"
+    key = re.sub(r"(group|block|conv|bn)(\d+)", lambda m: f"{m[1]}{int(m[2]) - 1}", key).replace("shortcut", "convdim")
+    return re.sub(r"((?:^|\.)conv\w+)\.weight$", r"\1", key)

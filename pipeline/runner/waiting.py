@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from statistics import fmean
 
 POLICY = {"GOMP_SPINCOUNT": "30000"}
 """A thread that has done its part spins for 0.3 ms or so, then sleeps. By default it spins for milliseconds, on a core
@@ -135,7 +134,7 @@ class Yielding:
         compute = [threading.get_native_id(), *(self._cores or _bound())]
         shares = [(waited[one] - self._before[one]) / elapsed for one in compute if one in self._before.keys() & waited]
         if shares:
-            self.judge(max(shares), fmean(shares))
+            self.judge(max(shares), sum(shares) / len(shares))
         self._looked, self._before = time.monotonic(), waited
 
     def judge(self, most: float, mean: float) -> None:

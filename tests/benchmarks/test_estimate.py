@@ -2,16 +2,16 @@
 
 import json
 import os
-import shutil
-import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
+from pipeline.benchmarks import plan_estimate
 from pipeline.benchmarks.measuring import ask, process, say_if_busy
-from pipeline.benchmarks.plan_estimate import Estimate, caveats, disk, estimate, probed, sums, tables_of
+from pipeline.benchmarks.plan_estimate import Estimate, disk, estimate, probed, sums, tables_of
 from pipeline.benchmarks.train_bench import default, training_rate
 from pipeline.cli.main import main
 from pipeline.errors import UserError, WrnPipeError
@@ -24,44 +24,39 @@ ROOT = Path(__file__).resolve().parents[2]
 RUN = "cifar10-wrn-40-1-quick-s1"
 
 
-@pytest.mark.soak
-def test_hours_follow_from_the_rate_and_a_finished_run_is_known(tmp_path: Path) -> None:
-    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+def tell(monkeypatch: pytest.MonkeyPatch, *options: str) -> object:
+    """Exit code of `wrn-pipe estimate` with these options."""
+    monkeypatch.setattr(sys, "argv", ["wrn-pipe", "estimate", *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def test_hours_follow_from_the_rate_and_a_finished_run_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text)
     (tmp_path / "evaluations" / RUN).mkdir(parents=True)
     (tmp_path / "evaluations" / RUN / "metrics.json").write_text("{}")
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline.cli.main import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "estimate", "--json"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan_estimate, "process", lambda **_: nullcontext())
+    monkeypatch.setattr(plan_estimate, "ask", lambda _, asked, *of, **options: 100.0 if of else asked())
+    assert not tell(monkeypatch, "--json")
+    result = json.loads(capsys.readouterr().out)
     (run,) = result["runs"]
-    assert (run["run"], run["done"]) == (RUN, True)
+    assert (run["run"], run["done"], run["images_per_s"], run["caveats"]) == (RUN, True, 100.0, [])
     # A look at the test split after each epoch, and the evaluation.
     epochs = load(ROOT / "params.yaml").protocols["quick"].epochs
-    images = epochs * 50_000 + (epochs + 1) * 10_000 / 3
-    assert run["hours"] == pytest.approx(images / run["images_per_s"] / 3600)
+    assert run["hours"] == pytest.approx((epochs * 50_000 + (epochs + 1) * 10_000 / 3) / 100 / 3600)
     assert run["megabytes"] == pytest.approx(4e-6 * parameters(parse("WRN-40-1"), 10))
     assert [part["table"] for part in result["sums"]] == ["4", "all"]
     assert {part["hours"] for part in result["sums"]} == {run["hours"]}
     assert {part["hours_left"] for part in result["sums"]} == {0}
-    assert run["caveats"] == []
-
-
-@pytest.mark.soak
-def test_several_processes_are_no_ordinary_probe_and_the_table_says_what_the_hours_are_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = (ROOT / "params.yaml").read_text().replace("network: WRN-40-1", "network: WRN-10-1")
     shared = "  quick:\n    processes: 2\n    batch_norm: synchronised"
     (tmp_path / "params.yaml").write_text(text.replace("  quick:", shared))
-    monkeypatch.chdir(tmp_path)
-    assert load().protocols["quick"].processes == 2
-    monkeypatch.setattr(sys, "argv", ["wrn-pipe", "estimate"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert not ended.value.code
-    assert "\n1: 2 processes train it; the hours are of one that trains it alone\n" in capsys.readouterr().out
+    assert not tell(monkeypatch)
+    assert f"\n{RUN}: 2 processes train it; the hours are of one" in capsys.readouterr().out
 
 
 def test_a_gpu_is_probed_with_the_protocols_batch_and_a_cpu_with_what_takes_seconds() -> None:
@@ -71,15 +66,6 @@ def test_a_gpu_is_probed_with_the_protocols_batch_and_a_cpu_with_what_takes_seco
         probe = (parse(network), cifar, quick)
         assert probed(*probe, torch.device("cpu")) == (on_cpu, 32)
         assert probed(*probe, torch.device("cuda:0")) == (128, 32)
-
-
-def test_what_is_not_in_the_hours_is_said_of_each_run() -> None:
-    plan = load()
-    run, quick = plan.runs[RUN], plan.protocols["quick"]
-    assert caveats(run, quick) == ()
-    several = quick.model_copy(update={"processes": 4})
-    both = caveats(run.model_copy(update={"representation": "jpeg"}), several)
-    assert [caveat.split("; ")[0] for caveat in both] == ["4 processes train it", "it reads JPEGs"]
 
 
 @pytest.mark.soak
@@ -122,7 +108,7 @@ def test_tables_are_summed_and_a_run_of_two_counts_once_in_all() -> None:
     runs = {"a": plan.runs[RUN], "b": plan.runs[RUN].model_copy(update={"network": "WRN-40-4"})}
     plan = plan.model_copy(update={"runs": runs})
     made = [
-        Estimate(name, run.network, tables, 100.0, hours, 2.0, 12.0, done, ())
+        Estimate(name, run.network, tables, 100.0, hours, 2.0, done, ())
         for (name, run), tables, hours, done in zip(
             runs.items(), (("4",), ("4", "5")), (1.0, 10.0), (True, False), strict=True
         )
@@ -133,9 +119,9 @@ def test_tables_are_summed_and_a_run_of_two_counts_once_in_all() -> None:
         ("all", 2, 1, 11.0, 10.0),
     ]
     space = disk(plan, made)
-    assert space.raw == space.beton == pytest.approx(60_000 * (32 * 32 * 3 + 8) / 1e6)
-    assert space.dvc_copy == pytest.approx(space.raw + space.beton + 4)
-    assert space.checkpoints == 12
+    assert space["raw"] == space["beton"] == pytest.approx(60_000 * (32 * 32 * 3 + 8) / 1e6)
+    assert space["dvc_copy"] == pytest.approx(space["raw"] + space["beton"] + 4)
+    assert space["checkpoints"] == 12
 
 
 @pytest.mark.parametrize(
@@ -159,10 +145,7 @@ def test_a_table_without_trainings_is_a_mistake(
     table: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["wrn-pipe", "estimate", "--paper-table", table])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
+    assert tell(monkeypatch, "--paper-table", table) == 2
     assert "table" in capsys.readouterr().err
 
 

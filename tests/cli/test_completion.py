@@ -30,8 +30,7 @@ def offered(typed: str) -> list[str]:
     [
         ("sta", ["status", "stage"]),
         ("repro cifar10-", [RUN]),
-        ("repro train", ["train"]),
-        ("repro train@", [f"train@{RUN}"]),
+        ("repro train", ["train", f"train@{RUN}"]),
         ("stage ev", ["evaluate"]),
         ("stage train ", [RUN]),
         ("stage convert ", ["cifar10-rgb"]),
@@ -43,8 +42,6 @@ def offered(typed: str) -> list[str]:
         ("estimate --paper-table ", ["4", "all"]),
         ("data verify ", ["cifar10"]),
         ("net WRN-28-1", ["WRN-28-10"]),
-        ("show ", [RUN]),
-        ("explain --row WRN-16-", ["WRN-16-8"]),
         ("explain --paper-table ", ["4", "figure-4", "text"]),
         ("verify --deeper ", [RUN]),
     ],

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from ruamel.yaml import YAML
 from typer.testing import CliRunner, Result
 
 from pipeline.cli.data import app
@@ -20,7 +19,6 @@ from pipeline.data.augmentation import augment, flips, offsets
 from pipeline.data.readers import Splits
 from pipeline.data.sampler import sample_order
 from pipeline.dataset_config import SPLITS
-from pipeline.dvc_lock import folder_md5
 from pipeline.errors import UserError
 from tests.project import Project, make_project
 
@@ -138,16 +136,23 @@ def truncate(path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
 
 
+def retitle(card: Path) -> None:
+    """File and card fit each other, but not the plan: as after a conversion of other arrays."""
+    content = json.loads(card.read_text())
+    content["splits"]["test"]["digest"] = "0" * 64
+    card.unlink()
+    card.write_text(json.dumps(content))
+
+
 DAMAGES: dict[str, tuple[Path, Callable[[Path], object], str, str]] = {  # file, damage, verdict, what is said
     "a pixel": (RAW / "train_images.npy", flip, "wrong", "digest of images and labels is "),
     "a label": (RAW / "test_labels.npy", lambda p: flip(p, -8), "wrong", ", pinned in params.yaml "),
     "a label out of range": (RAW / "test_labels.npy", flip, "wrong", "test: labels 0..72057594037927"),
     "half a file": (RAW / "test_images.npy", truncate, "wrong", "no readable arrays"),
-    "no array": (RAW / "test_images.npy", lambda p: p.write_bytes(b""), "wrong", "no readable arrays"),
     "lost labels": (RAW / "train_labels.npy", Path.unlink, "missing", "wrn-pipe repro download@cifar10-tiny"),
     "a beton's byte": (BETON / "test.beton", lambda p: flip(p, 5000), "wrong", "is not the file that"),
     "a lost beton": (BETON / "test.beton", Path.unlink, "missing", "wrn-pipe repro convert@cifar10-tiny-rgb"),
-    "a lost card": (BETON / "card.json", Path.unlink, "missing", "wrn-pipe repro convert@cifar10-tiny-rgb"),
+    "a card of others": (BETON / "card.json", retitle, "wrong", "its card says content 0"),
     "a broken card": (BETON / "card.json", lambda p: p.write_text("{"), "wrong", ""),
 }
 
@@ -157,7 +162,7 @@ def test_verify_names_the_file_that_is_not_right(project: Project, damage: str) 
     path, spoil, verdict, why = DAMAGES[damage]
     spoil(path)
     found = verdicts(NAME)
-    blamed = path if damage != "a broken card" else BETON / "test.beton"
+    blamed = BETON / "test.beton" if verdict == "wrong" and path.name == "card.json" else path
     assert found[str(blamed)][0] == verdict
     assert why in found[str(blamed)][1]
     # The folder as a whole is another one than dvc.lock records, the other folder is right.
@@ -191,40 +196,19 @@ def test_without_a_pinned_digest_the_card_is_compared_and_without_a_card_nothing
     assert "pin it in params.yaml" in found[images][1]
 
 
-def test_a_card_that_agrees_with_its_file_but_not_with_the_plan_is_wrong(project: Project) -> None:
-    """As after a conversion of other arrays: file and card fit each other."""
-    card = json.loads((BETON / "card.json").read_text())
-    card["splits"]["test"]["digest"] = "0" * 64
-    (BETON / "card.json").unlink()
-    (BETON / "card.json").write_text(json.dumps(card))
-    verdict, why = verdicts()[str(BETON / "test.beton")]
-    assert (verdict, why[:23]) == ("wrong", "its card says content 0")
-
-
-def test_a_folders_md5_is_the_one_that_dvc_records(project: Project) -> None:
-    stages = YAML(typ="safe", pure=True).load(Path("dvc.lock"))["stages"]
-    for stage, folder in ((f"download@{NAME}", RAW), (f"convert@{NAME}-rgb", BETON)):
-        assert folder_md5(folder) == stages[stage]["outs"][0]["md5"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "what", "remedy"),
     [
         (["verify", "cifar10-tny"], "params.yaml has no dataset 'cifar10-tny'", "did you mean cifar10-tiny?"),
         (["verify", "svhn"], "svhn is not in params.yaml", "wrn-pipe plan --paper-table all --dataset svhn adds it"),
-        (["show", "svhn"], "svhn is not in params.yaml", "wrn-pipe plan --paper-table all --dataset svhn adds it"),
-        (["show", NAME, "--out", "x.jpg"], "--out x.jpg: the picture is a PNG", "--out x.png"),
-        (
-            ["show", NAME, "--out", "no/x.png"],
-            "cannot write no/x.png: No such file or directory",
-            "choose another place",
-        ),
+        (["show", NAME, "--out", "no/x.png"], "cannot write no/x.png: ", "choose another place"),
+        (["show", NAME, "--out", "x.picture"], "cannot write x.picture: unknown file ext", "choose another place"),
     ],
 )
 def test_a_mistake_is_told_with_its_remedy(project: Project, arguments: list[str], what: str, remedy: str) -> None:
     with pytest.raises(UserError) as caught:
         run(*arguments)
-    assert caught.value.what == what
+    assert caught.value.what.startswith(what)
     assert caught.value.remedy.startswith(remedy)
 
 

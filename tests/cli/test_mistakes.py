@@ -1,4 +1,4 @@
-"""What is typed wrongly is told in two lines: what, and how to mend it. Exit code 2, no traceback."""
+"""What is typed wrongly is told in two lines: what, and how to fix it. Exit code 2, no traceback."""
 
 import os
 import shutil
@@ -90,15 +90,8 @@ def test_a_reader_that_leaves_is_no_failure_of_ours() -> None:
     """As in wrn-pipe ... | head: 141 is what the shell gives for it, 1 is for a failure or a difference."""
     read, write = os.pipe()
     os.close(read)
-    words = (
-        sys.executable,
-        "-c",
-        "from pipeline.cli.main import main; main()",
-        "plan",
-        "--paper-table",
-        "4",
-        "--dry-run",
-    )
+    code = "from pipeline.cli.main import main; main()"
+    words = (sys.executable, "-c", code, "plan", "--paper-table", "4", "--dry-run")
     done = subprocess.run(words, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
@@ -122,16 +115,16 @@ def test_another_folder_than_the_repositorys_is_told_the_way(
 
 
 def test_the_version_names_the_commit_that_is_checked_out(tmp_path: Path) -> None:
-    def run(*words: str, cwd: Path = ROOT) -> str:
+    """Of its own checkout, not of the user's folder, and none where it is installed."""
+
+    def run(*words: str, cwd: Path) -> str:
         return subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
 
     command = (sys.executable, "-c", "from pipeline.cli.main import main; main()", "--version")
-    said = f"wrn-pipe {version('wrn-pipe')}"
-    assert run(*command).removesuffix(" with edits") == f"{said}, commit {run('git', 'rev-parse', 'HEAD')[:12]}"
-    assert run(sys.executable, "-m", "pipeline.cli.main", "--version").startswith(said)
-    run("git", "init", "-q", cwd=tmp_path)
-    assert run(*command, cwd=tmp_path).startswith(f"{said}, commit "), "of its own checkout, not of the user's folder"
+    said, head = f"wrn-pipe {version('wrn-pipe')}", run("git", "rev-parse", "HEAD", cwd=ROOT)[:12]
     shutil.copytree(ROOT / "pipeline", tmp_path / "installed" / "pipeline")
+    run("git", "init", "-q", cwd=tmp_path)
+    assert run(*command, cwd=ROOT).removesuffix(" with edits") == f"{said}, commit {head}"
     assert run(*command, cwd=tmp_path / "installed") == said
 
 

@@ -1,0 +1,44 @@
+"""The networks of the paper's tables that are built here, and any other ones."""
+
+import csv
+
+from hypothesis import strategies as st
+
+from pipeline.errors import UserError
+from pipeline.models.names import IMAGENET_BLOCKS, PREACT_KERNELS, Network, parse
+from pipeline.publication.claims import CLAIMS
+
+
+def _is_built(name: str) -> bool:
+    try:
+        parse(name)
+    except UserError:
+        return False
+    return True
+
+
+with CLAIMS.open() as _file:
+    CLAIMED = list(csv.DictReader(_file))
+"""The rows of claims.csv."""
+NAMES = [name for name in dict.fromkeys(row["model"] for row in CLAIMED) if _is_built(name)]
+
+
+@st.composite
+def networks(draw: st.DrawFn, deep: bool = True) -> Network:
+    """Any network, or one of the shallower ones of its family: depth only repeats blocks."""
+    families = ["wrn", *IMAGENET_BLOCKS, "preact-resnet"] if deep else ["wrn", "imagenet-basic", "imagenet-bottleneck"]
+    family = draw(st.sampled_from(families))
+    if family == "wrn":
+        kernels = tuple(
+            draw(st.lists(st.sampled_from([1, 3]), min_size=1, max_size=5).filter(lambda block: 3 in block))
+        )
+        depth = 4 + (6 if 1 in kernels else 3 * len(kernels)) * draw(st.integers(1, 30 if deep else 2))
+        dropout = draw(st.booleans()) if len(kernels) > 1 else False
+        return Network("wrn", depth, draw(st.integers(1, 40 if deep else 12)), kernels, dropout)
+    if family == "preact-resnet":
+        depth = draw(st.sampled_from(sorted(PREACT_KERNELS)))
+        return Network("preact-resnet", depth, 1, PREACT_KERNELS[depth])
+    depth = draw(st.sampled_from(sorted(IMAGENET_BLOCKS[family]))) if deep else min(IMAGENET_BLOCKS[family])
+    if family == "imagenet-basic":
+        return Network(family, depth, draw(st.integers(1, 512)) / 64)
+    return Network(family, depth, draw(st.integers(1, 4)) if family == "imagenet-bottleneck" else 1, (1, 3, 1))

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import torch
 
+from pipeline.artifacts import EpochRecord
 from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.models.build import build
 from pipeline.params import Protocol
 from pipeline.runner.params_file import load
 from pipeline.runner.run_hooks import RunHooks
-from pipeline.training.checkpoints import EpochRecord
 from pipeline.training.loop import Training
 
 ROOT = Path(__file__).resolve().parents[1]

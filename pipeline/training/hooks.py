@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.progress import say
 
 if TYPE_CHECKING:
-    from pipeline.training.checkpoints import EpochRecord
+    from pipeline.artifacts import EpochRecord
 
 
 class CheckpointInterval:

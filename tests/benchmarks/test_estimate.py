@@ -99,7 +99,7 @@ def test_synchronised_networks_are_probed_as_such_and_need_no_compiler(
         }
     )
     said: list[str] = []
-    with pytest.raises(UserError, match=r"g\+\+ is not to be had") as error:
+    with pytest.raises(UserError, match=r"g\+\+ not found") as error:
         estimate(plan, ["a", "b"], said.append)
     assert len(said) == 2
     assert "kernels: torch" in error.value.remedy

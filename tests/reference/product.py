@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from pipeline.artifacts import EpochRecord
 from pipeline.errors import InterruptedTrainingError
 from pipeline.params import Plan
 from pipeline.runner.params_file import parse_plan
 from pipeline.runner.run_hooks import RunHooks
-from pipeline.training.checkpoints import EpochRecord
 from pipeline.training.evaluate_run import evaluate
 from pipeline.training.loop import train
 from pipeline.training.train_run import prepare, train_run

@@ -142,7 +142,7 @@ _kept = threading.local()  # since Python lets another thread run meanwhile
 
 
 def _work(words: int) -> int:
-    """The address of memory for `words` of 4 bytes, which is kept: to take it from the allocator each time costs a step a
+    """The address of memory for `words` of 4 bytes. It is kept: to take it from the allocator each time costs a step a
     hundredth."""
     memory: Tensor | None = getattr(_kept, "memory", None)
     if memory is None or memory.numel() < words:

@@ -1,7 +1,7 @@
 """Trainings by several processes that share each mini-batch, without torchrun, from one import of torch: see `run`.
 
-As a script, in the folder of a project, it reads a JSON list of scenarios from stdin and does them in turn, a forked process for each
-rank; one that is alone needs none. A scenario:
+As a script, in the folder of a project, it reads a JSON list of scenarios from stdin and does them in turn, a forked
+process for each rank; one that is alone needs none. A scenario:
     name       the folder below crew/ that gets of each rank `rank-<r>.safetensors` and `rank-<r>.json`
     size       how many processes; 1 trains as ever, without torch.distributed
     scratch    where the state is kept, `name` unless said

@@ -111,8 +111,8 @@ def test_the_weight_gradient_is_that_of_double_precision(
     assert found.dtype == torch.float32
     assert found.stride() == conv.weight.stride()
     terms = batch * height * width
-    # The rounding of that many sums in a row is a random walk: in 6,398 drawn shapes up to 50 of these, and of few terms
-    # up to 1.4 times the root of their number.
+    # The rounding of sums in a row is a random walk: in 6,398 drawn shapes up to 50 of these, and of few terms up to
+    # 1.4 times the root of their number.
     assert (found - true_gradient(conv, x, dy)).abs().max() <= 2.0**-23 * terms**0.5 * min(60, 2 * terms**0.5)
 
 

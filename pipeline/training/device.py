@@ -5,7 +5,6 @@ import mmap
 import os
 import platform
 import re
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -139,15 +138,11 @@ def note_unrepeatable(names: list[str]) -> Iterator[None]:
 @contextmanager
 def explain_compile_errors() -> Iterator[None]:
     """Turn torch.compile's errors into a WrnPipeError: they come with the first steps, from inside the network."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
     try:
         yield
-    except Exception as error:
-        if "torch._dynamo.exc" not in sys.modules:  # nothing was compiled, and to load it takes seconds
-            raise
-        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
-
-        if not isinstance(error, TorchDynamoException | FailOnRecompileLimitHit):
-            raise
+    except (TorchDynamoException, FailOnRecompileLimitHit) as error:
         # The latter's own message is only "Hard failure due to fullgraph=True".
         told = error.__cause__ if isinstance(error, FailOnRecompileLimitHit) else error
         lines = [line.strip() for line in str(told).splitlines() if line.strip()]

@@ -96,10 +96,10 @@ def test_torchs_warning_names_its_kernel() -> None:
 
 
 FRESH = """
-import os, re, resource, sys
+import os, re, resource
 from pathlib import Path
 import torch
-from pipeline.training.device import explain_compile_errors, prepare
+from pipeline.training.device import prepare
 
 def work():
     kept = [torch.full((megabytes, 1 << 18), 1.0) for megabytes in 10 * [1, 2, 3, 4, 5]]
@@ -113,11 +113,6 @@ heaps = Path("/proc/self/smaps").read_text().split("[heap]")[1:]
 found = [re.search(r"Size: *(\\d+) kB\\n.*?VmFlags:(.*)", part, re.S).groups() for part in heaps]
 print(max((int(size) for size, flags in found if " hg" in flags.split("\\n")[0]), default=0))
 print(os.environ["CUBLAS_WORKSPACE_CONFIG"])
-try:
-    with explain_compile_errors():
-        raise ValueError("another")
-except ValueError:
-    print("torch._dynamo.exc" in sys.modules)
 """
 
 
@@ -125,18 +120,16 @@ except ValueError:
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="Linux has no huge pages here")
 def test_what_a_process_that_trains_has_set_up() -> None:
     """Freed memory stays in it: 150 MB are 38,400 pages. Linux is asked for huge ones. cuBLAS has a workspace before it
-    asks, once. And an error does not load torch's compiler, which takes seconds."""
+    asks, once."""
     environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
     said = subprocess.run([sys.executable, "-c", FRESH], env=environment, capture_output=True, text=True, check=True)
-    faults, heap_kb, workspace, loaded = said.stdout.split()
+    faults, heap_kb, workspace = said.stdout.split()
     assert int(faults) < 400
     assert int(heap_kb) > 1_000_000
-    assert (workspace, loaded) == (":4096:8", "False")
+    assert workspace == ":4096:8"
 
 
 def test_another_error_than_the_compilers_passes() -> None:
-    import torch._dynamo  # noqa: F401
-
     with pytest.raises(RuntimeError, match=r"^another$"), explain_compile_errors():
         raise RuntimeError("another")
 

@@ -16,7 +16,7 @@ def digests(run_id: str, trained: Path, evaluated: Path, data: Path, device: dic
     card = open_card(data)
     places = [(trained / name, MODELS / run_id / name) for name in MODEL_FILES]
     places += [(evaluated / name, EVALUATIONS / run_id / name) for name in EVALUATION_FILES]
-    splits = {split: content(card, split) for split in SPLITS}
+    splits = {str(split): content(card, split) for split in SPLITS}
     return Digests(
         data={"name": data.name, "card": sha256(data / "card.json"), **splits},
         device=device,

@@ -24,6 +24,7 @@ def test_a_compiled_training_killed_in_an_epoch_ends_with_the_same_bytes(
     tmp_path: Path, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
 ) -> None:
     """The last mini-batch of an epoch has another shape, and is the first or second that the next process meets."""
+    pytest.importorskip("pipeline.kernels.apply")
     project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
     log = tmp_path / "log"
     settings = {"epochs": 3, "batch_size": 96, "precision": "fp32", "dropout": 0.3, "drop_last": False}

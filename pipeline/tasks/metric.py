@@ -7,14 +7,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """One number by which a run is judged."""
+    """One number that a run is scored by."""
 
     name: str
     """Its key in metrics.json."""
     value: float
     unit: str
     better: Literal["lower", "higher"] | None
-    """Which direction is; None for a number that is no merit, such as a count of images."""
+    """Its direction; None where neither is, as of a count of images."""
     standard_error: float | None = None
     """Of the value as an estimate from the images evaluated, in `unit`."""
 

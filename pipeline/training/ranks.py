@@ -38,7 +38,7 @@ class Ranks:
 
     @property
     def facts(self) -> dict[str, str | int]:
-        """What run.json says of them beside the device: with another number sums round otherwise."""
+        """What run.json says of them beside the device: with another number sums round differently."""
         return {"processes": self.size} if self.size > 1 else {}
 
     def around(self, model: nn.Module) -> nn.Module:

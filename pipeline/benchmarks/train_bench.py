@@ -24,7 +24,7 @@ from pipeline.models.preact_resnet import PreActBlock, PreActResNet, convolution
 from pipeline.models.sync_batch_norm import synchronise
 from pipeline.params import Backend, Kernels, Precision
 from pipeline.runner.waiting import on_own_core
-from pipeline.training.device import speed_up
+from pipeline.training.train_run import speed_up
 
 DATA = Path("data/beton/cifar10-rgb")
 BATCH = {"WRN-28-10": 32}

@@ -16,11 +16,9 @@ from typing import Any
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
-from torch import nn
 
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.params import Device, Kernels, Precision
-from pipeline.progress import say
+from pipeline.params import Device, Precision
 
 _UNREPEATABLE = re.compile(r"(\S+) does not have a deterministic implementation")
 """Torch's warning of a kernel whose sums may differ from one time to another."""
@@ -103,19 +101,6 @@ def _native_bf16() -> str:
         return ""
     flags = _processor()[1]
     return next((name for flag, name in _NATIVE_BF16.items() if flag in flags), "")
-
-
-def speed_up(kernels: Kernels, model: nn.Module, device: torch.device, precision: Precision) -> tuple[str, bool]:
-    """pipeline.kernels.apply.speed_up, or torch's own kernels where that folder was deleted, which is said."""
-    try:
-        from pipeline.kernels.apply import speed_up as by_folder
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("pipeline.kernels"):
-            raise
-        if kernels != "torch":
-            say(f"kernels: {kernels} needs the folder pipeline/kernels, which is not here; training with torch's own")
-        return "torch", False
-    return by_folder(kernels, model, device, precision)
 
 
 @contextmanager

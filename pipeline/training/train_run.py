@@ -8,6 +8,7 @@ from typing import Any
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
+from torch import nn
 
 from pipeline.artifacts import HISTORY, RECORD, WEIGHTS, RunRecord, beton_of, write_history, write_weights
 from pipeline.data.loader import Loader
@@ -15,7 +16,7 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import OUTSIDE, WrnPipeError, continue_with
 from pipeline.models.build import build, count_parameters
 from pipeline.models.sync_batch_norm import synchronise
-from pipeline.params import Plan
+from pipeline.params import Kernels, Plan, Precision
 from pipeline.progress import say
 from pipeline.provenance import versions
 from pipeline.publish import new_folder
@@ -90,7 +91,7 @@ def prepare(
         kernels, makes_way = synchronise(model, device), False
     else:
         precision = devices.computed_in(protocol.precision, device)
-        kernels, makes_way = devices.speed_up(plan.kernels, model, device, precision)
+        kernels, makes_way = speed_up(plan.kernels, model, device, precision)
     # Several processes share the cores: as many threads decode JPEGs in each as compute there.
     workers = torch.get_num_threads() if ranks.size > 1 and run.representation == "jpeg" else None
     share = ranks.shard.size(protocol.batch_size)
@@ -133,3 +134,16 @@ def prepare(
         "versions": versions(),
     }
     return training, record
+
+
+def speed_up(kernels: Kernels, model: nn.Module, device: torch.device, precision: Precision) -> tuple[str, bool]:
+    """pipeline.kernels.apply.speed_up, or torch's own kernels where that folder was deleted, which is said."""
+    try:
+        from pipeline.kernels.apply import speed_up as by_folder
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("pipeline.kernels"):
+            raise
+        if kernels != "torch":
+            say(f"kernels: {kernels} needs the folder pipeline/kernels, which is not here; training with torch's own")
+        return "torch", False
+    return by_folder(kernels, model, device, precision)

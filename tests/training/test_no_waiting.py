@@ -25,7 +25,7 @@ from pipeline.tasks.classification import Classification
 from pipeline.training import loop
 from pipeline.training.async_copy import AsyncCopy
 from pipeline.training.hooks import Hooks
-from pipeline.training.loop import CHECK_LOSS_STEPS, Training, train
+from pipeline.training.loop import Training, train
 
 DROPOUT = {"network": "WRN-10-1-dropout", "dropout": 0.3, "weight_average": {"decay": 0.9, "every": 2}}
 
@@ -114,15 +114,17 @@ def test_an_epoch_does_not_wait_for_a_gpu(tiny_beton: Path, tmp_path: Path, chan
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("spoiled", [3, 2 * CHECK_LOSS_STEPS, 2 * CHECK_LOSS_STEPS + 1])
+@pytest.mark.parametrize("spoiled", [3, 10, 11])
 def test_a_non_finite_loss_ends_the_training_soon_and_with_its_step(
-    tiny_beton: Path, tmp_path: Path, spoiled: int
+    tiny_beton: Path, tmp_path: Path, spoiled: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = training(tiny_beton, tmp_path / "fingerprint", batch_size=1, epochs=1)
+    """Within twice as many steps as lie between two looks: 5 here."""
+    monkeypatch.setattr(loop, "CHECK_LOSS_STEPS", 5)
+    run = training(tiny_beton, tmp_path / "fingerprint", batch_size=8, epochs=1)
     run, steps = with_nan(replace(run, hooks=Hooks()), "conv1.weight", spoiled - 1)
     with pytest.raises(WrnPipeError, match=rf"non-finite loss in epoch 1 at step {spoiled}; "):
         train(run, ignore)
-    assert spoiled <= len(steps) < spoiled + 2 * CHECK_LOSS_STEPS
+    assert spoiled <= len(steps) < spoiled + 10
 
 
 def test_a_copy_is_of_the_step_it_was_asked_at_and_waits_for_nothing() -> None:

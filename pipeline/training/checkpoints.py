@@ -28,7 +28,7 @@ class Checkpoints:
         self.seconds = 0.0
         """What the last save took."""
 
-    def save(self, at: Progress) -> Path:
+    def save(self, at: Progress) -> None:
         """Raises WrnPipeError when the disk is full or fails; what was saved before stays."""
         started = time.perf_counter()
         tensors = self._tensors()
@@ -46,7 +46,6 @@ class Checkpoints:
                 f"make room for {room:.0f} MB there and start it again: it continues",
             ) from error
         self.seconds = time.perf_counter() - started
-        return path
 
     def resume(self) -> Progress:
         """Put the newest whole state back; a fresh Progress when there is none. Damaged ones are said and passed over.

@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: help setup reproduce test soak check docs lock
+.PHONY: help setup reproduce test soak mutants check docs lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -24,6 +24,9 @@ test: setup ## run the tests
 
 soak: setup ## run the long tests that `make test` leaves out (SHORT=1: those that CI runs)
 	$(pytest) -m 'soak$(if $(SHORT), and not endurance)'
+
+mutants: setup ## put N drawn faults into the core, one at a time, and print those that no test notices (N=150 SEED=1)
+	python benchmarks/mutants.py $(or $(N),150) $(or $(SEED),1)
 
 check: setup ## lint, formatting, types and the order of imports
 	ruff check .

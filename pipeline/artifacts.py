@@ -1,4 +1,267 @@
-"""Where each file of a run lies."""
+"""Where each file of a run lies, and its one typed reader and writer.
 
+torch, numpy and pyarrow are imported by the functions that need them: commands that only show a run do without.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import UserError
+from pipeline.params import Protocol, Run
+from pipeline.publish import json_text, new_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor
+
+    Ints: TypeAlias = npt.NDArray[np.int64]
+    Floats: TypeAlias = npt.NDArray[np.float64]
+
+BETON, MODELS, EVALUATIONS, SCRATCH = Path("data/beton"), Path("models"), Path("evaluations"), Path("scratch")
+WEIGHTS, HISTORY, RECORD = "model.safetensors", "history.csv", "run.json"
+PREDICTIONS, METRICS, DIGESTS = "predictions.parquet", "metrics.json", "digests.json"
+MODEL_FILES = (WEIGHTS, HISTORY, RECORD)
+"""Of models/<run>."""
+EVALUATION_FILES = (PREDICTIONS, METRICS, RECORD)
+"""Of evaluations/<run>, which digests.json lists; the record is a copy, so that tables need no weights."""
 SAVED_STATES = "epoch-*.safetensors"
-"""Names of a training's saved states in its folder below scratch/, the later the further: training/checkpoints.py."""
+"""Names of a training's checkpoints in scratch/<fingerprint>, the later the further."""
+_PROBABILITY = "probability_"
+_ABOUT = "training"
+"""The one metadata key of a checkpoint: safetensors writes several in random order."""
+
+
+def beton_of(run: Run) -> Path:
+    """The folder of the .beton files that a run reads."""
+    return BETON / f"{run.dataset}-{run.representation}"
+
+
+class JsonFile(BaseModel):
+    """Content of a JSON file with sorted keys. Unknown keys are kept: newer code may have written them."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises UserError that names the file, and the field where one is wrong."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise _unreadable(path, error.strerror or str(error)) from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise _unreadable(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+    def write(self, path: Path) -> None:
+        path.write_text(json_text(self.model_dump(mode="json")), encoding="utf-8")
+
+
+class RunRecord(JsonFile):
+    """run.json: what was trained, by what, on what."""
+
+    run: str
+    dataset: str
+    representation: str
+    network: str
+    seed: int
+    protocol_name: str
+    protocol: Protocol
+    fingerprint: str
+    parameters: int
+    epochs: int
+    loader: str
+    kernels: str
+    """What it trained with, with compiler or library versions."""
+    device: dict[str, str | int]
+    """What the last step ran on, as pipeline.training.device.facts says it."""
+    devices: list[dict[str, str | int]]
+    """All that steps ran on, in order."""
+    unrepeatable_kernels: list[str]
+    """Kernels met that torch cannot make deterministic."""
+    versions: dict[str, str]
+
+
+class Evaluation(JsonFile):
+    """metrics.json: of which run and images the metrics are. These stand beside, by the names that the task has."""
+
+    __pydantic_extra__: dict[str, int | float]
+
+    run: str
+    dataset: str
+    network: str
+    split: Literal["held-out", "test"]
+
+
+class Digests(JsonFile):
+    """digests.json: what an evaluation was made of and what it gave."""
+
+    data: dict[str, str]
+    """name; card: sha256 of card.json, which pins the bytes of the .beton files; digest of each split's content."""
+    device: dict[str, str | int]
+    """What it was evaluated on."""
+    files: dict[str, str]
+    """Place in the repository -> sha256."""
+
+
+@dataclass
+class EpochRecord:
+    """One row of history.csv. Rates and losses are those of the training mini-batches as they came."""
+
+    epoch: int
+    """Completed epochs, from 1."""
+    learning_rate: float
+    """Of the epoch's last step."""
+    train_loss: float
+    """Mean over the epoch's samples, label smoothing included."""
+    train_error: float
+    """Percent of the epoch's augmented samples misclassified."""
+    test_error: float | None = None
+    """Percent of the test split misclassified by the weights after the epoch; None where it was not evaluated."""
+
+
+def write_history(path: Path, history: Iterable[EpochRecord]) -> None:
+    """One row an epoch; numbers as Python prints them, which read back to the same bits."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(EpochRecord)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in history)
+
+
+def read_history(path: Path) -> list[EpochRecord]:
+    """Raises UserError with the line for a row that is not one of numbers."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            try:
+                return [
+                    EpochRecord(
+                        int(row["epoch"]),
+                        float(row["learning_rate"]),
+                        float(row["train_loss"]),
+                        float(row["train_error"]),
+                        float(row["test_error"]) if row.get("test_error") else None,
+                    )
+                    for row in rows
+                ]
+            except (KeyError, TypeError, ValueError) as error:
+                raise _unreadable(path, f"line {rows.line_num}: {error!r}") from None
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from None
+
+
+def write_weights(path: Path, state: "Mapping[str, Tensor]") -> None:
+    from safetensors.torch import save
+
+    path.write_bytes(save({name: value.detach().cpu().contiguous() for name, value in state.items()}))
+
+
+def read_weights(path: Path) -> "dict[str, Tensor]":
+    """Raises UserError for a file that is missing or broken."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} holds no weights: {error}", _restore(path)) from None
+
+
+class Predictions(NamedTuple):
+    """What a classifier says of N images."""
+
+    labels: "Ints"
+    """int64 [N]"""
+    predicted: "Ints"
+    """int64 [N]: the most probable class, the lowest of equals."""
+    probabilities: "Floats"
+    """float64 [N, classes]"""
+
+
+def write_predictions(path: Path, samples: "Ints", predictions: Predictions) -> None:
+    """Columns: index (in the split: `samples`), label, prediction, probability_0..."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"index": samples, "label": predictions.labels, "prediction": predictions.predicted}
+    columns |= {f"{_PROBABILITY}{k}": column for k, column in enumerate(predictions.probabilities.T)}
+    pq.write_table(pa.table({name: pa.array(column) for name, column in columns.items()}), path, compression="zstd")
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Raises UserError for a file that holds no predictions."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+        names = [f"{_PROBABILITY}{k}" for k in range(len(table.column_names) - 3)]
+        if table.column_names != ["index", "label", "prediction", *names]:
+            raise pa.ArrowInvalid(f"columns are {table.column_names}")
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} holds no predictions: {error}", _restore(path)) from None
+    probabilities = np.stack([table.column(name).to_numpy() for name in names], axis=1)
+    return Predictions(table.column("label").to_numpy(), table.column("prediction").to_numpy(), probabilities)
+
+
+@dataclass
+class Progress:
+    """How far a training has come, and on what. Schedule and random draws are functions of these counters."""
+
+    epoch: int = 0
+    """The epoch under way, from 0."""
+    step: int = 0
+    """Steps done of it."""
+    history: list[EpochRecord] = field(default_factory=list)
+    devices: list[dict[str, Any]] = field(default_factory=list)
+    """What the steps ran on, in order: more than one after a move."""
+    unrepeatable: list[str] = field(default_factory=list)
+    """Kernels met that torch cannot make deterministic."""
+
+
+def write_checkpoint(folder: Path, at: Progress, tensors: "Mapping[str, Tensor]") -> Path:
+    """Write a state into a training's folder, named by its fingerprint; whole and on the disk, or not at all.
+
+    Its name holds the place in the training and the first half of its sha256, so `sha256sum` checks it as we do:
+    `epoch-0003-step-000120.<32 hexadecimal digits>.safetensors`. Raises OSError.
+    """
+    from safetensors.torch import save
+
+    content = save(dict(tensors), {_ABOUT: json.dumps({"fingerprint": folder.name, **asdict(at)})})
+    path = folder / f"epoch-{at.epoch:04d}-step-{at.step:06d}.{sha256(content).hexdigest()[:32]}.safetensors"
+    new_file(path, content)
+    return path
+
+
+def read_checkpoint(path: Path) -> "tuple[Progress, dict[str, Tensor]]":
+    """Raises OSError for a damaged file, UserError for a state of another training that was copied here."""
+    from safetensors import safe_open
+    from safetensors.torch import load
+
+    content = path.read_bytes()
+    if sha256(content).hexdigest()[:32] != path.name.split(".")[1]:
+        raise OSError(None, "its content is not what was saved")
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()[_ABOUT])
+    if (fingerprint := about.pop("fingerprint")) != path.parent.name:
+        raise UserError(
+            f"{path} is a state of another training, of fingerprint {fingerprint}",
+            f"delete {path}: it cannot be continued under other settings, code or data",
+        )
+    return Progress(**{**about, "history": [EpochRecord(**row) for row in about["history"]]}), load(content)
+
+
+def _unreadable(path: Path, why: str) -> UserError:
+    return UserError(f"{path} cannot be read ({why})", _restore(path))
+
+
+def _restore(path: Path) -> str:
+    return f"git checkout or dvc checkout {path}, or delete it, then wrn-pipe repro"

@@ -3,9 +3,7 @@
 The folder gets predictions.parquet, metrics.json, digests.json and a copy of run.json.
 """
 
-import json
-from pathlib import Path
-
+from pipeline.artifacts import EVALUATIONS, MODELS, RECORD, SCRATCH, RunRecord
 from pipeline.progress import say
 from pipeline.publish import new_folder
 from pipeline.runner.params_file import load
@@ -17,17 +15,16 @@ def main(run_id: str) -> None:
     """Evaluate run `run_id` of params.yaml on all images of the test split, or on those that its protocol held out."""
     plan = load()
     plan.run(run_id)
-    to = Path("evaluations") / run_id
+    to = EVALUATIONS / run_id
     from pipeline.training.evaluate_run import evaluate
 
     with new_folder(to) as work:
-        values = evaluate(plan, run_id, Path("models") / run_id, work)
+        values = evaluate(plan, run_id, MODELS / run_id, work)
     say(f"{run_id}: {values['split']} error {values['top1_error']:.2f} % of {values['n']} images")
     from pipeline.tracking.sync import log_runs
 
     log_runs(plan, [run_id])
-    record = json.loads((to / "run.json").read_text(encoding="utf-8"))
-    discard_unless_held(Path("scratch") / record["fingerprint"], run_id)
+    discard_unless_held(SCRATCH / RunRecord.read(to / RECORD).fingerprint, run_id)
 
 
 if __name__ == "__main__":

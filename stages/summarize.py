@@ -2,9 +2,9 @@
 
 import csv
 import io
-import json
 from pathlib import Path
 
+from pipeline.artifacts import EVALUATIONS, METRICS, RECORD, Evaluation, RunRecord
 from pipeline.comparison.results import planned_results
 from pipeline.errors import UserError
 from pipeline.publish import new_file
@@ -34,25 +34,22 @@ def main() -> None:
 
 def row(run_id: str) -> dict[str, object]:
     """The line of a finished run. Raises UserError for a file that lacks what only this table needs."""
-    folder = Path("evaluations") / run_id
-    values, record = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("metrics.json", "run.json"))
-    try:
-        device = record["device"]
-        found = {
-            **values,
-            **{key: record[key] for key in ("seed", "parameters", "fingerprint", "loader", "kernels")},
-            "protocol": record["protocol_name"],
-            "device": device["type"],
-            "processor": device["name"],
-            "capability": device.get("capability", ""),
-            "threads": device["threads"],
-            "torch": record["versions"]["torch"],
-        }
-        return {key: found[key] for key in COLUMNS}
-    except KeyError as error:
-        raise UserError(
-            f"{folder} does not say {error}", f"it is written by: wrn-pipe repro evaluate@{run_id}"
-        ) from None
+    folder = EVALUATIONS / run_id
+    record = RunRecord.read(folder / RECORD)
+    found = {
+        **Evaluation.read(folder / METRICS).model_dump(),
+        **record.model_dump(include={"seed", "parameters", "fingerprint", "loader", "kernels"}),
+        "protocol": record.protocol_name,
+        "device": record.device.get("type"),
+        "processor": record.device.get("name"),
+        "capability": record.device.get("capability", ""),
+        "threads": record.device.get("threads"),
+        "torch": record.versions.get("torch"),
+    }
+    if missing := [key for key in COLUMNS if found.get(key) is None]:
+        what = f"{folder} does not say {', '.join(missing)}"
+        raise UserError(what, f"it is written by: wrn-pipe repro evaluate@{run_id}")
+    return {key: found[key] for key in COLUMNS}
 
 
 if __name__ == "__main__":

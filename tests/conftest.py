@@ -99,7 +99,7 @@ TINY_SPLITS = {"train": 260, "test": 104}
 
 @pytest.fixture(scope="session")
 def tiny_archive() -> Path:
-    """260 training and 104 test images of CIFAR-10 in the published python layout; see tests/make_tiny_cifar.py."""
+    """260 training and 104 test images of CIFAR-10 in the published layout: the first of each class in each batch."""
     return TINY
 
 

@@ -90,9 +90,9 @@ def ask(child: ProcessPoolExecutor, function: Callable[P, T], *arguments: P.args
 
 
 def _explained(function: Callable[..., T], arguments: Sequence[Any], options: dict[str, Any]) -> T:
-    from pipeline.kernels.apply import explain_no_compiling
+    from pipeline.training.device import explain_compile_errors
 
-    with explain_no_compiling():
+    with explain_compile_errors():
         return function(*arguments, **options)
 
 

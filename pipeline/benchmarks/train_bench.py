@@ -16,7 +16,6 @@ from pipeline.benchmarks import loading_ways, measuring
 from pipeline.benchmarks.measuring import Spread, ask, machine, peak_gemm, process, seconds_of, spread
 from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
 from pipeline.data.beton import open_split
-from pipeline.kernels.apply import use
 from pipeline.models.build import build
 from pipeline.models.names import Network, parse
 from pipeline.models.param_count import multiply_adds
@@ -24,6 +23,7 @@ from pipeline.models.preact_resnet import PreActBlock, PreActResNet, convolution
 from pipeline.models.sync_batch_norm import synchronise
 from pipeline.params import Backend, Kernels, Precision
 from pipeline.runner.waiting import on_own_core
+from pipeline.training.train_run import speed_up
 
 DATA = Path("data/beton/cifar10-rgb")
 BASELINE = "public port"
@@ -91,7 +91,7 @@ def warm_step(
     if synchronised:
         synchronise(model, device)
     else:
-        use(way.kernels, model, device)
+        speed_up(way.kernels, model, device, "bf16" if way.bf16 else "fp32")
     for block in model.modules():
         if isinstance(block, PreActBlock | PreActResNet) and not way.our_convolutions:
             block.convolve = convolution

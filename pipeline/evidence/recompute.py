@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from safetensors.torch import save
 
+from pipeline.artifacts import EpochRecord, Progress
+from pipeline.artifacts import read_predictions as read
 from pipeline.errors import UserError
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.params import Plan
 from pipeline.provenance import fingerprint
 from pipeline.runner.run_hooks import RunHooks
-from pipeline.tasks.predictions import read
 from pipeline.training import device as devices
-from pipeline.training.checkpoints import EpochRecord, Progress
 from pipeline.training.evaluate_run import evaluate
 from pipeline.training.loop import train
 from pipeline.training.train_run import prepare

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.artifacts import EVALUATION_FILES, MODEL_FILES
+from pipeline.artifacts import read_predictions as read
 from pipeline.data.beton import inspect, sha256
 from pipeline.data.sampler import held_out
 from pipeline.errors import UserError
@@ -18,8 +20,7 @@ from pipeline.params import Plan
 from pipeline.provenance import fingerprint
 from pipeline.publish import json_text
 from pipeline.tasks.classification import about, metrics
-from pipeline.tasks.predictions import read
-from pipeline.training.run_digests import EVALUATION_FILES, MODEL_FILES, digests
+from pipeline.training.run_digests import digests
 
 
 def check(plan: Plan, run_id: str) -> Iterator[Finding]:
@@ -142,8 +143,8 @@ def _digests(run_id: str, trained: Path, evaluated: Path, data: Path) -> Iterato
             alike += 1
     if alike == len(files):
         try:
-            expected = json_text(digests(run_id, trained, evaluated, data, device))
-        except (UserError, KeyError, TypeError) as error:
+            expected = json_text(digests(run_id, trained, evaluated, data, device).model_dump())
+        except (UserError, KeyError, TypeError, ValueError) as error:
             yield wrong(data / "card.json", f"{error!r}")
             return
         if path.read_bytes() == expected.encode():

@@ -1,15 +1,13 @@
-"""What a network trains with: `kernels` of params.yaml, made true on one device."""
+"""The one function of this folder. Without the folder a training is slower and all else works: to delete it, delete
+tests/kernels and its lines in dvc.yaml and pyproject.toml as well."""
 
 import logging
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 
 import torch
 from torch import nn
 
-from pipeline.errors import UserError, WrnPipeError
+from pipeline.errors import UserError
 from pipeline.kernels.bn_relu import bn_relu
 from pipeline.kernels.build_kernels import COMPILE, built_with, compiler
 from pipeline.kernels.convolution import convolve, made_for
@@ -17,18 +15,35 @@ from pipeline.models.preact_resnet import PreActBlock, PreActResNet
 from pipeline.params import Kernels, Precision
 
 
-def use(kernels: Kernels, model: nn.Module, device: torch.device) -> str:
-    """Let `model`, on `device` with channels_last weights, train with `kernels`; says what it trains with now.
+def speed_up(kernels: Kernels, model: nn.Module, device: torch.device, precision: Precision) -> tuple[str, bool]:
+    """Let `model`, on `device` with channels_last weights, train with `kernels`, computing in `precision`.
 
-    Names and weights stay as they are. On a CPU, fused is bn_relu.py and convolution.py; on a GPU it is compiled, since
-    torch.compile makes one operation of BN and ReLU too. It compiles at the first step of each shape of mini-batch, in
-    a minute or so, and keeps the result in its own cache. Another network of this process that is in use compiles again
-    at its next step, unless it is of the same shape. Raises UserError when a compiler is not to be had.
+    Returns what it trains with now, for run.json, and whether a step's threads wait for each other in OpenMP only,
+    which lets them sleep. Names, weights and evaluation stay as they are.
+
+    On a CPU, fused is bn_relu.py and convolution.py, for which post-activation networks have no place; on a GPU it is
+    compiled, since torch.compile makes one operation of BN and ReLU too. Raises UserError when a compiler is missing.
     """
     if kernels == "torch":
-        return "torch"
-    if kernels == "fused" and device.type == "cpu":
-        return _fuse(model)
+        return "torch", False
+    if kernels == "compiled" or device.type != "cpu":
+        return _compile(model, device), False
+    places = [module for module in model.modules() if isinstance(module, PreActBlock | PreActResNet)]
+    if not places:
+        return "torch", False
+    with_what = built_with()
+    for place in places:
+        place.activate, place.convolve = bn_relu, convolve
+    # In the weight gradients that torch takes from oneDNN threads never sleep, however long one has to wait.
+    ours = (made_for(module) for module in model.modules() if isinstance(module, nn.Conv2d))
+    return f"fused, {with_what}", precision == "bf16" and all(ours)
+
+
+def _compile(model: nn.Module, device: torch.device) -> str:
+    """At the first step of each shape of mini-batch, in a minute or so; torch keeps the result in its own cache.
+
+    Another network of this process that is in use compiles again at its next step, unless it is of the same shape.
+    """
     from torch import _dynamo
     from torch._inductor import config
     from torch.utils._triton import has_triton
@@ -47,45 +62,3 @@ def use(kernels: Kernels, model: nn.Module, device: torch.device) -> str:
     # not be compiled whole is an error, not a part that quietly runs as torch's.
     model.compile(dynamic=False, fullgraph=True)
     return f"compiled, torch {version('torch')} inductor, {with_what}"
-
-
-def _fuse(model: nn.Module) -> str:
-    """Post-activation networks have no place for it and stay with torch's; evaluation stays as it is in all."""
-    places = [module for module in model.modules() if isinstance(module, PreActBlock | PreActResNet)]
-    if not places:
-        return "torch"
-    with_what = built_with()
-    for place in places:
-        place.activate, place.convolve = bn_relu, convolve
-    return f"fused, {with_what}"
-
-
-def waits_in_openmp(model: nn.Module, precision: Precision) -> bool:
-    """Whether a training step's threads wait for each other in OpenMP only, which lets them sleep. In the weight
-    gradients that torch takes from oneDNN they do not, however long it takes."""
-    ours = all(module.convolve is convolve for module in model.modules() if isinstance(module, PreActBlock))
-    stem = isinstance(model, PreActResNet) and model.convolve is convolve
-    every = (made_for(module) for module in model.modules() if isinstance(module, nn.Conv2d))
-    return stem and ours and precision == "bf16" and all(every)
-
-
-@contextmanager
-def explain_no_compiling() -> Iterator[None]:
-    """Turn torch.compile's errors into a WrnPipeError: they come with the first steps, from inside the network."""
-    try:
-        yield
-    except Exception as error:
-        if "torch._dynamo.exc" not in sys.modules:  # nothing was compiled, and to load it takes seconds
-            raise
-        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
-
-        if not isinstance(error, TorchDynamoException | FailOnRecompileLimitHit):
-            raise
-        # The latter's own words are only "Hard failure due to fullgraph=True".
-        told = error.__cause__ if isinstance(error, FailOnRecompileLimitHit) else error
-        lines = [line.strip() for line in str(told).splitlines() if line.strip()]
-        reasons = [line for line in lines[1:] if "error:" in line]
-        raise WrnPipeError(
-            f"torch.compile failed: {': '.join([lines[0], *reasons[:1]])}",
-            "set TORCH_LOGS=+dynamo to see more, or kernels: torch in params.yaml (another run, from its start)",
-        ) from error

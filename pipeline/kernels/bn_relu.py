@@ -24,16 +24,14 @@ def bn_relu(bn: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
     """`x` itself and relu(bn(x)), for x float32 or bfloat16 [B, C, H, W] on the CPU; moves bn's running statistics.
 
     Take the first output for a shortcut: its gradient is then added where that of `x` is written.
-    Raises UserError when pixels do not fill the kernel's rows, ValueError for what BatchNorm2d itself refuses.
+    Raises UserError when pixels do not fill the kernel's rows.
     """
     if not bn.training:
         return batch_norm_relu(bn, x)
     channels, pixels = x.shape[1], x.numel() // x.shape[1]
-    if pixels == 1:
-        raise ValueError(f"more than 1 value per channel is needed when training, got input size {tuple(x.shape)}")
     if x.numel() % math.lcm(channels, PANEL):
         raise UserError(
-            f"kernels: fused can not take {pixels} pixels of {channels} channels", "set kernels: torch in params.yaml"
+            f"kernels: fused cannot take {pixels} pixels of {channels} channels", "set kernels: torch in params.yaml"
         )
     assert bn.num_batches_tracked is not None
     bn.num_batches_tracked.add_(1)

@@ -17,7 +17,7 @@ SOURCES = tuple(
     for name in ("bn_relu.cpp", "convolution_amx.h", "convolution_avx512.h", "convolution.cpp")
 )
 COMPILE = ("g++", "-std=gnu++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
-Multiplies = Literal["", "AVX512_BF16", "AMX"]
+InstructionSet = Literal["", "AVX512_BF16", "AMX"]
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "d": ctypes.c_double, "-": None}
 _SIGNATURES = {
     "bn_relu_forward": ("pplllppppddppii", "-"),
@@ -35,7 +35,7 @@ def library() -> ctypes.CDLL:
     """The compiled kernels; built on first use, in two seconds, beside Python's own compiled files.
 
     torch is loaded before, so its libgomp serves this library too and there is one pool of threads.
-    Raises UserError when they can not be built.
+    Raises UserError when they cannot be built.
     """
     texts = [source.read_text(encoding="utf-8") for source in SOURCES]
     key = sha256("\0".join([*texts, *COMPILE, compiler(), _processor()]).encode())
@@ -48,7 +48,7 @@ def library() -> ctypes.CDLL:
             sync(part)  # of a library that a power loss has cut short the linker says little
             os.replace(part, built)
         except OSError as error:
-            raise UserError(f"can not write {built}: {error.strerror}", "make the folder writable") from None
+            raise UserError(f"cannot write {built}: {error.strerror}", "make the folder writable") from None
         finally:
             part.unlink(missing_ok=True)
     kernels = ctypes.CDLL(str(built))
@@ -60,12 +60,12 @@ def library() -> ctypes.CDLL:
 
 
 @cache
-def multiplies() -> Multiplies:
-    """Which of the processor's instructions for bfloat16 the library's convolutions use, if it has any.
+def instruction_set() -> InstructionSet:
+    """Which of the processor's instructions for bfloat16 the library's convolutions use; none on others.
 
     Raises UserError as `library`.
     """
-    found: Multiplies = get_args(Multiplies)[int(library().multiplies())]
+    found: InstructionSet = get_args(InstructionSet)[int(library().multiplies())]
     return found
 
 
@@ -77,17 +77,17 @@ def compiler() -> str:
 
 def built_with() -> str:
     """The compiler and, where it matters to results, what the processor has. Raises UserError as `library`."""
-    return ", ".join(filter(None, (compiler(), multiplies())))
+    return ", ".join(filter(None, (compiler(), instruction_set())))
 
 
 def _run(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     except OSError as error:
-        raise UserError(f"{command[0]} is not to be had: {error.strerror}", REMEDY) from None
+        raise UserError(f"{command[0]} not found: {error.strerror}", REMEDY) from None
     if done.returncode:
         words = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()
-        raise UserError(f"{command[0]} can not build the kernels: {words[0]}", REMEDY)
+        raise UserError(f"{command[0]} cannot build the kernels: {words[0]}", REMEDY)
     return done.stdout
 
 

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pipeline.kernels.build_kernels import library, multiplies
+from pipeline.kernels.build_kernels import instruction_set, library
 
 _LANES, _TAPS = 16, 8
 _CHUNK_ELEMENTS = 65_536
-"""Of the input: with its gradient a chunk of so many fits a core's second-level cache."""
+"""Of the input: with its gradient a chunk of that many fits a core's second-level cache."""
 _LEAST_PIXELS, _MOST_PIXELS, _MOST_IMAGES = 1024, 4096, 16
 """Of the gradient in a chunk, or at least 4 images. Of fewer the sums, one for each weight and chunk, would cost too
 much; of more they would round too much, pixels above all: more than 16 images only where they are tiny, or below."""
@@ -34,7 +34,7 @@ _NEAR_WORDS = 200_000
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """conv(x), for any convolution: what this file is not made for, torch does."""
+    """conv(x) for images [B, C, H, W], by any convolution: what this file is not made for, torch does."""
     if not _suits(conv, x):
         y: Tensor = conv(x)
         return y
@@ -45,33 +45,26 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 def made_for(conv: nn.Conv2d) -> bool:
     """Whether the weight gradient of this convolution is ours, given inputs of bfloat16 and an even size that the
-    stride divides. Raises UserError where our kernels can not be built."""
+    stride divides. Raises UserError where our kernels cannot be built."""
     kernel, stride, inputs = conv.kernel_size[0], conv.stride[0], conv.in_channels
+    plain = (conv.dilation, conv.groups, conv.bias, conv.padding_mode) == ((1, 1), 1, None, "zeros")
+    square = (conv.kernel_size, conv.stride, conv.padding) == ((kernel,) * 2, (stride,) * 2, (kernel // 2,) * 2)
     return bool(
-        conv.weight.device.type == "cpu"
-        and conv.weight.dtype == torch.float32
-        and conv.weight.requires_grad
-        and conv.bias is None
+        (conv.weight.device.type, conv.weight.dtype) == ("cpu", torch.float32)
+        and plain
+        and square
         and kernel in (1, 3)
-        and (kernel, kernel) == conv.kernel_size
         and stride in (1, 2)
-        and (stride, stride) == conv.stride
-        and (conv.padding, conv.dilation) == ((kernel // 2, kernel // 2), (1, 1))
-        and (conv.groups, conv.padding_mode) == (1, "zeros")
         and conv.out_channels % _LANES == 0
         and (inputs % _LANES == 0 or _TAPS <= inputs * kernel <= _LANES)
-        and multiplies()
+        and instruction_set()
     )
 
 
 def _suits(conv: nn.Conv2d, x: Tensor) -> bool:
     stride = conv.stride[0]
     return (
-        x.dtype in (torch.bfloat16, torch.float32)
-        and x.device.type == "cpu"
-        and x.dim() == 4
-        and x.shape[1] == conv.in_channels
-        and x.numel() > 0
+        x.device.type == "cpu"
         and x.shape[2] % stride == 0
         and x.shape[3] % (2 * stride) == 0
         and torch.is_grad_enabled()
@@ -107,7 +100,7 @@ class _Convolution(torch.autograd.Function):
 def _weight_gradient(x: Tensor, dy: Tensor, kernel: int, stride: int) -> Tensor:
     """float32 [O, I, kernel, kernel] of x [N, I, H, W] and dy [N, O, H / stride, W / stride], all channels_last."""
     threads = torch.get_num_threads()
-    plan = _plan(*x.shape, dy.shape[1], kernel, stride, multiplies() == "AMX")
+    plan = _plan(*x.shape, dy.shape[1], kernel, stride, instruction_set() == "AMX")
     work = _work(plan.parts + threads * plan.packed)
     dw = torch.empty(plan.dw).permute(0, 3, 1, 2)
     addresses = x.data_ptr(), dy.data_ptr(), dw.data_ptr()
@@ -149,7 +142,7 @@ _kept = threading.local()  # since Python lets another thread run meanwhile
 
 
 def _work(words: int) -> int:
-    """The address of memory for so many words, which is kept: to take it from the allocator each time costs a step a
+    """The address of memory for `words` of 4 bytes. It is kept: to take it from the allocator each time costs a step a
     hundredth."""
     memory: Tensor | None = getattr(_kept, "memory", None)
     if memory is None or memory.numel() < words:

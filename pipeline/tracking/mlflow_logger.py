@@ -13,7 +13,7 @@ from pipeline.tracking.store import LATER, RATE, connect, reason
 from pipeline.training.hooks import RunLogger
 
 if TYPE_CHECKING:
-    from pipeline.training.checkpoints import EpochRecord
+    from pipeline.artifacts import EpochRecord
 
 _CLOSING_S, _STOPPING_S = 120.0, 30.0
 """How long to wait for MLflow at the end, where importing it and making its database may be all that is left of a short

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.artifacts import read_predictions as read
 from pipeline.data.loader import Ints
-from pipeline.tasks.predictions import read
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,13 +17,11 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, WrnPipeError
 from pipeline.params import Device, Precision
 
 _UNREPEATABLE = re.compile(r"(\S+) does not have a deterministic implementation")
 """Torch's warning of a kernel whose sums may differ from one time to another."""
-_FIXED_WORKSPACES = (":4096:8", ":16:8")
-"""With these cuBLAS repeats, by its manual; torch says nothing about others."""
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
 _HEAP = 1 << 30
 """Bytes; what does not fit has pages as Linux gives them."""
@@ -31,29 +29,22 @@ _NATIVE_BF16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512_BF16", "bf16": "BF16"}
 """Linux's name of a CPU's instructions -> ours. The last one is ARM's."""
 
 
-def choose(setting: Device) -> torch.device:
-    """The first visible CUDA GPU, or the CPU. Raises UserError where `setting` asks for a GPU and there is none."""
-    there = torch.cuda.is_available()
-    if setting == "cuda" and not there:
-        raise UserError(
-            "device: cuda, but torch sees no CUDA GPU", "set device: auto in params.yaml, or see wrn-pipe doctor"
-        )
-    return torch.device("cuda", 0) if there and setting != "cpu" else torch.device("cpu")
-
-
-def of_rank(setting: Device, rank: int, size: int) -> torch.device:
-    """Process `rank`'s of `size` that train together: a GPU each, or the CPU for all where there is no GPU.
+def choose(setting: Device, rank: int = 0, size: int = 1) -> torch.device:
+    """What process `rank` of `size` trains on: a visible CUDA GPU of its own, or the CPU where there is none.
 
     Raises UserError where there are GPUs, or are to be, but too few.
     """
     gpus = torch.cuda.device_count() if setting != "cpu" and torch.cuda.is_available() else 0
     if gpus >= size:
         return torch.device("cuda", rank)
-    if gpus or setting == "cuda":
+    if size > 1 and (gpus or setting == "cuda"):
         raise UserError(
             f"{size} processes need a GPU each, but torch sees {gpus}",
             "set device: cpu in params.yaml, or a smaller number of processes in the protocol",
         )
+    if setting == "cuda":
+        remedy = "set device: auto in params.yaml, or see wrn-pipe doctor"
+        raise UserError("device: cuda, but torch sees no CUDA GPU", remedy)
     return torch.device("cpu")
 
 
@@ -117,20 +108,11 @@ def note_unrepeatable(names: list[str]) -> Iterator[None]:
     """Add to `names` each kernel that the block runs although torch has no deterministic one. `prepare` comes first."""
     show = warnings.showwarning
 
-    def add(name: str) -> None:
-        if name not in names:
-            names.append(name)
-            names.sort()
-
     def note(message: Warning | str, *where: Any, **more: Any) -> None:
         if found := _UNREPEATABLE.match(str(message)):
-            add(found[1])
+            names[:] = sorted({*names, found[1]})
         else:
             show(message, *where, **more)
-
-    on_gpu: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    if on_gpu and os.environ["CUBLAS_WORKSPACE_CONFIG"] not in _FIXED_WORKSPACES:
-        add("cuBLAS")
 
     with warnings.catch_warnings():
         warnings.filterwarnings("default", _UNREPEATABLE.pattern)
@@ -138,15 +120,30 @@ def note_unrepeatable(names: list[str]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def explain_compile_errors() -> Iterator[None]:
+    """Turn torch.compile's errors into a WrnPipeError: they come with the first steps, from inside the network."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+    try:
+        yield
+    except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+        # The latter's own message is only "Hard failure due to fullgraph=True".
+        told = error.__cause__ if isinstance(error, FailOnRecompileLimitHit) else error
+        lines = [line.strip() for line in str(told).splitlines() if line.strip()]
+        reasons = [line for line in lines[1:] if "error:" in line]
+        raise WrnPipeError(
+            f"torch.compile failed: {': '.join([lines[0], *reasons[:1]])}",
+            "set TORCH_LOGS=+dynamo to see more, or kernels: torch in params.yaml (another run, from its start)",
+        ) from error
+
+
 @cache
 def _processor() -> tuple[str, list[str]]:
     """Model name and feature flags."""
     path = Path("/proc/cpuinfo")
-    fields: dict[str, str] = {}
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            key, _, value = line.partition(":")
-            fields.setdefault(key.strip(), value.strip())
-    return fields.get("model name", platform.processor() or platform.machine()), fields.get(
-        "flags", fields.get("Features", "")
-    ).split()
+    lines = path.read_text().splitlines() if path.is_file() else []
+    # Of the first core: later lines come first here, and are overwritten.
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    name = fields.get("model name", platform.processor() or platform.machine())
+    return name, fields.get("flags", fields.get("Features", "")).split()

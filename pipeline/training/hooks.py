@@ -1,4 +1,4 @@
-"""What goes on around a training's steps and can not change what they compute: when a state is saved, how a signal is
+"""What goes on around a training's steps and cannot change what they compute: when a state is saved, how a signal is
 heard, what is shown. What stages pass is pipeline/runner/run_hooks.py; a training does without as well."""
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.progress import say
 
 if TYPE_CHECKING:
-    from pipeline.training.checkpoints import EpochRecord
+    from pipeline.artifacts import EpochRecord
 
 
 class CheckpointInterval:

@@ -22,7 +22,7 @@ def number_of_processes(plan: Plan, run_id: str, asked: Literal["auto"] | int | 
 
 
 def require_allowed(plan: Plan, run_id: str, processes: int) -> None:
-    """Raise UserError unless so many processes can train what the run's protocol says, but for rounding."""
+    """Raise UserError unless this number of processes can train what the run's protocol says, but for rounding."""
     run = plan.run(run_id)
     protocol = plan.protocols[run.protocol]
     if processes == protocol.processes:

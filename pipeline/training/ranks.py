@@ -28,7 +28,7 @@ class Ranks:
     """The same processes by gloo, for numbers that no GPU has to know; None: the default group is that."""
 
     @property
-    def leads(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """The one that speaks and writes."""
         return self.rank == 0
 
@@ -38,7 +38,7 @@ class Ranks:
 
     @property
     def facts(self) -> dict[str, str | int]:
-        """What run.json says of them beside the device: with another number sums round otherwise."""
+        """What run.json says of them beside the device: with another number sums round differently."""
         return {"processes": self.size} if self.size > 1 else {}
 
     def around(self, model: nn.Module) -> nn.Module:
@@ -50,17 +50,17 @@ class Ranks:
             device_ids=[self.device] if self.device and self.device.type == "cuda" else None,
             # Running statistics are for later: rank 0's are saved, and nobody trains by them.
             forward_sync_buffers=False,
-            # Else the gradients are packed anew after the first step, and then three or more processes add them in
-            # another order: a resumed training, which packs them anew after another step, would have other bits.
+            # Else the gradients are packed again after the first step, and then three or more processes add them in
+            # another order: a resumed training, which packs them after another step, would have other bits.
             find_unused_parameters=True,
         )
 
-    def weigh(self, loss: torch.Tensor, own: int, joined: int) -> torch.Tensor:
+    def scale_loss(self, loss: torch.Tensor, own: int, joined: int) -> torch.Tensor:
         """A mean over `own` samples so scaled that its gradient's mean over the processes is that of the mean over the
         `joined` samples of the mini-batch, whatever their shares."""
         return loss if own * self.size == joined else loss * (own * self.size / joined)
 
-    def add_up(self, tensor: torch.Tensor) -> None:
+    def all_reduce_sum(self, tensor: torch.Tensor) -> None:
         """Put the sum over the processes in its place. Does not wait for a GPU. Collective."""
         if self.size > 1:
             dist.all_reduce(tensor)
@@ -89,7 +89,7 @@ def joined(setting: Device) -> Iterator[Ranks]:
     By NCCL where each has a GPU of its own, by gloo on the CPU. Raises UserError where `setting` allows neither.
     """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    device = devices.of_rank(setting, rank, size)
+    device = devices.choose(setting, rank, size)
     devices.prepare(device)
     if device.type == "cuda":
         dist.init_process_group("nccl", device_id=device)

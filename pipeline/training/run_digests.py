@@ -3,33 +3,25 @@
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import EVALUATION_FILES, EVALUATIONS, MODEL_FILES, MODELS, Digests
 from pipeline.data.beton import open_card, sha256
 from pipeline.dataset_config import SPLITS
 
-MODEL_FILES = ("model.safetensors", "history.csv", "run.json")
-EVALUATION_FILES = ("predictions.parquet", "metrics.json", "run.json")
 
-
-def digests(run_id: str, trained: Path, evaluated: Path, data: Path, device: dict[str, str | int]) -> dict[str, Any]:
+def digests(run_id: str, trained: Path, evaluated: Path, data: Path, device: dict[str, str | int]) -> Digests:
     """The content of evaluations/<run>/digests.json, from the folders where a run's files lie.
 
-    `files` has each file's place in the repository with its sha256. `data` has the sha256 of card.json, which pins the
-    bytes of the .beton files, and the digest of each split's content.
-    `device` is what it was evaluated on, as pipeline.training.device.facts says it.
-    Raises UserError when the card is missing or no JSON.
+    `device` is what it was evaluated on. Raises UserError when the data's card is missing or no JSON.
     """
     card = open_card(data)
-    places = [(trained, f"models/{run_id}", name) for name in MODEL_FILES]
-    places += [(evaluated, f"evaluations/{run_id}", name) for name in EVALUATION_FILES]
-    return {
-        "data": {
-            "name": data.name,
-            "card": sha256(data / "card.json"),
-            **{split: content(card, split) for split in SPLITS},
-        },
-        "device": device,
-        "files": {f"{place}/{name}": sha256(folder / name) for folder, place, name in places},
-    }
+    places = [(trained / name, MODELS / run_id / name) for name in MODEL_FILES]
+    places += [(evaluated / name, EVALUATIONS / run_id / name) for name in EVALUATION_FILES]
+    splits = {str(split): content(card, split) for split in SPLITS}
+    return Digests(
+        data={"name": data.name, "card": sha256(data / "card.json"), **splits},
+        device=device,
+        files={place.as_posix(): sha256(path) for path, place in places},
+    )
 
 
 def content(card: dict[str, Any], split: str) -> str:

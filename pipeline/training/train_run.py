@@ -1,31 +1,28 @@
 """One training from settings to files: made ready, trained by the loop, published."""
 
-import csv
 import os
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 # Read when torch first allocates: large blocks on huge pages save page faults on a CPU.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-import numpy as np
 import torch
-from safetensors.torch import save
+from torch import nn
 
+from pipeline.artifacts import HISTORY, RECORD, WEIGHTS, RunRecord, beton_of, write_history, write_weights
 from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import OUTSIDE, WrnPipeError, continue_with
-from pipeline.kernels.apply import use
 from pipeline.models.build import build, count_parameters
 from pipeline.models.sync_batch_norm import synchronise
-from pipeline.params import Plan
+from pipeline.params import Kernels, Plan, Precision
 from pipeline.progress import say
 from pipeline.provenance import versions
-from pipeline.publish import json_text, new_folder
-from pipeline.tasks.classification import loader_of, network_of, predict
+from pipeline.publish import new_folder
+from pipeline.tasks.task import task_of
 from pipeline.training import device as devices
-from pipeline.training.checkpoints import EpochRecord, Progress
+from pipeline.training.evaluate_run import predictor
 from pipeline.training.hooks import Hooks
 from pipeline.training.loop import Training, train
 from pipeline.training.processes import require_allowed
@@ -33,21 +30,16 @@ from pipeline.training.ranks import ALONE, Ranks
 
 
 def train_run(
-    plan: Plan,
-    run_id: str,
-    print_of_run: str,
-    scratch: Path,
-    to: Path,
-    hooks: Hooks,
-    ranks: Ranks = ALONE,
+    plan: Plan, run_id: str, print_of_run: str, scratch: Path, to: Path, hooks: Hooks, ranks: Ranks = ALONE
 ) -> None:
     """Train run `run_id`, from the state in `scratch` if there is one, and write its files as the folder `to`.
 
-    Of several `ranks` the first writes; all take part.
+    Of several `ranks` the first writes; all take part. Raises WrnPipeError when the disk is full or fails; nothing
+    shows in `to` then.
     """
     with hooks.explain_no_memory(run_id, lambda: OUTSIDE):
         training, record = prepare(plan, run_id, print_of_run, scratch, hooks, ranks)
-        if not ranks.leads:
+        if not ranks.is_rank_zero:
             train(training, lambda *_: None)
             return
         here = f"on {training.device} ({record['device']['name']}, {record['device']['threads']} threads)"
@@ -61,74 +53,72 @@ def train_run(
             )
         with hooks.run_logger(run_id, record) as logger:
             done = train(training, logger.epoch)
-            trained_on = {
-                "device": done.devices[-1],
-                "devices": done.devices,
-                "unrepeatable_kernels": done.unrepeatable,
-            }
-            publish(to, training, done, record | trained_on)
+            record |= {"device": done.devices[-1], "devices": done.devices, "unrepeatable_kernels": done.unrepeatable}
+            try:
+                with new_folder(to) as work:
+                    write_weights(work / WEIGHTS, training.model.state_dict())
+                    write_history(work / HISTORY, done.history)
+                    RunRecord.model_validate(record).write(work / RECORD)
+            except OSError as error:
+                raise WrnPipeError(
+                    f"cannot write {to} ({error.strerror}); the finished training is kept in {training.scratch}",
+                    f"make room there, then: {continue_with(run_id)} (it trains nothing again)",
+                ) from error
 
 
 def prepare(
-    plan: Plan,
-    run_id: str,
-    print_of_run: str,
-    scratch: Path,
-    hooks: Hooks,
-    ranks: Ranks = ALONE,
+    plan: Plan, run_id: str, print_of_run: str, scratch: Path, hooks: Hooks, ranks: Ranks = ALONE
 ) -> tuple[Training, dict[str, Any]]:
     """A training ready to start, keeping its state in `scratch`, and what run.json says of it before its first step.
 
-    Raises UserError where so many ranks would train something else than the protocol says.
+    Raises UserError where that number of ranks would train something else than the protocol says.
     """
     require_allowed(plan, run_id, ranks.size)
     run = plan.run(run_id)
-    protocol, data = plan.protocols[run.protocol], f"{run.dataset}-{run.representation}"
-    dropout = protocol.dropout if run.network.endswith("-dropout") else 0.0
+    protocol, task = plan.protocols[run.protocol], task_of(plan, run_id)
     device = ranks.device or devices.choose(plan.device)
     devices.prepare(device)
-    model = (
-        build(
-            run.network,
-            plan.datasets[run.dataset].classes,
-            conv_init=protocol.conv_init,
-            bn_init=protocol.bn_init,
-            dropout=dropout,
-            seed=run.seed,
-        )
-        .to(device)
-        .to(memory_format=torch.channels_last)
+    model = build(
+        run.network,
+        plan.datasets[run.dataset].classes,
+        conv_init=protocol.conv_init,
+        bn_init=protocol.bn_init,
+        dropout=protocol.dropout if run.network.endswith("-dropout") else 0.0,
+        seed=run.seed,
     )
-    kernels = synchronise(model, device) if protocol.batch_norm == "synchronised" else use(plan.kernels, model, device)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    if protocol.batch_norm == "synchronised":
+        kernels, makes_way = synchronise(model, device), False
+    else:
+        precision = devices.computed_in(protocol.precision, device)
+        kernels, makes_way = speed_up(plan.kernels, model, device, precision)
     # Several processes share the cores: as many threads decode JPEGs in each as compute there.
     workers = torch.get_num_threads() if ranks.size > 1 and run.representation == "jpeg" else None
     share = ranks.shard.size(protocol.batch_size)
-    loader = Loader(Path("data/beton") / data, "train", share, plan.loading.backend, workers)
-    preprocessing = Preprocessing(protocol.preprocessing).to(device)
+    loader = Loader(beton_of(run), "train", share, plan.loading.backend, workers)
     forward = ranks.around(model)
-
     test = None
-    if protocol.test_every and ranks.leads:
-        split = loader_of(Path("data/beton") / data, "test", plan.loading.backend)
+    if protocol.test_every and ranks.is_rank_zero:
+        _, predict = predictor(plan, run_id, device)
 
         def test(weights: dict[str, torch.Tensor]) -> float:
-            judged = network_of(run.network, plan.datasets[run.dataset].classes, weights, device)
-            labels, rows = predict(judged, split, preprocessing, device, np.arange(split.samples), shown=False)
-            return round(100 * float((rows.argmax(1) != labels).mean()), 6)  # as metrics.json has it
+            return task.score(predict(weights, shown=False))[0].value
 
     training = Training(
         run_id,
         protocol,
         run.seed,
+        task,
         model,
         loader,
-        preprocessing,
+        Preprocessing(protocol.preprocessing).to(device),
         device,
         scratch,
         hooks,
         ranks,
         forward,
         test,
+        makes_way,
     )
     record = {
         "run": run_id,
@@ -146,24 +136,14 @@ def prepare(
     return training, record
 
 
-def publish(to: Path, training: Training, done: Progress, record: dict[str, Any]) -> None:
-    """Write the three files of models/<run>. Raises WrnPipeError when the disk is full or fails; nothing shows then."""
+def speed_up(kernels: Kernels, model: nn.Module, device: torch.device, precision: Precision) -> tuple[str, bool]:
+    """pipeline.kernels.apply.speed_up, or torch's own kernels where that folder was deleted, which is said."""
     try:
-        with new_folder(to) as work:
-            weights = {k: v.detach().cpu().contiguous() for k, v in training.model.state_dict().items()}
-            (work / "model.safetensors").write_bytes(save(weights))
-            write_history(work / "history.csv", done.history)
-            (work / "run.json").write_text(json_text(record), encoding="utf-8")
-    except OSError as error:
-        raise WrnPipeError(
-            f"cannot write {to} ({error.strerror}); the finished training is kept in {training.scratch}",
-            f"make room there, then: {continue_with(training.run_id)} (it trains nothing again)",
-        ) from error
-
-
-def write_history(path: Path, history: list[EpochRecord]) -> None:
-    """One row an epoch; numbers as Python prints them, which reads back to the same bits."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(EpochRecord)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in history)
+        from pipeline.kernels.apply import speed_up as by_folder
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("pipeline.kernels"):
+            raise
+        if kernels != "torch":
+            say(f"kernels: {kernels} needs the folder pipeline/kernels, which is not here; training with torch's own")
+        return "torch", False
+    return by_folder(kernels, model, device, precision)

@@ -119,8 +119,8 @@ def test_twice_proves_that_a_training_repeats_or_shows_where_it_does_not(project
     code = loop.read_text()
     chance = "(at.step == 2) * int.from_bytes(__import__('os').urandom(1)) / 256"
     put = f"torch.zeros(1).put_(torch.tensor([0]), torch.tensor([{chance}]))"
-    spoiled = f"ranks.weigh(loss * (1 + {put})[0],"
-    loop.write_text(code.replace("ranks.weigh(loss,", spoiled))
+    spoiled = f"ranks.scale_loss(loss * (1 + {put})[0],"
+    loop.write_text(code.replace("ranks.scale_loss(loss,", spoiled))
     assert loop.read_text() != code
     for _ in range(2):  # two equal draws, of 256 each, are possible
         ended = start(project, log, "--twice").wait()

@@ -11,6 +11,7 @@ from project import RUN, Project
 from ruamel.yaml import YAML
 from test_verify import BETON, findings, flip, json_edit, lock, replace, rerecord
 
+from pipeline.artifacts import read_predictions as read
 from pipeline.cli.verify import TELLING, run_stage
 from pipeline.evidence.findings import Finding
 from pipeline.provenance import fingerprint
@@ -18,7 +19,6 @@ from pipeline.publish import json_text
 from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
 from pipeline.tasks.classification import about, metrics
-from pipeline.tasks.predictions import read
 from pipeline.training.run_digests import digests
 
 SECOND = RUN.replace("-s1", "-s2")
@@ -40,7 +40,7 @@ def two(copy: Project) -> Project:
     told = about(plan, SECOND) | metrics(*read(EVALUATION / "predictions.parquet"))
     (EVALUATION / "metrics.json").write_text(json_text(told))
     device = json.loads((EVALUATION / "digests.json").read_text())["device"]
-    (EVALUATION / "digests.json").write_text(json_text(digests(SECOND, MODEL, EVALUATION, BETON, device)))
+    digests(SECOND, MODEL, EVALUATION, BETON, device).write(EVALUATION / "digests.json")
     for stage in stages(Path.cwd()):
         if stage.kind in TELLING:
             run_stage(stage.command)

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from pipeline.artifacts import read_predictions as read
 from pipeline.cli.main import app
 from pipeline.cli.verify import TELLING, run_stage
 from pipeline.errors import UserError
@@ -27,7 +28,6 @@ from pipeline.publish import json_text
 from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
 from pipeline.tasks.classification import about, metrics
-from pipeline.tasks.predictions import read
 from pipeline.training.run_digests import digests
 
 MODEL, EVALUATION = Path("models") / RUN, Path("evaluations") / RUN
@@ -150,7 +150,7 @@ def remade() -> None:
     told = about(load(), RUN) | metrics(*read(EVALUATION / "predictions.parquet"))
     (EVALUATION / "metrics.json").write_text(json_text(told))
     device = json.loads((EVALUATION / "digests.json").read_text())["device"]
-    (EVALUATION / "digests.json").write_text(json_text(digests(RUN, MODEL, EVALUATION, BETON, device)))
+    digests(RUN, MODEL, EVALUATION, BETON, device).write(EVALUATION / "digests.json")
     for stage in stages(Path.cwd()):
         if stage.in_git:
             run_stage(stage.command)

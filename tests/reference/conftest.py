@@ -1,7 +1,8 @@
 """Fixtures for the reference's tests: real images read by the reference itself."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import recipe
@@ -21,3 +22,18 @@ def one_thread() -> Iterator[None]:
 def tiny(tiny_archive: Path) -> dict[str, recipe.Split]:
     """The archive's 260 training and 104 test images."""
     return recipe.read_archive(tiny_archive)
+
+
+@pytest.fixture(scope="package")
+def dataset(tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """The plan's entry of these images."""
+    return tiny_dataset_entry("http://127.0.0.1:9/none")
+
+
+@pytest.fixture(scope="package")
+def project(tiny_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that has their data, in which runs are trained."""
+    root = tmp_path_factory.mktemp("project")
+    (root / "data" / "beton").mkdir(parents=True)
+    (root / "data" / "beton" / "cifar10-rgb").symlink_to(tiny_beton)
+    return root

@@ -10,16 +10,37 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from pipeline.artifacts import EpochRecord
 from pipeline.errors import InterruptedTrainingError
 from pipeline.params import Plan
 from pipeline.runner.params_file import parse_plan
 from pipeline.runner.run_hooks import RunHooks
-from pipeline.training.checkpoints import EpochRecord
 from pipeline.training.evaluate_run import evaluate
 from pipeline.training.loop import train
 from pipeline.training.train_run import prepare, train_run
 
 RUN, SEED = "the-run", 3
+STEP = {"kind": "step", "drop_after": [3, 7], "factor": 0.2, "reset_momentum": True}
+ONE_CYCLE = {"kind": "one-cycle", "warmup_fraction": 0.3, "start_factor": 0.1}
+NOVEMBER_2016 = {
+    "epochs": 10,
+    "batch_size": 4,
+    "optimizer": "sgd",
+    "learning_rate": 0.05,
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 0.01,
+    "schedule": STEP,
+    "label_smoothing": 0.0,
+    "dropout": 0.3,
+    "preprocessing": "meanstd",
+    "flip": "per-image",
+    "crop": "per-image",
+    "drop_last": True,
+    "conv_init": "fan_in",
+    "bn_init": "uniform",
+    "precision": "fp32",
+}
 Tensors = dict[str, torch.Tensor]
 
 
@@ -96,10 +117,10 @@ def trained_in_float64(plan: Plan, scratch: Path, stop_in: int | None = None) ->
     return seen
 
 
-def run_to_files(plan: Plan) -> tuple[Path, Path]:
+def run_to_files(plan: Plan, name: str) -> tuple[Path, Path]:
     """In the folder of a project: the folders of what training and evaluation leave, as published."""
-    trained, evaluated = Path("models") / RUN, Path("evaluations") / RUN
-    train_run(plan, RUN, "print", Path("scratch/print"), trained, RunHooks(mirrored=False))
+    trained, evaluated = Path(name, "models") / RUN, Path(name, "evaluations") / RUN
+    train_run(plan, RUN, name, Path("scratch") / name, trained, RunHooks(mirrored=False))
     evaluated.mkdir(parents=True)
     evaluate(plan, RUN, trained, evaluated)
     return trained, evaluated

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import recipe
 import torch
-from product import SEED, plan_of, run_to_files
+from product import NOVEMBER_2016, ONE_CYCLE, SEED, STEP, plan_of, run_to_files
 from safetensors.torch import load_file
 
 FORWARD = 1e-5
@@ -25,31 +24,21 @@ kink, and what that does has grown to 0.004 to 0.009 by then. Small differences 
 BORDER = 0.002
 """Of a probability, between weights that far apart: images whose two highest lie closer may change their class."""
 
-ONE_CYCLE = {"kind": "one-cycle", "warmup_fraction": 0.3, "start_factor": 0.1}
 TESTED = {
+    **NOVEMBER_2016,
     "epochs": 2,
     "batch_size": 64,
-    "optimizer": "sgd",
     "learning_rate": 0.1,
-    "momentum": 0.9,
-    "nesterov": True,
     "weight_decay": 0.001,
     "schedule": ONE_CYCLE,
     "label_smoothing": 0.1,
-    "dropout": 0.3,
-    "preprocessing": "meanstd",
-    "flip": "per-image",
-    "crop": "per-image",
-    "drop_last": True,
-    "conv_init": "fan_in",
     "bn_init": "ones",
-    "precision": "fp32",
     "test_every": 1,
     "weight_average": {"decay": 0.5, "every": 3},
 }
 HELD_OUT = {
     **TESTED,
-    "schedule": {"kind": "step", "drop_after": [1], "factor": 0.2, "reset_momentum": True},
+    "schedule": {**STEP, "drop_after": [1]},
     "flip": "half-batch",
     "crop": "per-batch",
     "drop_last": False,
@@ -86,20 +75,11 @@ class Run:
 
 
 @pytest.fixture(scope="module", params=RUNS)
-def run(
-    request: pytest.FixtureRequest,
-    tiny: dict[str, recipe.Split],
-    tiny_beton: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_dataset_entry: Callable[[str], dict[str, Any]],
-) -> Run:
+def run(request: pytest.FixtureRequest, tiny: dict[str, recipe.Split], project: Path, dataset: dict[str, Any]) -> Run:
     network, protocol = RUNS[request.param]
-    root = tmp_path_factory.mktemp("run")
-    (root / "data" / "beton").mkdir(parents=True)
-    (root / "data" / "beton" / "cifar10-rgb").symlink_to(tiny_beton)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        trained, evaluated = run_to_files(plan_of(tiny_dataset_entry("http://127.0.0.1:9/none"), network, protocol))
+        patch.chdir(project)
+        trained, evaluated = run_to_files(plan_of(dataset, network, protocol), request.param.replace(" ", "-"))
         weights = {name: v.double() for name, v in load_file(trained / "model.safetensors").items()}
         with (trained / "history.csv").open() as file:
             history = list(csv.DictReader(file))

@@ -4,14 +4,13 @@ Both compute in float64, so that what differs is the algorithm and not rounding,
 moves an activation across ReLU's kink every few steps, and what that does grows to a hundredth of a weight.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import recipe
 import torch
-from product import SEED, Trained, plan_of, trained_in_float64
+from product import NOVEMBER_2016, ONE_CYCLE, SEED, STEP, Trained, plan_of, trained_in_float64
 
 FEW = 260 - 14
 """To hold out: three mini-batches of 4 are left, and a rest of 2."""
@@ -19,40 +18,19 @@ TOLERANCE = 1e-9
 """Of the largest number of a tensor. float64 rounds by 1e-16, sums of some thousand numbers by 1e-14, and 30 steps let
 that grow a hundredfold at most. The least of the faults that are to be seen makes 1e-4."""
 
-STEP = {"kind": "step", "drop_after": [3, 7], "factor": 0.2, "reset_momentum": True}
-ONE_CYCLE = {"kind": "one-cycle", "warmup_fraction": 0.3, "start_factor": 0.1}
-NOVEMBER_2016 = {
-    "epochs": 10,
-    "batch_size": 4,
-    "optimizer": "sgd",
-    "learning_rate": 0.05,
-    "momentum": 0.9,
-    "nesterov": True,
-    "weight_decay": 0.01,
-    "schedule": STEP,
-    "label_smoothing": 0.0,
-    "dropout": 0.3,
-    "preprocessing": "meanstd",
-    "flip": "per-image",
-    "crop": "per-image",
-    "drop_last": True,
-    "conv_init": "fan_in",
-    "bn_init": "uniform",
-    "precision": "fp32",
-    "holdout": FEW,
-}
-MAY_2016 = {**NOVEMBER_2016, "flip": "half-batch", "crop": "per-batch", "conv_init": "fan_out"}
-QUICK = {**NOVEMBER_2016, "schedule": ONE_CYCLE, "label_smoothing": 0.1, "conv_init": "fan_out", "bn_init": "ones"}
+FEW_HELD_OUT = {**NOVEMBER_2016, "holdout": FEW}
+MAY_2016 = {**FEW_HELD_OUT, "flip": "half-batch", "crop": "per-batch", "conv_init": "fan_out"}
+QUICK = {**FEW_HELD_OUT, "schedule": ONE_CYCLE, "label_smoothing": 0.1, "conv_init": "fan_out", "bn_init": "ones"}
 AVERAGE = {"decay": 0.75, "every": 4}
 STEP_AN_EPOCH = {"epochs": 30, "holdout": 260 - 4}
 """Of which history tells what each step did."""
 VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
     "May 2016": (MAY_2016, "WRN-10-1"),
     "May 2016, a step an epoch": ({**MAY_2016, **STEP_AN_EPOCH}, "WRN-10-1"),
-    "November 2016, dropout": (NOVEMBER_2016, "WRN-10-1-dropout"),
+    "November 2016, dropout": (FEW_HELD_OUT, "WRN-10-1-dropout"),
     "momentum is kept at the drops": ({**MAY_2016, "schedule": {**STEP, "reset_momentum": False}}, "WRN-10-1"),
     "no augmentation, plain momentum": (
-        {**NOVEMBER_2016, "preprocessing": "unit", "flip": "none", "crop": "none", "nesterov": False},
+        {**FEW_HELD_OUT, "preprocessing": "unit", "flip": "none", "crop": "none", "nesterov": False},
         "WRN-10-1",
     ),
     "one cycle, a step an epoch": ({**QUICK, **STEP_AN_EPOCH}, "WRN-10-1"),
@@ -62,18 +40,9 @@ VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.fixture
-def dataset(
-    tiny_beton: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    tiny_dataset_entry: Callable[[str], dict[str, Any]],
-) -> dict[str, Any]:
-    """The plan's entry; the test runs in a folder that has its data."""
-    (tmp_path / "data" / "beton").mkdir(parents=True)
-    (tmp_path / "data" / "beton" / "cifar10-rgb").symlink_to(tiny_beton)
-    monkeypatch.chdir(tmp_path)
-    return tiny_dataset_entry("http://127.0.0.1:9/none")
+@pytest.fixture(autouse=True)
+def in_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
 
 
 def reference(protocol: dict[str, Any], network: str, images: recipe.Split) -> list[recipe.Epoch]:
@@ -122,7 +91,7 @@ def test_stopped_and_resumed_is_as_never_stopped(
 ) -> None:
     """After two epochs of three steps, or amid the third: another attempt goes on with the step after, with momentum,
     average, sums of the epoch under way and dropout's masks as they were to be."""
-    protocol = {**NOVEMBER_2016, "epochs": 4, "schedule": ONE_CYCLE, "weight_average": AVERAGE}
+    protocol = {**FEW_HELD_OUT, "epochs": 4, "schedule": ONE_CYCLE, "weight_average": AVERAGE}
     plan = plan_of(dataset, "WRN-10-1-dropout", protocol)
     begun = trained_in_float64(plan, tmp_path / "scratch", stop_in)
     assert (len(begun.logits), begun.history) == (stop_in, None)

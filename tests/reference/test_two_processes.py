@@ -1,16 +1,14 @@
 """Two processes that share each mini-batch, one of them with a larger part of it, against the reference's one."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import crew
 import pytest
 import recipe
-from project import ROOT, make_project
+from project import make_project
 from safetensors.torch import load_file
 from test_evaluation import HELD_OUT, TRAINED, distance
 
@@ -34,30 +32,16 @@ def test_steps_are_those_of_one_process(
 ) -> None:
     project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
     project.edit(lambda params: params["loading"].update(backend="numpy"))
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "training" / "crew.py")],
-        cwd=project.root,
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
-            "OMP_NUM_THREADS": "1",
-            "TORCH_CPP_LOG_LEVEL": "ERROR",
-        },
-        input=json.dumps([{"name": "two", "size": 2, "protocol": PROTOCOL}]),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    made = crew.run(project, [{"name": "two", "size": 2, "protocol": PROTOCOL}]) / "two"
     expected = recipe.train(PROTOCOL, 10, 1, 1, tiny["train"])
     start = recipe.initial(10, 1, 10, PROTOCOL["conv_init"], PROTOCOL["bn_init"], 1)
     for rank in range(2):
-        tensors = load_file(project.root / "crew" / "two" / f"rank-{rank}.safetensors")
+        tensors = load_file(made / f"rank-{rank}.safetensors")
         for step, tolerance in ((1, FIRST), (3, TRAINED)):
             found = {name: tensors[f"{step}.{name}"].double() for name in start}
             after = expected[step - 1].state
             assert distance(found, after) < tolerance * distance(after, start), f"rank {rank}, after step {step}"
-        told = json.loads((project.root / "crew" / "two" / f"rank-{rank}.json").read_text())
+        told = json.loads((made / f"rank-{rank}.json").read_text())
         for row, epoch in zip(told["history"], expected, strict=True):
             assert row["learning_rate"] == pytest.approx(epoch.rates[-1], rel=1e-12)
             assert row["train_loss"] == pytest.approx(epoch.loss, rel=1e-3)

@@ -252,7 +252,7 @@ def test_a_run_that_fails_is_tried_three_times_and_named_and_the_others_go_on(
     assert "given up after attempt 3" in ran.stderr
     assert "error: 1 run failed, named above" in ran.stderr
     (line,) = (line for line in ran.stderr.splitlines() if line.startswith("failed: "))
-    assert "is no number" in (project.root / line.rpartition("log: ")[2]).read_text()
+    assert "non-finite loss" in (project.root / line.rpartition("log: ")[2]).read_text()
     assert states(project) == {NAMES[0]: "done", NAMES[1]: "failed", NAMES[2]: "done"}
 
 

@@ -16,8 +16,8 @@ import pytest
 from tracking.conftest import FIRST, SECOND, Place
 from tracking.servers import free_port, gate, mlflow_server
 
+from pipeline.artifacts import EpochRecord
 from pipeline.tracking.mlflow_logger import mirrored
-from pipeline.training.checkpoints import EpochRecord
 
 pytestmark = pytest.mark.soak
 USER, PASSWORD = "some@one", "gRk7/sesame:2?"

@@ -14,13 +14,13 @@ from project import Project
 from tracking.conftest import FIRST, SECOND, Place, copy
 from typer.testing import CliRunner
 
+from pipeline.artifacts import EpochRecord
 from pipeline.cli.main import app
 from pipeline.errors import UserError
 from pipeline.runner.params_file import load
 from pipeline.tracking.mlflow_logger import mirrored
 from pipeline.tracking.run_record import finished
 from pipeline.tracking.sync import log_runs
-from pipeline.training.checkpoints import EpochRecord
 
 
 def everything(place: Place) -> dict[str, Any]:

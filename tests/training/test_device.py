@@ -14,29 +14,45 @@ from pipeline.errors import UserError, WrnPipeError
 from pipeline.params import Device
 from pipeline.runner.training_interruptions import explain_no_memory
 from pipeline.training import device as devices
-from pipeline.training.device import note_unrepeatable
+from pipeline.training.device import explain_compile_errors, note_unrepeatable
 
-CPU = torch.device("cpu")
-GPU = torch.device("cuda", 0)
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+def put_gpus(count: int, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    patch.setattr(torch.cuda, "device_count", lambda: count)
 
 
 @pytest.mark.parametrize(
-    ("setting", "gpus", "device"),
-    [("auto", 2, GPU), ("cuda", 2, GPU), ("cpu", 2, CPU), ("auto", 0, CPU), ("cpu", 0, CPU)],
+    ("setting", "gpus", "rank", "size", "device"),
+    [
+        *(("auto", 2, 0, 1, GPU), ("cuda", 2, 0, 1, GPU), ("cpu", 2, 0, 1, CPU), ("auto", 0, 0, 1, CPU)),
+        *(("auto", 2, 1, 2, torch.device("cuda", 1)), ("auto", 0, 1, 2, CPU), ("cpu", 1, 1, 2, CPU)),
+    ],
 )
-def test_the_first_gpu_is_taken_unless_the_setting_says_cpu(
-    setting: Device, gpus: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
+def test_a_process_takes_a_gpu_of_its_own_unless_the_setting_says_cpu(
+    setting: Device, gpus: int, rank: int, size: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As far as torch's own words go."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
-    assert devices.choose(setting) == device
+    put_gpus(gpus, monkeypatch)
+    assert devices.choose(setting, rank, size) == device
 
 
-def test_a_gpu_that_is_asked_for_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="no CUDA GPU") as error:
-        devices.choose("cuda")
-    assert "device: auto" in error.value.remedy
+@pytest.mark.parametrize(
+    ("setting", "gpus", "size", "what", "remedy"),
+    [
+        ("cuda", 0, 1, "torch sees no CUDA GPU", "device: auto"),
+        ("cuda", 0, 2, "2 processes need a GPU each, but torch sees 0", "device: cpu"),
+        ("auto", 1, 2, "2 processes need a GPU each, but torch sees 1", "device: cpu"),
+    ],
+)
+def test_too_few_gpus_are_a_usage_error(
+    setting: Device, gpus: int, size: int, what: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_gpus(gpus, monkeypatch)
+    with pytest.raises(UserError, match=what) as error:
+        devices.choose(setting, 0, size)
+    assert remedy in error.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -64,12 +80,12 @@ def test_a_gpu_is_asked_for_bf16_that_is_not_emulated(native: bool, monkeypatch:
     assert devices.computed_in("bf16", GPU) == ("bf16" if native else "fp32")
 
 
-def test_cublas_has_its_workspace_before_it_is_used() -> None:
-    """It asks for the variable once, at its first product."""
-    environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
-    asked = "import os, pipeline.training.device\nprint(os.environ['CUBLAS_WORKSPACE_CONFIG'])"
-    said = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True)
-    assert said.stdout == ":4096:8\n"
+def test_a_gpus_libraries_are_part_of_what_bits_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92400)
+    found = devices.facts(GPU)
+    assert (found["type"], found["name"], found["cudnn"]) == ("cuda", "a GPU", "92400")
+    assert found["cuda"] == str(torch.version.cuda)
 
 
 def test_torchs_warning_names_its_kernel() -> None:
@@ -79,30 +95,8 @@ def test_torchs_warning_names_its_kernel() -> None:
     assert names == ["index_add_cuda_"]
 
 
-@pytest.mark.parametrize(
-    ("workspace", "on_gpu", "noted"), [(":4096:8", True, []), (":0:0", True, ["cuBLAS"]), (":0:0", False, [])]
-)
-def test_a_workspace_of_the_users_with_which_cublas_does_not_repeat_is_noted(
-    workspace: str, on_gpu: bool, noted: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", workspace)
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: on_gpu)
-    names: list[str] = []
-    with note_unrepeatable(names):
-        pass
-    assert names == noted
-
-
-def test_a_gpus_libraries_are_part_of_what_bits_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
-    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92400)
-    found = devices.facts(GPU)
-    assert (found["type"], found["name"], found["cudnn"]) == ("cuda", "a GPU", "92400")
-    assert found["cuda"] == str(torch.version.cuda)
-
-
-MEMORY = """
-import re, resource
+FRESH = """
+import os, re, resource
 from pathlib import Path
 import torch
 from pipeline.training.device import prepare
@@ -115,27 +109,35 @@ work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 work()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-for part in Path("/proc/self/smaps").read_text().split("[heap]")[1:]:
-    size, flags = re.search(r"Size: *(\\d+) kB\\n.*?VmFlags:(.*)", part, re.S).groups()
-    if " hg" in flags.split("\\n")[0]:
-        print(size)
+heaps = Path("/proc/self/smaps").read_text().split("[heap]")[1:]
+found = [re.search(r"Size: *(\\d+) kB\\n.*?VmFlags:(.*)", part, re.S).groups() for part in heaps]
+print(max((int(size) for size, flags in found if " hg" in flags.split("\\n")[0]), default=0))
+print(os.environ["CUBLAS_WORKSPACE_CONFIG"])
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other ways")
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="Linux has no huge pages here")
-def test_freed_memory_stays_in_the_process_and_linux_is_asked_for_huge_pages() -> None:
-    """150 MB are 38,400 pages."""
-    told = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True).stdout.split()
-    assert int(told[0]) < 400
-    assert int(told[1]) > 1_000_000  # kB of the heap
+def test_what_a_process_that_trains_has_set_up() -> None:
+    """Freed memory stays in it: 150 MB are 38,400 pages. Linux is asked for huge ones. cuBLAS has a workspace before it
+    asks, once."""
+    environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    said = subprocess.run([sys.executable, "-c", FRESH], env=environment, capture_output=True, text=True, check=True)
+    faults, heap_kb, workspace = said.stdout.split()
+    assert int(faults) < 400
+    assert int(heap_kb) > 1_000_000
+    assert workspace == ":4096:8"
+
+
+def test_another_error_than_the_compilers_passes() -> None:
+    with pytest.raises(RuntimeError, match=r"^another$"), explain_compile_errors():
+        raise RuntimeError("another")
 
 
 @pytest.mark.parametrize(
     "said",
     [
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
         "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     ],
 )

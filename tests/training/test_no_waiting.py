@@ -1,34 +1,33 @@
-"""Inside an epoch the process never waits for the device, and a loss that is no number stops the training all the same.
+"""Inside an epoch the process never waits for the device, and a non-finite loss stops the training all the same.
 
 Where there is no GPU torch's meta device stands for one: its tensors have shapes and no values, so that whoever would
 wait for a value (item, tolist, nonzero, a boolean mask, equal, a copy to the host) gets an error.
 """
 
-import math
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_trainings import ignore, protocol, training
+from small_trainings import ignore, protocol, training, with_nan
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.data.batches import Inputs
 from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import WrnPipeError
 from pipeline.models.names import parse
 from pipeline.models.preact_resnet import PreActResNet
-from pipeline.params import WeightAverage
 from pipeline.runner import heartbeat
-from pipeline.runner.checkpoint_interval import CheckpointInterval
 from pipeline.runner.heartbeat import Monitor
+from pipeline.tasks.classification import Classification
 from pipeline.training import loop
 from pipeline.training.async_copy import AsyncCopy
-from pipeline.training.checkpoints import Checkpoints, Progress
-from pipeline.training.ema import EMA
-from pipeline.training.loop import CHECK_LOSS_STEPS, Training, train
+from pipeline.training.hooks import Hooks
+from pipeline.training.loop import Training, train
+
+DROPOUT = {"network": "WRN-10-1-dropout", "dropout": 0.3, "weight_average": {"decay": 0.9, "every": 2}}
 
 
 class NeverDone:
@@ -64,95 +63,80 @@ class NoBlockingCopies(TorchDispatchMode):
         return result
 
 
-def an_epoch(folder: Path, scratch: Path, device: torch.device, network: str = "WRN-10-1", **changes: Any) -> None:
+def two_epochs(folder: Path, scratch: Path, device: torch.device, network: str = "WRN-10-1", **changes: Any) -> None:
     """The 5 steps of an epoch as `train` does them, between one wait for the device and the next."""
     recipe = protocol(batch_size=52, **changes)
     with device:
         model, preprocessing = PreActResNet(parse(network), 10, recipe.dropout), Preprocessing("meanstd")
-    run = Training("tiny", recipe, 1, model, Loader(folder, "train", 52, "numpy"), preprocessing, device, scratch)
-    # fused, as in train, is refused on the meta device
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, fused=device.type == "cuda" or None)
-    totals = torch.zeros(3, dtype=torch.float64, device=device)
-    glimpse, average = loop.AsyncCopy(totals), EMA(model, WeightAverage(decay=0.9, every=2))
-    states, at = Checkpoints(scratch, model, optimizer, totals, average), Progress()
-    keeper = loop._Keeper(run, states, at, [], CheckpointInterval(10**9), glimpse)
-    monitor = Monitor("tiny", scratch, 2, 5, 52, None)
-    dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
-    inputs = Inputs(run.loader, preprocessing, recipe.flip, recipe.crop, 1, dtype, device)
-    for at.epoch in range(2):  # what is copied once in a process is copied in the first
-        watcher = NoBlockingCopies() if at.epoch and device.type == "meta" else nullcontext()
-        if at.epoch and device.type == "cuda":
+    loader = Loader(folder, "train", 52, "numpy")
+    run = Training("tiny", recipe, 1, Classification(0.1), model, loader, preprocessing, device, scratch, Hooks())
+    under_way = loop._Loop(run)
+    under_way.monitor = Monitor("tiny", scratch, 2, 5, 52, None)
+    for epoch in range(2):  # what is copied once in a process is copied in the first
+        under_way.at.epoch, under_way.at.step = epoch, 0
+        watcher = NoBlockingCopies() if epoch and device.type == "meta" else nullcontext()
+        if epoch and device.type == "cuda":
             torch.cuda.set_sync_debug_mode("error")
-        at.step = 0
         with watcher:
-            loop._epoch(run, inputs, optimizer, at, 5, keeper, monitor, None)
-    assert at.step == 5
-    assert glimpse.step is not None
-    assert average.tensors
+            under_way.epoch()
+    assert under_way.at.step == 5
+    assert under_way.watched.step is not None
+    assert not under_way.ema or under_way.ema.tensors
     if isinstance(watcher, NoBlockingCopies):
         assert watcher.copies == 4  # an epoch's draws
 
 
 @pytest.fixture
-def meta(monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # does not know the meta device
-    monkeypatch.setattr(loop, "AsyncCopy", MetaAsyncCopy)
-    often(monkeypatch)
-    return torch.device("meta")
-
-
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five steps are enough to look at the loss, for the log and for what is no number."""
+    """Five steps are enough to look at the loss, for the log and for whether it is finite."""
     monkeypatch.setattr(loop, "CHECK_LOSS_STEPS", 2)
     monkeypatch.setattr(heartbeat, "FILE_EVERY_S", 0.0)
 
 
-def test_an_epoch_reads_nothing_from_the_device(tiny_beton: Path, tmp_path: Path, meta: torch.device) -> None:
-    an_epoch(tiny_beton, tmp_path, meta, "WRN-10-1-dropout", dropout=0.3)
+@pytest.mark.usefixtures("often")
+def test_an_epoch_reads_nothing_from_the_device(
+    tiny_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sgd = torch.optim.SGD
+    monkeypatch.setattr(torch.optim, "SGD", lambda *a, fused, **settings: sgd(*a, **settings))  # no fused one on meta
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # does not know the meta device
+    monkeypatch.setattr(loop, "AsyncCopy", MetaAsyncCopy)
+    two_epochs(tiny_beton, tmp_path, torch.device("meta"), **DROPOUT)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"network": "WRN-10-1-dropout", "dropout": 0.3}])
-def test_an_epoch_does_not_wait_for_a_gpu(
-    tiny_beton: Path, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    often(monkeypatch)
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, DROPOUT])
+def test_an_epoch_does_not_wait_for_a_gpu(tiny_beton: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     try:
-        an_epoch(tiny_beton, tmp_path, torch.device("cuda", 0), **changes)
+        two_epochs(tiny_beton, tmp_path, torch.device("cuda", 0), **changes)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("spoiled", [3, 2 * CHECK_LOSS_STEPS, 2 * CHECK_LOSS_STEPS + 1])
-def test_a_loss_that_is_no_number_ends_the_training_soon_and_with_its_step(
-    tiny_beton: Path, tmp_path: Path, spoiled: int
+@pytest.mark.parametrize("spoiled", [3, 10, 11])
+def test_a_non_finite_loss_ends_the_training_soon_and_with_its_step(
+    tiny_beton: Path, tmp_path: Path, spoiled: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = training(tiny_beton, tmp_path / "fingerprint", batch_size=1, epochs=1)
-    steps = 0
-
-    def spoil(*_: object) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == spoiled:
-            with torch.no_grad():
-                next(run.model.parameters())[0, 0, 0, 0] = math.nan
-
-    run.model.register_forward_pre_hook(spoil)
-    with pytest.raises(WrnPipeError, match=rf"the loss is no number in epoch 1 at step {spoiled}; "):
+    """Within twice as many steps as lie between two looks: 5 here."""
+    monkeypatch.setattr(loop, "CHECK_LOSS_STEPS", 5)
+    run = training(tiny_beton, tmp_path / "fingerprint", batch_size=8, epochs=1)
+    run, steps = with_nan(replace(run, hooks=Hooks()), "conv1.weight", spoiled - 1)
+    with pytest.raises(WrnPipeError, match=rf"non-finite loss in epoch 1 at step {spoiled}; "):
         train(run, ignore)
-    assert spoiled <= steps < spoiled + 2 * CHECK_LOSS_STEPS
+    assert spoiled <= len(steps) < spoiled + 10
 
 
-def test_a_glimpse_is_of_the_step_it_was_asked_at_and_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_is_of_the_step_it_was_asked_at_and_waits_for_nothing() -> None:
     tensor = torch.zeros(3, dtype=torch.float64)
-    glimpse = AsyncCopy(tensor)
+    copy = AsyncCopy(tensor)
     seen = []
     for step in range(3):
         tensor += 1
-        seen.append(glimpse.at(step))
+        seen.append(copy.at(step))
     assert seen == [None, (0, [1.0] * 3), (1, [2.0] * 3)]
-    glimpse.copied = NeverDone()  # type: ignore[assignment]
+    copy.copied = NeverDone()  # type: ignore[assignment]
     tensor += 1
-    assert glimpse.at(3) is None
-    glimpse.copied = None
-    assert glimpse.at(4) == (2, [3.0] * 3)
+    assert copy.at(3) is None
+    copy.copied = None
+    assert copy.at(4) == (2, [3.0] * 3)

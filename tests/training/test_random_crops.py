@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import photos
-import pytest
 import torch
+from made_up_runs import changed
 from torch import nn
 
 from pipeline.data.augmentation import flips
@@ -15,8 +15,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.resized_crop import RandomCrops
 from pipeline.data.sampler import sample_order
-from pipeline.publication.protocols import paper_protocol
-from pipeline.training.checkpoints import EpochRecord
+from pipeline.tasks.classification import Classification
 from pipeline.training.loop import Training, train
 
 N, SEED = 9, 3
@@ -35,23 +34,16 @@ class Small(nn.Module):
         return self.linear(images.mean(dim=(2, 3)))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def test_training_shows_the_boxes_and_flips_of_the_epoch(tmp_path: Path) -> None:
     images = [photos.cutting(n, np.random.default_rng(n), 120) for n in range(N)]
-    return photos.make_beton(tmp_path / "photos-jpeg", "train", images, np.arange(N) % 3)
-
-
-def test_training_shows_the_boxes_and_flips_of_the_epoch(folder: Path, tmp_path: Path) -> None:
-    recipe = paper_protocol("paper-imagenet").protocol.model_dump()
+    folder = photos.make_beton(tmp_path / "photos-jpeg", "train", images, np.arange(N) % 3)
     schedule = {"kind": "step", "drop_after": [1], "factor": 0.1, "reset_momentum": False}
-    protocol = type(paper_protocol("paper-imagenet").protocol).model_validate(
-        {**recipe, "epochs": 2, "batch_size": 4, "schedule": schedule}
-    )
+    protocol = changed("paper-imagenet", epochs=2, batch_size=4, schedule=schedule)
     model = Small()
     loader = Loader(folder, "train", protocol.batch_size, "numpy")
     preprocessing = Preprocessing(protocol.preprocessing)
-    cpu = torch.device("cpu")
-    train(Training("x", protocol, SEED, model, loader, preprocessing, cpu, tmp_path / "scratch"), ignore)
+    cpu, task = torch.device("cpu"), Classification()
+    train(Training("x", protocol, SEED, task, model, loader, preprocessing, cpu, tmp_path / "scratch"), lambda *_: None)
     beton = open_split(folder, "train")
     assert [len(batch) for batch in model.shown] == [4, 4, 1] * 2
     shown = torch.cat(model.shown)
@@ -65,7 +57,3 @@ def test_training_shows_the_boxes_and_flips_of_the_epoch(folder: Path, tmp_path:
             [0.229, 0.224, 0.225]
         )
         assert torch.allclose(shown[epoch * N :][:N].double(), expected.permute(0, 3, 1, 2), atol=1e-4)
-
-
-def ignore(record: EpochRecord, rate: float) -> None:
-    """No mirror."""

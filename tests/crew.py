@@ -1,7 +1,7 @@
-"""Not a test: trainings by several processes that share each mini-batch, without torchrun, from one import of torch.
+"""Trainings by several processes that share each mini-batch, without torchrun, from one import of torch: see `run`.
 
-In the folder of a project, reads a JSON list of scenarios from stdin and does them in turn, a forked process for each
-rank; one that is alone needs none. A scenario:
+As a script, in the folder of a project, it reads a JSON list of scenarios from stdin and does them in turn, a forked
+process for each rank; one that is alone needs none. A scenario:
     name       the folder below crew/ that gets of each rank `rank-<r>.safetensors` and `rank-<r>.json`
     size       how many processes; 1 trains as ever, without torch.distributed
     scratch    where the state is kept, `name` unless said
@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import traceback
 from contextlib import nullcontext
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from project import RUN
+from project import ROOT, RUN, Project
 from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -109,6 +110,22 @@ def together(plan: Plan, scenario: dict[str, Any]) -> list[int]:
                 os._exit(code)
         children.append(child)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def run(project: Project, scenarios: list[dict[str, Any]]) -> Path:
+    """The folder that holds what the scenarios left."""
+    paths = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    done = subprocess.run(
+        [sys.executable, __file__],
+        cwd=project.root,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},
+        input=json.dumps(scenarios),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return project.root / "crew"
 
 
 if __name__ == "__main__":

@@ -7,11 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 LINE_EVERY_S = 10.0
-LINE_EVERY_FRACTION = 0.1
 QUIET_S = 1.0
 """Work that crosses several tenths within this time prints one line, not several."""
-
-
 _silent = False
 
 
@@ -56,7 +53,7 @@ class Task:
         self.text = text
 
     def _tenth(self) -> int:
-        return int(self.done / self.total / LINE_EVERY_FRACTION + 1e-9) if self.total else 0
+        return 10 * self.done // self.total if self.total else 0
 
     def describe(self) -> str:
         """`label: 20.0 MB of 170.5 MB (12 %), 3 s`."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.progress import say
 from pipeline.publish import new_folder
 from pipeline.runner.params_file import load
-from pipeline.runner.run_lock import discard_unless_held
+from pipeline.runner.run_lock import discard_unless_locked
 from pipeline.runner.stage_entry import run_stage
 
 
@@ -27,7 +27,7 @@ def main(run_id: str) -> None:
 
     log_runs(plan, [run_id])
     record = json.loads((to / "run.json").read_text(encoding="utf-8"))
-    discard_unless_held(Path("scratch") / record["fingerprint"], run_id)
+    discard_unless_locked(Path("scratch") / record["fingerprint"], run_id)
 
 
 if __name__ == "__main__":

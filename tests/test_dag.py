@@ -87,6 +87,28 @@ def test_a_training_depends_on_the_whole_folders_below_the_line_and_on_nothing_a
             assert entry in (f"stages/{stage}.py", WRITER) or entry.split("/")[1] in BELOW, entry
 
 
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("pipeline/comparison/tables.py", {"summarize", "manifest", "tabulate", "report"}),
+        ("pipeline/report/page.py", {"report"}),
+        ("pipeline/report/report.css", {"report"}),
+        ("pipeline/models/preact_resnet.py", {"train", "evaluate"}),
+        ("pipeline/training/loop.py", {"train", "evaluate"}),
+        ("pipeline/kernels/bn_relu.cpp", {"train"}),
+        ("pipeline/runner/heartbeat.py", set()),
+        ("environment/requirements.lock", {"train", "evaluate", "report"}),
+        ("pipeline/tracking/mlflow_logger.py", set()),
+        ("pipeline/cli/main.py", set()),
+    ],
+)
+def test_an_edit_makes_stale_what_depends_on_it_and_no_more(file: str, expected: set[str]) -> None:
+    assert (ROOT / file).is_file()
+    listed = {stage: [entry for entry in body(stage)["deps"] if isinstance(entry, str)] for stage in STAGES}
+    found = {stage for stage, deps in listed.items() if any(file == dep or file.startswith(f"{dep}/") for dep in deps)}
+    assert found == expected
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_has_a_description_and_a_dependency(stage: str) -> None:
     assert len(body(stage)["desc"]) > 10

@@ -39,7 +39,7 @@ def repro(
             "--jobs",
             "-j",
             min=1,
-            help="Train and evaluate so many runs at once here, each on its own GPU or share of the cores.",
+            help="Train and evaluate this number of runs at once here, each on its own GPU or share of the cores.",
             show_default=False,
         ),
     ] = None,
@@ -71,7 +71,7 @@ def repro(
     With --jobs or --slurm the runs are trained and evaluated side by side, outside DVC; then all is recorded at once. A
     job that fails is tried three times. Ctrl-C leaves jobs of a cluster running; the same command finds them again.
 
-    Exit code: 0 done, 1 a stage failed, 2 a mistake you can mend, 130 or 143 stopped by a signal.
+    Exit code: 0 done, 1 a stage failed, 2 a usage error, 130 or 143 stopped by a signal.
     """
     import sys
     from shlex import join
@@ -108,9 +108,9 @@ def repro(
         _forget_states(plan, targets or [])
     again = join(["wrn-pipe", *sys.argv[1:]])
     if place is not None:
-        from pipeline.runner.fan_out import fan_out
+        from pipeline.runner.job_driver import repro_by_jobs
 
-        code = fan_out(plan, targets or [], place, again, force)
+        code = repro_by_jobs(plan, targets or [], place, again, force)
     else:
         options = [flag for flag, on in (("--force", force), ("--keep-going", keep_going), ("--pull", pull)) if on]
         code = run(plan, targets or [], options)
@@ -152,9 +152,8 @@ def _place(
         return None
     if jobs is not None and slurm:
         raise UserError("--jobs with --slurm", "give one of them: --max-jobs limits the jobs of a cluster")
-    from pipeline.runner.submit import Slots, Slurm, minutes, need_slurm, need_submitit, slots, visible_gpus
+    from pipeline.runner.submit import Slots, Slurm, minutes, need_slurm, slots, visible_gpus
 
-    need_submitit()
     if jobs is not None:
         from pipeline.runner.params_file import load
 
@@ -170,13 +169,16 @@ def _place(
 def _forget_states(plan: "Plan", targets: list[str]) -> None:
     """Those that earlier attempts at these trainings have saved."""
     from pipeline.provenance import fingerprint
-    from pipeline.runner.dvc import runs_behind
+    from pipeline.runner.dag import read_dag
+    from pipeline.runner.dvc import looked_at
     from pipeline.runner.run_lock import discard, hold
 
-    for run_id in runs_behind(plan, targets):
-        scratch = Path("scratch") / fingerprint(plan, run_id)
-        with hold(scratch, run_id):
-            discard(scratch)
+    stages = read_dag(plan)
+    for stage in (stages[name] for name in looked_at(plan, targets, stages)):
+        if stage.kind == "train":
+            scratch = Path("scratch") / fingerprint(plan, stage.key)
+            with hold(scratch, stage.key):
+                discard(scratch)
 
 
 def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bool) -> None:

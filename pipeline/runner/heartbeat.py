@@ -1,5 +1,5 @@
-"""How a training comes along: on the terminal's bar every second, or in a log every half minute; and in a small file
-every ten seconds, for `wrn-pipe status`."""
+"""How far a training is: on the terminal's bar every second, or in a log every half minute; and in a small file every
+ten seconds, for `wrn-pipe status`."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.progress import Task, say
 from pipeline.training import hooks
 
-FILE = "pulse.json"
+FILE = "heartbeat.json"
 """In the training's scratch folder."""
 FILE_EVERY_S = 10.0
 BAR_EVERY_S = 1.0
@@ -22,7 +22,7 @@ WINDOW_S = 60.0
 
 
 @dataclass(frozen=True)
-class Pulse:
+class Heartbeat:
     """What the file says."""
 
     run: str
@@ -54,7 +54,7 @@ class Monitor(hooks.Monitor):
     """Of one epoch."""
     batch: int
     bar: Task | None
-    latest: Pulse | None = None
+    latest: Heartbeat | None = None
     _rate: float | None = field(default=None, init=False)
     _since: float | None = field(default=None, init=False)
     _images: int = field(default=0, init=False)
@@ -76,7 +76,7 @@ class Monitor(hooks.Monitor):
         return now - self._shown >= (BAR_EVERY_S if self.bar else FILE_EVERY_S)
 
     def show(self, epoch: int, step: int, loss: float, wrong: float) -> None:
-        """Epochs (from 0) and steps done, and the sums over the samples of the epoch under way, as in the loop."""
+        """As of the base."""
         now, seen = time.monotonic(), step * self.batch
         self._shown = now
         passed = now - self._since if self._since is not None else 0.0
@@ -85,7 +85,7 @@ class Monitor(hooks.Monitor):
             if passed >= WINDOW_S:
                 self._before, self._since, self._images = (passed, self._images), now, 0
         rate, left = self._rate, ((self.epochs - epoch) * self.steps - step) * self.batch
-        self.latest = Pulse(
+        self.latest = Heartbeat(
             run=self.run,
             epoch=min(epoch + 1, self.epochs),
             epochs=self.epochs,
@@ -118,20 +118,20 @@ class Monitor(hooks.Monitor):
         seconds = self.latest.seconds_left if self.latest else None
         return f", {duration(seconds)} left" if seconds else ""
 
-    def _write(self, pulse: Pulse) -> None:
+    def _write(self, heartbeat: Heartbeat) -> None:
         part = self.folder / f".{FILE}.part"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(asdict(pulse)), encoding="utf-8")
+            part.write_text(json.dumps(asdict(heartbeat)), encoding="utf-8")
             os.replace(part, self.folder / FILE)
         except OSError as error:  # only what is shown suffers; saving the state, on the same disk, decides
             say(f"cannot write {self.folder / FILE} ({error.strerror}): wrn-pipe status will show old figures")
 
 
-def read(folder: Path) -> Pulse | None:
-    """The last pulse of the training whose scratch folder this is; None where there is none that can be read."""
-    with suppress(FileNotFoundError, NotADirectoryError, ValueError, TypeError):
-        return Pulse(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+def read(folder: Path) -> Heartbeat | None:
+    """The last one of the training whose scratch folder this is; None where there is none."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return Heartbeat(**json.loads((folder / FILE).read_text(encoding="utf-8")))
     return None
 
 

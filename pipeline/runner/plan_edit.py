@@ -25,12 +25,9 @@ from pipeline.runner.params_file import line_of, parse_plan
 
 Edit = tuple[int, int, str]
 """From a place in a text to another: what stands there instead. Loading and dumping the whole would move comments, and
-lay out anew what a user has laid out."""
-
+change a user's layout."""
 METRIC = {"top1_error": "top-1 error", "top5_error": "top-5 error"}
 """How a comment words a claim's metric."""
-
-
 _STORED = {"jpeg": ", max_side: 500, quality: 90"}
 """Further settings of a kind of representation: what FFCV's authors use for ImageNet."""
 
@@ -46,6 +43,10 @@ class Group:
     representation: str
     claims: tuple[Claim, ...]
     """All of the paper's claims that these runs answer, or would but for the protocol."""
+
+    @property
+    def identity(self) -> tuple[str, str, str, str]:
+        return self.dataset, self.representation, self.network, self.protocol
 
     @property
     def name(self) -> str:
@@ -78,22 +79,39 @@ def groups_of(claims: Sequence[Claim], plan: Plan, protocol: str | None) -> tupl
     `protocol` names one for all of them, of params.yaml or of the paper; None takes each claim's own.
     Raises UserError for an unknown protocol.
     """
-    known = _protocols(plan)
+    known = {name: paper.protocol for name, paper in paper_protocols().items()} | plan.protocols
     if protocol is not None and protocol not in known:
         raise UserError(f"{PARAMS} has no protocol {protocol!r}", nearest(protocol, known, "protocol"))
     groups: dict[tuple[str, str, str], Group] = {}
     reasons: Counter[str] = Counter()
     for claim in claims:
-        name = _protocol_name(claim, protocol)
-        reason = _untrainable(claim) or (_misfit(name, known[name], claim.dataset, plan) if name else None)
-        if reason or name is None:
-            reasons[str(reason)] += 1
+        paper = protocol_of(claim)
+        if paper is None:
+            reasons[_UNTRAINABLE.get(claim.kind, "COCO detection (another system)")] += 1
+            continue
+        name = protocol or paper.name
+        many_sizes = _dataset(claim.dataset, plan).shape is None
+        if many_sizes != (known[name].crop == "random-resized"):
+            sizes = "vary in size" if many_sizes else "have one size"
+            reasons[f"on {claim.dataset}, whose images {sizes}: {name} is not made for them"] += 1
             continue
         key = (claim.dataset, claim.network, name)
         if key not in groups:
-            served = tuple(c for c in load_claims() if (c.dataset, c.network, _protocol_name(c, protocol)) == key)
+            served = tuple(
+                c
+                for c in load_claims()
+                if (c.dataset, c.network) == key[:2] and (of := protocol_of(c)) and (protocol or of.name) == name
+            )
             groups[key] = Group(*key, known[name].representation, served)
     return list(groups.values()), [f"{count} {reason}" for reason, count in reasons.items()]
+
+
+_UNTRAINABLE = {
+    "quoted": "quoted from other papers",
+    "count": "parameter counts (counted, not trained)",
+    "timing": "timings on the authors' machine",
+}
+"""Why no training of this tool answers a kind of claim, as the end of `3 ...`."""
 
 
 def extend(text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int) -> Addition:
@@ -103,9 +121,11 @@ def extend(text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int
     another run by a name that is needed, or is laid out so that nothing can be added in place.
     """
     plan = parse_plan(text, PARAMS)
+    datasets = {group.dataset: f"\n{_known_dataset(group.dataset)[0]}" for group in groups}
+    stored = {f"{group.dataset}-{group.representation}": _representation_text(group) for group in groups}
     edits = [
-        *_appended(text, "datasets", _dataset_texts(plan, groups)),
-        *_appended(text, "representations", _representation_texts(plan, groups)),
+        *_appended(text, "datasets", [entry for name, entry in datasets.items() if name not in plan.datasets]),
+        *_appended(text, "representations", [e for name, e in stored.items() if name not in plan.representations]),
         *_appended(text, "protocols", _protocol_texts(text, plan, groups)),
     ]
     lacking = {group: _lacking_seeds(text, plan, group, seeds) for group in groups}
@@ -116,8 +136,7 @@ def extend(text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int
             continue
         if _title(group, plan) not in text:
             entries = ["", *_comments(group, plan), *entries]
-        ours = [run_id for run_id in plan.runs if _identity(plan, run_id)[:-1] == _wanted(group, 0)[:-1]]
-        if ours:
+        if ours := [run_id for run_id in plan.runs if _identity(plan, run_id)[:-1] == group.identity]:
             edits += _appended(text, "runs", entries, after=ours[-1])
         else:
             fresh += entries
@@ -187,64 +206,21 @@ def _lines_below(text: str, index: int, column: int, lines: Sequence[str]) -> Ed
     return (end, end, new) if end else (len(text), len(text), newline + new)  # its last line has no line break
 
 
-def _protocols(plan: Plan) -> dict[str, Protocol]:
-    return {**{name: paper.protocol for name, paper in paper_protocols().items()}, **plan.protocols}
-
-
-def _protocol_name(claim: Claim, protocol: str | None) -> str | None:
-    """The protocol for a claim's runs; None where the claim can not be trained."""
-    paper = protocol_of(claim)
-    return None if paper is None else protocol or paper.name
-
-
-def _untrainable(claim: Claim) -> str | None:
-    """Why no training of this tool answers a claim, as the end of `3 ...`; None where one does."""
-    if claim.kind == "quoted":
-        return "quoted from other papers"
-    if claim.kind == "count":
-        return "parameter counts (counted, not trained)"
-    if claim.kind == "timing":
-        return "timings on the authors' machine"
-    return None if protocol_of(claim) else "COCO detection (another system)"
-
-
-def _misfit(name: str, protocol: Protocol, dataset: str, plan: Plan) -> str | None:
-    many_sizes = _dataset(dataset, plan).shape is None
-    if many_sizes == (protocol.crop == "random-resized"):
-        return None
-    return (
-        f"on {dataset}, whose images {'vary in size' if many_sizes else 'have one size'}: {name} is not made for them"
-    )
-
-
-def _known_dataset_text(name: str) -> str:
-    """Its entry in the list of the paper's datasets, where blank lines part them, without indentation."""
+@cache
+def _known_dataset(name: str) -> tuple[str, Dataset]:
+    """Its entry in the list of the paper's datasets, where blank lines separate them, without indentation."""
     entries = KNOWN_DATASETS.read_text(encoding="utf-8").split("\ndatasets:\n")[1].split("\n\n")
-    return textwrap.dedent(next(entry for entry in entries if re.search(f"^  {name}:$", entry, re.MULTILINE)))
+    text = textwrap.dedent(next(entry for entry in entries if re.search(f"^  {name}:$", entry, re.MULTILINE)))
+    return text, Dataset.model_validate(YAML(typ="safe").load(text)[name])
 
 
 def _dataset(name: str, plan: Plan) -> Dataset:
-    return plan.datasets[name] if name in plan.datasets else _known_dataset(name)
+    return plan.datasets[name] if name in plan.datasets else _known_dataset(name)[1]
 
 
-@cache
-def _known_dataset(name: str) -> Dataset:
-    return Dataset.model_validate(YAML(typ="safe", pure=True).load(_known_dataset_text(name))[name])
-
-
-def _dataset_texts(plan: Plan, groups: Sequence[Group]) -> list[str]:
-    names = dict.fromkeys(group.dataset for group in groups if group.dataset not in plan.datasets)
-    return [f"\n{_known_dataset_text(name)}" for name in names]
-
-
-def _representation_texts(plan: Plan, groups: Sequence[Group]) -> list[str]:
-    lines = dict.fromkeys(
-        f"{group.dataset}-{group.representation}: "
-        f"{{dataset: {group.dataset}, kind: {group.representation}{_STORED.get(group.representation, '')}}}"
-        for group in groups
-        if f"{group.dataset}-{group.representation}" not in plan.representations
-    )
-    return list(lines)
+def _representation_text(group: Group) -> str:
+    name, kind = f"{group.dataset}-{group.representation}", group.representation
+    return f"{name}: {{dataset: {group.dataset}, kind: {kind}{_STORED.get(kind, '')}}}"
 
 
 def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group]) -> list[str]:
@@ -253,19 +229,15 @@ def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group]) -> list[str]
         if name not in plan.protocols:
             blocks.append(f"\n{_protocol_text(name)}")
         elif name in paper_protocols():
-            _refuse_another(text, name, plan.protocols[name], paper_protocols()[name].protocol)
+            for field in Protocol.model_fields:
+                ours, papers = (getattr(p, field) for p in (plan.protocols[name], paper_protocols()[name].protocol))
+                if ours != papers:
+                    raise UserError(
+                        f"{PARAMS}:{line_of(text, 'protocols', name, field)}: protocols.{name}.{field} is "
+                        f"{_flow(ours)}, the paper's is {_flow(papers)}",
+                        "rename your protocol there and in its runs, or restore the paper's value",
+                    )
     return blocks
-
-
-def _refuse_another(text: str, name: str, ours: Protocol, papers: Protocol) -> None:
-    for field in Protocol.model_fields:
-        mine, theirs = getattr(ours, field), getattr(papers, field)
-        if mine != theirs:
-            raise UserError(
-                f"{PARAMS}:{line_of(text, 'protocols', name, field)}: protocols.{name}.{field} is {_flow(mine)}, "
-                f"the paper's is {_flow(theirs)}",
-                "rename your protocol there and in its runs, or restore the paper's value",
-            )
 
 
 def _protocol_text(name: str) -> str:
@@ -308,14 +280,10 @@ def _identity(plan: Plan, run_id: str) -> tuple[str, str, str, str, int]:
     return run.dataset, run.representation, canonical(run.network), run.protocol, run.seed
 
 
-def _wanted(group: Group, seed: int) -> tuple[str, str, str, str, int]:
-    return group.dataset, group.representation, group.network, group.protocol, seed
-
-
 def _lacking_seeds(text: str, plan: Plan, group: Group, seeds: int) -> tuple[int, ...]:
     """Seeds from 1 that no run of the plan has, by whatever id. Raises UserError when an id means something else."""
     present = {_identity(plan, run_id) for run_id in plan.runs}
-    lacking = tuple(seed for seed in range(1, seeds + 1) if _wanted(group, seed) not in present)
+    lacking = tuple(seed for seed in range(1, seeds + 1) if (*group.identity, seed) not in present)
     for run_id in map(group.run_id, lacking):
         if run_id in plan.runs:
             raise UserError(
@@ -354,16 +322,17 @@ def _comments(group: Group, plan: Plan) -> list[str]:
 
 def _group_cost(group: Group, plan: Plan) -> Cost:
     """Estimated cost of one run of the group."""
-    dataset, protocol = _dataset(group.dataset, plan), _protocols(plan)[group.protocol]
-    return training_cost(group.network, dataset.splits["train"] - protocol.holdout, protocol)
+    paper = paper_protocols().get(group.protocol)
+    protocol = plan.protocols.get(group.protocol) or (paper and paper.protocol)
+    assert protocol
+    images = _dataset(group.dataset, plan).splits["train"] - protocol.holdout
+    return training_cost(group.network, images, protocol)
 
 
 def cost_of(addition: Addition) -> Cost:
     """Estimated cost of all added runs."""
-    return sum(
-        (_group_cost(group, addition.plan) * len(seeds) for group, seeds in addition.added.items()),
-        start=Cost(0.0, 0.0),
-    )
+    costs = (_group_cost(group, addition.plan) * len(seeds) for group, seeds in addition.added.items())
+    return sum(costs, start=Cost(0.0, 0.0))
 
 
 def read(path: Path) -> str:
@@ -374,7 +343,7 @@ def read(path: Path) -> str:
 def write(path: Path, addition: Addition) -> None:
     """Replace the text of `path`, whole or not at all.
 
-    Raises UserError when the file is no longer what was planned on, or can not be written.
+    Raises UserError when the file is no longer what was planned on, or cannot be written.
     """
     target = path.resolve()  # a link stays one
     try:
@@ -384,4 +353,4 @@ def write(path: Path, addition: Addition) -> None:
         new_file(target, addition.after.encode("utf-8"))
         target.chmod(mode)
     except OSError as error:
-        raise UserError(f"can not write {path}: {error.strerror}", "mend that; the file is as it was") from None
+        raise UserError(f"cannot write {path}: {error.strerror}", "fix that; the file is as it was") from None

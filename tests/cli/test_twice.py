@@ -40,7 +40,7 @@ def starting(project: Project) -> bool:
 
 
 def stepping(project: Project) -> bool:
-    if not list(project.root.glob("scratch/*.twice/first/pulse.json")):
+    if not list(project.root.glob("scratch/*.twice/first/heartbeat.json")):
         return False
     time.sleep(0.2)
     return True

@@ -15,7 +15,7 @@ from small_trainings import ignore, training, weights
 
 from pipeline.artifacts import SAVED_STATES
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.runner.checkpoint_interval import SHARE, CheckpointInterval
+from pipeline.runner.run_hooks import SHARE, CheckpointInterval
 from pipeline.training import loop
 from pipeline.training.checkpoints import Checkpoints, Progress
 from pipeline.training.loop import Training, train
@@ -38,7 +38,7 @@ def saved(tiny_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 def test_the_newest_state_is_the_end_and_the_one_before_is_kept(saved: tuple[Path, Training]) -> None:
     assert [path.name[:22] for path in states(saved[0])] == ["epoch-0001-step-000000", "epoch-0002-step-000000"]
-    assert [path.name for path in saved[0].iterdir() if path not in states(saved[0])] == ["pulse.json"]
+    assert [path.name for path in saved[0].iterdir() if path not in states(saved[0])] == ["heartbeat.json"]
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -99,7 +99,7 @@ def test_a_full_disk_stops_the_training_and_costs_nothing(
     ):
         train(full, ignore)
     assert "make room for 2 MB" in error.value.remedy
-    assert sorted(path.name for path in folder.iterdir()) == [first.name, "pulse.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [first.name, "heartbeat.json"]
     rest = training(tiny_beton, folder, epochs=2, batch_size=130)
     train(rest, ignore)
     assert [path.read_bytes() for path in states(folder)] == [path.read_bytes() for path in states(saved[0])]

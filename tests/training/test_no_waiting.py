@@ -22,8 +22,8 @@ from pipeline.models.names import parse
 from pipeline.models.preact_resnet import PreActResNet
 from pipeline.params import WeightAverage
 from pipeline.runner import heartbeat
-from pipeline.runner.checkpoint_interval import CheckpointInterval
 from pipeline.runner.heartbeat import Monitor
+from pipeline.runner.run_hooks import CheckpointInterval
 from pipeline.training import loop
 from pipeline.training.async_copy import AsyncCopy
 from pipeline.training.checkpoints import Checkpoints, Progress

@@ -18,9 +18,9 @@ from pipeline.benchmarks.measuring import ask, process, spread
 from pipeline.benchmarks.plan_estimate import probed
 from pipeline.benchmarks.train_bench import DATA, default, training_rate
 from pipeline.data.beton import open_split
+from pipeline.kernels.openmp_threads import wait_briefly
 from pipeline.models.names import parse
 from pipeline.runner.params_file import load
-from pipeline.runner.waiting import wait_briefly
 
 ROOT = Path(__file__).resolve().parents[1]
 BARE_S = 5.0

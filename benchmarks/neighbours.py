@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from statistics import mean
 
-from pipeline.runner.waiting import POLICY, USERS_OWN, Yielding, bind_threads, on_own_core
+from pipeline.kernels.openmp_threads import POLICY, USERS_OWN, Yielding, bind_threads, on_own_core
 
 SETTINGS: dict[str, tuple[dict[str, str], str]] = {
     "torch's default": ({}, "free"),

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
+from pipeline.kernels.openmp_threads import wait_briefly
 from pipeline.provenance import fingerprint
 from pipeline.runner.interruptions import stop_training_at_once
 from pipeline.runner.launch import Task, train
 from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import discard, hold
 from pipeline.runner.stage_entry import run_stage
-from pipeline.runner.waiting import wait_briefly
 from pipeline.training.processes import number_of_processes
 
 

@@ -17,8 +17,8 @@ from importlib.metadata import version
 from multiprocessing import active_children, get_context
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from pipeline.kernels.openmp_threads import bind_threads, on_own_core
 from pipeline.progress import say
-from pipeline.runner.waiting import bind_threads, on_own_core
 from pipeline.signals import children_hear_no_signal
 
 if TYPE_CHECKING:

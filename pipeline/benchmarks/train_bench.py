@@ -18,13 +18,13 @@ from pipeline.benchmarks.measuring import Spread, ask, machine, matrix_rate, pro
 from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
 from pipeline.data.beton import open_split
 from pipeline.kernels.apply import use
+from pipeline.kernels.openmp_threads import on_own_core
 from pipeline.models.build import build
 from pipeline.models.names import parse
 from pipeline.models.param_count import multiply_adds
 from pipeline.models.preact_resnet import PreActBlock, PreActResNet, convolution
 from pipeline.models.sync_batch_norm import synchronise
 from pipeline.params import Backend, Kernels, Precision
-from pipeline.runner.waiting import on_own_core
 
 DATA = Path("data/beton/cifar10-rgb")
 BATCH = {"WRN-28-10": 32}

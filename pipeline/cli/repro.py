@@ -121,15 +121,11 @@ def repro(
         raise typer.Exit(code)
     if push:
         remote.push(plan, targets or [])
-    if not LOCK.is_file():
-        return
     committed = _committed(LOCK)
-    if committed is None:
-        return
-    changed = changed_results(committed, LOCK.read_text(encoding="utf-8"))
-    trained = [name for name in changed if name.startswith("train@")]
-    if trained:
-        _explain(trained)
+    if committed is not None and LOCK.is_file():
+        changed = changed_results(committed, LOCK.read_text(encoding="utf-8"))
+        if trained := [name.partition("@")[2] for name in changed if name.startswith("train@")]:
+            _explain(trained)
 
 
 def _place(
@@ -159,11 +155,13 @@ def _place(
 
         return Slots(slots(jobs, visible_gpus() if load().device != "cpu" else []))
     need_slurm()
+    further = []
     for option in sbatch:
-        if not all(option.partition("=")[::2]):
+        name, _, value = option.partition("=")
+        if not name or not value:
             raise UserError(f"--sbatch {option}", "write NAME=VALUE without dashes, such as --sbatch account=vision")
-    further = tuple((name, value) for name, _, value in (option.partition("=") for option in sbatch))
-    return Slurm(minutes(time), max_jobs, partition, gpus, cpus, further)
+        further.append((name, value))
+    return Slurm(minutes(time), max_jobs, partition, gpus, cpus, tuple(further))
 
 
 def _forget_states(plan: "Plan", targets: list[str]) -> None:
@@ -225,14 +223,13 @@ def _committed(path: Path) -> str | None:
 
 
 def _explain(trained: list[str]) -> None:
-    """Say why results differ from the committed ones although nothing was edited: floating point on other hardware."""
+    """Say why results of runs differ from the committed ones although nothing was edited: the processor, mostly."""
     import csv
     import io
 
     path = Path("results/runs.csv")
-    committed = {row["run"]: row for row in csv.DictReader(io.StringIO(_committed(path) or ""))}
-    here_text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    here = {row["run"]: row for row in csv.DictReader(io.StringIO(here_text))}
+    texts = _committed(path) or "", path.read_text(encoding="utf-8") if path.is_file() else ""
+    committed, here = ({row["run"]: row for row in csv.DictReader(io.StringIO(text))} for text in texts)
     diff = subprocess.run(
         ["git", "diff", "--name-only", "--relative", "HEAD", "--", "dvc.lock", "results", "models", "evaluations"],
         capture_output=True,
@@ -240,18 +237,12 @@ def _explain(trained: list[str]) -> None:
         check=True,
     )
     typer.echo("\nSame inputs, other results than in the checked-out commit:")
-    for name in trained:
-        run = name.split("@", 1)[1]
-        if run not in committed or run not in here:
-            continue
+    for run in (run for run in trained if run in committed and run in here):
+        then, now = committed[run], here[run]
         keys = ("device", "processor", "capability", "threads", "kernels", "torch")
-        then, now = ({k: rows[run][k] for k in keys} for rows in (committed, here))
-        differences = [f"{k} {then[k]} -> {now[k]}" for k in keys if then[k] != now[k]]
-        why = (
-            "; ".join(differences)
-            or "the same kind of processor by name, so another microcode or an unrepeatable kernel"
-        )
-        typer.echo(f"  {run}: top-1 error {committed[run]['top1_error']} -> {here[run]['top1_error']} ({why})")
+        why = "; ".join(f"{key} {then[key]} -> {now[key]}" for key in keys if then[key] != now[key])
+        why = why or "the same kind of processor by name, so another microcode or an unrepeatable kernel"
+        typer.echo(f"  {run}: top-1 error {then['top1_error']} -> {now['top1_error']} ({why})")
     typer.echo(
         "Floating-point sums depend on the processor, the number of threads and the compiler.\n"
         f"Changed therefore, among files that git tracks: {', '.join(diff.stdout.split())}.\n"

@@ -101,7 +101,7 @@ def _kept(name: str, key: str) -> "Callable[[], str] | None":
     """What the stage leaves behind when a signal stops it, where that is something."""
     if name != "download":
         return None
-    # Now, and not when it is told: numpy, which this imports, can not be imported again where a signal broke that off.
+    # Now, and not when it is told: numpy, which this imports, cannot be imported again where a signal broke that off.
     from stages.download import kept
 
     return lambda: kept(key)

@@ -27,8 +27,6 @@ _STATE = {"failed": "failed", "stale": "is out of date"}
 _DOES = {"not started": "trains {}", "stale": "brings {} up to date", "made": "records {}"}
 _MANY = 3
 """Reasons shown of a run that is stale; --json has them all."""
-_OTHERS, _LEAST = 32, 20
-"""Columns that state, error and the space between take, and those that what there is to know needs beside them."""
 
 
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -88,35 +86,17 @@ def _print(found: "PlanStatus") -> None:
 
 
 def _print_runs(runs: "Sequence[RunStatus]", console: "Console") -> None:
-    """As a table, or where a name would be cut by its columns as lines: names are there to be copied."""
+    """A line for each run, with what is known of it below: no column cuts a name, which is there to be copied."""
     import textwrap
 
-    from rich.box import SIMPLE
-    from rich.table import Table
     from rich.text import Text
 
-    known = {run.run: _known(run) for run in runs}
-    errors = {run.run: "" if run.error is None else f"{run.error:.2f} %" for run in runs}
-    longest = max((len(word) for what in known.values() for word in what.split()), default=0)
-    if console.width - max(map(len, known), default=0) - _OTHERS >= max(_LEAST, longest):
-        table = Table(box=SIMPLE)
-        for column in ("run", "state"):
-            table.add_column(column, no_wrap=True)
-        table.add_column("error", justify="right", no_wrap=True)
-        table.add_column("what there is to know")
-        for run in runs:
-            table.add_row(run.run, _coloured(run.state), errors[run.run], Text(known[run.run]))
-        console.print(table)
-        return
-    width = max(len(run.run) for run in runs)
+    width = max((len(run.run) for run in runs), default=0)
     for run in runs:
-        console.print(
-            Text.assemble(f"{run.run:<{width}}  ", _coloured(run.state), f"  {errors[run.run]}"), soft_wrap=True
-        )
-        folded = textwrap.wrap(known[run.run], console.width - 2, break_long_words=False, break_on_hyphens=False)
-        if folded:
-            console.print(Text(textwrap.indent("\n".join(folded), "  ")), soft_wrap=True)
-    console.print()
+        error = "" if run.error is None else f"  {run.error:.2f} %"
+        console.print(Text.assemble(f"{run.run:<{width}}  ", _coloured(run.state), error), soft_wrap=True)
+        for line in textwrap.wrap(_known(run), console.width - 2, break_long_words=False, break_on_hyphens=False):
+            console.print(Text(f"  {line}"), soft_wrap=True)
 
 
 def _coloured(state: str) -> "Text":

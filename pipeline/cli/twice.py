@@ -103,9 +103,9 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
 
 def _train(run_id: str, folder: str, steps: int | None) -> None:
     from pipeline.errors import WrnPipeError
+    from pipeline.kernels.openmp_threads import bind_threads
     from pipeline.provenance import fingerprint
     from pipeline.runner.params_file import load
-    from pipeline.runner.waiting import bind_threads
 
     plan = load()
     bind_threads(plan.kernels)

@@ -20,12 +20,12 @@ from types import FrameType
 import psutil
 
 from pipeline.errors import OUTSIDE, InterruptedTrainingError, UserError, WrnPipeError, continue_with
+from pipeline.kernels.openmp_threads import bind_threads
 from pipeline.params import Plan
 from pipeline.progress import leave_speaking_to_another, say
 from pipeline.provenance import fingerprint
 from pipeline.runner.interruptions import stop_training_at_once
 from pipeline.runner.params_file import load
-from pipeline.runner.waiting import bind_threads
 from pipeline.signals import handled
 
 _GRACE_S = 20

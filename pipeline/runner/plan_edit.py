@@ -5,13 +5,12 @@ import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from ruamel.yaml import YAML
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from pipeline.comparison.training_cost import Cost, training_cost
 from pipeline.dataset_config import Dataset
@@ -22,10 +21,8 @@ from pipeline.publication.paper import KNOWN_DATASETS, TITLES
 from pipeline.publication.protocols import PROTOCOLS, paper_protocols, protocol_of
 from pipeline.publish import new_file
 from pipeline.runner.params_file import line_of, parse_plan
+from pipeline.runner.yaml_text import appended, appended_tables, edited
 
-Edit = tuple[int, int, str]
-"""From a place in a text to another: what stands there instead. Loading and dumping the whole would move comments, and
-change a user's layout."""
 METRIC = {"top1_error": "top-1 error", "top5_error": "top-5 error"}
 """How a comment words a claim's metric."""
 _STORED = {"jpeg": ", max_side: 500, quality: 90"}
@@ -53,6 +50,11 @@ class Group:
         """What its run ids start with. No dots: DVC reads a dot in `runs.<id>` as a step into the mapping."""
         network = re.sub(r"-b\(([0-9,]+)\)", lambda block: "-b" + block[1].replace(",", ""), self.network.lower())
         return f"{self.dataset}-{network.replace('.', '-')}-{self.protocol}"
+
+    @property
+    def stored(self) -> str:
+        """The representation's key in params.yaml."""
+        return f"{self.dataset}-{self.representation}"
 
     def run_id(self, seed: int) -> str:
         return f"{self.name}-s{seed}"
@@ -122,11 +124,14 @@ def extend(text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int
     """
     plan = parse_plan(text, PARAMS)
     datasets = {group.dataset: f"\n{_known_dataset(group.dataset)[0]}" for group in groups}
-    stored = {f"{group.dataset}-{group.representation}": _representation_text(group) for group in groups}
+    stored = {
+        g.stored: f"{g.stored}: {{dataset: {g.dataset}, kind: {g.representation}{_STORED.get(g.representation, '')}}}"
+        for g in groups
+    }
     edits = [
-        *_appended(text, "datasets", [entry for name, entry in datasets.items() if name not in plan.datasets]),
-        *_appended(text, "representations", [e for name, e in stored.items() if name not in plan.representations]),
-        *_appended(text, "protocols", _protocol_texts(text, plan, groups)),
+        *appended(text, "datasets", [entry for name, entry in datasets.items() if name not in plan.datasets]),
+        *appended(text, "representations", [e for name, e in stored.items() if name not in plan.representations]),
+        *appended(text, "protocols", _protocol_texts(text, plan, groups)),
     ]
     lacking = {group: _lacking_seeds(text, plan, group, seeds) for group in groups}
     fresh: list[str] = []
@@ -134,76 +139,19 @@ def extend(text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int
         entries = [_run_text(group, seed) for seed in lacking[group]]
         if not entries:
             continue
-        if _title(group, plan) not in text:
-            entries = ["", *_comments(group, plan), *entries]
+        comments = _comments(group, plan)
+        if comments[0] not in text:
+            entries = ["", *comments, *entries]
         if ours := [run_id for run_id in plan.runs if _identity(plan, run_id)[:-1] == group.identity]:
-            edits += _appended(text, "runs", entries, after=ours[-1])
+            edits += appended(text, "runs", entries, after=ours[-1])
         else:
             fresh += entries
-    edits += _appended(text, "runs", fresh)
-    edits += _appended_tables(text, [table for table in tables if table not in plan.tables])
-    after, at = "", 0
-    for start, end, new in sorted(edits, key=lambda edit: edit[0]):
-        after, at = after + text[at:start] + new, end
-    after += text[at:]
+    edits += appended(text, "runs", fresh)
+    edits += appended_tables(text, [table for table in tables if table not in plan.tables])
+    after = edited(text, edits)
     present = len(groups) * seeds - sum(map(len, lacking.values()))
     added = {group: seeds for group, seeds in lacking.items() if seeds}
     return Addition(text, after, parse_plan(after, PARAMS), added, present)
-
-
-def _appended(text: str, section: str, blocks: Sequence[str], after: str | None = None) -> list[Edit]:
-    """Entries added to the mapping `section`: below its entry `after`, or else below its last one.
-
-    A block is YAML without indentation, comments and blank lines included. Raises UserError for a section in braces,
-    where no comment could stand.
-    """
-    if not blocks:
-        return []
-    value = _sections(text)[section]
-    if not isinstance(value, MappingNode) or (value.flow_style and value.value):
-        raise UserError(
-            f"{PARAMS}:{value.start_mark.line + 1}: {section} stands in braces",
-            "write it as a block, one entry to a line",
-        )
-    lines = "\n".join(blocks).splitlines()
-    if not value.value:
-        end = value.end_mark.index
-        return [(value.start_mark.index, end, ""), _lines_below(text, end, 2, lines)]
-    entry = next((pair for pair in value.value if pair[0].value == after), value.value[-1])
-    return [_lines_below(text, max(map(_end, entry)), value.value[0][0].start_mark.column, lines)]
-
-
-def _appended_tables(text: str, tables: Sequence[str]) -> list[Edit]:
-    value = _sections(text)["tables"]
-    quoted = [f'"{table}"' for table in tables]
-    if not quoted or not isinstance(value, SequenceNode):
-        return []
-    end = max(map(_end, value.value), default=value.start_mark.index + 1)
-    if value.flow_style:
-        return [(end, end, ", ".join(["", *quoted] if value.value else quoted))]
-    return [_lines_below(text, end, value.start_mark.column, [f"- {word}" for word in quoted])]
-
-
-@lru_cache(maxsize=1)
-def _sections(text: str) -> dict[str, Node]:
-    root = YAML(typ="safe", pure=True).compose(text)
-    return {key.value: value for key, value in root.value}
-
-
-def _end(node: Node) -> int:
-    """Behind the last character of a node. The end mark of a block lies behind the comments that follow it."""
-    if not isinstance(node, MappingNode | SequenceNode) or node.flow_style or not node.value:
-        return int(node.end_mark.index)
-    below = node.value if isinstance(node, SequenceNode) else [part for pair in node.value for part in pair]
-    return max(map(_end, below))
-
-
-def _lines_below(text: str, index: int, column: int, lines: Sequence[str]) -> Edit:
-    """Whole lines below the line that holds the character before `index`."""
-    newline = "\r\n" if "\r\n" in text else "\n"
-    new = "".join((" " * column + line if line else "") + newline for line in lines)
-    end = index if text[index - 1] == "\n" else text.find("\n", index) + 1
-    return (end, end, new) if end else (len(text), len(text), newline + new)  # its last line has no line break
 
 
 @cache
@@ -216,11 +164,6 @@ def _known_dataset(name: str) -> tuple[str, Dataset]:
 
 def _dataset(name: str, plan: Plan) -> Dataset:
     return plan.datasets[name] if name in plan.datasets else _known_dataset(name)[1]
-
-
-def _representation_text(group: Group) -> str:
-    name, kind = f"{group.dataset}-{group.representation}", group.representation
-    return f"{name}: {{dataset: {group.dataset}, kind: {kind}{_STORED.get(kind, '')}}}"
 
 
 def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group]) -> list[str]:
@@ -301,13 +244,8 @@ def _run_text(group: Group, seed: int) -> str:
     )
 
 
-def _title(group: Group, plan: Plan) -> str:
-    return f"# {group.network} on {_dataset(group.dataset, plan).title} by {group.protocol}."
-
-
 def _comments(group: Group, plan: Plan) -> list[str]:
-    cost = _group_cost(group, plan)
-    lines = [_title(group, plan)]
+    lines = [f"# {group.network} on {_dataset(group.dataset, plan).title} by {group.protocol}."]
     for claim in group.claims:
         paper = protocol_of(claim)
         printed = f"{claim.text} % ({_listed([claim.table])}, {STATISTIC[claim.statistic]})"
@@ -315,6 +253,7 @@ def _comments(group: Group, plan: Plan) -> list[str]:
             lines.append(f"#   The paper's {METRIC[claim.metric]} by {paper.name}: {printed}; expect another.")
         else:
             lines.append(f"#   Expected {METRIC[claim.metric]}: {printed}.")
+    cost = _group_cost(group, plan)
     lines.append(f"#   Cost of each: {cost}, estimated from multiply-adds (pipeline/comparison/training_cost.py).")
     lines.append(f"#   Train them: wrn-pipe repro '{group.name}-s*'")
     return lines

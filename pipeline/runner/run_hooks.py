@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.kernels.openmp_threads import Yielding, on_own_core
 from pipeline.progress import Task, progress, say
 from pipeline.runner.heartbeat import Monitor
 from pipeline.runner.interruptions import explain_no_memory, stop_after_step
-from pipeline.runner.waiting import Yielding, on_own_core
 from pipeline.tracking.mlflow_logger import mirrored
 from pipeline.training import hooks
 from pipeline.training.hooks import Hooks, RunLogger

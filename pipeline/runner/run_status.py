@@ -201,7 +201,7 @@ def _run(run_id: str, facts: _Facts) -> RunStatus:
 
 
 def _why(train: str, evaluate: str, facts: _Facts) -> tuple[str, ...]:
-    """Why a run is out of date, each reason once: what training is to make again is no reason of the evaluation's."""
+    """Why a run is out of date, each reason once: what training is to make again is not the evaluation's."""
     stale = facts.stale or {}
     of_training = stale.get(train, [])
     said = (train, *facts.stages[train].outs) if of_training else ()

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
+from pipeline.kernels.openmp_threads import wait_briefly
 from pipeline.runner.failure_record import forget_failure_record
 from pipeline.runner.jobs import JOBS, Job, Work, note, slurm_queue
-from pipeline.runner.waiting import wait_briefly
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -225,7 +225,7 @@ class Attempt:
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
             except (ProcessLookupError, ChildProcessError):  # it has ended and was waited for
                 continue
-        # That it was stopped is no answer any more: should the job not start again, the driver must not find it.
+        # Should the job not start again, the driver must not find that it was stopped.
         for stage in self.work.stages:
             forget_failure_record(stage)
         return DelayedSubmission(self)

@@ -80,7 +80,7 @@ BROKEN: dict[str, tuple[str, bytes | None, str, str, str]] = {
     "repro, dag": ("dvc.yaml", b"{:\n}\n", "repro", "dvc.yaml:", "git checkout dvc.yaml"),
     "train, dag": ("dvc.yaml", b"{:\n}\n", f"stage train {RUN}", "dvc.yaml:", "git checkout dvc.yaml"),
     "params": ("params.yaml", b"# caf\xe9\n", "plan --paper-table 4", "not UTF-8, but byte 0xe9", "save it as UTF-8"),
-    "no lock": ("dvc.lock", None, "repro", "dvc.lock is not here, though git has it", "git checkout dvc.lock; or"),
+    "no lock": ("dvc.lock", None, "repro", "dvc.lock not found, though git has it", "git checkout dvc.lock; or"),
     "no lock, dry": (
         "dvc.lock",
         None,
@@ -148,7 +148,7 @@ def test_without_git_and_with_a_conflict_status_says_what_mends_it(clone: Projec
     shown = clone.cli("repro")
     (clone.root / "git").rename(clone.root / ".git")
     assert shown.returncode == 2
-    assert "is no git repository" in shown.stderr
+    assert "not a git repository" in shown.stderr
     assert len(shown.stderr.splitlines()) == 2
 
 

@@ -24,7 +24,6 @@ from pipeline.runner.job_driver import drive
 from pipeline.runner.jobs import Job, Work, activities, forget, note, noted
 from pipeline.runner.params_file import parse_plan
 from pipeline.runner.run_lock import hold
-from pipeline.runner.submit import Slots, slots
 
 RUNS = [result(700, seed=seed) for seed in (1, 2, 3, 4)]
 FIRST, SECOND, THIRD, FOURTH = (run.run for run in RUNS)
@@ -312,34 +311,3 @@ def test_a_driver_that_ends_leaves_the_clusters_jobs_to_the_next_one(
     over.join()
     assert following.submitted == []
     assert made(plan, work(FIRST))
-
-
-def cores(line: str) -> set[int]:
-    """Of a line such as `Cpus_allowed_list: 0-3,8`."""
-    ranges = [part.split("-") for part in line.split(":")[1].strip().split(",")]
-    return {core for ends in ranges for core in range(int(ends[0]), int(ends[-1]) + 1)}
-
-
-def test_slots_try_again_what_failed_and_keep_each_job_to_its_cores(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A script stands in for Python, which gets `-m pipeline.runner.job RUN FINGERPRINT STAGE`."""
-    script = Path("python").absolute()
-    made_by = {run: evaluated(plan, run, work(run).fingerprint) for run in (FIRST, SECOND)}
-    script.write_text(
-        f"#!/bin/sh\nrun=$3 trained=scratch/$4/trained\necho $run >> begun\n"
-        f"evaluated={made_by[FIRST]}; test $run = {FIRST} || evaluated={made_by[SECOND]}\n"
-        "grep Cpus_allowed_list /proc/self/status > $run.cores; echo $OMP_NUM_THREADS > $run.threads\n"
-        f"test $run = {SECOND} -o -e $run.failed || {{ touch $run.failed; {FAIL} }}\n{FINISH}"
-    )
-    script.chmod(0o755)
-    monkeypatch.setattr("sys.executable", str(script))
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    shared = slots(min(2, len(os.sched_getaffinity(0))), [])
-    assert drive(plan, [work(FIRST), work(SECOND)], Slots(shared), AGAIN) == []
-    assert sorted(Path("begun").read_text().split()) == [FIRST, FIRST, SECOND]
-    for run in (FIRST, SECOND):
-        found = cores(Path(f"{run}.cores").read_text())
-        assert found in [set(slot.cores) for slot in shared]
-        assert Path(f"{run}.threads").read_text() == f"{len(found)}\n"
-        assert made(plan, work(run))

@@ -77,7 +77,7 @@ def test_who_lives_is_told_without_turning_anybody_away(tmp_path: Path) -> None:
     note.write_text(json.dumps({**told, "pid": os.getpid()}))
     assert living_owner(scratch) is None, "another process has that id now"
     note.write_text(json.dumps({**told, "host": "elsewhere"}))
-    assert living_owner(scratch) is not None, "its processes can not be seen from here"
+    assert living_owner(scratch) is not None, "its processes cannot be seen from here"
     note.write_text(json.dumps(told))
     first.kill()
     first.communicate()

@@ -42,6 +42,8 @@ def test_jobs_keep_to_the_gpus_that_the_user_shows(
 
 TRAINING = """#!/bin/sh
 printf "%s" "$CUDA_VISIBLE_DEVICES" > seen
+taskset -cp $$ > cores
+echo $OMP_NUM_THREADS > threads
 ps -o sid= -p $$ > session
 end() { touch saved; exit 143; }
 trap end TERM
@@ -59,21 +61,26 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
     monkeypatch.setattr(sys, "executable", str(script))
     monkeypatch.setenv("WAITS", "0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "as it was")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.chdir(tmp_path)
     return Work("run", "fingerprint", "train")
 
 
 @pytest.mark.parametrize(("gpus", "seen"), [(["GPU-a1"], "GPU-a1"), ([], "as it was")])
-def test_a_training_sees_the_gpu_of_its_slot_and_no_signal_of_the_terminal(
+def test_a_training_has_the_gpu_or_the_cores_of_its_slot_and_no_signal_of_the_terminal(
     gpus: list[str], seen: str, training: Work
 ) -> None:
     """One that hears them and is then told by the driver would be told twice, and end at once."""
-    place = Slots(slots(1, gpus))
+    shared = slots(len(os.sched_getaffinity(0)), gpus)[-1:]
+    place = Slots(shared)
     place.submit([training])
     (process,) = place.local().values()
     assert process.wait() == 0
     assert place.free() == 1
     assert Path("seen").read_text() == seen
+    if not gpus:
+        assert Path("cores").read_text().split()[-1] == str(*shared[0].cores)
+        assert Path("threads").read_text() == "1\n"
     assert int(Path("session").read_text()) != os.getsid(0)
 
 

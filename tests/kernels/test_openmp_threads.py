@@ -16,14 +16,14 @@ import pytest
 from project import RUN as TINY_RUN
 from project import make_project
 
-from pipeline.runner.waiting import POLICY, USERS_OWN, USERS_OWN_BINDING, wait_briefly
+from pipeline.kernels.openmp_threads import POLICY, USERS_OWN, USERS_OWN_BINDING, wait_briefly
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "cifar10-wrn-40-1-quick-s1"
 CORES = sorted(os.sched_getaffinity(0))
 PLACES = """
 import json, os, subprocess, sys
-from pipeline.runner.waiting import bind_threads, on_own_core
+from pipeline.kernels.openmp_threads import bind_threads, on_own_core
 
 def places(): return [sorted(os.sched_getaffinity(int(task))) for task in os.listdir("/proc/self/task")]
 
@@ -40,7 +40,7 @@ print(json.dumps(told))
 MAKING_WAY = """
 import json, os, time
 from pathlib import Path
-from pipeline.runner.waiting import Yielding, bind_threads, on_own_core
+from pipeline.kernels.openmp_threads import Yielding, bind_threads, on_own_core
 bound = bind_threads("fused")
 import torch
 
@@ -93,7 +93,7 @@ print(json.dumps(states))
 """
 NOTICING = """
 import time
-from pipeline.runner.waiting import Yielding, bind_threads, on_own_core
+from pipeline.kernels.openmp_threads import Yielding, bind_threads, on_own_core
 bind_threads("fused")
 import torch
 numbers, until, judged = torch.ones(4_000_000), time.monotonic() + 120, []

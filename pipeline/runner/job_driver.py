@@ -38,18 +38,6 @@ _SETTLE_S = 20.0
 """A shared folder may show a file only some time after it was written."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A run that was given up."""
-
-    run: str
-    why: str
-    log: str
-
-    def __str__(self) -> str:
-        return f"{self.run}: {self.why}; log: {self.log}"
-
-
 def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, force: bool = False) -> int:
     """Bring `targets` up to date with jobs for the runs. The exit code as `repro` gives it.
 
@@ -69,26 +57,21 @@ def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, 
             return repro(plan, targets)
         failures = drive(plan, works, place, again)
         now = load()
-        failures += [
-            # It must not be recorded as made of the inputs that lie here now.
-            Failure(work.run, "settings, code or data were edited while it was trained", f"results in {SCRATCH}")
+        failures |= {  # which must not be recorded as made of the inputs that lie here now
+            work.run: f"settings, code or data were edited while it was trained; results in {SCRATCH}"
             for work in works
             if work.run not in now.runs or fingerprint(now, work.run) != work.fingerprint
-        ]
-        given_up = {failure.run for failure in failures}
-        made = [work for work in works if work.run not in given_up]
+        }
+        made = [work for work in works if work.run not in failures]
         publish(plan, made)
         # The stages downstream of failed runs would train them here, one after another.
         code = 0 if failures else repro(plan, targets)
         log_runs(plan, [work.run for work in made])
         if failures:
-            for failure in failures:
-                say(f"failed: {failure}")
-            raise WrnPipeError(
-                f"{counted(len(failures), 'run')} failed, named above; the others are published, the tables wait for "
-                "all",
-                f"fix what they say, then: {again}",
-            )
+            for run, why in failures.items():
+                say(f"failed: {run}: {why}")
+            what = f"{counted(len(failures), 'run')} failed, named above; the others are published, the tables wait"
+            raise WrnPipeError(what, f"fix what they say, then: {again}")
         return code
 
 
@@ -123,9 +106,9 @@ def publish(plan: Plan, works: Sequence[Work]) -> None:
         discard_unless_locked(SCRATCH / work.fingerprint, work.run)
 
 
-def drive(plan: Plan, works: Sequence[Work], place: Place, again: str) -> list[Failure]:
+def drive(plan: Plan, works: Sequence[Work], place: Place, again: str) -> dict[str, str]:
     """Let jobs bring all works to their end: submitted as there is room, watched, and tried again. Returns the runs
-    that were given up."""
+    that were given up, and why."""
     with progress("runs", len(works), "runs", notes=True) as task, signals.noted() as received:
         driver = _Driver(plan, place, task, list(works))
         driver.find()
@@ -163,7 +146,7 @@ class _Driver:
     attempts: Counter[Work] = field(default_factory=Counter)
     over: dict[Work, float] = field(default_factory=dict)
     """When its job was first seen to be over without a result."""
-    failures: list[Failure] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
 
     def find(self) -> None:
         """What earlier drivers and jobs have left: results, and jobs that are under way."""
@@ -234,14 +217,14 @@ class _Driver:
     def _failed(self, work: Work, job: Job) -> None:
         self.over.pop(work, None)
         ended = failure_record(f"train@{work.run}") or failure_record(f"evaluate@{work.run}")
-        failure = Failure(work.run, ended.what if ended else f"it was killed ({_last_line(job.log)})", job.log)
+        why = f"{ended.what if ended else 'it ended without a failure record'}; log: {job.log}"
         mistake = ended is not None and (ended.exit_code == UserError.exit_code or ended.stopped)
         attempt = max(1, self.attempts[work])
         if mistake or attempt >= ATTEMPTS:
-            self.failures.append(failure)
-            say(f"{failure}: given up after attempt {attempt}")
+            self.failures[work.run] = why
+            say(f"{work.run}: {why}: given up after attempt {attempt}")
         else:
-            say(f"{failure}: attempt {attempt} of {ATTEMPTS} failed, retrying")
+            say(f"{work.run}: {why}: attempt {attempt} of {ATTEMPTS} failed, retrying")
             self.waiting.append(work)
 
 
@@ -279,11 +262,3 @@ def _sole_driver() -> Iterator[None]:
         ) from None
     with lock:
         yield
-
-
-def _last_line(log: str) -> str:
-    try:
-        lines = Path(log).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    except OSError as error:
-        return f"no log: {error.strerror}"
-    return lines[-1] if lines else "an empty log"

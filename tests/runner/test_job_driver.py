@@ -118,10 +118,9 @@ def test_a_run_that_fails_is_tried_three_times_after_the_others_and_named(
 ) -> None:
     place = shell(f'test "$run" = {FIRST} || {{ {FINISH} exit 0; }}\n{ENOUGH}{FAIL}', width=1)
     works = [work(run) for run in (FIRST, SECOND, THIRD)]
-    (failure,) = drive(plan, works, place, AGAIN)
-    assert failure.run == FIRST
-    assert "the disk is on fire" in failure.why
-    assert "the disk is on fire" in Path(failure.log).read_text()
+    ((run, why),) = drive(plan, works, place, AGAIN).items()
+    assert run == FIRST
+    assert "the disk is on fire" in Path(why.rpartition("log: ")[2]).read_text()
     assert place.submitted == [FIRST, SECOND, THIRD, FIRST, FIRST]
     assert all(made(plan, each) for each in works[1:])
 
@@ -132,7 +131,7 @@ ENDS: dict[str, tuple[str, int, str | None]] = {
     "stopped while it trained": (fail("train", 130), 1, "its record"),
     "stopped while it evaluated": (fail("evaluate", 143), 1, "its record"),
     "an error, three times": (fail("evaluate", 1), 3, "its record"),
-    "killed, three times": ("echo begun; kill -9 $$\n", 3, "begun"),
+    "killed, three times": ("kill -9 $$\n", 3, "ended without a failure record"),
     "an error, twice": (f'test "$attempt" = 3 || {{ {FAIL} }}\n{FINISH}', 3, None),
     "trained, not evaluated": (f'mkdir -p "$trained"; test "$attempt" = 1 || {{ {FINISH} }}\n', 2, None),
     "evaluated, training lost": (f'mkdir -p "$evaluated"; test "$attempt" = 1 || {{ {FINISH} }}\n', 2, None),
@@ -150,7 +149,7 @@ def test_what_is_tried_again_and_what_is_not(shell: Callable[..., Any]) -> None:
         for stage in ("train", "evaluate"):
             text = '{"exit_code": 2, "what": "of yesterday", "remedy": null}'
             (failures_folder / f"{stage}@{run}.json").write_text(text)
-    failures = {failure.run: failure.why for failure in drive(plan, [work(run) for run in runs], place, AGAIN)}
+    failures = drive(plan, [work(run) for run in runs], place, AGAIN)
     for run, (_, attempts, why) in runs.items():
         said = failures.get(run)
         assert place.submitted.count(run) == attempts, run
@@ -168,13 +167,13 @@ def test_what_an_earlier_job_made_is_not_made_again(plan: Plan, shell: Callable[
         trained(each.fingerprint).mkdir(parents=True)
     (SCRATCH / edited.fingerprint / "evaluated-0123456789abcdef").mkdir()
     place = shell(FINISH)
-    assert drive(plan, [whole, half, evaluation, edited], place, AGAIN) == []
+    assert drive(plan, [whole, half, evaluation, edited], place, AGAIN) == {}
     assert sorted(place.submitted) == [SECOND, FOURTH]
 
 
 def test_an_evaluation_needs_no_training_in_scratch(plan: Plan, shell: Callable[..., Any]) -> None:
     place = shell('test "$stage" = evaluate && mkdir -p "$evaluated"\n')
-    assert drive(plan, [work(FIRST, "evaluate")], place, AGAIN) == []
+    assert drive(plan, [work(FIRST, "evaluate")], place, AGAIN) == {}
     assert place.submitted == [FIRST]
 
 
@@ -208,7 +207,7 @@ def test_runs_that_somebody_else_trains_are_waited_for_and_take_slots(plan: Plan
             folder.mkdir(parents=True)
 
     with trained_by_hand(first, finish), trained_by_hand(third, lambda: None):
-        assert drive(plan, [first, second, third], place, AGAIN) == []
+        assert drive(plan, [first, second, third], place, AGAIN) == {}
     assert sorted(place.submitted) == [SECOND, THIRD]
     there = Path(f"{SECOND}.log").read_text()
     assert not all(f"{each.fingerprint}.owner.json" in there for each in (first, third))
@@ -286,7 +285,7 @@ def test_the_last_note_of_a_run_counts_and_the_cluster_says_what_its_job_does(pl
 def test_a_result_that_a_shared_folder_shows_late_counts(plan: Plan, shell: Callable[..., Any], queue: Path) -> None:
     """The cluster's job is over at once, and its files are here a second later."""
     place = shell(f"sleep 0.7; {FINISH}", slurm=True)
-    assert drive(plan, [work(FIRST)], place, AGAIN) == []
+    assert drive(plan, [work(FIRST)], place, AGAIN) == {}
     assert place.submitted == [FIRST]
     assert noted() == {}
 
@@ -307,7 +306,7 @@ def test_a_driver_that_ends_leaves_the_clusters_jobs_to_the_next_one(
     over = threading.Timer(0.7, Path("go").touch)
     over.start()
     following = shell(FINISH, slurm=True)
-    assert drive(plan, [work(FIRST)], following, AGAIN) == []
+    assert drive(plan, [work(FIRST)], following, AGAIN) == {}
     over.join()
     assert following.submitted == []
     assert made(plan, work(FIRST))

@@ -6,6 +6,7 @@ The folder gets predictions.parquet, metrics.json, digests.json and a copy of ru
 import json
 from pathlib import Path
 
+from pipeline.artifacts import SCRATCH
 from pipeline.progress import say
 from pipeline.publish import new_folder
 from pipeline.runner.params_file import load
@@ -27,7 +28,7 @@ def main(run_id: str) -> None:
 
     log_runs(plan, [run_id])
     record = json.loads((to / "run.json").read_text(encoding="utf-8"))
-    discard_unless_locked(Path("scratch") / record["fingerprint"], run_id)
+    discard_unless_locked(SCRATCH / record["fingerprint"], run_id)
 
 
 if __name__ == "__main__":

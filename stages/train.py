@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from pipeline.artifacts import SCRATCH
 from pipeline.kernels.openmp_threads import wait_briefly
 from pipeline.provenance import fingerprint
 from pipeline.runner.interruptions import stop_training_at_once
@@ -32,7 +33,7 @@ def main(
     plan = load()
     processes = number_of_processes(plan, run_id, nproc)
     print_of_run = fingerprint(plan, run_id)
-    scratch, to = Path("scratch") / print_of_run, Path("models") / run_id
+    scratch, to = SCRATCH / print_of_run, Path("models") / run_id
     with stop_training_at_once(run_id), hold(scratch, run_id, wait):
         if fresh:
             discard(scratch)

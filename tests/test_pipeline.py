@@ -19,7 +19,9 @@ import numpy as np
 import psutil
 import pytest
 from project import BIN, RUN, Project, make_project
+from typer.testing import CliRunner
 
+from pipeline.cli.main import app
 from pipeline.data.readers import Splits
 from pipeline.tasks import predictions
 
@@ -301,7 +303,9 @@ def test_a_dead_tracking_server_stops_nothing_and_is_said_once(done: Project, tm
     assert digests(done) == before
 
 
-def test_while_a_stage_runs_readers_answer_and_a_repro_waits_for_its_end(done: Project, tmp_path: Path) -> None:
+def test_while_a_stage_runs_readers_answer_and_a_repro_waits_for_its_end(
+    done: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process that DVC has noted as the one that trains stands for it. It is killed, and stays a zombie of ours."""
     trains = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     info = {"pid": trains.pid, "cmd": "dvc repro"}
@@ -310,11 +314,12 @@ def test_while_a_stage_runs_readers_answer_and_a_repro_waits_for_its_end(done: P
     note.write_text(json.dumps({"write": {str(done.root / "models" / RUN / "model.safetensors"): info}, "read": {}}))
     log = tmp_path / "log"
     try:
+        monkeypatch.chdir(done.root)
         told = {
-            words: done.cli(*words.split())
+            words: CliRunner().invoke(app, words.split())
             for words in (f"show {RUN}", "explain --paper-table 4 --row WRN-40-1", "verify", "data", "status")
         }
-        assert {words: (ran.returncode, ran.stderr) for words, ran in told.items()} == dict.fromkeys(told, (0, ""))
+        assert {words: (ran.exit_code, ran.stderr) for words, ran in told.items()} == dict.fromkeys(told, (0, ""))
         shown = " ".join(told[f"show {RUN}"].stdout.split())
         assert f"train@{RUN}: train@{RUN} runs (process {trains.pid})" in shown
         assert f"evaluate@{RUN}: train@{RUN} runs" in shown

@@ -166,6 +166,7 @@ def _place(
 
 def _forget_states(plan: "Plan", targets: list[str]) -> None:
     """Those that earlier attempts at these trainings have saved."""
+    from pipeline.artifacts import SCRATCH
     from pipeline.provenance import fingerprint
     from pipeline.runner.dag import read_dag
     from pipeline.runner.dvc import looked_at
@@ -174,7 +175,7 @@ def _forget_states(plan: "Plan", targets: list[str]) -> None:
     stages = read_dag(plan)
     for stage in (stages[name] for name in looked_at(plan, targets, stages)):
         if stage.kind == "train":
-            scratch = Path("scratch") / fingerprint(plan, stage.key)
+            scratch = SCRATCH / fingerprint(plan, stage.key)
             with hold(scratch, stage.key):
                 discard(scratch)
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from pipeline.artifacts import SCRATCH
 from pipeline.comparison.training_cost import Cost, training_cost
 from pipeline.dataset_config import ArchiveSource, FilesSource
 from pipeline.params import Plan
@@ -57,7 +57,7 @@ def _step(stage: Stage, why: Sequence[str], only_if: str | None, plan: Plan, fre
         run = plan.run(stage.key)
         protocol = plan.protocols[run.protocol]
         cost = training_cost(run.network, plan.datasets[run.dataset].splits["train"], protocol)
-        unfinished = None if fresh else read(Path("scratch") / fingerprint(plan, stage.key))
+        unfinished = None if fresh else read(SCRATCH / fingerprint(plan, stage.key))
         if unfinished:
             done = (unfinished.epoch - 1 + unfinished.step / unfinished.steps) / unfinished.epochs
             cost = cost * (1 - done)

@@ -5,12 +5,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
+from pipeline.artifacts import SCRATCH
 from pipeline.errors import WrnPipeError
 from pipeline.publish import new_file
 
-FOLDER = Path("scratch/failures")
+FOLDER = SCRATCH / "failures"
 
 
 @dataclass(frozen=True)

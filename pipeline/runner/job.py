@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
+from pipeline.artifacts import SCRATCH
 from pipeline.errors import UserError, exit_on_error
 from pipeline.params import Plan
 from pipeline.provenance import dependencies, digests_of, fingerprint
@@ -25,8 +26,6 @@ from pipeline.training.processes import number_of_processes
 
 Stage = Literal["train", "evaluate"]
 """train: train and evaluate; evaluate: what lies in models/<run>."""
-
-SCRATCH = Path("scratch")
 
 
 def trained(print_of_run: str) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline import signals
+from pipeline.artifacts import SCRATCH
 from pipeline.errors import StoppedError, UserError, WrnPipeError
 from pipeline.params import Plan
 from pipeline.progress import Task, counted, progress, say
@@ -24,11 +24,12 @@ from pipeline.publish import new_folder
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, looked_at, record, repro
 from pipeline.runner.failure_record import failure_record, forget_failure_record
-from pipeline.runner.job import SCRATCH, evaluated, trained
+from pipeline.runner.job import evaluated, trained
 from pipeline.runner.jobs import JOBS, Activity, Job, Work, activities, forget, noted
 from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import discard_unless_locked, living_owner
 from pipeline.runner.submit import Place
+from pipeline.signals import handled
 from pipeline.tracking.sync import log_runs
 
 ATTEMPTS = 3
@@ -109,7 +110,9 @@ def publish(plan: Plan, works: Sequence[Work]) -> None:
 def drive(plan: Plan, works: Sequence[Work], place: Place, again: str) -> dict[str, str]:
     """Let jobs bring all works to their end: submitted as there is room, watched, and tried again. Returns the runs
     that were given up, and why."""
-    with progress("runs", len(works), "runs", notes=True) as task, signals.noted() as received:
+    received: list[int] = []
+    hear = handled(lambda signum, _: received.append(signum))
+    with progress("runs", len(works), "runs", notes=True) as task, hear:
         driver = _Driver(plan, place, task, list(works))
         driver.find()
         quiet = time.monotonic()

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline.artifacts import SCRATCH
 from pipeline.errors import WrnPipeError
 from pipeline.publish import new_file
-from pipeline.runner.job import SCRATCH, Stage
+from pipeline.runner.job import Stage
 
 JOBS = SCRATCH / "jobs"
 Activity = Literal["queued", "running"]

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pipeline.artifacts import SAVED_STATES
+from pipeline.artifacts import SAVED_STATES, SCRATCH
 from pipeline.errors import WrnPipeError
 from pipeline.params import Plan
 from pipeline.provenance import fingerprint
@@ -20,7 +20,7 @@ from pipeline.runner.dvc import ask, holds_a_file, only_absent
 from pipeline.runner.failure_record import failure_record
 from pipeline.runner.heartbeat import Heartbeat
 from pipeline.runner.heartbeat import read as read_heartbeat
-from pipeline.runner.job import SCRATCH, evaluated, trained
+from pipeline.runner.job import evaluated, trained
 from pipeline.runner.jobs import Activity, Job, activities, noted
 from pipeline.runner.remote import to_have
 from pipeline.runner.run_lock import LockOwner, living_owner, noted_owner

@@ -17,9 +17,10 @@ import pytest
 from made_up_runs import plan_text, result
 from project import ROOT
 
+from pipeline.artifacts import SCRATCH
 from pipeline.errors import StoppedError
 from pipeline.params import PARAMS, Plan
-from pipeline.runner.job import SCRATCH, evaluated, trained
+from pipeline.runner.job import evaluated, trained
 from pipeline.runner.job_driver import drive
 from pipeline.runner.jobs import Job, Work, activities, forget, note, noted
 from pipeline.runner.params_file import parse_plan

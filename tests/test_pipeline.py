@@ -260,47 +260,21 @@ def test_edited_code_or_an_edited_protocol_makes_stale_what_depends_on_it(done: 
 
 
 def test_mlflow_has_the_run_by_its_fingerprint(done: Project) -> None:
+    """What else it has: tests/tracking/test_sync.py."""
     from mlflow import MlflowClient
 
     record = json.loads((done.root / f"models/{RUN}/run.json").read_text())
     client = MlflowClient(f"sqlite:///{done.root / 'tracking' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("wide-residual-networks")
-    artifacts = done.root / "tracking" / "artifacts"
-    assert experiment.artifact_location == artifacts.as_uri()
-    where = experiment.experiment_id
+    where = client.get_experiment_by_name("wide-residual-networks").experiment_id
     (run,) = client.search_runs([where], f"tags.fingerprint = '{record['fingerprint']}'")
-    assert run.info.status == "FINISHED"
-    assert run.info.run_name == RUN
-    assert run.data.tags["dvc_stage"] == f"train@{RUN}"
-    assert run.data.tags["dirty"] == "false"
-    head = done.run("git", "rev-list", "--max-parents=0", "HEAD").stdout.strip()
-    assert run.data.tags["commit"] == head
-    assert run.data.params["peak_learning_rate"] == "0.1"
-    assert run.data.params["schedule.kind"] == "one-cycle"
+    assert (run.info.run_name, run.info.status) == (RUN, "FINISHED")
+    assert run.data.tags["commit"] == done.run("git", "rev-list", "--max-parents=0", "HEAD").stdout.strip()
     rows = list(csv.DictReader((done.root / f"models/{RUN}/history.csv").open()))
-    logged = client.get_metric_history(run.info.run_id, "train_loss")
-    assert [(m.step, m.value) for m in logged] == [(int(r["epoch"]), float(r["train_loss"])) for r in rows]
-    looks = client.get_metric_history(run.info.run_id, "test_error")
-    assert [(m.step, m.value) for m in looks] == [(int(r["epoch"]), float(r["test_error"])) for r in rows]
+    for metric in ("train_loss", "test_error"):
+        logged = client.get_metric_history(run.info.run_id, metric)
+        assert [(m.step, m.value) for m in logged] == [(int(row["epoch"]), float(row[metric])) for row in rows]
     metrics = json.loads((done.root / f"evaluations/{RUN}/metrics.json").read_text())
-    assert looks[-1].value == metrics["top1_error"]
-    assert run.data.metrics["test_top1_error"] == metrics["top1_error"]
-    (dataset,) = run.inputs.dataset_inputs
-    card = json.loads((done.root / "data/beton/cifar10-tiny-rgb/card.json").read_text())
-    assert dataset.dataset.digest == card["splits"]["train"]["digest"][:32]
-    (model,) = client.search_logged_models([where])
-    weights = done.root / model.tags["weights"]
-    assert model.tags["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
-    assert not artifacts.exists() or not list(artifacts.rglob("*.safetensors"))
-
-
-def test_a_dead_tracking_server_stops_nothing_and_is_said_once(done: Project, tmp_path: Path) -> None:
-    before = digests(done)
-    ran = done.cli("stage", "train", RUN, MLFLOW_TRACKING_URI="http://user:secret@127.0.0.1:9")
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stderr.count("MLflow is not recording") == 1
-    assert "secret" not in ran.stderr + ran.stdout
-    assert digests(done) == before
+    assert run.data.metrics["test_top1_error"] == metrics["top1_error"] == float(rows[-1]["test_error"])
 
 
 def test_while_a_stage_runs_readers_answer_and_a_repro_waits_for_its_end(

@@ -4,6 +4,7 @@ ten seconds, for `wrn-pipe status`."""
 import json
 import os
 import time
+from collections import deque
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ BAR_EVERY_S = 1.0
 LINE_EVERY_S = 30.0
 """Where there is no bar: the longest that a log is silent, as far as a step takes less."""
 WINDOW_S = 60.0
-"""The rate is that of the last minute or two: a machine gets busier, and other work ends."""
+"""The rate is that of the last minute: a machine gets busier, and other work ends."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,9 @@ class Monitor(hooks.Monitor):
     batch: int
     bar: Task | None
     latest: Heartbeat | None = None
-    _rate: float | None = field(default=None, init=False)
-    _since: float | None = field(default=None, init=False)
     _images: int = field(default=0, init=False)
-    _before: tuple[float, int] = field(default=(0.0, 0), init=False)
-    """Seconds and images of the window before."""
+    _marks: deque[tuple[float, int]] = field(default_factory=deque, init=False)
+    """Time and images so far, of each `show` of the window."""
     _shown: float = field(default_factory=lambda: time.monotonic(), init=False)
     _kept: float = field(default=0.0, init=False)
     _said: float = field(default_factory=lambda: time.monotonic(), init=False)
@@ -67,10 +66,10 @@ class Monitor(hooks.Monitor):
     def step(self, images: int) -> bool:
         """Count a step of `images`; whether `show` is due."""
         now = time.monotonic()
-        if self._since is None:  # the first step of a process compiles, so it is no measure
-            self._since = now
-        else:
+        if self._marks:
             self._images += images
+        else:  # the first step of a process compiles, so it does not count
+            self._marks.append((now, 0))
         if self.bar:
             self.bar.advance(images)
         return now - self._shown >= (BAR_EVERY_S if self.bar else FILE_EVERY_S)
@@ -79,12 +78,14 @@ class Monitor(hooks.Monitor):
         """As of the base."""
         now, seen = time.monotonic(), step * self.batch
         self._shown = now
-        passed = now - self._since if self._since is not None else 0.0
-        if self._images and passed > 0:
-            self._rate = (self._before[1] + self._images) / (self._before[0] + passed)
-            if passed >= WINDOW_S:
-                self._before, self._since, self._images = (passed, self._images), now, 0
-        rate, left = self._rate, ((self.epochs - epoch) * self.steps - step) * self.batch
+        rate = None
+        if self._images:
+            self._marks.append((now, self._images))
+            while now - self._marks[1][0] > WINDOW_S:
+                self._marks.popleft()
+            start, before = self._marks[0]
+            rate = (self._images - before) / (now - start) if now > start else None
+        left = ((self.epochs - epoch) * self.steps - step) * self.batch
         self.latest = Heartbeat(
             run=self.run,
             epoch=min(epoch + 1, self.epochs),

@@ -24,7 +24,7 @@ from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import hold
 from pipeline.training.processes import number_of_processes
 
-Stage = Literal["train", "evaluate"]
+FirstStage = Literal["train", "evaluate"]
 """train: train and evaluate; evaluate: what lies in models/<run>."""
 
 
@@ -45,7 +45,7 @@ def evaluated(plan: Plan, run_id: str, print_of_run: str) -> Path:
     return SCRATCH / print_of_run / f"evaluated-{digest[:16]}"
 
 
-def main(run_id: str, print_of_run: str, stage: Stage) -> None:
+def main(run_id: str, print_of_run: str, stage: FirstStage) -> None:
     """Bring one run to its end. Raises UserError when its inputs are not those that the job was submitted for."""
     plan = load()
     with _attempt("train", run_id, print_of_run):
@@ -66,7 +66,7 @@ def main(run_id: str, print_of_run: str, stage: Stage) -> None:
 
 
 @contextmanager
-def _attempt(stage: Stage, run_id: str, print_of_run: str) -> Iterator[None]:
+def _attempt(stage: FirstStage, run_id: str, print_of_run: str) -> Iterator[None]:
     with (
         keep_failure_record(f"{stage}@{run_id}"),
         stop_training_at_once(run_id),

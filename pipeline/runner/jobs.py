@@ -16,7 +16,7 @@ from typing import Literal
 from pipeline.artifacts import SCRATCH
 from pipeline.errors import WrnPipeError
 from pipeline.publish import new_file
-from pipeline.runner.job import Stage
+from pipeline.runner.job import FirstStage
 
 JOBS = SCRATCH / "jobs"
 Activity = Literal["queued", "running"]
@@ -30,7 +30,7 @@ class Work:
 
     run: str
     fingerprint: str
-    stage: Stage
+    stage: FirstStage
 
     @property
     def stages(self) -> list[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 import pytest
-from project import BIN, RUN, Project, make_project
+from project import BIN, Project, make_project
 
 from pipeline.data.readers import Splits
 
@@ -257,23 +257,6 @@ def test_a_conversion_that_is_stopped_leaves_no_writer_and_no_half_file(
     while left_in_memory(shared) and time.monotonic() < until:
         time.sleep(0.1)
     assert not left_in_memory(shared)
-
-
-@pytest.mark.soak
-def test_an_evaluation_that_is_stopped_leaves_the_one_of_before(
-    tmp_path: Path, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
-) -> None:
-    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
-    project.edit(lambda params: params["loading"].update(backend="numpy"))
-    for stage in ("train", "evaluate"):
-        done = project.cli("stage", stage, RUN, MLFLOW_TRACKING_URI="none://")
-        assert done.returncode == 0, done.stderr
-    folder = project.root / "evaluations"
-    before = {path.name: path.read_bytes() for path in (folder / RUN).iterdir()}
-    ended = interrupted(project, signal.SIGTERM, (folder / f".{RUN}.part").exists, "stage", "evaluate", RUN)
-    told(signal.SIGTERM, ended, "nothing half-done is left", f"repro evaluate@{RUN}")
-    assert [path.name for path in folder.iterdir()] == [RUN]
-    assert {path.name: path.read_bytes() for path in (folder / RUN).iterdir()} == before
 
 
 @pytest.mark.parametrize(

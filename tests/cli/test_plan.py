@@ -112,23 +112,6 @@ def test_all_gives_every_claim_of_the_paper_five_comparable_runs(planned_all: Ad
     assert not any("." in run_id for run_id in plan.runs), "DVC takes a dot for a step into the mapping"
 
 
-@pytest.mark.soak
-@pytest.mark.slow
-def test_dvc_resolves_every_planned_stage_in_time(planned_all: Addition, project: Project) -> None:
-    (project.root / "params.yaml").write_text(planned_all.after)
-    assert project.run("git", "init", "-q").returncode == 0
-    listed = project.run(sys.executable, "-m", "dvc", "stage", "list", "--name-only")
-    assert listed.returncode == 0, listed.stderr
-    names = set(listed.stdout.split())
-    plan = planned_all.plan
-    assert {f"{stage}@{run_id}" for stage in ("train", "evaluate") for run_id in plan.runs} <= names
-    assert {f"convert@{name}" for name in plan.representations} <= names
-    assert {f"tabulate@{table}" for table in plan.tables} <= names
-    # An unresolved parameter, such as `runs.<id>` with a dot in the id, is only noticed when DVC reads it.
-    status = project.run(sys.executable, "-m", "dvc", "repro", "--dry", "train@imagenet-wrn-18-1-5-paper-imagenet-s1")
-    assert "missing from 'params.yaml'" not in status.stderr
-
-
 def test_one_cell_with_what_it_needs(project: Project, cli: Cli) -> None:
     before = text_of(project)
     done = cli(*ONE, "--seeds", "2", "--yes")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -91,24 +91,6 @@ yielding.judge(0.5, 0.4)
 states["crowded later"] = yielding.makes_way
 print(json.dumps(states))
 """
-NOTICING = """
-import time
-from pipeline.kernels.openmp_threads import Yielding, bind_threads, on_own_core
-bind_threads("fused")
-import torch
-numbers, until, judged = torch.ones(4_000_000), time.monotonic() + 120, []
-class Judging(Yielding):
-    def judge(self, most, mean):
-        judged.append(most)  # what follows from it depends on whether a core is free, so on other tests
-        super().judge(most, mean)
-with Judging() as yielding:
-    while time.monotonic() < until and not any(most > 0.1 for most in judged):
-        with on_own_core():
-            numbers.sin_()
-        yielding.look()
-print(len(judged), any(most > 0.1 for most in judged))
-"""
-
 many = pytest.mark.skipif(len(CORES) == 1, reason="a single core")
 
 
@@ -198,21 +180,6 @@ def test_threads_make_way_and_return_and_no_bit_changes() -> None:
     assert not told["crowded later"]
     assert (again["main"], again["places"]) == (alone["main"], alone["places"])
     assert alone["bits"] == beside["bits"] == again["bits"]
-
-
-@many
-@pytest.mark.soak
-def test_neighbours_are_noticed(busy: None) -> None:
-    assert run(NOTICING).endswith(" True\n")
-
-
-@pytest.fixture
-def busy() -> Iterator[None]:
-    """Of a process on one of the cores."""
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as one:
-        os.sched_setaffinity(one.pid, {CORES[0]})
-        yield
-        one.kill()
 
 
 @many

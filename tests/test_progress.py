@@ -91,8 +91,8 @@ def test_a_terminal_gets_a_bar_with_notes_beside_percent_and_time() -> None:
         "    task.advance(5)\n"
     )
     text = on_a_terminal(code)
-    for shown in ("4/4", "images", "a word", "\x1b[", "tiny", "100%", "left"):
+    for shown in ("4 images of 4 images (100 %)", "a word", "\x1b[", "tiny", "100 %", "left"):
         assert shown in text
     assert "loss 1.234, error 45.6 %, 789 images/s" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
     assert "read: 4 images" not in text
-    assert "5/5" not in text
+    assert "5 images" not in text

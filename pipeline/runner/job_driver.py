@@ -64,7 +64,8 @@ def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, 
             if work.run not in now.runs or fingerprint(now, work.run) != work.fingerprint
         }
         made = [work for work in works if work.run not in failures]
-        publish(plan, made)
+        if made:
+            publish(plan, made)
         # The stages downstream of failed runs would train them here, one after another.
         code = 0 if failures else repro(plan, targets)
         log_runs(plan, [work.run for work in made])

@@ -198,7 +198,7 @@ def test_jobs_of_a_killed_driver_are_waited_for_and_one_that_fails_is_named(
     assert "attempt 2 of 3 failed, retrying" in said
     assert "error: 1 run failed, named above" in said
     (line,) = (line for line in said.splitlines() if line.startswith("failed: "))
-    assert f"run {NAMES[2]}: the loss is " in (project.root / line.rpartition("log: ")[2]).read_text()
+    assert f"error: run {NAMES[2]}: " in (project.root / line.rpartition("log: ")[2]).read_text()
     assert states(project) == {NAMES[0]: "done", NAMES[1]: "done", NAMES[2]: "failed"}
 
 

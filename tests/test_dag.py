@@ -11,6 +11,8 @@ STAGES = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
 
 CALLERS = {"runner", "tracking"}
 """Packages that decide when and where a stage works, and show that it did; never what it computes."""
+TRAINER = "pipeline/training/train_run.py"
+"""Called by pipeline/runner/launch.py, here or in many processes, for the train stage."""
 WRITER = "pipeline/publish.py"
 """Of the files that lie in pipeline/ itself the one that writes results. The others hold settings, which DVC watches in
 params.yaml, names and messages, or read what is there."""
@@ -46,7 +48,7 @@ def counts(path: Path) -> bool:
 def used(stage: str) -> set[str]:
     """The repository's files that a stage can import and that count, its own among them."""
     seen: set[Path] = set()
-    waiting = [ROOT / "stages" / f"{stage}.py"]
+    waiting = [ROOT / "stages" / f"{stage}.py", *([ROOT / TRAINER] if stage == "train" else [])]
     while waiting:
         current = waiting.pop()
         if current not in seen and counts(current):

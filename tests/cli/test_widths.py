@@ -40,7 +40,9 @@ def clone(project: Project) -> tuple[Project, str]:
 def test_files_are_whole_in_what_there_is_to_know_of_a_run(clone: tuple[Project, str], columns: int) -> None:
     project, run = clone
     shown = project.cli("status", COLUMNS=str(columns)).stdout
-    assert {run, f"models/{run}/model.safetensors"} <= set(shown.split())
+    (found,) = json.loads(project.cli("status", "--json").stdout)["runs"]
+    files = {word for reason in found["why"][:3] for word in reason.split() if "/" in word}
+    assert {run, "data/beton/cifar10-rgb"} <= {run, *files} <= set(shown.replace(";", " ").split())
     assert max(map(len, shown.partition("table")[0].splitlines())) <= columns
     assert f"Next: wrn-pipe repro {run} trains {run}; " in shown
 

@@ -21,8 +21,8 @@ from ruamel.yaml import YAML
 from pipeline.params import Plan
 from pipeline.runner.dag import read_dag
 from pipeline.runner.dvc import command, environment, repro
-from pipeline.runner.fan_out import publish, stale_runs
 from pipeline.runner.job import evaluated, trained
+from pipeline.runner.job_driver import publish, stale_runs
 from pipeline.runner.params_file import load
 from pipeline.tracking.sync import log_runs
 

@@ -20,7 +20,7 @@ from pipeline.benchmarks.train_bench import DATA, default, training_rate
 from pipeline.data.beton import open_split
 from pipeline.progress import say
 from pipeline.runner.params_file import load
-from pipeline.runner.waiting import wait_briefly
+from pipeline.training.openmp_threads import wait_briefly
 
 ROOT = Path(__file__).resolve().parents[1]
 BARE_S = 5.0

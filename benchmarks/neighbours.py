@@ -14,7 +14,7 @@ from functools import cache
 from statistics import mean
 
 from pipeline.benchmarks.measuring import child, seconds_of, spread
-from pipeline.runner.waiting import POLICY, USERS_OWN, Yielding, bind_threads, on_own_core
+from pipeline.training.openmp_threads import POLICY, USERS_OWN, Yielding, bind_threads, on_own_core
 
 SETTINGS: dict[str, tuple[dict[str, str], str]] = {
     "torch's default": ({}, "free"),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Floats: TypeAlias = npt.NDArray[np.float64]
 
 BETON, MODELS, EVALUATIONS, SCRATCH = Path("data/beton"), Path("models"), Path("evaluations"), Path("scratch")
+"""SCRATCH: state of unfinished trainings, <fingerprint>/ each, jobs, failure records, downloads; no stage reads it."""
 WEIGHTS, HISTORY, RECORD = "model.safetensors", "history.csv", "run.json"
 PREDICTIONS, METRICS, DIGESTS = "predictions.parquet", "metrics.json", "digests.json"
 MODEL_FILES = (WEIGHTS, HISTORY, RECORD)

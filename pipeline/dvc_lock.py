@@ -24,7 +24,7 @@ def locked(text: str) -> dict[str, Any]:
                 Path(entry["path"]), entry["md5"].split(".")
             stage.get("params", {}).get(str(PARAMS), {}).items()
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{LOCK} is no lock: {error!r}", _REMEDY) from None
+        raise UserError(f"{LOCK}: invalid lock file: {error!r}", _REMEDY) from None
     return stages
 
 
@@ -38,8 +38,8 @@ def read(root: Path = Path()) -> dict[str, Any]:
     tracked = subprocess.run(["git", "ls-files", "--error-unmatch", LOCK], cwd=root, capture_output=True, check=False)
     if tracked.returncode == 0:
         raise UserError(
-            f"{root / LOCK} is not here, though git has it: nothing would count as done",
-            f"git checkout {LOCK}; or, to do all anew, git rm --cached {LOCK}",
+            f"{root / LOCK} not found, though git has it: nothing would count as done",
+            f"git checkout {LOCK}; or, to start over, git rm --cached {LOCK}",
         )
     return {}
 

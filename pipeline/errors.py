@@ -1,4 +1,4 @@
-"""Failures the tool can explain: what happened and where on one line, how to mend it on the next."""
+"""Failures the tool can explain: what happened and where on one line, how to fix it on the next."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ class WrnPipeError(Exception):
 
 
 class UserError(WrnPipeError):
-    """The user can mend the cause: a wrong name, a bad file, an unreachable source. Exit code 2."""
+    """The user can fix the cause: a wrong name, a bad file, an unreachable source. Exit code 2."""
 
     exit_code = 2
 

@@ -84,13 +84,13 @@ class Protocol(Strict):
     weight_average: WeightAverage | None = None
     """None: the weights after the last step are the run's."""
     holdout: Annotated[int, Field(ge=0)] = 0
-    """So many training images, the same for every seed, are kept out of training and evaluated instead of the test
-    split: for choosing settings without the test split."""
+    """Training images, the same for every seed, that are kept out of training and evaluated instead of the test split:
+    for choosing settings without the test split."""
     test_every: Annotated[int, Field(ge=0)] = 0
-    """The test split is also looked at while training, after every so many epochs, for curves; 0: at the end alone.
-    Each look costs a forward pass in fp32 of all test images, and nothing is chosen by it: weights are the same."""
+    """Epochs after which the test split is also looked at while training, for curves; 0: at the end alone. Each look
+    costs a forward pass in fp32 of all test images, and nothing is chosen by it: weights are the same."""
     processes: Annotated[int, Field(ge=1)] = 1
-    """Each mini-batch is shared evenly by so many processes (torchrun); batch_size stays that of them all."""
+    """That share each mini-batch evenly (torchrun); batch_size stays that of them all."""
     batch_norm: Literal["per-process", "synchronised"] = "per-process"
     """Whose statistics normalise: those of a process's own share of the mini-batch, or of all of it. synchronised is
     made of torch's operations whatever `kernels` says, which is slower, and then any number of processes may train the
@@ -108,7 +108,7 @@ class Protocol(Strict):
         if self.test_every and self.holdout:
             raise ValueError("test_every looks at the test split, which holdout is there to leave alone")
         if self.batch_size % self.processes:
-            raise ValueError(f"{self.processes} processes can not share batch_size {self.batch_size} evenly")
+            raise ValueError(f"{self.processes} processes cannot share batch_size {self.batch_size} evenly")
         if isinstance(self.schedule, StepSchedule):
             drops = self.schedule.drop_after
             if list(drops) != sorted(set(drops)) or (drops and not 0 < drops[0] <= drops[-1] < self.epochs):
@@ -124,7 +124,7 @@ class Representation(Strict):
     """rgb: the bytes as published, uint8; zca: whitened by the authors' recipe, float32; jpeg: images of any shape,
     compressed."""
     max_side: Annotated[int, Field(ge=32, le=2000)] | None = None
-    """Of jpeg: larger images are scaled down until their longer side has so many pixels."""
+    """Of jpeg: larger images are scaled down until their longer side has this number of pixels."""
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
     """Of jpeg: what libjpeg calls its quality."""
 
@@ -211,7 +211,7 @@ def read_text(path: Path, remedy: str) -> str:
 
 
 def yaml_mapping(text: str, path: Path, remedy: str) -> dict[str, Any]:
-    """The mapping that a YAML text holds. Raises UserError, with the line, for what is none; `path` only names it.
+    """The mapping that a YAML text holds. Raises UserError, with the line, for anything else; `path` only names it.
 
     The parser in C, which DVC uses as well, is five times as fast as the one in Python, whose messages are clearer.
     """
@@ -224,7 +224,7 @@ def yaml_mapping(text: str, path: Path, remedy: str) -> dict[str, Any]:
         mark = error.problem_mark
         what = " ".join((error.problem or str(error)).split())
         raise UserError(f"{path}:{mark.line + 1 if mark else 1}: {what}", remedy) from None
-    except (YAMLError, ValueError) as error:  # a character that YAML does not have, a date that is none
+    except (YAMLError, ValueError) as error:  # a character that YAML does not have, an invalid date
         mark = getattr(error, "position", 0)
         raise UserError(f"{path}:{text.count(chr(10), 0, mark) + 1}: {' '.join(str(error).split())}", remedy) from None
     if not isinstance(values, dict):

@@ -7,11 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 LINE_EVERY_S = 10.0
-LINE_EVERY_FRACTION = 0.1
 QUIET_S = 1.0
 """Work that crosses several tenths within this time prints one line, not several."""
-
-
 _silent = False
 
 
@@ -56,14 +53,19 @@ class Task:
         self.text = text
 
     def _tenth(self) -> int:
-        return int(self.done / self.total / LINE_EVERY_FRACTION + 1e-9) if self.total else 0
+        return 10 * self.done // self.total if self.total else 0
+
+    def amount(self) -> str:
+        """`20.0 MB of 170.5 MB (12 %)`."""
+        done = _amount(self.done, self.unit)
+        return f"{done} of {_amount(self.total, self.unit)} ({self.percent()})" if self.total else done
+
+    def percent(self) -> str:
+        return f"{100 * self.done // self.total} %" if self.total else ""
 
     def describe(self) -> str:
         """`label: 20.0 MB of 170.5 MB (12 %), 3 s`."""
-        amount = _amount(self.done, self.unit)
-        if self.total:
-            amount += f" of {_amount(self.total, self.unit)} ({100 * self.done // self.total} %)"
-        return f"{self.label}: {amount}, {self.clock() - self.started:.0f} s"
+        return f"{self.label}: {self.amount()}, {self.clock() - self.started:.0f} s"
 
     def line_if_due(self) -> None:
         """Print a line after a further tenth of the work or after ten seconds, whichever comes first.
@@ -116,41 +118,26 @@ def _bar(
 ) -> Iterator[Task]:
     # Imported on use: rich costs a tenth of a second that a stage without a terminal need not pay.
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.table import Column
 
-    amounts: tuple[ProgressColumn, ...]
-    if notes:
-        amounts = TaskProgressColumn(), TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True))
-    elif unit == "bytes":
-        amounts = (DownloadColumn(),)
-    else:
-        amounts = MofNCompleteColumn(), TextColumn(unit)
     columns = (
         TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
         BarColumn(bar_width=10 if notes else 40),
-        *amounts,
+        TextColumn("{task.fields[amount]}", table_column=Column(no_wrap=True)),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        *((TextColumn("left"),) if notes else ()),
+        TextColumn("left"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        row = bar.add_task(label, total=total, completed=done, note="")
+        row = bar.add_task(label, total=total, completed=done, amount="")
 
         def show(task: Task) -> None:
-            bar.update(row, completed=task.done, note=task.text)
+            bar.update(row, completed=task.done, amount=f"{task.percent()} {task.text}" if notes else task.amount())
 
-        yield Task(label, total, unit, done, clock(), clock, show)
+        task = Task(label, total, unit, done, clock(), clock, show)
+        show(task)
+        yield task
 
 
 def counted(number: int, noun: str) -> str:

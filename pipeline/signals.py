@@ -21,18 +21,6 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
 
 
 @contextmanager
-def noted() -> Iterator[list[int]]:
-    """Those of them that come while the block runs, which goes on."""
-    received: list[int] = []
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        received.append(signum)
-
-    with handled(note):
-        yield received
-
-
-@contextmanager
 def children_hear_no_signal() -> Iterator[None]:
     """Processes that are started in the block leave it to this one to end them.
 

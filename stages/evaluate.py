@@ -7,7 +7,7 @@ from pipeline.artifacts import EVALUATIONS, MODELS, RECORD, SCRATCH, RunRecord
 from pipeline.progress import say
 from pipeline.publish import new_folder
 from pipeline.runner.params_file import load
-from pipeline.runner.run_lock import discard_unless_held
+from pipeline.runner.run_lock import discard_unless_locked
 from pipeline.runner.stage_entry import run_stage
 
 
@@ -24,7 +24,7 @@ def main(run_id: str) -> None:
     from pipeline.tracking.sync import log_runs
 
     log_runs(plan, [run_id])
-    discard_unless_held(SCRATCH / RunRecord.read(to / RECORD).fingerprint, run_id)
+    discard_unless_locked(SCRATCH / RunRecord.read(to / RECORD).fingerprint, run_id)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ from typing import Literal
 
 from pipeline.artifacts import MODELS, SCRATCH
 from pipeline.provenance import fingerprint
+from pipeline.runner.interruptions import stop_training_at_once
+from pipeline.runner.launch import Task, train
 from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import discard, hold
 from pipeline.runner.stage_entry import run_stage
-from pipeline.runner.training_interruptions import stop_at_once
-from pipeline.runner.waiting import bind_threads, wait_briefly
+from pipeline.training.openmp_threads import wait_briefly
 from pipeline.training.processes import number_of_processes
 
 
@@ -23,7 +24,7 @@ def main(
     """Train run `run_id` of params.yaml, from where an earlier attempt stopped, and publish models/<run_id>.
 
     `fresh` forgets earlier attempts. `wait` waits for another process that trains the same run; without it that is a
-    UserError. `checkpoint_steps`: see RunHooks. `nproc`: by this many processes, else by the protocol's number; auto is
+    UserError. `checkpoint_steps`: see RunHooks. `nproc`: by this number of processes, else by the protocol's; auto is
     one for each GPU. Raises UserError for a number that would train something else. The last state stays in scratch/
     until the run is evaluated: by then DVC has recorded the training, and a crash between here and there costs nothing.
     """
@@ -31,20 +32,11 @@ def main(
     plan = load()
     processes = number_of_processes(plan, run_id, nproc)
     print_of_run = fingerprint(plan, run_id)
-    scratch = SCRATCH / print_of_run
-    with stop_at_once(run_id), hold(scratch, run_id, wait):
+    scratch, to = SCRATCH / print_of_run, MODELS / run_id
+    with stop_training_at_once(run_id), hold(scratch, run_id, wait):
         if fresh:
             discard(scratch)
-        if processes > 1:
-            from pipeline.runner.launch import train_on
-
-            train_on(processes, run_id, print_of_run, scratch, MODELS / run_id, checkpoint_steps)
-            return
-        bind_threads(plan.kernels)
-        from pipeline.runner.run_hooks import RunHooks
-        from pipeline.training.train_run import train_run
-
-        train_run(plan, run_id, print_of_run, scratch, MODELS / run_id, RunHooks(checkpoint_steps))
+        train(plan, Task(run_id, print_of_run, str(scratch), str(to), checkpoint_steps, mirrored=True), processes)
 
 
 if __name__ == "__main__":

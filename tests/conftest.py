@@ -32,7 +32,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 
 SHARING = (
-    "runner/test_same_as_serial",
     "runner/test_slurm",
     "evidence/test_shared_results",
     "data/test_jpeg",
@@ -45,7 +44,7 @@ SHARING = (
 FIRST = (
     *SHARING,
     "evidence/test_verify",
-    "runner/test_fan_out",
+    "runner/test_jobs",
     "runner/test_workers",
     "test_imagenet_run",
     "tracking/test_remote",

@@ -11,6 +11,8 @@ STAGES = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
 
 CALLERS = {"runner", "tracking"}
 """Packages that decide when and where a stage works, and show that it did; never what it computes."""
+TRAINER = "pipeline/training/train_run.py"
+"""Called by pipeline/runner/launch.py, here or in many processes, for the train stage."""
 WRITERS = {"pipeline/artifacts.py", "pipeline/publish.py"}
 """Of the files that lie in pipeline/ itself those that write results. The others hold settings, which DVC watches in
 params.yaml, names and messages, or read what is there."""
@@ -46,7 +48,7 @@ def counts(path: Path) -> bool:
 def used(stage: str) -> set[str]:
     """The repository's files that a stage can import and that count, its own among them."""
     seen: set[Path] = set()
-    waiting = [ROOT / "stages" / f"{stage}.py"]
+    waiting = [ROOT / "stages" / f"{stage}.py", *([ROOT / TRAINER] if stage == "train" else [])]
     while waiting:
         current = waiting.pop()
         if current not in seen and counts(current):
@@ -85,6 +87,28 @@ def test_a_training_depends_on_the_whole_folders_below_the_line_and_on_nothing_a
     for stage in ("download", "convert", "evaluate"):
         for entry in code(stage):
             assert entry in {f"stages/{stage}.py", *WRITERS} or entry.split("/")[1] in BELOW, entry
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("pipeline/comparison/tables.py", {"summarize", "manifest", "tabulate", "report"}),
+        ("pipeline/report/page.py", {"report"}),
+        ("pipeline/report/report.css", {"report"}),
+        ("pipeline/models/preact_resnet.py", {"train", "evaluate"}),
+        ("pipeline/training/loop.py", {"train", "evaluate"}),
+        ("pipeline/kernels/bn_relu.cpp", {"train"}),
+        ("pipeline/runner/heartbeat.py", set()),
+        ("environment/requirements.lock", {"train", "evaluate", "report"}),
+        ("pipeline/tracking/mlflow_logger.py", set()),
+        ("pipeline/cli/main.py", set()),
+    ],
+)
+def test_an_edit_makes_stale_what_depends_on_it_and_no_more(file: str, expected: set[str]) -> None:
+    assert (ROOT / file).is_file()
+    listed = {stage: [entry for entry in body(stage)["deps"] if isinstance(entry, str)] for stage in STAGES}
+    found = {stage for stage, deps in listed.items() if any(file == dep or file.startswith(f"{dep}/") for dep in deps)}
+    assert found == expected
 
 
 @pytest.mark.parametrize("stage", STAGES)

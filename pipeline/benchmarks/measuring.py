@@ -15,8 +15,8 @@ from multiprocessing import active_children, get_context
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pipeline.progress import say
-from pipeline.runner.waiting import bind_threads, on_own_core
 from pipeline.signals import children_hear_no_signal
+from pipeline.training.openmp_threads import bind_threads, on_own_core
 
 if TYPE_CHECKING:
     import torch

@@ -22,7 +22,7 @@ from pipeline.models.param_count import multiply_adds
 from pipeline.models.preact_resnet import PreActBlock, PreActResNet, convolution
 from pipeline.models.sync_batch_norm import synchronise
 from pipeline.params import Backend, Kernels, Precision
-from pipeline.runner.waiting import on_own_core
+from pipeline.training.openmp_threads import on_own_core
 from pipeline.training.train_run import speed_up
 
 DATA = Path("data/beton/cifar10-rgb")

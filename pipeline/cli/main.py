@@ -30,7 +30,7 @@ from pipeline.cli import (
 from pipeline.errors import UserError, exit_on_error
 from pipeline.publication.paper import PAPER
 from pipeline.runner.interruptions import NOTHING_HALF_DONE, stop_at_once
-from pipeline.runner.waiting import wait_briefly
+from pipeline.training.openmp_threads import wait_briefly
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -39,7 +39,7 @@ def repro(
             "--jobs",
             "-j",
             min=1,
-            help="Train and evaluate so many runs at once here, each on its own GPU or share of the cores.",
+            help="Train and evaluate this number of runs at once here, each on its own GPU or share of the cores.",
             show_default=False,
         ),
     ] = None,
@@ -71,7 +71,7 @@ def repro(
     With --jobs or --slurm the runs are trained and evaluated side by side, outside DVC; then all is recorded at once. A
     job that fails is tried three times. Ctrl-C leaves jobs of a cluster running; the same command finds them again.
 
-    Exit code: 0 done, 1 a stage failed, 2 a mistake you can mend, 130 or 143 stopped by a signal.
+    Exit code: 0 done, 1 a stage failed, 2 a usage error, 130 or 143 stopped by a signal.
     """
     import sys
     from shlex import join
@@ -108,9 +108,9 @@ def repro(
         _forget_states(plan, targets or [])
     again = join(["wrn-pipe", *sys.argv[1:]])
     if place is not None:
-        from pipeline.runner.fan_out import fan_out
+        from pipeline.runner.job_driver import repro_by_jobs
 
-        code = fan_out(plan, targets or [], place, again, force)
+        code = repro_by_jobs(plan, targets or [], place, again, force)
     else:
         options = [flag for flag, on in (("--force", force), ("--keep-going", keep_going), ("--pull", pull)) if on]
         code = run(plan, targets or [], options)
@@ -121,15 +121,11 @@ def repro(
         raise typer.Exit(code)
     if push:
         remote.push(plan, targets or [])
-    if not LOCK.is_file():
-        return
     committed = _committed(LOCK)
-    if committed is None:
-        return
-    changed = changed_results(committed, LOCK.read_text(encoding="utf-8"))
-    trained = [name for name in changed if name.startswith("train@")]
-    if trained:
-        _explain(trained)
+    if committed is not None and LOCK.is_file():
+        changed = changed_results(committed, LOCK.read_text(encoding="utf-8"))
+        if trained := [name.partition("@")[2] for name in changed if name.startswith("train@")]:
+            _explain(trained)
 
 
 def _place(
@@ -152,31 +148,36 @@ def _place(
         return None
     if jobs is not None and slurm:
         raise UserError("--jobs with --slurm", "give one of them: --max-jobs limits the jobs of a cluster")
-    from pipeline.runner.submit import Slots, Slurm, minutes, need_slurm, need_submitit, slots, visible_gpus
+    from pipeline.runner.submit import Slots, Slurm, minutes, need_slurm, slots, visible_gpus
 
-    need_submitit()
     if jobs is not None:
         from pipeline.runner.params_file import load
 
         return Slots(slots(jobs, visible_gpus() if load().device != "cpu" else []))
     need_slurm()
+    further = []
     for option in sbatch:
-        if not all(option.partition("=")[::2]):
+        name, _, value = option.partition("=")
+        if not name or not value:
             raise UserError(f"--sbatch {option}", "write NAME=VALUE without dashes, such as --sbatch account=vision")
-    further = tuple((name, value) for name, _, value in (option.partition("=") for option in sbatch))
-    return Slurm(minutes(time), max_jobs, partition, gpus, cpus, further)
+        further.append((name, value))
+    return Slurm(minutes(time), max_jobs, partition, gpus, cpus, tuple(further))
 
 
 def _forget_states(plan: "Plan", targets: list[str]) -> None:
     """Those that earlier attempts at these trainings have saved."""
+    from pipeline.artifacts import SCRATCH
     from pipeline.provenance import fingerprint
-    from pipeline.runner.dvc import runs_behind
+    from pipeline.runner.dag import read_dag
+    from pipeline.runner.dvc import looked_at
     from pipeline.runner.run_lock import discard, hold
 
-    for run_id in runs_behind(plan, targets):
-        scratch = Path("scratch") / fingerprint(plan, run_id)
-        with hold(scratch, run_id):
-            discard(scratch)
+    stages = read_dag(plan)
+    for stage in (stages[name] for name in looked_at(plan, targets, stages)):
+        if stage.kind == "train":
+            scratch = SCRATCH / fingerprint(plan, stage.key)
+            with hold(scratch, stage.key):
+                discard(scratch)
 
 
 def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bool) -> None:
@@ -223,14 +224,13 @@ def _committed(path: Path) -> str | None:
 
 
 def _explain(trained: list[str]) -> None:
-    """Say why results differ from the committed ones although nothing was edited: floating point on other hardware."""
+    """Say why results of runs differ from the committed ones although nothing was edited: the processor, mostly."""
     import csv
     import io
 
     path = Path("results/runs.csv")
-    committed = {row["run"]: row for row in csv.DictReader(io.StringIO(_committed(path) or ""))}
-    here_text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    here = {row["run"]: row for row in csv.DictReader(io.StringIO(here_text))}
+    texts = _committed(path) or "", path.read_text(encoding="utf-8") if path.is_file() else ""
+    committed, here = ({row["run"]: row for row in csv.DictReader(io.StringIO(text))} for text in texts)
     diff = subprocess.run(
         ["git", "diff", "--name-only", "--relative", "HEAD", "--", "dvc.lock", "results", "models", "evaluations"],
         capture_output=True,
@@ -238,18 +238,12 @@ def _explain(trained: list[str]) -> None:
         check=True,
     )
     typer.echo("\nSame inputs, other results than in the checked-out commit:")
-    for name in trained:
-        run = name.split("@", 1)[1]
-        if run not in committed or run not in here:
-            continue
+    for run in (run for run in trained if run in committed and run in here):
+        then, now = committed[run], here[run]
         keys = ("device", "processor", "capability", "threads", "kernels", "torch")
-        then, now = ({k: rows[run][k] for k in keys} for rows in (committed, here))
-        differences = [f"{k} {then[k]} -> {now[k]}" for k in keys if then[k] != now[k]]
-        why = (
-            "; ".join(differences)
-            or "the same kind of processor by name, so another microcode or an unrepeatable kernel"
-        )
-        typer.echo(f"  {run}: top-1 error {committed[run]['top1_error']} -> {here[run]['top1_error']} ({why})")
+        why = "; ".join(f"{key} {then[key]} -> {now[key]}" for key in keys if then[key] != now[key])
+        why = why or "the same kind of processor by name, so another microcode or an unrepeatable kernel"
+        typer.echo(f"  {run}: top-1 error {then['top1_error']} -> {now['top1_error']} ({why})")
     typer.echo(
         "Floating-point sums depend on the processor, the number of threads and the compiler.\n"
         f"Changed therefore, among files that git tracks: {', '.join(diff.stdout.split())}.\n"

@@ -29,8 +29,9 @@ def stage(
     checkpoint_steps: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=1,
-            help="train: save the state after every so many steps; else as often as costs below 1 % of the time.",
+            help="train: save the state after every N steps; else as often as costs below 1 % of the time.",
             show_default=False,
         ),
     ] = None,
@@ -47,12 +48,12 @@ def stage(
         typer.Option("--twice", help="train: train twice, in scratch/ only, and compare every byte of every step."),
     ] = False,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="With --twice: only so many steps.", show_default=False)
+        int | None, typer.Option(min=1, help="With --twice: only this number of steps.", show_default=False)
     ] = None,
 ) -> None:
     """Run one stage by itself, without DVC: its inputs are taken as they are and nothing is recorded in dvc.lock.
 
-    Exit code: 0 done, 1 failed or (--twice) not equal, 2 a mistake you can mend, 130 or 143 stopped by a signal.
+    Exit code: 0 done, 1 failed or (--twice) not equal, 2 a usage error, 130 or 143 stopped by a signal.
     """
     from importlib import import_module
 
@@ -71,7 +72,7 @@ def stage(
     if options and name != "train":
         raise UserError(f"stage {name} has no option {options[0]}", "it is one of wrn-pipe stage train RUN")
     if twice and len(options) > 1:
-        raise UserError(f"--twice with {options[0]}", "give one of them: --twice starts anew in folders of its own")
+        raise UserError(f"--twice with {options[0]}", "give one of them: --twice starts again, in folders of its own")
     if steps and not twice:
         raise UserError("--steps without --twice", "add --twice: a training of fewer steps is no result")
     if keys == [""]:
@@ -100,7 +101,7 @@ def _kept(name: str, key: str) -> "Callable[[], str] | None":
     """What the stage leaves behind when a signal stops it, where that is something."""
     if name != "download":
         return None
-    # Now, and not when it is told: numpy, which this imports, can not be imported again where a signal broke that off.
+    # Now, and not when it is told: numpy, which this imports, cannot be imported again where a signal broke that off.
     from stages.download import kept
 
     return lambda: kept(key)
@@ -114,5 +115,7 @@ def _processes(words: str | None) -> Literal["auto"] | int | None:
     if words == "auto":
         return "auto"
     if not words.isdecimal() or int(words) == 0:
-        raise UserError(f"--nproc {words} is no number of processes", "give one, such as 2, or auto: one for each GPU")
+        raise UserError(
+            f"--nproc {words}: invalid number of processes", "give one, such as 2, or auto: one for each GPU"
+        )
     return int(words)

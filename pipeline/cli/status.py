@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from pipeline.runner.run_status import RunStanding, Standings
+    from pipeline.runner.run_status import PlanStatus, RunStatus
 
 EPILOG = "Example: wrn-pipe status --json"
 """Shown below the command's help."""
@@ -27,30 +27,28 @@ _STATE = {"failed": "failed", "stale": "is out of date"}
 _DOES = {"not started": "trains {}", "stale": "brings {} up to date", "made": "records {}"}
 _MANY = 3
 """Reasons shown of a run that is stale; --json has them all."""
-_OTHERS, _LEAST = 32, 20
-"""Columns that state, error and the space between take, and those that what there is to know needs beside them."""
 
 
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """How far each run and table of params.yaml has come, with the time left of trainings under way.
 
-    It waits for nobody and may be asked while wrn-pipe repro runs. DVC says what is stale; where it can not be asked,
+    It waits for nobody and may be asked while wrn-pipe repro runs. DVC says what is stale; where it cannot be asked,
     that is said, and done then only means that a result lies here. Exit code: 0, whatever the runs' states.
     """
     from dataclasses import asdict
 
     from pipeline.publish import json_text
     from pipeline.runner.params_file import load
-    from pipeline.runner.run_status import standings
+    from pipeline.runner.run_status import plan_status
 
-    found = standings(load())
+    found = plan_status(load())
     if as_json:
         typer.echo(json_text(asdict(found)), nl=False)
     else:
         _print(found)
 
 
-def _print(found: "Standings") -> None:
+def _print(found: "PlanStatus") -> None:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
@@ -87,36 +85,18 @@ def _print(found: "Standings") -> None:
     typer.echo(_next(found))
 
 
-def _print_runs(runs: "Sequence[RunStanding]", console: "Console") -> None:
-    """As a table, or where a name would be cut by its columns as lines: names are there to be copied."""
+def _print_runs(runs: "Sequence[RunStatus]", console: "Console") -> None:
+    """A line for each run, with what is known of it below: no column cuts a name, which is there to be copied."""
     import textwrap
 
-    from rich.box import SIMPLE
-    from rich.table import Table
     from rich.text import Text
 
-    known = {run.run: _known(run) for run in runs}
-    errors = {run.run: "" if run.error is None else f"{run.error:.2f} %" for run in runs}
-    longest = max((len(word) for what in known.values() for word in what.split()), default=0)
-    if console.width - max(map(len, known), default=0) - _OTHERS >= max(_LEAST, longest):
-        table = Table(box=SIMPLE)
-        for column in ("run", "state"):
-            table.add_column(column, no_wrap=True)
-        table.add_column("error", justify="right", no_wrap=True)
-        table.add_column("what there is to know")
-        for run in runs:
-            table.add_row(run.run, _coloured(run.state), errors[run.run], Text(known[run.run]))
-        console.print(table)
-        return
-    width = max(len(run.run) for run in runs)
+    width = max((len(run.run) for run in runs), default=0)
     for run in runs:
-        console.print(
-            Text.assemble(f"{run.run:<{width}}  ", _coloured(run.state), f"  {errors[run.run]}"), soft_wrap=True
-        )
-        folded = textwrap.wrap(known[run.run], console.width - 2, break_long_words=False, break_on_hyphens=False)
-        if folded:
-            console.print(Text(textwrap.indent("\n".join(folded), "  ")), soft_wrap=True)
-    console.print()
+        error = "" if run.error is None else f"  {run.error:.2f} %"
+        console.print(Text.assemble(f"{run.run:<{width}}  ", _coloured(run.state), error), soft_wrap=True)
+        for line in textwrap.wrap(_known(run), console.width - 2, break_long_words=False, break_on_hyphens=False):
+            console.print(Text(f"  {line}"), soft_wrap=True)
 
 
 def _coloured(state: str) -> "Text":
@@ -125,23 +105,22 @@ def _coloured(state: str) -> "Text":
     return Text(state, style=_COLOUR.get(state, ""), no_wrap=True)
 
 
-def _known(run: "RunStanding") -> str:
+def _known(run: "RunStatus") -> str:
     from pipeline.runner.heartbeat import duration
 
     parts = []
     if run.stage and run.state != "done":
         parts.append(run.stage.partition("@")[0])
-    if pulse := run.pulse:
-        where = f"epoch {pulse.epoch} of {pulse.epochs}, step {pulse.step} of {pulse.steps}"
-        parts.append(where)
-        if pulse.loss is not None:
-            parts.append(f"loss {pulse.loss:.3f}, training error {pulse.error:.1f} %")
-        if run.state == "running" and pulse.images_per_s and pulse.seconds_left is not None:
-            parts.append(f"{pulse.images_per_s:,.0f} images/s, {duration(pulse.seconds_left)} left")
+    if beat := run.heartbeat:
+        parts.append(f"epoch {beat.epoch} of {beat.epochs}, step {beat.step} of {beat.steps}")
+        if beat.loss is not None:
+            parts.append(f"loss {beat.loss:.3f}, training error {beat.error:.1f} %")
+        if run.state == "running" and beat.images_per_s and beat.seconds_left is not None:
+            parts.append(f"{beat.images_per_s:,.0f} images/s, {duration(beat.seconds_left)} left")
     if run.job:
         parts.append(f"{run.job}, log {run.job.log}")
-    if run.holder:
-        parts.append(f"process {run.holder.pid} on {run.holder.host} since {run.holder.since}")
+    if run.owner:
+        parts.append(f"process {run.owner.pid} on {run.owner.host} since {run.owner.since}")
     if run.state in ("stale", "not started", "done") and run.why:
         parts.append(_some(run.why))
     elif run.state == "made":
@@ -157,9 +136,9 @@ def _some(reasons: Sequence[str]) -> str:
     return "; ".join(why[:_MANY]) + more
 
 
-def _next(found: "Standings") -> str:
-    if found.mend:
-        return f"Next: {found.mend}."
+def _next(found: "PlanStatus") -> str:
+    if found.remedy:
+        return f"Next: {found.remedy}."
     waiting = [run for run in found.runs if run.next]
     others = [table for table in found.tables if table.state not in ("done", "running")]
     if not waiting and not others and not found.other_stages:

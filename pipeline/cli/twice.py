@@ -105,7 +105,7 @@ def _train(run_id: str, folder: str, steps: int | None) -> None:
     from pipeline.errors import WrnPipeError
     from pipeline.provenance import fingerprint
     from pipeline.runner.params_file import load
-    from pipeline.runner.waiting import bind_threads
+    from pipeline.training.openmp_threads import bind_threads
 
     plan = load()
     bind_threads(plan.kernels)
@@ -126,7 +126,7 @@ def _train(run_id: str, folder: str, steps: int | None) -> None:
 
 if __name__ == "__main__":
     from pipeline.errors import exit_on_error
-    from pipeline.runner.worker import end_with
+    from pipeline.runner.launch import end_with
 
     end_with(int(sys.argv[4]))
     with exit_on_error():

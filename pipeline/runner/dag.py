@@ -1,6 +1,6 @@
 """dvc.yaml with the plan's names filled in: the stages, what each runs, reads and writes, and which need which."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -47,34 +47,34 @@ class Stage:
 def stages(root: Path, plan: Plan | None = None) -> list[Stage]:
     """All stages of the repository at `root`, in the order of its dvc.yaml; of its params.yaml unless `plan` is given.
 
-    Raises UserError when that is no pipeline, or names a path outside the repository.
+    Raises UserError for an invalid dvc.yaml, or one that names a path outside the repository.
     """
     remedy = f"git checkout {PARAMS}"
     params = plan.model_dump(mode="json") if plan else yaml_mapping(read_text(root / PARAMS, remedy), PARAMS, remedy)
     try:
         made = _stages(read_dvc_yaml(root), params)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{DAG} is no pipeline: {error!r}", f"git checkout {DAG}") from None
+        raise UserError(f"{DAG}: invalid pipeline: {error!r}", f"git checkout {DAG}") from None
     for path in (path for stage in made for path in (*stage.deps, *stage.outs)):
         if Path(path).is_absolute() or ".." in Path(path).parts:
-            raise UserError(f"{DAG} names {path}, which is not in the repository", f"git checkout {DAG}")
+            raise UserError(f"{DAG} names {path}, which is outside the repository", f"git checkout {DAG}")
     return made
 
 
 def read_dag(plan: Plan) -> dict[str, Stage]:
     """All stages by name, each behind those that it needs, else in the order of dvc.yaml."""
     found = {stage.name: stage for stage in stages(Path(), plan)}
-    written: dict[str, set[str]] = {}
+    within: dict[str, set[str]] = {}
     """A path, or a folder above it -> who writes it."""
     for stage in found.values():
         for path in stage.outs:
             for place in _upwards(path):
-                written.setdefault(place, set()).add(stage.name)
-    exact = {path: stage.name for stage in found.values() for path in stage.outs}
+                within.setdefault(place, set()).add(stage.name)
+    writer = {path: stage.name for stage in found.values() for path in stage.outs}
     for name, stage in found.items():
-        below = (written.get(path, set()) for path in stage.deps)
-        above = ({exact[place] for place in _upwards(path) if place in exact} for path in stage.deps)
-        found[name] = replace(stage, needs=frozenset().union(*below, *above) - {name})
+        needs = {writer[place] for path in stage.deps for place in _upwards(path) if place in writer}
+        needs.update(*(within.get(path, ()) for path in stage.deps))
+        found[name] = replace(stage, needs=frozenset(needs - {name}))
     sorter = TopologicalSorter({name: stage.needs for name, stage in found.items()})
     sorter.prepare()
     ordered: dict[str, Stage] = {}
@@ -117,18 +117,14 @@ def _stages(dag: dict[str, Any], params: dict[str, Any]) -> list[Stage]:
 
 
 def _stage(name: str, body: dict[str, Any]) -> Stage:
-    outs: list[str] = []
-    committed: list[str] = []
+    options: dict[str, dict[str, Any]] = {}
     for out in (*body.get("outs", ()), *body.get("metrics", ()), *body.get("plots", ())):
-        ((path, options),) = out.items() if isinstance(out, dict) else ((out, {}),)
-        outs.append(path)
-        if options.get("cache") is False:
-            committed.append(path)
+        options |= out if isinstance(out, dict) else {out: {}}
+    committed = tuple(path for path, option in options.items() if option.get("cache") is False)
     deps, params = tuple(body.get("deps", ())), tuple(body.get("params", ()))
-    return Stage(name, body["cmd"], deps, params, tuple(outs), tuple(committed))
+    return Stage(name, body["cmd"], deps, params, tuple(options), committed)
 
 
-def _upwards(path: str) -> Iterator[str]:
+def _upwards(path: str) -> list[str]:
     """The path, its folder, the folder of that, ..."""
-    parts = path.split("/")
-    return ("/".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return [path, *(place.as_posix() for place in Path(path).parents if place != Path())]

@@ -47,18 +47,15 @@ def verify(name: str, dataset: Dataset, plan: Plan, lock: Lock) -> Iterator[Find
 
 def _raw_split(name: str, dataset: Dataset, split: Split, converted: list[str]) -> Iterator[Finding]:
     files = [path for path in raw_files(name, dataset) if path.name.startswith(f"{split}_")]
-    lacking = [path for path in files if not path.is_file()]
-    if lacking:
+    if lacking := [path for path in files if not path.is_file()]:
         yield from (Finding(str(path), "missing", f"wrn-pipe repro download@{name} fetches it") for path in lacking)
         return
     try:
         images, labels = load(RAW / name, split)
         check({split: (images, labels)}, dataset)
-    except (OSError, ValueError, EOFError) as error:
-        yield from (Finding(str(path), "wrong", f"no readable arrays: {error}") for path in files)
-        return
-    except SourceError as refusal:
-        yield from (Finding(str(path), "wrong", str(refusal)) for path in files)
+    except (OSError, ValueError, EOFError, SourceError) as error:
+        why = str(error) if isinstance(error, SourceError) else f"unreadable arrays: {error}"
+        yield from (Finding(str(path), "wrong", why) for path in files)
         return
     found = split_digest(np.asarray(images), labels)
     pinned, by = _pinned(dataset, split, converted)

@@ -1,4 +1,4 @@
-"""How far each dataset has come on the road from its sources to .beton files, told without reading its bytes.
+"""How far each dataset has come from its sources to .beton files, told without reading its bytes.
 
 What vouches for a folder is DVC: `dvc status` compares its files (by size, time and inode, by md5 where these changed)
 with what the stage wrote, as dvc.lock records it; and the stage writes nothing whose content is not the pinned one.
@@ -11,15 +11,7 @@ from urllib.parse import urlsplit
 
 from ruamel.yaml import YAML
 
-from pipeline.dataset_config import (
-    DATA_DIR,
-    SPLITS,
-    ArchiveSource,
-    Dataset,
-    FilesSource,
-    NpmSource,
-    Source,
-)
+from pipeline.dataset_config import DATA_DIR, SPLITS, ArchiveSource, Dataset, FilesSource, NpmSource, Source
 from pipeline.dvc_lock import read
 from pipeline.params import Plan
 from pipeline.publication.paper import KNOWN_DATASETS

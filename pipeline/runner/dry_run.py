@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from pipeline.artifacts import SCRATCH
 from pipeline.comparison.training_cost import Cost, training_cost
-from pipeline.dataset_config import ArchiveSource, Dataset, FilesSource
+from pipeline.dataset_config import ArchiveSource, FilesSource
 from pipeline.params import Plan
 from pipeline.provenance import fingerprint
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, looked_at
-from pipeline.runner.heartbeat import Pulse, read
+from pipeline.runner.heartbeat import Heartbeat, read
 from pipeline.runner.running_stages import running_stages
 
 
@@ -25,14 +25,14 @@ class Step:
     (ImageNet's data: hours)."""
     fetches: int | None
     """Bytes that a download gets from its first source, where params.yaml has their number."""
-    unfinished: Pulse | None
+    unfinished: Heartbeat | None
     """How far an earlier attempt at the training has come, from where it would go on."""
     only_if: str | None
     """The stage that must give other files than before, or this one is skipped; None where it runs anyway."""
 
 
 def steps(plan: Plan, targets: Sequence[str], force: bool = False, fresh: bool = False) -> list[Step]:
-    """In the order of the road, without what runs already. Raises as `resolve` and `changes` do.
+    """In the order in which they run, without what runs already. Raises as `resolve` and `changes` do.
 
     It waits while another DVC holds the lock. That DVC will restore a stage which ran before with equal inputs from its
     cache instead of running it is not foreseen.
@@ -57,14 +57,13 @@ def _step(stage: Stage, why: Sequence[str], only_if: str | None, plan: Plan, fre
         run = plan.run(stage.key)
         protocol = plan.protocols[run.protocol]
         cost = training_cost(run.network, plan.datasets[run.dataset].splits["train"], protocol)
-        unfinished = None if fresh else read(Path("scratch") / fingerprint(plan, stage.key))
+        unfinished = None if fresh else read(SCRATCH / fingerprint(plan, stage.key))
         if unfinished:
             done = (unfinished.epoch - 1 + unfinished.step / unfinished.steps) / unfinished.epochs
             cost = cost * (1 - done)
-    fetches = _bytes(plan.datasets[stage.key]) if stage.kind == "download" else None
+    fetches = None
+    if stage.kind == "download":
+        first = plan.datasets[stage.key].sources[0]
+        if isinstance(first, ArchiveSource | FilesSource):
+            fetches = sum(file.bytes for file in first.files)
     return Step(stage.name, tuple(why), cost, fetches, unfinished, only_if)
-
-
-def _bytes(dataset: Dataset) -> int | None:
-    first = dataset.sources[0]
-    return sum(file.bytes for file in first.files) if isinstance(first, ArchiveSource | FilesSource) else None

@@ -1,6 +1,5 @@
 """DVC, driven as a command: its Python interface is not a stable one."""
 
-import contextlib
 import fnmatch
 import json
 import os
@@ -11,19 +10,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+import psutil
 
 from pipeline.dvc_lock import locked
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import EXIT_CODE_FILE, StoppedError, UserError, WrnPipeError
 from pipeline.params import PARAMS, Plan, nearest
 from pipeline.progress import say
-from pipeline.runner.child_processes import modules_below, terminate
 from pipeline.runner.dag import Stage, read_dag, with_needed
-from pipeline.runner.running_stages import running_stages
+from pipeline.runner.running_stages import running_stages, stage_processes
 from pipeline.signals import handled
+
+_POLL_S = 0.2
 
 
 def environment() -> dict[str, str]:
@@ -37,36 +40,33 @@ def command(*arguments: str) -> list[str]:
 
 
 def need_repository() -> None:
-    """Raise UserError where DVC could do nothing: without .dvc or git, or with a dvc.lock that is none."""
+    """Raise UserError where DVC could do nothing: without .dvc or git, or with an invalid dvc.lock."""
     here = Path.cwd()
     config = Path(".dvc/config")
     if not config.is_file():
         raise UserError(
-            f"{here} is no DVC repository: it has no {config}",
+            f"{here}: not a DVC repository, it has no {config}",
             "git checkout .dvc, or dvc init; or work in a git clone, which has it",
         )
     if "no_scm" not in config.read_text(encoding="utf-8") and not any(
         (folder / ".git").exists() for folder in (here, *here.parents)
     ):
         raise UserError(
-            f"{here} is no git repository, which DVC needs",
+            f"{here}: not a git repository, which DVC needs",
             "work in a git clone; or git init; or, without git, dvc config core.no_scm true",
         )
     read_lock()
 
 
-def resolve(plan: Plan, targets: Sequence[str], stages: Collection[str] | None = None) -> list[str]:
+def resolve(plan: Plan, targets: Sequence[str], stages: Collection[str]) -> list[str]:
     """DVC's names for what the user typed: a stage, a group of stages such as train, a run id (its evaluation).
 
     A pattern such as `cifar10-wrn-40-1-*` stands for all run ids that fit it. `stages`: the names of all of the plan's.
     """
-    stages = read_dag(plan) if stages is None else stages
-    groups = {name.split("@")[0] for name in stages}
+    groups = {name.partition("@")[0] for name in stages}
     resolved = []
     for target in targets:
-        if target in plan.runs:
-            resolved.append(f"evaluate@{target}")
-        elif target in groups or target in stages:
+        if target in groups or target in stages:
             resolved.append(target)
         elif fitting := fnmatch.filter(plan.runs, target):
             resolved += [f"evaluate@{run_id}" for run_id in fitting]
@@ -83,7 +83,8 @@ def _addition(plan: Plan, target: str) -> str | None:
     from pipeline.runner.plan_edit import groups_of  # which reads the claims, by pandas
 
     groups, _ = groups_of(load_claims(), plan, None)
-    fitting = [group for group in groups if fnmatch.filter(map(group.run_id, range(1, _SEEDS + 1)), target)]
+    seeds = range(1, 6)  # what wrn-pipe plan adds of each network unless told otherwise
+    fitting = [group for group in groups if fnmatch.filter(map(group.run_id, seeds), target)]
     if not fitting:
         return None
     if len(fitting) > 1:
@@ -93,21 +94,11 @@ def _addition(plan: Plan, target: str) -> str | None:
     return f"wrn-pipe plan {filters} adds it"
 
 
-_SEEDS = 5
-"""What `wrn-pipe plan` adds of each network unless it is told another number."""
-
-
 def looked_at(plan: Plan, targets: Sequence[str], stages: dict[str, Stage]) -> list[str]:
     """All stages that `dvc repro` with these targets looks at, in order. Raises as `resolve` does."""
     resolved = set(resolve(plan, targets, stages))
     chosen = [name for name, stage in stages.items() if name in resolved or stage.kind in resolved]
     return with_needed(stages, chosen or stages)
-
-
-def runs_behind(plan: Plan, targets: Sequence[str]) -> list[str]:
-    """The runs that `dvc repro` would train for these targets, if all were out of date."""
-    stages = read_dag(plan)
-    return [stages[name].key for name in looked_at(plan, targets, stages) if stages[name].kind == "train"]
 
 
 def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> int:
@@ -122,20 +113,16 @@ def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> in
     need_repository()
     stages = read_dag(plan)
     wanted = {name: stages[name] for name in looked_at(plan, targets, stages)}
+    said: set[tuple[str, int]] = set()
     while True:
-        _wait_for_others(wanted)
+        while others := running_stages(wanted):
+            for stage, pid in others.items() - said:
+                say(f"another repro runs {stage} here (process {pid}): waiting for its end")
+            said |= others.items()
+            time.sleep(_POLL_S)
         code = _repro(resolve(plan, targets, stages), targets, options)
         if code != 1 or not running_stages(wanted):  # else another repro began one of them in between
             return code
-
-
-def _wait_for_others(wanted: dict[str, Stage]) -> None:
-    said: set[tuple[str, int]] = set()
-    while others := running_stages(wanted):
-        for stage, pid in others.items() - said:
-            say(f"another repro runs {stage} here (process {pid}): waiting for its end")
-        said |= others.items()
-        time.sleep(_POLL_S)
 
 
 def _repro(names: Sequence[str], targets: Sequence[str], options: Sequence[str]) -> int:
@@ -143,22 +130,25 @@ def _repro(names: Sequence[str], targets: Sequence[str], options: Sequence[str])
         failed = Path(folder) / "exit-code"
         environment_with_file = {**environment(), EXIT_CODE_FILE: str(failed)}
         child = subprocess.Popen(command("repro", *options, *names), env=environment_with_file)
-
         received: list[int] = []
-        told: set[int] = set()
+        told: set[psutil.Process] = set()
 
         def forward(signum: int, frame: FrameType | None) -> None:
             received.append(signum)
-            running = modules_below(child.pid, "stages.")
-            told.update(process.pid for process in running)
+            running = stage_processes(child.pid)
+            told.update(running)
             # A terminal sends SIGINT to the whole group itself; whoever sends SIGTERM knows this process only.
             if signum == signal.SIGTERM:
-                terminate(running)
+                _terminate(running)
                 if not running:  # DVC hashes files, or is between two stages: it takes this as from a terminal
                     child.send_signal(signal.SIGINT)
 
         with handled(forward):
-            code = _wait(child, received, told)
+            while (code := _ended(child)) is None:
+                if received:  # no further stage is completed: with --keep-going DVC would start one
+                    further = set(stage_processes(child.pid)) - told
+                    told |= further
+                    _terminate(further)
         if failed.is_file():
             last = int(failed.read_text())
             return 128 + received[0] if received and last > 128 else last
@@ -169,28 +159,25 @@ def _repro(names: Sequence[str], targets: Sequence[str], options: Sequence[str])
     return 1 if code else 0
 
 
-def _wait(child: "subprocess.Popen[bytes]", received: Sequence[int], told: set[int]) -> int:
-    """DVC's exit code. After a signal no further stage comes to its end: with --keep-going DVC would start one."""
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return child.wait(_POLL_S)
-        if received:
-            further = [process for process in modules_below(child.pid, "stages.") if process.pid not in told]
-            told.update(process.pid for process in further)
-            terminate(further)
+def _ended(child: "subprocess.Popen[bytes]") -> int | None:
+    with suppress(subprocess.TimeoutExpired):
+        return child.wait(_POLL_S)
+    return None
 
 
-_POLL_S = 0.2
+def _terminate(processes: Collection[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
 
 
 def record(names: Sequence[str]) -> None:
-    """Write stages that were run elsewhere into dvc.lock, all at once (pipeline/runner/record_stages.py).
+    """Write stages that were run elsewhere into dvc.lock, all at once (`record` of pipeline/runner/dvc_patches.py).
 
     Raises WrnPipeError when DVC fails; nothing is recorded then.
     """
-    recording = [sys.executable, "-m", "pipeline.runner.record_stages"]
     done = subprocess.run(
-        recording,
+        [sys.executable, "-m", "pipeline.runner.dvc_patches", "record"],
         input="\n".join(names),
         capture_output=True,
         text=True,
@@ -202,7 +189,7 @@ def record(names: Sequence[str]) -> None:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise WrnPipeError(
             f"DVC cannot record {len(names)} stages: {lines[-1]}",
-            "mend that and run it again: results and last states are kept, nothing is trained again",
+            "fix that and run it again: results and last states are kept, nothing is trained again",
         )
 
 
@@ -238,7 +225,7 @@ def ask(stages: Collection[Stage], running: Collection[str], wait: bool) -> dict
     changed = changes(free, wait)
     ran = read_lock() if changed else {}
     lost = [out for stage in stages for out in stage.outs if not Path(out).exists()]
-    return {name: reasons(change, lost) if name in ran else ["it never ran here"] for name, change in changed.items()}
+    return {name: _reasons(change, lost) if name in ran else ["it never ran here"] for name, change in changed.items()}
 
 
 def only_absent(why: Sequence[str]) -> bool:
@@ -246,7 +233,7 @@ def only_absent(why: Sequence[str]) -> bool:
     return all(reason.endswith(_ABSENT) for reason in why)
 
 
-def reasons(change: Sequence[Any], lost: Sequence[str] = ()) -> list[str]:
+def _reasons(change: Sequence[Any], lost: Sequence[str]) -> list[str]:
     """One stage's entry of `changes` in words, most telling first. `lost`: outputs of any stage that are not here."""
     words: list[str] = []
     for part in change:
@@ -280,19 +267,19 @@ _ABSENT = ("is empty", "is not all there", _HOW["deleted"])
 
 def changed_results(before: str, after: str) -> list[str]:
     """Stages whose inputs and command are those of the earlier dvc.lock while an output is not."""
-    if before == after:
-        return []
     old, new = locked(before), locked(after)
 
-    def md5s(stage: dict[str, Any], part: str) -> str:
-        return json.dumps([(o["path"], o.get("md5")) for o in stage.get(part, [])])
+    def inputs(stage: dict[str, Any]) -> Any:
+        return stage["cmd"], stage.get("params"), _md5s(stage.get("deps", ()))
 
     return [
         name
         for name, stage in new.items()
         if name in old
-        and md5s(stage, "deps") == md5s(old[name], "deps")
-        and stage.get("params") == old[name].get("params")
-        and stage["cmd"] == old[name]["cmd"]
-        and md5s(stage, "outs") != md5s(old[name], "outs")
+        and inputs(stage) == inputs(old[name])
+        and _md5s(stage.get("outs", ())) != _md5s(old[name].get("outs", ()))
     ]
+
+
+def _md5s(entries: Sequence[dict[str, Any]]) -> list[Any]:
+    return [(entry["path"], entry.get("md5")) for entry in entries]

@@ -1,9 +1,10 @@
-"""How a training comes along: on the terminal's bar every second, or in a log every half minute; and in a small file
-every ten seconds, for `wrn-pipe status`."""
+"""How far a training is: on the terminal's bar every second, or in a log every half minute; and in a small file every
+ten seconds, for `wrn-pipe status`."""
 
 import json
 import os
 import time
+from collections import deque
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,18 +12,18 @@ from pathlib import Path
 from pipeline.progress import Task, say
 from pipeline.training import hooks
 
-FILE = "pulse.json"
+FILE = "heartbeat.json"
 """In the training's scratch folder."""
 FILE_EVERY_S = 10.0
 BAR_EVERY_S = 1.0
 LINE_EVERY_S = 30.0
 """Where there is no bar: the longest that a log is silent, as far as a step takes less."""
 WINDOW_S = 60.0
-"""The rate is that of the last minute or two: a machine gets busier, and other work ends."""
+"""The rate is that of the last minute: a machine gets busier, and other work ends."""
 
 
 @dataclass(frozen=True)
-class Pulse:
+class Heartbeat:
     """What the file says."""
 
     run: str
@@ -54,12 +55,10 @@ class Monitor(hooks.Monitor):
     """Of one epoch."""
     batch: int
     bar: Task | None
-    latest: Pulse | None = None
-    _rate: float | None = field(default=None, init=False)
-    _since: float | None = field(default=None, init=False)
+    latest: Heartbeat | None = None
     _images: int = field(default=0, init=False)
-    _before: tuple[float, int] = field(default=(0.0, 0), init=False)
-    """Seconds and images of the window before."""
+    _marks: deque[tuple[float, int]] = field(default_factory=deque, init=False)
+    """Time and images so far, of each `show` of the window."""
     _shown: float = field(default_factory=lambda: time.monotonic(), init=False)
     _kept: float = field(default=0.0, init=False)
     _said: float = field(default_factory=lambda: time.monotonic(), init=False)
@@ -67,25 +66,27 @@ class Monitor(hooks.Monitor):
     def step(self, images: int) -> bool:
         """Count a step of `images`; whether `show` is due."""
         now = time.monotonic()
-        if self._since is None:  # the first step of a process compiles, so it is no measure
-            self._since = now
-        else:
+        if self._marks:
             self._images += images
+        else:  # the first step of a process compiles, so it does not count
+            self._marks.append((now, 0))
         if self.bar:
             self.bar.advance(images)
         return now - self._shown >= (BAR_EVERY_S if self.bar else FILE_EVERY_S)
 
     def show(self, epoch: int, step: int, loss: float, wrong: float) -> None:
-        """Epochs (from 0) and steps done, and the sums over the samples of the epoch under way, as in the loop."""
+        """As of the base."""
         now, seen = time.monotonic(), step * self.batch
         self._shown = now
-        passed = now - self._since if self._since is not None else 0.0
-        if self._images and passed > 0:
-            self._rate = (self._before[1] + self._images) / (self._before[0] + passed)
-            if passed >= WINDOW_S:
-                self._before, self._since, self._images = (passed, self._images), now, 0
-        rate, left = self._rate, ((self.epochs - epoch) * self.steps - step) * self.batch
-        self.latest = Pulse(
+        rate = None
+        if self._images:
+            self._marks.append((now, self._images))
+            while now - self._marks[1][0] > WINDOW_S:
+                self._marks.popleft()
+            start, before = self._marks[0]
+            rate = (self._images - before) / (now - start) if now > start else None
+        left = ((self.epochs - epoch) * self.steps - step) * self.batch
+        self.latest = Heartbeat(
             run=self.run,
             epoch=min(epoch + 1, self.epochs),
             epochs=self.epochs,
@@ -118,20 +119,20 @@ class Monitor(hooks.Monitor):
         seconds = self.latest.seconds_left if self.latest else None
         return f", {duration(seconds)} left" if seconds else ""
 
-    def _write(self, pulse: Pulse) -> None:
+    def _write(self, heartbeat: Heartbeat) -> None:
         part = self.folder / f".{FILE}.part"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(asdict(pulse)), encoding="utf-8")
+            part.write_text(json.dumps(asdict(heartbeat)), encoding="utf-8")
             os.replace(part, self.folder / FILE)
         except OSError as error:  # only what is shown suffers; saving the state, on the same disk, decides
             say(f"cannot write {self.folder / FILE} ({error.strerror}): wrn-pipe status will show old figures")
 
 
-def read(folder: Path) -> Pulse | None:
-    """The last pulse of the training whose scratch folder this is; None where there is none that can be read."""
-    with suppress(FileNotFoundError, NotADirectoryError, ValueError, TypeError):
-        return Pulse(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+def read(folder: Path) -> Heartbeat | None:
+    """The last one of the training whose scratch folder this is; None where there is none."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return Heartbeat(**json.loads((folder / FILE).read_text(encoding="utf-8")))
     return None
 
 

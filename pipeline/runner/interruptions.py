@@ -1,41 +1,69 @@
-"""How work ends at once by a signal; trainings, which save their state: pipeline/runner/training_interruptions.py."""
+"""How work ends before its time: by a signal, or for want of memory. What it says, and the exit code."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-from pipeline.errors import StoppedError, WrnPipeError
+from pipeline.errors import OUTSIDE, InterruptedTrainingError, StoppedError, WrnPipeError, continue_with
+from pipeline.progress import say
 from pipeline.signals import handled
 
 NOTHING_HALF_DONE = "nothing half-done is left"
+_NO_MEMORY = (
+    "can't allocate memory",
+    "bad_alloc",
+    "out of memory",
+    "could not create a memory",
+    "_ALLOC_FAILED",
+    "_ALLOCATION_FAILED",
+)
+"""In the text of torch's plain RuntimeErrors: of the CPU's allocator, oneDNN, cuBLAS and cuDNN."""
+_heard: list[int] = []
+"""Signals that have come within `stop_at_once` or `stop_training_at_once`."""
 
 
 @contextmanager
 def stop_at_once(kept: Callable[[], str], command: str, how: str = "continue with") -> Iterator[Callable[[], bool]]:
     """SIGINT and SIGTERM unwind the block, which cleans up as after any error; StoppedError says the rest.
 
-    kept: what the block leaves behind, told when it has ended. command: the one that goes on. how: where it begins
-    anew, the words before it. Further signals on the way out are not heard: they would leave halves of what is being
-    cleaned up. One that was dropped, as some of numpy's C code does with whatever is raised in it, has no way out: the
-    next is heard. Yields whether one has come.
+    kept: what the block leaves behind, told when it has ended. command: the one that goes on. how: where it starts
+    again, the words before it. Yields whether a signal has come.
     """
-    received: list[int] = []
+    with _unwound(lambda signum: StoppedError(signum, f"stopped; {kept()}", f"{how}: {command}")):
+        yield lambda: bool(_heard)
+
+
+@contextmanager
+def stop_training_at_once(run_id: str) -> Iterator[None]:
+    """The same for a training before and after its steps, when there is nothing to finish or save: a signal raises
+    InterruptedTrainingError. One that is dropped on its way ends the training after its first step."""
+    with _unwound(lambda signum: InterruptedTrainingError(signum, OUTSIDE, run_id)):
+        yield
+
+
+@contextmanager
+def _unwound(error_of: Callable[[int], StoppedError]) -> Iterator[None]:
+    """Further signals on the way out are not heard: they would leave halves of what is being cleaned up. One that was
+    dropped, as some of numpy's C code does with whatever is raised in it, has no way out: the next is heard."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        received.append(signum)
+        _heard.append(signum)
         if not _on_the_way_out():
             # Not an Exception: those that work in between may take one for a failure of theirs and go on.
             raise KeyboardInterrupt
 
     with handled(stop):
         try:
-            yield lambda: bool(received)
+            yield
         except (KeyboardInterrupt, Exception) as error:
             # What fails after a signal fails for it: numpy, broken off while it is imported, stays half of itself.
-            if not received or isinstance(error, WrnPipeError):
+            if not _heard or isinstance(error, WrnPipeError):
                 raise
-            raise StoppedError(received[0], f"stopped; {kept()}", f"{how}: {command}") from error
+            raise error_of(_heard[0]) from error
+        finally:
+            _heard.clear()
 
 
 def _on_the_way_out() -> bool:
@@ -44,3 +72,41 @@ def _on_the_way_out() -> bool:
     while error and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None
+
+
+@contextmanager
+def stop_after_step(alone: bool = True) -> Iterator[list[int]]:
+    """The signals that asked to stop while the block runs; a second one kills at once.
+
+    Of processes that train together none is killed so and none speaks: that is for the one that started them.
+    """
+    received = list(_heard)
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        if not alone:
+            return
+        signal.signal(signum, signal.SIG_DFL)
+        with suppress(RuntimeError):  # the signal broke into a line that nobody takes: Python starts no second one
+            say(f"{signal.Signals(signum).name}: finishing this step and saving")
+
+    with handled(note):
+        yield received
+
+
+@contextmanager
+def explain_no_memory(run_id: str, where: Callable[[], str]) -> Iterator[None]:
+    """Turn numpy's, torch's and Python's ways to say that memory is short into a WrnPipeError. `where`: what to add."""
+    import torch
+
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        plain = not isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if plain and not any(words in str(error) for words in _NO_MEMORY):
+            raise
+        raise WrnPipeError(
+            f"run {run_id}: out of memory {where()}",
+            f"free memory and continue with: {continue_with(run_id)}; if it cannot fit, a lower batch_size or "
+            "precision: bf16 needs less (which is another run, from its start)",
+        ) from error

@@ -1,31 +1,31 @@
 """One run in a job of its own: `python -m pipeline.runner.job RUN FINGERPRINT STAGE`.
 
 It trains and evaluates into scratch/<fingerprint>/ only. DVC's lock, dvc.lock and the tracking database are the
-driver's (pipeline/runner/fan_out.py), so any number of jobs run beside each other.
+driver's (pipeline/runner/job_driver.py), so any number of jobs run beside each other.
 """
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
+from pipeline.artifacts import SCRATCH
 from pipeline.errors import UserError, exit_on_error
 from pipeline.params import Plan
-from pipeline.progress import say
 from pipeline.provenance import dependencies, digests_of, fingerprint
 from pipeline.publish import new_folder
 from pipeline.runner.failure_record import keep_failure_record
+from pipeline.runner.interruptions import stop_training_at_once
+from pipeline.runner.launch import Task, train
 from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import hold
-from pipeline.runner.training_interruptions import stop_at_once
-from pipeline.runner.waiting import bind_threads
 from pipeline.training.processes import number_of_processes
 
-Stage = Literal["train", "evaluate"]
+FirstStage = Literal["train", "evaluate"]
 """train: train and evaluate; evaluate: what lies in models/<run>."""
-
-SCRATCH = Path("scratch")
 
 
 def trained(print_of_run: str) -> Path:
@@ -45,41 +45,34 @@ def evaluated(plan: Plan, run_id: str, print_of_run: str) -> Path:
     return SCRATCH / print_of_run / f"evaluated-{digest[:16]}"
 
 
-def main(run_id: str, print_of_run: str, stage: Stage) -> None:
+def main(run_id: str, print_of_run: str, stage: FirstStage) -> None:
     """Bring one run to its end. Raises UserError when its inputs are not those that the job was submitted for."""
     plan = load()
-    with stop_at_once(run_id), hold(SCRATCH / print_of_run, run_id):
-        # Again within: what a signal raises must be kept as well.
-        with keep_failure_record(f"train@{run_id}"), stop_at_once(run_id):
-            if fingerprint(plan, run_id) != print_of_run:
-                raise UserError(
-                    f"run {run_id}: settings, code or data were edited after this job was submitted",
-                    "wrn-pipe repro as before submits what is there now",
-                )
-            if stage == "train" and not trained(print_of_run).is_dir():
-                _train(plan, run_id, print_of_run)
-        with keep_failure_record(f"evaluate@{run_id}"), stop_at_once(run_id):
-            from pipeline.training.evaluate_run import evaluate
+    with _attempt("train", run_id, print_of_run):
+        if fingerprint(plan, run_id) != print_of_run:
+            raise UserError(
+                f"run {run_id}: settings, code or data were edited after this job was submitted",
+                "wrn-pipe repro as before submits what is there now",
+            )
+        if stage == "train" and not trained(print_of_run).is_dir():
+            places = str(SCRATCH / print_of_run), str(trained(print_of_run))
+            train(plan, Task(run_id, print_of_run, *places), number_of_processes(plan, run_id, None))
+    with _attempt("evaluate", run_id, print_of_run):
+        from pipeline.training.evaluate_run import evaluate
 
-            weights = trained(print_of_run) if stage == "train" else Path("models") / run_id
-            with new_folder(evaluated(plan, run_id, print_of_run)) as work:
-                values = evaluate(plan, run_id, weights, work)
-    say(f"{run_id}: {values['split']} error {values['top1_error']:.2f} % of {values['n']} images")
+        weights = trained(print_of_run) if stage == "train" else Path("models") / run_id
+        with new_folder(evaluated(plan, run_id, print_of_run)) as work:
+            evaluate(plan, run_id, weights, work)
 
 
-def _train(plan: Plan, run_id: str, print_of_run: str) -> None:
-    places = SCRATCH / print_of_run, trained(print_of_run)
-    processes = number_of_processes(plan, run_id, None)
-    if processes > 1:
-        from pipeline.runner.launch import train_on
-
-        train_on(processes, run_id, print_of_run, *places, mirrored=False)
-    else:
-        bind_threads(plan.kernels)
-        from pipeline.runner.run_hooks import RunHooks
-        from pipeline.training.train_run import train_run
-
-        train_run(plan, run_id, print_of_run, *places, RunHooks(mirrored=False))
+@contextmanager
+def _attempt(stage: FirstStage, run_id: str, print_of_run: str) -> Iterator[None]:
+    with (
+        keep_failure_record(f"{stage}@{run_id}"),
+        stop_training_at_once(run_id),
+        hold(SCRATCH / print_of_run, run_id, wait=True),
+    ):
+        yield
 
 
 if __name__ == "__main__":

@@ -1,44 +1,119 @@
-"""The jobs of one driver, until each run is made or given up: submitted as there is room, watched, and tried again."""
+"""Many runs at once: one driver asks DVC what is out of date, lets jobs fill scratch/, and publishes what they made.
 
+DVC's lock, dvc.lock and MLflow belong to the driver alone, so what comes out is what `dvc repro` by itself gives, byte
+for byte where the jobs have as many threads.
+"""
+
+import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline import signals
-from pipeline.errors import StoppedError
+from filelock import FileLock, Timeout
+
+from pipeline.artifacts import SCRATCH
+from pipeline.errors import StoppedError, UserError, WrnPipeError
 from pipeline.params import Plan
 from pipeline.progress import Task, counted, progress, say
-from pipeline.runner.child_processes import modules_below, terminate
+from pipeline.provenance import fingerprint
+from pipeline.publish import new_folder
+from pipeline.runner.dag import Stage, read_dag, with_behind
+from pipeline.runner.dvc import ask, looked_at, record, repro
 from pipeline.runner.failure_record import failure_record, forget_failure_record
-from pipeline.runner.job import SCRATCH, evaluated, trained
-from pipeline.runner.jobs import Job, at_work, forget, note, noted
-from pipeline.runner.run_lock import living
-from pipeline.runner.submit import Place, Work
+from pipeline.runner.job import evaluated, trained
+from pipeline.runner.jobs import JOBS, Activity, Job, Work, activities, forget, noted
+from pipeline.runner.params_file import load
+from pipeline.runner.run_lock import discard_unless_locked, living_owner
+from pipeline.runner.submit import Place
+from pipeline.signals import handled
+from pipeline.tracking.sync import log_runs
 
 ATTEMPTS = 3
 """Of one run by one driver, before it is given up."""
 _LEAST_POLL_S, _MOST_POLL_S = 0.5, 20.0
 _SETTLE_S = 20.0
+"""A shared folder may show a file only some time after it was written."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A run that was given up."""
+def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, force: bool = False) -> int:
+    """Bring `targets` up to date with jobs for the runs. The exit code as `repro` gives it.
 
-    run: str
-    why: str
-    log: str
+    `again`: the command that goes on. `force`: train and evaluate all runs, even when nothing changed.
 
-    def __str__(self) -> str:
-        return f"{self.run}: {self.why}; log: {self.log}"
+    Raises UserError when another driver is at work here or the jobs are refused, StoppedError on a signal, and
+    WrnPipeError when runs failed, which are named; everything else is published then.
+    """
+    stages = read_dag(plan)
+    wanted = looked_at(plan, targets, stages)
+    with _sole_driver():
+        upstream = [name for name in wanted if stages[name].kind in ("download", "convert")]
+        if upstream and (code := repro(plan, upstream)):
+            return code
+        works = stale_runs(plan, wanted, stages, force)
+        if not works:
+            return repro(plan, targets)
+        failures = drive(plan, works, place, again)
+        now = load()
+        failures |= {  # which must not be recorded as made of the inputs that lie here now
+            work.run: f"settings, code or data were edited while it was trained; results in {SCRATCH}"
+            for work in works
+            if work.run not in now.runs or fingerprint(now, work.run) != work.fingerprint
+        }
+        made = [work for work in works if work.run not in failures]
+        if made:
+            publish(plan, made)
+        # The stages downstream of failed runs would train them here, one after another.
+        code = 0 if failures else repro(plan, targets)
+        log_runs(plan, [work.run for work in made])
+        if failures:
+            for run, why in failures.items():
+                say(f"failed: {run}: {why}")
+            what = f"{counted(len(failures), 'run')} failed, named above; the others are published, the tables wait"
+            raise WrnPipeError(what, f"fix what they say, then: {again}")
+        return code
 
 
-def work_off(plan: Plan, works: Sequence[Work], place: Place, again: str) -> list[Failure]:
-    """Let jobs bring all works to their end; the runs that were given up."""
-    with progress("runs", len(works), "runs", notes=True) as task, signals.noted() as received:
+def stale_runs(plan: Plan, wanted: Sequence[str], stages: dict[str, Stage], force: bool = False) -> list[Work]:
+    """The runs among `wanted` stages that are out of date, and from which stage on.
+
+    Asks DVC, which takes its time with many runs. `force`: all of them, from their training on.
+    """
+    ours = [name for name in wanted if stages[name].kind in ("train", "evaluate")]
+    changed = set(ours) if force else set(ask([stages[name] for name in ours], (), wait=True))
+    behind = with_behind({name: stages[name] for name in ours}, changed)
+    runs = dict.fromkeys(stages[name].key for name in behind)
+    return [Work(run, fingerprint(plan, run), "train" if f"train@{run}" in behind else "evaluate") for run in runs]
+
+
+def publish(plan: Plan, works: Sequence[Work]) -> None:
+    """Put what the jobs made where DVC looks for it, and write all of it into dvc.lock at once.
+
+    Should this be killed, nothing is trained again: the last state of each training stays until all is recorded.
+    """
+    for work in works:
+        places = [(evaluated(plan, work.run, work.fingerprint), Path("evaluations") / work.run)]
+        if work.stage == "train":
+            places.insert(0, (trained(work.fingerprint), Path("models") / work.run))
+        for made, to in places:
+            with new_folder(to) as folder:
+                for path in sorted(made.iterdir()):
+                    os.replace(path, folder / path.name)
+            made.rmdir()
+    record([stage for work in works for stage in work.stages])
+    for work in works:
+        discard_unless_locked(SCRATCH / work.fingerprint, work.run)
+
+
+def drive(plan: Plan, works: Sequence[Work], place: Place, again: str) -> dict[str, str]:
+    """Let jobs bring all works to their end: submitted as there is room, watched, and tried again. Returns the runs
+    that were given up, and why."""
+    received: list[int] = []
+    hear = handled(lambda signum, _: received.append(signum))
+    with progress("runs", len(works), "runs", notes=True) as task, hear:
         driver = _Driver(plan, place, task, list(works))
         driver.find()
         quiet = time.monotonic()
@@ -48,11 +123,15 @@ def work_off(plan: Plan, works: Sequence[Work], place: Place, again: str) -> lis
             before = (len(driver.waiting), len(driver.active), len(driver.running))
             driver.fill()
             driver.look()
-            driver.show()
-            if before != (len(driver.waiting), len(driver.active), len(driver.running)):
+            after = (len(driver.waiting), len(driver.active), len(driver.running))
+            task.note(f"{after[2]} running, {after[0] + after[1] - after[2]} waiting, {len(driver.failures)} failed")
+            if before != after:
                 quiet = time.monotonic()
             # Often while something happens; a cluster is asked less and less while nothing does.
-            _wait(min(_MOST_POLL_S, max(_LEAST_POLL_S, (time.monotonic() - quiet) / 20)), received)
+            pause = min(_MOST_POLL_S, max(_LEAST_POLL_S, (time.monotonic() - quiet) / 20))
+            until = time.monotonic() + pause
+            while not received and (left := until - time.monotonic()) > 0:  # a signal does not end Python's own sleep
+                time.sleep(min(left, _LEAST_POLL_S))
         return driver.failures
 
 
@@ -65,52 +144,61 @@ class _Driver:
     task: Task
     waiting: list[Work]
     active: dict[Work, Job | None] = field(default_factory=dict)
-    """None of a run that somebody else trains, such as wrn-pipe stage train."""
+    """None of a run that somebody else trains, such as wrn-pipe stage train, or a job of a driver that was killed."""
     running: set[Work] = field(default_factory=set)
     """Of the active ones, those that were seen at work."""
     attempts: Counter[Work] = field(default_factory=Counter)
-    gone: dict[Work, float] = field(default_factory=dict)
+    over: dict[Work, float] = field(default_factory=dict)
     """When its job was first seen to be over without a result."""
-    failures: list[Failure] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
 
     def find(self) -> None:
         """What earlier drivers and jobs have left: results, and jobs that are under way."""
         jobs = noted()
-        lives = at_work(jobs.values())
+        doing = activities(jobs)
         for work in list(self.waiting):
-            job = jobs.get(work.fingerprint)
-            if work.fingerprint in lives and job and job.stage == work.stage:
-                say(f"{work.run}: {job} of an earlier driver is {lives[work.fingerprint]}, log: {job.log}")
+            job, does = jobs.get(work.fingerprint), doing.get(work.fingerprint)
+            if job and does and job.stage == work.stage:
+                say(f"{work.run}: {job} of an earlier driver is {does}, log: {job.log}")
                 self._activate(work, job)
-                if lives[work.fingerprint] == "running":
+                if does == "running":
                     self.running.add(work)
             elif self._made(work):
                 say(f"{work.run}: made by an earlier job")
                 self.waiting.remove(work)
                 self.task.advance()
-            elif holder := living(SCRATCH / work.fingerprint):
-                say(f"{work.run} is being trained by {holder}: waiting for its end")
+            elif owner := living_owner(SCRATCH / work.fingerprint):
+                say(f"{work.run} is being trained by {owner}: waiting for its end")
                 self._activate(work, None)
+
+    def fill(self) -> None:
+        """Submit as much as there is room for. Lately failed runs come last."""
+        others = sum(job is None for job in self.active.values())
+        some = self.waiting[: max(0, self.place.free() - others)]
+        for stage in (stage for work in some for stage in work.stages):
+            forget_failure_record(stage)
+        for work, job in zip(some, self.place.submit(some) if some else [], strict=True):
+            self.attempts[work] += 1
+            self._activate(work, job)
 
     def look(self) -> None:
         """See which jobs are over, and what came of them."""
-        lives = at_work([job for job in self.active.values() if job])
+        doing: dict[str, Activity] = dict.fromkeys(self.place.local(), "running")
+        doing |= activities({job.fingerprint: job for job in self.active.values() if job and job.slurm})
         for work, job in list(self.active.items()):
-            if job and (state := lives.get(work.fingerprint)):
-                self.gone.pop(work, None)
-                if state == "running" and work not in self.running:
+            if does := doing.get(work.fingerprint):
+                self.over.pop(work, None)
+                if job and does == "running" and work not in self.running:
                     self.running.add(work)
                     say(f"{work.run}: runs as {job}, log: {job.log}")
                 continue
-            if not job and living(SCRATCH / work.fingerprint):
+            if not job and living_owner(SCRATCH / work.fingerprint):
                 continue
             made = self._made(work)
-            if not made and job and job.system == "slurm":
-                # A shared folder may show a file only some time after it was written.
-                since = self.gone.setdefault(work, time.monotonic())
+            if not made and job and job.slurm:
+                since = self.over.setdefault(work, time.monotonic())
                 if time.monotonic() - since < _SETTLE_S:
                     continue
-            self.gone.pop(work, None)
             del self.active[work]
             self.running.discard(work)
             forget(work.fingerprint)
@@ -122,26 +210,6 @@ class _Driver:
             else:
                 self._failed(work, job)
 
-    def fill(self) -> None:
-        """Submit as much as there is room for. Lately failed runs come last."""
-        occupied = sum(job is None or job.system != self.place.system for job in self.active.values())
-        some = self.waiting[: max(0, self.place.free() - occupied)]
-        by_attempt: dict[int, list[Work]] = {}
-        for work in some:
-            by_attempt.setdefault(self.attempts[work] + 1, []).append(work)
-        for attempt, works in by_attempt.items():
-            for work in works:
-                for stage in work.stages:
-                    forget_failure_record(stage)
-            for work, job in zip(works, self.place.submit(works, attempt), strict=True):
-                note(job)
-                self.attempts[work] = attempt
-                self._activate(work, job)
-
-    def show(self) -> None:
-        queued = len(self.active) - len(self.running) + len(self.waiting)
-        self.task.note(f"{len(self.running)} running, {queued} waiting, {len(self.failures)} failed")
-
     def _activate(self, work: Work, job: Job | None) -> None:
         self.waiting.remove(work)
         self.active[work] = job
@@ -151,55 +219,50 @@ class _Driver:
         return whole and (work.stage == "evaluate" or trained(work.fingerprint).is_dir())
 
     def _failed(self, work: Work, job: Job) -> None:
-        words = failure_record(f"train@{work.run}") or failure_record(f"evaluate@{work.run}")
-        why = words.what if words else f"ended without a word ({_last_line(job.log)})"
-        failure = Failure(work.run, why, job.log)
-        mistake = words is not None and (words.exit_code == 2 or words.stopped)
-        if mistake or job.attempt >= ATTEMPTS:
-            self.failures.append(failure)
-            say(f"{failure}: given up after attempt {job.attempt}")
+        self.over.pop(work, None)
+        ended = failure_record(f"train@{work.run}") or failure_record(f"evaluate@{work.run}")
+        why = f"{ended.what if ended else 'it ended without a failure record'}; log: {job.log}"
+        mistake = ended is not None and (ended.exit_code == UserError.exit_code or ended.stopped)
+        attempt = max(1, self.attempts[work])
+        if mistake or attempt >= ATTEMPTS:
+            self.failures[work.run] = why
+            say(f"{work.run}: {why}: given up after attempt {attempt}")
         else:
-            say(f"{failure}: attempt {job.attempt} of {ATTEMPTS} failed, again")
+            say(f"{work.run}: {why}: attempt {attempt} of {ATTEMPTS} failed, retrying")
             self.waiting.append(work)
 
 
 def _leave(driver: _Driver, received: Sequence[int], again: str) -> None:
     """End this driver on a signal: what trains on this machine saves and ends, jobs of a cluster go on."""
-    jobs = [job for job in driver.active.values() if job]
-    signum, heard, told = received[0], 1, set[int]()
-    if any(job.system == "slurm" for job in jobs):
-        ids = " ".join(sorted({job.id.split("_")[0] for job in jobs if job.system == "slurm"}))
+    signum, told = received[0], 0
+    if jobs := [job for job in driver.active.values() if job and job.slurm]:
+        ids = " ".join(sorted({job.id.split("_")[0] for job in jobs}))
         raise StoppedError(
             signum,
             f"{counted(len(jobs), 'job')} of the cluster go on without this driver; wrn-pipe status shows them",
             f"attach again with: {again} (or end them with: scancel {ids})",
         )
-    say(f"{signal.Signals(signum).name}: {counted(len(jobs), 'training')} save and end")
-    while at_work(jobs):  # a job that starts may have no training yet
-        if len(received) > heard:  # a training that is told twice ends at once, as one without a driver does
-            heard = len(received)
-            told.clear()
-        for job in jobs:
-            further = [p for p in modules_below(int(job.id), "pipeline.runner.job") if p.pid not in told]
-            told.update(process.pid for process in further)
-            terminate(further)
+    trainings = driver.place.local().values()
+    say(f"{signal.Signals(signum).name}: {counted(len(trainings), 'training')} save and end")
+    while any(process.poll() is None for process in trainings):
+        if told < min(len(received), 2):  # a training that is told twice ends at once, as one without a driver does
+            told += 1
+            for process in trainings:
+                process.terminate()
         time.sleep(_LEAST_POLL_S)
-    for job in jobs:
-        forget(job.fingerprint)
-    kept = "their last saved states are kept" if heard > 1 else "nothing is lost"
-    raise StoppedError(signum, f"stopped {counted(len(jobs), 'training')}, {kept}", f"continue with: {again}")
+    kept = "nothing is lost" if told < 2 else "their last saved states are kept"
+    raise StoppedError(signum, f"stopped {counted(len(trainings), 'training')}, {kept}", f"continue with: {again}")
 
 
-def _wait(seconds: float, received: list[int]) -> None:
-    """So many seconds, or until a signal comes, which does not end Python's own sleep."""
-    until = time.monotonic() + seconds
-    while not received and (left := until - time.monotonic()) > 0:
-        time.sleep(min(left, _LEAST_POLL_S))
-
-
-def _last_line(log: str) -> str:
+@contextmanager
+def _sole_driver() -> Iterator[None]:
+    JOBS.mkdir(parents=True, exist_ok=True)
     try:
-        lines = Path(log).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    except OSError as error:
-        return f"no log: {error.strerror}"
-    return lines[-1] if lines else "an empty log"
+        lock = FileLock(JOBS / "driver.lock").acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            "another wrn-pipe repro --jobs or --slurm drives the jobs of this checkout",
+            "watch it with wrn-pipe status; after Ctrl-C there this command takes its jobs over",
+        ) from None
+    with lock:
+        yield

@@ -1,4 +1,6 @@
-"""One run on many processes: torchrun's agent in this process, which holds the run and speaks for them at their end."""
+"""A run's training, here or by many processes. Then torchrun's agent is in this process, which has the run's lock and
+speaks for them at their end; each of them is `python -m pipeline.runner.launch TASK PARENT`: a Task as JSON, and the
+process id of the one that started it."""
 
 import json
 import logging
@@ -6,45 +8,80 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import time
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
 import psutil
-import torch
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pipeline.errors import OUTSIDE, InterruptedTrainingError, UserError, WrnPipeError, continue_with
-from pipeline.progress import say
-from pipeline.runner import worker
-from pipeline.runner.worker import Report, Task
+from pipeline.params import Plan
+from pipeline.progress import leave_speaking_to_another, say
+from pipeline.provenance import fingerprint
+from pipeline.runner.interruptions import stop_training_at_once
+from pipeline.runner.params_file import load
 from pipeline.signals import handled
+from pipeline.training.openmp_threads import bind_threads
 
 _GRACE_S = 20
 """Processes that end so much later than the first one that failed were killed by torchrun, after 30 s."""
 
 
-def train_on(
-    processes: int,
-    run_id: str,
-    print_of_run: str,
-    scratch: Path,
-    to: Path,
-    steps: int | None = None,
-    mirrored: bool = True,
-) -> None:
-    """As training.train_run.train_run, by so many processes of this machine. `steps`, `mirrored`: see RunHooks.
+@dataclass(frozen=True)
+class Task:
+    """What to train, as strings that a command line can carry."""
+
+    run_id: str
+    fingerprint: str
+    scratch: str
+    to: str
+    checkpoint_steps: int | None = None
+    """As of RunHooks, and so is `mirrored`."""
+    mirrored: bool = False
+
+
+@dataclass(frozen=True)
+class _Report:
+    """How a process ended that did not train to the end."""
+
+    rank: int
+    time: float
+    """Unix time."""
+    what: str
+    remedy: str | None
+    """None for an unforeseen error."""
+    exit_code: int
+    """0 where all stopped together after a step."""
+    stopped: str | None = None
+    """Where a signal stopped it."""
+    signum: int = 0
+    """Of that signal."""
+    trace: str = ""
+    """Of an unforeseen error."""
+
+
+def train(plan: Plan, task: Task, processes: int) -> None:
+    """As training.train_run.train_run, by `processes` of this machine.
 
     SIGTERM and SIGINT stop them after the step under way; a second one kills them and this process.
     Raises what the first of them that failed raised, as a WrnPipeError; the others are ended.
     """
-    with tempfile.TemporaryDirectory() as reports:
-        threads = max(1, torch.get_num_threads() // processes)
-        task = Task(run_id, print_of_run, str(scratch), str(to), steps, mirrored, threads, reports)
+    if processes == 1:
+        bind_threads(plan.kernels)
+        _train(plan, task)
+        return
+    import torch
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    threads = max(1, torch.get_num_threads() // processes)
+    with tempfile.TemporaryDirectory() as reports, _passing_on(processes) as asked:
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -58,16 +95,20 @@ def train_on(
         )
         exit_codes: dict[int, int] = {}
         logging.disable(logging.CRITICAL)  # the reports say it in two lines
-        with _passing_on(processes) as asked:
-            try:
-                elastic_launch(config, sys.executable)("-m", worker.__name__, json.dumps(asdict(task)), os.getpid())
-            except ChildFailedError as error:
-                began = min(failure.timestamp for failure in error.failures.values())
-                early = {rank: it for rank, it in error.failures.items() if it.timestamp < began + _GRACE_S}
-                exit_codes = {rank: failure.exitcode for rank, failure in early.items()}
-            finally:
-                logging.disable(logging.NOTSET)
-        _explain(run_id, processes, exit_codes, _read(Path(reports)), asked)
+        try:
+            words = json.dumps(asdict(task)), str(os.getpid()), str(threads), reports
+            elastic_launch(config, sys.executable)("-m", "pipeline.runner.launch", *words)
+        except ChildFailedError as error:
+            began = min(failure.timestamp for failure in error.failures.values())
+            exit_codes = {
+                rank: failure.exitcode
+                for rank, failure in error.failures.items()
+                if failure.timestamp < began + _GRACE_S
+            }
+        finally:
+            logging.disable(logging.NOTSET)
+        found = [_Report(**json.loads(path.read_text())) for path in Path(reports).glob("rank-*.json")]
+        _explain(task.run_id, processes, exit_codes, sorted(found, key=lambda report: report.time), asked)
 
 
 @contextmanager
@@ -95,22 +136,22 @@ def _passing_on(processes: int) -> Iterator[list[int]]:
         yield asked
 
 
-def _explain(run_id: str, processes: int, exit_codes: dict[int, int], reports: list[Report], asked: list[int]) -> None:
-    """Raise what ended the run, unless it came to its end."""
+def _explain(run_id: str, processes: int, exit_codes: dict[int, int], reports: list[_Report], asked: list[int]) -> None:
+    """Raise what ended the run, unless it came to its end. `reports`: the first first."""
     for report in reports:
         if report.stopped is None and report.remedy is not None:
             kind = UserError if report.exit_code == UserError.exit_code else WrnPipeError
             raise kind(report.what, report.remedy)
-    # The first of them knows where its state is.
+    # The first of the ranks knows where its state is.
     stopped = [report.stopped for report in sorted(reports, key=lambda report: report.rank) if report.stopped]
     where = next((place for place in stopped if place != OUTSIDE), OUTSIDE)
-    unsaid = {rank: code for rank, code in exit_codes.items() if rank not in {report.rank for report in reports}}
+    silent = {rank: code for rank, code in exit_codes.items() if rank not in {report.rank for report in reports}}
     # One that was stopped before it could say so counts as stopped.
-    if asked and (stopped or (exit_codes and set(unsaid.values()) <= {-signal.SIGTERM})):
+    if asked and (stopped or (exit_codes and set(silent.values()) <= {-signal.SIGTERM})):
         raise InterruptedTrainingError(asked[0], where, run_id)
     remedy = f"continue with: {continue_with(run_id)}"
     # torchrun ends the others by SIGTERM: that tells why only where nothing else does.
-    for rank, code in sorted(unsaid.items(), key=lambda each: each[1] == -signal.SIGTERM):
+    for rank, code in sorted(silent.items(), key=lambda each: each[1] == -signal.SIGTERM):
         if reports and code == -signal.SIGTERM:
             break
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -123,7 +164,59 @@ def _explain(run_id: str, processes: int, exit_codes: dict[int, int], reports: l
         raise WrnPipeError(f"run {run_id}: process {report.rank} of {processes} failed: {report.what}", remedy)
 
 
-def _read(reports: Path) -> list[Report]:
-    """The first first."""
-    found = [Report(**json.loads(path.read_text(encoding="utf-8"))) for path in reports.glob("rank-*.json")]
-    return sorted(found, key=lambda report: report.time)
+def end_with(parent: int) -> None:
+    """Kill this process when `parent`, which started it, has ended: who has the run's lock is gone then."""
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=look, daemon=True).start()
+
+
+def _as_rank(task: Task, reports: Path) -> int:
+    """Train as one of the processes; the exit code. torchrun ends the others when it is not 0."""
+    rank = int(os.environ["RANK"])
+    try:
+        with stop_training_at_once(task.run_id):
+            if rank:
+                leave_speaking_to_another()
+            plan = load()
+            if fingerprint(plan, task.run_id) != task.fingerprint:
+                what = f"the inputs of run {task.run_id} were edited while its processes started"
+                raise UserError(what, "start it again")
+            _train(plan, task, together=True)
+            return 0
+    except InterruptedTrainingError as stop:
+        # After a step all stop together, and the first may have something to finish.
+        code = stop.exit_code if stop.where == OUTSIDE else 0
+        report = _Report(rank, time.time(), stop.what, stop.remedy, code, stop.where, stop.signum)
+    except WrnPipeError as error:
+        report = _Report(rank, time.time(), error.what, error.remedy, error.exit_code)
+    except Exception as error:  # noqa: BLE001 - the process that started them all says it
+        what = traceback.format_exception_only(error)[-1].strip()
+        report = _Report(rank, time.time(), what, None, 1, trace=traceback.format_exc())
+    (reports / f"rank-{rank}.json").write_text(json.dumps(asdict(report)))
+    return report.exit_code
+
+
+def _train(plan: Plan, task: Task, together: bool = False) -> None:
+    from pipeline.runner.run_hooks import RunHooks
+    from pipeline.training.ranks import ALONE, joined
+    from pipeline.training.train_run import train_run
+
+    hooks = RunHooks(task.checkpoint_steps, task.mirrored)
+    with joined(plan.device) if together else nullcontext(ALONE) as ranks:
+        train_run(plan, task.run_id, task.fingerprint, Path(task.scratch), Path(task.to), hooks, ranks)
+
+
+if __name__ == "__main__":
+    end_with(int(sys.argv[2]))
+    os.environ["OMP_NUM_THREADS"] = sys.argv[3]  # read when torch is imported
+    # It would warn that all parameters are used; see Ranks.around for why it looks.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    code = _as_rank(Task(**json.loads(sys.argv[1])), Path(sys.argv[4]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # not through the ends of threads and libraries that may wait for a process that is gone

@@ -5,13 +5,12 @@ import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from ruamel.yaml import YAML
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from pipeline.comparison.training_cost import Cost, training_cost
 from pipeline.dataset_config import Dataset
@@ -22,15 +21,10 @@ from pipeline.publication.paper import KNOWN_DATASETS, TITLES
 from pipeline.publication.protocols import PROTOCOLS, paper_protocols, protocol_of
 from pipeline.publish import new_file
 from pipeline.runner.params_file import line_of, parse_plan
-
-Edit = tuple[int, int, str]
-"""From a place in a text to another: what stands there instead. Loading and dumping the whole would move comments, and
-lay out anew what a user has laid out."""
+from pipeline.runner.yaml_text import appended, appended_tables, edited
 
 METRIC = {"top1_error": "top-1 error", "top5_error": "top-5 error"}
 """How a comment words a claim's metric."""
-
-
 _STORED = {"jpeg": ", max_side: 500, quality: 90"}
 """Further settings of a kind of representation: what FFCV's authors use for ImageNet."""
 
@@ -48,10 +42,19 @@ class Group:
     """All of the paper's claims that these runs answer, or would but for the protocol."""
 
     @property
+    def identity(self) -> tuple[str, str, str, str]:
+        return self.dataset, self.representation, self.network, self.protocol
+
+    @property
     def name(self) -> str:
         """What its run ids start with. No dots: DVC reads a dot in `runs.<id>` as a step into the mapping."""
         network = re.sub(r"-b\(([0-9,]+)\)", lambda block: "-b" + block[1].replace(",", ""), self.network.lower())
         return f"{self.dataset}-{network.replace('.', '-')}-{self.protocol}"
+
+    @property
+    def stored(self) -> str:
+        """The representation's key in params.yaml."""
+        return f"{self.dataset}-{self.representation}"
 
     def run_id(self, seed: int) -> str:
         return f"{self.name}-s{seed}"
@@ -78,22 +81,39 @@ def groups_of(claims: Sequence[Claim], plan: Plan, protocol: str | None) -> tupl
     `protocol` names one for all of them, of params.yaml or of the paper; None takes each claim's own.
     Raises UserError for an unknown protocol.
     """
-    known = _protocols(plan)
+    known = {name: paper.protocol for name, paper in paper_protocols().items()} | plan.protocols
     if protocol is not None and protocol not in known:
         raise UserError(f"{PARAMS} has no protocol {protocol!r}", nearest(protocol, known, "protocol"))
     groups: dict[tuple[str, str, str], Group] = {}
     reasons: Counter[str] = Counter()
     for claim in claims:
-        name = _protocol_name(claim, protocol)
-        reason = _untrainable(claim) or (_misfit(name, known[name], claim.dataset, plan) if name else None)
-        if reason or name is None:
-            reasons[str(reason)] += 1
+        paper = protocol_of(claim)
+        if paper is None:
+            reasons[_UNTRAINABLE.get(claim.kind, "COCO detection (another system)")] += 1
+            continue
+        name = protocol or paper.name
+        many_sizes = _dataset(claim.dataset, plan).shape is None
+        if many_sizes != (known[name].crop == "random-resized"):
+            sizes = "vary in size" if many_sizes else "have one size"
+            reasons[f"on {claim.dataset}, whose images {sizes}: {name} is not made for them"] += 1
             continue
         key = (claim.dataset, claim.network, name)
         if key not in groups:
-            served = tuple(c for c in load_claims() if (c.dataset, c.network, _protocol_name(c, protocol)) == key)
+            served = tuple(
+                c
+                for c in load_claims()
+                if (c.dataset, c.network) == key[:2] and (of := protocol_of(c)) and (protocol or of.name) == name
+            )
             groups[key] = Group(*key, known[name].representation, served)
     return list(groups.values()), [f"{count} {reason}" for reason, count in reasons.items()]
+
+
+_UNTRAINABLE = {
+    "quoted": "quoted from other papers",
+    "count": "parameter counts (counted, not trained)",
+    "timing": "timings on the authors' machine",
+}
+"""Why no training of this tool answers a kind of claim, as the end of `3 ...`."""
 
 
 def extend(text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int) -> Addition:
@@ -103,10 +123,15 @@ def extend(text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int
     another run by a name that is needed, or is laid out so that nothing can be added in place.
     """
     plan = parse_plan(text, PARAMS)
+    datasets = {group.dataset: f"\n{_known_dataset(group.dataset)[0]}" for group in groups}
+    stored = {
+        g.stored: f"{g.stored}: {{dataset: {g.dataset}, kind: {g.representation}{_STORED.get(g.representation, '')}}}"
+        for g in groups
+    }
     edits = [
-        *_appended(text, "datasets", _dataset_texts(plan, groups)),
-        *_appended(text, "representations", _representation_texts(plan, groups)),
-        *_appended(text, "protocols", _protocol_texts(text, plan, groups)),
+        *appended(text, "datasets", [entry for name, entry in datasets.items() if name not in plan.datasets]),
+        *appended(text, "representations", [e for name, e in stored.items() if name not in plan.representations]),
+        *appended(text, "protocols", _protocol_texts(text, plan, groups)),
     ]
     lacking = {group: _lacking_seeds(text, plan, group, seeds) for group in groups}
     fresh: list[str] = []
@@ -114,137 +139,31 @@ def extend(text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int
         entries = [_run_text(group, seed) for seed in lacking[group]]
         if not entries:
             continue
-        if _title(group, plan) not in text:
-            entries = ["", *_comments(group, plan), *entries]
-        ours = [run_id for run_id in plan.runs if _identity(plan, run_id)[:-1] == _wanted(group, 0)[:-1]]
-        if ours:
-            edits += _appended(text, "runs", entries, after=ours[-1])
+        comments = _comments(group, plan)
+        if comments[0] not in text:
+            entries = ["", *comments, *entries]
+        if ours := [run_id for run_id in plan.runs if _identity(plan, run_id)[:-1] == group.identity]:
+            edits += appended(text, "runs", entries, after=ours[-1])
         else:
             fresh += entries
-    edits += _appended(text, "runs", fresh)
-    edits += _appended_tables(text, [table for table in tables if table not in plan.tables])
-    after, at = "", 0
-    for start, end, new in sorted(edits, key=lambda edit: edit[0]):
-        after, at = after + text[at:start] + new, end
-    after += text[at:]
+    edits += appended(text, "runs", fresh)
+    edits += appended_tables(text, [table for table in tables if table not in plan.tables])
+    after = edited(text, edits)
     present = len(groups) * seeds - sum(map(len, lacking.values()))
     added = {group: seeds for group, seeds in lacking.items() if seeds}
     return Addition(text, after, parse_plan(after, PARAMS), added, present)
 
 
-def _appended(text: str, section: str, blocks: Sequence[str], after: str | None = None) -> list[Edit]:
-    """Entries added to the mapping `section`: below its entry `after`, or else below its last one.
-
-    A block is YAML without indentation, comments and blank lines included. Raises UserError for a section in braces,
-    where no comment could stand.
-    """
-    if not blocks:
-        return []
-    value = _sections(text)[section]
-    if not isinstance(value, MappingNode) or (value.flow_style and value.value):
-        raise UserError(
-            f"{PARAMS}:{value.start_mark.line + 1}: {section} stands in braces",
-            "write it as a block, one entry to a line",
-        )
-    lines = "\n".join(blocks).splitlines()
-    if not value.value:
-        end = value.end_mark.index
-        return [(value.start_mark.index, end, ""), _lines_below(text, end, 2, lines)]
-    entry = next((pair for pair in value.value if pair[0].value == after), value.value[-1])
-    return [_lines_below(text, max(map(_end, entry)), value.value[0][0].start_mark.column, lines)]
-
-
-def _appended_tables(text: str, tables: Sequence[str]) -> list[Edit]:
-    value = _sections(text)["tables"]
-    quoted = [f'"{table}"' for table in tables]
-    if not quoted or not isinstance(value, SequenceNode):
-        return []
-    end = max(map(_end, value.value), default=value.start_mark.index + 1)
-    if value.flow_style:
-        return [(end, end, ", ".join(["", *quoted] if value.value else quoted))]
-    return [_lines_below(text, end, value.start_mark.column, [f"- {word}" for word in quoted])]
-
-
-@lru_cache(maxsize=1)
-def _sections(text: str) -> dict[str, Node]:
-    root = YAML(typ="safe", pure=True).compose(text)
-    return {key.value: value for key, value in root.value}
-
-
-def _end(node: Node) -> int:
-    """Behind the last character of a node. The end mark of a block lies behind the comments that follow it."""
-    if not isinstance(node, MappingNode | SequenceNode) or node.flow_style or not node.value:
-        return int(node.end_mark.index)
-    below = node.value if isinstance(node, SequenceNode) else [part for pair in node.value for part in pair]
-    return max(map(_end, below))
-
-
-def _lines_below(text: str, index: int, column: int, lines: Sequence[str]) -> Edit:
-    """Whole lines below the line that holds the character before `index`."""
-    newline = "\r\n" if "\r\n" in text else "\n"
-    new = "".join((" " * column + line if line else "") + newline for line in lines)
-    end = index if text[index - 1] == "\n" else text.find("\n", index) + 1
-    return (end, end, new) if end else (len(text), len(text), newline + new)  # its last line has no line break
-
-
-def _protocols(plan: Plan) -> dict[str, Protocol]:
-    return {**{name: paper.protocol for name, paper in paper_protocols().items()}, **plan.protocols}
-
-
-def _protocol_name(claim: Claim, protocol: str | None) -> str | None:
-    """The protocol for a claim's runs; None where the claim can not be trained."""
-    paper = protocol_of(claim)
-    return None if paper is None else protocol or paper.name
-
-
-def _untrainable(claim: Claim) -> str | None:
-    """Why no training of this tool answers a claim, as the end of `3 ...`; None where one does."""
-    if claim.kind == "quoted":
-        return "quoted from other papers"
-    if claim.kind == "count":
-        return "parameter counts (counted, not trained)"
-    if claim.kind == "timing":
-        return "timings on the authors' machine"
-    return None if protocol_of(claim) else "COCO detection (another system)"
-
-
-def _misfit(name: str, protocol: Protocol, dataset: str, plan: Plan) -> str | None:
-    many_sizes = _dataset(dataset, plan).shape is None
-    if many_sizes == (protocol.crop == "random-resized"):
-        return None
-    return (
-        f"on {dataset}, whose images {'vary in size' if many_sizes else 'have one size'}: {name} is not made for them"
-    )
-
-
-def _known_dataset_text(name: str) -> str:
-    """Its entry in the list of the paper's datasets, where blank lines part them, without indentation."""
+@cache
+def _known_dataset(name: str) -> tuple[str, Dataset]:
+    """Its entry in the list of the paper's datasets, where blank lines separate them, without indentation."""
     entries = KNOWN_DATASETS.read_text(encoding="utf-8").split("\ndatasets:\n")[1].split("\n\n")
-    return textwrap.dedent(next(entry for entry in entries if re.search(f"^  {name}:$", entry, re.MULTILINE)))
+    text = textwrap.dedent(next(entry for entry in entries if re.search(f"^  {name}:$", entry, re.MULTILINE)))
+    return text, Dataset.model_validate(YAML(typ="safe").load(text)[name])
 
 
 def _dataset(name: str, plan: Plan) -> Dataset:
-    return plan.datasets[name] if name in plan.datasets else _known_dataset(name)
-
-
-@cache
-def _known_dataset(name: str) -> Dataset:
-    return Dataset.model_validate(YAML(typ="safe", pure=True).load(_known_dataset_text(name))[name])
-
-
-def _dataset_texts(plan: Plan, groups: Sequence[Group]) -> list[str]:
-    names = dict.fromkeys(group.dataset for group in groups if group.dataset not in plan.datasets)
-    return [f"\n{_known_dataset_text(name)}" for name in names]
-
-
-def _representation_texts(plan: Plan, groups: Sequence[Group]) -> list[str]:
-    lines = dict.fromkeys(
-        f"{group.dataset}-{group.representation}: "
-        f"{{dataset: {group.dataset}, kind: {group.representation}{_STORED.get(group.representation, '')}}}"
-        for group in groups
-        if f"{group.dataset}-{group.representation}" not in plan.representations
-    )
-    return list(lines)
+    return plan.datasets[name] if name in plan.datasets else _known_dataset(name)[1]
 
 
 def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group]) -> list[str]:
@@ -253,19 +172,15 @@ def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group]) -> list[str]
         if name not in plan.protocols:
             blocks.append(f"\n{_protocol_text(name)}")
         elif name in paper_protocols():
-            _refuse_another(text, name, plan.protocols[name], paper_protocols()[name].protocol)
+            for field in Protocol.model_fields:
+                ours, papers = (getattr(p, field) for p in (plan.protocols[name], paper_protocols()[name].protocol))
+                if ours != papers:
+                    raise UserError(
+                        f"{PARAMS}:{line_of(text, 'protocols', name, field)}: protocols.{name}.{field} is "
+                        f"{_flow(ours)}, the paper's is {_flow(papers)}",
+                        "rename your protocol there and in its runs, or restore the paper's value",
+                    )
     return blocks
-
-
-def _refuse_another(text: str, name: str, ours: Protocol, papers: Protocol) -> None:
-    for field in Protocol.model_fields:
-        mine, theirs = getattr(ours, field), getattr(papers, field)
-        if mine != theirs:
-            raise UserError(
-                f"{PARAMS}:{line_of(text, 'protocols', name, field)}: protocols.{name}.{field} is {_flow(mine)}, "
-                f"the paper's is {_flow(theirs)}",
-                "rename your protocol there and in its runs, or restore the paper's value",
-            )
 
 
 def _protocol_text(name: str) -> str:
@@ -308,14 +223,10 @@ def _identity(plan: Plan, run_id: str) -> tuple[str, str, str, str, int]:
     return run.dataset, run.representation, canonical(run.network), run.protocol, run.seed
 
 
-def _wanted(group: Group, seed: int) -> tuple[str, str, str, str, int]:
-    return group.dataset, group.representation, group.network, group.protocol, seed
-
-
 def _lacking_seeds(text: str, plan: Plan, group: Group, seeds: int) -> tuple[int, ...]:
     """Seeds from 1 that no run of the plan has, by whatever id. Raises UserError when an id means something else."""
     present = {_identity(plan, run_id) for run_id in plan.runs}
-    lacking = tuple(seed for seed in range(1, seeds + 1) if _wanted(group, seed) not in present)
+    lacking = tuple(seed for seed in range(1, seeds + 1) if (*group.identity, seed) not in present)
     for run_id in map(group.run_id, lacking):
         if run_id in plan.runs:
             raise UserError(
@@ -333,13 +244,8 @@ def _run_text(group: Group, seed: int) -> str:
     )
 
 
-def _title(group: Group, plan: Plan) -> str:
-    return f"# {group.network} on {_dataset(group.dataset, plan).title} by {group.protocol}."
-
-
 def _comments(group: Group, plan: Plan) -> list[str]:
-    cost = _group_cost(group, plan)
-    lines = [_title(group, plan)]
+    lines = [f"# {group.network} on {_dataset(group.dataset, plan).title} by {group.protocol}."]
     for claim in group.claims:
         paper = protocol_of(claim)
         printed = f"{claim.text} % ({_listed([claim.table])}, {STATISTIC[claim.statistic]})"
@@ -347,6 +253,7 @@ def _comments(group: Group, plan: Plan) -> list[str]:
             lines.append(f"#   The paper's {METRIC[claim.metric]} by {paper.name}: {printed}; expect another.")
         else:
             lines.append(f"#   Expected {METRIC[claim.metric]}: {printed}.")
+    cost = _group_cost(group, plan)
     lines.append(f"#   Cost of each: {cost}, estimated from multiply-adds (pipeline/comparison/training_cost.py).")
     lines.append(f"#   Train them: wrn-pipe repro '{group.name}-s*'")
     return lines
@@ -354,16 +261,17 @@ def _comments(group: Group, plan: Plan) -> list[str]:
 
 def _group_cost(group: Group, plan: Plan) -> Cost:
     """Estimated cost of one run of the group."""
-    dataset, protocol = _dataset(group.dataset, plan), _protocols(plan)[group.protocol]
-    return training_cost(group.network, dataset.splits["train"] - protocol.holdout, protocol)
+    paper = paper_protocols().get(group.protocol)
+    protocol = plan.protocols.get(group.protocol) or (paper and paper.protocol)
+    assert protocol
+    images = _dataset(group.dataset, plan).splits["train"] - protocol.holdout
+    return training_cost(group.network, images, protocol)
 
 
 def cost_of(addition: Addition) -> Cost:
     """Estimated cost of all added runs."""
-    return sum(
-        (_group_cost(group, addition.plan) * len(seeds) for group, seeds in addition.added.items()),
-        start=Cost(0.0, 0.0),
-    )
+    costs = (_group_cost(group, addition.plan) * len(seeds) for group, seeds in addition.added.items())
+    return sum(costs, start=Cost(0.0, 0.0))
 
 
 def read(path: Path) -> str:
@@ -374,7 +282,7 @@ def read(path: Path) -> str:
 def write(path: Path, addition: Addition) -> None:
     """Replace the text of `path`, whole or not at all.
 
-    Raises UserError when the file is no longer what was planned on, or can not be written.
+    Raises UserError when the file is no longer what was planned on, or cannot be written.
     """
     target = path.resolve()  # a link stays one
     try:
@@ -384,4 +292,4 @@ def write(path: Path, addition: Addition) -> None:
         new_file(target, addition.after.encode("utf-8"))
         target.chmod(mode)
     except OSError as error:
-        raise UserError(f"can not write {path}: {error.strerror}", "mend that; the file is as it was") from None
+        raise UserError(f"cannot write {path}: {error.strerror}", "fix that; the file is as it was") from None

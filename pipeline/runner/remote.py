@@ -55,7 +55,7 @@ def push(plan: Plan, targets: Sequence[str]) -> None:
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ") or "failed to transfer" in line]
     if done.returncode or errors:  # of the run cache's own files DVC says so, and exits 0
         told = errors[0].removeprefix("ERROR: ") if errors else f"exit code {done.returncode}"
-        raise WrnPipeError(f"dvc push: {told}", "what was made lies here: run the same again, it makes nothing anew")
+        raise WrnPipeError(f"dvc push: {told}", "what was made lies here: the same command again makes nothing twice")
 
 
 def _ask(writing: bool) -> None:
@@ -66,8 +66,8 @@ def _ask(writing: bool) -> None:
         try:
             remote = repo.cloud.get_remote()
         except NoRemoteError:
-            mend = f"dvc remote add --default NAME s3://BUCKET/FOLDER, or a folder's path; see {GUIDE}"
-            raise UserError("no DVC remote is set up in this clone", mend) from None
+            fix = f"dvc remote add --default NAME s3://BUCKET/FOLDER, or a folder's path; see {GUIDE}"
+            raise UserError("no DVC remote is set up in this clone", fix) from None
         except ImportError as error:  # s3 is supported, but requires 'dvc-s3' to be installed
             raise UserError(f"the DVC remote cannot be used here: {error}", "make setup, or pip install it") from None
         if writing:

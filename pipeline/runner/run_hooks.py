@@ -1,26 +1,73 @@
 """What goes on around the steps of a run that a stage, a job or a command trains: see pipeline/training/hooks.py."""
 
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.progress import Task, progress
-from pipeline.runner.checkpoint_interval import CheckpointInterval
+from pipeline.progress import Task, progress, say
 from pipeline.runner.heartbeat import Monitor
-from pipeline.runner.training_interruptions import explain_no_memory, stop_after_step
-from pipeline.runner.waiting import Yielding, on_own_core
+from pipeline.runner.interruptions import explain_no_memory, stop_after_step
 from pipeline.tracking.mlflow_logger import mirrored
+from pipeline.training import hooks
 from pipeline.training.hooks import Hooks, RunLogger
+from pipeline.training.openmp_threads import Yielding, on_own_core
+
+SHARE = 0.01
+"""Of the time since the last save, what the next one may cost."""
+LEAST_SECONDS = 10.0
+"""Not more often, however cheap a save is: many trainings may share a disk."""
+
+
+@dataclass
+class CheckpointInterval(hooks.CheckpointInterval):
+    """When a training saves its state between epoch ends: every `steps` steps, or with None as many as keep saving
+    below one hundredth of the training's time.
+
+    Steps take from milliseconds to minutes and states from 1 MB to 1 GB, so no fixed number suits: the number follows
+    from what the last save and the steps since were measured to take. It decides only when, never what is computed.
+    """
+
+    steps: int | None = None
+    done: int = 0
+    """Steps since the last save."""
+    cost: float = 0.0
+    """Seconds that the last save took."""
+    since: float = field(default_factory=time.monotonic)
+    told: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """The least between two saves."""
+        return max(LEAST_SECONDS, self.cost / SHARE)
+
+    def due(self) -> bool:
+        self.done += 1
+        if self.steps is not None:
+            return self.done >= self.steps
+        return time.monotonic() - self.since >= self.seconds
+
+    def saved(self, cost: float, where: str) -> None:
+        """As of the base. Says once how many steps a crash can now lose at most."""
+        passed, now = time.monotonic() - cost - self.since, time.monotonic()
+        self.cost = cost
+        if not self.told and self.done:
+            every = self.steps or max(1, math.ceil(self.seconds * self.done / max(passed, 1e-9)))
+            say(f"state saved in {where}, again after every {every} step{'s'[: every > 1]} and every epoch")
+            self.told = True
+        self.done, self.since = 0, now
 
 
 class RunHooks(Hooks):
     """Saves states in time, stops after a step when asked to, shows progress, and has MLflow follow."""
 
     def __init__(self, checkpoint_steps: int | None = None, mirrored: bool = True) -> None:
-        """checkpoint_steps: save after every so many steps; None: as CheckpointInterval finds cheap. mirrored: MLflow
-        follows the run; without, somebody else records the files later."""
+        """checkpoint_steps: save after every such number of steps; None: as CheckpointInterval finds cheap. mirrored:
+        MLflow follows the run; without, somebody else records the files later."""
         self.checkpoint_steps, self.mirrored = checkpoint_steps, mirrored
 
     def checkpoint_interval(self) -> CheckpointInterval:

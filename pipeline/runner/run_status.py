@@ -1,6 +1,7 @@
 """How far each run and each table of the plan has come: read from the files, from DVC, and from who is at work."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pipeline.artifacts import SAVED_STATES
+from pipeline.artifacts import SAVED_STATES, SCRATCH
 from pipeline.errors import WrnPipeError
 from pipeline.params import Plan
 from pipeline.provenance import fingerprint
@@ -16,14 +17,13 @@ from pipeline.publication.claims import canonical, load_claims
 from pipeline.publication.protocols import protocol_of
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, holds_a_file, only_absent
-from pipeline.runner.failure_record import FailureRecord, failure_record
-from pipeline.runner.heartbeat import Pulse
-from pipeline.runner.heartbeat import read as read_pulse
-from pipeline.runner.job import SCRATCH, evaluated, trained
-from pipeline.runner.jobs import Activity, Job, at_work, noted
+from pipeline.runner.failure_record import failure_record
+from pipeline.runner.heartbeat import Heartbeat
+from pipeline.runner.heartbeat import read as read_heartbeat
+from pipeline.runner.job import evaluated, trained
+from pipeline.runner.jobs import Activity, Job, activities, noted
 from pipeline.runner.remote import to_have
-from pipeline.runner.run_lock import Holder, living
-from pipeline.runner.run_lock import read as read_note
+from pipeline.runner.run_lock import LockOwner, living_owner, noted_owner
 from pipeline.runner.running_stages import running_stages, waits_for_lock
 
 State = Literal["running", "queued", "made", "done", "stale", "failed", "stopped", "not started"]
@@ -31,7 +31,7 @@ State = Literal["running", "queued", "made", "done", "stale", "failed", "stopped
 
 
 @dataclass(frozen=True)
-class RunStanding:
+class RunStatus:
     """One run."""
 
     run: str
@@ -42,18 +42,18 @@ class RunStanding:
     """Of stale and not started: what changed; of failed and stopped: how; of done: which files are not here."""
     error: float | None = None
     """Test error in percent, of the evaluation that lies here, stale or not."""
-    pulse: Pulse | None = None
+    heartbeat: Heartbeat | None = None
     """How far the training is; None unless it is running, queued, failed or stopped."""
-    holder: Holder | None = None
+    owner: LockOwner | None = None
     """Who trains it."""
     job: Job | None = None
-    """The job that does, or will."""
+    """The cluster's job that does, or will."""
     next: str | None = None
     """The command that goes on; None for a run that is done or running."""
 
 
 @dataclass(frozen=True)
-class TableStanding:
+class TableStatus:
     """One table of params.yaml."""
 
     table: str
@@ -72,13 +72,13 @@ class TableStanding:
 
 
 @dataclass(frozen=True)
-class Standings:
+class PlanStatus:
     """All of the plan."""
 
     asked_dvc: bool
     """Whether DVC has said what is stale; else done only means that a result lies here."""
     why_not: str | None
-    mend: str | None
+    remedy: str | None
     """What to do about `why_not`, where something is to be done."""
     jobs_unknown: str | None
     """Why the cluster could not be asked about its jobs; None where it was, or there are none."""
@@ -87,8 +87,8 @@ class Standings:
     failed first, of one that did."""
     running: dict[str, int]
     """Stages that DVC runs, with its process id."""
-    runs: tuple[RunStanding, ...]
-    tables: tuple[TableStanding, ...]
+    runs: tuple[RunStatus, ...]
+    tables: tuple[TableStatus, ...]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class _Facts:
     """Stage -> why DVC would run it; None where DVC could not be asked."""
     edited: frozenset[str]
     """Of these stages those that do not merely lack files, as in a fresh clone: what git has of them is outdated."""
-    pulses: dict[str, list[tuple[Path, Pulse]]]
+    heartbeats: dict[str, list[tuple[Path, Heartbeat]]]
     """Run id -> its scratch folders, whatever settings they are of."""
     jobs: dict[str, Job]
     """Fingerprint -> its job, of those that are not over, as far as that is known."""
@@ -108,37 +108,37 @@ class _Facts:
     """Fingerprint -> what that job does; empty where the cluster does not answer."""
 
 
-def standings(plan: Plan) -> Standings:
-    """How all of the plan stands. Waits for nobody: while DVC is at work, what it works on is not asked about."""
+def plan_status(plan: Plan) -> PlanStatus:
+    """Of all of the plan. Waits for nobody: while DVC is at work, what it works on is not asked about."""
     stages = read_dag(plan)
     running = running_stages(stages)
-    stale, edited, why_not, mend = _ask_dvc(stages, running)
-    pulses: dict[str, list[tuple[Path, Pulse]]] = {}
+    stale, edited, why_not, remedy = _ask_dvc(stages, running)
+    heartbeats: dict[str, list[tuple[Path, Heartbeat]]] = {}
     for folder in sorted(SCRATCH.glob("*/")):
-        if pulse := read_pulse(folder):
-            pulses.setdefault(pulse.run, []).append((folder, pulse))
-    jobs, activities, silent = noted(), {}, None
+        if beat := read_heartbeat(folder):
+            heartbeats.setdefault(beat.run, []).append((folder, beat))
+    jobs, doing, silent = noted(), {}, None
     try:
-        activities = at_work(jobs.values())
+        doing = activities(jobs)
     except WrnPipeError as error:  # the cluster does not answer
         silent = error.what
-    facts = _Facts(plan, stages, running, stale, edited, pulses, jobs, activities)
+    facts = _Facts(plan, stages, running, stale, edited, heartbeats, jobs, doing)
     runs = [_run(run_id, facts) for run_id in plan.runs]
     others = {
-        name: (*(_sentences(words) if (words := failure_record(name)) and not words.stopped else ()), *why)
+        name: (*(failed.lines if (failed := failure_record(name)) and not failed.stopped else ()), *why)
         for name, why in (stale or {}).items()
         if stages[name].kind not in ("train", "evaluate", "tabulate")
         and (name in edited or not all(holds_a_file(Path(out)) for out in stages[name].outs))
     }
     tables = tuple(_table(table, facts, runs) for table in plan.tables)
-    return Standings(stale is not None, why_not, mend, silent, others, running, tuple(runs), tables)
+    return PlanStatus(stale is not None, why_not, remedy, silent, others, running, tuple(runs), tables)
 
 
 def _ask_dvc(
     stages: dict[str, Stage], running: dict[str, int]
 ) -> tuple[dict[str, list[str]] | None, frozenset[str], str | None, str | None]:
     """As in _Facts: why DVC would run stages, if only because it runs another one, and which were edited; or None, why
-    it could not be asked, and what mends it."""
+    it could not be asked, and what to do about it."""
     if impatient := [pid for pid in running.values() if not waits_for_lock(pid)]:
         why = f"process {impatient[0]} runs dvc without --wait-for-lock, which a question could cost its result"
         return None, frozenset(), why, None
@@ -156,62 +156,57 @@ def _ask_dvc(
     return found, frozenset(with_behind(stages, {*edits, *running})), None, None
 
 
-def _run(run_id: str, facts: _Facts) -> RunStanding:
+def _run(run_id: str, facts: _Facts) -> RunStatus:
     train, evaluate = f"train@{run_id}", f"evaluate@{run_id}"
     scratch = SCRATCH / fingerprint(facts.plan, run_id)
     error = _error(run_id)
-    standing = partial(RunStanding, run_id, error=error)
     again = f"wrn-pipe repro {run_id}"
     job = facts.jobs.get(scratch.name)
-    for folder, pulse in facts.pulses.get(run_id, []):
-        if holder := living(folder):
+    status = partial(RunStatus, run_id, error=error)
+    for folder, beat in facts.heartbeats.get(run_id, []):
+        if owner := living_owner(folder):
             edited = () if folder == scratch else ("by settings or code that were edited since",)
-            return standing("running", train, edited, pulse=pulse, holder=holder, job=job)
-    if holder := living(scratch):
-        return standing("running", train, ("starting",), holder=holder, job=job)
+            return status("running", train, edited, heartbeat=beat, owner=owner, job=job)
+    if owner := living_owner(scratch):
+        return status("running", train, ("starting",), owner=owner, job=job)
     if activity := facts.activities.get(scratch.name):
-        return standing(activity, train, pulse=read_pulse(scratch), job=job)
+        return status(activity, train, heartbeat=read_heartbeat(scratch), job=job)
     for stage in (train, evaluate):
         if stage in facts.running:
-            return standing("running", stage)
+            return status("running", stage)
     why = _why(train, evaluate, facts)
     if not why and error is not None:
-        return standing("done")
+        return status("done")
     evaluation = evaluated(facts.plan, run_id, scratch.name).is_dir()
     if evaluation and (trained(scratch.name).is_dir() or train not in (facts.stale or {})):
-        where = "--slurm" if job and job.system == "slurm" else "--jobs 1"
-        return standing("made", next=f"wrn-pipe repro {where} {run_id}", job=job)
-    last = read_pulse(scratch)
+        return status("made", next=f"wrn-pipe repro {'--slurm' if job else '--jobs 1'} {run_id}", job=job)
+    last = read_heartbeat(scratch)
     saved = any(scratch.glob(SAVED_STATES))
     for stage in (train, evaluate):
         # What was stopped before its settings or code were edited is not what would go on now.
-        if (words := failure_record(stage)) and (saved or not words.stopped):
-            state: State = "stopped" if words.stopped else "failed"
-            return standing(state, stage, _sentences(words), pulse=last, next=again)
-    if left := read_note(scratch.with_name(f"{scratch.name}.holder.json")):
-        why = (f"{left} ended without a word: killed, or the machine went down",)
-        return standing("failed", train, why, pulse=last, next=again)
+        if (failed := failure_record(stage)) and (saved or not failed.stopped):
+            state: State = "stopped" if failed.stopped else "failed"
+            return status(state, stage, failed.lines, heartbeat=last, next=again)
+    if left := noted_owner(scratch):
+        why = (f"{left} was killed, or the machine went down",)
+        return status("failed", train, why, heartbeat=last, next=again)
     if saved:
-        return standing("stopped", train, pulse=last, next=again)
+        return status("stopped", train, heartbeat=last, next=again)
     if error is not None and not facts.edited & {train, evaluate}:
-        return standing("done", None, (f"its files are not all here: {to_have(run_id)}", *why))
+        return status("done", None, (f"its files are not all here: {to_have(run_id)}", *why))
     if error is not None:
-        return standing("stale", None, why, next=again)
+        return status("stale", None, why, next=again)
     only_evaluation = facts.stale is not None and train not in facts.stale
-    return standing("not started", evaluate if only_evaluation else None, why, next=again)
+    return status("not started", evaluate if only_evaluation else None, why, next=again)
 
 
 def _why(train: str, evaluate: str, facts: _Facts) -> tuple[str, ...]:
-    """Why a run is out of date, each reason once: what training is to make again is no reason of the evaluation's."""
+    """Why a run is out of date, each reason once: what training is to make again is not the evaluation's."""
     stale = facts.stale or {}
     of_training = stale.get(train, [])
     said = (train, *facts.stages[train].outs) if of_training else ()
     of_evaluation = [reason for reason in stale.get(evaluate, []) if not reason.startswith(said)]
     return tuple(dict.fromkeys([*of_training, *of_evaluation]))
-
-
-def _sentences(words: FailureRecord) -> tuple[str, ...]:
-    return (words.what, f"fix: {words.remedy}") if words.remedy else (words.what,)
 
 
 def _error(run_id: str) -> float | None:
@@ -222,26 +217,24 @@ def _error(run_id: str) -> float | None:
     return None
 
 
-def _table(table: str, facts: _Facts, runs: Sequence[RunStanding]) -> TableStanding:
+def _table(table: str, facts: _Facts, runs: Sequence[RunStatus]) -> TableStatus:
     networks = {run_id: (run.dataset, canonical(run.network)) for run_id, run in facts.plan.runs.items()}
     claims = [claim for claim in load_claims() if claim.table == table and protocol_of(claim) is not None]
     wanted = {(claim.dataset, claim.network) for claim in claims}
     ours = [run for run in runs if networks[run.run] in wanted]
     finished = {networks[run.run] for run in ours if run.state == "done"}
-    counts: dict[State, int] = {}
-    for run in ours:
-        counts[run.state] = counts.get(run.state, 0) + 1
-    left = [run.pulse.seconds_left for run in ours if run.state == "running" and run.pulse and run.pulse.seconds_left]
+    left = [
+        seconds for run in ours if run.state == "running" and (seconds := run.heartbeat and run.heartbeat.seconds_left)
+    ]
     state, why = _table_state(f"tabulate@{table}", facts)
-    planned = {networks[run.run] for run in ours}
-    return TableStanding(
+    return TableStatus(
         table=table,
         state=state,
         why=why,
         claims=len(claims),
-        planned=sum((claim.dataset, claim.network) in planned for claim in claims),
+        planned=sum((claim.dataset, claim.network) in networks.values() for claim in claims),
         answered=sum((claim.dataset, claim.network) in finished for claim in claims),
-        runs=counts,
+        runs=dict(Counter(run.state for run in ours)),
         seconds_left=max(left) if left else None,
     )
 
@@ -251,8 +244,8 @@ def _table_state(stage: str, facts: _Facts) -> tuple[State, tuple[str, ...]]:
         return "running", ()
     why = tuple((facts.stale or {}).get(stage, ()))
     here = all(Path(path).is_file() for path in facts.stages[stage].outs)
-    if (words := failure_record(stage)) and (why or not here):
-        return "failed", _sentences(words)
+    if (failed := failure_record(stage)) and (why or not here):
+        return "failed", failed.lines
     if here and stage not in facts.edited:
         return "done", ()
     return "stale" if here else "not started", why

@@ -1,25 +1,32 @@
-"""Which stages DVC runs right now, read from the note that it keeps of the paths in use."""
+"""Which stages DVC runs right now, read from the note that it keeps of the paths in use, and their processes."""
 
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
-from pipeline.runner.child_processes import is_alive
-from pipeline.runner.dag import Stage
+if TYPE_CHECKING:
+    from pipeline.runner.dag import Stage  # which takes longer to import than DVC's patches have
 
 RWLOCK = Path(".dvc/tmp/rwlock")
 
 
-def running_stages(stages: dict[str, Stage]) -> dict[str, int]:
+def is_alive(pid: int) -> bool:
+    """Whether that process can still do anything: not a zombie, which has ended and waits for its parent to notice."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def running_stages(stages: "dict[str, Stage]") -> dict[str, int]:
     """Name -> process id of the DVC on this machine that runs it. Its outputs are not to be read meanwhile."""
     written: dict[str, int] = {}
     with suppress(FileNotFoundError, ValueError):  # DVC rewrites the file in place: a torn read is as good as none
         for path, info in json.loads(RWLOCK.read_text(encoding="utf-8")).get("write", {}).items():
-            if is_alive(info["pid"]):
-                with suppress(ValueError):
-                    written[Path(path).relative_to(Path.cwd()).as_posix()] = info["pid"]
+            if is_alive(info["pid"]) and Path(path).is_relative_to(Path.cwd()):
+                written[Path(path).relative_to(Path.cwd()).as_posix()] = info["pid"]
     return {stage.name: written[path] for stage in stages.values() for path in stage.outs[:1] if path in written}
 
 
@@ -28,3 +35,14 @@ def waits_for_lock(pid: int) -> bool:
     with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
         return "--wait-for-lock" in psutil.Process(pid).cmdline()
     return True  # it has ended
+
+
+def stage_processes(pid: int) -> list[psutil.Process]:
+    """All processes below `pid` that run `python -m stages.NAME`: not DVC."""
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile, or is a zombie
+                if any(word.startswith("stages.") for word in process.cmdline()[:3]):
+                    found.append(process)
+    return found

@@ -1,25 +1,25 @@
-"""Where jobs run, through submitit: slots of this machine, or a Slurm cluster."""
+"""Where jobs run: slots of this machine, or a Slurm cluster, through submitit."""
 
 import os
-import platform
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-import psutil
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
-from pipeline.runner.job import Stage
-from pipeline.runner.jobs import JOBS, Job, System, slurm_queue
+from pipeline.runner.failure_record import forget_failure_record
+from pipeline.runner.jobs import JOBS, Job, Work, note, slurm_queue
+from pipeline.training.openmp_threads import wait_briefly
 
 if TYPE_CHECKING:
-    from submitit import Job as Submitted
+    from submitit.helpers import DelayedSubmission
 
 _ARRAY = 1000
 """Jobs in one array: Slurm's own limit, MaxArraySize, is 1001 unless somebody has set it."""
@@ -27,67 +27,8 @@ _TIMEOUTS = 10_000
 """A training may take many times a job's time: each time it saves, is put back into the queue and goes on."""
 _GRACE_S = 120
 """From the signal before a job's time is over to its end: enough to finish a step and save."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """One run to bring to its end."""
-
-    run: str
-    fingerprint: str
-    stage: Stage
-
-    @property
-    def stages(self) -> list[str]:
-        """DVC's names of all that it does."""
-        return [f"{stage}@{self.run}" for stage in ("train", "evaluate")[self.stage == "evaluate" :]]
-
-
-class Place(Protocol):
-    """Takes work and makes jobs of it."""
-
-    @property
-    def system(self) -> System: ...
-
-    def free(self) -> int:
-        """How many jobs it takes now."""
-
-    def submit(self, works: Sequence[Work], attempt: int) -> list[Job]:
-        """One job for each. Raises UserError when they are refused."""
-
-
-@dataclass
-class Slots:
-    """This machine, shared out: each slot has its own GPU or its own cores, and its own executor."""
-
-    slots: Sequence["Slot"]
-    system: System = "local"
-    taken: dict[int, "Submitted[None]"] = field(default_factory=dict)
-    """Slot -> the job in it."""
-
-    def free(self) -> int:
-        for number, job in list(self.taken.items()):
-            if job.done():  # which also reaps it
-                del self.taken[number]
-        return len(self.slots) - len(self.taken)
-
-    def submit(self, works: Sequence[Work], attempt: int) -> list[Job]:
-        from submitit import LocalExecutor
-
-        from pipeline.runner.attempt import Attempt
-
-        jobs = []
-        executor = LocalExecutor(folder=JOBS / "local", max_num_timeout=_TIMEOUTS)
-        executor.update_parameters(timeout_min=10**6, stderr_to_stdout=True)
-        for work in works:
-            number = min(set(range(len(self.slots))) - self.taken.keys())
-            slot = self.slots[number]
-            with _no_interrupts():  # a terminal's Ctrl-C is for the driver, which tells the trainings
-                made = executor.submit(Attempt(work.run, work.fingerprint, work.stage, slot.cores, slot.gpu))
-            self.taken[number] = made
-            started = psutil.Process(int(made.job_id)).create_time()
-            jobs.append(_job(work, "local", made.job_id, started, made.paths.stdout, attempt))
-        return jobs
+_PATIENCE_S = 600.0
+"""How long a job that the cluster has told to end waits for the cluster to end it, or to take it back."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +41,62 @@ class Slot:
     """Empty with a GPU: its trainings take little of the CPU, and their threads stay as many as without slots."""
 
 
+@dataclass
+class Slots:
+    """This machine, shared out: each slot has its own GPU or its own cores."""
+
+    slots: Sequence[Slot]
+    taken: dict[int, tuple[str, "subprocess.Popen[bytes]"]] = field(default_factory=dict)
+    """Slot -> fingerprint and process of its last job."""
+
+    def local(self) -> dict[str, "subprocess.Popen[bytes]"]:
+        """Fingerprint -> process, of the jobs that are not over."""
+        return dict(job for job in self.taken.values() if job[1].poll() is None)
+
+    def free(self) -> int:
+        """How many jobs it takes now."""
+        return len(self.slots) - len(self.local())
+
+    def submit(self, works: Sequence[Work]) -> list[Job]:
+        """One job for each, at most as many as are free."""
+        jobs = []
+        for work in works:
+            number = next(
+                number
+                for number in range(len(self.slots))
+                if number not in self.taken or self.taken[number][1].poll() is not None
+            )
+            log = JOBS / f"{work.run}.log"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            process = _start(work, self.slots[number], log)
+            self.taken[number] = work.fingerprint, process
+            jobs.append(Job(work.run, work.fingerprint, work.stage, str(process.pid), str(log)))
+        return jobs
+
+
+def _start(work: Work, slot: Slot, log: Path) -> "subprocess.Popen[bytes]":
+    environment = dict(os.environ)
+    if slot.gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
+    if slot.cores:
+        environment.setdefault("OMP_NUM_THREADS", str(len(slot.cores)))
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            _command(work),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            # Of a terminal's Ctrl-C the driver tells the trainings; one that is told twice ends at once.
+            start_new_session=True,
+            preexec_fn=partial(os.sched_setaffinity, 0, slot.cores) if slot.cores else None,
+        )
+
+
+def _command(work: Work) -> list[str]:
+    return [sys.executable, "-m", "pipeline.runner.job", work.run, work.fingerprint, work.stage]
+
+
 def slots(count: int, gpus: Sequence[str]) -> list[Slot]:
     """`count` slots over these GPUs, in turns, or with none over the cores that this process may use, in equal parts.
 
@@ -107,104 +104,11 @@ def slots(count: int, gpus: Sequence[str]) -> list[Slot]:
     """
     if gpus:
         return [Slot(gpus[number % len(gpus)], ()) for number in range(count)]
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cores = sorted(os.sched_getaffinity(0))
     if count > len(cores):
         raise UserError(f"--jobs {count} on {len(cores)} cores", f"--jobs {len(cores)} is the most: a job needs a core")
     each = len(cores) // count
     return [Slot(None, tuple(cores[number * each : (number + 1) * each])) for number in range(count)]
-
-
-@dataclass(frozen=True)
-class Slurm:
-    """A cluster, through sbatch; jobs wait there, not here."""
-
-    minutes: int
-    """After so many a job saves and is put back into the queue."""
-    max_jobs: int
-    """So many of an array run at the same time."""
-    partition: str | None = None
-    gpus: int = 0
-    cpus: int = 1
-    options: tuple[tuple[str, str], ...] = ()
-    """Further options of sbatch, without their dashes."""
-    system: System = "slurm"
-
-    def free(self) -> int:
-        return 1_000_000
-
-    def submit(self, works: Sequence[Work], attempt: int) -> list[Job]:
-        from submitit import SlurmExecutor
-        from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-        from pipeline.runner.attempt import Attempt
-
-        jobs = []
-        arrays = -(-len(works) // _ARRAY)
-        executor = SlurmExecutor(folder=JOBS / "slurm", max_num_timeout=_TIMEOUTS)
-        executor.update_parameters(**self._parameters(arrays))
-        for start in range(0, len(works), _ARRAY):
-            some = works[start : start + _ARRAY]
-            try:
-                with _no_interrupts(), executor.batch():
-                    made = [executor.submit(Attempt(work.run, work.fingerprint, work.stage)) for work in some]
-            except (FailedJobError, FailedSubmissionError) as error:
-                said = str(error).strip().splitlines()
-                raise UserError(
-                    f"sbatch refused the jobs: {said[-1] if said else 'without a word'}",
-                    "correct --partition, --gpus, --cpus, --time or --sbatch; sinfo shows what the cluster has",
-                ) from error
-            jobs += [
-                _job(work, "slurm", job.job_id, time.time(), job.paths.stdout, attempt)
-                for work, job in zip(some, made, strict=True)
-            ]
-        return jobs
-
-    def _parameters(self, arrays: int) -> dict[str, Any]:
-        parameters: dict[str, Any] = {
-            "job_name": "wrn-pipe",
-            "time": self.minutes,
-            "cpus_per_task": self.cpus,
-            "array_parallelism": max(1, self.max_jobs // arrays),
-            "signal_delay_s": _GRACE_S,
-            "stderr_to_stdout": True,
-            "use_srun": True,  # without srun the signal reaches nobody
-            "additional_parameters": {"requeue": True, **dict(self.options)},
-        }
-        if self.partition:
-            parameters["partition"] = self.partition
-        if self.gpus:
-            parameters["gpus_per_node"] = self.gpus
-        return parameters
-
-
-def need_submitit() -> None:
-    """Raises UserError where it is not installed."""
-    from importlib.util import find_spec
-
-    if find_spec("submitit") is None:
-        raise UserError("--jobs and --slurm need the package submitit", "pip install 'wrn-pipe[cluster]'")
-
-
-def need_slurm() -> None:
-    """Raises UserError where this is no login node of a cluster, WrnPipeError where that does not answer."""
-    for program in ("sbatch", "squeue", "srun"):
-        if shutil.which(program) is None:
-            raise UserError(
-                f"--slurm needs {program}, which is not here",
-                "run it on a login node of the cluster, or wrn-pipe repro --jobs N on this machine",
-            )
-    slurm_queue()
-
-
-def minutes(text: str) -> int:
-    """Of a time such as 8h, 90m or 1d12h. Raises UserError for anything else, and for less time than saving needs."""
-    found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?", text)
-    if not text or found is None:
-        raise UserError(f"--time {text!r} is no time", "write days, hours and minutes: 8h, 90m or 1d12h")
-    total = sum(int(part or 0) * unit for part, unit in zip(found.groups(), (1440, 60, 1), strict=True))
-    if total * 60 < 2 * _GRACE_S:
-        raise UserError(f"--time {text} is too short", f"a job saves {_GRACE_S} s before its end: give at least 4m")
-    return total
 
 
 def visible_gpus() -> list[str]:
@@ -216,18 +120,142 @@ def visible_gpus() -> list[str]:
     return [name.strip() for name in named.split(",")][:count] if named else [str(number) for number in range(count)]
 
 
-def _job(work: Work, system: System, job_id: str, started: float, log: Path, attempt: int) -> Job:
-    shown = log.relative_to(Path.cwd()) if log.is_relative_to(Path.cwd()) else log
-    return Job(
-        work.run, work.fingerprint, work.stage, system, job_id, started, platform.node(), shown.as_posix(), attempt
-    )
+@dataclass(frozen=True)
+class Slurm:
+    """A cluster, through sbatch; jobs wait there, not here."""
+
+    minutes: int
+    """After this time a job saves and is put back into the queue."""
+    max_jobs: int
+    """That run at the same time."""
+    partition: str | None = None
+    gpus: int = 0
+    cpus: int = 1
+    options: tuple[tuple[str, str], ...] = ()
+    """Further options of sbatch, without their dashes."""
+
+    def free(self) -> int:
+        return 1_000_000
+
+    def local(self) -> dict[str, "subprocess.Popen[bytes]"]:
+        return {}
+
+    def submit(self, works: Sequence[Work]) -> list[Job]:
+        """One job for each, in arrays, and a note of it. Raises UserError when they are refused."""
+        from submitit import SlurmExecutor
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        jobs = []
+        arrays = -(-len(works) // _ARRAY)
+        executor = SlurmExecutor(folder=JOBS / "slurm", max_num_timeout=_TIMEOUTS)
+        executor.update_parameters(
+            job_name="wrn-pipe",
+            time=self.minutes,
+            partition=self.partition,
+            gpus_per_node=self.gpus or None,
+            cpus_per_task=self.cpus,
+            array_parallelism=max(1, self.max_jobs // arrays),
+            signal_delay_s=_GRACE_S,
+            stderr_to_stdout=True,
+            use_srun=True,  # without srun the signal reaches nobody
+            additional_parameters={"requeue": True, **dict(self.options)},
+        )
+        for start in range(0, len(works), _ARRAY):
+            some = works[start : start + _ARRAY]
+            # A terminal's Ctrl-C is for the driver, not for sbatch.
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                with executor.batch():
+                    made = [executor.submit(Attempt(work)) for work in some]
+            except (FailedJobError, FailedSubmissionError) as error:
+                said = str(error).strip().splitlines() or ["no reason given"]
+                raise UserError(
+                    f"sbatch refused the jobs: {said[-1]}",
+                    "correct --partition, --gpus, --cpus, --time or --sbatch; sinfo shows what the cluster has",
+                ) from error
+            finally:
+                signal.signal(signal.SIGINT, before)
+            for work, job in zip(some, made, strict=True):
+                log = os.path.relpath(job.paths.stdout)
+                jobs.append(Job(work.run, work.fingerprint, work.stage, job.job_id, log, slurm=True))
+                note(jobs[-1])
+        return jobs
 
 
-@contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """Processes that the block starts do not notice Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+Place = Slots | Slurm
+"""Takes work and makes jobs of it."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What submitit runs on a node, as it pickles it: a child process that trains, since that answers SIGTERM by
+    finishing its step and saving, which a signal handler in the middle of the step could not do."""
+
+    work: Work
+
+    def __call__(self) -> None:
+        """Wait for the child's end. Raises RuntimeError with its exit code unless that is 0."""
+        environment = dict(os.environ)
+        wait_briefly(environment)  # a cluster may not hand on the driver's
+        environment.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+        # Slurm signals every process of a job: the one that is meant for submitit must not kill the training.
+        child = subprocess.Popen(
+            _command(self.work),
+            env=environment,
+            preexec_fn=partial(signal.signal, signal.SIGUSR2, signal.SIG_IGN),
+            stdin=subprocess.DEVNULL,
+        )
+        _CHILDREN.append(child.pid)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # no lock is held: a handler may wait as well
+        code = child.wait()
+        if code in (128 + signal.SIGTERM, -signal.SIGTERM):
+            # The cluster wants the node back: it preempts, cancels or drains. A job that ends by itself now would count
+            # as over, one that is still there is put back into the queue.
+            time.sleep(_PATIENCE_S)
+        if code:
+            raise RuntimeError(f"{self.work.run}: exit code {code}")
+
+    def checkpoint(self) -> "DelayedSubmission":
+        """Called in the handler of submitit's signal: let the training save, then be submitted again."""
+        from submitit.helpers import DelayedSubmission
+
+        for pid in _CHILDREN:
+            try:
+                os.kill(pid, signal.SIGTERM)
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            except (ProcessLookupError, ChildProcessError):  # it has ended and was waited for
+                continue
+        # Should the job not start again, the driver must not find that it was stopped.
+        for stage in self.work.stages:
+            forget_failure_record(stage)
+        return DelayedSubmission(self)
+
+
+_CHILDREN: list[int] = []
+"""Of this process: an Attempt itself is pickled."""
+
+
+def need_slurm() -> None:
+    """Raise UserError without submitit and away from a login node, WrnPipeError where the cluster does not answer."""
+    from importlib.util import find_spec
+
+    for program in ("sbatch", "squeue", "srun"):
+        if shutil.which(program) is None:
+            raise UserError(
+                f"--slurm needs {program}, which was not found",
+                "run it on a login node of the cluster, or wrn-pipe repro --jobs N on this machine",
+            )
+    if find_spec("submitit") is None:
+        raise UserError("--slurm needs the package submitit", "pip install 'wrn-pipe[cluster]'")
+    slurm_queue()
+
+
+def minutes(text: str) -> int:
+    """Of a time such as 8h, 90m or 1d12h. Raises UserError for anything else, and for less time than saving needs."""
+    found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?", text)
+    if not text or found is None:
+        raise UserError(f"--time {text!r}: invalid time", "write days, hours and minutes: 8h, 90m or 1d12h")
+    total = sum(int(part or 0) * unit for part, unit in zip(found.groups(), (1440, 60, 1), strict=True))
+    if total * 60 < 2 * _GRACE_S:
+        raise UserError(f"--time {text} is too short", f"a job saves {_GRACE_S} s before its end: give at least 4m")
+    return total

@@ -80,8 +80,14 @@ BROKEN: dict[str, tuple[str, bytes | None, str, str, str]] = {
     "repro, dag": ("dvc.yaml", b"{:\n}\n", "repro", "dvc.yaml:", "git checkout dvc.yaml"),
     "train, dag": ("dvc.yaml", b"{:\n}\n", f"stage train {RUN}", "dvc.yaml:", "git checkout dvc.yaml"),
     "params": ("params.yaml", b"# caf\xe9\n", "plan --paper-table 4", "not UTF-8, but byte 0xe9", "save it as UTF-8"),
-    "no lock": ("dvc.lock", None, "repro", "dvc.lock is not here, though git has it", "git checkout dvc.lock; or"),
-    "no lock, dry": ("dvc.lock", None, "repro --dry", "though git has it", "git checkout dvc.lock"),
+    "no lock": ("dvc.lock", None, "repro", "dvc.lock not found, though git has it", "git checkout dvc.lock; or"),
+    "no lock, dry": (
+        "dvc.lock",
+        None,
+        "repro --dry",
+        "though git has it",
+        "git checkout dvc.lock",
+    ),
     "no .dvc": (".dvc/config", None, "repro", "it has no .dvc/config", "git checkout .dvc, or dvc init"),
     "convert": ("none", None, "stage convert cifar10-rgb", "images.npy not found", "wrn-pipe repro download@cifar10"),
     "evaluate": ("none", None, f"stage evaluate {RUN}", "model.safetensors not found", f"wrn-pipe repro train@{RUN}"),
@@ -136,7 +142,7 @@ def test_a_conflict_and_a_missing_repository_are_told_with_the_fix(
     assert "Next: settle the conflict there" in shown.stdout
     (clone.root / ".git").rename(clone.root / "git")
     try:
-        assert "git repository" in refused(clone.root, "repro", monkeypatch, capsys)
+        assert "not a git repository" in refused(clone.root, "repro", monkeypatch, capsys)
     finally:
         (clone.root / "git").rename(clone.root / ".git")
 

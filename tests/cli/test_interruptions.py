@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 import pytest
-from project import BIN, RUN, Project, make_project
+from project import BIN, Project, make_project
 
 from pipeline.data.readers import Splits
 
@@ -143,8 +143,6 @@ def told(signum: signal.Signals, ended: Ended, kept: str, stage: str) -> None:
     [
         (signal.SIGINT, "repro"),
         (signal.SIGTERM, "stage"),
-        pytest.param(signal.SIGINT, "stage", marks=pytest.mark.soak),
-        pytest.param(signal.SIGTERM, "repro", marks=pytest.mark.soak),
     ],
 )
 def test_a_download_that_is_stopped_goes_on_where_it_was(
@@ -173,12 +171,19 @@ def test_a_download_that_is_stopped_goes_on_where_it_was(
     assert len(list((project.root / RAW).iterdir())) == 4
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_stage_that_is_only_starting_says_nothing_and_repro_speaks_for_it(
-    signum: signal.Signals, tmp_path: Path, archive_server: ArchiveServer, tiny_dataset_entry: Callable[[str], Any]
+@pytest.mark.parametrize(
+    ("signum", "program", "imported"),
+    [
+        (signal.SIGTERM, "stages.download", "pipeline.data.dataset_download"),
+        (signal.SIGINT, "stages.download", "pipeline.data.dataset_download"),
+        (signal.SIGINT, "dvc_patches", "dvc"),
+    ],
+)
+def test_a_stage_or_dvc_that_is_only_starting_says_nothing_and_repro_speaks_for_it(
+    signum: signal.Signals, program: str, imported: str, tmp_path: Path, tiny_dataset_entry: Callable[[str], Any]
 ) -> None:
-    project = make_project(tmp_path / "project", tiny_dataset_entry(f"{archive_server.url}/none"))
-    halted, environment = halting("stages.download", "pipeline.data.dataset_download", tmp_path)
+    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"))
+    halted, environment = halting(program, imported, tmp_path)
     ended = interrupted(project, signum, halted.exists, "repro", "download", **environment)
     assert ended.code == 128 + signum
     assert ended.lines[-2:] == [
@@ -232,26 +237,9 @@ def test_a_conversion_that_is_stopped_leaves_no_half_file(signum: signal.Signals
     assert not list(data.iterdir())
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_an_evaluation_that_is_stopped_leaves_the_one_of_before(
-    signum: signal.Signals, tmp_path: Path, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
-) -> None:
-    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
-    project.edit(lambda params: params["loading"].update(backend="numpy"))
-    for stage in ("train", "evaluate"):
-        done = project.cli("stage", stage, RUN, MLFLOW_TRACKING_URI="none://")
-        assert done.returncode == 0, done.stderr
-    folder = project.root / "evaluations"
-    before = {path.name: path.read_bytes() for path in (folder / RUN).iterdir()}
-    ended = interrupted(project, signum, (folder / f".{RUN}.part").exists, "stage", "evaluate", RUN)
-    told(signum, ended, "nothing half-done is left", f"repro evaluate@{RUN}")
-    assert [path.name for path in folder.iterdir()] == [RUN]
-    assert {path.name: path.read_bytes() for path in (folder / RUN).iterdir()} == before
-
-
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("seconds", [1, pytest.param(6, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    ("signum", "seconds"), [(signal.SIGINT, 1), pytest.param(signal.SIGTERM, 6, marks=pytest.mark.soak)]
+)
 def test_an_estimate_that_is_stopped_leaves_no_process(
     signum: signal.Signals, seconds: float, tmp_path: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
 ) -> None:
@@ -259,21 +247,6 @@ def test_an_estimate_that_is_stopped_leaves_no_process(
     until = time.monotonic() + seconds  # imports, or the process that measures
     ended = interrupted(project, signum, lambda: time.monotonic() > until, "estimate", "--paper-table", "4")
     told(signum, ended, "nothing half-done is left", "estimate --paper-table 4")
-
-
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_before_dvc_has_started_is_told_without_a_traceback(
-    signum: signal.Signals, tmp_path: Path, tiny_dataset_entry: Callable[[str], Any]
-) -> None:
-    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"))
-    halted, environment = halting("dvc_patches", "dvc", tmp_path)
-    ended = interrupted(project, signum, halted.exists, "repro", "download", **environment)
-    assert ended.code == 128 + signum
-    assert "Traceback" not in "".join(ended.lines)
-    assert ended.lines[-2:] == [
-        f"error: {signum.name}: stopped; no stage was at work, and what is done stays done",
-        "  fix: continue with: wrn-pipe repro download",
-    ]
 
 
 STOPS_AT_IMPORT = """

@@ -45,7 +45,10 @@ MISTYPED = {
     "stage tarin x": ("no stage 'tarin'", "did you mean train?"),
     "data verify cifar11": ("params.yaml has no dataset 'cifar11'", "did you mean cifar10?"),
     "stage train cifar10-wrn-40-1-quick-s1 --nproc 4": ("each normalises by its own share", "batch_norm: synchronised"),
-    "stage train cifar10-wrn-40-1-quick-s1 --nproc four": ("--nproc four is no number", "give one, such as 2, or auto"),
+    "stage train cifar10-wrn-40-1-quick-s1 --nproc four": (
+        "--nproc four: invalid number",
+        "give one, such as 2, or auto",
+    ),
     "stage evaluate cifar10-wrn-40-1-quick-s1 --nproc 2": ("stage evaluate has no option --nproc", "stage train"),
     "explain --paper-table all --row WRN-40-1": ("the paper has no table 'all'", "known tables: 2, 3, 4"),
     "net WRN-1000000-1": ("deeper than 2000 layers", "write WRN-28-10"),

@@ -40,7 +40,7 @@ def starting(project: Project) -> bool:
 
 
 def stepping(project: Project) -> bool:
-    if not list(project.root.glob("scratch/*.twice/first/pulse.json")):
+    if not list(project.root.glob("scratch/*.twice/first/heartbeat.json")):
         return False
     time.sleep(0.2)
     return True
@@ -79,11 +79,11 @@ def test_no_training_outlives_a_command_that_is_killed(project: Project, when: C
 
 
 @pytest.mark.soak
-def test_after_one_that_was_killed_another_begins_anew(project: Project) -> None:
+def test_after_one_that_was_killed_another_starts_again(project: Project) -> None:
     interrupted(project, signal.SIGKILL, lambda: stepping(project), *COMMAND)
     again = project.cli(*COMMAND, "--steps", "2")
     assert again.returncode == 0, again.stderr
-    assert " ended without a word; this begins anew\n" in again.stderr
+    assert " was killed; this starts again\n" in again.stderr
     assert "two trainings of 2 steps are equal" in again.stdout
     assert list((project.root / "scratch").iterdir()) == []
 

@@ -80,7 +80,7 @@ def attempt(run: str, options: dict[str, Any], kill: dict[str, Any] | None) -> d
         return {"status": os.waitstatus_to_exitcode(status), "calls": int.from_bytes(counter.read(4), "little")}
 
 
-# Loads what each attempt would load anew, as the two unused imports above do. The store's address is refused.
+# Loads what each attempt would load, as the two unused imports above do. The store's address is refused.
 prepare(torch.device("cpu"))
 torch.set_num_threads(1)  # no thread pool yet, so that forking is safe
 for line in sys.stdin:

@@ -13,14 +13,15 @@ from full_disk import file_size_limit
 
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.runner import run_lock
-from pipeline.runner.run_lock import discard, discard_unless_held, hold, living
+from pipeline.runner.run_lock import discard, discard_unless_locked, hold, living_owner
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.runner.run_lock import hold
-with hold(Path(sys.argv[1]), "tiny", wait=sys.argv[2] == "wait"):
+from pipeline.runner import run_lock
+run_lock._ENDING_S = 0.1
+with run_lock.hold(Path(sys.argv[1]), "tiny", wait=sys.argv[2] == "wait"):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -36,7 +37,8 @@ def said(process: "subprocess.Popen[str]") -> str:
     return process.stdout.readline()
 
 
-def test_the_second_is_told_who_holds_the_run_and_may_wait(tmp_path: Path) -> None:
+def test_the_second_is_told_who_trains_the_run_and_may_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_lock, "_ENDING_S", 0.1)
     scratch = tmp_path / "fingerprint"
     first = start(scratch)
     assert said(first) == "held\n"
@@ -53,7 +55,7 @@ def test_the_second_is_told_who_holds_the_run_and_may_wait(tmp_path: Path) -> No
     assert error.value.remedy == f"wait for its end; or stop it, nothing of it is saved: kill {first.pid}"
     (scratch / "epoch-0001-step-000000.x.safetensors").parent.mkdir()
     (scratch / "epoch-0001-step-000000.x.safetensors").touch()
-    discard_unless_held(scratch, "tiny")
+    discard_unless_locked(scratch, "tiny")
     assert len(list(scratch.iterdir())) == 1, "what another process trains is not swept away"
     second = start(scratch, "wait")
     assert second.stderr is not None
@@ -61,31 +63,31 @@ def test_the_second_is_told_who_holds_the_run_and_may_wait(tmp_path: Path) -> No
     first.communicate("\n")
     assert said(second) == "held\n"
     second.communicate("\n")
-    discard_unless_held(scratch, "tiny")
+    discard_unless_locked(scratch, "tiny")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_who_lives_is_told_without_turning_anybody_away(tmp_path: Path) -> None:
     scratch = tmp_path / "fingerprint"
-    assert living(scratch) is None
+    assert living_owner(scratch) is None
     first = start(scratch)
     assert said(first) == "held\n"
-    who = living(scratch)
+    who = living_owner(scratch)
     assert who is not None
     assert who.pid == first.pid
-    note = tmp_path / "fingerprint.holder.json"
+    note = tmp_path / "fingerprint.owner.json"
     told = json.loads(note.read_text())
     note.write_text(json.dumps({**told, "pid": os.getpid()}))
-    assert living(scratch) is None, "another process has that number now"
+    assert living_owner(scratch) is None, "another process has that id now"
     note.write_text(json.dumps({**told, "host": "elsewhere"}))
-    assert living(scratch) is not None, "its processes can not be seen from here"
+    assert living_owner(scratch) is not None, "its processes cannot be seen from here"
     note.write_text(json.dumps(told))
     first.kill()
     first.communicate()
-    assert living(scratch) is None
+    assert living_owner(scratch) is None
 
 
-def test_a_killed_holder_is_recognised_even_when_its_number_is_in_use_again(
+def test_a_killed_owner_is_recognised_even_when_its_process_id_is_in_use_again(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     scratch = tmp_path / "fingerprint"
@@ -93,7 +95,7 @@ def test_a_killed_holder_is_recognised_even_when_its_number_is_in_use_again(
     assert said(first) == "held\n"
     first.kill()
     first.communicate()
-    note = tmp_path / "fingerprint.holder.json"
+    note = tmp_path / "fingerprint.owner.json"
     left = json.loads(note.read_text())
     assert left["pid"] == first.pid
     note.write_text(json.dumps({**left, "pid": os.getppid()}))  # a living process that never trained
@@ -101,41 +103,6 @@ def test_a_killed_holder_is_recognised_even_when_its_number_is_in_use_again(
         assert json.loads(note.read_text())["pid"] == os.getpid()
     assert f"process {os.getppid()} on {platform.node()}" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_note_of_another_host_counts_only_where_its_lock_cannot_be_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    scratch = tmp_path / "fingerprint"
-    note = tmp_path / "fingerprint.holder.json"
-    note.write_text(json.dumps({"pid": 1, "host": "elsewhere", "since": "2026-01-01 00:00:00", "command": "x"}))
-    with monkeypatch.context() as patch:
-        patch.setattr(run_lock, "_locks_stay_here", lambda *_: True)
-        with pytest.raises(UserError, match="process 1 on elsewhere") as error, hold(scratch, "tiny"):
-            pass
-        assert f"delete {note}" in error.value.remedy
-    with hold(scratch, "tiny"):  # the file system of this test shares its locks with every process that sees it
-        pass
-    assert "process 1 on elsewhere" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("line", "stay"),
-    [
-        ("server:/x {0} nfs4 rw,relatime,vers=4.2,local_lock=none 0 0", False),
-        ("server:/x {0} nfs rw,vers=3,nolock,local_lock=all 0 0", True),
-        ("server:/x {0} nfs rw,vers=3,local_lock=flock 0 0", True),
-        ("/dev/vda {0} ext4 rw,nolock 0 0", False),
-        ("server:/x /elsewhere nfs rw,nolock 0 0", False),
-    ],
-)
-def test_which_mounts_keep_locks_to_one_host(tmp_path: Path, line: str, stay: bool) -> None:
-    mounts = tmp_path / "mounts"
-    folder = tmp_path / "a b" / "scratch"
-    folder.mkdir(parents=True)
-    shown = str(folder.parent).replace(" ", "\\040")
-    mounts.write_text(f"/dev/vda / ext4 rw 0 0\n{line.format(shown)}\n")
-    assert run_lock._locks_stay_here(folder, mounts) is stay
 
 
 def test_a_full_disk_is_explained_before_anything_is_trained(tmp_path: Path) -> None:
@@ -153,7 +120,12 @@ def test_a_full_disk_is_explained_before_anything_is_trained(tmp_path: Path) -> 
 def test_discarding_leaves_what_is_not_ours(tmp_path: Path) -> None:
     scratch = tmp_path / "fingerprint"
     scratch.mkdir()
-    for name in ("epoch-0001-step-0.x.safetensors", ".epoch-0002-step-0.y.safetensors.part", "pulse.json", "notes.txt"):
+    for name in (
+        "epoch-0001-step-0.x.safetensors",
+        ".epoch-0002-step-0.y.safetensors.part",
+        "heartbeat.json",
+        "notes.txt",
+    ):
         (scratch / name).touch()
     discard(scratch)
     assert [path.name for path in scratch.iterdir()] == ["notes.txt"]

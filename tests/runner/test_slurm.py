@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import slurm_cluster
 from project import Project
-from test_fan_out import NAMES, ONE_THREAD, driving, states, three_runs, until
+from test_jobs import NAMES, ONE_THREAD, driving, states, three_runs, until
 
 pytestmark = [
     pytest.mark.soak,
@@ -72,70 +72,52 @@ def printed(project: Project) -> str:
     return "".join(path.read_text() for path in (project.root / "scratch/jobs/slurm").glob("*_log.out"))
 
 
-@pytest.mark.endurance
-def test_ctrl_c_leaves_jobs_that_the_same_command_finds(project: Project, here: dict[str, str], tmp_path: Path) -> None:
+def test_jobs_that_ctrl_c_left_are_found_again_and_a_preempted_one_goes_on(
+    project: Project, serial: Project, here: dict[str, str], tmp_path: Path
+) -> None:
+    """The signal that Slurm sends before the end of a job's time, then Ctrl-C to the driver, then the same command."""
     sixty_epochs(project)
     log = tmp_path / "log"
-    with driving(project, log, *SLURM, **here) as driver:
-        until(lambda: "runs as job" in log.read_text(), log, driver)
-        found = states(project, **here)
-        assert set(found.values()) == {"running", "queued"}
+    with driving(project, log, *SLURM, "--max-jobs", "2", **here) as driver:
+        until(lambda: saved_epoch(project) >= 5, log, driver)
+        assert set(states(project, **here).values()) == {"running", "queued"}
+        job = next(job for job, state in queue(here).items() if state == "RUNNING")
+        slurm(here, "scancel", "--signal=USR2", job)
+        until(lambda: "SIGTERM: finishing this step and saving" in printed(project), log, driver)
         os.killpg(driver.pid, signal.SIGINT)
         assert driver.wait(200) == 130
         # Within the block, whose end kills what still runs.
         said = log.read_text()
         assert "jobs of the cluster go on without this driver" in said
         assert f"attach again with: wrn-pipe repro {' '.join(SLURM)}" in said
-        assert queue(here)
-        ran = project.cli("repro", *SLURM, **here)
-        assert ran.returncode == 0, ran.stderr
-    assert ran.stderr.count("of an earlier driver is") + ran.stderr.count("made by an earlier job") == 3
+        until(lambda: queue(here).get(job) == "PENDING")
+        again = tmp_path / "again"
+        with driving(project, again, *SLURM, "--max-jobs", "2", **here) as attached:
+            # Slurm lets a job that was put back wait for two minutes, and it must wait a little: in the second in which
+            # its node was told to end it, that node takes a new start for the old one and drops the job.
+            until(lambda: len(queue(here)) == 1, again, attached)
+            time.sleep(2)
+            slurm(here, "scontrol", "update", f"jobid={job}", "starttime=now")
+            assert attached.wait(500) == 0, again.read_text() + printed(project)
+    assert again.read_text().count("of an earlier driver is") + again.read_text().count("made by an earlier job") == 3
     assert len(list((project.root / "scratch/jobs/slurm").glob("*_log.out"))) == 3
-    assert states(project) == dict.fromkeys(NAMES, "done")
-
-
-@pytest.mark.parametrize(
-    "how", ["signal", *(pytest.param(how, marks=pytest.mark.endurance) for how in ("kill", "lost"))]
-)
-def test_a_preempted_job_goes_on_where_it_was(
-    how: str, project: Project, serial: Project, here: dict[str, str], tmp_path: Path
-) -> None:
-    """signal: as before the end of a job's time, which it answers by saving; kill: as when a node is lost; lost: the
-    job that was put back does not start again, so that the driver must submit another one."""
-    sixty_epochs(project)
-    log = tmp_path / "log"
-    with driving(project, log, *SLURM, NAMES[0], **here) as driver:
-        until(lambda: saved_epoch(project) >= 5, log, driver)
-        (job,) = queue(here)
-        if how == "kill":
-            slurm(here, "scontrol", "requeue", job)
-        else:
-            slurm(here, "scancel", "--signal=USR2", job)
-        until(lambda: queue(here).get(job) == "PENDING", log, driver)
-        if how != "kill":
-            assert "SIGTERM: finishing this step and saving" in printed(project)
-        if how == "lost":
-            (pickled,) = (project.root / "scratch/jobs/slurm").glob("*_submitted.pkl")
-            pickled.write_bytes(b"")
-        # Slurm lets a job that was put back wait for two minutes, and it must wait a little: in the second in which its
-        # node was told to end it, that node takes a new start for the old one ("credential revoked") and drops the job.
-        until(lambda: slurm(here, "sinfo", "--noheader", "--format", "%T").strip() == "idle", log, driver)
-        time.sleep(2)
-        slurm(here, "scontrol", "update", f"jobid={job}", "starttime=now")
-        assert driver.wait(500) == 0, log.read_text() + printed(project)
     assert "resuming from scratch/" in printed(project)
-    said = log.read_text()
-    assert said.count("runs as job") >= 1
-    again = "ended without a word" in said and "attempt 1 of 3 failed, again" in said
-    assert again == (how == "lost"), said + printed(project)
+    assert states(project) == dict.fromkeys(NAMES, "done")
+    script = next((project.root / "scratch/jobs/slurm").glob("*_submission.sh")).read_text()
+    for line in ("--array=0-2%2", "--partition=short", "--cpus-per-task=1", "--comment=test", "--signal=USR2@120"):
+        assert f"#SBATCH {line}\n" in script
     for folder in ("models", "evaluations"):
         for path in (serial.root / folder / NAMES[0]).iterdir():
             assert (project.root / folder / NAMES[0] / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_cancelled_job_is_named_and_not_submitted_again(
+def test_a_refused_or_cancelled_job_is_named_and_not_submitted_again(
     project: Project, here: dict[str, str], tmp_path: Path
 ) -> None:
+    ran = project.cli("repro", "--slurm", "--partition", "none", **here)
+    assert ran.returncode == 2, ran.stderr
+    assert "error: sbatch refused the jobs: " in ran.stderr
+    assert "partition" in ran.stderr
     project.edit(lambda params: params["protocols"]["brief"].update(epochs=2000))
     log = tmp_path / "log"
     with driving(project, log, *SLURM, NAMES[0], **here) as driver:
@@ -145,12 +127,4 @@ def test_a_cancelled_job_is_named_and_not_submitted_again(
         assert driver.wait(400) == 1
     assert f"failed: {NAMES[0]}: SIGTERM: stopped in epoch " in log.read_text()
     assert states(project)[NAMES[0]] == "stopped"
-    while queue(here):
-        time.sleep(0.5)
-
-
-def test_refused_jobs(project: Project, here: dict[str, str]) -> None:
-    ran = project.cli("repro", "--slurm", "--partition", "none", **here)
-    assert ran.returncode == 2, ran.stderr
-    assert "error: sbatch refused the jobs: " in ran.stderr
-    assert "partition" in ran.stderr
+    until(lambda: not queue(here))

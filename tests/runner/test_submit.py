@@ -1,15 +1,19 @@
 """Where jobs run: slots of this machine and the GPUs they show, and whether a cluster answers."""
 
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.runner.attempt import Attempt
-from pipeline.runner.submit import Slurm, Work, minutes, need_slurm, slots, visible_gpus
+from pipeline.runner import submit
+from pipeline.runner.jobs import Work, noted
+from pipeline.runner.submit import Attempt, Slots, Slurm, minutes, need_slurm, slots, visible_gpus
 
 
 def test_slots_share_what_there_is() -> None:
@@ -36,34 +40,79 @@ def test_jobs_keep_to_the_gpus_that_the_user_shows(
     assert visible_gpus() == expected
 
 
-@pytest.mark.parametrize(("gpu", "seen"), [("GPU-a1", "GPU-a1"), (None, "as it was")])
-def test_a_training_sees_the_gpu_of_its_slot(
-    gpu: str | None, seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tells = tmp_path / "python"
-    tells.write_text(f'#!/bin/sh\nprintf "%s" "$CUDA_VISIBLE_DEVICES" > {tmp_path}/seen\n')
-    tells.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(tells))
+TRAINING = """#!/bin/sh
+printf "%s" "$CUDA_VISIBLE_DEVICES" > seen
+taskset -cp $$ > cores
+echo $OMP_NUM_THREADS > threads
+ps -o sid= -p $$ > session
+end() { touch saved; exit 143; }
+trap end TERM
+touch ready
+for _ in $(seq $WAITS); do sleep 0.1; done
+"""
+
+
+@pytest.fixture
+def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
+    """A script stands in for Python, and so for the training that it starts."""
+    script = tmp_path / "python"
+    script.write_text(TRAINING)
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setenv("WAITS", "0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "as it was")
-    Attempt("run", "fingerprint", "train", (), gpu)()
-    assert (tmp_path / "seen").read_text() == seen
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return Work("run", "fingerprint", "train")
 
 
-@pytest.mark.parametrize(("system", "own"), [("local", True), ("slurm", False)])
-def test_a_terminals_signals_are_for_the_driver_alone(
-    system: str, own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("gpus", "seen"), [(["GPU-a1"], "GPU-a1"), ([], "as it was")])
+def test_a_training_has_the_gpu_or_the_cores_of_its_slot_and_no_signal_of_the_terminal(
+    gpus: list[str], seen: str, training: Work
 ) -> None:
-    """A training that hears them and is then told by the driver would be told twice, and end at once."""
-    tells = tmp_path / "python"
-    tells.write_text(f"#!/bin/sh\nps -o sid= -p $$ > {tmp_path}/session\nexit 143\n")
-    tells.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(tells))
-    monkeypatch.setattr("pipeline.runner.attempt._PATIENCE_S", 0.0)
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", system)
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    with pytest.raises(RuntimeError, match="exit code 143"):
-        Attempt("run", "fingerprint", "train")()
-    assert (int((tmp_path / "session").read_text()) != os.getsid(0)) == own
+    """One that hears them and is then told by the driver would be told twice, and end at once."""
+    shared = slots(len(os.sched_getaffinity(0)), gpus)[-1:]
+    place = Slots(shared)
+    place.submit([training])
+    (process,) = place.local().values()
+    assert process.wait() == 0
+    assert place.free() == 1
+    assert Path("seen").read_text() == seen
+    if not gpus:
+        assert Path("cores").read_text().split()[-1] == str(*shared[0].cores)
+        assert Path("threads").read_text() == "1\n"
+    assert int(Path("session").read_text()) != os.getsid(0)
+
+
+def test_a_clusters_job_whose_time_is_over_saves_and_is_submitted_again(
+    training: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As submitit does it on a node: the signal before the end, then `checkpoint`. The training itself ignores it."""
+    monkeypatch.setenv("WAITS", "600")
+    monkeypatch.setattr(submit, "_PATIENCE_S", 0.0)
+    record = Path("scratch/failures/train@run.json")
+    record.parent.mkdir(parents=True)
+    record.touch()
+    attempt = Attempt(training)
+    again = []
+
+    def over() -> None:
+        while not Path("ready").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, lambda *_: again.append(attempt.checkpoint()))
+    thread = threading.Thread(target=over)
+    thread.start()
+    try:
+        with pytest.raises(RuntimeError, match="exit code 143"):
+            attempt()
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR2, before)
+    assert [submission.function for submission in again] == [attempt]
+    assert Path("saved").exists()
+    assert not record.exists(), "that it was stopped is not the answer any more"
 
 
 def test_a_cluster_that_does_not_answer_is_told_before_any_work(
@@ -109,10 +158,11 @@ def works(count: int) -> list[Work]:
 
 def test_a_cluster_is_told_what_was_asked_for_and_puts_jobs_back(sbatch: Callable[[], list[str]]) -> None:
     place = Slurm(90, 2, "gpu", gpus=1, cpus=3, options=(("comment", "ours"), ("qos", "low")))
-    jobs = place.submit(works(3), 2)
-    assert [(job.run, job.fingerprint, job.id, job.attempt, job.system) for job in jobs] == [
-        (f"run-{number}", f"print-{number}", f"7_{number}", 2, "slurm") for number in range(3)
+    jobs = place.submit(works(3))
+    assert [(job.run, job.fingerprint, job.id, job.slurm) for job in jobs] == [
+        (f"run-{number}", f"print-{number}", f"7_{number}", True) for number in range(3)
     ]
+    assert list(noted().values()) == jobs
     (script,) = sbatch()
     assert options(script) >= {
         *("--requeue", "--open-mode=append", "--array=0-2%2", "--time=90", "--partition=gpu", "--gpus-per-node=1"),
@@ -124,13 +174,13 @@ def test_a_cluster_is_told_what_was_asked_for_and_puts_jobs_back(sbatch: Callabl
 
 def test_what_runs_at_the_same_time_is_divided_among_arrays(sbatch: Callable[[], list[str]]) -> None:
     """Slurm's arrays have at most a thousand jobs, and a limit each."""
-    jobs = Slurm(90, 5).submit(works(1002), 1)
+    jobs = Slurm(90, 5).submit(works(1002))
     first, second = map(options, sbatch())
     assert "--array=0-999%2" in first
     assert "--array=0-1%2" in second
     assert [job.id for job in jobs] == [*(f"7_{number}" for number in range(1000)), "8_0", "8_1"]
     assert [job.run for job in jobs] == [work.run for work in works(1002)]
-    Slurm(90, 1).submit(works(1002), 1)
+    Slurm(90, 1).submit(works(1002))
     assert [option for script in sbatch()[2:] for option in options(script) if option.startswith("--array")] == [
         "--array=0-999%1",
         "--array=0-1%1",
@@ -138,7 +188,7 @@ def test_what_runs_at_the_same_time_is_divided_among_arrays(sbatch: Callable[[],
 
 
 def test_a_single_job_is_put_back_as_well(sbatch: Callable[[], list[str]]) -> None:
-    (job,) = Slurm(90, 5).submit(works(1), 1)
+    (job,) = Slurm(90, 5).submit(works(1))
     (script,) = sbatch()
     assert job.id == "7"
     assert "--requeue" in options(script)
@@ -156,6 +206,6 @@ def test_times(text: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "8", "h", "8 h", "3m", "1h1d", "-8h"])
-def test_what_is_no_time(text: str) -> None:
+def test_invalid_times(text: str) -> None:
     with pytest.raises(UserError, match="--time"):
         minutes(text)

@@ -66,21 +66,3 @@ def test_two_workers_and_a_driver_make_what_one_machine_makes(
     driver.commit("results")
     assert not committed(driver, bucket.secret)
     assert bucket.secret not in ran.stdout + ran.stderr
-
-    told(driver.cli("track", "sync"))
-    told(serial.cli("track", "sync"))
-    assert recorded(driver) == recorded(serial)
-
-
-def recorded(project: Project) -> set[tuple[str, str, tuple[float, ...]]]:
-    """Of each run in MLflow: its name, fingerprint, and training loss of each epoch."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{project.root / 'tracking' / 'mlflow.db'}")
-    runs = client.search_runs([client.get_experiment_by_name("wide-residual-networks").experiment_id])
-    found = set()
-    for run in runs:
-        losses = client.get_metric_history(run.info.run_id, "train_loss")
-        found.add((run.info.run_name, run.data.tags["fingerprint"], tuple(metric.value for metric in losses)))
-    assert len(found) == len(runs) == 2
-    return found

@@ -14,7 +14,7 @@ from small_trainings import ignore, training, with_nan
 
 from pipeline.artifacts import SAVED_STATES
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.runner.checkpoint_interval import SHARE, CheckpointInterval
+from pipeline.runner.run_hooks import SHARE, CheckpointInterval
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.loop import Training, train
 
@@ -53,6 +53,7 @@ def threads() -> Iterator[int]:
 
 def test_the_newest_state_is_the_end_and_the_one_before_is_kept(saved: tuple[Path, Training]) -> None:
     assert [path.name[:22] for path in states(saved[0])] == ["epoch-0001-step-000000", "epoch-0002-step-000000"]
+    assert [path.name for path in saved[0].iterdir() if path not in states(saved[0])] == ["heartbeat.json"]
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

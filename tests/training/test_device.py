@@ -12,7 +12,7 @@ import torch
 
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.params import Device
-from pipeline.runner.training_interruptions import explain_no_memory
+from pipeline.runner.interruptions import explain_no_memory
 from pipeline.training import device as devices
 from pipeline.training.device import explain_compile_errors, note_unrepeatable
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,14 @@ import pytest
 from project import RUN as TINY_RUN
 from project import make_project
 
-from pipeline.benchmarks.measuring import process
-from pipeline.runner.waiting import POLICY, USERS_OWN, USERS_OWN_BINDING, wait_briefly
+from pipeline.training.openmp_threads import POLICY, USERS_OWN, USERS_OWN_BINDING, wait_briefly
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "cifar10-wrn-40-1-quick-s1"
 CORES = sorted(os.sched_getaffinity(0))
 PLACES = """
 import json, os, subprocess, sys
-from pipeline.runner.waiting import bind_threads, on_own_core
+from pipeline.training.openmp_threads import bind_threads, on_own_core
 
 def places(): return [sorted(os.sched_getaffinity(int(task))) for task in os.listdir("/proc/self/task")]
 
@@ -41,7 +40,7 @@ print(json.dumps(told))
 MAKING_WAY = """
 import json, os, time
 from pathlib import Path
-from pipeline.runner.waiting import Yielding, bind_threads, on_own_core
+from pipeline.training.openmp_threads import Yielding, bind_threads, on_own_core
 bound = bind_threads("fused")
 import torch
 
@@ -92,24 +91,6 @@ yielding.judge(0.5, 0.4)
 states["crowded later"] = yielding.makes_way
 print(json.dumps(states))
 """
-NOTICING = """
-import sys, time
-from pipeline.runner.waiting import Yielding, bind_threads, on_own_core
-bind_threads("fused")
-import torch
-numbers, until, judged = torch.ones(4_000_000), time.monotonic() + float(sys.argv[1]), []
-class Judging(Yielding):
-    def judge(self, most, mean):
-        judged.append(most)  # what follows from it depends on whether a core is free, so on other tests
-        super().judge(most, mean)
-with Judging() as yielding:
-    while time.monotonic() < until and not any(most > 0.1 for most in judged):
-        with on_own_core():
-            numbers.sin_()
-        yielding.look()
-print(len(judged), any(most > 0.1 for most in judged))
-"""
-
 many = pytest.mark.skipif(len(CORES) == 1, reason="a single core")
 
 
@@ -131,16 +112,16 @@ def test_the_train_stage_sets_it_before_openmp_is_loaded(tmp_path: Path) -> None
     assert f"OMP_PROC_BIND = '{'TRUE' if len(CORES) > 1 else 'FALSE'}'" in ended.stderr
 
 
-@pytest.mark.parametrize("name", USERS_OWN)
-def test_what_the_user_has_set_stays(name: str) -> None:
-    environment = {name: "of the user's own"}
-    wait_briefly(environment)
-    assert environment == {name: "of the user's own"}
+def test_what_the_user_has_set_stays() -> None:
+    for name in USERS_OWN:
+        environment = {name: "of the user's own"}
+        wait_briefly(environment)
+        assert environment == {name: "of the user's own"}
 
 
-def run(script: str, *words: str, **environment: str) -> str:
+def run(script: str, **environment: str) -> str:
     kept = {name: value for name, value in os.environ.items() if name not in (*USERS_OWN_BINDING, "OMP_NUM_THREADS")}
-    command = [sys.executable, "-c", script, *words]
+    command = [sys.executable, "-c", script]
     return subprocess.run(
         command, cwd=ROOT, env={**kept, **POLICY, **environment}, stdout=subprocess.PIPE, text=True, check=True
     ).stdout
@@ -203,30 +184,6 @@ def test_threads_make_way_and_return_and_no_bit_changes() -> None:
 
 @many
 @pytest.mark.soak
-@pytest.mark.parametrize(
-    "environment", [{"GOMP_SPINCOUNT": "1"}, {"OMP_WAIT_POLICY": "active"}, {"OMP_PROC_BIND": "false"}]
-)
-def test_threads_of_which_the_user_has_decided_make_no_way(environment: dict[str, str], busy: None) -> None:
-    assert run(NOTICING, "4", **environment) == "0 False\n"
-
-
-@many
-@pytest.mark.soak
-def test_neighbours_are_noticed(busy: None) -> None:
-    assert run(NOTICING, "120").endswith(" True\n")
-
-
-@pytest.fixture
-def busy() -> Iterator[None]:
-    """Of a process on one of the cores."""
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as one:
-        os.sched_setaffinity(one.pid, {CORES[0]})
-        yield
-        one.kill()
-
-
-@many
-@pytest.mark.soak
 def test_a_training_keeps_to_its_cores(
     tmp_path: Path, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
 ) -> None:
@@ -246,33 +203,3 @@ def test_a_training_keeps_to_its_cores(
         training.terminate()
         assert training.wait() == 128 + signal.SIGTERM
     assert set(seen[1:]) == {1, len(CORES)}
-
-
-def where_threads_are() -> tuple[list[list[int]], list[list[int]]]:
-    """Of the process that is asked: all threads, between steps and in one."""
-    import torch
-
-    from pipeline.runner.waiting import on_own_core
-
-    def places() -> list[list[int]]:
-        return [sorted(os.sched_getaffinity(int(task))) for task in os.listdir("/proc/self/task")]
-
-    torch.ones(4_000_000).sin_()  # in parallel
-    with on_own_core():
-        return places(), [sorted(os.sched_getaffinity(0))]
-
-
-@pytest.mark.soak
-@many
-@pytest.mark.parametrize(("prepared", "kernels"), [(True, "fused"), (True, "compiled"), (False, "fused")])
-def test_benchmarks_measure_with_threads_where_a_training_has_them(
-    prepared: bool, kernels: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in (*USERS_OWN_BINDING, "OMP_NUM_THREADS"):
-        monkeypatch.delenv(name, raising=False)
-    with process(prepared, kernels) as child:
-        every, main = child.submit(where_threads_are).result()
-    bound = [cores for cores in every if len(cores) == 1]
-    own_cores = prepared and kernels == "fused"
-    assert (len(main[0]) == 1) == own_cores
-    assert len(bound) == (len(CORES) if own_cores else 0)

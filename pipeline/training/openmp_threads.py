@@ -1,5 +1,5 @@
-"""How a training's threads wait for each other and where they run, so that others at work on the same cores do not cost
-it too much. benchmarks/neighbours.py measures it; sums are the same to the bit."""
+"""How a training's threads wait for each other and where they run, so that other processes on the same cores cost it
+little. benchmarks/neighbours.py measures it; sums are the same to the bit."""
 
 import os
 import sys
@@ -10,11 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 POLICY = {"GOMP_SPINCOUNT": "30000"}
-"""A thread that has done its part spins for 0.3 ms or so, then sleeps. By default it spins for milliseconds, on a core
-that the operating system could give to a neighbour or to the thread that it waits for; with OMP_WAIT_POLICY=passive it
-sleeps at once, and a step of WRN-40-1 on two idle cores takes a quarter longer."""
+"""A thread that has done its part spins for about 0.3 ms, then sleeps. By default it spins for milliseconds, on a core
+that could do something else; with OMP_WAIT_POLICY=passive it sleeps at once, and a step of WRN-40-1 on two idle cores
+takes a quarter longer."""
 USERS_OWN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
-"""What of the user's own has a say in it."""
+"""Where the user has set one of these, it stays."""
 BINDING = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
 USERS_OWN_BINDING = (*BINDING, "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 
@@ -34,11 +34,10 @@ def wait_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
 def bind_threads(kernels: str) -> bool:
     """Import torch such that each of its threads stays on a core of its own; False where they go where they like.
 
-    Left to itself the operating system moves two threads onto one core when a neighbour appears, where one of them
-    spins while the other one could compute; `Yielding` knows when that does not matter. Threads are bound where there
-    is one for each core that this process may use: with fewer, two trainings would take the same. Not where the user
-    has set it; not for compiled `kernels`, since compilers run where the thread may that calls them; not after torch is
-    imported, which is when OpenMP reads it.
+    Left to itself the operating system moves two threads onto one core when another process appears, where one of them
+    spins while the other one could compute. Threads are bound where there is one for each core that this process may
+    use: with fewer, two trainings would take the same. Not where the user has set it; not for compiled `kernels`, since
+    compilers run where the thread may that calls them; not after torch is imported, which is when OpenMP reads it.
 
     OpenMP binds the main thread as well, and with it all that it starts later, such as threads that read data. It is
     set free again here; see `on_own_core`.
@@ -94,13 +93,10 @@ class Yielding:
     """Lets a training's threads make way while other processes are busy on their cores.
 
     Alone, threads are fastest that stay on their cores and spin while they wait. Beside a busy process a step then
-    takes as long as the thread that shares its core, of which a process of another session or control group may get
-    much more than half. So as soon as a thread has to wait for its core, all of them may go to any core, and sleep as
-    soon as they wait for each other; when nobody disturbs them any more, all is as before. So it is where every core is
-    taken, since a thread that has slept then waits for long until it goes on. Sums are the same to the bit.
-
-    It is for networks whose threads wait for each other in OpenMP only (`kernels.waits_in_openmp`): others lose
-    milliseconds each time when two of them share a core.
+    takes as long as the thread that shares its core. So as soon as a thread has to wait for its core, all of them may
+    go to any core, and sleep as soon as they wait for each other; when nobody disturbs them any more, or every core is
+    taken, all is as before. It is for networks whose threads wait for each other in OpenMP only
+    (`kernels.waits_in_openmp`): others lose milliseconds each time when two of them share a core.
 
     How long to spin OpenMP reads once, at its start. But GNU's spins 100 times at most while it has more threads than
     there are cores (libgomp's manual, GOMP_SPINCOUNT), so some more that sleep are kept for as long. They must end
@@ -138,8 +134,7 @@ class Yielding:
         self._looked, self._before = time.monotonic(), waited
 
     def judge(self, most: float, mean: float) -> None:
-        """Make way or no longer, after a while in which the threads have waited for their cores for such shares of the
-        time."""
+        """Make way or no longer, by the shares of the time that the threads have waited for their cores."""
         if not self.makes_way:
             if most > _CONTENDED and mean < _CROWDED_BOUND:
                 self._make_way()

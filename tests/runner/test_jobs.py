@@ -1,0 +1,245 @@
+"""Many runs at once by the real commands: slots of this machine, kills and Ctrl-C, failures, and what DVC records."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from clones import clone
+from project import BIN, ROOT, Project, make_project
+from typer.testing import CliRunner
+
+from pipeline.cli.main import app
+from pipeline.errors import UserError
+from pipeline.provenance import fingerprint
+from pipeline.runner.dag import read_dag
+from pipeline.runner.dvc import looked_at
+from pipeline.runner.job_driver import stale_runs
+from pipeline.runner.jobs import Work
+from pipeline.runner.params_file import load
+
+pytestmark = pytest.mark.slow
+RUN = "cifar10-wrn-40-1-quick-s1"
+NAMES = [f"cifar10-tiny-wrn-10-1-brief-s{seed}" for seed in (1, 2, 3)]
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""Of a serial run too: sums in another number of threads round otherwise."""
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_raw: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Project:
+    """A plan of three brief runs on a few real images, whose archive nobody has to serve."""
+    return three_runs(tmp_path / "project", tiny_raw, tiny_dataset_entry)
+
+
+def three_runs(root: Path, tiny_raw: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Project:
+    entry = tiny_dataset_entry("http://127.0.0.1:9/cifar-10-tiny.tar.gz")
+    entry["sources"].append({"folder": True})
+    project = make_project(root, entry)
+
+    def plan(params: Any) -> None:
+        settings = dict(params["runs"][NAMES[0]])
+        params["runs"] = {name: {**settings, "seed": int(name[-1])} for name in NAMES}
+        params["loading"]["backend"] = "numpy"
+        # Nothing to be built; and torch's bf16 takes minutes where the processor has no instructions for it.
+        params["kernels"] = "torch"
+        params["protocols"]["brief"]["precision"] = "fp32"
+
+    project.edit(plan)
+    project.commit("three runs")
+    return project
+
+
+@pytest.fixture(scope="session")
+def folder(tiny_archive: Path) -> dict[str, str]:
+    """What tells the download stage where the archive lies."""
+    return {"WRN_PIPE_DATA_DIR": str(tiny_archive.parent)}
+
+
+def digests(project: Project) -> dict[str, str]:
+    kept = [p for top in ("data", "models", "evaluations", "results") for p in (project.root / top).rglob("*")]
+    return {str(p.relative_to(project.root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in kept if p.is_file()}
+
+
+def states(project: Project, **environment: str) -> dict[str, str]:
+    ran = project.cli("status", "--json", **environment)
+    assert ran.returncode == 0, ran.stderr
+    return {run["run"]: run["state"] for run in json.loads(ran.stdout)["runs"]}
+
+
+@contextmanager
+def driving(project: Project, log: Path, *arguments: str, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A driver in the background, in a session of its own as a terminal gives it; ended with all below it."""
+    with log.open("w") as file:
+        driver = subprocess.Popen(
+            [sys.executable, "-c", "from pipeline.cli.main import main; main()", "repro", *arguments],
+            cwd=project.root,
+            env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **environment},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield driver
+        finally:
+            for process in at_work_in(project):
+                process.kill()
+            driver.kill()
+            driver.wait()
+
+
+@contextmanager
+def held(project: Project) -> Iterator[None]:
+    """The trainings stand still, so that none comes to its end meanwhile."""
+    trainings = [process for process in at_work_in(project) if "pipeline.runner.job" in process.cmdline()]
+    for training in trainings:
+        training.suspend()
+    try:
+        yield
+    finally:
+        for training in trainings:
+            training.resume()
+
+
+def at_work_in(project: Project) -> list[psutil.Process]:
+    return [p for p in psutil.process_iter(["cwd", "status"]) if p.info["cwd"] == str(project.root) and p.is_running()]
+
+
+def until(
+    condition: Callable[[], Any],
+    log: Path = Path(os.devnull),
+    driver: "subprocess.Popen[bytes] | None" = None,
+    seconds: float = 400,
+    every: float = 0.1,
+) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text()
+        assert driver is None or driver.poll() is None, log.read_text()
+        time.sleep(every)
+
+
+@pytest.mark.soak
+def test_jobs_that_ctrl_c_stopped_go_on_and_make_what_dvc_repro_makes(
+    project: Project, folder: dict[str, str], tmp_path: Path
+) -> None:
+    project.edit(lambda params: params["protocols"]["brief"].update(epochs=60))
+    project.commit("60 epochs")
+    serial = clone(project, tmp_path / "serial")
+    ran = serial.cli("repro", **folder, **ONE_THREAD)
+    assert ran.returncode == 0, ran.stderr
+    log = tmp_path / "log"
+    with driving(project, log, "--jobs", "2", **folder, **ONE_THREAD) as driver:
+        until(lambda: log.read_text().count("runs as process") == 2, log, driver)
+        until(lambda: len({path.parent for path in (project.root / "scratch").glob("*/epoch-*")}) == 2, log, driver)
+        with held(project):
+            found = states(project)
+            second = project.cli("repro", "--jobs", "1", **folder)
+        assert sorted(found.values()) == ["not started", "running", "running"]
+        assert second.returncode == 2
+        assert "another wrn-pipe repro --jobs or --slurm drives" in second.stderr
+        os.killpg(driver.pid, signal.SIGINT)
+        assert driver.wait(200) == 130
+        assert "SIGINT: stopped 2 trainings, nothing is lost" in log.read_text()
+        assert "continue with: wrn-pipe repro --jobs 2" in log.read_text()
+        assert not at_work_in(project)
+    assert sorted(states(project).values()) == ["not started", "stopped", "stopped"]
+    ran = project.cli("repro", "--jobs", "2", **folder, **ONE_THREAD)
+    assert ran.returncode == 0, ran.stderr
+    assert "Running stage 'train@" not in ran.stdout
+    assert "Running stage 'evaluate@" not in ran.stdout
+    logs = "".join(path.read_text() for path in (project.root / "scratch/jobs").glob("*.log"))
+    assert logs.count("resuming from scratch/") == 2
+    assert project.lock() == serial.lock()
+    assert digests(project) == digests(serial)
+    assert project.run("dvc", "status").stdout == "Data and pipelines are up to date.\n"
+    assert states(project) == dict.fromkeys(NAMES, "done")
+    assert not list((project.root / "scratch").glob("*/*.safetensors"))
+    synced = project.cli("track", "sync")
+    assert synced.stdout.count("as it was cifar10") == 3, synced.stdout + synced.stderr
+    again = project.cli("repro", "--jobs", "2", **folder)
+    assert again.returncode == 0
+    assert "Running stage" not in again.stdout
+    assert "runs as" not in again.stderr
+
+
+@pytest.mark.soak
+def test_jobs_of_a_killed_driver_are_waited_for_and_one_that_fails_is_named(
+    project: Project, folder: dict[str, str], tmp_path: Path
+) -> None:
+    def break_one(params: Any) -> None:
+        params["protocols"]["brief"].update(epochs=60)
+        params["protocols"]["wild"] = {**params["protocols"]["brief"], "learning_rate": 1e30}
+        params["runs"][NAMES[2]]["protocol"] = "wild"
+
+    project.edit(break_one)
+    log, next_log = tmp_path / "log", tmp_path / "next"
+    with ExitStack() as stack:
+        driver = stack.enter_context(driving(project, log, "--jobs", "2", **folder, **ONE_THREAD))
+        until(lambda: len(list((project.root / "scratch").glob("*.owner.json"))) == 2, log, driver)
+        with held(project):
+            driver.kill()
+            driver.wait()
+            after = stack.enter_context(driving(project, next_log, "--jobs", "2", **folder, **ONE_THREAD))
+            until(lambda: next_log.read_text().count("waiting for its end") == 2, next_log, after)
+        assert after.wait(400) == 1
+    said = next_log.read_text()
+    assert f"{NAMES[0]}: runs as" not in said
+    assert f"{NAMES[1]}: runs as" not in said
+    assert said.count(f"{NAMES[2]}: run {NAMES[2]}: ") == 4  # three attempts, and the end
+    assert "attempt 2 of 3 failed, retrying" in said
+    assert "error: 1 run failed, named above" in said
+    (line,) = (line for line in said.splitlines() if line.startswith("failed: "))
+    assert f"error: run {NAMES[2]}: " in (project.root / line.rpartition("log: ")[2]).read_text()
+    assert states(project) == {NAMES[0]: "done", NAMES[1]: "done", NAMES[2]: "failed"}
+
+
+@pytest.mark.soak
+def test_what_was_edited_meanwhile_is_not_recorded(project: Project, folder: dict[str, str], tmp_path: Path) -> None:
+    project.edit(lambda params: params["protocols"]["brief"].update(epochs=60))
+    log = tmp_path / "log"
+    with driving(project, log, "--jobs", "1", NAMES[0], **folder, **ONE_THREAD) as driver:
+        until(lambda: list((project.root / "scratch").glob("*/epoch-*")), log, driver)
+        project.edit(lambda params: params["protocols"]["brief"].update(epochs=61))
+        assert driver.wait(400) == 1
+    assert "settings, code or data were edited while it was trained" in log.read_text()
+    assert not (project.root / "models" / NAMES[0]).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--jobs", "2", "--slurm"], "--jobs with --slurm"),
+        (["--gpus", "1"], "--gpus without --slurm"),
+        (["--partition", "gpu"], "--partition without --slurm"),
+        (["--jobs", "1000"], "--jobs 1000 on "),
+        (["--slurm"], "--slurm needs sbatch, which was not found"),
+    ],
+)
+def test_options_that_do_not_fit(arguments: list[str], what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    ended = CliRunner().invoke(app, ["repro", *arguments])
+    assert isinstance(ended.exception, UserError)
+    assert ended.exception.what.startswith(what)
+
+
+@pytest.mark.parametrize(
+    ("targets", "trained"),
+    [([], True), ([RUN], True), (["tabulate"], True), (["convert"], False), (["download@cifar10"], False)],
+)
+def test_with_force_all_runs_behind_the_targets_are_trained(
+    targets: list[str], trained: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    plan = load()
+    stages = read_dag(plan)
+    works = stale_runs(plan, looked_at(plan, targets, stages), stages, force=True)
+    assert works == ([Work(RUN, fingerprint(plan, RUN), "train")] if trained else [])

@@ -52,7 +52,7 @@ def ui(
             raise
         typer.echo(f"{error}\nuntil then the pages show what was recorded before", err=True)
     with explained():
-        _, (experiment, *_) = connect()
+        _, experiment = connect()
     typer.echo("starting MLflow's server", err=True)
     server = subprocess.Popen(
         [

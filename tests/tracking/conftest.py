@@ -1,9 +1,7 @@
 """A repository with two runs that were really trained and evaluated, one of them with MLflow watching."""
 
 import shutil
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from pipeline.tracking.store import EXPERIMENT
 from pipeline.tracking.sync import sync_all
 
 FIRST, SECOND = "cifar10-wrn-40-1-brief-s1", "cifar10-wrn-40-1-brief-s2"
-KEPT = ("models", "evaluations", "dvc.lock", "dvc.yaml", "params.yaml", "data", "stages", "pipeline", "environment")
 
 
 def entry(run: int) -> dict[str, Any]:
@@ -27,8 +24,7 @@ def entry(run: int) -> dict[str, Any]:
 
 def forget_mlflow(patch: pytest.MonkeyPatch) -> None:
     """As in a new process: MLflow puts the store it uses into the environment, where `patch` takes it out again."""
-    for name in ("TRACKING_URI", "TRACKING_USERNAME", "TRACKING_PASSWORD"):
-        patch.setenv(f"MLFLOW_{name}", "")
+    patch.setenv("MLFLOW_TRACKING_URI", "")
 
 
 @pytest.fixture(scope="session")
@@ -91,16 +87,9 @@ class Place:
         return {run.info.run_name: run for run in found}
 
 
-def copy(root: Path, to: Path, patch: pytest.MonkeyPatch, moved: bool = False) -> Place:
-    """A checkout copied with its tracking/; the process is in it, and as if MLflow had never been used in it.
-
-    Unless `moved`, the records say that the artifacts always were there.
-    """
+def copy(root: Path, to: Path, patch: pytest.MonkeyPatch) -> Place:
+    """A checkout copied with its tracking/; the process is in it, and as if MLflow had never been used in it."""
     shutil.copytree(root, to, ignore=shutil.ignore_patterns("scratch", "cache", "__pycache__"))
-    with closing(sqlite3.connect(to / "tracking" / "mlflow.db")) as database, database:
-        for column in () if moved else ("experiments.artifact_location", "runs.artifact_uri"):
-            table, _, name = column.partition(".")
-            database.execute(f"UPDATE {table} SET {name} = replace({name}, ?, ?)", (root.as_uri(), to.as_uri()))
     patch.chdir(to)
     forget_mlflow(patch)
     return Place(to)

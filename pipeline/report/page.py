@@ -15,12 +15,11 @@ from pipeline.publication.claims import STATISTIC
 from pipeline.publication.paper import PAPER
 from pipeline.publication.protocols import protocol_of
 from pipeline.report import figures
-from pipeline.report.finished_runs import Epoch, Finished
+from pipeline.report.finished_runs import Finished
 from pipeline.report.points import our_points, published_points
 from pipeline.report.remaining_runs import Ahead, ahead, total, unfinished
 
 FOLDER = Path(__file__).parent
-_SHOWN_EPOCHS = 20
 
 
 def render(plan: Plan, tables: Sequence[Table], finished: Sequence[Finished]) -> str:
@@ -126,38 +125,12 @@ def _curves(finished: Sequence[Finished]) -> list[dict[str, Any]]:
             "title": f"{network} on {_dataset(dataset)} by protocol {protocol}",
             "svg": figures.curves(_slug("curves", dataset, network, protocol), runs),
             "runs": [
-                {
-                    "run": run.result.run,
-                    "epochs": [
-                        (
-                            *(str(row.epoch), f"{row.train_loss:.4f}", f"{row.train_error:.2f}"),
-                            *([_percent(row.test_error)] if tested else []),
-                            f"{row.learning_rate:.4g}",
-                        )
-                        for row in _thinned(run.history)
-                    ],
-                    "tested": tested,
-                    "all": len(run.history),
-                    "error": f"{run.error_name} {run.result.top1_error:.2f} %",
-                }
-                for run in runs
-                for tested in [any(row.test_error is not None for row in run.history)]
+                (each.result.run, len(each.history), f"{each.error_name} {each.result.top1_error:.2f} %")
+                for each in runs
             ],
         }
         for (dataset, network, protocol), runs in groups.items()
     ]
-
-
-def _percent(error: float | None) -> str:
-    return "" if error is None else f"{error:.2f}"
-
-
-def _thinned(history: Sequence[Epoch]) -> list[Epoch]:
-    """At most _SHOWN_EPOCHS rows evenly spread, the first and the last among them."""
-    last = len(history) - 1
-    if last < _SHOWN_EPOCHS:
-        return list(history)
-    return [history[round(i * last / (_SHOWN_EPOCHS - 1))] for i in range(_SHOWN_EPOCHS)]
 
 
 def _scatter(dataset: str, plan: Plan, finished: Sequence[Finished]) -> dict[str, Any]:
@@ -166,18 +139,10 @@ def _scatter(dataset: str, plan: Plan, finished: Sequence[Finished]) -> dict[str
     return {
         "id": _slug("figures", dataset),
         "dataset": name,
-        "figures": [
-            (
-                f"{name}: test error against parameters",
-                figures.scatter(_slug("size", dataset), f"{name}: error against parameters", "parameters", points),
-            ),
-            (
-                f"{name}: test error against training compute",
-                figures.scatter(
-                    _slug("compute", dataset), f"{name}: error against training compute", "multiply_adds", points
-                ),
-            ),
-        ],
+        "size": figures.scatter(_slug("size", dataset), f"{name}: error against parameters", "parameters", points),
+        "compute": figures.scatter(
+            _slug("compute", dataset), f"{name}: error against training compute", "multiply_adds", points
+        ),
         "uncounted": sum(point.multiply_adds is None for point in points),
         "points": [
             {

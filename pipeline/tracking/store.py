@@ -51,8 +51,8 @@ def uri() -> str:
     if not where.startswith(_SQLITE) and not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#@\s]*)?", where):
         raise UserError(
             "MLFLOW_TRACKING_URI is neither the address of an MLflow server nor of an SQLite database",
-            "http://HOST:PORT, https://HOST or sqlite:////ABSOLUTE/FILE.db, or unset it for tracking/; user and password "
-            "go into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, a token into MLFLOW_TRACKING_TOKEN",
+            "http://HOST:PORT, https://HOST or sqlite:////ABSOLUTE/FILE.db, or unset it for tracking/; secrets go into "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
         )
     return where
 

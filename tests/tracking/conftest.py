@@ -1,19 +1,27 @@
-"""A repository with two runs that were really trained and evaluated, one of them with MLflow watching."""
+"""A repository with the files of two runs, one recorded while it trained. tests/test_pipeline.py really trains."""
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from project import Project, make_project
 
+from pipeline.artifacts import read_history
+from pipeline.provenance import fingerprint
+from pipeline.publish import json_text
 from pipeline.runner.params_file import load
+from pipeline.tasks.classification import about, metrics
+from pipeline.tracking.mlflow_logger import mirrored
 from pipeline.tracking.store import EXPERIMENT
-from pipeline.tracking.sync import sync_all
+from pipeline.tracking.sync import log_runs, sync_all
+from pipeline.training.checkpoints import EpochRecord
+from pipeline.training.train_run import write_history
 
 FIRST, SECOND = "cifar10-wrn-40-1-brief-s1", "cifar10-wrn-40-1-brief-s2"
 
@@ -27,14 +35,36 @@ def forget_mlflow(patch: pytest.MonkeyPatch) -> None:
     patch.setenv("MLFLOW_TRACKING_URI", "")
 
 
+def lay(run_id: str) -> dict[str, Any]:
+    """The files of a training and its evaluation, as if it had been made here; what its run.json says."""
+    plan = load()
+    draw = np.random.default_rng(plan.run(run_id).seed)
+    record = {
+        "run": run_id,
+        **plan.run(run_id).model_dump(mode="json"),
+        "protocol_name": "brief",
+        "protocol": plan.protocols["brief"].model_dump(mode="json"),
+        "fingerprint": fingerprint(plan, run_id),
+        **{"parameters": 563_930, "epochs": 2, "loader": "numpy", "kernels": "torch", "versions": {"torch": "2.14.1"}},
+        "device": {"type": "cpu", "name": "a processor"},
+    }
+    trained, evaluated = Path("models") / run_id, Path("evaluations") / run_id
+    for folder in (trained, evaluated):
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json_text(record))
+    (trained / "model.safetensors").write_bytes(f"weights of {run_id}".encode())
+    write_history(trained / "history.csv", [EpochRecord(e, 0.1 / e, *draw.uniform(1, 3, 2).tolist()) for e in (1, 2)])
+    labels, probabilities = draw.integers(0, 10, 104), draw.dirichlet(np.ones(10), 104)
+    values = about(plan, run_id) | metrics(labels, probabilities.argmax(1), probabilities)
+    (evaluated / "metrics.json").write_text(json_text(values))
+    return record
+
+
 @pytest.fixture(scope="session")
 def trained(
     tmp_path_factory: pytest.TempPathFactory, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
 ) -> Project:
-    """Two runs of a claim of Table 4 on tiny images; not to be changed. The second is not in its tracking/ yet."""
-    from stages.evaluate import main as evaluate
-    from stages.train import main as train
-
+    """Two runs of a claim of Table 4; not to be changed. The second is not in its tracking/ yet."""
     project = make_project(tmp_path_factory.mktemp("trained") / "project", tiny_dataset_entry("http://127.0.0.1:9/x"))
 
     def plan(params: Any) -> None:
@@ -42,10 +72,6 @@ def trained(
         params["comparison"]["margins"].pop("cifar10-tiny")
         params["representations"] = {"cifar10-rgb": {"dataset": "cifar10", "kind": "rgb"}}
         params["runs"] = {FIRST: entry(1), SECOND: entry(2)}
-        params["loading"] = {"backend": "numpy"}
-        # Nothing to be built; and torch's bf16 takes minutes where the processor has no instructions for it.
-        params["kernels"] = "torch"
-        params["protocols"]["brief"]["precision"] = "fp32"
 
     project.edit(plan)
     (project.root / "data" / "beton").mkdir(parents=True)
@@ -54,12 +80,13 @@ def trained(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project.root)
         forget_mlflow(patch)
-        train(FIRST)
-        evaluate(FIRST)
-        patch.setenv("MLFLOW_TRACKING_URI", "none://")  # an outage, as far as the second run can see
-        train(SECOND)
-        evaluate(SECOND)
-    done = project.run("dvc", "commit", "-f", f"train@{FIRST}", f"evaluate@{FIRST}", f"train@{SECOND}")
+        record = lay(FIRST)
+        with mirrored(FIRST, record) as mirror:
+            for row in read_history(Path("models") / FIRST / "history.csv", ""):
+                mirror.epoch(EpochRecord(**asdict(row)), 100.0 * row.epoch)
+        log_runs(load(), [FIRST])
+        lay(SECOND)
+    done = project.run("dvc", "commit", "-f", f"train@{FIRST}", f"train@{SECOND}")
     assert done.returncode == 0, done.stderr
     return project
 

@@ -13,15 +13,15 @@ from pipeline.tracking.store import name, reason, uri
     "address",
     [
         "nonsense",
-        "user:secret@host/db",
-        "postgresql://u:secret@host/db",
-        "sqlite://u:secret@host/x.db",
-        "file:///tmp/secret",
+        "user:sesame@host/db",
+        "postgresql://u:sesame@host/db",
+        "sqlite://u:sesame@host/x.db",
+        "file:///tmp/sesame",
         "https://",
-        "http://user:secret@host:5000",
-        "http://127.0.0.1:1/?token=secret",
-        "http://127.0.0.1:1/#secret",
-        "http://user:a/b@secret:5000",
+        "http://user:sesame@host:5000",
+        "http://127.0.0.1:1/?token=sesame",
+        "http://127.0.0.1:1/#sesame",
+        "http://user:a/b@sesame:5000",
     ],
 )
 def test_another_address_is_an_error_that_does_not_repeat_it(
@@ -37,7 +37,7 @@ def test_another_address_is_an_error_that_does_not_repeat_it(
     said, fix = shown.err.splitlines()
     assert "MLFLOW_TRACKING_URI is neither" in said
     assert "MLFLOW_TRACKING_PASSWORD" in fix
-    assert "secret" not in shown.out + shown.err
+    assert "sesame" not in shown.out + shown.err
 
 
 def test_servers_and_databases_keep_their_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

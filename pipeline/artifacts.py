@@ -49,7 +49,7 @@ def read_history(path: Path, again: str) -> tuple[Epoch, ...]:
 def read_record(path: Path, again: str, *keys: str) -> dict[str, Any]:
     """A JSON record of a run: run.json, metrics.json or digests.json.
 
-    Raises UserError, with `again` as the command that writes it, for a file that is no object with these `keys`.
+    Raises UserError, with `again` as the command that writes it, for another file than an object with these `keys`.
     """
     remedy = f"it is written by: {again}"
     if not path.is_file():

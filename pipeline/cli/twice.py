@@ -59,8 +59,7 @@ def _compare(run_id: str, steps: int | None, home: Path) -> None:
         say(f"training {run_id} in {folder}")
         code = _child(run_id, folder, steps)
         if code < 0:
-            memory = ", as the system does when memory is short" if code == -signal.SIGKILL else ""
-            what = f"run {run_id}: the training in {folder} was killed by {signal.Signals(-code).name}{memory}"
+            what = f"run {run_id}: the training in {folder} was killed by {signal.Signals(-code).name}"
             raise WrnPipeError(what, f"start again with: {_command(run_id, steps)}")
         if code:  # it has said why
             raise typer.Exit(code)

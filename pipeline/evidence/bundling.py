@@ -110,8 +110,8 @@ def _unpacked(path: Path) -> Iterator[list[str]]:
 def gathered(plan: Plan, paths: Sequence[Path]) -> tuple[Plan, list[Result]]:
     """The runs whose predictions are in archives: a plan that has those alone, with the margins of `plan`, and results.
 
-    Nothing is checked but what is read. Raises UserError for a file that is no archive or holds a broken record, and
-    for a run that two of them have: it would count twice.
+    Nothing is checked but what is read. Raises UserError for another file, for one with a broken record, and for a run
+    that two of them have: it would count twice.
     """
     datasets, runs, results = dict(plan.datasets), {}, []
     origin: dict[str, Path] = {}

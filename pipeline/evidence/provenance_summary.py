@@ -34,7 +34,7 @@ SEEDS = 5
 
 
 def of_run(plan: Plan, run_id: str) -> dict[str, Any]:
-    """The story of one run. Raises UserError for one that is not in the plan, or not evaluated."""
+    """Where the number of one run comes from. Raises UserError for one that is not in the plan, or not evaluated."""
     plan.run(run_id)
     results = load_results(Path())
     (told,) = _of_runs(plan, [run_id], results)
@@ -44,7 +44,7 @@ def of_run(plan: Plan, run_id: str) -> dict[str, Any]:
 
 
 def of_claims(plan: Plan, paper_table: str, row: str, dataset: str | None) -> dict[str, Any]:
-    """The stories of a row's cells in a table of the paper, and of the runs behind them.
+    """Where the cells of a row in a table of the paper come from, and the runs behind them.
 
     Raises UserError that names the nearest where the paper has no such place.
     """

@@ -122,20 +122,6 @@ def test_it_is_right_in_an_empty_folder(archive: Path, tmp_path: Path) -> None:
     assert not list(empty.iterdir())
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize(
-    "member",
-    ["results/table-4.csv", f"{EVALUATION}/predictions.parquet", f"{MODEL}/model.safetensors", "dvc.lock"],
-)
-def test_a_spoilt_member_is_named(archive: Path, tmp_path: Path, member: str) -> None:
-    members = contents(archive)
-    spoilt = bytearray(members[member])
-    at = spoilt.index(b"0", len(spoilt) // 2)
-    spoilt[at] = ord("1")
-    named = wrong(packed(tmp_path / "x.zip", members | {member: bytes(spoilt)}))
-    assert any(path.startswith(member) for path in named)
-
-
 def described(members: dict[str, bytes]) -> dict[str, bytes]:
     """With a description that fits: what a forger would send."""
     crate = json.loads(members[DESCRIPTION])

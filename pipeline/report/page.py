@@ -10,8 +10,6 @@ from pipeline.comparison.formats import cell_text, html
 from pipeline.comparison.tables import Table
 from pipeline.comparison.training_cost import CPU_RATE, GPU_RATE, hours
 from pipeline.params import Plan
-from pipeline.publication.caveats import load_caveats
-from pipeline.publication.claims import STATISTIC
 from pipeline.publication.paper import PAPER
 from pipeline.publication.protocols import protocol_of
 from pipeline.report import figures
@@ -72,48 +70,19 @@ def _slug(*words_of_it: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(words_of_it).lower()).strip("-")
 
 
-def _cell_id(cell: Cell) -> str:
-    return _slug("cell", cell.table, cell.dataset, cell.model, cell.metric)
-
-
 def _ahead_id(one: Ahead) -> str:
     return _slug("ahead", one.dataset, one.network, one.protocol)
 
 
 def _table(table: Table, waiting: Sequence[Ahead]) -> dict[str, Any]:
+    """A comparison whose verdicts lead to the first run behind them, or to what they wait for."""
     rows = {claim: _ahead_id(one) for one in waiting for claim in one.claims}
 
     def link(cell: Cell) -> str:
-        return _cell_id(cell) if cell.ours else rows.get(cell.claim, "") if cell.claim else ""
+        runs = [*cell.runs, *(excluded.run for excluded in cell.excluded)] if cell.ours else []
+        return _slug("run", runs[0]) if runs else rows.get(cell.claim, "") if cell.claim else ""
 
-    letters = cell_text.letters_of(table)
-    return {
-        "section": html.section(table, link),
-        "cells": [_cell(cell, letters) for cell in table.cells if cell.ours],
-    }
-
-
-def _cell(cell: Cell, letters: cell_text.Letters) -> dict[str, Any]:
-    """How a number of ours came to its verdict."""
-    verdict = cell_text.verdict(cell)
-    texts = {caveat.number: caveat.text for caveat in load_caveats()}
-    published = "not published"
-    if cell.claim:
-        published = f"{cell.claim.text} ({STATISTIC[cell.claim.statistic]})"
-    return {
-        "id": _cell_id(cell),
-        "name": f"{cell.model}, {cell_text.DATASETS[cell.dataset]}, {cell_text.METRICS[cell.metric]}",
-        "published": published,
-        "ours": cell_text.ours(cell),
-        "difference": cell_text.difference(cell),
-        "verdict": verdict,
-        "style": html.style(cell),
-        "meaning": cell_text.MEANINGS[verdict.partition(",")[0]],
-        "evidence": cell_text.evidence(cell, letters),
-        "deviations": [f"{d} ({'material' if d.material else 'minor'}: {d.reason})" for d in cell.deviations],
-        "caveats": [(number, texts[number]) for number in cell.caveats],
-        "runs": [*cell.runs, *(excluded.run for excluded in cell.excluded)],
-    }
+    return html.section(table, link)
 
 
 def _curves(finished: Sequence[Finished]) -> list[dict[str, Any]]:

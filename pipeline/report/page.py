@@ -8,35 +8,28 @@ from typing import Any
 from pipeline.comparison.cells import Cell
 from pipeline.comparison.formats import cell_text, html
 from pipeline.comparison.tables import Table
-from pipeline.comparison.training_cost import CPU_RATE, GPU_RATE, hours
 from pipeline.params import Plan
 from pipeline.publication.paper import PAPER
 from pipeline.publication.protocols import protocol_of
 from pipeline.report import figures
 from pipeline.report.finished_runs import Finished
 from pipeline.report.points import our_points, published_points
-from pipeline.report.remaining_runs import Ahead, ahead, total, unfinished
 
 FOLDER = Path(__file__).parent
 
 
 def render(plan: Plan, tables: Sequence[Table], finished: Sequence[Finished]) -> str:
     """The page for the plan's tables and its finished runs, which `tables` were made of."""
-    waiting = ahead(tables, plan)
     environment = html.environment(FOLDER)
     return (
         environment.get_template("report.html.jinja")
         .render(
             paper=PAPER,
             headline=_headline(tables, finished),
-            tables=[_table(table, waiting) for table in tables],
+            tables=[html.section(table, _link) for table in tables],
             curves=_curves(finished),
             scatters=[_scatter(dataset, plan, finished) for dataset in _datasets(tables)],
-            waiting=[_waiting(one) for one in waiting],
-            waiting_total=total(one.cost for one in waiting),
-            unfinished=unfinished(plan, [run.result.run for run in finished]),
-            gpu_rate=GPU_RATE,
-            cpu_rate=CPU_RATE,
+            unfinished=[run for run in plan.runs if run not in {each.result.run for each in finished}],
             runs=[_run(run, plan) for run in finished],
         )
         .strip()
@@ -70,19 +63,10 @@ def _slug(*words_of_it: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(words_of_it).lower()).strip("-")
 
 
-def _ahead_id(one: Ahead) -> str:
-    return _slug("ahead", one.dataset, one.network, one.protocol)
-
-
-def _table(table: Table, waiting: Sequence[Ahead]) -> dict[str, Any]:
-    """A comparison whose verdicts lead to the first run behind them, or to what they wait for."""
-    rows = {claim: _ahead_id(one) for one in waiting for claim in one.claims}
-
-    def link(cell: Cell) -> str:
-        runs = [*cell.runs, *(excluded.run for excluded in cell.excluded)] if cell.ours else []
-        return _slug("run", runs[0]) if runs else rows.get(cell.claim, "") if cell.claim else ""
-
-    return html.section(table, link)
+def _link(cell: Cell) -> str:
+    """Where a verdict leads to: the first run behind it."""
+    runs = [*cell.runs, *(excluded.run for excluded in cell.excluded)] if cell.ours else []
+    return _slug("run", runs[0]) if runs else ""
 
 
 def _curves(finished: Sequence[Finished]) -> list[dict[str, Any]]:
@@ -123,21 +107,6 @@ def _scatter(dataset: str, plan: Plan, finished: Sequence[Finished]) -> dict[str
             }
             for point in points
         ],
-    }
-
-
-def _waiting(one: Ahead) -> dict[str, Any]:
-    return {
-        "id": _ahead_id(one),
-        "network": one.network,
-        "dataset": _dataset(one.dataset),
-        "protocol": one.protocol,
-        "published": ", ".join(f"{claim.text} (Table {claim.table})" for claim in one.claims),
-        "runs": one.runs,
-        "reproduced": ", ".join(f"{100 * outlook.reproduced:.0f} %" for outlook in one.outlooks),
-        "told": ", ".join(f"{outlook.told:.2f}" for outlook in one.outlooks),
-        "costs": [hours(h) for cost in (one.each, one.cost) for h in (cost.gpu_hours, cost.cpu_hours)],
-        "command": one.command,
     }
 
 

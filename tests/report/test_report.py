@@ -28,7 +28,6 @@ from pipeline.params import PARAMS
 from pipeline.publication.claims import claims_of
 from pipeline.report import page, points
 from pipeline.report.finished_runs import load_finished
-from pipeline.report.remaining_runs import ahead, total, unfinished
 from pipeline.runner.params_file import load
 from stages import report
 
@@ -185,8 +184,7 @@ def test_a_run_by_another_protocol_is_said_to_prove_nothing(quick, runs, tmp_pat
     assert "1 not comparable" in said
     assert "reproduced" not in said
     assert "ours, not comparable" in text
-    (row,) = [row for row in by_id(read, "ahead").parent.all("tr") if row.children[0].text == runs[0].run]
-    assert f"wrn-pipe repro {runs[0].run}" in row.text
+    assert f"wrn-pipe repro {runs[0].run}" in [item.text for item in by_id(read, "ahead").parent.all("li")]
 
 
 def test_nothing_run_at_all(tmp_path, monkeypatch) -> None:
@@ -199,44 +197,6 @@ def test_nothing_run_at_all(tmp_path, monkeypatch) -> None:
     assert read.text.count("No run is finished") == 2
     for claim in [*claims_of("4"), *claims_of("9")]:
         assert claim.text in read.text
-
-
-def test_what_is_not_run_is_listed_with_its_cost(read, tables, root) -> None:
-    waiting = ahead(tables, load(root / PARAMS))
-    for one in waiting:
-        row = by_id(read, page._ahead_id(one))
-        assert one.command in row.text
-        for outlook in one.outlooks:
-            assert f"{100 * outlook.reproduced:.0f} %" in row.text
-            assert f"{outlook.told:.2f}" in row.text
-        assert f" {one.runs} " in row.text
-    assert str(total(one.cost for one in waiting)) in read.text
-
-    def runs_of(network: str) -> list[int]:
-        found = [one for one in waiting if (one.dataset, one.network) == ("cifar10", network)]
-        return [one.runs for one in found if one.protocol == "paper-zca"]
-
-    assert runs_of("WRN-40-1") == [3], "the one run there is not comparable"
-    assert runs_of("WRN-28-10") == [3], "its runs are by the protocol of another table"
-    assert not any(one.network == "WRN-40-2-B(3)" for one in waiting)
-    assert "assumed" in by_id(read, "ahead").parent.text
-
-
-def test_one_training_serves_the_claims_of_two_tables(root) -> None:
-    plan = load(root / PARAMS)
-    waiting = ahead([table(plan, name, []) for name in ("3", "4")], plan)
-    (shared,) = [one for one in waiting if (one.dataset, one.network) == ("cifar10", "WRN-40-2")]
-    assert [claim.text for claim in shared.claims] == ["5.43", "5.33"]
-    assert (shared.runs, shared.seeds) == (3, 3)
-    assert shared.cost == shared.each * 3
-
-
-def test_a_planned_run_without_a_result_is_unfinished(root, runs) -> None:
-    plan = load(root / PARAMS)
-    assert unfinished(plan, [run.run for run in runs]) == []
-    (one,) = unfinished(plan, [run.run for run in runs[1:]])
-    assert one.run == runs[0].run
-    assert one.cost.cpu_hours > one.cost.gpu_hours > 0
 
 
 def test_points_are_the_papers_and_ours(root) -> None:

@@ -23,58 +23,42 @@ IGNORED = Path(".dvcignore")
 CARD = "card.json"
 
 
-@dataclass(frozen=True)
-class Content:
-    """What dvc.lock records of a file or folder."""
-
-    md5: str
-    size: int
-    nfiles: int | None
-    """None for a file."""
-
-    def __str__(self) -> str:
-        files = "" if self.nfiles is None else f" in {self.nfiles} files"
-        return f"md5 {self.md5[:12]}, {self.size} bytes{files}"
-
-
 @dataclass
 class Disk:
-    """The contents of the files here, each read once."""
+    """The md5s of the files here, each read once."""
 
     root: Path
-    _files: dict[str, Content] = field(default_factory=dict)
+    _files: dict[str, str] = field(default_factory=dict)
 
     def is_here(self, path: str) -> bool:
         """A data folder of which only the card is here, as in a bundle, is not."""
         place = self.root / path
         return place.exists() and not (place.is_dir() and [p.name for p in place.iterdir()] == [CARD])
 
-    def content(self, path: str) -> Content:
-        """As DVC records it: the md5 of a file's bytes, or of a folder's list of names and md5s."""
+    def md5(self, path: str) -> str:
+        """As DVC records it: of a file's bytes, or of a folder's list of names and md5s."""
         place = self.root / path
-        if place.is_file():
-            if path not in self._files:
-                self._files[path] = Content(file_digest(place, "md5"), place.stat().st_size, None)
-            return self._files[path]
-        files = {name: self.content(f"{path}/{name}") for name in self.names(path)}
-        md5 = listing_md5({name: file.md5 for name, file in files.items()})
-        return Content(md5, sum(file.size for file in files.values()), len(files))
+        if not place.is_file():
+            return listing_md5({name: self.md5(f"{path}/{name}") for name in self.names(path)})
+        if path not in self._files:
+            self._files[path] = file_digest(place, "md5")
+        return self._files[path]
 
     def names(self, folder: str) -> list[str]:
         """The files in a folder that DVC counts, by their names below it."""
         here = self.root / folder
         files = (path.relative_to(here) for path in here.rglob("*") if path.is_file())
-        ignored = [line for line in self._ignore if line and not line.startswith("#")]
         return sorted(
             path.as_posix()
             for path in files
-            if not any(fnmatch.fnmatchcase(part, pattern) for part in path.parts for pattern in ignored)
+            if not any(fnmatch.fnmatchcase(part, pattern) for part in path.parts for pattern in self._ignored)
         )
 
     @cached_property
-    def _ignore(self) -> list[str]:
+    def _ignored(self) -> list[str]:
         ignore = self.root / IGNORED
-        return ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
+        lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
+        return [line for line in lines if line and not line.startswith("#")]
 
 
 def check(disk: Disk, dag: Sequence[Stage], stages: dict[str, Any], *, data: bool = True) -> Iterator[Finding]:
@@ -83,23 +67,22 @@ def check(disk: Disk, dag: Sequence[Stage], stages: dict[str, Any], *, data: boo
     `data` false leaves out data/.
     """
     params = YAML(typ="safe", pure=True).load((disk.root / PARAMS).read_text(encoding="utf-8"))
-    records: dict[str, list[tuple[Stage, Content]]] = {}
-    """By path what the stages recorded of it, in the order of dvc.yaml: who writes it first."""
+    records: dict[str, list[tuple[Stage, str]]] = {}
+    """By path the md5s that stages recorded of it, in the order of dvc.yaml: who writes it first."""
     for stage in dag:
         entry = stages.get(stage.name)
         yield _entry(disk, stage, entry, params)
         for part, listed in (("outs", stage.outs), ("deps", stage.deps)):
-            for path, content in _recorded(entry, part).items():
+            for path, md5 in _recorded(entry, part).items():
                 if path in listed and (data or not path.startswith("data/")):
-                    records.setdefault(path, []).append((stage, content))
+                    records.setdefault(path, []).append((stage, md5))
     for path, told in records.items():
         yield _file(disk, path, told, [out for stage in dag for out in stage.outs if out.startswith(f"{path}/")])
 
 
-def _recorded(entry: dict[str, Any] | None, part: str) -> dict[str, Content]:
+def _recorded(entry: dict[str, Any] | None, part: str) -> dict[str, str]:
     """What an entry of dvc.lock has of the files and folders that its stage wrote (outs) or read (deps)."""
-    found = (entry or {}).get(part, ())
-    return {e["path"]: Content(str(e.get("md5")), e.get("size", -1), e.get("nfiles")) for e in found}
+    return {each["path"]: str(each.get("md5")) for each in (entry or {}).get(part, ())}
 
 
 def _entry(disk: Disk, stage: Stage, entry: dict[str, Any] | None, params: dict[str, Any]) -> Finding:
@@ -129,8 +112,8 @@ def _value(params: Any, name: str) -> Any:
     return params
 
 
-def _file(disk: Disk, path: str, told: Sequence[tuple[Stage, Content]], inside: Sequence[str]) -> Finding:
-    """A file or folder against what stages `told` of it. `inside`: what others write in the folder."""
+def _file(disk: Disk, path: str, told: Sequence[tuple[Stage, str]], inside: Sequence[str]) -> Finding:
+    """A file or folder against the md5s that stages `told` of it. `inside`: what others write in the folder."""
     stage = told[0][0]
     if not all(disk.is_here(out) for out in inside):
         return unchecked(path, "not all of it is here")
@@ -138,12 +121,12 @@ def _file(disk: Disk, path: str, told: Sequence[tuple[Stage, Content]], inside: 
         if path in stage.outs and path not in stage.committed:
             return unchecked(path, "not here", to_have(stage.name, disk.root))
         return wrong(path, "not found", f"git checkout {path}, or wrn-pipe repro {stage.name}")
-    found = disk.content(path)
-    unlike = [(stage, content) for stage, content in told if content != found]
+    found = disk.md5(path)
+    unlike = [(stage, md5) for stage, md5 in told if md5 != found]
     if not unlike:
-        return right(path, f"{found} as in dvc.lock")
-    stage, expected = unlike[0]
-    how = "written" if path in stage.outs else "read"
+        return right(path, f"md5 {found[:12]} as in dvc.lock")
+    stage, md5 = unlike[0]
+    how = f"as {'written' if path in stage.outs else 'read'} by {stage.name}"
     if len(unlike) == len(told):
-        return wrong(path, f"{found}, where dvc.lock has {expected} as {how} by {stage.name}")
-    return wrong(f"{LOCK}: {stage.name}", f"has {path} as {expected}, which is {found} here and in other entries")
+        return wrong(path, f"md5 {found[:12]}, where dvc.lock has {md5[:12]} {how}")
+    return wrong(f"{LOCK}: {stage.name}", f"has {path} as {md5[:12]}, which is {found[:12]} here and in other entries")

@@ -141,8 +141,7 @@ def recorded(members: dict[str, bytes], folder: Path) -> dict[str, bytes]:
     lock = yaml.load(members["dvc.lock"].decode())
     for entry in (e for stage in lock["stages"].values() for part in ("deps", "outs") for e in stage.get(part, ())):
         if disk.is_here(entry["path"]):
-            content = disk.content(entry["path"])
-            entry.update(md5=content.md5, size=content.size)
+            entry.update(md5=disk.md5(entry["path"]))
     with (folder / "dvc.lock").open("wb") as file:
         yaml.dump(lock, file)
     return described(members | {"dvc.lock": (folder / "dvc.lock").read_bytes()})

@@ -4,13 +4,12 @@ import importlib
 import json
 import os
 import re
-import stat
-import struct
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from copy import copy as copy_of
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
@@ -260,17 +259,11 @@ def test_it_says_what_it_is_made_of_and_replaces_only_its_like(copy: Project) ->
     assert described.why.endswith(f"made at commit {head} (with edits that are not committed)")
 
 
-def entry(name: str, content: bytes = b"x", mode: int = stat.S_IFREG | 0o644) -> tuple[zipfile.ZipInfo, bytes]:
-    about = zipfile.ZipInfo(name)
-    about.external_attr = mode << 16
-    return about, content
-
-
-def hostile(*entries: tuple[zipfile.ZipInfo, bytes], kind: int = zipfile.ZIP_STORED) -> Callable[[Path], None]:
+def hostile(*names: str, kind: int = zipfile.ZIP_STORED) -> Callable[[Path], None]:
     def make(path: Path) -> None:
-        with zipfile.ZipFile(path, "w") as opened:
-            for about, content in entries:
-                opened.writestr(about, content, kind)
+        with zipfile.ZipFile(path, "w", kind) as opened:
+            for name in names:
+                opened.writestr(zipfile.ZipInfo(name), b"0" * 10_000, kind)
 
     return make
 
@@ -279,30 +272,17 @@ def overlapping(path: Path) -> None:
     """Many names for one large member: as ZIP bombs do that need no compression."""
     with zipfile.ZipFile(path, "w") as opened:
         opened.writestr("a", b"0" * 10_000)
-        opened.filelist += [_alias(opened.filelist[0], f"a{k}") for k in range(20)]
-
-
-def _alias(member: zipfile.ZipInfo, name: str) -> zipfile.ZipInfo:
-    about = zipfile.ZipInfo(name)
-    for key in ("CRC", "compress_size", "file_size", "header_offset", "external_attr", "create_system"):
-        setattr(about, key, getattr(member, key))
-    return about
-
-
-def lying_about_its_size(path: Path) -> None:
-    hostile(entry("a", b"0" * 100))(path)
-    content = path.read_bytes()
-    at = content.index(b"PK\x01\x02")
-    path.write_bytes(content[: at + 24] + struct.pack("<I", 10) + content[at + 28 :])
+        for k in range(20):
+            alias = copy_of(opened.filelist[0])
+            alias.filename = alias.orig_filename = f"a{k}"
+            opened.filelist.append(alias)
 
 
 HOSTILE: dict[str, Callable[[Path], None]] = {
-    "a file as folder": hostile(entry("a"), entry("a/b")),
-    "a bomb": hostile(entry("a", b"0" * 1_000_000), kind=zipfile.ZIP_DEFLATED),
-    "a bomb by bzip2": hostile(entry("a", b"0" * 1_000_000), kind=zipfile.ZIP_BZIP2),
+    "a file as folder": hostile("a", "a/b"),
+    "a bomb": hostile("a", kind=zipfile.ZIP_DEFLATED),
     "overlapping": overlapping,
-    "a lie about a size": lying_about_its_size,
-    "no archive": lambda path: path.write_text("hello"),
+    "other bytes": lambda path: path.write_text("hello"),
     "nothing": lambda path: None,
 }
 
@@ -311,7 +291,7 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
 def test_no_member_is_written_outside_the_folder(tmp_path: Path, name: str) -> None:
     to = tmp_path / "in" / "side"
     to.mkdir(parents=True)
-    hostile(entry(name))(tmp_path / "x.zip")
+    hostile(name)(tmp_path / "x.zip")
     (written,) = unpack(tmp_path / "x.zip", to)
     files = {path for path in tmp_path.rglob("*") if path.is_file()}
     assert files == {tmp_path / "x.zip", to / written}
@@ -329,12 +309,6 @@ def test_a_hostile_archive_is_refused_and_nothing_written(tmp_path: Path, what: 
     assert refusal.value.remedy
     left = {after for after in tmp_path.rglob("*") if after not in before}
     assert left <= {to / "a"}, "only a member that its checksum refuses is begun"
-
-
-def test_what_an_archive_calls_a_link_is_unpacked_as_a_file(tmp_path: Path) -> None:
-    hostile(entry("a", b"/etc/passwd", stat.S_IFLNK | 0o777))(tmp_path / "x.zip")
-    unpack(tmp_path / "x.zip", tmp_path / "in")
-    assert not (tmp_path / "in" / "a").is_symlink()
 
 
 def test_chosen_runs_are_compared_and_verified_without_the_others(copy: Project, tmp_path: Path) -> None:

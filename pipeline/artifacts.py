@@ -136,13 +136,13 @@ def write_history(path: Path, history: Iterable[EpochRecord]) -> None:
         writer.writerows(asdict(row) for row in history)
 
 
-def read_history(path: Path) -> list[EpochRecord]:
-    """Raises UserError with the line for a row that is not one of numbers."""
+def read_history(path: Path, again: str | None = None) -> list[EpochRecord]:
+    """Raises UserError, with `again` as the command that writes it, for a file without epochs 1 to n, one a row."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = csv.DictReader(file)
             try:
-                return [
+                history = [
                     EpochRecord(
                         int(row["epoch"]),
                         float(row["learning_rate"]),
@@ -153,9 +153,28 @@ def read_history(path: Path) -> list[EpochRecord]:
                     for row in rows
                 ]
             except (KeyError, TypeError, ValueError) as error:
-                raise _unreadable(path, f"line {rows.line_num}: {error!r}") from None
+                raise _unreadable(path, f"line {rows.line_num}: {error!r}", again) from None
     except OSError as error:
-        raise _unreadable(path, error.strerror or str(error)) from None
+        raise _unreadable(path, error.strerror or str(error), again) from None
+    if [row.epoch for row in history] != list(range(1, len(history) + 1)):
+        raise _unreadable(path, f"its epochs are not 1 to {len(history)}, one a row", again)
+    return history
+
+
+def read_record(path: Path, again: str | None = None, *keys: str) -> dict[str, Any]:
+    """run.json, metrics.json or digests.json as it is, for those who show all that it says.
+
+    Raises UserError, with `again` as the command that writes it, for another file than an object with these `keys`.
+    """
+    try:
+        record = dict(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error), again) from None
+    except (ValueError, TypeError) as error:
+        raise _unreadable(path, f"not a record of a run: {error!r}", again) from None
+    if lacking := [key for key in keys if key not in record]:
+        raise _unreadable(path, f"it does not say {', '.join(lacking)}", again)
+    return record
 
 
 def write_weights(path: Path, state: "Mapping[str, Tensor]") -> None:
@@ -260,8 +279,9 @@ def read_checkpoint(path: Path) -> "tuple[Progress, dict[str, Tensor]]":
     return Progress(**{**about, "history": [EpochRecord(**row) for row in about["history"]]}), load(content)
 
 
-def _unreadable(path: Path, why: str) -> UserError:
-    return UserError(f"{path} cannot be read ({why})", _restore(path))
+def _unreadable(path: Path, why: str, again: str | None = None) -> UserError:
+    remedy = f"it is written by: {again}" if again else _restore(path)
+    return UserError(f"{path} cannot be read ({why})", remedy)
 
 
 def _restore(path: Path) -> str:

@@ -42,15 +42,13 @@ def bundle(
         plan.run(run_id)
     refuse_kept(to, "--to")
     if to.exists() and not is_bundle(to):
-        raise UserError(
-            f"--to {to} is there and is no archive of this command", "write it under another name: --to FILE"
-        )
-    members, checkout = bundle(plan, to, run_stage, run or ())
-    size, digest = sum(member.size for member in members), sha256(to)
+        raise UserError(f"--to {to} is not an archive of this command", "write it under another name: --to FILE")
+    files, checkout = bundle(plan, to, run_stage, run or ())
+    size, digest = to.stat().st_size, sha256(to)
     if json:
-        told = {"archive": str(to), "files": len(members), "bytes": to.stat().st_size, "sha256": digest}
+        told = {"archive": str(to), "files": files, "bytes": size, "sha256": digest}
         typer.echo(dumps({**told, "commit": checkout.commit, "dirty": checkout.dirty}, indent=2))
         return
-    typer.echo(f"{to}: {len(members)} files, {size / 1e6:.1f} MB, sha256 {digest}")
+    typer.echo(f"{to}: {files} files, {size / 1e6:.1f} MB, sha256 {digest}")
     typer.echo(f"Made at {checkout}.")
     typer.echo(f"Whoever has wrn-pipe checks it anywhere, offline: wrn-pipe verify --bundle {to.name}")

@@ -1,4 +1,4 @@
-"""wrn-pipe explain: the story of one place of the paper's tables."""
+"""wrn-pipe explain: what stands behind one place of the paper's tables."""
 
 from typing import Annotated
 

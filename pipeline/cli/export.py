@@ -24,28 +24,26 @@ def export(
     WRN-d-k with B(3,3). safetensors.torch.load_file(FILE) is the state dict; the file's metadata say which run it is,
     and how its images were preprocessed, in the words of params.yaml.
     """
+    from pipeline.artifacts import read_record
     from pipeline.cli.outputs import refuse_kept
     from pipeline.errors import UserError
     from pipeline.runner.params_file import load
 
-    plan = load()
-    plan.run(run)
-    weights, record = (Path("models") / run / name for name in ("model.safetensors", "run.json"))
-    for path in (weights, record):
-        if not path.is_file():
-            raise UserError(f"{path} not found", f"wrn-pipe repro train@{run}, or dvc pull if a remote is set up")
+    load().run(run)
+    again = f"wrn-pipe repro train@{run}, or dvc pull if a remote is set up"
+    weights = Path("models") / run / "model.safetensors"
+    if not weights.is_file():
+        raise UserError(f"{weights} not found", again)
+    told = read_record(weights.with_name("run.json"), again, "network", "protocol")  # whatever params.yaml says by now
     if not to.parent.is_dir():
         raise UserError(f"--to {to}: no folder {to.parent}", "name a file in a folder that exists")
     refuse_kept(to, "--to")
-    import json
-
     from safetensors.torch import load_file, save
 
     from pipeline.models.names import parse
     from pipeline.models.weights import in_layout
     from pipeline.publish import new_file
 
-    told = json.loads(record.read_text(encoding="utf-8"))  # what these weights are, whatever params.yaml says by now
     tensors = in_layout(parse(told["network"]), load_file(weights), layout)
     about = {"run": run, "network": told["network"], "preprocessing": told["protocol"]["preprocessing"]}
     new_file(to, save(tensors, about | {"layout": layout}))

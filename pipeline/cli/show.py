@@ -1,4 +1,4 @@
-"""wrn-pipe show: the story of one run."""
+"""wrn-pipe show: where the number of one run comes from."""
 
 from typing import Annotated
 

@@ -49,7 +49,7 @@ def _command(run_id: str, steps: int | None) -> str:
 
 def _compare(run_id: str, steps: int | None, home: Path) -> None:
     from pipeline.errors import WrnPipeError
-    from pipeline.evidence.step_checksums import first_difference, unrepeatable_kernels
+    from pipeline.evidence.step_checksums import first_difference
     from pipeline.progress import say
 
     _remove(home)
@@ -59,20 +59,13 @@ def _compare(run_id: str, steps: int | None, home: Path) -> None:
         say(f"training {run_id} in {folder}")
         code = _child(run_id, folder, steps)
         if code < 0:
-            memory = ", as the system does when memory is short" if code == -signal.SIGKILL else ""
-            raise WrnPipeError(
-                f"run {run_id}: the training in {folder} was killed by {signal.Signals(-code).name}{memory}",
-                f"start again with: {_command(run_id, steps)}",
-            )
+            what = f"run {run_id}: the training in {folder} was killed by {signal.Signals(-code).name}"
+            raise WrnPipeError(what, f"start again with: {_command(run_id, steps)}")
         if code:  # it has said why
             raise typer.Exit(code)
     if found := first_difference(*folders):
-        kernels = ", ".join(unrepeatable_kernels(*folders))
-        known = f"these kernels have no repeatable form: {kernels}" if kernels else "no kernel is known not to repeat"
-        raise WrnPipeError(
-            f"run {run_id} does not repeat to the bit: {found}; {known}; both are kept in {home}",
-            "run wrn-pipe doctor, and keep the number of threads",
-        )
+        what = f"run {run_id} does not repeat to the bit: {found}; both are kept in {home}"
+        raise WrnPipeError(what, "run wrn-pipe doctor, and keep the number of threads")
     done = f"{steps} steps" if steps else "all steps"
     typer.echo(f"{run_id}: two trainings of {done} are equal in every weight, momentum and statistic after every step")
     _remove(home)
@@ -92,13 +85,9 @@ def _child(run_id: str, folder: Path, steps: int | None) -> int:
     with ExitStack() as stack:
         with children_hear_no_signal():
             child = subprocess.Popen(command)
-            stack.callback(_end, child)
+            stack.callback(child.wait)
+            stack.callback(child.kill)
         return child.wait()
-
-
-def _end(child: "subprocess.Popen[bytes]") -> None:
-    child.kill()
-    child.wait()
 
 
 def _train(run_id: str, folder: str, steps: int | None) -> None:

@@ -45,7 +45,7 @@ def ui(
             raise UserError(f"port {port} is in use", f"wrn-pipe ui --port {port + 1}") from None
     sync_all(load(), lambda line: None if line.startswith(SAME) else typer.echo(line))
     with explained():
-        _, (experiment, *_) = connect()
+        _, experiment = connect()
     typer.echo("starting MLflow's server", err=True)
     server = subprocess.Popen(
         [

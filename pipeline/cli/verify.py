@@ -25,7 +25,7 @@ def verify(
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="With --deeper: so many epochs only. Default: all.", show_default=False)
+        int | None, typer.Option(min=1, help="With --deeper: only this many epochs. Default: all.", show_default=False)
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Check an archive of wrn-pipe bundle instead, anywhere.")
@@ -44,38 +44,27 @@ def verify(
     checked, and is not wrong.
     """
     from pipeline.errors import UserError
+    from pipeline.evidence import bundling, verification
+    from pipeline.runner.params_file import load
 
     if epochs is not None and deeper is None:
         raise UserError("--epochs without --deeper", "wrn-pipe verify --deeper RUN --epochs 1")
-    if bundle is not None and (deep or deeper):
-        raise UserError("--bundle with --deep or --deeper: an archive has no data", "unpack it where the data is")
     if bundle is not None:
-        mend = "Get the archive again from whoever made it: these files are not as it, or the others, say."
+        if deep or deeper:
+            raise UserError("--bundle with --deep or --deeper: an archive has no data", "unpack it where the data is")
+        fix = "Get the archive again from whoever made it: these files are not as it, or the others, say."
         absent = "Not checked is what needs the images, which no archive has, or this code where another made it."
-        _report(_bundle(bundle), json, mend, absent)
+        _report(bundling.check(bundle, run_stage), json, fix, absent)
         return
-    mend = (
+    plan = load()
+    if deeper is not None:
+        plan.run(deeper)
+    fix = (
         "To get them right: git checkout what you did not mean to edit, then dvc checkout,\n"
         "or wrn-pipe repro to make again what follows from your edits."
     )
     absent = "Not checked is what is not here, has nothing here to be compared with, or takes long: each line says why."
-    _report(_here(deep, deeper, epochs), json, mend, absent)
-
-
-def _here(deep: bool, deeper: str | None, epochs: int | None) -> "Iterable[Finding]":
-    from pipeline.evidence.verification import verify
-    from pipeline.runner.params_file import load
-
-    plan = load()
-    if deeper is not None:
-        plan.run(deeper)
-    yield from verify(plan, run_stage, deep=deep, deeper=deeper, epochs=epochs)
-
-
-def _bundle(path: Path) -> "Iterable[Finding]":
-    from pipeline.evidence.bundling import check
-
-    yield from check(path, run_stage)
+    _report(verification.verify(plan, run_stage, deep=deep, deeper=deeper, epochs=epochs), json, fix, absent)
 
 
 def run_stage(command: str) -> None:
@@ -87,14 +76,14 @@ def run_stage(command: str) -> None:
     words = command.split()
     module = words[2].removeprefix("stages.") if len(words) > 2 else ""
     if words[:2] != ["python", "-m"] or module not in TELLING:
-        raise UserError(f"{command!r} is no command that verify runs", "see dvc.yaml")
+        raise UserError(f"verify does not run {command!r}", "see dvc.yaml")
     import_module(f"stages.{module}").main(*words[3:])
 
 
-def _report(findings: "Iterable[Finding]", json: bool, mend: str, absent: str) -> None:
+def _report(findings: "Iterable[Finding]", json: bool, fix: str, absent: str) -> None:
     """Print each finding as it comes, then how many there are and what to do; exit 1 if any is wrong.
 
-    `mend` is said when some are wrong, `absent` when some are only not checked.
+    `fix` is said when some are wrong, `absent` when some are only not checked.
     """
     from dataclasses import asdict
     from json import dumps
@@ -113,7 +102,7 @@ def _report(findings: "Iterable[Finding]", json: bool, mend: str, absent: str) -
         typer.echo(f"{counted['right']} right, {counted['wrong']} wrong, {counted['unchecked']} not checked.")
         if counted["wrong"]:
             named = ", ".join(dict.fromkeys(each.path for each in found if each.state == "wrong"))
-            typer.echo(f"Wrong: {named}\n{mend}")
+            typer.echo(f"Wrong: {named}\n{fix}")
         elif counted["unchecked"]:
             typer.echo(absent)
     if counted["wrong"]:

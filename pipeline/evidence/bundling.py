@@ -5,7 +5,6 @@ it is therefore what `wrn-pipe verify` does, in a folder where the data is not. 
 are made again by the code of whoever checks.
 """
 
-import hashlib
 import subprocess
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
@@ -17,21 +16,21 @@ from pipeline.comparison.results import Result, load_results
 from pipeline.data.beton import sha256
 from pipeline.dvc_lock import LOCK
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.evidence import archive, crate
-from pipeline.evidence.crate import Checkout, Member
-from pipeline.evidence.findings import Finding, right, unchecked, wrong
+from pipeline.evidence import archive
+from pipeline.evidence.archive import DESCRIPTION, LICENCES, Checkout
+from pipeline.evidence.findings import Finding, right, wrong
 from pipeline.evidence.lock_check import CARD, IGNORED, Disk
 from pipeline.evidence.regenerate import Run
 from pipeline.evidence.verification import verify
 from pipeline.params import PARAMS, Plan
 from pipeline.provenance import commit
-from pipeline.publish import json_text
-from pipeline.runner.dag import DAG, Stage, stages
+from pipeline.publication.paper import PAPER
+from pipeline.runner.dag import DAG, stages
 from pipeline.runner.params_file import load
 
 _OWN = Path(__file__).resolve().parents[2]
 """Where the code is that runs."""
-_NEEDED = (crate.NAME, crate.LICENCES, str(LOCK), str(PARAMS), str(DAG))
+_NEEDED = (DESCRIPTION, LICENCES, str(LOCK), str(PARAMS), str(DAG))
 
 
 def is_bundle(path: Path) -> bool:
@@ -39,11 +38,11 @@ def is_bundle(path: Path) -> bool:
     return archive.holds(path, *_NEEDED)
 
 
-def bundle(plan: Plan, to: Path, run: Run, runs: Collection[str] = ()) -> tuple[list[Member], Checkout]:
+def bundle(plan: Plan, to: Path, run: Run, runs: Collection[str] = ()) -> tuple[int, Checkout]:
     """Write the archive of the repository in the current folder; the same files and commit give the same bytes.
 
     `runs`: those whose weights and predictions it has; empty for all. The small records of the others, of which the
-    tables are made as well, are always in it.
+    tables are made as well, are always in it. Returns the number of files.
     Raises WrnPipeError when something here is wrong, as a bundle would say the same of it elsewhere, or not here.
     """
     wanted = names(plan, runs or plan.runs)
@@ -53,12 +52,10 @@ def bundle(plan: Plan, to: Path, run: Run, runs: Collection[str] = ()) -> tuple[
             general = "wrn-pipe repro" if absent else "wrn-pipe verify lists all, and what to do"
             raise WrnPipeError(f"{finding.path}: {finding.why}", finding.fix or general)
     contents: dict[str, bytes | Path] = {name: Path(name) for name in wanted}
-    contents[crate.LICENCES] = crate.licences(plan).encode()
-    members = [_member(name, content) for name, content in sorted(contents.items())]
+    contents[LICENCES] = _licences(plan).encode()
     checkout = _checkout()
-    contents[crate.NAME] = json_text(crate.metadata(members, checkout)).encode()
-    archive.write(to, contents)
-    return members, checkout
+    archive.write(to, contents, checkout)
+    return len(contents), checkout
 
 
 def names(plan: Plan, runs: Collection[str]) -> list[str]:
@@ -73,25 +70,37 @@ def names(plan: Plan, runs: Collection[str]) -> list[str]:
     return sorted(kept - left_out)
 
 
-def _member(name: str, content: bytes | Path) -> Member:
-    if isinstance(content, Path):
-        return Member(name, content.stat().st_size, sha256(content))
-    return Member(name, len(content), hashlib.sha256(content).hexdigest())
-
-
 def _checkout() -> Checkout:
     head, dirty = commit()
     done = subprocess.run(["git", "show", "-s", "--format=%cI", "HEAD"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise UserError(
-            "this folder has no commit of git", "git init, git add -A and git commit, or clone the repository"
-        )
+        what, fix = "this folder has no commit", "git init, git add -A and git commit, or clone the repository"
+        raise UserError(what, fix)
     return Checkout(head, done.stdout.strip(), dirty)
+
+
+def _licences(plan: Plan) -> str:
+    """LICENCES.md: on what terms the data may be used, and why it is not here."""
+    lines = [
+        "# Licences and citations",
+        "",
+        f"The numbers compared with: {PAPER.citation}",
+        PAPER.url,
+        "",
+        "The images are not in this archive: nobody gave leave to pass them on with it. The cards hold the digests of",
+        "what was trained on, params.yaml says where it comes from, `wrn-pipe repro download` fetches and checks it.",
+        "The predictions hold the labels of the test images and no pixel.",
+        "",
+    ]
+    for name, dataset in plan.datasets.items():
+        lines += [f"## {dataset.title} ({name})", "", f"- home page: {dataset.homepage}"]
+        lines += [f"- licence: {dataset.licence}", f"- cite: {dataset.citation}", ""]
+    return "\n".join(lines)
 
 
 @contextmanager
 def _unpacked(path: Path) -> Iterator[list[str]]:
-    """Be in a folder with an archive's files; their names. Raises UserError when it is none, or a hostile one."""
+    """Be in a folder with an archive's files; their names. Raises UserError as archive.unpack does."""
     with tempfile.TemporaryDirectory() as name:
         members = archive.unpack(path, Path(name))
         with chdir(name):
@@ -101,15 +110,15 @@ def _unpacked(path: Path) -> Iterator[list[str]]:
 def gathered(plan: Plan, paths: Sequence[Path]) -> tuple[Plan, list[Result]]:
     """The runs whose predictions are in archives: a plan that has those alone, with the margins of `plan`, and results.
 
-    Nothing is checked but what is read. Raises UserError for a file that is no archive or holds a broken record, and
-    for a run that two of them have: it would count twice.
+    Nothing is checked but what is read. Raises UserError for another file, for one with a broken record, and for a run
+    that two of them have: it would count twice.
     """
     datasets, runs, results = dict(plan.datasets), {}, []
     origin: dict[str, Path] = {}
     """Of each run, the archive that has it."""
     for path in paths:
         if not is_bundle(path):
-            raise UserError(f"{path} is no archive of wrn-pipe bundle", "name one, or leave --bundle out")
+            raise UserError(f"{path}: not an archive of wrn-pipe bundle", "name one, or leave --bundle out")
         with _unpacked(path) as members:
             try:
                 its, found = load(), load_results(Path())
@@ -128,68 +137,42 @@ def gathered(plan: Plan, paths: Sequence[Path]) -> tuple[Plan, list[Result]]:
 
 
 def check(path: Path, run: Run) -> Iterator[Finding]:
-    """Findings on an archive, wherever it is. Raises UserError when it is none, or a hostile one."""
+    """Findings on an archive, wherever it is. Raises UserError as archive.unpack does."""
     with _unpacked(path) as members:
         lacking = [name for name in _NEEDED if name not in members]
         yield from (wrong(name, "is not in the archive") for name in lacking)
         made = None
-        if crate.NAME in members:
+        if DESCRIPTION in members:
             try:
-                told, made = crate.read(Path(crate.NAME).read_text(encoding="utf-8"))
+                told, made = archive.read_description(Path(DESCRIPTION).read_text(encoding="utf-8"))
             except ValueError as error:
-                yield wrong(crate.NAME, f"does not describe the archive: {error}")
+                yield wrong(DESCRIPTION, f"does not describe the archive: {error}")
             else:
                 yield from _described(told, made, members)
         if {str(LOCK), str(PARAMS), str(DAG)}.isdisjoint(lacking):
-            yield from _recomputed(load(), run, made)
+            at = "its commit" if made is None else f"{made.commit}{', with edits that nobody committed,' * made.dirty}"
+            code = next((name for name in members if _is_other_code(name)), None)
+            other = f"made by other code than this: {code} differs; git checkout {at} and check it by that"
+            for finding in verify(load(), run, other_code=other if code else ""):
+                yield replace(finding, why=finding.why.replace("not here", "not in the archive"), fix="")
 
 
-def _described(told: dict[str, Member], made: Checkout, members: Sequence[str]) -> Iterator[Finding]:
+def _described(told: dict[str, str], made: Checkout, members: Sequence[str]) -> Iterator[Finding]:
     """The archive's files against its own description of them."""
     alike = 0
-    for name in sorted({*told, *members} - {crate.NAME}):
+    for name in sorted({*told, *members} - {DESCRIPTION}):
         if name not in told:
-            yield wrong(name, f"is in the archive, and {crate.NAME} does not describe it")
+            yield wrong(name, f"is in the archive, and {DESCRIPTION} does not describe it")
         elif name not in members:
-            yield wrong(name, f"is not in the archive, although {crate.NAME} describes it")
-        elif (found := _member(name, Path(name))) != told[name]:
-            yield wrong(name, f"sha256 {found.sha256[:12]}, where {crate.NAME} has {told[name].sha256[:12]}")
+            yield wrong(name, f"is not in the archive, although {DESCRIPTION} describes it")
+        elif (found := sha256(Path(name))) != told[name]:
+            yield wrong(name, f"sha256 {found[:12]}, where {DESCRIPTION} has {told[name][:12]}")
         else:
             alike += 1
-    yield right(crate.NAME, f"{alike} files have the size and sha256 that it says; made at {made}")
+    yield right(DESCRIPTION, f"{alike} files have the sha256 that it says; made at {made}")
 
 
-def _recomputed(plan: Plan, run: Run, made: Checkout | None) -> Iterator[Finding]:
-    """What verify finds, without advice that helps in a checkout alone; unchecked what other code than this made."""
-    dag = [stage for stage in stages(Path.cwd()) if stage.in_git]
-    elsewhere = {stage.command: (stage.outs, code) for stage in dag if (code := _other_code(stage))}
-    remade: dict[str, str] = {}
-    """A result -> the file of other code that made it. From then on, it is wrong for not being what this code makes."""
-
-    def noted(command: str) -> None:
-        remade.update(dict.fromkeys(*elsewhere.get(command, ((), ""))))
-        run(command)
-
-    at = "its commit" if made is None else f"{made.commit}{', with edits that nobody committed,' * made.dirty}"
-    for finding in verify(plan, noted):
-        if finding.state == "wrong" and (code := remade.get(finding.path)):
-            why = f"made by other code than this: {code} differs; git checkout {at} and check it by that"
-            yield unchecked(finding.path, why)
-        else:
-            yield replace(finding, why=finding.why.replace("not here", "not in the archive"), fix="")
-
-
-def _other_code(stage: Stage) -> str | None:
-    """The first of the archive's files of code that the stage runs, or what lies beside it, that is not as here.
-
-    One that only is here changes nothing unless another, which is in both, differs and uses it.
-    """
-    disk = Disk(Path.cwd())
-    for path in stage.deps:
-        if path.split("/")[0] in ("pipeline", "stages"):
-            names = [f"{path}/{name}" for name in disk.names(path)] if Path(path).is_dir() else [path]
-            for name in names:
-                here, own = Path(name), _OWN / name
-                if here.is_file() and not (own.is_file() and own.read_bytes() == here.read_bytes()):
-                    return name
-    return None
+def _is_other_code(name: str) -> bool:
+    own = _OWN / name
+    code = name.split("/")[0] in ("pipeline", "stages")
+    return code and not (own.is_file() and own.read_bytes() == Path(name).read_bytes())

@@ -4,7 +4,6 @@
 """
 
 import fnmatch
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,54 +23,39 @@ IGNORED = Path(".dvcignore")
 CARD = "card.json"
 
 
-@dataclass(frozen=True)
-class Content:
-    """What dvc.lock records of a file or folder."""
-
-    md5: str
-    size: int
-    nfiles: int | None
-    """None for a file."""
-
-    def __str__(self) -> str:
-        files = "" if self.nfiles is None else f" in {self.nfiles} files"
-        return f"md5 {self.md5[:12]}, {self.size} bytes{files}"
-
-
 @dataclass
 class Disk:
-    """The contents of the files here, each read once."""
+    """The md5s of the files here, each read once."""
 
     root: Path
-    _files: dict[str, Content] = field(default_factory=dict)
+    _files: dict[str, str] = field(default_factory=dict)
 
     def is_here(self, path: str) -> bool:
         """A data folder of which only the card is here, as in a bundle, is not."""
         place = self.root / path
         return place.exists() and not (place.is_dir() and [p.name for p in place.iterdir()] == [CARD])
 
-    def content(self, path: str) -> Content:
-        """As DVC records it: the md5 of a file's bytes, or of a folder's list of names and md5s."""
+    def md5(self, path: str) -> str:
+        """As DVC records it: of a file's bytes, or of a folder's list of names and md5s."""
         place = self.root / path
-        if place.is_file():
-            if path not in self._files:
-                self._files[path] = Content(file_digest(place, "md5"), place.stat().st_size, None)
-            return self._files[path]
-        files = {name: self.content(f"{path}/{name}") for name in self.names(path)}
-        md5 = listing_md5({name: file.md5 for name, file in files.items()})
-        return Content(md5, sum(file.size for file in files.values()), len(files))
+        if not place.is_file():
+            return listing_md5({name: self.md5(f"{path}/{name}") for name in self.names(path)})
+        if path not in self._files:
+            self._files[path] = file_digest(place, "md5")
+        return self._files[path]
 
     def names(self, folder: str) -> list[str]:
         """The files in a folder that DVC counts, by their names below it."""
         here = self.root / folder
         files = (path.relative_to(here) for path in here.rglob("*") if path.is_file())
-        return sorted(path.as_posix() for path in files if not self._ignored(path))
-
-    def _ignored(self, path: Path) -> bool:
-        return any(fnmatch.fnmatchcase(part, pattern) for part in path.parts for pattern in self._patterns)
+        return sorted(
+            path.as_posix()
+            for path in files
+            if not any(fnmatch.fnmatchcase(part, pattern) for part in path.parts for pattern in self._ignored)
+        )
 
     @cached_property
-    def _patterns(self) -> list[str]:
+    def _ignored(self) -> list[str]:
         ignore = self.root / IGNORED
         lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
         return [line for line in lines if line and not line.startswith("#")]
@@ -83,35 +67,30 @@ def check(disk: Disk, dag: Sequence[Stage], stages: dict[str, Any], *, data: boo
     `data` false leaves out data/.
     """
     params = YAML(typ="safe", pure=True).load((disk.root / PARAMS).read_text(encoding="utf-8"))
-    written: dict[str, Content] = {}
-    read: dict[str, list[tuple[str, Content]]] = {}
+    records: dict[str, list[tuple[Stage, str]]] = {}
+    """By path the md5s that stages recorded of it, in the order of dvc.yaml: who writes it first."""
     for stage in dag:
         entry = stages.get(stage.name)
-        yield from _entry(disk, stage, entry, params)
-        for path, content in _recorded(entry, "outs").items():
-            if path in stage.outs:
-                written[path] = content
-                if data or not path.startswith("data/"):
-                    yield _output(disk, path, content, stage)
-        for path, content in _recorded(entry, "deps").items():
-            if path in stage.deps:
-                read.setdefault(path, []).append((stage.name, content))
-    yield from _inputs(disk, read, written)
+        yield _entry(disk, stage, entry, params)
+        for part, listed in (("outs", stage.outs), ("deps", stage.deps)):
+            for path, md5 in _recorded(entry, part).items():
+                if path in listed and (data or not path.startswith("data/")):
+                    records.setdefault(path, []).append((stage, md5))
+    for path, told in records.items():
+        yield _file(disk, path, told, [out for stage in dag for out in stage.outs if out.startswith(f"{path}/")])
 
 
-def _recorded(entry: dict[str, Any] | None, part: str) -> dict[str, Content]:
+def _recorded(entry: dict[str, Any] | None, part: str) -> dict[str, str]:
     """What an entry of dvc.lock has of the files and folders that its stage wrote (outs) or read (deps)."""
-    found = (entry or {}).get(part, ())
-    return {e["path"]: Content(str(e.get("md5")), e.get("size", -1), e.get("nfiles")) for e in found}
+    return {each["path"]: str(each.get("md5")) for each in (entry or {}).get(part, ())}
 
 
-def _entry(disk: Disk, stage: Stage, entry: dict[str, Any] | None, params: dict[str, Any]) -> Iterator[Finding]:
+def _entry(disk: Disk, stage: Stage, entry: dict[str, Any] | None, params: dict[str, Any]) -> Finding:
     at = f"{LOCK}: {stage.name}"
     if entry is None:
         here = [out for out in stage.outs if disk.is_here(out)]
         why = "dvc.lock has no such stage: it has not run"
-        yield wrong(at, f"{why}, and yet {here[0]} is here") if here else unchecked(at, why, "wrn-pipe repro runs it")
-        return
+        return wrong(at, f"{why}, and yet {here[0]} is here") if here else unchecked(at, why, "wrn-pipe repro runs it")
     before = entry.get("params", {}).get(str(PARAMS), {})
     now = {name: _value(params, name) for name in stage.params}
     differences = []
@@ -120,13 +99,11 @@ def _entry(disk: Disk, stage: Stage, entry: dict[str, Any] | None, params: dict[
     for part, what, listed in (("deps", "inputs", stage.deps), ("outs", "outputs", stage.outs)):
         if set(_recorded(entry, part)) != set(listed):
             differences.append(f"its {what} are not those of dvc.yaml")
-    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    if changed:
+    if changed := [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]:
         differences.append(f"{', '.join(changed)}: not as {PARAMS} has it now")
     if differences:
-        yield wrong(at, "; ".join(differences))
-    else:
-        yield right(at, "command, settings and names of inputs and outputs are those of dvc.yaml and params.yaml")
+        return wrong(at, "; ".join(differences))
+    return right(at, "command, settings and names of inputs and outputs are those of dvc.yaml and params.yaml")
 
 
 def _value(params: Any, name: str) -> Any:
@@ -135,49 +112,21 @@ def _value(params: Any, name: str) -> Any:
     return params
 
 
-def _output(disk: Disk, path: str, expected: Content, stage: Stage) -> Finding:
+def _file(disk: Disk, path: str, told: Sequence[tuple[Stage, str]], inside: Sequence[str]) -> Finding:
+    """A file or folder against the md5s that stages `told` of it. `inside`: what others write in the folder."""
+    stage = told[0][0]
+    if not all(disk.is_here(out) for out in inside):
+        return unchecked(path, "not all of it is here")
     if not disk.is_here(path):
-        if path in stage.committed:
-            return wrong(path, "is not here", f"git checkout {path}, or wrn-pipe repro {stage.name}")
-        return unchecked(path, "not here", to_have(stage.name, disk.root))
-    found = disk.content(path)
-    if found == expected:
-        return right(path, f"{found} as in dvc.lock")
-    names = _differing(disk, path, expected)
-    return wrong(names or path, f"{found}, where dvc.lock has {expected} as written by {stage.name}")
-
-
-def _differing(disk: Disk, path: str, expected: Content) -> str:
-    """The files of a folder that are not as its stage wrote them, as far as DVC's cache still lists these."""
-    listing = disk.root / ".dvc/cache/files/md5" / expected.md5[:2] / expected.md5[2:]
-    if expected.nfiles is None or not (disk.root / path).is_dir() or not listing.is_file():
-        return ""
-    if file_digest(listing, "md5") != expected.md5.removesuffix(".dir"):
-        return ""
-    before = {each["relpath"]: each["md5"] for each in json.loads(listing.read_text(encoding="utf-8"))}
-    now = {name: disk.content(f"{path}/{name}").md5 for name in disk.names(path)}
-    return ", ".join(f"{path}/{n}" for n in sorted({*before, *now}) if before.get(n) != now.get(n))
-
-
-def _inputs(disk: Disk, read: dict[str, list[tuple[str, Content]]], written: dict[str, Content]) -> Iterator[Finding]:
-    """What stages read, by path: against what other stages wrote there, and where none did against the files."""
-    alike = 0
-    for path, readers in read.items():
-        if path not in written and not all(disk.is_here(out) for out in written if out.startswith(f"{path}/")):
-            yield unchecked(path, "not all of it is here")
-            continue
-        if path not in written and not disk.is_here(path):
-            yield wrong(path, f"is not here, and {readers[0][0]} reads it")
-            continue
-        found = written[path] if path in written else disk.content(path)
-        unlike = [(stage, expected) for stage, expected in readers if expected != found]
-        if not unlike:
-            alike += 1
-            continue
-        stage, expected = unlike[0]
-        more = f" and {len(unlike) - 1} more" if len(unlike) > 1 else ""
-        if path in written:
-            yield wrong(f"{LOCK}: {stage}", f"it read {path} as {expected}{more}, which was written as {found}")
-        else:
-            yield wrong(path, f"{found}, where dvc.lock has {expected} as read by {stage}{more}")
-    yield right(LOCK, f"{alike} files and folders are as the stages read them")
+        if path in stage.outs and path not in stage.committed:
+            return unchecked(path, "not here", to_have(stage.name, disk.root))
+        return wrong(path, "not found", f"git checkout {path}, or wrn-pipe repro {stage.name}")
+    found = disk.md5(path)
+    unlike = [(stage, md5) for stage, md5 in told if md5 != found]
+    if not unlike:
+        return right(path, f"md5 {found[:12]} as in dvc.lock")
+    stage, md5 = unlike[0]
+    how = f"as {'written' if path in stage.outs else 'read'} by {stage.name}"
+    if len(unlike) == len(told):
+        return wrong(path, f"md5 {found[:12]}, where dvc.lock has {md5[:12]} {how}")
+    return wrong(f"{LOCK}: {stage.name}", f"has {path} as {md5[:12]}, which is {found[:12]} here and in other entries")

@@ -25,7 +25,7 @@ from pipeline.publication.claims import canonical, check_filters, table_name
 from pipeline.publication.paper import TITLES
 from pipeline.publication.protocols import protocol_of
 from pipeline.runner.dag import Stage, read_dag, with_needed
-from pipeline.runner.dvc import changes
+from pipeline.runner.dvc import ask, only_absent
 from pipeline.runner.remote import to_have
 from pipeline.runner.running_stages import running_stages
 
@@ -34,7 +34,7 @@ SEEDS = 5
 
 
 def of_run(plan: Plan, run_id: str) -> dict[str, Any]:
-    """The story of one run. Raises UserError for one that is not in the plan, or not evaluated."""
+    """Where the number of one run comes from. Raises UserError for one that is not in the plan, or not evaluated."""
     plan.run(run_id)
     results = load_results(Path())
     (told,) = _of_runs(plan, [run_id], results)
@@ -44,7 +44,7 @@ def of_run(plan: Plan, run_id: str) -> dict[str, Any]:
 
 
 def of_claims(plan: Plan, paper_table: str, row: str, dataset: str | None) -> dict[str, Any]:
-    """The stories of a row's cells in a table of the paper, and of the runs behind them.
+    """Where the cells of a row in a table of the paper come from, and the runs behind them.
 
     Raises UserError that names the nearest where the paper has no such place.
     """
@@ -67,17 +67,11 @@ def seeds_to_plan(cell: Cell) -> int:
     return max(SEEDS, (runs_wanted(cell) or 0) + counted)
 
 
-def _outlook(cell: Cell, plan: Plan) -> dict[str, Any] | None:
-    """Of a claim that no comparable run has been made for."""
-    if cell.claim is None or cell.judgement or not runs_wanted(cell):
-        return None
-    told = of_claim(cell.claim, plan, seeds_to_plan(cell))
-    return {**asdict(told), "text": str(told)} if told else None
-
-
 def _of_cell(cell: Cell, plan: Plan) -> dict[str, Any]:
     """What the paper prints, where and by what protocol; what we have, and what the two add up to."""
-    paper = protocol_of(cell.claim) if cell.claim else None
+    paper, wanted = protocol_of(cell.claim) if cell.claim else None, runs_wanted(cell)
+    waits = cell.claim if wanted and not cell.judgement else None
+    outlook = of_claim(waits, plan, seeds_to_plan(cell)) if waits else None
     return {
         "table": cell.table,
         "title": TITLES[cell.table],
@@ -96,27 +90,23 @@ def _of_cell(cell: Cell, plan: Plan) -> dict[str, Any]:
         "interval": cell.interval,
         "margin": cell.margin,
         "verdict": str(cell.verdict) if cell.verdict else None,
-        "runs_wanted": runs_wanted(cell),
-        "seeds_to_plan": seeds_to_plan(cell) if runs_wanted(cell) else None,
-        "outlook": _outlook(cell, plan),
+        "runs_wanted": wanted,
+        "seeds_to_plan": seeds_to_plan(cell) if wanted else None,
+        "outlook": {**asdict(outlook), "text": str(outlook)} if outlook else None,
         "deviations": [
             {
-                "text": str(d),
-                "material": d.material,
-                "reason": d.reason,
-                "evidence": d.evidence,
-                "source": _source(paper, d.field),
+                "text": str(each),
+                "material": each.material,
+                "reason": each.reason,
+                "evidence": each.evidence,
+                "source": paper.sources.get(each.field) if paper else None,
             }
-            for d in cell.deviations
+            for each in cell.deviations
         ],
         "runs": list(cell.runs),
         "excluded": [{"run": e.run, "error": e.error, "reason": e.reason} for e in cell.excluded],
         "footnotes": {str(c.number): c.text for c in load_caveats() if c.number in cell.caveats},
     }
-
-
-def _source(paper: Any, field: str) -> str | None:
-    return paper.sources.get(field) if paper else None
 
 
 def _of_runs(plan: Plan, run_ids: Sequence[str], results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -125,61 +115,33 @@ def _of_runs(plan: Plan, run_ids: Sequence[str], results: Sequence[Result]) -> l
     for run_id in run_ids:
         if run_id not in told:
             raise UserError(f"run {run_id} has no evaluation here", f"wrn-pipe repro {run_id}")
-    entries = read_lock()
-    dag = read_dag(plan)
-    stale = _stale(dag, [name for run in told.values() for name in run["stages"]])
-    return [_of_run(run_id, told[run_id], entries, dag, stale) for run_id in run_ids]
-
-
-def _of_run(
-    run_id: str, told: dict[str, Any], entries: dict[str, Any], dag: dict[str, Stage], stale: dict[str, list[str]]
-) -> dict[str, Any]:
-    absent = [path for path in told["files"] if not Path(path).exists()]
-    lock = {
-        name: {
-            "outs": {out["path"]: out["md5"] for out in entries.get(name, {}).get("outs", ())},
-            "stale": (_edits(stale.get(name, [])) if absent else stale.get(name)) or None,
-            "settings": list(dag[name].params),
-            "inputs": list(dag[name].deps),
-            "command": dag[name].command,
+    entries, dag = read_lock(), read_dag(plan)
+    stale = _stale(dag, list(dict.fromkeys(name for run in told.values() for name in run["stages"])))
+    found = []
+    for run_id in run_ids:
+        absent = [path for path in told[run_id]["files"] if not Path(path).exists()]
+        about = {"run": run_id, **told[run_id], "absent": absent, "to_have": to_have(run_id) if absent else None}
+        about["lock"] = {
+            name: {
+                "outs": {out["path"]: out["md5"] for out in entries.get(name, {}).get("outs", ())},
+                "stale": [line for line in stale[name] if not (absent and only_absent([line]))] or None,
+                "settings": list(dag[name].params),
+                "inputs": list(dag[name].deps),
+                "command": dag[name].command,
+            }
+            for name in about["stages"]
         }
-        for name in told["stages"]
-    }
-    return {
-        "run": run_id,
-        **told,
-        "absent": absent,
-        "to_have": to_have(run_id) if absent else None,
-        "lock": lock,
-        "recorded_in": _recorded_in(entries.get(f"train@{run_id}", {})),
-    }
+        found.append(about | {"recorded_in": _recorded_in(entries.get(f"train@{run_id}", {}))})
+    return found
 
 
 def _stale(dag: dict[str, Stage], names: Sequence[str]) -> dict[str, list[str]]:
-    """Of these stages those that DVC finds out of date, with what changed; of one that runs right now, that it does."""
+    """Of each of these stages what DVC finds changed; of one that runs right now, that it does."""
     running = running_stages(dag)
     told: dict[str, list[str]] = {}
     for name in names:  # DVC refuses to look at what a running stage writes
-        if busy := [each for each in with_needed(dag, [name]) if each in running]:
-            told[name] = [f"{stage} runs (process {running[stage]})" for stage in busy]
-    asked = [name for name in dict.fromkeys(names) if name not in told]
-    changed = changes(asked)
-    return told | {name: [line for part in found for line in _lines(part)] for name, found in changed.items()}
-
-
-def _edits(lines: Sequence[str]) -> list[str]:
-    """Without what only says that files are not here."""
-    return [line for line in lines if not line.endswith((": deleted", ": not in cache"))]
-
-
-def _lines(reason: Any) -> list[str]:
-    if not isinstance(reason, dict):
-        return [str(reason)]
-    return [
-        f"{path}: {how if isinstance(how, str) else ', '.join(how)}"
-        for part in reason.values()
-        for path, how in (part.items() if isinstance(part, dict) else ())
-    ]
+        told[name] = [f"{each} runs (process {running[each]})" for each in with_needed(dag, [name]) if each in running]
+    return told | ask([dag[name] for name in names if not told[name]], running, wait=True)
 
 
 def _recorded_in(entry: dict[str, Any]) -> str | None:
@@ -187,13 +149,8 @@ def _recorded_in(entry: dict[str, Any]) -> str | None:
     md5s = [out["md5"] for out in entry.get("outs", ()) if out["path"].endswith(".safetensors")]
     if not md5s:
         return None
-    done = subprocess.run(
-        ["git", "log", "-1", "--format=%H", f"-S{md5s[0]}", "--", str(LOCK)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or None
+    asked = ["git", "log", "-1", "--format=%H", f"-S{md5s[0]}", "--", str(LOCK)]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def _checkout() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The stories of pipeline.evidence.provenance_summary in words, for a terminal."""
+"""What pipeline.evidence.provenance_summary tells, in words for a terminal."""
 
 import textwrap
 from typing import Any
@@ -16,38 +16,35 @@ _STATISTICS = {
 }
 
 
-def run(story: dict[str, Any]) -> str:
+def run(summary: dict[str, Any]) -> str:
     """`wrn-pipe show RUN`."""
-    lines = _run(story, story["checkout"])
-    lines += ["", "What it says about the paper"]
-    if not story["claims"]:
+    lines = [*_run(summary, summary["checkout"]), "", "What it says about the paper"]
+    if not summary["claims"]:
         lines += _told("Nothing: no table of the paper has this network on this dataset.")
-    for cell in story["claims"]:
-        place = f"Table {cell['table']}" if cell["table"].isdigit() else cell["title"]
-        where = f"{place}, {cell['network']}, {DATASETS[cell['dataset']]}, {METRICS[cell['metric']]}"
-        lines += _told(f"{where}: {_sentence(cell)}")
-    return "\n".join([*lines, "", *_changes(story)]) + "\n"
+    for cell in summary["claims"]:
+        lines += _told(f"{cell['title'].partition(':')[0]}, {_what(cell)}: {_sentence(cell)}")
+    return "\n".join([*lines, "", *_changes(summary)]) + "\n"
 
 
-def claims(story: dict[str, Any]) -> str:
+def claims(summary: dict[str, Any]) -> str:
     """`wrn-pipe explain`."""
     lines: list[str] = []
-    for cell in story["cells"]:
+    for cell in summary["cells"]:
         lines += [*_cell(cell), ""]
-    for told in story["runs"]:
-        lines += [*_run(told, story["checkout"]), "", *_changes(told), ""]
+    for told in summary["runs"]:
+        lines += [*_run(told, summary["checkout"]), "", *_changes(told), ""]
     return "\n".join(lines)
 
 
+def _what(cell: dict[str, Any]) -> str:
+    return f"{cell['network']}, {DATASETS[cell['dataset']]}, {METRICS[cell['metric']]}"
+
+
 def _cell(cell: dict[str, Any]) -> list[str]:
-    head = f"{cell['title']}: {cell['network']}, {DATASETS[cell['dataset']]}, {METRICS[cell['metric']]}"
-    lines = textwrap.wrap(head, _WIDTH)
-    lines += _told(_sentence(cell))
+    lines = [*textwrap.wrap(f"{cell['title']}: {_what(cell)}", _WIDTH), *_told(_sentence(cell))]
     if cell["printed"] is not None:
-        source = f"The paper prints {cell['printed']}{_STATISTICS[cell['statistic']]}."
-        if cell["protocol"]:
-            source += f" Its recipe is {cell['protocol']}: wrn-pipe plan adds runs by it."
-        lines += _told(source)
+        recipe = f" Its recipe is {cell['protocol']}: wrn-pipe plan adds runs by it." if cell["protocol"] else ""
+        lines += _told(f"The paper prints {cell['printed']}{_STATISTICS[cell['statistic']]}.{recipe}")
     for deviation in cell["deviations"]:
         weight = "material" if deviation["material"] else "minor"
         said = f"; its weight rests on: {deviation['evidence']}" if deviation["evidence"] else ""
@@ -60,10 +57,10 @@ def _cell(cell: dict[str, Any]) -> list[str]:
             f"wrn-pipe plan --paper-table {cell['table']} --row '{cell['network']}' --dataset {cell['dataset']} "
             f"--seeds {cell['seeds_to_plan']}, then wrn-pipe repro"
         )
-        if cell["outlook"]:
-            lines += _told(f"For a verdict: comparable runs. {command}. Then, {cell['outlook']['text']}.")
-        else:
-            lines += _told(f"For a verdict: {cell['runs_wanted']} more comparable runs. {command}")
+        wanted, outlook = f"{cell['runs_wanted']} more comparable runs. {command}", cell["outlook"]
+        if outlook:
+            wanted = f"comparable runs. {command}. Then, {outlook['text']}."
+        lines += _told(f"For a verdict: {wanted}")
     return lines
 
 
@@ -87,44 +84,34 @@ def _sentence(cell: dict[str, Any]) -> str:
 
 
 def _run(told: dict[str, Any], checkout: dict[str, Any]) -> list[str]:
-    metrics, data, versions = told["metrics"], told["data"], told["versions"]
-    devices = "; then ".join(
-        f"{device['name']} ({device['type']}, {device['threads']} threads)" for device in told["devices"]
-    )
+    metrics, data, settings = told["metrics"], told["data"], told["settings"]
+    devices = (f"{each['name']} ({each['type']}, {each['threads']} threads)" for each in told["devices"])
     stale = {name: entry["stale"] for name, entry in told["lock"].items() if entry["stale"]}
-    recorded = (
-        f"dvc.lock has these weights since commit {told['recorded_in'][:12]}"
-        if told["recorded_in"]
-        else ("no commit has these weights in its dvc.lock")
-    )
+    recorded = "no commit has these weights in its dvc.lock"
+    if told["recorded_in"]:
+        recorded = f"dvc.lock has these weights since commit {told['recorded_in'][:12]}"
     state = "with edits that are not committed" if checkout["dirty"] else "clean"
     rows = [
         ("data", f"{data['name']}, content train {data['train'][:12]}, test {data['test'][:12]}"),
-        ("training", f"{told['settings']['epochs']} epochs of protocol {told['protocol']}, seed {told['seed']}, "
+        ("training", f"{settings['epochs']} epochs of protocol {told['protocol']}, seed {told['seed']}, "
          f"{told['parameters']:,} parameters, loader {told['loader']}, kernels {told['kernels']}"),
-        ("machine", devices),
-        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("machine", "; then ".join(devices)),
+        ("versions", ", ".join(f"{name} {version}" for name, version in told["versions"].items())),
         ("fingerprint", f"{told['fingerprint']}, of settings, code, environment and data"),
-    ]  # fmt: skip
-    rows += [("file", f"{path}, sha256 {digest[:12]}") for path, digest in told["files"].items()]
-    if told["absent"]:
-        rows.append(("not here", f"{', '.join(told['absent'])}. To have them: {told['to_have']}"))
-    rows += [
+        *(("file", f"{path}, sha256 {digest[:12]}") for path, digest in told["files"].items()),
+        *([("not here", f"{', '.join(told['absent'])}. To have them: {told['to_have']}")] if told["absent"] else []),
         ("commit", f"{recorded}; checked out is {checkout['commit'][:12]}, {state}"),
-        ("dvc.lock", "up to date with the files and settings here" if not stale else "out of date:"),
+        ("dvc.lock", "out of date:" if stale else "up to date with the files and settings here"),
         *(("", f"{name}: {'; '.join(why)}") for name, why in stale.items()),
         ("again", f"{told['command']}; wrn-pipe verify --deeper {told['run']} compares the bits"),
-    ]
-    head = f"{told['run']}: {told['network']} on {DATASETS.get(told['dataset'], told['dataset'])}"
+    ]  # fmt: skip
     error = (
         f"Test error {metrics['top1_error']:.2f} %: {metrics['errors']} of {metrics['n']} images wrong, "
         f"standard error {metrics['standard_error']:.2f}."
     )
-    lines = [head, *_told(error)]
+    lines = [f"{told['run']}: {told['network']} on {DATASETS.get(told['dataset'], told['dataset'])}", *_told(error)]
     for name, text in rows:
-        lines += textwrap.wrap(
-            text, _WIDTH, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14, break_on_hyphens=False
-        )
+        lines += _told(text, f"  {name:<12}", " " * 14)
     return lines
 
 
@@ -134,16 +121,15 @@ def _changes(told: dict[str, Any]) -> list[str]:
     settings = dict.fromkeys(setting for entry in used.values() for setting in entry["settings"])
     inputs = dict.fromkeys(path for entry in used.values() for path in entry["inputs"])
     code = [path for path in inputs if path.startswith(("pipeline/", "stages/"))]
-    made = ("models/", "evaluations/")
-    others = [path for path in inputs if path not in code and not path.startswith(made)]
+    others = [path for path in inputs if path not in code and not path.startswith(("models/", "evaluations/"))]
     return [
         "What would change it",
         *_told(f"- in params.yaml: {', '.join(settings)}"),
         *_told(f"- the data and the environment: {', '.join(others)}"),
-        *_told(f"- {len(code)} files of code, as dvc.yaml lists them for {' and '.join(used)}"),
+        *_told(f"- code: {', '.join(code)}"),
         *_told("- another kind of processor, number of threads or compiler: sums round otherwise"),
     ]
 
 
-def _told(text: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+def _told(text: str, first: str = "  ", further: str = "    ") -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent=first, subsequent_indent=further, break_on_hyphens=False)

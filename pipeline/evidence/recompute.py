@@ -1,18 +1,16 @@
 """The two slow checks: predictions from the weights again, weights from nothing again."""
 
-import csv
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.torch import save
 
-from pipeline.artifacts import EpochRecord, Progress
+from pipeline.artifacts import EpochRecord, Progress, read_history, read_record
 from pipeline.artifacts import read_predictions as read
 from pipeline.errors import UserError
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
@@ -41,7 +39,7 @@ def evaluated(plan: Plan, run_id: str) -> Iterator[Finding]:
     path, weights = Path("evaluations") / run_id / "predictions.parquet", Path("models") / run_id / "model.safetensors"
     try:
         _need(plan, run_id, path, weights)
-        machine = _told(path.with_name("digests.json"), "device")
+        machine = read_record(path.with_name("digests.json"), None, "device")["device"]
     except UserError as error:  # which is a finding of the checks before this
         yield unchecked(path, f"{error.what}, so the weights were not evaluated again")
         return
@@ -52,10 +50,10 @@ def evaluated(plan: Plan, run_id: str) -> Iterator[Finding]:
         except UserError as error:
             yield wrong(path, f"cannot be computed again: {error.what}")
             return
-    apart = _largest_difference(told[2], again[2])
+    apart = float(np.abs(told[2] - again[2]).max()) if told[2].shape == again[2].shape else float("inf")
     if apart == 0 and all(map(np.array_equal, told, again)):
         yield right(path, "the weights give it again, to the same bits")
-    elif machine == _machine(plan):
+    elif machine == devices.facts(devices.choose(plan.device)):
         yield wrong(path, f"the weights give other probabilities on the same kind of machine, by up to {apart:.2g}")
     elif apart <= ROUNDING and np.array_equal(told[0], again[0]) and _same_classes(told[2], again[1]):
         yield right(path, f"the weights give it again within {apart:.2g}, on another kind of machine")
@@ -69,24 +67,23 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
     Another kind of machine rounds otherwise, so that what differs there is unchecked, not wrong.
     """
     folder = Path("models") / run_id
-    history, record_file, weights_file = (folder / name for name in ("history.csv", "run.json", "model.safetensors"))
+    history, weights_file = folder / "history.csv", folder / "model.safetensors"
     try:
-        _need(plan, run_id, history, weights_file)
-        machines, kernels = _told(record_file, "devices"), _told(record_file, "kernels")
+        _need(plan, run_id, weights_file)
+        told = read_history(history)
+        told_of = read_record(folder / "run.json", None, "devices", "kernels")
     except UserError as error:
         yield unchecked(folder, f"{error.what}, so the run was not trained again")
         return
-    if (processes := max(device.get("processes", 1) for device in machines)) > 1:
+    if (processes := max(device.get("processes", 1) for device in told_of["devices"])) > 1:
         why = f"{processes} processes trained it, which one can not do again"
         yield unchecked(folder, why, f"wrn-pipe stage train {run_id} --fresh")
         return
-    with history.open(encoding="utf-8", newline="") as file:
-        told = list(csv.DictReader(file))
     asked = len(told) if epochs is None else min(epochs, len(told))
-    rows: list[dict[str, str]] = []
+    rows: list[EpochRecord] = []
 
     def note(record: EpochRecord, rate: float) -> None:
-        rows.append({key: "" if value is None else str(value) for key, value in asdict(record).items()})
+        rows.append(replace(record))
         if len(rows) == asked < plan.protocols[plan.run(run_id).protocol].epochs:
             raise _EnoughError
 
@@ -95,14 +92,14 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
         done: Progress | None = None
         with suppress(_EnoughError):
             done = train(training, note)
-    same = machines == [record["device"]] and kernels == record["kernels"]
+    same = told_of["devices"] == [record["device"]] and told_of["kernels"] == record["kernels"]
     differ = wrong if same else unchecked
     where = "" if same else ", but this is another kind of machine than run.json names"
-    for number, (one, other) in enumerate(zip(told, rows, strict=False), 1):
-        if one != other:
-            keys = ", ".join(key for key in other if one.get(key) != other[key])
-            yield differ(history, f"training it again gives another {keys} in epoch {number}{where}")
-            break
+    unlike = next(((one, other) for one, other in zip(told, rows, strict=False) if one != other), None)
+    if unlike:
+        one, other = map(asdict, unlike)
+        keys = ", ".join(key for key in one if one[key] != other[key])
+        yield differ(history, f"training it again gives another {keys} in epoch {unlike[1].epoch}{where}")
     else:
         yield right(history, f"training again gives the same bits in {len(rows)} of {len(told)} epochs")
     if done is None:
@@ -121,23 +118,7 @@ def _need(plan: Plan, run_id: str, *files: Path) -> None:
     data = Path("data/beton") / f"{run.dataset}-{run.representation}"
     for path in (*files, *(data / name for name in ("card.json", "train.beton", "test.beton"))):
         if not path.is_file():
-            raise UserError(f"{path} is not here", f"wrn-pipe repro {run_id}")
-
-
-def _told(path: Path, key: str) -> Any:
-    """What a JSON file says under `key`. Raises UserError where it says nothing."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not say {key}: {error!r}", f"git checkout {path}") from None
-
-
-def _machine(plan: Plan) -> dict[str, str | int]:
-    return devices.facts(devices.choose(plan.device))
-
-
-def _largest_difference(one: Any, other: Any) -> float:
-    return float(np.abs(one - other).max()) if one.shape == other.shape else float("inf")
+            raise UserError(f"{path} not found", f"wrn-pipe repro {run_id}")
 
 
 def _same_classes(told: Any, classes: Any) -> bool:

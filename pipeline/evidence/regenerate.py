@@ -7,10 +7,11 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
+from itertools import zip_longest
 from pathlib import Path
 
 from pipeline.errors import WrnPipeError
-from pipeline.evidence.findings import Finding, right, wrong
+from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.evidence.lock_check import Disk
 from pipeline.params import PARAMS, Plan
 from pipeline.runner.dag import Stage
@@ -38,10 +39,11 @@ def view(root: Path, *own: str) -> Iterator[Path]:
             yield folder
 
 
-def check(plan: Plan, disk: Disk, dag: Sequence[Stage], run: Run) -> Iterator[Finding]:
+def check(plan: Plan, disk: Disk, dag: Sequence[Stage], run: Run, other_code: str) -> Iterator[Finding]:
     """Each output of the stages whose outputs all are in git, against what the stage makes now of the files here.
 
-    The plan is cut down to the runs that are evaluated: the others are not in these results yet.
+    The plan is cut down to the runs that are evaluated: the others are not in these results yet. `other_code`: why the
+    code here may make other results than those that are compared; they are then unchecked, not wrong.
     """
     made = [stage for stage in dag if stage.in_git]
     evaluated = {name: each for name, each in plan.runs.items() if disk.is_here(f"evaluations/{name}/metrics.json")}
@@ -51,7 +53,9 @@ def check(plan: Plan, disk: Disk, dag: Sequence[Stage], run: Run) -> Iterator[Fi
             cut = plan.model_copy(update={"runs": evaluated})
             (folder / PARAMS).write_text(json.dumps(cut.model_dump(mode="json")), encoding="utf-8")
         for stage in made:
-            yield from _compare(disk, stage, run, folder)
+            for finding in _compare(disk, stage, run, folder):
+                differs = other_code and finding.state == "wrong" and (disk.root / finding.path).is_file()
+                yield unchecked(finding.path, other_code) if differs else finding
 
 
 def _compare(disk: Disk, stage: Stage, run: Run, folder: Path) -> Iterator[Finding]:
@@ -66,19 +70,12 @@ def _compare(disk: Disk, stage: Stage, run: Run, folder: Path) -> Iterator[Findi
     for out in stage.outs:
         here, made = disk.root.resolve() / out, folder / out
         if not here.is_file():
-            yield wrong(out, "is not here", f"git checkout {out}, or wrn-pipe repro {stage.name}")
+            yield wrong(out, "not found", f"git checkout {out}, or wrn-pipe repro {stage.name}")
         elif not made.is_file():
             yield wrong(out, f"is not what {stage.name} makes: {stage.command}")
         elif here.read_bytes() == made.read_bytes():
             yield right(out, f"is what {stage.name} makes of the runs here")
         else:
-            yield wrong(out, f"is not what {stage.name} makes of the runs here{_line(here, made)}")
-
-
-def _line(here: Path, made: Path) -> str:
-    """The first line that differs, of a text."""
-    one, other = (path.read_bytes().split(b"\n") for path in (here, made))
-    for number, (mine, its) in enumerate(zip(one, other, strict=False), 1):
-        if mine != its:
-            return f": line {number}"
-    return f": it ends after line {min(len(one), len(other))}"
+            lines = zip_longest(*(path.read_bytes().split(b"\n") for path in (here, made)))
+            first = next(number for number, (one, other) in enumerate(lines, 1) if one != other)
+            yield wrong(out, f"is not what {stage.name} makes of the runs here: line {first}")

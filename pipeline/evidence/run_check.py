@@ -1,14 +1,13 @@
 """A run's files against each other and against its data: what each of them says, computed again from the others."""
 
-import csv
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.artifacts import EVALUATION_FILES, MODEL_FILES
+from pipeline.artifacts import EVALUATION_FILES, MODEL_FILES, read_history, read_record
 from pipeline.artifacts import read_predictions as read
 from pipeline.data.beton import inspect, sha256
 from pipeline.data.sampler import held_out
@@ -28,10 +27,22 @@ def check(plan: Plan, run_id: str) -> Iterator[Finding]:
     evaluated, trained = Path("evaluations") / run_id, Path("models") / run_id
     data = Path("data/beton") / f"{plan.runs[run_id].dataset}-{plan.runs[run_id].representation}"
     yield from _predictions(plan, run_id, evaluated, data)
-    for folder in (trained, evaluated):
-        yield _record(plan, run_id, folder / "run.json", data)
-    yield _history(plan, run_id, trained / "history.csv")
-    yield from _digests(run_id, trained, evaluated, data)
+    looks: list[tuple[Path, Callable[[Path], Iterator[Finding]]]] = [
+        (trained / "run.json", partial(_record, plan, run_id, data)),
+        (evaluated / "run.json", partial(_record, plan, run_id, data)),
+        (trained / "history.csv", partial(_history, plan, run_id)),
+        (evaluated / "digests.json", partial(_digests, run_id, trained, data)),
+    ]
+    for path, look in looks:
+        if not path.is_file():
+            yield unchecked(path, "not here")
+            continue
+        try:
+            yield from look(path)
+        except UserError as error:
+            yield wrong(path, error.what)
+        except OSError as error:  # code or data that its fingerprint covers
+            yield wrong(path, f"cannot be checked: {error}")
 
 
 def _predictions(plan: Plan, run_id: str, folder: Path, data: Path) -> Iterator[Finding]:
@@ -47,7 +58,7 @@ def _predictions(plan: Plan, run_id: str, folder: Path, data: Path) -> Iterator[
         return
     sums = probabilities.sum(1)
     if not np.array_equal(predicted, probabilities.argmax(1)) or not np.allclose(sums, 1) or (probabilities < 0).any():
-        yield wrong(path, "its predictions are not the most probable classes, or its probabilities no probabilities")
+        yield wrong(path, "its predictions are not the most probable classes, or its probabilities not valid")
     yield _labels(path, labels, data, plan.protocols[plan.run(run_id).protocol].holdout)
     if not told.is_file():
         yield unchecked(told, "not here")
@@ -75,10 +86,8 @@ def _labels(path: Path, labels: npt.NDArray[np.int64], folder: Path, holdout: in
     return wrong(path, f"its labels are not those of {data}: {at}")
 
 
-def _record(plan: Plan, run_id: str, path: Path, data: Path) -> Finding:
+def _record(plan: Plan, run_id: str, data: Path, path: Path) -> Iterator[Finding]:
     """run.json against the plan, and its fingerprint against the code, settings, lock file and data that are here."""
-    if not path.is_file():
-        return unchecked(path, "not here")
     run = plan.run(run_id)
     protocol = plan.protocols[run.protocol]
     expected = {
@@ -90,63 +99,44 @@ def _record(plan: Plan, run_id: str, path: Path, data: Path) -> Finding:
         "loader": plan.loading.backend,
         "parameters": parameters(parse(run.network), plan.datasets[run.dataset].classes),
     }
-    try:
-        record = dict(json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
-        return wrong(path, f"not a record of a run: {error}")
+    record = read_record(path, f"wrn-pipe repro {run_id}")
     if unlike := [key for key, value in expected.items() if record.get(key) != value]:
-        return wrong(path, f"{', '.join(unlike)}: not as params.yaml has it")
-    if not (data / "card.json").is_file():
-        return unchecked(path, "the data's card.json, which its fingerprint covers, is not here")
-    try:
-        found = fingerprint(plan, run_id)
-    except OSError as error:
-        return wrong(path, f"its fingerprint cannot be computed: {error}")
-    if record.get("fingerprint") != found:
-        return wrong(path, f"its fingerprint is of other settings, code or data than those here: {found} now")
-    return right(path, f"says what params.yaml says; fingerprint {found[:12]} is that of settings, code and data here")
+        yield wrong(path, f"{', '.join(unlike)}: not as params.yaml has it")
+    elif not (data / "card.json").is_file():
+        yield unchecked(path, "the data's card.json, which its fingerprint covers, is not here")
+    elif record.get("fingerprint") != (found := fingerprint(plan, run_id)):
+        yield wrong(path, f"its fingerprint is of other settings, code or data than those here: {found} now")
+    else:
+        yield right(path, f"says what params.yaml says; fingerprint {found[:12]} is of settings, code and data here")
 
 
-def _history(plan: Plan, run_id: str, path: Path) -> Finding:
-    if not path.is_file():
-        return unchecked(path, "not here")
-    epochs = plan.protocols[plan.run(run_id).protocol].epochs
-    rows = csv.DictReader(path.read_text(encoding="utf-8", errors="replace").splitlines())
-    if [row.get("epoch") for row in rows] != [str(epoch) for epoch in range(1, epochs + 1)]:
-        return wrong(path, f"does not have the epochs 1 to {epochs}, one a row")
-    return right(path, f"has the {epochs} epochs of its protocol, one a row")
+def _history(plan: Plan, run_id: str, path: Path) -> Iterator[Finding]:
+    epochs, found = plan.protocols[plan.run(run_id).protocol].epochs, len(read_history(path))
+    if found == epochs:
+        yield right(path, f"has the {epochs} epochs of its protocol, one a row")
+    else:
+        yield wrong(path, f"has {found} epochs, its protocol {epochs}")
 
 
-def _digests(run_id: str, trained: Path, evaluated: Path, data: Path) -> Iterator[Finding]:
+def _digests(run_id: str, trained: Path, data: Path, path: Path) -> Iterator[Finding]:
     """digests.json against the files that it lists; those that are not here are named."""
-    path = evaluated / "digests.json"
-    if not path.is_file():
-        yield unchecked(path, "not here")
-        return
-    known = [*(trained / name for name in MODEL_FILES), *(evaluated / name for name in EVALUATION_FILES)]
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        files = {file: str(told["files"][str(file)]) for file in known} | {
-            data / "card.json": str(told["data"]["card"])
-        }
-        device = told["device"]
-    except (ValueError, KeyError, TypeError) as error:
-        yield wrong(path, f"not the digests of this run's files: {error!r}")
-        return
+    evaluated = path.parent
+    told = read_record(path, f"wrn-pipe repro evaluate@{run_id}", "data", "device", "files")
+    listed = told["files"] if isinstance(told["files"], dict) else {}
+    known = {str(file): listed.get(str(file)) for file in (trained / name for name in MODEL_FILES)}
+    known |= {str(file): listed.get(str(file)) for file in (evaluated / name for name in EVALUATION_FILES)}
+    if isinstance(told["data"], dict):
+        known[str(data / "card.json")] = told["data"].get("card")
     alike = 0
-    for file, digest in files.items():
-        if not file.is_file():
+    for file, digest in known.items():
+        if not Path(file).is_file():
             yield unchecked(file, f"not here; {path} has its sha256")
-        elif (found := sha256(file)) != digest:
-            yield wrong(file, f"sha256 {found[:12]}, where {path} has {digest[:12]}")
+        elif (found := sha256(Path(file))) != digest:
+            yield wrong(file, f"sha256 {found[:12]}, where {path} has {str(digest)[:12]}")
         else:
             alike += 1
-    if alike == len(files):
-        try:
-            expected = json_text(digests(run_id, trained, evaluated, data, device).model_dump())
-        except (UserError, KeyError, TypeError, ValueError) as error:
-            yield wrong(data / "card.json", f"{error!r}")
-            return
+    if alike == len(known):
+        expected = json_text(digests(run_id, trained, evaluated, data, told["device"]).model_dump())
         if path.read_bytes() == expected.encode():
             yield right(path, f"the sha256 of {alike} files")
         else:

@@ -1,13 +1,8 @@
 """results/manifest.json: for every cell of the tables, what it claims, what we found, and every file behind it.
 
-It is an output of DVC that git tracks, so it holds what its inputs determine and nothing else. Two things that belong
-to a number's story are therefore not in it, and are read where they are told (`wrn-pipe show`, `explain`, `bundle`):
-
-- The commit and whether the checkout was clean. Committing the manifest makes a new commit, so a manifest that names
-  its commit would always be wrong by one. git itself knows in which commit dvc.lock first named these weights; MLflow
-  has the commit at which the training ran as a tag.
-- The entries of dvc.lock. DVC writes the lock after the stage has ended, the manifest's own entry among them. The
-  manifest names the stages, and has the sha256 of every file that their entries have by md5.
+It is an output of DVC that git tracks, so it holds what its inputs determine and nothing else. Not the commit, since
+committing it makes a new one, nor dvc.lock's entries, which DVC writes after the stage has ended: `wrn-pipe show`,
+`explain` and `bundle` tell those.
 """
 
 import json
@@ -15,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import read_record
 from pipeline.comparison.formats.tabular import render_json
 from pipeline.comparison.results import Result, load_results
 from pipeline.comparison.tables import Table, table
-from pipeline.errors import UserError
 from pipeline.params import Plan
 from pipeline.publication.paper import PAPER
 
@@ -49,9 +44,11 @@ def _table(made: Table) -> dict[str, Any]:
 def run(plan: Plan, result: Result, root: Path) -> dict[str, Any]:
     """What stands behind a result: settings, machine, metrics, digests. Raises UserError as `manifest` does."""
     planned, folder = plan.run(result.run), root / "evaluations" / result.run
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    representation = f"{planned.dataset}-{planned.representation}"
+    again = f"wrn-pipe repro evaluate@{result.run}"
     told = ("network", "dataset", "representation", "seed", "parameters", "fingerprint", "loader", "kernels")
+    asked = (*told, "protocol_name", "protocol", "devices", "unrepeatable_kernels", "versions")
+    record = read_record(folder / "run.json", again, *asked)
+    digests = read_record(folder / "digests.json", again, "data", "files", "device")
     return {
         **{key: record[key] for key in told},
         "protocol": record["protocol_name"],
@@ -59,19 +56,11 @@ def run(plan: Plan, result: Result, root: Path) -> dict[str, Any]:
         "devices": record["devices"],
         "unrepeatable_kernels": record["unrepeatable_kernels"],
         "versions": record["versions"],
-        "metrics": json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
-        **_digests(folder / "digests.json", result.run),
+        "metrics": read_record(folder / "metrics.json", again),
+        **{"data": digests["data"], "files": digests["files"], "evaluated_on": digests["device"]},
         "command": f"wrn-pipe repro train@{result.run} evaluate@{result.run}",
         "stages": [
-            *(f"download@{planned.dataset}", f"convert@{representation}"),
+            *(f"download@{planned.dataset}", f"convert@{planned.dataset}-{planned.representation}"),
             *(f"train@{result.run}", f"evaluate@{result.run}"),
         ],
     }
-
-
-def _digests(path: Path, run: str) -> dict[str, Any]:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return {"data": told["data"], "files": told["files"], "evaluated_on": told["device"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: {error!r}", f"it is written by: wrn-pipe repro evaluate@{run}") from None

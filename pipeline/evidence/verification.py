@@ -33,13 +33,15 @@ def verify(
     deep: bool = False,
     deeper: str | None = None,
     epochs: int | None = None,
+    other_code: str = "",
 ) -> Iterator[Finding]:
     """Findings on the repository in the current folder, with `run` to run a stage's command.
 
-    What is computed anew: the md5 of every file that dvc.lock names; digests of the data's decoded content; metrics,
-    from predictions; labels, from the data; fingerprints, from settings, code and data; every result that git keeps,
-    by its own stage. `data` false leaves out what reads the datasets, which may be large. `deep`: predictions as well,
-    from weights. `deeper`: so are the weights of this run, from nothing, in so many `epochs`.
+    Computed again: the md5 of every file that dvc.lock names; digests of the data's decoded content; metrics, from
+    predictions; labels, from the data; fingerprints, from settings, code and data; every result that git keeps, by its
+    own stage. `data` false leaves out what reads the datasets, which may be large. `deep`: predictions as well, from
+    weights. `deeper`: so are the weights of this run, from nothing, in this many `epochs`.
+    `other_code`: as regenerate has it.
     """
     root = Path.cwd()
     disk, dag = lock_check.Disk(root), stages(root)
@@ -53,26 +55,20 @@ def verify(
         yield wrong(LOCK, error.what, error.remedy)
     else:
         if not LOCK.is_file():
-            yield wrong(LOCK, "is not here", f"git checkout {LOCK}, or wrn-pipe repro")
+            yield wrong(LOCK, "not found", f"git checkout {LOCK}, or wrn-pipe repro")
     if data:
         yield from _data(plan, disk, locked)
     for run_id in plan.runs:
         yield from run_check.check(plan, run_id)
-    yield from regenerate.check(plan, disk, dag, run)
-    yield from _made_by_nothing(plan, disk, dag, locked)
+    yield from regenerate.check(plan, disk, dag, run, other_code)
+    yield from _made_by_nothing(disk, dag, locked)
     for run_id in plan.runs:
         yield from _again(plan, run_id, deep, deeper == run_id, epochs)
 
 
-def _made_by_nothing(
-    plan: Plan, disk: lock_check.Disk, dag: Sequence[Stage], locked: dict[str, Any]
-) -> Iterator[Finding]:
-    """Stages that have to be there, entries of dvc.lock without a stage, and results that no stage makes."""
+def _made_by_nothing(disk: lock_check.Disk, dag: Sequence[Stage], locked: dict[str, Any]) -> Iterator[Finding]:
+    """Entries of dvc.lock without a stage, and results that no stage makes."""
     kinds = {stage.kind for stage in dag}
-    needed = ["train", "evaluate"] * bool(plan.runs) + ["tabulate"] * bool(plan.tables)
-    for kind in (*needed, "summarize", "manifest", "report"):
-        if kind not in kinds:
-            yield wrong(DAG, f"has no stage {kind}", f"git checkout {DAG}")
     names = {stage.name for stage in dag}
     for name in locked:
         kind, _, key = name.partition("@")

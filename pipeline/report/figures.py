@@ -42,16 +42,8 @@ def curves(name: str, runs: Sequence[Finished]) -> str:
             if tested:
                 error.plot(*zip(*tested, strict=True), label=f"test, seed {seed}", **{**style, "linewidth": 2.5})
             rate.plot(epochs, [row.learning_rate for row in run.history], **style)
-            (mark,) = error.plot(
-                epochs[-1:],
-                [run.result.top1_error],
-                "D",
-                color=colour,
-                mec=_INK,
-                ms=8,
-                label=f"{run.error_name[:-6]} at the end, seed {seed}",
-            )
-            mark.set_gid(f"point-{i}")
+            label = f"{run.error_name[:-6]} at the end, seed {seed}"
+            error.plot(epochs[-1:], [run.result.top1_error], "D", color=colour, mec=_INK, ms=8, label=label)
         for axes, label in ((loss, "train loss"), (error, "error, %"), (rate, "learning rate")):
             axes.set_ylabel(label)
             axes.set_ylim(bottom=0)
@@ -62,7 +54,7 @@ def curves(name: str, runs: Sequence[Finished]) -> str:
             error.legend(loc="upper right")
         last = [f"{run.error_name} {run.result.top1_error:.2f} %, seed {run.result.record.seed}" for run in runs]
         label = f"Train loss, train error and learning rate over {len(runs[0].history)} epochs; at the end: "
-        return _svg(figure, name, label + "; ".join(last), last)
+        return _svg(figure, name, label + "; ".join(last))
 
 
 def scatter(name: str, title: str, axis: Literal["parameters", "multiply_adds"], points: Sequence[Point]) -> str:
@@ -79,29 +71,20 @@ def scatter(name: str, title: str, axis: Literal["parameters", "multiply_adds"],
     drawn = [point for point in points if getattr(point, axis) is not None]
     # The paper's groups first, so that one of them has one colour with and without ours.
     names = sorted({_group(p) for p in drawn}, key=lambda group: (group.startswith("ours"), group))
-    groups = {group: [p for p in drawn if _group(p) == group] for group in names}
     with _drawing(_WIDTH, 380) as figure:
         axes = figure.subplots()
-        for number, (group, members) in enumerate(groups.items()):
-            for first, point in enumerate(members):
-                (artist,) = axes.plot(
-                    [getattr(point, axis) / unit],
-                    [point.error],
-                    label=group if not first else None,
-                    linestyle="",
-                    **_style(point, number),
-                )
-                artist.set_gid(f"point-{drawn.index(point)}")
+        for number, group in enumerate(names):
+            members = [point for point in drawn if _group(point) == group]
+            sizes, errors = [getattr(p, axis) / unit for p in members], [p.error for p in members]
+            axes.plot(sizes, errors, label=group, linestyle="", **_style(members[0], number))
         axes.set(xscale="log", yscale="log", xlabel=words, ylabel="test error, %")
         for one, steps in ((axes.xaxis, (1, 2, 5)), (axes.yaxis, (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8))):
             one.set_major_locator(LogLocator(subs=steps))
             one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
             one.set_minor_formatter(NullFormatter())
         figure.legend(loc="outside lower center", ncols=3)
-        hints = [f"{p.network}, {p.source}: {p.error:.2f} % at {getattr(p, axis) / unit:,.3g}" for p in drawn]
         published = sum(not point.ours for point in drawn)
-        label = f"{title}: {published} published points and {len(drawn) - published} of ours"
-        return _svg(figure, name, label, hints)
+        return _svg(figure, name, f"{title}: {published} published points and {len(drawn) - published} of ours")
 
 
 def _group(point: Point) -> str:
@@ -113,21 +96,15 @@ def _group(point: Point) -> str:
 
 def _style(point: Point, number: int) -> dict[str, Any]:
     if point.ours:
-        return {
-            "marker": "D",
-            "ms": 10,
-            "mew": 1.5,
-            "mec": _INK,
-            "mfc": _INK if point.comparable else _PAPER,
-            "zorder": 3,
-        }
+        face = _INK if point.comparable else _PAPER
+        return {"marker": "D", "ms": 10, "mew": 1.5, "mec": _INK, "mfc": face, "zorder": 3}
     number %= _SERIES
     return {"marker": _MARKERS[number], "ms": 6, "mec": _PAPER, "mew": 0.5, "mfc": _SERIES_COLOURS[number]}
 
 
 @contextmanager
 def _drawing(width: int, height: int) -> "Iterator[Figure]":
-    """An empty figure of so many units, whatever the user's own matplotlibrc says."""
+    """An empty figure of this many units, whatever the user's own matplotlibrc says."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -158,11 +135,8 @@ def _drawing(width: int, height: int) -> "Iterator[Figure]":
         yield Figure(figsize=(width / 72, height / 72), layout="constrained")  # an SVG has 72 units an inch
 
 
-def _svg(figure: "Figure", name: str, label: str, hints: Sequence[str]) -> str:
-    """The figure as an element of an HTML page, with ids of its own and a text for those who do not see it.
-
-    `hints` are shown when the pointer rests on the artists with the gid point-<index>.
-    """
+def _svg(figure: "Figure", name: str, label: str) -> str:
+    """The figure as an element of an HTML page, with ids of its own and a text for those who do not see it."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = file.getvalue()
@@ -172,8 +146,6 @@ def _svg(figure: "Figure", name: str, label: str, hints: Sequence[str]) -> str:
     assert view, "matplotlib writes one"
     start = f'<svg role="img" aria-label="{escape(label)}" {view[0]}>'
     text = re.sub(r"<svg[^>]*>", lambda _: start, text, count=1)
-    for hint in range(len(hints)):
-        text = text.replace(f'<g id="point-{hint}">', f'<g id="point-{hint}"><title>{escape(hints[hint])}</title>', 1)
     text = text.replace("xlink:href", "href")
     text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"(font: [^;\"]*?\d+px)[^;\"]*", r"\1 sans-serif", text)

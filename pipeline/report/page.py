@@ -5,41 +5,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.comparison.cells import Cell
+from pipeline.comparison.cells import Cell, runs_wanted
 from pipeline.comparison.formats import cell_text, html
+from pipeline.comparison.orderings import SEEDS, Judged, judge_ordering, load_orderings
+from pipeline.comparison.power import of_claim
 from pipeline.comparison.tables import Table
-from pipeline.comparison.training_cost import CPU_RATE, GPU_RATE, hours
 from pipeline.params import Plan
-from pipeline.publication.caveats import load_caveats
-from pipeline.publication.claims import STATISTIC
 from pipeline.publication.paper import PAPER
 from pipeline.publication.protocols import protocol_of
 from pipeline.report import figures
-from pipeline.report.finished_runs import Epoch, Finished
+from pipeline.report.finished_runs import Finished
 from pipeline.report.points import our_points, published_points
-from pipeline.report.remaining_runs import Ahead, ahead, total, unfinished
 
 FOLDER = Path(__file__).parent
-_SHOWN_EPOCHS = 20
 
 
 def render(plan: Plan, tables: Sequence[Table], finished: Sequence[Finished]) -> str:
     """The page for the plan's tables and its finished runs, which `tables` were made of."""
-    waiting = ahead(tables, plan)
     environment = html.environment(FOLDER)
     return (
         environment.get_template("report.html.jinja")
         .render(
             paper=PAPER,
             headline=_headline(tables, finished),
-            tables=[_table(table, waiting) for table in tables],
+            tables=[html.section(table, _link) for table in tables],
             curves=_curves(finished),
             scatters=[_scatter(dataset, plan, finished) for dataset in _datasets(tables)],
-            waiting=[_waiting(one) for one in waiting],
-            waiting_total=total(one.cost for one in waiting),
-            unfinished=unfinished(plan, [run.result.run for run in finished]),
-            gpu_rate=GPU_RATE,
-            cpu_rate=CPU_RATE,
+            waiting=_waiting(tables, plan),
+            orderings=_orderings(plan, finished),
+            seeds=SEEDS,
+            unfinished=[run for run in plan.runs if run not in {each.result.run for each in finished}],
             runs=[_run(run, plan) for run in finished],
         )
         .strip()
@@ -51,15 +46,47 @@ def _headline(tables: Sequence[Table], finished: Sequence[Finished]) -> list[str
     """What the page says in all, for somebody who reads no further."""
     lines = [f"{table.title.partition(':')[0]}: {cell_text.summary(table)}" for table in tables]
     cells = [cell for table in tables for cell in table.cells]
-    judged = [cell for cell in cells if cell.judgement is not None]
+    judged = [cell for cell in cells if cell.judgement is not None and cell.judgement.look]
     count = f"{len(finished)} run{'' if len(finished) == 1 else 's'} finished."
     if judged:
         said = "1 number of the paper is" if len(judged) == 1 else f"{len(judged)} numbers of the paper are"
         return [f"{count} {said} judged by runs of the paper's own protocol.", *lines]
     verdict = "No number of the paper is judged yet"
-    if any(cell.ours for cell in cells):
+    if any(cell.ours and not cell.judgement for cell in cells):
         verdict += ": our runs differ materially from the paper's protocol, so that their errors say nothing about it"
     return [f"{count} {verdict}.", *lines]
+
+
+def _waiting(tables: Sequence[Table], plan: Plan) -> list[dict[str, str]]:
+    """Operating characteristics of the next look at each claim that is not settled."""
+    rows = []
+    for cell in (cell for table in tables for cell in table.cells):
+        wanted = runs_wanted(cell)
+        seeds = (wanted or 0) + (cell.judgement.now.n if cell.judgement else 0)
+        if wanted and cell.claim and (outlook := of_claim(cell.claim, plan, seeds)):
+            chances = (outlook.reproduced, outlook.differs_one, outlook.differs_two)
+            names = ("reproduced", "one", "two")
+            rows.append(
+                {
+                    "network": cell.model,
+                    "dataset": _dataset(cell.dataset),
+                    "published": f"{cell.claim.text} (Table {cell.table})",
+                    "seeds": str(seeds),
+                    **{name: f"{chance:.0%}" for name, chance in zip(names, chances, strict=True)},
+                }
+            )
+    return rows
+
+
+def _orderings(plan: Plan, finished: Sequence[Finished]) -> list[Judged]:
+    """Of the orderings that the plan's tables are about."""
+    results = [run.result for run in finished]
+    about = [
+        ordering
+        for ordering in load_orderings()
+        if {claim.table for pair in ordering.pairs for claim in pair} <= set(plan.tables)
+    ]
+    return [judge_ordering(ordering, plan, results) for ordering in about]
 
 
 def _datasets(tables: Sequence[Table]) -> list[str]:
@@ -73,48 +100,10 @@ def _slug(*words_of_it: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(words_of_it).lower()).strip("-")
 
 
-def _cell_id(cell: Cell) -> str:
-    return _slug("cell", cell.table, cell.dataset, cell.model, cell.metric)
-
-
-def _ahead_id(one: Ahead) -> str:
-    return _slug("ahead", one.dataset, one.network, one.protocol)
-
-
-def _table(table: Table, waiting: Sequence[Ahead]) -> dict[str, Any]:
-    rows = {claim: _ahead_id(one) for one in waiting for claim in one.claims}
-
-    def link(cell: Cell) -> str:
-        return _cell_id(cell) if cell.ours else rows.get(cell.claim, "") if cell.claim else ""
-
-    letters = cell_text.letters_of(table)
-    return {
-        "section": html.section(table, link),
-        "cells": [_cell(cell, letters) for cell in table.cells if cell.ours],
-    }
-
-
-def _cell(cell: Cell, letters: cell_text.Letters) -> dict[str, Any]:
-    """How a number of ours came to its verdict."""
-    verdict = cell_text.verdict(cell)
-    texts = {caveat.number: caveat.text for caveat in load_caveats()}
-    published = "not published"
-    if cell.claim:
-        published = f"{cell.claim.text} ({STATISTIC[cell.claim.statistic]})"
-    return {
-        "id": _cell_id(cell),
-        "name": f"{cell.model}, {cell_text.DATASETS[cell.dataset]}, {cell_text.METRICS[cell.metric]}",
-        "published": published,
-        "ours": cell_text.ours(cell),
-        "difference": cell_text.difference(cell),
-        "verdict": verdict,
-        "style": html.style(cell),
-        "meaning": cell_text.MEANINGS[verdict.partition(",")[0]],
-        "evidence": cell_text.evidence(cell, letters),
-        "deviations": [f"{d} ({'material' if d.material else 'minor'}: {d.reason})" for d in cell.deviations],
-        "caveats": [(number, texts[number]) for number in cell.caveats],
-        "runs": [*cell.runs, *(excluded.run for excluded in cell.excluded)],
-    }
+def _link(cell: Cell) -> str:
+    """Where a verdict leads to: the first run behind it."""
+    runs = [*cell.runs, *(excluded.run for excluded in cell.excluded)] if cell.ours else []
+    return _slug("run", runs[0]) if runs else ""
 
 
 def _curves(finished: Sequence[Finished]) -> list[dict[str, Any]]:
@@ -126,38 +115,12 @@ def _curves(finished: Sequence[Finished]) -> list[dict[str, Any]]:
             "title": f"{network} on {_dataset(dataset)} by protocol {protocol}",
             "svg": figures.curves(_slug("curves", dataset, network, protocol), runs),
             "runs": [
-                {
-                    "run": run.result.run,
-                    "epochs": [
-                        (
-                            *(str(row.epoch), f"{row.train_loss:.4f}", f"{row.train_error:.2f}"),
-                            *([_percent(row.test_error)] if tested else []),
-                            f"{row.learning_rate:.4g}",
-                        )
-                        for row in _thinned(run.history)
-                    ],
-                    "tested": tested,
-                    "all": len(run.history),
-                    "error": f"{run.error_name} {run.result.top1_error:.2f} %",
-                }
-                for run in runs
-                for tested in [any(row.test_error is not None for row in run.history)]
+                (each.result.run, len(each.history), f"{each.error_name} {each.result.top1_error:.2f} %")
+                for each in runs
             ],
         }
         for (dataset, network, protocol), runs in groups.items()
     ]
-
-
-def _percent(error: float | None) -> str:
-    return "" if error is None else f"{error:.2f}"
-
-
-def _thinned(history: Sequence[Epoch]) -> list[Epoch]:
-    """At most _SHOWN_EPOCHS rows evenly spread, the first and the last among them."""
-    last = len(history) - 1
-    if last < _SHOWN_EPOCHS:
-        return list(history)
-    return [history[round(i * last / (_SHOWN_EPOCHS - 1))] for i in range(_SHOWN_EPOCHS)]
 
 
 def _scatter(dataset: str, plan: Plan, finished: Sequence[Finished]) -> dict[str, Any]:
@@ -166,18 +129,10 @@ def _scatter(dataset: str, plan: Plan, finished: Sequence[Finished]) -> dict[str
     return {
         "id": _slug("figures", dataset),
         "dataset": name,
-        "figures": [
-            (
-                f"{name}: test error against parameters",
-                figures.scatter(_slug("size", dataset), f"{name}: error against parameters", "parameters", points),
-            ),
-            (
-                f"{name}: test error against training compute",
-                figures.scatter(
-                    _slug("compute", dataset), f"{name}: error against training compute", "multiply_adds", points
-                ),
-            ),
-        ],
+        "size": figures.scatter(_slug("size", dataset), f"{name}: error against parameters", "parameters", points),
+        "compute": figures.scatter(
+            _slug("compute", dataset), f"{name}: error against training compute", "multiply_adds", points
+        ),
         "uncounted": sum(point.multiply_adds is None for point in points),
         "points": [
             {
@@ -189,21 +144,6 @@ def _scatter(dataset: str, plan: Plan, finished: Sequence[Finished]) -> dict[str
             }
             for point in points
         ],
-    }
-
-
-def _waiting(one: Ahead) -> dict[str, Any]:
-    return {
-        "id": _ahead_id(one),
-        "network": one.network,
-        "dataset": _dataset(one.dataset),
-        "protocol": one.protocol,
-        "published": ", ".join(f"{claim.text} (Table {claim.table})" for claim in one.claims),
-        "runs": one.runs,
-        "reproduced": ", ".join(f"{outlook.reproduced:.0%}" for outlook in one.outlooks),
-        "differs": ", ".join(f"{o.differs_one:.0%}, {o.differs_two:.0%}" for o in one.outlooks),
-        "costs": [hours(h) for cost in (one.each, one.cost) for h in (cost.gpu_hours, cost.cpu_hours)],
-        "command": one.command,
     }
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pipeline.progress import say
-from pipeline.tracking.store import LATER, RATE, connect, reason
+from pipeline.tracking.store import LATER, RATE, connect, reason, runs_of
 from pipeline.training.hooks import RunLogger
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ training, and after a signal, when a scheduler may kill soon what does not end."
 class Mirror(RunLogger):
     """One training as one MLflow run, found by its fingerprint; all calls to MLflow are made by one thread, in order.
 
-    It only appends epochs. What is missing or wrong then, pipeline/tracking/write.py adds or replaces from the files.
+    It only appends epochs. What is missing or wrong then, pipeline/tracking/sync.py adds or replaces from the files.
     """
 
     def __init__(self, run_id: str, record: dict[str, Any]) -> None:
@@ -45,23 +45,23 @@ class Mirror(RunLogger):
             say(f"MLflow is not recording {self.run_id} ({reason(error)}); {LATER}")
 
     def _log(self) -> None:
-        client, (experiment, *_) = connect()
+        client, experiment = connect()
         from mlflow.entities import Metric, Param
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         from pipeline.tracking.run_record import started
-        from pipeline.tracking.write import runs
 
         tags, params = started(self.run_id, self.record)
-        found = [run for run in runs([experiment], tags["fingerprint"]) if run.info.lifecycle_stage == "active"]
-        run = (found[0] if found else client.create_run(experiment, run_name=self.run_id, tags=tags)).info.run_id
-        new = [] if found else [Param(name, value) for name, value in params.items()]
-        client.log_batch(run, params=new)
+        found = [run.info for run in runs_of(experiment, tags["fingerprint"]) if run.info.lifecycle_stage == "active"]
+        if found:
+            run = found[0].run_id
+        else:
+            run = client.create_run(experiment, run_name=self.run_id, tags=tags).info.run_id
+            client.log_batch(run, params=[Param(name, value) for name, value in params.items()])
         client.update_run(run, status="RUNNING")
         self.logged |= {metric.step for metric in client.get_metric_history(run, "train_loss")}
-        # MLflow's own monitor, which has no types, records system/..., here after the steps of an earlier attempt.
-        watching: Any = SystemMetricsMonitor
-        monitor = watching(run, resume_logging=True)
+        watching: Any = SystemMetricsMonitor  # which has no types
+        monitor = watching(run, resume_logging=True)  # system/..., here after the steps of an earlier attempt
         monitor.start()
         try:
             while (row := self.rows.get()) is not None:
@@ -71,10 +71,7 @@ class Mirror(RunLogger):
                     client.log_batch(run, [Metric(key, value, now, epoch) for key, value in values.items()])
                     self.logged.add(epoch)
         finally:
-            monitor.finish()  # which drops what it measured since its last record: all of it, where the run was short
-            monitor.collect_metrics()
-            monitor.publish_metrics(monitor.aggregate_metrics())
-            monitor.mlflow_logger.flush()
+            monitor.finish()
         client.set_terminated(run, self.status)
 
 

@@ -1,26 +1,23 @@
 """What MLflow is to hold of a run, worked out from files and settings alone. Nothing here talks to MLflow."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from hashlib import file_digest, sha256
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.artifacts import read_history, read_record
 from pipeline.comparison.results import Result, load_results
 from pipeline.data.beton import open_card
 from pipeline.data.beton import sha256 as digest_of
+from pipeline.data.fetch import file_digest
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError
 from pipeline.params import Plan, Protocol
 from pipeline.provenance import commit, fingerprint
-from pipeline.tracking import run_figures
 from pipeline.tracking.verdict_tags import claims_for, judged, table_tag
 from pipeline.training.run_digests import content
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _COUNTS = {"errors", "n"}
 """Of metrics.json, behind the error; as charts they would only crowd the page."""
@@ -39,13 +36,6 @@ class RunRecord:
     """Name -> epochs completed -> value."""
     dataset: tuple[str, str] | None
     """Name of the representation and full digest of its training split; None where the data is not here."""
-    weights: Path
-    digest: str
-    """The sha256 of the weights."""
-    draw: "Callable[[], dict[str, Figure]]"
-    """Draws its figures, by file name."""
-    drawn_from: str
-    """Digest of all that the figures are drawn from, their code included."""
 
     @property
     def fingerprint(self) -> str:
@@ -66,49 +56,43 @@ def finished(plan: Plan, run_ids: Iterable[str]) -> dict[str, RunRecord]:
     locked, here = read_lock(), commit()
     records = {}
     for run_id in run_ids:
-        again = f"wrn-pipe repro {run_id}"
         try:
             records[run_id] = _finished(run_id, plan, results, locked.get(f"train@{run_id}"), here)
-        except FileNotFoundError as error:
-            raise UserError(f"{error.filename} not found", again) from None
-        except (ValueError, KeyError, TypeError) as error:
-            why = f"{type(error).__name__}: {error}".partition("\n")[0]
-            fix = f"wrn-pipe verify names the broken file; then {again}"
-            raise UserError(f"the files of {run_id} cannot be read ({why})", fix) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            fix = f"wrn-pipe verify names the broken file; then wrn-pipe repro {run_id}"
+            raise UserError(f"the files of {run_id} cannot be read ({error!r})", fix) from None
     return records
 
 
 def _finished(
     run_id: str, plan: Plan, results: Sequence[Result], locked: dict[str, Any] | None, here: tuple[str, bool]
 ) -> RunRecord:
-    folder, evaluated = Path("models") / run_id, Path("evaluations") / run_id
-    weights, history = folder / "model.safetensors", folder / "history.csv"
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    metrics, draw = _history(history, record["epochs"]), partial(run_figures.draw, run_id, history)
-    sources = [Path(run_figures.__file__), history]
+    folder, again = Path("models") / run_id, f"wrn-pipe repro {run_id}"
+    weights = folder / "model.safetensors"
+    record = read_record(folder / "run.json", again)
+    metrics: dict[str, dict[int, float]] = {}
+    for row in map(asdict, read_history(folder / "history.csv", again)):
+        for name in row.keys() - {"epoch"}:
+            if row[name] is not None:
+                metrics.setdefault(name, {})[row["epoch"]] = row[name]
     verdict, note = "not evaluated", f"Trained, not evaluated: `wrn-pipe repro evaluate@{run_id}`."
     if any(r.run == run_id and r.record.fingerprint == record["fingerprint"] for r in results):
-        measured, predictions = evaluated / "metrics.json", evaluated / "predictions.parquet"
-        values = json.loads(measured.read_text(encoding="utf-8"))
+        values = read_record(Path("evaluations") / run_id / "metrics.json", again)
         numbers = {key for key, value in values.items() if isinstance(value, int | float)} - _COUNTS
         metrics |= {f"test_{key}": {record["epochs"]: values[key]} for key in numbers}
-        sources += [measured, predictions]
-        draw = partial(draw, predictions, values["top1_error"])
         verdict, note = judged(run_id, claims_for(record["network"], record["dataset"]), plan, results)
-    note += f"\n\nWeights: `{weights.as_posix()}`. Everything again: `wrn-pipe repro {run_id}`."
-    tags = {"verdict": verdict, "mlflow.note.content": note, "dvc_lock": _locked(locked, weights)}
+    note += f"\n\nWeights: `{weights.as_posix()}`. Everything again: `{again}`."
+    about = {"verdict": verdict, "mlflow.note.content": note}
+    about |= {"weights_sha256": digest_of(weights), "dvc_lock": _locked(locked, weights)}
     # The checked-out commit is said of files that its code and settings would make again.
     own = fingerprint(plan, run_id) == record["fingerprint"]
+    data = Path("data/beton") / f"{record['dataset']}-{record['representation']}"
     return RunRecord(
-        tags=_tags(run_id, record) | tags,
+        tags=_tags(run_id, record) | about,
         origin=_origin(run_id, *here) if own else _origin(run_id, "unknown", "unknown"),
         params=_params(record),
         metrics=metrics,
-        dataset=_dataset(record),
-        weights=weights,
-        digest=digest_of(weights),
-        draw=draw,
-        drawn_from=sha256("".join(map(digest_of, sources)).encode()).hexdigest(),
+        dataset=(data.name, content(open_card(data), "train")) if data.exists() else None,
     )
 
 
@@ -143,28 +127,10 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _dataset(record: dict[str, Any]) -> tuple[str, str] | None:
-    folder = Path("data/beton") / f"{record['dataset']}-{record['representation']}"
-    return (folder.name, content(open_card(folder), "train")) if folder.exists() else None
-
-
-def _history(path: Path, epochs: int) -> dict[str, dict[int, float]]:
-    """history.csv as metrics by epoch; some epochs have no test error."""
-    import pandas as pd
-
-    rows = pd.read_csv(path, index_col="epoch", float_precision="round_trip").astype(float)
-    gaps = rows.drop(columns="test_error", errors="ignore").isna().to_numpy().any()
-    if [*rows.index] != [*range(1, epochs + 1)] or gaps:
-        raise ValueError(f"{path} does not hold the {epochs} epochs of the training")
-    return {str(name): {int(str(epoch)): value for epoch, value in rows[name].dropna().items()} for name in rows}
-
-
 def _locked(entry: dict[str, Any] | None, weights: Path) -> str:
     """sha256 of a stage's entry in dvc.lock; `other weights` where that is not about these, `none` without one."""
     if entry is None:
         return "none"
-    with weights.open("rb") as file:
-        md5 = file_digest(file, "md5").hexdigest()
-    if md5 not in [out.get("md5") for out in entry["outs"] if out["path"] == weights.as_posix()]:
+    if file_digest(weights, "md5") not in [out["md5"] for out in entry["outs"]]:
         return "other weights"
     return sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()

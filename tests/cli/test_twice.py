@@ -1,15 +1,11 @@
 """wrn-pipe stage train RUN --twice, ended early by real signals: it says what is true, and leaves no process behind."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from project import RUN, Project, make_project
 from test_interruptions import interrupted
@@ -86,29 +82,6 @@ def test_after_one_that_was_killed_another_starts_again(project: Project) -> Non
     assert " was killed; this starts again\n" in again.stderr
     assert "two trainings of 2 steps are equal" in again.stdout
     assert list((project.root / "scratch").iterdir()) == []
-
-
-@pytest.mark.soak
-def test_a_training_that_is_killed_is_told(project: Project) -> None:
-    log = project.root / "log"
-    with log.open("w") as file:
-        running = subprocess.Popen(
-            [sys.executable, "-c", "from pipeline.cli.main import main; main()", *COMMAND],
-            cwd=project.root,
-            env={**os.environ, "MLFLOW_TRACKING_URI": "none://"},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-        )
-    while not starting(project):
-        assert running.poll() is None, log.read_text()
-    (training,) = (p for p in psutil.Process(running.pid).children() if "pipeline.cli.twice" in p.cmdline())
-    training.kill()
-    assert running.wait(60) == 1
-    what, remedy = log.read_text().splitlines()[-2:]
-    assert what.startswith(f"error: run {RUN}: the training in scratch/")
-    assert what.endswith("/first was killed by SIGKILL, as the system does when memory is short")
-    assert remedy == f"  fix: start again with: wrn-pipe stage train {RUN} --twice"
 
 
 @pytest.mark.soak

@@ -12,7 +12,7 @@ from made_up_runs import five, result, write
 
 from pipeline.cli.main import main
 from pipeline.comparison.results import Result
-from pipeline.evidence import archive, crate
+from pipeline.evidence import archive
 
 ROOT = Path(__file__).resolve().parents[2]
 Command = Callable[..., tuple[int, str, str]]
@@ -151,9 +151,9 @@ def packed(results: Sequence[Result], folder: Path, **others: bytes) -> str:
     folder.mkdir()
     write(results, folder)
     members: dict[str, bytes | Path] = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
-    members |= dict.fromkeys((crate.NAME, crate.LICENCES, "dvc.lock", "dvc.yaml"), b"{}")
+    members |= dict.fromkeys((archive.LICENCES, "dvc.lock", "dvc.yaml"), b"{}")
     members |= {f"evaluations/{each.run}/predictions.parquet": b"" for each in results}
-    archive.write(folder.with_suffix(".zip"), members | others)
+    archive.write(folder.with_suffix(".zip"), members | others, archive.Checkout("0" * 40, "2026-01-01", dirty=False))
     return f"{folder.name}.zip"
 
 
@@ -183,7 +183,7 @@ def test_runs_of_archives_are_compared_by_the_reader_s_margins(compare, tmp_path
     ("names", "what", "remedy"),
     [
         (["a.zip", "b.zip"], "b.zip and a.zip both have good-1", "name one of the two"),
-        (["params.yaml"], "params.yaml is no archive of wrn-pipe bundle", "leave --bundle out"),
+        (["params.yaml"], "params.yaml not an archive of wrn-pipe bundle", "leave --bundle out"),
         (["broken.zip"], "broken.zip: evaluations/x/metrics.json: ", "wrn-pipe verify --bundle broken.zip"),
     ],
 )

@@ -156,7 +156,7 @@ def test_show_tells_all_of_a_run_whose_large_files_are_not_here(copy: Project) -
     assert sorted(story["absent"]) == sorted([weights, predictions])
     assert story["to_have"] == f"wrn-pipe repro {RUN}"
     assert f"To have them: wrn-pipe repro {RUN}" in text
-    assert story["lock"][f"train@{RUN}"]["stale"] == ["params.yaml: protocols.brief"]
+    assert story["lock"][f"train@{RUN}"]["stale"] == ["params.yaml: protocols.brief edited"]
     assert story["lock"][f"evaluate@{RUN}"]["stale"] is None
 
 

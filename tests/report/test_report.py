@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import threading
-import unicodedata
 from collections.abc import Sequence
 from functools import partial
 from hashlib import sha256
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import matplotlib
 import page_checks
-import pdf_text
 import pytest
 from made_up_runs import five, result, write
 from page_checks import Element
@@ -30,7 +28,6 @@ from pipeline.params import PARAMS
 from pipeline.publication.claims import claims_of
 from pipeline.report import page, points
 from pipeline.report.finished_runs import load_finished
-from pipeline.report.remaining_runs import ahead, total, unfinished
 from pipeline.runner.params_file import load
 from stages import report
 
@@ -154,12 +151,9 @@ def test_every_claim_and_verdict_of_the_tables_is_there(read, tables) -> None:
 
 
 def test_each_number_of_ours_tells_where_it_comes_from(read, root, tables) -> None:
-    for cell in (cell for each in tables for cell in each.cells if cell.ours):
-        inside = by_id(read, page._cell_id(cell))
-        for deviation in cell.deviations:
-            assert str(deviation) in inside.text
-        assert cell_text.verdict(cell) in inside.text
-        assert {f"#run-{run}" for run in cell.runs} <= {a.attributes["href"] for a in inside.all("a")}
+    for each in tables:
+        links = {a.attributes["href"] for a in by_id(read, each.stem).all("a")}
+        assert links >= {f"#run-{cell.runs[0]}" for cell in each.cells if cell.ours and cell.runs}
     for run in load_finished(root, load_results(root)):
         inside = by_id(read, f"run-{run.result.run}")
         assert inside.within("details")
@@ -190,8 +184,7 @@ def test_a_run_by_another_protocol_is_said_to_prove_nothing(quick, runs, tmp_pat
     assert "1 not comparable" in said
     assert "reproduced" not in said
     assert "ours, not comparable" in text
-    (row,) = [row for row in by_id(read, "ahead").parent.all("tr") if row.children[0].text == runs[0].run]
-    assert f"wrn-pipe repro {runs[0].run}" in row.text
+    assert f"wrn-pipe repro {runs[0].run}" in [item.text for item in by_id(read, "ahead").parent.all("li")]
 
 
 def test_nothing_run_at_all(tmp_path, monkeypatch) -> None:
@@ -204,44 +197,6 @@ def test_nothing_run_at_all(tmp_path, monkeypatch) -> None:
     assert read.text.count("No run is finished") == 2
     for claim in [*claims_of("4"), *claims_of("9")]:
         assert claim.text in read.text
-
-
-def test_what_is_not_run_is_listed_with_its_cost(read, tables, root) -> None:
-    waiting = ahead(tables, load(root / PARAMS))
-    for one in waiting:
-        row = by_id(read, page._ahead_id(one))
-        assert one.command in row.text
-        for outlook in one.outlooks:
-            assert f"{100 * outlook.reproduced:.0f} %" in row.text
-            assert f"{outlook.told:.2f}" in row.text
-        assert f" {one.runs} " in row.text
-    assert str(total(one.cost for one in waiting)) in read.text
-
-    def runs_of(network: str) -> list[int]:
-        found = [one for one in waiting if (one.dataset, one.network) == ("cifar10", network)]
-        return [one.runs for one in found if one.protocol == "paper-zca"]
-
-    assert runs_of("WRN-40-1") == [3], "the one run there is not comparable"
-    assert runs_of("WRN-28-10") == [3], "its runs are by the protocol of another table"
-    assert not any(one.network == "WRN-40-2-B(3)" for one in waiting)
-    assert "assumed" in by_id(read, "ahead").parent.text
-
-
-def test_one_training_serves_the_claims_of_two_tables(root) -> None:
-    plan = load(root / PARAMS)
-    waiting = ahead([table(plan, name, []) for name in ("3", "4")], plan)
-    (shared,) = [one for one in waiting if (one.dataset, one.network) == ("cifar10", "WRN-40-2")]
-    assert [claim.text for claim in shared.claims] == ["5.43", "5.33"]
-    assert (shared.runs, shared.seeds) == (3, 3)
-    assert shared.cost == shared.each * 3
-
-
-def test_a_planned_run_without_a_result_is_unfinished(root, runs) -> None:
-    plan = load(root / PARAMS)
-    assert unfinished(plan, [run.run for run in runs]) == []
-    (one,) = unfinished(plan, [run.run for run in runs[1:]])
-    assert one.run == runs[0].run
-    assert one.cost.cpu_hours > one.cost.gpu_hours > 0
 
 
 def test_points_are_the_papers_and_ours(root) -> None:
@@ -284,15 +239,6 @@ def test_figures_are_coloured_by_the_page_alone(read) -> None:
         style = " ".join(e.attributes.get("style", "") + e.attributes.get("fill", "") for e in every)
         assert "var(--ink)" in style
         assert not re.findall(r"#[0-9a-f]{6}", style)
-    hints = [title.text for title in read.all("title") if title.within("svg")]
-    assert "WRN-40-1, Table 4: 6.85 % at 0.564" in hints
-    assert any(hint.startswith("WRN-40-1, ours, brief, n=1, not comparable: 12.34 %") for hint in hints)
-
-
-def test_a_long_curve_is_thinned_in_its_table_only(read) -> None:
-    (long,) = [t for t in read.all("table") if "20 of 200 epochs" in t.text and "s1:" in t.text and "40-2-s1" in t.text]
-    epochs = [int(row.children[0].text) for row in long.all("tr")[1:]]
-    assert (len(epochs), epochs[0], epochs[-1]) == (20, 1, 200)
 
 
 def test_a_broken_or_missing_file_is_named(runs, tmp_path) -> None:
@@ -303,19 +249,17 @@ def test_a_broken_or_missing_file_is_named(runs, tmp_path) -> None:
         load_finished(tmp_path, load_results(tmp_path))
     assert runs[0].run in caught.value.remedy
     curve.unlink()
-    with pytest.raises(UserError, match=r"history\.csv is missing"):
+    with pytest.raises(UserError, match=r"history\.csv not found"):
         load_finished(tmp_path, load_results(tmp_path))
 
 
-def test_test_errors_by_epoch_are_drawn_and_listed_where_they_were_measured(runs, quick, tmp_path, monkeypatch) -> None:
+def test_test_errors_by_epoch_are_drawn_where_they_were_measured(runs, quick, tmp_path, monkeypatch) -> None:
     lay([runs[0], *quick], tmp_path / "here")
-    text = written(tmp_path / "here", monkeypatch)
-    looked, brief = (re.search(f"Training curve of {run.run}.*?</table>", text, re.S) for run in (runs[0], *quick))
-    assert looked
-    assert brief
-    assert '<th scope="col">test error, %</th>' in looked[0]
-    assert '<tr><th scope="row">1</th><td>2.3000</td><td>90.00</td><td>95.00</td><td>0.1</td>' in looked[0]
-    assert "test error" not in brief[0]
+    looked, brief = re.findall(
+        r'<svg role="img" aria-label="Train loss.*?</svg>', written(tmp_path / "here", monkeypatch), re.S
+    )
+    assert "test, seed 1" in looked
+    assert "test, seed 1" not in brief
 
 
 def luminance(colour: str) -> float:
@@ -367,8 +311,7 @@ addEventListener("load", () => {
 
 
 @pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="there is no chromium on PATH")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_a_browser_shows_all_of_it(text, read, width, scheme, tmp_path) -> None:
     (tmp_path / "report.html").write_text(text, encoding="utf-8")
     (tmp_path / "probe.html").write_text(PROBE.replace("WIDTH", str(width)), encoding="utf-8")
@@ -403,21 +346,3 @@ def test_a_browser_shows_all_of_it(text, read, width, scheme, tmp_path) -> None:
         for name in ("paper", "ink")
     )
     assert (paper < 0.05 and ink > 0.5) if scheme == "dark" else (paper > 0.9 and ink < 0.05)
-
-
-@pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="there is no chromium on PATH")
-def test_on_paper_what_is_folded_on_screen_is_there(text, read, tmp_path) -> None:
-    (tmp_path / "report.html").write_text(text, encoding="utf-8")
-    flags = ["--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'report.pdf'}"]
-    flags += [f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "report.html").as_uri()]
-    subprocess.run([str(CHROMIUM), *HEADLESS, *flags], capture_output=True, timeout=120, check=True)
-    printed = pdf_text.text((tmp_path / "report.pdf").read_bytes())
-
-    def lacking(folded: Sequence[Element], *tags: str) -> list[str]:
-        parts = [part for fold in folded for part in fold.all(*tags) if part.text and not part.children]
-        assert parts
-        return [part.text for part in parts if "".join(unicodedata.normalize("NFKC", part.text).split()) not in printed]
-
-    folds = read.all("details")
-    proofs = [fold for fold in folds if fold.attributes.get("class") == "proof"]  # the others repeat what figures show
-    assert lacking(proofs, "dt", "dd", "li", "p", "a", "span", "code") == []

@@ -21,7 +21,7 @@ from typing import Any
 import mlflow  # noqa: F401
 import torch
 
-import pipeline.tracking.write  # noqa: F401
+import pipeline.tracking.sync  # noqa: F401
 from pipeline.errors import exit_on_error
 from pipeline.training.device import prepare
 from stages.train import main

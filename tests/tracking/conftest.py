@@ -1,24 +1,29 @@
-"""A repository with two runs that were really trained and evaluated, one of them with MLflow watching."""
+"""A repository with the files of two runs, one recorded while it trained. tests/test_pipeline.py really trains."""
 
 import shutil
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from project import Project, make_project
 
+from pipeline.artifacts import read_history
+from pipeline.provenance import fingerprint
+from pipeline.publish import json_text
 from pipeline.runner.params_file import load
+from pipeline.tasks.classification import about, metrics
+from pipeline.tracking.mlflow_logger import mirrored
 from pipeline.tracking.store import EXPERIMENT
-from pipeline.tracking.sync import sync_all
+from pipeline.tracking.sync import log_runs, sync_all
+from pipeline.training.checkpoints import EpochRecord
+from pipeline.training.train_run import write_history
 
 FIRST, SECOND = "cifar10-wrn-40-1-brief-s1", "cifar10-wrn-40-1-brief-s2"
-KEPT = ("models", "evaluations", "dvc.lock", "dvc.yaml", "params.yaml", "data", "stages", "pipeline", "environment")
 
 
 def entry(run: int) -> dict[str, Any]:
@@ -27,18 +32,39 @@ def entry(run: int) -> dict[str, Any]:
 
 def forget_mlflow(patch: pytest.MonkeyPatch) -> None:
     """As in a new process: MLflow puts the store it uses into the environment, where `patch` takes it out again."""
-    for name in ("TRACKING_URI", "TRACKING_USERNAME", "TRACKING_PASSWORD"):
-        patch.setenv(f"MLFLOW_{name}", "")
+    patch.setenv("MLFLOW_TRACKING_URI", "")
+
+
+def lay(run_id: str) -> dict[str, Any]:
+    """The files of a training and its evaluation, as if it had been made here; what its run.json says."""
+    plan = load()
+    draw = np.random.default_rng(plan.run(run_id).seed)
+    record = {
+        "run": run_id,
+        **plan.run(run_id).model_dump(mode="json"),
+        "protocol_name": "brief",
+        "protocol": plan.protocols["brief"].model_dump(mode="json"),
+        "fingerprint": fingerprint(plan, run_id),
+        **{"parameters": 563_930, "epochs": 2, "loader": "numpy", "kernels": "torch", "versions": {"torch": "2.14.1"}},
+        "device": {"type": "cpu", "name": "a processor"},
+    }
+    trained, evaluated = Path("models") / run_id, Path("evaluations") / run_id
+    for folder in (trained, evaluated):
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json_text(record))
+    (trained / "model.safetensors").write_bytes(f"weights of {run_id}".encode())
+    write_history(trained / "history.csv", [EpochRecord(e, 0.1 / e, *draw.uniform(1, 3, 2).tolist()) for e in (1, 2)])
+    labels, probabilities = draw.integers(0, 10, 104), draw.dirichlet(np.ones(10), 104)
+    values = about(plan, run_id) | metrics(labels, probabilities.argmax(1), probabilities)
+    (evaluated / "metrics.json").write_text(json_text(values))
+    return record
 
 
 @pytest.fixture(scope="session")
 def trained(
     tmp_path_factory: pytest.TempPathFactory, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
 ) -> Project:
-    """Two runs of a claim of Table 4 on tiny images; not to be changed. The second is not in its tracking/ yet."""
-    from stages.evaluate import main as evaluate
-    from stages.train import main as train
-
+    """Two runs of a claim of Table 4; not to be changed. The second is not in its tracking/ yet."""
     project = make_project(tmp_path_factory.mktemp("trained") / "project", tiny_dataset_entry("http://127.0.0.1:9/x"))
 
     def plan(params: Any) -> None:
@@ -46,10 +72,6 @@ def trained(
         params["comparison"]["margins"].pop("cifar10-tiny")
         params["representations"] = {"cifar10-rgb": {"dataset": "cifar10", "kind": "rgb"}}
         params["runs"] = {FIRST: entry(1), SECOND: entry(2)}
-        params["loading"] = {"backend": "numpy"}
-        # Nothing to be built; and torch's bf16 takes minutes where the processor has no instructions for it.
-        params["kernels"] = "torch"
-        params["protocols"]["brief"]["precision"] = "fp32"
 
     project.edit(plan)
     (project.root / "data" / "beton").mkdir(parents=True)
@@ -58,12 +80,13 @@ def trained(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project.root)
         forget_mlflow(patch)
-        train(FIRST)
-        evaluate(FIRST)
-        patch.setenv("MLFLOW_TRACKING_URI", "none://")  # an outage, as far as the second run can see
-        train(SECOND)
-        evaluate(SECOND)
-    done = project.run("dvc", "commit", "-f", f"train@{FIRST}", f"evaluate@{FIRST}", f"train@{SECOND}")
+        record = lay(FIRST)
+        with mirrored(FIRST, record) as mirror:
+            for row in read_history(Path("models") / FIRST / "history.csv"):
+                mirror.epoch(EpochRecord(**asdict(row)), 100.0 * row.epoch)
+        log_runs(load(), [FIRST])
+        lay(SECOND)
+    done = project.run("dvc", "commit", "-f", f"train@{FIRST}", f"train@{SECOND}")
     assert done.returncode == 0, done.stderr
     return project
 
@@ -91,16 +114,9 @@ class Place:
         return {run.info.run_name: run for run in found}
 
 
-def copy(root: Path, to: Path, patch: pytest.MonkeyPatch, moved: bool = False) -> Place:
-    """A checkout copied with its tracking/; the process is in it, and as if MLflow had never been used in it.
-
-    Unless `moved`, the records say that the artifacts always were there.
-    """
+def copy(root: Path, to: Path, patch: pytest.MonkeyPatch) -> Place:
+    """A checkout copied with its tracking/; the process is in it, and as if MLflow had never been used in it."""
     shutil.copytree(root, to, ignore=shutil.ignore_patterns("scratch", "cache", "__pycache__"))
-    with closing(sqlite3.connect(to / "tracking" / "mlflow.db")) as database, database:
-        for column in () if moved else ("experiments.artifact_location", "runs.artifact_uri"):
-            table, _, name = column.partition(".")
-            database.execute(f"UPDATE {table} SET {name} = replace({name}, ?, ?)", (root.as_uri(), to.as_uri()))
     patch.chdir(to)
     forget_mlflow(patch)
     return Place(to)

@@ -1,6 +1,5 @@
-"""MLflow's pages in a real browser: the list of runs, a filter by tag, two runs compared, a curve opened."""
+"""MLflow's pages in a real browser: the list of runs, the curves of one, and what it says about the paper."""
 
-import json
 import os
 import re
 import shutil
@@ -10,10 +9,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
-from tracking.conftest import FIRST, SECOND, Place, copy
+from tracking.conftest import FIRST, Place, copy
 from tracking.servers import free_port, wait_for
 
 CHROMIUM = shutil.which("chromium")
@@ -94,27 +92,6 @@ def test_the_list_has_each_run_with_its_error_and_verdict(pages: tuple[Place, st
     for column in ("test_top1_error", "verdict", "tables"):
         assert column in shown
     assert shown.count(">not comparable<") == 2
-
-
-def test_a_tag_in_the_address_filters(pages: tuple[Place, str], text_of: Open) -> None:
-    _, address = pages
-    filtered = address.split("&")[0] + "&searchFilter=" + quote("tags.seed = '2' and tags.tables = '4'")
-    shown = text_of(filtered, lambda shown: f">{SECOND}<" in shown and f">{FIRST}<" not in shown)
-    assert f">{SECOND}<" in shown
-    assert f">{FIRST}<" not in shown
-
-
-def test_two_runs_side_by_side(pages: tuple[Place, str], text_of: Open) -> None:
-    place, address = pages
-    runs = [run.info for run in place.runs().values()]
-    keys, experiments = (quote(json.dumps(ids)) for ids in ([r.run_id for r in runs], [runs[0].experiment_id]))
-    needed = ["Comparing 2 Runs", *(word for name, run in place.runs().items() for word in (name, run.info.run_id))]
-    side_by_side = f"{address.split('#')[0]}#/compare-runs?runs={keys}&experiments={experiments}"
-    shown = text_of(side_by_side, lambda shown: all(word in shown for word in needed))
-    assert "Comparing 2 Runs from 1 Experiment" in shown
-    for name, run in place.runs().items():
-        assert name in shown
-        assert run.info.run_id in shown
 
 
 def test_the_curves_of_a_run(pages: tuple[Place, str], text_of: Open) -> None:

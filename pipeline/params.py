@@ -16,6 +16,7 @@ PARAMS = Path("params.yaml")
 Precision = Literal["fp32", "bf16"]
 Flip = Literal["none", "per-image", "half-batch"]
 Crop = Literal["none", "per-image", "per-batch", "random-resized"]
+Color = Literal["none", "jitter-lighting"]
 ConvInit = Literal["fan_in", "fan_out"]
 BnInit = Literal["uniform", "ones"]
 Backend = Literal["ffcv", "numpy"]
@@ -74,6 +75,10 @@ class Protocol(Strict):
     """Horizontal: each image with p = 0.5, or exactly half of each mini-batch."""
     crop: Crop
     """Random crop of the image's size from its 4-pixel reflection pad, or ImageNet's random resized crop."""
+    color: Color = "none"
+    """Of training images, before they are normalised. jitter-lighting: fb.resnet.torch's brightness, contrast and
+    saturation, each blended by a factor of 0.6 to 1.4, in random order, and PCA lighting of deviation 0.1, drawn for
+    each image; needs crop random-resized."""
     drop_last: bool
     """Leave out the last, smaller mini-batch of each training epoch."""
     conv_init: ConvInit
@@ -107,6 +112,8 @@ class Protocol(Strict):
             raise ValueError("nesterov needs a momentum above 0")
         if self.test_every and self.holdout:
             raise ValueError("test_every looks at the test split, which holdout is there to leave alone")
+        if self.color != "none" and self.crop != "random-resized":
+            raise ValueError(f"color {self.color} needs crop random-resized, not {self.crop}")
         if self.batch_size % self.processes:
             raise ValueError(f"{self.processes} processes cannot share batch_size {self.batch_size} evenly")
         if isinstance(self.schedule, StepSchedule):

@@ -212,7 +212,8 @@ def _runs_of(network: str, dataset: str, metric: Metric, results: Sequence[Resul
 
 
 def _deviations(result: Result, claim: Claim, paper: PaperProtocol, plan: Plan) -> tuple[Deviation, ...]:
-    return deviations(result, claim, paper, plan.datasets.get(claim.dataset))
+    stored = plan.representations.get(f"{claim.dataset}-{result.record.representation}")
+    return deviations(result, claim, paper, plan.datasets.get(claim.dataset), stored)
 
 
 def _one_per_seed(weighed: Sequence[_Weighed]) -> tuple[list[_Weighed], list[_Weighed]]:

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.data import color
 from pipeline.data.augmentation import flips, offsets, sources
 from pipeline.data.loader import Batch, Ints, Loader
 from pipeline.data.numba_kernel import Bools, fill
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.resized_crop import RandomCrops
 from pipeline.data.sampler import WHOLE, Shard
-from pipeline.params import Crop, Flip
+from pipeline.params import Color, Crop, Flip
 
 _WORDS = {torch.float32: torch.uint32, torch.bfloat16: torch.uint16}
 
@@ -34,9 +35,9 @@ class Inputs:
     """What a training's network sees of a split, on `device`.
 
     On the CPU one compiled pass makes a batch from the loader's memory. To any other device the whole split is copied
-    once, or of JPEGs batch by batch, and the batches are made there. `dtype` is float32, or bfloat16 with the bits that
-    autocast rounds to. Of each mini-batch of `batch_size`, the loader's unless said, it sees what `shard` takes; the
-    loader's is then the shard's size of it.
+    once, or of JPEGs batch by batch, and the batches are made there, by torch; with `color` so they are on the CPU too.
+    `dtype` is float32, or bfloat16 with the bits that autocast rounds to. Of each mini-batch of `batch_size`, the
+    loader's unless said, it sees what `shard` takes; the loader's is then the shard's size of it.
     """
 
     loader: Loader
@@ -48,6 +49,7 @@ class Inputs:
     device: torch.device
     shard: Shard = WHOLE
     batch_size: int | None = None
+    color: Color = "none"
     split: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, init=False)
 
     def batches(self, epoch: int, order: Ints, first: int = 0) -> Iterator[Input]:
@@ -63,10 +65,12 @@ class Inputs:
             own = self.shard.positions(len(order), size)
             order, mirrored, rows, columns = order[own], mirrored[own], rows[own], columns[own]
         crops = RandomCrops(self.seed, epoch) if self.crop == "random-resized" else None
+        if self.color != "none":
+            return self.streamed(self.loader.batches(order, crops), mirrored, rows, columns, epoch)
         if self.device.type == "cpu":
             return self.by_numba(self.loader.views(order, crops), mirrored, rows, columns)
         if crops:
-            return self.streamed(self.loader.batches(order, crops), mirrored, rows, columns)
+            return self.streamed(self.loader.batches(order, crops), mirrored, rows, columns, epoch)
         return self.by_torch(order, mirrored, rows, columns)
 
     def by_numba(self, views: Iterable[Batch], mirrored: Bools, rows: Ints, columns: Ints) -> Iterator[Input]:
@@ -95,15 +99,22 @@ class Inputs:
             augmented = augment(stored, at[part], flipped[part], down[part], across[part])
             yield Input(order[part], self.preprocessing(augmented).to(self.dtype), labels[at[part]])
 
-    def streamed(self, batches: Iterable[Batch], mirrored: Bools, rows: Ints, columns: Ints) -> Iterator[Input]:
+    def streamed(
+        self, batches: Iterable[Batch], mirrored: Bools, rows: Ints, columns: Ints, epoch: int
+    ) -> Iterator[Input]:
         """The mini-batches `batches`, each copied to the device as it is: for a split that does not fit there."""
         start = 0
         for batch in batches:
             part = slice(start, start + len(batch.indices))
             start = part.stop
             moves = np.arange(len(batch.indices)), mirrored[part], rows[part], columns[part]
-            augmented = augment(self._sent(batch.images), *map(self._sent, moves))
-            yield Input(batch.indices, self.preprocessing(augmented).to(self.dtype), self._sent(batch.labels))
+            images = augment(self._sent(batch.images), *map(self._sent, moves))
+            self.preprocessing.check(images)
+            if self.color != "none":
+                orders, factors, lighting = color.coefficients(self.seed, epoch, batch.indices)
+                images = color.apply(images.float(), self._sent(orders), self._sent(factors), self._sent(lighting))
+            normalised = self.preprocessing.normalised(images).to(self.dtype)
+            yield Input(batch.indices, normalised, self._sent(batch.labels))
 
     def _sent(self, array: npt.NDArray[Any]) -> torch.Tensor:
         """A copy on the device. Only from page-locked memory does the process not wait for a GPU to have it."""

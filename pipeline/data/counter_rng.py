@@ -26,6 +26,11 @@ class Stream(IntEnum):
     BOX_TOP = 9
     BOX_LEFT = 10
     HOLDOUT = 11
+    JITTER_ORDER = 12
+    BRIGHTNESS = 13
+    CONTRAST = 14
+    SATURATION = 15
+    LIGHTING = 16
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

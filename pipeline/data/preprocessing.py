@@ -34,6 +34,10 @@ class Preprocessing(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.check(images)
+        return self.normalised(images)
+
+    def normalised(self, images: torch.Tensor) -> torch.Tensor:
+        """The same of images whose bytes may have become floats on the same scale."""
         if self.kind != "zca":
             images = (images.float() - self.mean) / self.std
         return images.permute(0, 3, 1, 2)

@@ -176,6 +176,7 @@ class _Loop:
             training.device,
             ranks.shard,
             batch,
+            protocol.color,
         )
         self.ema = EMA(model, protocol.weight_average) if protocol.weight_average else None
         self.states = Checkpoints(training.scratch, model, self.optimizer, self.totals, self.ema)

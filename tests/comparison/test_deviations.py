@@ -3,15 +3,17 @@
 import pytest
 from made_up_runs import changed, result
 
+from pipeline.comparison.cells import cell_of
 from pipeline.comparison.deviations import deviations, is_comparable, weights
 from pipeline.comparison.results import Device
-from pipeline.params import OneCycleSchedule, Protocol, StepSchedule
+from pipeline.params import OneCycleSchedule, Protocol, Representation, StepSchedule
 from pipeline.publication.claims import Claim, load_claims
 from pipeline.publication.protocols import paper_protocol, protocol_of
 
 CLAIMS = {claim.id: claim for claim in load_claims()}
 PLAIN = CLAIMS["4/cifar10/WRN-40-1/top1_error"]
 DROPOUT = CLAIMS["6/cifar10/WRN-28-10-dropout/top1_error"]
+IMAGENET = CLAIMS["7/imagenet/WRN-18-2.0/top1_error"]
 STEPS = {"kind": "step", "drop_after": (59, 119, 159), "factor": 0.2, "reset_momentum": True}
 
 
@@ -65,7 +67,11 @@ def test_a_changed_field_is_found_and_weighed(field: str, value, material: bool)
 
 
 def test_all_fields_of_a_protocol_are_weighed() -> None:
-    tested = {field for field, _, _ in CHANGES} | {"optimizer", "dropout"}  # one optimizer exists; dropout is below
+    tested = {field for field, _, _ in CHANGES} | {
+        "optimizer",
+        "dropout",
+        "color",
+    }  # one optimizer exists; the others are below
     assert set(weights()) == set(Protocol.model_fields)
     assert tested == {field for field, weight in weights().items() if weight.weight != "none"}
 
@@ -90,9 +96,33 @@ def test_dropout_counts_only_where_the_network_has_it() -> None:
 
 
 def test_an_unstated_field_is_minor() -> None:
-    claim = CLAIMS["7/imagenet/WRN-18-2.0/top1_error"]
-    differences = found(claim, protocol=changed("paper-imagenet", processes=4, nesterov=False))
+    differences = found(IMAGENET, protocol=changed("paper-imagenet", processes=4, nesterov=False))
     assert {f: differences[f].material for f in ("processes", "nesterov")} == {"processes": False, "nesterov": True}
+
+
+def test_imagenet_without_its_colors_is_material() -> None:
+    deviation = found(IMAGENET, protocol=changed("paper-imagenet", color="none"), representation="jpeg")["color"]
+    assert deviation.material
+    assert "fb.resnet.torch" in deviation.evidence
+    assert str(deviation) == "color: none instead of jitter-lighting"
+    assert "color" not in found(IMAGENET)
+
+
+@pytest.mark.parametrize(
+    ("max_side", "quality", "material"), [(500, 90, False), (600, 95, False), (499, 90, True), (500, 89, True)]
+)
+def test_images_that_were_encoded_again_are_told(base_plan, max_side: int, quality: int, material: bool) -> None:
+    stored = Representation(dataset="imagenet", kind="jpeg", max_side=max_side, quality=quality)
+    plan = base_plan.model_copy(update={"representations": {**base_plan.representations, "imagenet-jpeg": stored}})
+    run = result(9000, network=IMAGENET.model, dataset="imagenet", protocol="paper-imagenet", representation="jpeg")
+    cell = cell_of(IMAGENET, plan, [run])
+    (deviation,) = (d for d in cell.deviations if d.field == "stored_images")
+    ours = f"longer side at most {max_side}, quality {quality}"
+    assert str(deviation) == f"stored images: {ours} instead of the original files"
+    assert deviation.material is material
+    assert deviation.reason
+    assert len(deviation.evidence) > 20
+    assert not {d.field for d in cell_of(IMAGENET, base_plan, [run]).deviations} & {"stored_images"}
 
 
 @pytest.mark.parametrize(

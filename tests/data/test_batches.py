@@ -81,7 +81,7 @@ def test_the_way_of_a_gpu_gives_the_bits_of_the_cpu(
     of, order = inputs(tiny_beton, era, dtype), sample_order(7, 0, 260)
     moves = flips(era[0], 7, 0, order, 48), *offsets(era[1], 7, 0, order, np.arange(260) // 48)
     same(of.by_torch(order, *moves), of.batches(0, order))
-    same(of.streamed(of.loader.batches(order), *moves), of.batches(0, order))
+    same(of.streamed(of.loader.batches(order), *moves, 0), of.batches(0, order))
 
 
 def test_the_host_reads_nothing_from_the_device(tiny_beton: Path) -> None:

@@ -1,0 +1,226 @@
+"""Color jitter and PCA lighting: the bits of a plain reference, the recipe's formulas and the draws' distribution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import photos
+import pytest
+import torch
+from made_up_runs import changed
+from PIL import Image
+from scipy.stats import chisquare, kstest
+
+from pipeline.data import color
+from pipeline.data.augmentation import flips
+from pipeline.data.batches import Inputs
+from pipeline.data.loader import Loader
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.data.resized_crop import RandomCrops
+from pipeline.data.sampler import sample_order
+from pipeline.params import Backend, Color, Protocol
+
+N, SEED = 9, 7
+ORDERS = [[2, 0, 1], [1, 0, 2]]
+FACTORS = [
+    ["0x1.3775920000000p-1", "0x1.66826e0000000p-1", "0x1.9d6cdc0000000p-1"],
+    ["0x1.8355cc0000000p-1", "0x1.7f46f00000000p-1", "0x1.0a6b2c0000000p+0"],
+]
+LIGHTING = [
+    ["-0x1.f86d39999999ap-10", "0x1.df49fbf4ccccdp-4", "-0x1.860be578ccccdp-3"],
+    ["-0x1.676994acccccdp-5", "0x1.5758426000000p-4", "0x1.0194db2cccccdp-4"],
+]
+Pixels = npt.NDArray[Any]
+
+
+def reference(image: Pixels, order: Sequence[int], factors: Pixels, lighting: Pixels) -> Pixels:
+    """One image, float32 [H,W,3] of 0..255: each operation of `color.apply` in its order, rounded to float32."""
+
+    def grey_of(x: Pixels) -> Pixels:
+        return x[..., 0] * np.float32(0.299) + x[..., 1] * np.float32(0.587) + x[..., 2] * np.float32(0.114)
+
+    x = image
+    for kind in order:
+        factor, grey = factors[kind], grey_of(x)
+        if kind == color.BRIGHTNESS:
+            x = x * factor
+        elif kind == color.SATURATION:
+            x = x * factor + ((np.float32(1) - factor) * grey)[..., None]
+        else:
+            total = sum(int(float(value) * 2**32) for value in grey.ravel())
+            x = x * factor + (np.float32(1) - factor) * np.float32(float(total) * (1 / (2.0**32 * grey.size)))
+    amounts = [float(amount) * (255 * value) for amount, value in zip(lighting, color.EIGENVALUES, strict=True)]
+    shift = [amounts[0] * row[0] + amounts[1] * row[1] + amounts[2] * row[2] for row in color.EIGENVECTORS]
+    return x + np.array(shift).astype(np.float32)
+
+
+def recipe(image: Pixels, order: Sequence[int], factors: Pixels, lighting: Pixels) -> Pixels:
+    """fb.resnet.torch's transforms of one image in [0,1], in double precision; back in 0..255."""
+    x = image.astype(np.float64) / 255
+    for kind in order:
+        grey = np.repeat((x @ [0.299, 0.587, 0.114])[..., None], 3, axis=2)
+        other = (np.zeros_like(x), np.full_like(x, math.fsum(grey[..., 0].ravel()) / grey[..., 0].size), grey)[kind]
+        x = x * float(factors[kind]) + (1 - float(factors[kind])) * other
+    vectors = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+    return 255 * (x + (vectors * lighting * [0.2175, 0.0188, 0.0045]).sum(axis=1))
+
+
+def applied(images: Pixels, coefficients: Sequence[Pixels]) -> Pixels:
+    made: Pixels = color.apply(torch.from_numpy(images), *map(torch.from_numpy, coefficients)).numpy()
+    return made
+
+
+def test_the_bits_are_those_of_an_image_by_itself_and_the_values_those_of_the_recipe() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (24, 13, 17, 3)).astype(np.float32)
+    images[:3] = np.array([0, 255, 1])[:, None, None, None]
+    drawn = color.coefficients(SEED, 2, np.arange(24))
+    assert len({tuple(order) for order in drawn[0].tolist()}) == 6
+    before = images.copy()
+    made = applied(images, drawn)
+    assert made.dtype == np.float32
+    assert np.array_equal(images, before), "what was given is not changed"
+    for image, one, order, factors, lighting in zip(images, made, *drawn, strict=True):
+        assert np.array_equal(one, reference(image, order, factors, lighting))
+        assert np.abs(one - recipe(image, order, factors, lighting)).max() < 2e-4
+    assert (made < 0).any()
+    assert (made > 255).any(), "nothing is clipped"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_neither_the_batch_nor_the_threads_nor_a_flip_change_the_bits(threads: int) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (6, 224, 224, 3)).astype(np.float32)
+    drawn = color.coefficients(SEED, 0, np.arange(6))
+    usual = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        whole = applied(images, drawn)
+        flipped = applied(np.ascontiguousarray(images[:, :, ::-1]), drawn)
+        single = [applied(images[i : i + 1], [part[i : i + 1] for part in drawn])[0] for i in range(6)]
+    finally:
+        torch.set_num_threads(usual)
+    assert np.array_equal(whole, np.stack(single))
+    assert np.array_equal(whole, flipped[:, :, ::-1])
+
+
+def test_the_draws_have_the_recipes_distribution() -> None:
+    orders, factors, lighting = color.coefficients(SEED, 0, np.arange(60_000))
+    codes, counts = np.unique(orders @ [9, 3, 1], return_counts=True)
+    assert len(codes) == 6
+    assert np.array_equal(np.sort(orders, axis=1), np.tile([0, 1, 2], (60_000, 1)))
+    assert chisquare(counts).pvalue > 1e-3
+    assert factors.dtype == np.float32
+    for column in factors.T:
+        assert kstest(column, "uniform", (0.6, 0.8)).pvalue > 1e-3
+    for column in lighting.T:
+        assert abs(column.mean()) < 4 * 0.1 / math.sqrt(60_000)
+        assert column.std() == pytest.approx(0.1, rel=0.012)  # 4 standard errors
+        assert kstest(column[:5000], "norm", (0, 0.1)).pvalue > 1e-3
+    together = np.corrcoef(np.column_stack([orders[:, 0], factors, lighting]).T) - np.eye(7)
+    assert np.abs(together).max() < 5 / math.sqrt(60_000)
+
+
+def test_the_draws_are_pure_and_differ_between_images_epochs_and_seeds() -> None:
+    whole = color.coefficients(SEED, 1, np.arange(50))
+    part = color.coefficients(SEED, 1, np.array([31, 4]))
+    assert all(np.array_equal(one[[31, 4]], other) for one, other in zip(whole, part, strict=True))
+    seen = {color.coefficients(s, e, np.arange(50))[i].tobytes() for s in (1, 2) for e in (0, 1) for i in (1, 2)}
+    assert len(seen) == 8
+    assert len(np.unique(whole[1])) == len(np.unique(whole[2])) == 150
+
+
+def test_the_draws_are_these_numbers() -> None:
+    """On every machine; other ones would make every training that used them another one."""
+    orders, factors, lighting = color.coefficients(7, 3, np.array([0, 1_281_166]))
+    assert orders.tolist() == ORDERS
+    assert [[value.hex() for value in row] for row in factors.astype(float).tolist()] == FACTORS
+    assert [[value.hex() for value in row] for row in lighting.tolist()] == LIGHTING
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    images = [photos.cutting(n, np.random.default_rng(n), 120) for n in range(N)]
+    return photos.make_beton(tmp_path_factory.mktemp("photos") / "photos-jpeg", "train", images, np.arange(N) % 3)
+
+
+def inputs(
+    folder: Path,
+    batch_size: int = 4,
+    kind: Color = "jitter-lighting",
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    backend: Backend = "numpy",
+) -> Inputs:
+    loader, preprocessing = Loader(folder, "train", batch_size, backend), Preprocessing("imagenet").to(device)
+    return Inputs(loader, preprocessing, "per-image", "random-resized", SEED, dtype, torch.device(device), color=kind)
+
+
+def shown(of: Inputs, epoch: int, order: npt.NDArray[np.int64], first: int = 0) -> torch.Tensor:
+    return torch.cat([batch.images for batch in of.batches(epoch, order, first)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_batches_are_cropped_colored_flipped_and_normalised(folder: Path, dtype: torch.dtype) -> None:
+    order, of = sample_order(SEED, 1, N), inputs(folder, dtype=dtype)
+    cropped = np.concatenate([batch.images for batch in of.loader.batches(order, RandomCrops(SEED, 1))])
+    colored = np.stack(
+        [reference(*one) for one in zip(cropped.astype(np.float32), *color.coefficients(SEED, 1, order), strict=True)]
+    )
+    mirrored = flips("per-image", SEED, 1, order)
+    assert 0 < mirrored.sum() < N
+    colored[mirrored] = colored[mirrored, :, ::-1]
+    mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
+    expected = ((torch.from_numpy(colored) - mean) / std).permute(0, 3, 1, 2).to(dtype)
+    made = list(of.batches(1, order))
+    assert [len(batch.labels) for batch in made] == [4, 4, 1]
+    assert all(batch.images.is_contiguous(memory_format=torch.channels_last) for batch in made)
+    assert torch.equal(torch.cat([batch.images for batch in made]), expected)
+    assert torch.cat([batch.labels for batch in made]).tolist() == (order % 3).tolist()
+
+
+def test_an_image_depends_neither_on_the_batch_nor_on_where_the_epoch_begins(folder: Path) -> None:
+    order = sample_order(SEED, 0, N)
+    whole = shown(inputs(folder), 0, order)
+    assert torch.equal(shown(inputs(folder, batch_size=7), 0, order), whole)
+    assert torch.equal(shown(inputs(folder), 0, order[4:], 1), whole[4:])
+
+
+def test_without_color_a_gpus_way_gives_the_bits_of_the_cpus(folder: Path) -> None:
+    order, of = sample_order(SEED, 0, N), inputs(folder, kind="none")
+    still = np.full(N, 4)
+    moves = flips("per-image", SEED, 0, order), still, still
+    streamed = of.streamed(of.loader.batches(order, RandomCrops(SEED, 0)), *moves, 0)
+    plain = shown(of, 0, order)
+    assert torch.equal(torch.cat([batch.images for batch in streamed]), plain)
+    assert not torch.equal(shown(inputs(folder), 0, order), plain)
+
+
+def test_the_host_reads_nothing_from_the_device(folder: Path) -> None:
+    """Tensors on torch's meta device have no values: whoever waits for one gets an error."""
+    made = shown(inputs(folder, device="meta"), 0, sample_order(SEED, 0, N))
+    assert (str(made.device), made.shape, made.dtype) == ("meta", (N, 3, 224, 224), torch.float32)
+
+
+@pytest.mark.soak
+def test_both_backends_color_alike(tmp_path: Path) -> None:
+    """Images of one color each, which both decoders read alike."""
+    sizes = [(80, 60), (100, 40), (224, 224), (60, 90), (64, 64)]
+    images = [Image.new("RGB", size, (40 * n, 250 - 30 * n, 90 + 20 * n)) for n, size in enumerate(sizes)]
+    folder = photos.make_beton(tmp_path / "photos-jpeg", "train", images, np.arange(5))
+    order = sample_order(SEED, 0, 5)
+    assert torch.equal(*(shown(inputs(folder, 2, backend=backend), 0, order) for backend in ("ffcv", "numpy")))
+
+
+def test_color_needs_random_resized_crops() -> None:
+    with pytest.raises(ValueError, match="color jitter-lighting needs crop random-resized, not per-image"):
+        changed("paper-meanstd", color="jitter-lighting")
+
+
+def test_a_recipe_from_before_there_was_color_has_none() -> None:
+    recipe = changed("paper-meanstd").model_dump()
+    del recipe["color"]
+    assert Protocol.model_validate(recipe) == changed("paper-meanstd")

@@ -207,12 +207,13 @@ def test_the_host_reads_nothing_from_the_device(folder: Path) -> None:
 
 @pytest.mark.soak
 def test_both_backends_color_alike(tmp_path: Path) -> None:
-    """Images of one color each, which both decoders read alike."""
+    """Images of one grey each, which both decoders read alike; the lighting colors them."""
     sizes = [(80, 60), (100, 40), (224, 224), (60, 90), (64, 64)]
-    images = [Image.new("RGB", size, (40 * n, 250 - 30 * n, 90 + 20 * n)) for n, size in enumerate(sizes)]
+    images = [Image.new("RGB", size, (50 * n + 8,) * 3) for n, size in enumerate(sizes)]
     folder = photos.make_beton(tmp_path / "photos-jpeg", "train", images, np.arange(5))
     order = sample_order(SEED, 0, 5)
-    assert torch.equal(*(shown(inputs(folder, 2, backend=backend), 0, order) for backend in ("ffcv", "numpy")))
+    fast, plain = (shown(inputs(folder, 2, backend=backend), 0, order) for backend in ("ffcv", "numpy"))
+    assert torch.equal(fast, plain)
 
 
 def test_color_needs_random_resized_crops() -> None:

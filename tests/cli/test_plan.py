@@ -153,7 +153,7 @@ def test_a_cost_that_is_hardly_any_is_said_in_plain_words(cli: Cli) -> None:
 def test_more_seeds_join_their_group(project: Project, cli: Cli) -> None:
     once = cli(*ONE, "--seeds", "1", "--yes")
     assert once.returncode == 0
-    assert "Fewer than 3 runs of a network are never called reproduced" in once.stdout
+    assert "Fewer than 3 seeds of a network are not judged" in once.stdout
     assert (
         cli(
             "plan", "--paper-table", "4", "--row", "WRN-16-10", "--dataset", "cifar100", "--seeds", "1", "--yes"
@@ -162,7 +162,7 @@ def test_more_seeds_join_their_group(project: Project, cli: Cli) -> None:
     )
     done = cli(*ONE, "--seeds", "3", "--yes")
     assert "Adds 2 runs (1 more are there already)" in done.stdout
-    assert re.search(r"holds, 3 runs say reproduced in \d+ of 100 cases; if it is off by \d\.\d\d points", done.stdout)
+    assert re.search(r"holds, 3 seeds say reproduced in \d+ of 100 cases; where it is one margin off", done.stdout)
     ids = [run_id for run_id in plan_of(project).runs if run_id.startswith("cifar100")]
     assert ids == [*(f"cifar100-wrn-16-8-paper-zca-s{seed}" for seed in (1, 2, 3)), "cifar100-wrn-16-10-paper-zca-s1"]
     assert text_of(project).count("# WRN-16-8 on CIFAR-100 by paper-zca.") == 1

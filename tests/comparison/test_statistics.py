@@ -91,6 +91,21 @@ def test_operating_characteristics(paper_runs, sd, reproduced, differs, all_look
     assert (off.any_reproduced, off.any_differs) == pytest.approx(two_margins, abs=2)
 
 
+def test_pooling_six_cells_repairs_a_prior_that_is_too_narrow() -> None:
+    """True sd 0.20 where the prior says 0.14: one cell alone calls 5.7 % different, which may be 5."""
+    generator, different = np.random.default_rng(6), 0
+    for _ in range(CASES):
+        cells = generator.normal(TRUTH, 0.20, (6, LOOKS[-1]))
+        printed = float(generator.normal(TRUTH, 0.20))
+        for look in LOOKS:
+            spread = pooled([Errors(tuple(cell[:look].tolist()), IMAGES) for cell in cells], PRIOR)
+            found = judged(cells[0, :look].tolist(), printed, spread, variance=1.0).verdict
+            if found is not Verdict.INCONCLUSIVE:
+                different += found in DIFFERS
+                break
+    assert 100 * different / CASES == pytest.approx(4.5, abs=0.5)
+
+
 def test_an_unstated_number_of_runs_is_taken_conservatively() -> None:
     """If the number was a median of five in truth, calling it a single run says differs less often."""
     generator = np.random.default_rng(1)

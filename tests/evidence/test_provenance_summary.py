@@ -86,8 +86,8 @@ def test_explain_tells_a_claim_without_runs(finished: Project) -> None:
     assert "Its recipe is paper-zca" in text
     assert "wrn-pipe plan --paper-table 4 --row 'WRN-40-1' --dataset cifar10 --seeds 5" in text
     assert "The paper prints 6.85 and does not say of how many runs." in text
-    told = r"if the number holds, 5 runs say reproduced in 6\d of 100 cases; if it is one margin \(0\.3 points\) off"
-    assert re.search(told, text)
+    said = r"if the number holds, 5 runs say reproduced in 6\d of 100 cases; if it is one margin \(0\.3 points\) off"
+    assert re.search(said, text)
 
 
 def test_explain_sends_nobody_to_train_what_the_tool_does_not_have(finished: Project) -> None:

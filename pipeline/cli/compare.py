@@ -45,7 +45,10 @@ def compare(
         ),
     ] = False,
     run: Annotated[
-        list[str] | None, typer.Option(help="Only this run of params.yaml. Repeatable.", autocompletion=completion.runs)
+        list[str] | None,
+        typer.Option(
+            help="Only claims that this run of params.yaml answers. Repeatable.", autocompletion=completion.runs
+        ),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Only this dataset, such as cifar100.", autocompletion=completion.datasets)
@@ -94,13 +97,14 @@ def compare(
         found = load_results(Path())
     for run_id in run or ():
         plan.run(run_id)
-    results = [result for result in found if not run or result.run in run]
+    if orderings and (run or timings):
+        raise UserError("--orderings judges all runs and no times", "leave --run and --timings out")
     names = table_names(paper_table)
     check_filters(names, dataset, row)
     if orderings:
-        text, failure = _orderings(plan, results, names, dataset, row, form, output)
+        text, failure = _orderings(plan, found, names, dataset, row, form, output)
     else:
-        text, failure = _tables(plan, results, names, dataset, row, run or [], form, output, bundle or [], timings)
+        text, failure = _tables(plan, found, names, dataset, row, run or [], form, output, bundle or [], timings)
     if output is None:
         typer.echo(text, nl=False)
     else:

@@ -109,10 +109,12 @@ def _show(addition: "Addition", seeds: int) -> None:
 
 def _outlook(addition: "Addition", seeds: int) -> str:
     import textwrap
+    from collections import Counter
 
     from pipeline.comparison.orderings import load_orderings
     from pipeline.comparison.power import of_claim, of_ordering
     from pipeline.comparison.statistics import LOOKS
+    from pipeline.publication.claims import canonical
     from pipeline.publication.protocols import protocol_of
 
     claims = [
@@ -137,10 +139,13 @@ def _outlook(addition: "Addition", seeds: int) -> str:
         f"one margin off,\nthey say better or worse in {one_off}, two margins off in {two_off} "
         "(should runs spread as published re-runs do)."
     ]
-    networks = {(claim.dataset, claim.network) for claim in claims}
+    planned = Counter((run.dataset, canonical(run.network), run.protocol) for run in addition.plan.runs.values())
     for ordering in load_orderings():
-        sides = {(claim.dataset, claim.network) for pair in ordering.pairs for claim in pair}
-        if sides <= networks:
+        sides = {claim for pair in ordering.pairs for claim in pair if claim.kind != "quoted"}
+        keys = {
+            (claim.dataset, claim.network, paper.name) for claim in sides if (paper := protocol_of(claim)) is not None
+        }
+        if sides & set(claims) and all(planned[key] >= seeds for key in keys):
             power = of_ordering(ordering.pairs, seeds)
             told = f"{ordering.text} They show it in {100 * power:.0f} of 100 cases, if the paper's numbers are true."
             lines.extend(textwrap.wrap(told, 110))

@@ -21,9 +21,9 @@ from pipeline.comparison.statistics import (
 from pipeline.errors import UserError
 from pipeline.models.names import parse
 from pipeline.models.param_count import parameters
-from pipeline.params import PARAMS, Plan
+from pipeline.params import PARAMS, Plan, Run
 from pipeline.publication.caveats import caveats_of
-from pipeline.publication.claims import Claim, Kind, Metric, load_claims
+from pipeline.publication.claims import Claim, Kind, Metric, canonical, load_claims
 from pipeline.publication.protocols import PaperProtocol, protocol_of, published_classes, published_images
 
 
@@ -104,7 +104,7 @@ def cell_of(claim: Claim, plan: Plan, results: Sequence[Result], spread: Spread 
     pairs = _runs_of(claim.network, claim.dataset, claim.metric, results)
     if paper is None or not pairs:
         return replace(cell, verdict=Verdict.NOT_RUN)
-    return _with_runs(cell, claim, paper, plan, pairs, spread or spread_of(plan, results))
+    return _with_runs(cell, claim, paper, plan, pairs, results, spread or spread_of(plan, results))
 
 
 def unpublished_cell(table: str, dataset: str, model: str, metric: Metric) -> Cell:
@@ -132,16 +132,35 @@ def comparable_runs(claim: Claim, plan: Plan, results: Sequence[Result]) -> tupl
     return tuple((w.result, w.error) for w in chosen)
 
 
+def errors_of(claim: Claim, plan: Plan, results: Sequence[Result]) -> Errors:
+    """Of the runs that count for a claim."""
+    runs = comparable_runs(claim, plan, results)
+    settled = _settled([result for result, _ in runs], plan, results)
+    return Errors(tuple(error for _, error in runs), published_images(claim.dataset, "test"), settled)
+
+
+def _settled(counted: Sequence[Result], plan: Plan, results: Sequence[Result]) -> int:
+    """How many of the runs `counted`, by seed, come before the first planned run of their kind that is not finished."""
+    kinds = {_kind(plan.runs[result.run]) for result in counted if result.run in plan.runs}
+    finished = {result.run for result in results}
+    pending = [run.seed for name, run in plan.runs.items() if name not in finished and _kind(run) in kinds]
+    return sum(result.record.seed < min(pending) for result in counted) if pending else len(counted)
+
+
+def _kind(run: Run) -> tuple[str, str, str]:
+    return run.dataset, canonical(run.network), run.protocol
+
+
 def spread_of(plan: Plan, results: Sequence[Result]) -> Spread:
     """How far runs of one cell lie apart, by the comparable runs of all the paper's claims and the prior.
 
-    Runs that serve several claims of one metric count once.
+    Runs that serve several claims count once, by their top-1 errors.
     """
-    cells = {}
-    for claim in load_claims():
-        if claim.kind == "runnable" and (runs := comparable_runs(claim, plan, results)):
-            errors = Errors(tuple(error for _, error in runs), published_images(claim.dataset, "test"))
-            cells[claim.metric, tuple(result.run for result, _ in runs)] = errors
+    cells = {
+        (claim.dataset, claim.network, claim.preprocessing, claim.dropout): errors_of(claim, plan, results)
+        for claim in load_claims()
+        if claim.kind == "runnable" and claim.metric == "top1_error"
+    }
     return pooled(cells.values())
 
 
@@ -158,6 +177,7 @@ def _with_runs(
     paper: PaperProtocol,
     plan: Plan,
     pairs: Sequence[tuple[Result, float]],
+    results: Sequence[Result],
     spread: Spread,
 ) -> Cell:
     weighed = [_Weighed(result, error, _deviations(result, claim, paper, plan)) for result, error in pairs]
@@ -174,6 +194,7 @@ def _with_runs(
             margin=margin,
             rounding=claim.rounding,
             images=published_images(claim.dataset, "test"),
+            settled=_settled([w.result for w in comparable], plan, results),
             higher_is_better=claim.metric == "map",
         )
         return replace(_shown(cell, comparable, rest), verdict=judgement.verdict, judgement=judgement, margin=margin)
@@ -258,5 +279,5 @@ def runs_wanted(cell: Cell) -> int | None:
     if cell.verdict in (Verdict.NOT_RUN, Verdict.NOT_COMPARABLE):
         return LOOKS[0]
     if cell.judgement and cell.judgement.next_look:
-        return cell.judgement.next_look - cell.judgement.now.n
+        return max(1, cell.judgement.next_look - cell.judgement.now.n)
     return None

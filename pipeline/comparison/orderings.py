@@ -10,10 +10,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 from ruamel.yaml import YAML
 
-from pipeline.comparison.cells import comparable_runs, spread_of
+from pipeline.comparison.cells import errors_of, spread_of
 from pipeline.comparison.power import of_ordering
 from pipeline.comparison.results import Result
-from pipeline.comparison.statistics import DIFFERS, Errors, Spread, look_at, p_value
+from pipeline.comparison.statistics import DIFFERS, Errors, Spread, p_value
 from pipeline.params import Plan
 from pipeline.publication.claims import Claim, load_claims
 from pipeline.publication.protocols import published_images
@@ -80,7 +80,7 @@ def load_orderings() -> tuple[Ordering, ...]:
 
 
 def judge_ordering(ordering: Ordering, plan: Plan, results: Sequence[Result], spread: Spread | None = None) -> Judged:
-    """Judge one ordering by the runs of the plan that are comparable with the paper's protocol, at their last looks.
+    """Judge one ordering by the runs of the plan that are comparable with the paper's, at their last common look.
 
     It holds when every pair has p <= DIFFERS in its favour (so no correction for several pairs is needed), and is
     contradicted when some pair has p <= DIFFERS against it after Bonferroni's correction.
@@ -93,10 +93,7 @@ def judge_ordering(ordering: Ordering, plan: Plan, results: Sequence[Result], sp
     differences = tuple(
         _mean(lower) - _mean(higher) if lower.values and higher.values else None for lower, higher in sides
     )
-    judged = [
-        tuple(_at_look(claim, side) for claim, side in zip(pair, both, strict=True))
-        for pair, both in zip(ordering.pairs, sides, strict=True)
-    ]
+    judged = [_common_look(pair, lower, higher) for pair, (lower, higher) in zip(ordering.pairs, sides, strict=True)]
     measured = [(lower, higher) for lower, higher in judged if lower.values and higher.values]
     against = [p_value(higher, lower, spread) for lower, higher in measured]
     p = max(p_value(lower, higher, spread) for lower, higher in measured) if len(measured) == len(sides) else None
@@ -113,12 +110,18 @@ def _errors(claim: Claim, plan: Plan, results: Sequence[Result]) -> Errors:
     """Of a claim's comparable runs; a number that the paper quotes stands as printed, for one run."""
     if claim.kind == "quoted":
         return Errors((claim.value,), published_images(claim.dataset, "test"))
-    values = tuple(error for _, error in comparable_runs(claim, plan, results))
-    return Errors(values, published_images(claim.dataset, "test"))
+    return errors_of(claim, plan, results)
 
 
-def _at_look(claim: Claim, side: Errors) -> Errors:
-    return side if claim.kind == "quoted" else replace(side, values=side.values[: look_at(len(side.values))])
+def _common_look(pair: tuple[Claim, Claim], lower: Errors, higher: Errors) -> tuple[Errors, Errors]:
+    """Both sides at the last look that both have reached."""
+    both = tuple(zip(pair, (lower, higher), strict=True))
+    look = min(len(side.at_look) for claim, side in both if claim.kind != "quoted")
+    first, second = (
+        side if claim.kind == "quoted" else replace(side, values=side.values[:look], settled=None)
+        for claim, side in both
+    )
+    return first, second
 
 
 def _mean(side: Errors) -> float:

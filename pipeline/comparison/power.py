@@ -96,7 +96,8 @@ def _runs(generator: "np.random.Generator", n: int, sd: float, prior: int) -> tu
 def of_ordering(pairs: Sequence[tuple[Claim, Claim]], runs: int) -> float:
     """Probability that `runs` runs of each network say that an ordering holds, if the printed numbers are true.
 
-    All of its pairs have to hold. A quoted number is one run. The spread is that of the published re-runs.
+    All of its pairs have to hold. A quoted number stands as printed, and is judged as one run's. The spread is that of
+    the published re-runs.
     0 below the first look.
     """
     import numpy as np
@@ -114,9 +115,10 @@ def of_ordering(pairs: Sequence[tuple[Claim, Claim]], runs: int) -> float:
     within = generator.chisquare(added, _DRAWS)
     estimate = np.sqrt((prior.freedom + within) / freedom)
     sds = {claim: prior.sd(claim.value, published_images(claim.dataset, "test")) for claim in claims}
-    means = {
-        claim: claim.value + generator.standard_normal(_DRAWS) * sds[claim] / math.sqrt(size[claim]) for claim in claims
-    }
+    means = {}
+    for claim in claims:
+        noise = 0 if claim.kind == "quoted" else generator.standard_normal(_DRAWS) * sds[claim] / math.sqrt(n)
+        means[claim] = claim.value + noise
     limit = student(1 - DIFFERS, freedom)
     held = np.ones(_DRAWS, dtype=bool)
     for lower, higher in pairs:

@@ -25,10 +25,14 @@ class _Timing(BaseModel):
     ms: _Repeats
 
 
+class _Machine(BaseModel):
+    name: str
+
+
 class _File(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    machine: dict[str, str]
+    machine: _Machine
     precision: str
     timings: list[_Timing]
 
@@ -50,11 +54,13 @@ def read(path: Path) -> Timings:
     except (OSError, ValidationError) as error:
         why = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
         raise UserError(f"--timings {path}: {why}", f"make it with: {COMMAND} > {path}") from None
-    return Timings(found.machine["name"], found.precision, {t.network: t.ms.median for t in found.timings})
+    return Timings(found.machine.name, found.precision, {t.network: t.ms.median for t in found.timings})
 
 
 def judged(cells: Sequence[Cell], timings: Timings) -> tuple[Cell, ...]:
     """The cells, those with a measured time judged: "same order" where it stands to every other as the paper's does."""
+    if len(timings.ms) < 2:
+        return tuple(cells)
     claims = [c.claim for c in cells if c.claim and c.claim.metric == "batch32_ms" and c.claim.network in timings.ms]
     return tuple(_judged(cell, cell.claim, claims, timings) if cell.claim in claims else cell for cell in cells)
 

@@ -70,7 +70,7 @@ def seeds_to_plan(cell: Cell) -> int:
 def _of_cell(cell: Cell, plan: Plan) -> dict[str, Any]:
     """What the paper prints, where and by what protocol; what we have, and what the two add up to."""
     paper, wanted = protocol_of(cell.claim) if cell.claim else None, runs_wanted(cell)
-    waits = cell.claim if wanted and not cell.judgement else None
+    waits = cell.claim if wanted else None
     outlook = of_claim(waits, plan, seeds_to_plan(cell)) if waits else None
     return {
         "table": cell.table,

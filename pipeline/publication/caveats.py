@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 from ruamel.yaml import YAML
 
-from pipeline.publication.claims import Claim, Statistic
+from pipeline.publication.claims import Claim, Kind, Statistic
 
 CAVEATS = Path(__file__).with_name("caveats.yaml")
 
@@ -19,6 +19,7 @@ class _Entry(BaseModel):
     text: str
     claims: list[str] = Field(min_length=1)
     statistic: Statistic | None = None
+    kind: Kind | None = None
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,11 @@ class Caveat:
     """Patterns of claim ids, as fnmatch reads them."""
     statistic: Statistic | None
     """Restricts the footnote to claims of this statistic."""
+    kind: Kind | None
+    """Restricts it to claims of this kind."""
 
     def covers(self, claim: Claim) -> bool:
-        if self.statistic not in (None, claim.statistic):
+        if self.statistic not in (None, claim.statistic) or self.kind not in (None, claim.kind):
             return False
         return any(fnmatch.fnmatchcase(claim.id, pattern) for pattern in self.claims)
 
@@ -49,5 +52,6 @@ def load_caveats() -> tuple[Caveat, ...]:
     entries = YAML(typ="safe", pure=True).load(CAVEATS.read_text(encoding="utf-8"))
     checked = {number: _Entry.model_validate(entry) for number, entry in entries.items()}
     return tuple(
-        Caveat(number, entry.text, tuple(entry.claims), entry.statistic) for number, entry in sorted(checked.items())
+        Caveat(number, entry.text, tuple(entry.claims), entry.statistic, entry.kind)
+        for number, entry in sorted(checked.items())
     )

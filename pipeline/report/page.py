@@ -9,6 +9,7 @@ from pipeline.comparison.cells import Cell, runs_wanted
 from pipeline.comparison.formats import cell_text, html
 from pipeline.comparison.orderings import SEEDS, Judged, judge_ordering, load_orderings
 from pipeline.comparison.power import of_claim
+from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Table
 from pipeline.params import Plan
 from pipeline.publication.paper import PAPER
@@ -52,7 +53,7 @@ def _headline(tables: Sequence[Table], finished: Sequence[Finished]) -> list[str
         said = "1 number of the paper is" if len(judged) == 1 else f"{len(judged)} numbers of the paper are"
         return [f"{count} {said} judged by runs of the paper's own protocol.", *lines]
     verdict = "No number of the paper is judged yet"
-    if any(cell.ours and not cell.judgement for cell in cells):
+    if any(cell.verdict is Verdict.NOT_COMPARABLE for cell in cells):
         verdict += ": our runs differ materially from the paper's protocol, so that their errors say nothing about it"
     return [f"{count} {verdict}.", *lines]
 

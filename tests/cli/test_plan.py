@@ -150,6 +150,16 @@ def test_a_cost_that_is_hardly_any_is_said_in_plain_words(cli: Cli) -> None:
     assert "They say nothing about the paper's numbers, which were measured by another protocol." in done.stdout
 
 
+def test_it_tells_the_power_of_orderings_whose_networks_are_planned(project: Project, cli: Cli) -> None:
+    told = "WRN-40-4, WRN-16-8 and WRN-28-10 are better than the thin ResNet-1001"
+    done = cli("plan", "--paper-table", "5", "--seeds", "5", "--dry-run")
+    assert re.search(
+        rf"{told} on CIFAR-10 and CIFAR-100\. They show it in [5-9]\d of 100", " ".join(done.stdout.split())
+    )
+    one = cli("plan", "--paper-table", "5", "--row", "WRN-16-8", "--seeds", "5", "--dry-run")
+    assert told not in one.stdout
+
+
 def test_more_seeds_join_their_group(project: Project, cli: Cli) -> None:
     once = cli(*ONE, "--seeds", "1", "--yes")
     assert once.returncode == 0

@@ -194,6 +194,21 @@ def test_the_runs_of_the_lowest_seeds_make_the_verdict_until_the_next_look(plan_
     assert cell(claim, plan_of, seeds).verdict is Verdict.REPRODUCED, "seed 10 comes after seed 3"
 
 
+def test_the_order_in_which_runs_finish_changes_no_verdict(plan_of) -> None:
+    """A look at three is one at the three lowest planned seeds, and waits for them."""
+    claim, runs = "3/cifar10/WRN-40-2-B(3,3)/top1_error", five([540, 541, 542, 600, 601, 602], network="WRN-40-2")
+    plan, verdicts = plan_of(runs), set()
+    for finished in itertools.permutations(runs):
+        for count in (3, 4):
+            found = cell_of(CLAIMS[claim], plan, finished[:count])
+            if {run.record.seed for run in finished[:count]} >= {1, 2, 3}:
+                verdicts.add(found.verdict)
+            else:
+                assert (found.verdict, found.judgement.look) == (Verdict.INCONCLUSIVE, None)
+                assert runs_wanted(found) == max(1, 3 - count)
+    assert verdicts == {Verdict.REPRODUCED}
+
+
 def test_cells_pool_their_spread_and_shared_runs_count_once(plan_of) -> None:
     """WRN-40-2 answers Tables 3 and 4: its five runs have four degrees of freedom, the other network's three two."""
     wide = five([500, 540, 580, 520, 560], network="WRN-40-2")

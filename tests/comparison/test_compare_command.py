@@ -52,7 +52,9 @@ def test_filters(compare, tmp_path) -> None:
     assert code == 0
     found = [(t["table"], c["network"]) for t in json.loads(out) for c in t["cells"]]
     assert ("4", "WRN-40-4") in found
-    assert {tuple(c["runs"]) for t in json.loads(out) for c in t["cells"]} == {("cifar10-wrn-40-4-s1",)}
+    assert {tuple(c["runs"]) for t in json.loads(out) for c in t["cells"]} == {
+        ("cifar10-wrn-40-4-s1", "cifar10-wrn-40-4-s2")
+    }
     assert {network for _, network in found} == {"WRN-40-4"}
     code, out, _ = compare("--format", "json", "--paper-table", "3", "--row", "WRN-40-2")
     assert {c["network"] for t in json.loads(out) for c in t["cells"]} == {"WRN-40-2-B(3,3)"}
@@ -96,6 +98,18 @@ def test_strict(compare, tmp_path, brief) -> None:
 def test_strict_takes_better_and_neither_worse_nor_inconclusive(compare, tmp_path, errors, code) -> None:
     write(five(errors, network="WRN-40-2"), tmp_path)
     assert compare("--strict", "--paper-table", "3", "--row", "WRN-40-2-B(3,3)")[0] == code
+
+
+def test_a_run_selects_claims_and_all_runs_judge_them(compare, tmp_path) -> None:
+    write(five([540, 541, 542, 543, 544], network="WRN-40-2"), tmp_path)
+    words = ("--paper-table", "3", "--format", "json")
+    code, out, _ = compare(*words, "--run", "cifar10-wrn-40-2-s4")
+    assert code == 0
+    (cell,) = json.loads(out)[0]["cells"]
+    assert (cell["network"], cell["ours"]["n"], cell["judged"]["look"]) == ("WRN-40-2-B(3,3)", 5, 5)
+    code, _, err = compare("--orderings", "--run", "cifar10-wrn-40-2-s4")
+    assert code == 2
+    assert "leave --run" in err
 
 
 def test_output_file_and_orderings(compare, tmp_path) -> None:
@@ -183,7 +197,7 @@ def test_runs_of_archives_are_compared_by_the_reader_s_margins(compare, tmp_path
     ("names", "what", "remedy"),
     [
         (["a.zip", "b.zip"], "b.zip and a.zip both have good-1", "name one of the two"),
-        (["params.yaml"], "params.yaml not an archive of wrn-pipe bundle", "leave --bundle out"),
+        (["params.yaml"], "params.yaml: not an archive of wrn-pipe bundle", "leave --bundle out"),
         (["broken.zip"], "broken.zip: evaluations/x/metrics.json: ", "wrn-pipe verify --bundle broken.zip"),
     ],
 )

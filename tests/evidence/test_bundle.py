@@ -198,7 +198,7 @@ def test_an_archive_that_names_files_outside_is_refused(archive: Path, tmp_path:
     for inside, outside in ((b"- results/runs.csv", b"- ../results/runs.csv"), (b"- evaluations\n", b"- /etc\n")):
         harmful = members["dvc.yaml"].replace(inside, outside, 1)
         assert harmful != members["dvc.yaml"]
-        with pytest.raises(UserError, match="not in the repository"):
+        with pytest.raises(UserError, match="outside the repository"):
             wrong(packed(tmp_path / "x.zip", described(members | {"dvc.yaml": harmful})))
 
 

@@ -118,7 +118,10 @@ def test_explain_tells_what_stands_behind_a_cell(copy: Project) -> None:
     epochs = next(d for d in cell["deviations"] if d["text"] == "epochs: 2 instead of 200")
     assert (epochs["material"], epochs["source"]) == (True, "paper section 3")
     assert f"here (1 run: {run})" in text
-    assert "- epochs: 2 instead of 200 (material: length of training; the paper's is from: paper section 3)" in text
+    assert (
+        "- epochs: 2 instead of 200 (material: length of training; its weight rests on: docs/reference/fast.md" in text
+    )
+    assert "; the paper's is from: paper section 3)" in text
     assert f"{run}: WRN-40-1 on CIFAR-10 Test error" in text
     shown = told_json("show", run)
     assert [claim["claim"] for claim in shown["claims"]] == [f"{table}/cifar10/WRN-40-1/top1_error" for table in ("4",)]

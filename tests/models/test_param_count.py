@@ -69,7 +69,7 @@ def test_counts_as_the_paper_prints_them() -> None:
             millions = parameters(network, network.num_classes) / 1e6
             assert f"{millions:.{len(printed.partition('.')[2])}f}" == printed, network.name
             checked.add(network.name)
-    assert len(checked) == 33
+    assert len(checked) == 34
 
 
 def test_the_quoted_count_of_pre_act_resnet_1001_leaves_out_batch_norm() -> None:

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from project import Project, make_project
 
-from pipeline.artifacts import read_history
+from pipeline.artifacts import EpochRecord, read_history
 from pipeline.provenance import fingerprint
 from pipeline.publish import json_text
 from pipeline.runner.params_file import load
@@ -20,7 +20,6 @@ from pipeline.tasks.classification import about, metrics
 from pipeline.tracking.mlflow_logger import mirrored
 from pipeline.tracking.store import EXPERIMENT
 from pipeline.tracking.sync import log_runs, sync_all
-from pipeline.training.checkpoints import EpochRecord
 from pipeline.training.train_run import write_history
 
 FIRST, SECOND = "cifar10-wrn-40-1-brief-s1", "cifar10-wrn-40-1-brief-s2"

@@ -8,6 +8,7 @@ from pipeline.comparison.cells import Cell, Excluded
 from pipeline.comparison.deviations import Deviation
 from pipeline.comparison.statistics import DIFFERS, OVERALL, SIDE, Judgement, Verdict
 from pipeline.comparison.tables import Column, Table
+from pipeline.publication.protocols import protocol_of
 
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN", "imagenet": "ImageNet", "coco": "COCO"}
 METRICS = {
@@ -168,7 +169,7 @@ def meanings(cells: Iterable[Cell]) -> list[tuple[str, str]]:
 
 def summary(table: Table) -> str:
     """How many of the table's claims have which verdict, and what chance alone would give."""
-    verdicts = Counter(str(cell.verdict) for cell in table.cells if cell.kind == "runnable")
+    verdicts = Counter(str(cell.verdict) for cell in table.cells if cell.claim and protocol_of(cell.claim))
     if not verdicts:
         return "No claim of this table can be trained and judged."
     parts = [f"{verdicts[verdict]} {verdict}" for verdict in map(str, Verdict) if verdict in verdicts]
@@ -176,5 +177,6 @@ def summary(table: Table) -> str:
     said = f"{'1 claim' if total == 1 else f'{total} claims'} that can be run: {', '.join(parts)}."
     judged = sum(cell.judgement is not None and cell.judgement.look is not None for cell in table.cells)
     if judged:
-        said += f" Chance alone calls at most {OVERALL * judged:.2g} of {judged} judged ones better or worse."
+        expected = f"{OVERALL * judged:.2g}"
+        said += f" Were the {judged} judged true, chance would call at most {expected} better or worse, over all looks."
     return said

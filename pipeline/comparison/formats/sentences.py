@@ -78,7 +78,7 @@ def _object(one: Judged) -> dict[str, Any]:
 
 
 def _verdict(one: Judged) -> str:
-    p = f", p = {_p(one)}" if one.p_value is not None else ""
+    p = f", p = {_p(one)}" if one.p_value is not None and one.standing is not Standing.CONTRADICTED else ""
     power = f"; {SEEDS} seeds each show it in {100 * one.power:.0f} of 100 cases" if one.standing in _OPEN else ""
     return f"{one.standing}{p}; runs: {_runs(one)}{power}"
 

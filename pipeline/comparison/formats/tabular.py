@@ -93,8 +93,10 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "verdict": str(cell.verdict) if cell.verdict else None,
         "judged": {
             "look": judgement.look.n if judgement.look else None,
+            "difference": round(judgement.look.difference, 3) if judgement.look else None,
+            "interval": [round(end, 3) for end in judgement.look.interval] if judgement.look else None,
             "next_look": judgement.next_look,
-            "reach": round(judgement.now.reach, 3),
+            "reach": round(judgement.look.reach, 3) if judgement.look else None,
             "sd": round(judgement.spread, 3),
             "degrees_of_freedom": judgement.freedom,
         }

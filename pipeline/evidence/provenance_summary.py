@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.comparison.cells import Cell, runs_wanted
-from pipeline.comparison.power import of_claim
+from pipeline.comparison.orderings import SEEDS, load_orderings
+from pipeline.comparison.power import of_claim, of_ordering
 from pipeline.comparison.results import Result, load_results
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import table
@@ -28,9 +29,6 @@ from pipeline.runner.dag import Stage, read_dag, with_needed
 from pipeline.runner.dvc import ask, only_absent
 from pipeline.runner.remote import to_have
 from pipeline.runner.running_stages import running_stages
-
-SEEDS = 5
-"""What is suggested to plan of each network, where no verdict needs more."""
 
 
 def of_run(plan: Plan, run_id: str) -> dict[str, Any]:
@@ -93,6 +91,11 @@ def _of_cell(cell: Cell, plan: Plan) -> dict[str, Any]:
         "runs_wanted": wanted,
         "seeds_to_plan": seeds_to_plan(cell) if wanted else None,
         "outlook": {**asdict(outlook), "text": str(outlook)} if outlook else None,
+        "orderings": [
+            {"text": ordering.text, "power": of_ordering(ordering.pairs, SEEDS)}
+            for ordering in load_orderings()
+            if any(cell.claim in pair for pair in ordering.pairs)
+        ],
         "deviations": [
             {
                 "text": str(each),

@@ -4,6 +4,7 @@ import textwrap
 from typing import Any
 
 from pipeline.comparison.formats.cell_text import DATASETS, MEANINGS, METRICS
+from pipeline.comparison.orderings import SEEDS
 
 _WIDTH = 100
 _STATISTICS = {
@@ -57,10 +58,11 @@ def _cell(cell: dict[str, Any]) -> list[str]:
             f"wrn-pipe plan --paper-table {cell['table']} --row '{cell['network']}' --dataset {cell['dataset']} "
             f"--seeds {cell['seeds_to_plan']}, then wrn-pipe repro"
         )
-        wanted, outlook = f"{cell['runs_wanted']} more comparable runs. {command}", cell["outlook"]
-        if outlook:
-            wanted = f"comparable runs. {command}. Then, {outlook['text']}."
-        lines += _told(f"For a verdict: {wanted}")
+        then = f". Then, {cell['outlook']['text']}." if cell["outlook"] else ""
+        lines += _told(f"To the next look: {cell['runs_wanted']} more comparable runs. {command}{then}")
+    for ordering in cell["orderings"]:
+        power = f"{SEEDS} seeds of each network show it in {100 * ordering['power']:.0f} of 100 cases, if it is true"
+        lines += _told(f"Ordering: {ordering['text']} {power}.")
     return lines
 
 

@@ -89,13 +89,11 @@ def test_one_that_fails_is_not_to_be_continued(project: Project) -> None:
     """More memory than any machine has, in the first step."""
     loop = project.root / "pipeline" / "training" / "loop.py"
     code = loop.read_text()
-    loop.write_text(
-        code.replace("    protocol, ranks = training", "    torch.empty(1 << 55)\n    protocol, ranks = training")
-    )
+    loop.write_text(code.replace("loss = task.loss(", "torch.empty(1 << 55)\n            loss = task.loss("))
     assert loop.read_text() != code
     ended = project.cli(*COMMAND, "--steps", "3", MLFLOW_TRACKING_URI="none://")
     assert ended.returncode == 1, ended.stderr
     what, remedy = ended.stderr.splitlines()[-2:]
     assert what.startswith(f"error: run {RUN}: out of memory in epoch 1 after step 0; ")
     again = f"wrn-pipe stage train {RUN} --twice --steps 3"
-    assert remedy.startswith(f"  fix: free memory and start again with: {again}; if it can not fit, ")
+    assert remedy.startswith(f"  fix: free memory and start again with: {again}; if it cannot fit, ")

@@ -1,7 +1,7 @@
 """A table for the terminal of rows that are dataclasses: a column for each field."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -13,20 +13,20 @@ def row_table(title: str, rows: Sequence[Any], *columns: str) -> "Table":
 
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
     if not rows:
-        return table
+        return Table(title=title, title_justify="left")
     names = columns or tuple(field.name for field in fields(rows[0]))
-    for name in names:
-        text = isinstance(getattr(rows[0], name), str)
-        table.add_column(
-            name.replace("_", " ").replace(" per ", "/"),
-            justify="left" if text else "right",
-            overflow="fold",
-            no_wrap=not text,
-        )
-    for row in rows:
-        table.add_row(*(_cell(getattr(row, name)) for name in names))
+    cells = {name: [_cell(getattr(row, name)) for row in rows] for name in names}
+    for name in names:  # what all rows have in common is said once, which leaves room for the rest
+        if len(rows) > 1 and isinstance(getattr(rows[0], name), str | int) and len(set(cells[name])) == 1:
+            title += f"; {name.replace('_', ' ')} {cells.pop(name)[0]}"
+    table = Table(title=title, title_justify="left")
+    for name, column in cells.items():
+        # Of a narrow terminal the headings may fold, the cells never.
+        justify: Literal["left", "right"] = "left" if isinstance(getattr(rows[0], name), str) else "right"
+        table.add_column(name.replace("_", " ").replace(" per ", "/"), justify=justify, min_width=max(map(len, column)))
+    for row in zip(*cells.values(), strict=True):
+        table.add_row(*row)
     return table
 
 

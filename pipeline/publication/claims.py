@@ -1,8 +1,8 @@
 """The paper's claims, typed. `claims.csv` is the data; its schema stands here only.
 
 It holds every number of Tables 2 to 9; of the text the SVHN error without dropout, a parameter count, and the gains and
-speed-ups that it states; of Figure 4 the times and the labels. Figures 1 to 3 are curves: what is printed in them
-(2.07 for WRN-52-1 on SVHN) stands in a caveat. Of the gains one is left out, 4.4 points: over what is not known here.
+speed-ups that it states; of Figure 4 the times and the labels. Figures 1 to 3 are curves, whose labels repeat
+Tables 5 and 6 but for 2.07 of WRN-52-1 on SVHN, which stands in a caveat.
 """
 
 import functools

@@ -140,10 +140,14 @@ def errors_of(claim: Claim, plan: Plan, results: Sequence[Result]) -> Errors:
 
 
 def _settled(counted: Sequence[Result], plan: Plan, results: Sequence[Result]) -> int:
-    """How many of the runs `counted`, by seed, come before the first planned run of their kind that is not finished."""
+    """How many of the runs `counted`, by seed, come before the first seed planned for their kind that is missing."""
     kinds = {_kind(plan.runs[result.run]) for result in counted if result.run in plan.runs}
-    finished = {result.run for result in results}
-    pending = [run.seed for name, run in plan.runs.items() if name not in finished and _kind(run) in kinds]
+    finished, seeds = {result.run for result in results}, {result.record.seed for result in counted}
+    pending = [
+        run.seed
+        for name, run in plan.runs.items()
+        if _kind(run) in kinds and name not in finished and run.seed not in seeds
+    ]
     return sum(result.record.seed < min(pending) for result in counted) if pending else len(counted)
 
 

@@ -209,6 +209,17 @@ def test_the_order_in_which_runs_finish_changes_no_verdict(plan_of) -> None:
     assert verdicts == {Verdict.REPRODUCED}
 
 
+def test_a_seed_that_counts_already_is_not_waited_for_again(plan_of) -> None:
+    """The same seed is planned in fp32 and in bf16, and one of the two is finished."""
+    bf16 = [
+        result(e, network="WRN-40-2", seed=s, run=f"half-{s}", protocol=changed("paper-zca", precision="bf16"))
+        for s, e in enumerate([540, 541, 542], 1)
+    ]
+    plan = plan_of([*bf16, *five([540, 541], network="WRN-40-2")])
+    found = cell_of(CLAIMS["3/cifar10/WRN-40-2-B(3,3)/top1_error"], plan, bf16)
+    assert (found.judgement.look.n, found.verdict) == (3, Verdict.REPRODUCED)
+
+
 def test_cells_pool_their_spread_and_shared_runs_count_once(plan_of) -> None:
     """WRN-40-2 answers Tables 3 and 4: its five runs have four degrees of freedom, the other network's three two."""
     wide = five([500, 540, 580, 520, 560], network="WRN-40-2")

@@ -135,6 +135,7 @@ def results_schema(paper: Paper) -> "pandera.pandas.DataFrameSchema":
             "deviations": pa.Column(str),
             "caveats": text("|[0-9]+( [0-9]+)*"),
             "runs": pa.Column(str),
+            "origins": pa.Column(str),
             "excluded": pa.Column(str),
         },
         strict=True,

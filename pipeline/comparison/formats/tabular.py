@@ -48,6 +48,7 @@ def row(cell: Cell) -> dict[str, str]:
         "deviations": "; ".join(f"{d} ({'material' if d.material else 'minor'})" for d in cell.deviations),
         "caveats": " ".join(map(str, cell.caveats)),
         "runs": " ".join(cell.runs),
+        "origins": "; ".join(dict.fromkeys(cell.origins)),
         "excluded": " ".join(excluded.run for excluded in cell.excluded),
     }
 
@@ -116,6 +117,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         ],
         "caveats": list(cell.caveats),
         "runs": list(cell.runs),
+        "origins": list(cell.origins),
         "excluded": [{"run": e.run, "error": round(e.error, 3), "reason": e.reason} for e in cell.excluded],
     }
 

@@ -24,8 +24,7 @@ from pipeline.publish import new_folder
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, looked_at, record, repro
 from pipeline.runner.failure_record import failure_record, forget_failure_record
-from pipeline.runner.job import evaluated, trained
-from pipeline.runner.jobs import JOBS, Activity, Job, Work, activities, forget, noted
+from pipeline.runner.job import JOBS, Job, Work, cluster_jobs, evaluated, record_of, trained
 from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import discard_unless_locked, living_owner
 from pipeline.runner.submit import Place
@@ -112,24 +111,21 @@ def drive(plan: Plan, works: Sequence[Work], place: Place, again: str) -> dict[s
     """Let jobs bring all works to their end: submitted as there is room, watched, and tried again. Returns the runs
     that were given up, and why."""
     received: list[int] = []
-    hear = handled(lambda signum, _: received.append(signum))
-    with progress("runs", len(works), "runs", notes=True) as task, hear:
+    with progress("runs", len(works), "runs", notes=True) as task, handled(lambda signum, _: received.append(signum)):
         driver = _Driver(plan, place, task, list(works))
         driver.find()
-        quiet = time.monotonic()
+        quiet, before = time.monotonic(), (0, 0)
         while driver.waiting or driver.active:
             if received:
                 _leave(driver, received, again)
-            before = (len(driver.waiting), len(driver.active), len(driver.running))
             driver.fill()
             driver.look()
-            after = (len(driver.waiting), len(driver.active), len(driver.running))
-            task.note(f"{after[2]} running, {after[0] + after[1] - after[2]} waiting, {len(driver.failures)} failed")
-            if before != after:
+            running, others = len(driver.running), len(driver.waiting) + len(driver.active) - len(driver.running)
+            task.note(f"{running} running, {others} waiting, {len(driver.failures)} failed")
+            if before != (before := (running, others)):
                 quiet = time.monotonic()
             # Often while something happens; a cluster is asked less and less while nothing does.
-            pause = min(_MOST_POLL_S, max(_LEAST_POLL_S, (time.monotonic() - quiet) / 20))
-            until = time.monotonic() + pause
+            until = time.monotonic() + min(_MOST_POLL_S, max(_LEAST_POLL_S, (time.monotonic() - quiet) / 20))
             while not received and (left := until - time.monotonic()) > 0:  # a signal does not end Python's own sleep
                 time.sleep(min(left, _LEAST_POLL_S))
         return driver.failures
@@ -146,7 +142,7 @@ class _Driver:
     active: dict[Work, Job | None] = field(default_factory=dict)
     """None of a run that somebody else trains, such as wrn-pipe stage train, or a job of a driver that was killed."""
     running: set[Work] = field(default_factory=set)
-    """Of the active ones, those that were seen at work."""
+    """Of the active ones, those whose job was seen at work."""
     attempts: Counter[Work] = field(default_factory=Counter)
     over: dict[Work, float] = field(default_factory=dict)
     """When its job was first seen to be over without a result."""
@@ -154,22 +150,21 @@ class _Driver:
 
     def find(self) -> None:
         """What earlier drivers and jobs have left: results, and jobs that are under way."""
-        jobs = noted()
-        doing = activities(jobs)
+        jobs = cluster_jobs()
         for work in list(self.waiting):
-            job, does = jobs.get(work.fingerprint), doing.get(work.fingerprint)
-            if job and does and job.stage == work.stage:
-                say(f"{work.run}: {job} of an earlier driver is {does}, log: {job.log}")
-                self._activate(work, job)
-                if does == "running":
-                    self.running.add(work)
+            job = jobs.get(work.fingerprint)
+            if job and job.stage == work.stage:
+                say(f"{work.run}: {job} of an earlier driver is {job.activity}, log: {job.log}")
+                self.active[work] = job
             elif self._made(work):
                 say(f"{work.run}: made by an earlier job")
-                self.waiting.remove(work)
                 self.task.advance()
             elif owner := living_owner(SCRATCH / work.fingerprint):
                 say(f"{work.run} is being trained by {owner}: waiting for its end")
-                self._activate(work, None)
+                self.active[work] = None
+            else:
+                continue
+            self.waiting.remove(work)
 
     def fill(self) -> None:
         """Submit as much as there is room for. Lately failed runs come last."""
@@ -177,31 +172,31 @@ class _Driver:
         some = self.waiting[: max(0, self.place.free() - others)]
         for stage in (stage for work in some for stage in work.stages):
             forget_failure_record(stage)
-        for work, job in zip(some, self.place.submit(some) if some else [], strict=True):
-            self.attempts[work] += 1
-            self._activate(work, job)
+        if some:
+            self.active |= zip(some, self.place.submit(some), strict=True)
+            self.attempts.update(some)
+            del self.waiting[: len(some)]
 
     def look(self) -> None:
         """See which jobs are over, and what came of them."""
-        doing: dict[str, Activity] = dict.fromkeys(self.place.local(), "running")
-        doing |= activities({job.fingerprint: job for job in self.active.values() if job and job.slurm})
+        doing = cluster_jobs() | self.place.local()
         for work, job in list(self.active.items()):
-            if does := doing.get(work.fingerprint):
+            if now := doing.get(work.fingerprint):
                 self.over.pop(work, None)
-                if job and does == "running" and work not in self.running:
+                if job and now.activity == "running" and work not in self.running:
                     self.running.add(work)
                     say(f"{work.run}: runs as {job}, log: {job.log}")
                 continue
-            if not job and living_owner(SCRATCH / work.fingerprint):
-                continue
             made = self._made(work)
-            if not made and job and job.slurm:
-                since = self.over.setdefault(work, time.monotonic())
-                if time.monotonic() - since < _SETTLE_S:
-                    continue
-            del self.active[work]
+            if not made and job is None and living_owner(SCRATCH / work.fingerprint):
+                continue
+            since = self.over.setdefault(work, time.monotonic())
+            if not made and job and job.slurm and time.monotonic() - since < _SETTLE_S:
+                continue
+            del self.active[work], self.over[work]
             self.running.discard(work)
-            forget(work.fingerprint)
+            if job and job.slurm:
+                record_of(job.id).unlink(missing_ok=True)
             if made:
                 self.task.advance()
                 say(f"{work.run}: done")
@@ -210,16 +205,11 @@ class _Driver:
             else:
                 self._failed(work, job)
 
-    def _activate(self, work: Work, job: Job | None) -> None:
-        self.waiting.remove(work)
-        self.active[work] = job
-
     def _made(self, work: Work) -> bool:
         whole = evaluated(self.plan, work.run, work.fingerprint).is_dir()
         return whole and (work.stage == "evaluate" or trained(work.fingerprint).is_dir())
 
     def _failed(self, work: Work, job: Job) -> None:
-        self.over.pop(work, None)
         ended = failure_record(f"train@{work.run}") or failure_record(f"evaluate@{work.run}")
         why = f"{ended.what if ended else 'it ended without a failure record'}; log: {job.log}"
         mistake = ended is not None and (ended.exit_code == UserError.exit_code or ended.stopped)
@@ -242,16 +232,16 @@ def _leave(driver: _Driver, received: Sequence[int], again: str) -> None:
             f"{counted(len(jobs), 'job')} of the cluster go on without this driver; wrn-pipe status shows them",
             f"attach again with: {again} (or end them with: scancel {ids})",
         )
-    trainings = driver.place.local().values()
-    say(f"{signal.Signals(signum).name}: {counted(len(trainings), 'training')} save and end")
-    while any(process.poll() is None for process in trainings):
+    trainings = counted(len(driver.place.local()), "training")
+    say(f"{signal.Signals(signum).name}: {trainings} save and end")
+    while jobs := list(driver.place.local().values()):
         if told < min(len(received), 2):  # a training that is told twice ends at once, as one without a driver does
             told += 1
-            for process in trainings:
-                process.terminate()
+            for job in jobs:
+                os.kill(int(job.id), signal.SIGTERM)
         time.sleep(_LEAST_POLL_S)
     kept = "nothing is lost" if told < 2 else "their last saved states are kept"
-    raise StoppedError(signum, f"stopped {counted(len(trainings), 'training')}, {kept}", f"continue with: {again}")
+    raise StoppedError(signum, f"stopped {trainings}, {kept}", f"continue with: {again}")
 
 
 @contextmanager

@@ -16,15 +16,16 @@ from typing import Any
 import pytest
 from made_up_runs import plan_text, result
 from project import ROOT
+from submitit.core.utils import DelayedSubmission
 
 from pipeline.artifacts import SCRATCH
 from pipeline.errors import StoppedError
 from pipeline.params import PARAMS, Plan
-from pipeline.runner.job import evaluated, trained
+from pipeline.runner.job import Job, Work, cluster_jobs, evaluated, record_of, trained
 from pipeline.runner.job_driver import drive
-from pipeline.runner.jobs import Job, Work, activities, forget, note, noted
 from pipeline.runner.params_file import parse_plan
 from pipeline.runner.run_lock import hold
+from pipeline.runner.submit import Attempt
 
 RUNS = [result(700, seed=seed) for seed in (1, 2, 3, 4)]
 FIRST, SECOND, THIRD, FOURTH = (run.run for run in RUNS)
@@ -59,9 +60,12 @@ class Shell:
     submitted: list[str] = field(default_factory=list)
     """The run of each job so far."""
     processes: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
 
-    def local(self) -> "dict[str, subprocess.Popen[bytes]]":
-        alive = {fingerprint: each for fingerprint, each in self.processes.items() if each.poll() is None}
+    def local(self) -> dict[str, Job]:
+        alive = {
+            fingerprint: job for fingerprint, job in self.jobs.items() if self.processes[fingerprint].poll() is None
+        }
         return {} if self.slurm else alive
 
     def free(self) -> int:
@@ -83,10 +87,17 @@ class Shell:
                 stdout=file,
                 stderr=file,
             )
-        job = Job(of.run, of.fingerprint, of.stage, str(len(self.submitted)), str(log), self.slurm)
+        job_id = str(len(self.submitted) if self.slurm else self.processes[of.fingerprint].pid)
+        self.jobs[of.fingerprint] = Job(of.run, of.fingerprint, of.stage, job_id, str(log), self.slurm)
         if self.slurm:
-            note(job)
-        return job
+            record(job_id, of)
+        return self.jobs[of.fingerprint]
+
+
+def record(job_id: str, of: Work) -> None:
+    """As submitit leaves it of a job."""
+    record_of(job_id).parent.mkdir(parents=True, exist_ok=True)
+    DelayedSubmission(Attempt(of)).dump(record_of(job_id))
 
 
 @pytest.fixture
@@ -272,15 +283,18 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return told
 
 
-def test_the_last_note_of_a_run_counts_and_the_cluster_says_what_its_job_does(plan: Plan, queue: Path) -> None:
+def test_the_cluster_says_what_its_jobs_do(plan: Plan, queue: Path) -> None:
+    assert cluster_jobs() == {}
     for n in range(5):
-        note(Job(FIRST, f"print-{n}", "train", "6", "log", slurm=True))
-        note(Job(FIRST, f"print-{n}", "train", f"7_{n}", "log", slurm=True))
+        record(f"7_{n}", Work(FIRST, f"print-{n}", "train"))
     queue.write_text("6 RUNNING\n7_0 PENDING\n7_1 RUNNING\n7_2 REQUEUED\n7_3 COMPLETING\n70_4 RUNNING\n")
-    assert activities(noted()) == {"print-0": "queued", "print-1": "running", "print-2": "queued", "print-3": "running"}
-    for _ in range(2):
-        forget("print-1")
-    assert "print-1" not in noted()
+    found = {fingerprint: (job.id, job.activity) for fingerprint, job in cluster_jobs().items()}
+    assert found == {
+        "print-0": ("7_0", "queued"),
+        "print-1": ("7_1", "running"),
+        "print-2": ("7_2", "queued"),
+        "print-3": ("7_3", "running"),
+    }
 
 
 def test_a_result_that_a_shared_folder_shows_late_counts(plan: Plan, shell: Callable[..., Any], queue: Path) -> None:
@@ -288,7 +302,7 @@ def test_a_result_that_a_shared_folder_shows_late_counts(plan: Plan, shell: Call
     place = shell(f"sleep 0.7; {FINISH}", slurm=True)
     assert drive(plan, [work(FIRST)], place, AGAIN) == {}
     assert place.submitted == [FIRST]
-    assert noted() == {}
+    assert not record_of("1").exists()
 
 
 def test_a_driver_that_ends_leaves_the_clusters_jobs_to_the_next_one(

@@ -23,8 +23,8 @@ from pipeline.errors import UserError
 from pipeline.provenance import fingerprint
 from pipeline.runner.dag import read_dag
 from pipeline.runner.dvc import looked_at
+from pipeline.runner.job import Work
 from pipeline.runner.job_driver import stale_runs
-from pipeline.runner.jobs import Work
 from pipeline.runner.params_file import load
 
 pytestmark = pytest.mark.slow

@@ -1,14 +1,12 @@
 """DVC's command line, for plans of hundreds of runs: `python -m pipeline.runner.dvc_patches status`.
 
-- DVC 3.67 parses params.yaml for every stage, up to three times, and then walks all of it for every key: with 300 runs
-  that is a minute and a half of `dvc status`. It parses dvc.yaml and dvc.lock for every target: 3 s each with 400 runs.
-  Here a file is parsed once, and a key is looked up.
+- DVC 3.67 parses params.yaml for every stage and walks all of it for every key, and parses dvc.yaml and dvc.lock for
+  every target: minutes with 300 runs. Here a file is parsed once, and a key is looked up.
 - It parses and writes all of dvc.lock after every stage, in pure Python: 40 s with 400 runs. Here the text of the
   stages that are written is replaced, and the text of all others stays. `record` writes many stages at once.
-- It has no run cache for a stage with an out `cache: false` that is neither metric nor plot. It restores what a stage
-  made only where its cache holds all outs, those of git too, and `dvc push --run-cache` pushes none of these. So a
-  training would run again when an edit is taken back, in a clone whose cache has the weights, and where workers share
-  results by a remote. Here the files that git keeps go into the cache as well, where DVC itself puts such metrics.
+- It has no run cache for a stage with an out `cache: false` that is neither metric nor plot. So a training would run
+  again when an edit is taken back, in a clone whose cache has the weights, and where workers share results by a remote.
+  Here the files that git keeps go into the cache as well, where DVC itself puts such metrics.
 - A zombie holds no path in use.
 
 What DVC finds and writes is the same: tests/runner/test_dvc_patches.py.
@@ -27,7 +25,7 @@ if __name__ == "__main__":
 import re
 from collections.abc import Iterable
 from copy import deepcopy
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,7 +48,6 @@ from pipeline.runner.running_stages import is_alive
 
 _read_param_file, _load_file, _dump_stages = params.read_param_file, dvcfile.load_file, Lockfile.dump_stages
 _run, _save, _push = Stage.run, Stage.save, StageCache.push
-_MISSING = object()
 
 
 def apply_patches() -> None:
@@ -70,14 +67,18 @@ def read_param_file(fs: Any, path: str, key_paths: list[str] | None = None, flat
     content = _parsed(path, _stamp(Path(path)))
     found: dict[str, Any] = {}
     for key in key_paths or ():
-        value = content
-        for part in key.split("."):
-            value = value.get(part, _MISSING) if isinstance(value, dict) else _MISSING
-        if value is _MISSING or set("*?[!") & set(key):  # absent, a position in a list, or a pattern
-            found |= _read_param_file(fs, path, [key], flatten)
-        else:
+        try:
+            value = reduce(_entry, key.split("."), content)
             found[key] = deepcopy(value)  # else stages share it, and dvc.lock gets YAML's anchors for it
+        except KeyError:  # absent, a position in a list, or a pattern
+            found |= _read_param_file(fs, path, [key], flatten)
     return found
+
+
+def _entry(value: Any, part: str) -> Any:
+    if not isinstance(value, dict) or set("*?[!") & set(part):
+        raise KeyError(part)
+    return value[part]
 
 
 @cache
@@ -205,7 +206,7 @@ if __name__ == "__main__":
     gc.freeze()
     gc.enable()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if sys.argv[1:] == ["record"]:
+    if "record" in sys.argv[1:3]:
         record(sys.stdin.read().split())
     else:
         sys.exit(main(sys.argv[1:]))

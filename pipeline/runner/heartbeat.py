@@ -56,15 +56,15 @@ class Monitor(hooks.Monitor):
     batch: int
     bar: Task | None
     latest: Heartbeat | None = None
-    _images: int = field(default=0, init=False)
-    _marks: deque[tuple[float, int]] = field(default_factory=deque, init=False)
+    _images: int = 0
+    _marks: deque[tuple[float, int]] = field(default_factory=deque)
     """Time and images so far, of each `show` of the window."""
-    _shown: float = field(default_factory=lambda: time.monotonic(), init=False)
-    _kept: float = field(default=0.0, init=False)
-    _said: float = field(default_factory=lambda: time.monotonic(), init=False)
+    _shown: float = field(default_factory=lambda: time.monotonic())
+    _said: float = field(default_factory=lambda: time.monotonic())
+    _kept: float = 0.0
 
     def step(self, images: int) -> bool:
-        """Count a step of `images`; whether `show` is due."""
+        """As of the base."""
         now = time.monotonic()
         if self._marks:
             self._images += images

@@ -1,5 +1,6 @@
-"""How work ends before its time: by a signal, or for want of memory. What it says, and the exit code."""
+"""How work ends before its time: by a signal, or for want of memory."""
 
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -11,14 +12,7 @@ from pipeline.progress import say
 from pipeline.signals import handled
 
 NOTHING_HALF_DONE = "nothing half-done is left"
-_NO_MEMORY = (
-    "can't allocate memory",
-    "bad_alloc",
-    "out of memory",
-    "could not create a memory",
-    "_ALLOC_FAILED",
-    "_ALLOCATION_FAILED",
-)
+_NO_MEMORY = re.compile("can't allocate memory|bad_alloc|out of memory|could not create a memory|_ALLOC(ATION)?_FAILED")
 """In the text of torch's plain RuntimeErrors: of the CPU's allocator, oneDNN, cuBLAS and cuDNN."""
 _heard: list[int] = []
 """Signals that have come within `stop_at_once` or `stop_training_at_once`."""
@@ -26,11 +20,8 @@ _heard: list[int] = []
 
 @contextmanager
 def stop_at_once(kept: Callable[[], str], command: str, how: str = "continue with") -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM unwind the block, which cleans up as after any error; StoppedError says the rest.
-
-    kept: what the block leaves behind, told when it has ended. command: the one that goes on. how: where it starts
-    again, the words before it. Yields whether a signal has come.
-    """
+    """SIGINT and SIGTERM unwind the block, which cleans up as after any error; then StoppedError says what it has
+    `kept` and the `command` that goes on, after the words `how`. Yields whether a signal has come."""
     with _unwound(lambda signum: StoppedError(signum, f"stopped; {kept()}", f"{how}: {command}")):
         yield lambda: bool(_heard)
 
@@ -102,8 +93,7 @@ def explain_no_memory(run_id: str, where: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        plain = not isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if plain and not any(words in str(error) for words in _NO_MEMORY):
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not _NO_MEMORY.search(str(error)):
             raise
         raise WrnPipeError(
             f"run {run_id}: out of memory {where()}",

@@ -14,18 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.artifacts import SCRATCH
 from pipeline.errors import UserError, WrnPipeError, exit_on_error
 from pipeline.params import Plan
 from pipeline.provenance import dependencies, digests_of, fingerprint
 from pipeline.publish import new_folder
-from pipeline.runner.failure_record import keep_failure_record
 from pipeline.runner.interruptions import stop_training_at_once
 from pipeline.runner.launch import Task, train
 from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import hold
+from pipeline.runner.stage_entry import keep_failure_record
 from pipeline.training.processes import number_of_processes
 
 JOBS = SCRATCH / "jobs"
@@ -84,7 +84,8 @@ def cluster_jobs() -> dict[str, Job]:
     found = {}
     for job_id, state in slurm_queue().items():
         if record_of(job_id).is_file():
-            work: Work = DelayedSubmission.load(record_of(job_id)).function.work
+            attempt: Any = DelayedSubmission.load(record_of(job_id)).function  # pipeline.runner.submit.Attempt
+            work = attempt.work
             log = str(RECORDS / f"{job_id}_0_log.out")
             activity: Activity = "queued" if state in _QUEUED else "running"
             found[work.fingerprint] = Job(work.run, work.fingerprint, work.stage, job_id, log, True, activity)

@@ -23,10 +23,10 @@ from pipeline.provenance import fingerprint
 from pipeline.publish import new_folder
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, looked_at, record, repro
-from pipeline.runner.failure_record import failure_record, forget_failure_record
 from pipeline.runner.job import JOBS, Job, Work, cluster_jobs, evaluated, record_of, trained
 from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import discard_unless_locked, living_owner
+from pipeline.runner.stage_entry import failure_record, forget_failure_record
 from pipeline.runner.submit import Place
 from pipeline.signals import handled
 from pipeline.tracking.sync import log_runs

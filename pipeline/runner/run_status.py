@@ -17,13 +17,13 @@ from pipeline.publication.claims import canonical, load_claims
 from pipeline.publication.protocols import protocol_of
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, holds_a_file, only_absent
-from pipeline.runner.failure_record import failure_record
 from pipeline.runner.heartbeat import Heartbeat
 from pipeline.runner.heartbeat import read as read_heartbeat
 from pipeline.runner.job import Job, cluster_jobs, evaluated, trained
 from pipeline.runner.remote import to_have
 from pipeline.runner.run_lock import LockOwner, living_owner, noted_owner
 from pipeline.runner.running_stages import running_stages, waits_for_lock
+from pipeline.runner.stage_entry import failure_record
 
 State = Literal["running", "queued", "made", "done", "stale", "failed", "stopped", "not started"]
 """queued: a job for it waits for its turn; made: a job's results lie in scratch, and are not recorded yet."""

@@ -1,12 +1,18 @@
-"""How a stage starts and ends: by its command line, its errors in two lines, a signal at once, its failure recorded."""
+"""How a stage starts and ends: by its command line, its errors in two lines, a signal at once; and how its last attempt
+failed, as a file that stays until the stage is tried again, for `wrn-pipe status`."""
 
 import inspect
+import json
 import sys
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from pipeline.errors import UserError, exit_on_error
-from pipeline.runner.failure_record import keep_failure_record
+from pipeline.artifacts import SCRATCH
+from pipeline.errors import UserError, WrnPipeError, exit_on_error
+from pipeline.publish import new_file
 from pipeline.runner.interruptions import NOTHING_HALF_DONE, stop_at_once
 
 
@@ -34,3 +40,53 @@ def stage_attempt(stage: str, kept: Callable[[], str] | None = None) -> Iterator
     """
     with keep_failure_record(stage), stop_at_once(kept or (lambda: NOTHING_HALF_DONE), f"wrn-pipe repro {stage}"):
         yield
+
+
+@dataclass(frozen=True)
+class FailureRecord:
+    """How a stage failed."""
+
+    exit_code: int
+    """130 and 143: stopped by a signal; 2: a usage error; 1: anything else."""
+    what: str
+    remedy: str | None
+    """None for an unforeseen error."""
+
+    @property
+    def stopped(self) -> bool:
+        return self.exit_code > 128
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return (self.what, f"fix: {self.remedy}") if self.remedy else (self.what,)
+
+
+@contextmanager
+def keep_failure_record(stage: str) -> Iterator[None]:
+    """While the block runs `stage`: note an error and raise it on; forget an earlier attempt's."""
+    forget_failure_record(stage)
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, WrnPipeError):
+            record = FailureRecord(error.exit_code, error.what, error.remedy)
+        else:
+            record = FailureRecord(1, traceback.format_exception_only(error)[-1].strip(), None)
+        with suppress(OSError):  # on a full disk the error itself is what matters
+            new_file(_record_of(stage), json.dumps(asdict(record)).encode())
+        raise
+
+
+def failure_record(stage: str) -> FailureRecord | None:
+    """Of the last attempt at `stage`; None where it was completed, was never made, or was killed."""
+    with suppress(FileNotFoundError):
+        return FailureRecord(**json.loads(_record_of(stage).read_text(encoding="utf-8")))
+    return None
+
+
+def forget_failure_record(stage: str) -> None:
+    _record_of(stage).unlink(missing_ok=True)
+
+
+def _record_of(stage: str) -> Path:
+    return SCRATCH / "failures" / f"{stage}.json"

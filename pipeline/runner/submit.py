@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
-from pipeline.runner.failure_record import forget_failure_record
 from pipeline.runner.job import JOBS, RECORDS, Job, Work, slurm_queue
+from pipeline.runner.stage_entry import forget_failure_record
 from pipeline.training.openmp_threads import wait_briefly
 
 if TYPE_CHECKING:

@@ -74,7 +74,7 @@ def test_a_training_has_the_gpu_or_the_cores_of_its_slot_and_no_signal_of_the_te
     shared = slots(len(os.sched_getaffinity(0)), gpus)[-1:]
     place = Slots(shared)
     place.submit([training])
-    (process,) = place.local().values()
+    ((_, process),) = place.taken.values()
     assert process.wait() == 0
     assert place.free() == 1
     assert Path("seen").read_text() == seen

@@ -1,6 +1,5 @@
 """A run's training, here or by many processes. Then torchrun's agent is in this process, which has the run's lock and
-speaks for them at their end; each of them is `python -m pipeline.runner.launch TASK PARENT`: a Task as JSON, and the
-process id of the one that started it."""
+speaks for them at their end; each of them is `python -m pipeline.runner.launch TASK PARENT THREADS REPORTS`."""
 
 import json
 import logging
@@ -58,15 +57,13 @@ class _Report:
     exit_code: int
     """0 where all stopped together after a step."""
     stopped: str | None = None
-    """Where a signal stopped it."""
+    """Where a signal stopped it, if one did."""
     signum: int = 0
-    """Of that signal."""
     trace: str = ""
-    """Of an unforeseen error."""
 
 
 def train(plan: Plan, task: Task, processes: int) -> None:
-    """As training.train_run.train_run, by `processes` of this machine.
+    """As train_run, by `processes` of this machine.
 
     SIGTERM and SIGINT stop them after the step under way; a second one kills them and this process.
     Raises what the first of them that failed raised, as a WrnPipeError; the others are ended.
@@ -77,7 +74,7 @@ def train(plan: Plan, task: Task, processes: int) -> None:
         return
     import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     threads = max(1, torch.get_num_threads() // processes)
@@ -93,20 +90,17 @@ def train(plan: Plan, task: Task, processes: int) -> None:
             signals_to_handle="SIGQUIT",  # the two others are ours
             logs_specs=DefaultLogsSpecs(log_dir=reports),
         )
-        exit_codes: dict[int, int] = {}
+        ended: dict[int, ProcessFailure] = {}
         logging.disable(logging.CRITICAL)  # the reports say it in two lines
         try:
             words = json.dumps(asdict(task)), str(os.getpid()), str(threads), reports
             elastic_launch(config, sys.executable)("-m", "pipeline.runner.launch", *words)
         except ChildFailedError as error:
-            began = min(failure.timestamp for failure in error.failures.values())
-            exit_codes = {
-                rank: failure.exitcode
-                for rank, failure in error.failures.items()
-                if failure.timestamp < began + _GRACE_S
-            }
+            ended = error.failures
         finally:
             logging.disable(logging.NOTSET)
+        until = min((failure.timestamp for failure in ended.values()), default=0) + _GRACE_S
+        exit_codes = {rank: failure.exitcode for rank, failure in ended.items() if failure.timestamp < until}
         found = [_Report(**json.loads(path.read_text())) for path in Path(reports).glob("rank-*.json")]
         _explain(task.run_id, processes, exit_codes, sorted(found, key=lambda report: report.time), asked)
 

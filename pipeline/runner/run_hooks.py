@@ -1,4 +1,4 @@
-"""What goes on around the steps of a run that a stage, a job or a command trains: see pipeline/training/hooks.py."""
+"""What goes on around a run's steps: see pipeline/training/hooks.py."""
 
 import math
 import sys
@@ -25,11 +25,10 @@ LEAST_SECONDS = 10.0
 
 @dataclass
 class CheckpointInterval(hooks.CheckpointInterval):
-    """When a training saves its state between epoch ends: every `steps` steps, or with None as many as keep saving
-    below one hundredth of the training's time.
+    """Saves every `steps` steps, or with None as often as costs one hundredth of the training's time.
 
-    Steps take from milliseconds to minutes and states from 1 MB to 1 GB, so no fixed number suits: the number follows
-    from what the last save and the steps since were measured to take. It decides only when, never what is computed.
+    Steps take from milliseconds to minutes and states from 1 MB to 1 GB, so no fixed number suits: it follows from what
+    the last save and the steps since were measured to take.
     """
 
     steps: int | None = None
@@ -47,9 +46,7 @@ class CheckpointInterval(hooks.CheckpointInterval):
 
     def due(self) -> bool:
         self.done += 1
-        if self.steps is not None:
-            return self.done >= self.steps
-        return time.monotonic() - self.since >= self.seconds
+        return self.done >= self.steps if self.steps else time.monotonic() - self.since >= self.seconds
 
     def saved(self, cost: float, where: str) -> None:
         """As of the base. Says once how many steps a crash can now lose at most."""

@@ -14,10 +14,10 @@ from pipeline.provenance import filled, read_dvc_yaml
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage as DVC names it. Paths are of files and folders, below the repository's root."""
+    """One stage as DVC names it: train@RUN, or summarize, which there is only one of. Paths lie below the repository's
+    root."""
 
     name: str
-    """train@RUN, or summarize, which there is only one of."""
     command: str
     deps: tuple[str, ...]
     params: tuple[str, ...]

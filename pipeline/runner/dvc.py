@@ -43,25 +43,18 @@ def need_repository() -> None:
     """Raise UserError where DVC could do nothing: without .dvc or git, or with an invalid dvc.lock."""
     here, config = Path.cwd(), Path(".dvc/config")
     if not config.is_file():
-        raise UserError(
-            f"{here}: not a DVC repository, it has no {config}",
-            "git checkout .dvc, or dvc init; or work in a git clone, which has it",
-        )
-    if "no_scm" not in config.read_text(encoding="utf-8") and not any(
-        (folder / ".git").exists() for folder in (here, *here.parents)
-    ):
-        raise UserError(
-            f"{here}: not a git repository, which DVC needs",
-            "work in a git clone; or git init; or, without git, dvc config core.no_scm true",
-        )
+        remedy = "git checkout .dvc, or dvc init; or work in a git clone, which has it"
+        raise UserError(f"{here}: not a DVC repository, it has no {config}", remedy)
+    without_git = not any((folder / ".git").exists() for folder in (here, *here.parents))
+    if without_git and "no_scm" not in config.read_text(encoding="utf-8"):
+        remedy = "work in a git clone; or git init; or, without git, dvc config core.no_scm true"
+        raise UserError(f"{here}: not a git repository, which DVC needs", remedy)
     read_lock()
 
 
 def resolve(plan: Plan, targets: Sequence[str], stages: Collection[str]) -> list[str]:
-    """DVC's names for what the user typed: a stage, a group of stages such as train, a run id (its evaluation).
-
-    A pattern such as `cifar10-wrn-40-1-*` stands for all run ids that fit it. `stages`: the names of all of the plan's.
-    """
+    """DVC's names for what the user typed: a stage, a group of stages such as train, a run id or a pattern of some
+    (their evaluations). `stages`: the names of all of the plan's."""
     groups = {name.partition("@")[0] for name in stages}
     resolved = []
     for target in targets:
@@ -103,11 +96,9 @@ def looked_at(plan: Plan, targets: Sequence[str], stages: dict[str, Stage]) -> l
 def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> int:
     """Run `dvc repro`. The exit code of the stage that failed, where one did, else DVC's own.
 
-    Where another repro runs one of the stages that are asked for, waits for its end first: DVC would fail instead, even
-    where that repro was killed a moment ago and its processes are still ending.
-
-    An interrupt or SIGTERM reaches the running stage, which saves its state; DVC then ends in order. Raises
-    StoppedError where no stage was there to answer it, UserError where there is nothing that DVC could work in.
+    Where another repro runs one of the stages that are asked for, waits for its end first, since DVC would fail. An
+    interrupt or SIGTERM reaches the running stage, which saves its state; DVC then ends in order. Raises StoppedError
+    where no stage was there to answer it, UserError where there is nothing that DVC could work in.
     """
     need_repository()
     stages = read_dag(plan)
@@ -240,18 +231,18 @@ def _reasons(change: Sequence[Any], lost: Sequence[str]) -> list[str]:
             words.append(str(part))
             continue
         for what, items in part.items():
-            noun = "" if what == "changed deps" else "output "
             for path, how in items.items():
                 if isinstance(how, dict):  # a params file: {key: how}
                     words += [f"{path}: {key} {_HOW.get(value, value)}" for key, value in how.items()]
-                elif how == "modified" and Path(path).is_dir() and not holds_a_file(Path(path)):
-                    words.append(f"{noun}{path} is empty")
+                    continue
+                now = _HOW.get(how, how)
+                if how == "modified" and Path(path).is_dir() and not holds_a_file(Path(path)):
+                    now = "is empty"
                 elif how == "modified" and any(out.startswith(f"{path}/") for out in lost):
-                    words.append(f"{noun}{path} is not all there")
+                    now = "is not all there"
                 elif how == "not in cache" and not holds_a_file(Path(path)):
-                    words.append(f"{noun}{path} is not there")
-                else:
-                    words.append(f"{noun}{path} {_HOW.get(how, how)}")
+                    now = "is not there"
+                words.append(f"{'' if what == 'changed deps' else 'output '}{path} {now}")
     return words
 
 

@@ -145,9 +145,8 @@ def _explain(run_id: str, processes: int, exit_codes: dict[int, int], reports: l
         raise InterruptedTrainingError(asked[0], where, run_id)
     remedy = f"continue with: {continue_with(run_id)}"
     # torchrun ends the others by SIGTERM: that tells why only where nothing else does.
-    for rank, code in sorted(silent.items(), key=lambda each: each[1] == -signal.SIGTERM):
-        if reports and code == -signal.SIGTERM:
-            break
+    telling = {rank: code for rank, code in silent.items() if code != -signal.SIGTERM}
+    for rank, code in (telling or (silent if not reports else {})).items():
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         memory = ", as the system does when memory is short" if code == -signal.SIGKILL else ""
         raise WrnPipeError(f"run {run_id}: process {rank} of {processes} {how}{memory}", remedy)

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import typer
 
-from pipeline.runner.interruptions import stop_at_once
-from pipeline.signals import children_hear_no_signal
+from pipeline.runner.interruptions import children_hear_no_signal, stop_at_once
 
 
 def compare(run_id: str, steps: int | None) -> None:

@@ -23,8 +23,8 @@ from pipeline.errors import EXIT_CODE_FILE, StoppedError, UserError, WrnPipeErro
 from pipeline.params import PARAMS, Plan, nearest
 from pipeline.progress import say
 from pipeline.runner.dag import Stage, read_dag, with_needed
+from pipeline.runner.interruptions import handled
 from pipeline.runner.running_stages import running_stages, stage_processes
-from pipeline.signals import handled
 
 _POLL_S = 0.2
 

@@ -23,12 +23,12 @@ from pipeline.provenance import fingerprint
 from pipeline.publish import new_folder
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, looked_at, record, repro
+from pipeline.runner.interruptions import handled
 from pipeline.runner.job import JOBS, Job, Work, cluster_jobs, evaluated, record_of, trained
 from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import discard_unless_locked, living_owner
 from pipeline.runner.stage_entry import failure_record, forget_failure_record
 from pipeline.runner.submit import Place
-from pipeline.signals import handled
 from pipeline.tracking.sync import log_runs
 
 ATTEMPTS = 3

@@ -22,9 +22,8 @@ from pipeline.errors import OUTSIDE, InterruptedTrainingError, UserError, WrnPip
 from pipeline.params import Plan
 from pipeline.progress import leave_speaking_to_another, say
 from pipeline.provenance import fingerprint
-from pipeline.runner.interruptions import stop_training_at_once
+from pipeline.runner.interruptions import handled, stop_training_at_once
 from pipeline.runner.params_file import load
-from pipeline.signals import handled
 from pipeline.training.openmp_threads import bind_threads
 
 _GRACE_S = 20

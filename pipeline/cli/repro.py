@@ -159,8 +159,9 @@ def _place(
     for option in sbatch:
         if not re.fullmatch("[^=]+=.+", option):
             raise UserError(f"--sbatch {option}", "write NAME=VALUE without dashes, such as --sbatch account=vision")
-    further = tuple((name, value) for name, _, value in (option.partition("=") for option in sbatch))
-    return Slurm(minutes(time), max_jobs, partition, gpus, cpus, further)
+    options = {"time": minutes(time), "partition": partition, "gpus_per_node": gpus or None, "cpus_per_task": cpus}
+    further = {"requeue": True, **dict(option.split("=", 1) for option in sbatch)}
+    return Slurm(max_jobs, {**options, "additional_parameters": further})
 
 
 def _forget_states(plan: "Plan", targets: list[str]) -> None:

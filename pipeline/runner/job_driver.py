@@ -8,8 +8,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,7 +47,15 @@ def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, 
     """
     stages = read_dag(plan)
     wanted = looked_at(plan, targets, stages)
-    with _sole_driver():
+    JOBS.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(JOBS / "driver.lock").acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            "another wrn-pipe repro --jobs or --slurm drives the jobs of this checkout",
+            "watch it with wrn-pipe status; after Ctrl-C there this command takes its jobs over",
+        ) from None
+    with lock:
         upstream = [name for name in wanted if stages[name].kind in ("download", "convert")]
         if upstream and (code := repro(plan, upstream)):
             return code
@@ -242,17 +249,3 @@ def _leave(driver: _Driver, received: Sequence[int], again: str) -> None:
         time.sleep(_LEAST_POLL_S)
     kept = "nothing is lost" if told < 2 else "their last saved states are kept"
     raise StoppedError(signum, f"stopped {trainings}, {kept}", f"continue with: {again}")
-
-
-@contextmanager
-def _sole_driver() -> Iterator[None]:
-    JOBS.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(JOBS / "driver.lock").acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            "another wrn-pipe repro --jobs or --slurm drives the jobs of this checkout",
-            "watch it with wrn-pipe status; after Ctrl-C there this command takes its jobs over",
-        ) from None
-    with lock:
-        yield

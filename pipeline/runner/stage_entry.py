@@ -1,17 +1,17 @@
 """How a stage starts and ends: by its command line, its errors in two lines, a signal at once; and how its last attempt
 failed, as a file that stays until the stage is tried again, for `wrn-pipe status`."""
 
-import inspect
 import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from pipeline.artifacts import SCRATCH
-from pipeline.errors import UserError, WrnPipeError, exit_on_error
+from pipeline.errors import WrnPipeError, exit_on_error
 from pipeline.publish import new_file
 from pipeline.runner.interruptions import NOTHING_HALF_DONE, stop_at_once
 
@@ -22,14 +22,9 @@ def run_stage(main: Callable[..., None], kept: Callable[..., str] | None = None)
     kept: says, of the same words, what the stage leaves behind when a signal stops it; None: nothing.
     """
     words = sys.argv[1:]
-    with exit_on_error():
-        module = main.__globals__["__spec__"].name
-        wanted = [p.name for p in inspect.signature(main).parameters.values() if p.kind != p.KEYWORD_ONLY]
-        if len(words) != len(wanted):
-            usage = " ".join(["python -m", module, *(name.upper() for name in wanted)])
-            raise UserError(f"{len(words)} words where the stage takes {len(wanted)}", usage)
-        with stage_attempt("@".join([module.removeprefix("stages."), *words]), kept and (lambda: kept(*words))):
-            main(*words)
+    name = main.__globals__["__spec__"].name.removeprefix("stages.")
+    with exit_on_error(), stage_attempt("@".join([name, *words]), kept and partial(kept, *words)):
+        main(*words)
 
 
 @contextmanager

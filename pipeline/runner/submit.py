@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.runner.job import JOBS, RECORDS, Job, Work, slurm_queue
@@ -119,17 +119,11 @@ def visible_gpus() -> list[str]:
 
 @dataclass(frozen=True)
 class Slurm:
-    """A cluster, through sbatch; jobs wait there, not here."""
+    """A cluster, through sbatch; jobs wait there, not here, and `max_jobs` run at the same time."""
 
-    minutes: int
-    """After this time a job saves and is put back into the queue."""
     max_jobs: int
-    """That run at the same time."""
-    partition: str | None = None
-    gpus: int = 0
-    cpus: int = 1
-    options: tuple[tuple[str, str], ...] = ()
-    """Further options of sbatch, without their dashes."""
+    options: dict[str, Any]
+    """Of sbatch, as submitit names them. After `time` a job saves and is put back into the queue."""
 
     def free(self) -> int:
         return 1_000_000
@@ -146,15 +140,11 @@ class Slurm:
         executor = SlurmExecutor(folder=RECORDS, max_num_timeout=_TIMEOUTS)
         executor.update_parameters(
             job_name="wrn-pipe",
-            time=self.minutes,
-            partition=self.partition,
-            gpus_per_node=self.gpus or None,
-            cpus_per_task=self.cpus,
             array_parallelism=max(1, self.max_jobs // len(arrays)),
             signal_delay_s=_GRACE_S,
             stderr_to_stdout=True,
             use_srun=True,  # without srun the signal reaches nobody
-            additional_parameters={"requeue": True, **dict(self.options)},
+            **self.options,
         )
         made = []
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the driver, not for sbatch

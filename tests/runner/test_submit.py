@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.repro import _place
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.runner import submit
 from pipeline.runner.job import RECORDS, Work
@@ -128,7 +129,11 @@ def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list
     """A stand-in for Slurm's, which gives out ids from 7 on; the scripts that it was given so far."""
     programs = tmp_path / "programs"
     programs.mkdir()
-    for name, script in (("sbatch", SBATCH.format(folder=tmp_path)), ("srun", "#!/bin/sh\n")):
+    for name, script in (
+        ("sbatch", SBATCH.format(folder=tmp_path)),
+        ("srun", "#!/bin/sh\n"),
+        ("squeue", "#!/bin/sh\n"),
+    ):
         (programs / name).write_text(script)
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
@@ -136,7 +141,7 @@ def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list
     return lambda: [path.read_text() for path in sorted((tmp_path / "submitted").iterdir(), key=lambda p: int(p.name))]
 
 
-def options(script: str) -> set[str]:
+def told_sbatch(script: str) -> set[str]:
     return {line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")}
 
 
@@ -146,23 +151,25 @@ def works(count: int) -> list[Work]:
 
 def test_a_cluster_is_told_what_was_asked_for_and_puts_jobs_back(sbatch: Callable[[], list[str]]) -> None:
     """Slurm's arrays have at most a thousand jobs, and a limit each: what runs at the same time is divided."""
-    place = Slurm(90, 5, "gpu", gpus=1, cpus=3, options=(("comment", "ours"), ("qos", "low")))
+    options = {"partition": "gpu", "gpus": 1, "cpus": 3, "sbatch": ["comment=ours", "qos=low"]}
+    place = _place(None, slurm=True, time="90m", max_jobs=5, **options)
+    assert place is not None
     jobs = place.submit(works(1002))
     told = {
         *("--requeue", "--open-mode=append", "--time=90", "--partition=gpu", "--gpus-per-node=1"),
         *("--cpus-per-task=3", "--comment=ours", "--qos=low", "--signal=USR2@120"),
     }
-    first, second = map(options, sbatch())
+    first, second = map(told_sbatch, sbatch())
     assert first >= {*told, "--array=0-999%2"}
     assert second >= {*told, "--array=0-1%2"}
     assert [job.id for job in jobs] == [*(f"7_{number}" for number in range(1000)), "8_0", "8_1"]
     assert [(job.run, job.fingerprint) for job in jobs] == [(work.run, work.fingerprint) for work in works(1002)]
     assert len(list(RECORDS.glob("*_submitted.pkl"))) == len({job.log for job in jobs}) == 1002
     assert not any(Path(job.log).is_absolute() for job in jobs)
-    (single,) = Slurm(90, 1).submit(works(1))
+    (single,) = Slurm(1, {"additional_parameters": {"requeue": True}}).submit(works(1))
     assert single.id == "9"
-    assert "--requeue" in options(sbatch()[2])
-    assert not any(option.startswith(("--array", "--partition", "--gpus")) for option in options(sbatch()[2]))
+    assert "--requeue" in told_sbatch(sbatch()[2])
+    assert not any(option.startswith(("--array", "--partition", "--gpus")) for option in told_sbatch(sbatch()[2]))
 
 
 @pytest.mark.parametrize(("text", "expected"), [("4m", 4), ("8h", 480), ("1d12h", 2160), ("2d1h5m", 2945)])

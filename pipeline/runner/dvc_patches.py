@@ -46,21 +46,12 @@ from dvc_data.hashfile.hash_info import HashInfo
 from pipeline.publish import new_file
 from pipeline.runner.running_stages import is_alive
 
+# Functions below have the place of these, and their names.
 _read_param_file, _load_file, _dump_stages = params.read_param_file, dvcfile.load_file, Lockfile.dump_stages
 _run, _save, _push = Stage.run, Stage.save, StageCache.push
 
 
-def apply_patches() -> None:
-    """Let DVC in this process do as described above."""
-    params.read_param_file = read_param_file
-    rwlock.psutil = SimpleNamespace(pid_exists=is_alive)  # a killed DVC may stay a zombie for long
-    dvcfile.load_file = load_file
-    Lockfile.dump_stages = dump_stages
-    Stage.run, Stage.save, StageCache.push = run, save, push
-
-
 def read_param_file(fs: Any, path: str, key_paths: list[str] | None = None, flatten: bool = False, **more: Any) -> Any:
-    """In place of DVC's."""
     plain = flatten and key_paths and not more and isinstance(fs, LocalFileSystem)
     if not plain or not Path(path).is_file():
         return _read_param_file(fs, path, key_paths, flatten, **more)
@@ -87,7 +78,6 @@ def _parsed(path: str, stamp: Any) -> Any:
 
 
 def load_file(repo: Any, path: Any, **options: Any) -> Any:
-    """In place of DVC's."""
     if options or Path(path).name != dvcfile.PROJECT_FILE or not isinstance(repo.fs, LocalFileSystem):
         return _load_file(repo, path, **options)
     # All that its stages and what is recorded of them are read from.
@@ -115,7 +105,7 @@ _NOT_PLAIN = re.compile(r"^\S|#|[&*]id[0-9]|\t|^ {2}[^ ](?![\w@.-]*:$)", re.MULT
 
 
 def dump_stages(file: Lockfile, stages: Iterable[Stage], **options: Any) -> None:
-    """In place of Lockfile.dump_stages. Where the text is not plainly what DVC writes, DVC writes it."""
+    """Where the text is not plainly what DVC writes, DVC writes it."""
     stages = list(stages)
     path = Path(file.path)
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -151,7 +141,7 @@ def spliced(text: str, stages: dict[str, str]) -> str | None:
 
 
 def run(stage: Stage, dry: bool = False, **options: Any) -> None:
-    """In place of Stage.run, which removes all outs before it looks whether a cache has them."""
+    """DVC's removes all outs before it looks whether a cache has them."""
     if not dry and _is_mixed(stage) and all(out.hash_info for out in stage.outs):
         for out in stage.repo.stage_cache._uncached_outs(stage, to_single_stage_lockfile(stage)):
             if out.exists and not out.changed_checksum():
@@ -160,12 +150,11 @@ def run(stage: Stage, dry: bool = False, **options: Any) -> None:
 
 
 def save(stage: Stage, allow_missing: bool = False, run_cache: bool = True) -> None:
-    """In place of Stage.save."""
     _save(stage, allow_missing=allow_missing, run_cache=run_cache or _is_mixed(stage))
 
 
 def push(cache: StageCache, remote: str | None, odb: Any = None) -> list[tuple[str, str]]:
-    """In place of StageCache.push: its entries, and the files that git keeps of what these made."""
+    """DVC's entries, and the files that git keeps of what these made."""
     entries: list[tuple[str, str]] = _push(cache, remote, odb)
     small = {out.def_path for stage in cache.repo.index.stages if _is_mixed(stage) for out in _in_git(stage)}
     outs = [out for key, value in entries for out in (cache._load_cache(key, value) or {}).get("outs", ())]
@@ -202,7 +191,9 @@ def record(names: Iterable[str]) -> None:
 
 
 if __name__ == "__main__":
-    apply_patches()
+    params.read_param_file, dvcfile.load_file, Lockfile.dump_stages = read_param_file, load_file, dump_stages
+    Stage.run, Stage.save, StageCache.push = run, save, push
+    rwlock.psutil = SimpleNamespace(pid_exists=is_alive)  # a killed DVC may stay a zombie for long
     gc.freeze()
     gc.enable()
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -38,12 +38,10 @@ _SETTLE_S = 20.0
 
 
 def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, force: bool = False) -> int:
-    """Bring `targets` up to date with jobs for the runs. The exit code as `repro` gives it.
+    """Bring `targets` up to date with jobs for the runs, all of them with `force`. The exit code as `repro` gives it.
 
-    `again`: the command that goes on. `force`: train and evaluate all runs, even when nothing changed.
-
-    Raises UserError when another driver is at work here or the jobs are refused, StoppedError on a signal, and
-    WrnPipeError when runs failed, which are named; everything else is published then.
+    `again`: the command that goes on. Raises UserError when another driver is at work here or the jobs are refused,
+    StoppedError on a signal, and WrnPipeError when runs failed; everything else is published then.
     """
     stages = read_dag(plan)
     wanted = looked_at(plan, targets, stages)
@@ -84,10 +82,7 @@ def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, 
 
 
 def stale_runs(plan: Plan, wanted: Sequence[str], stages: dict[str, Stage], force: bool = False) -> list[Work]:
-    """The runs among `wanted` stages that are out of date, and from which stage on.
-
-    Asks DVC, which takes its time with many runs. `force`: all of them, from their training on.
-    """
+    """The runs among `wanted` stages that are out of date, and from which stage on; with `force` all of them."""
     ours = [name for name in wanted if stages[name].kind in ("train", "evaluate")]
     changed = set(ours) if force else set(ask([stages[name] for name in ours], (), wait=True))
     behind = with_behind({name: stages[name] for name in ours}, changed)
@@ -96,10 +91,8 @@ def stale_runs(plan: Plan, wanted: Sequence[str], stages: dict[str, Stage], forc
 
 
 def publish(plan: Plan, works: Sequence[Work]) -> None:
-    """Put what the jobs made where DVC looks for it, and write all of it into dvc.lock at once.
-
-    Should this be killed, nothing is trained again: the last state of each training stays until all is recorded.
-    """
+    """Put what the jobs made where DVC looks for it, and write all of it into dvc.lock at once. The last state of each
+    training stays until then: should this be killed, nothing is trained again."""
     for work in works:
         places = [(evaluated(plan, work.run, work.fingerprint), Path("evaluations") / work.run)]
         if work.stage == "train":
@@ -115,8 +108,7 @@ def publish(plan: Plan, works: Sequence[Work]) -> None:
 
 
 def drive(plan: Plan, works: Sequence[Work], place: Place, again: str) -> dict[str, str]:
-    """Let jobs bring all works to their end: submitted as there is room, watched, and tried again. Returns the runs
-    that were given up, and why."""
+    """Let jobs bring all works to their end; returns the runs that were given up, and why."""
     received: list[int] = []
     with progress("runs", len(works), "runs", notes=True) as task, handled(lambda signum, _: received.append(signum)):
         driver = _Driver(plan, place, task, list(works))

@@ -32,31 +32,27 @@ _GRACE_S = 20
 
 @dataclass(frozen=True)
 class Task:
-    """What to train, as strings that a command line can carry."""
+    """What to train, as a command line can carry it. For the last two see RunHooks."""
 
     run_id: str
     fingerprint: str
     scratch: str
     to: str
     checkpoint_steps: int | None = None
-    """As of RunHooks, and so is `mirrored`."""
     mirrored: bool = False
 
 
 @dataclass(frozen=True)
 class _Report:
-    """How a process ended that did not train to the end."""
+    """How a process ended that did not train to the end. `remedy`: None for an unforeseen error. `exit_code`: 0 where
+    all stopped together after a step. `stopped`: where a signal did that, if one did."""
 
     rank: int
     time: float
-    """Unix time."""
     what: str
     remedy: str | None
-    """None for an unforeseen error."""
     exit_code: int
-    """0 where all stopped together after a step."""
     stopped: str | None = None
-    """Where a signal stopped it, if one did."""
     signum: int = 0
     trace: str = ""
 

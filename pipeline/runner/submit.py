@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _ARRAY = 1000
 """Jobs in one array: Slurm's own limit, MaxArraySize, is 1001 unless somebody has set it."""
 _TIMEOUTS = 10_000
-"""A training may take many times a job's time: each time it saves, is put back into the queue and goes on."""
+"""Times that a job saves, is put back into the queue and goes on."""
 _GRACE_S = 120
 """From the signal before a job's time is over to its end: enough to finish a step and save."""
 _PATIENCE_S = 600.0

@@ -129,11 +129,8 @@ def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list
     """A stand-in for Slurm's, which gives out ids from 7 on; the scripts that it was given so far."""
     programs = tmp_path / "programs"
     programs.mkdir()
-    for name, script in (
-        ("sbatch", SBATCH.format(folder=tmp_path)),
-        ("srun", "#!/bin/sh\n"),
-        ("squeue", "#!/bin/sh\n"),
-    ):
+    for name in ("sbatch", "srun", "squeue"):
+        script = SBATCH.format(folder=tmp_path) if name == "sbatch" else "#!/bin/sh\n"
         (programs / name).write_text(script)
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)

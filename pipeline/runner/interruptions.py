@@ -3,9 +3,8 @@
 import re
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from pipeline.errors import OUTSIDE, InterruptedTrainingError, StoppedError, WrnPipeError, continue_with
@@ -37,25 +36,16 @@ def children_hear_no_signal() -> Iterator[None]:
     """Processes that are started in the block leave it to this one to end them.
 
     A terminal's Ctrl-C goes to all of a group: they would print tracebacks of their own. Blocked, since that is handed
-    on to a process from its first instruction on. This one hears a signal when the block is over, so that no process is
-    started by halves.
+    on to a process from its first instruction on; this one hears a signal when the block is over.
     """
     from multiprocessing import resource_tracker  # takes a tenth of the time of --help
 
     resource_tracker.ensure_running()  # when multiprocessing starts it by itself, it lifts the block
-    heard: list[int] = []
-    # A block is one thread's: where another, such as numpy's, takes the signal, the main one is interrupted by it.
-    main = threading.current_thread() is threading.main_thread()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        with handled(lambda signum, frame: heard.append(signum)) if main else nullcontext():
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-            try:
-                yield
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield
     finally:
-        for signum in heard[:1]:
-            signal.raise_signal(signum)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

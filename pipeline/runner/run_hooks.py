@@ -59,13 +59,13 @@ class CheckpointInterval(hooks.CheckpointInterval):
         self.done, self.since = 0, now
 
 
+@dataclass
 class RunHooks(Hooks):
-    """Saves states in time, stops after a step when asked to, shows progress, and has MLflow follow."""
+    """Saves states in time, stops after a step when asked to, shows progress, has MLflow follow where `mirrored`."""
 
-    def __init__(self, checkpoint_steps: int | None = None, mirrored: bool = True) -> None:
-        """checkpoint_steps: save after every such number of steps; None: as CheckpointInterval finds cheap. mirrored:
-        MLflow follows the run; without, somebody else records the files later."""
-        self.checkpoint_steps, self.mirrored = checkpoint_steps, mirrored
+    checkpoint_steps: int | None = None
+    """Save after every such number of steps; None: as CheckpointInterval finds cheap."""
+    mirrored: bool = True
 
     def checkpoint_interval(self) -> CheckpointInterval:
         return CheckpointInterval(self.checkpoint_steps)

@@ -116,7 +116,7 @@ def living_owner(scratch: Path) -> LockOwner | None:
     with suppress(FileNotFoundError), _beside(scratch, "lock").open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError:  # it is held; or there are no locks on this file system, and the note is believed
             return noted_owner(scratch)
     return None
 

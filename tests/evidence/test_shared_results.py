@@ -1,4 +1,4 @@
-"""Results in a DVC remote, a folder or a real S3 server: taken by clones that train nothing; and its users' mistakes."""
+"""Results in a DVC remote, a folder or a real S3 server: taken by clones that train nothing; users' mistakes."""
 
 import shutil
 from collections.abc import Iterator

@@ -15,8 +15,6 @@ _NO_MEMORY = re.compile("can't allocate memory|bad_alloc|out of memory|could not
 """In the text of torch's plain RuntimeErrors: of the CPU's allocator, oneDNN, cuBLAS and cuDNN."""
 _heard: list[int] = []
 """Signals that have come within `stop_at_once` or `stop_training_at_once`."""
-
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,21 +45,7 @@ def interrupted(
     sends them; `to_all` says otherwise.
     """
     log = project.root / "log"
-    with log.open("w") as file:
-        running = subprocess.Popen(
-            [sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments],
-            cwd=project.root,
-            env={
-                **os.environ,
-                "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-                "MLFLOW_TRACKING_URI": "none://",
-                **environment,
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    running = project.start(log, *arguments, **{"MLFLOW_TRACKING_URI": "none://", **environment})
     try:
         until = time.monotonic() + 120
         while not (listens(running.pid) and under_way()):

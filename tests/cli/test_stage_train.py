@@ -1,10 +1,8 @@
 """wrn-pipe stage train: its options, and a real training by FFCV that is stopped, killed and repeated."""
 
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,16 +39,7 @@ def project(tmp_path: Path, tiny_beton: Path, tiny_dataset_entry: Callable[[str]
 
 
 def start(project: Project, log: Path, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "stage", "train", RUN, *arguments]
-    with log.open("wb") as file:
-        return subprocess.Popen(
-            command,
-            cwd=project.root,
-            env={**os.environ, "MLFLOW_TRACKING_URI": "none://", **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
+    return project.start(log, "stage", "train", RUN, *arguments, **{"MLFLOW_TRACKING_URI": "none://", **environment})
 
 
 def wait_for(line: str, log: Path, process: "subprocess.Popen[bytes]") -> None:

@@ -24,7 +24,6 @@ from pipeline.params import PARAMS, Plan
 from pipeline.runner.job import Job, Work, cluster_jobs, evaluated, record_of, trained
 from pipeline.runner.job_driver import drive
 from pipeline.runner.params_file import parse_plan
-from pipeline.runner.run_lock import hold
 from pipeline.runner.submit import Attempt
 
 RUNS = [result(700, seed=seed) for seed in (1, 2, 3, 4)]
@@ -173,42 +172,6 @@ def test_what_an_earlier_job_made_is_not_made_again(plan: Plan, shell: Callable[
 
 
 @contextmanager
-def trained_by_hand(of: Work, then: Callable[[], object]) -> Iterator[None]:
-    """Somebody else trains the run, from before the block until a little later, and at the end does `then`."""
-    begun = threading.Event()
-
-    def train() -> None:
-        with hold(SCRATCH / of.fingerprint, of.run):
-            begun.set()
-            time.sleep(0.7)
-            then()
-
-    thread = threading.Thread(target=train)
-    thread.start()
-    try:
-        assert begun.wait(60)
-        yield
-    finally:
-        thread.join()
-
-
-def test_runs_that_somebody_else_trains_are_waited_for_and_take_slots(plan: Plan, shell: Callable[..., Any]) -> None:
-    """By hand, or in a job of a driver that was killed. The first is made, the third left unfinished."""
-    first, second, third = work(FIRST), work(SECOND), work(THIRD)
-    place = shell(f"ls scratch; {FINISH}", width=2)
-
-    def finish() -> None:
-        for folder in (trained(first.fingerprint), evaluated(plan, first.run, first.fingerprint)):
-            folder.mkdir(parents=True)
-
-    with trained_by_hand(first, finish), trained_by_hand(third, lambda: None):
-        assert drive(plan, [first, second, third], place, AGAIN) == {}
-    assert sorted(place.submitted) == [SECOND, THIRD]
-    there = Path(f"{SECOND}.log").read_text()
-    assert not all(f"{each.fingerprint}.owner.json" in there for each in (first, third))
-
-
-@contextmanager
 def signalled_when(*ready: Path) -> Iterator[None]:
     """This process gets a SIGTERM as soon as each of these files is there."""
 
@@ -282,25 +245,3 @@ def test_a_result_that_a_shared_folder_shows_late_counts(plan: Plan, shell: Call
     assert drive(plan, [work(FIRST)], place, AGAIN) == {}
     assert place.submitted == [FIRST]
     assert not record_of("1").exists()
-
-
-def test_a_driver_that_ends_leaves_the_clusters_jobs_to_the_next_one(
-    plan: Plan, shell: Callable[..., Any], queue: Path
-) -> None:
-    queue.write_text("1 RUNNING\n")
-    until_go = "for _ in $(seq 300); do test -e go && break; sleep 0.1; done\n"
-    place = shell(f"touch ready\n{until_go}{FINISH}: > {queue}", slurm=True)
-    with signalled_when(Path("ready")), pytest.raises(StoppedError) as stopped:
-        drive(plan, [work(FIRST)], place, AGAIN)
-    assert "1 job of the cluster go on without this driver" in stopped.value.what
-    assert "scancel 1)" in stopped.value.remedy
-    assert AGAIN in stopped.value.remedy
-    (process,) = place.processes.values()
-    assert process.poll() is None
-    over = threading.Timer(0.7, Path("go").touch)
-    over.start()
-    following = shell(FINISH, slurm=True)
-    assert drive(plan, [work(FIRST)], following, AGAIN) == {}
-    over.join()
-    assert following.submitted == []
-    assert made(plan, work(FIRST))

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from clones import clone
-from project import BIN, ROOT, Project, make_project
+from project import ROOT, Project, make_project
 from typer.testing import CliRunner
 
 from pipeline.cli.main import app
@@ -77,23 +76,14 @@ def states(project: Project, **environment: str) -> dict[str, str]:
 
 @contextmanager
 def driving(project: Project, log: Path, *arguments: str, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A driver in the background, in a session of its own as a terminal gives it; ended with all below it."""
-    with log.open("w") as file:
-        driver = subprocess.Popen(
-            [sys.executable, "-c", "from pipeline.cli.main import main; main()", "repro", *arguments],
-            cwd=project.root,
-            env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **environment},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            yield driver
-        finally:
-            for process in at_work_in(project):
-                process.kill()
-            driver.kill()
-            driver.wait()
+    """A driver in the background; ended with all below it."""
+    driver = project.start(log, "repro", *arguments, **environment)
+    try:
+        yield driver
+    finally:
+        for process in at_work_in(project):
+            process.kill()
+        driver.wait()
 
 
 @contextmanager

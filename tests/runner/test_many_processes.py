@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,6 @@ from pipeline.runner.params_file import load
 from pipeline.training.processes import number_of_processes
 
 FILES = ("model.safetensors", "history.csv", "run.json")
-START = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "stage", "train", RUN]
 
 
 class Runs:
@@ -32,17 +30,8 @@ class Runs:
         self.started: list[subprocess.Popen[bytes]] = []
 
     def start(self, *options: str) -> "subprocess.Popen[bytes]":
-        """As a shell does it: in a process group of its own. The log is that of this attempt."""
-        with self.log.open("wb") as log:
-            process = subprocess.Popen(
-                [*START, *options],
-                cwd=self.project.root,
-                env={**os.environ, "MLFLOW_TRACKING_URI": "none://"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                process_group=0,
-            )
+        """The log is that of this attempt."""
+        process = self.project.start(self.log, "stage", "train", RUN, *options, MLFLOW_TRACKING_URI="none://")
         self.started.append(process)
         return process
 

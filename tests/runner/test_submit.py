@@ -1,10 +1,7 @@
 """Where jobs run: slots of this machine and the GPUs they show, and whether a cluster answers."""
 
 import os
-import signal
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +9,8 @@ import pytest
 
 from pipeline.cli.repro import _place
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.runner import submit
 from pipeline.runner.job import RECORDS, Work
-from pipeline.runner.submit import Attempt, Slots, Slurm, minutes, need_slurm, slots, visible_gpus
+from pipeline.runner.submit import Slots, Slurm, minutes, need_slurm, slots, visible_gpus
 
 
 @pytest.mark.parametrize(
@@ -35,10 +31,6 @@ printf "%s" "$CUDA_VISIBLE_DEVICES" > seen
 taskset -cp $$ > cores
 echo $OMP_NUM_THREADS > threads
 ps -o sid= -p $$ > session
-end() { touch saved; exit 143; }
-trap end TERM
-touch ready
-for _ in $(seq $WAITS); do sleep 0.1; done
 """
 
 
@@ -49,7 +41,6 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
     script.write_text(TRAINING)
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    monkeypatch.setenv("WAITS", "0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "as it was")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -72,37 +63,6 @@ def test_a_training_has_the_gpu_or_the_cores_of_its_slot_and_no_signal_of_the_te
         assert Path("cores").read_text().split()[-1] == str(*shared[0].cores)
         assert Path("threads").read_text() == "1\n"
     assert int(Path("session").read_text()) != os.getsid(0)
-
-
-def test_a_clusters_job_whose_time_is_over_saves_and_is_submitted_again(
-    training: Work, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As submitit does it on a node: the signal before the end, then `checkpoint`. The training itself ignores it."""
-    monkeypatch.setenv("WAITS", "600")
-    monkeypatch.setattr(submit, "_PATIENCE_S", 0.0)
-    record = Path("scratch/failures/train@run.json")
-    record.parent.mkdir(parents=True)
-    record.touch()
-    attempt = Attempt(training)
-    again = []
-
-    def over() -> None:
-        while not Path("ready").exists():
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGUSR2)
-
-    before = signal.signal(signal.SIGUSR2, lambda *_: again.append(attempt.checkpoint()))
-    thread = threading.Thread(target=over)
-    thread.start()
-    try:
-        with pytest.raises(RuntimeError, match="exit code 143"):
-            attempt()
-    finally:
-        thread.join()
-        signal.signal(signal.SIGUSR2, before)
-    assert [submission.function for submission in again] == [attempt]
-    assert Path("saved").exists()
-    assert not record.exists(), "that it was stopped is not the answer any more"
 
 
 def test_a_cluster_that_does_not_answer_is_told_before_any_work(

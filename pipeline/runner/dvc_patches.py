@@ -171,12 +171,9 @@ def _is_mixed(stage: Stage) -> bool:
 
 
 def record(names: Iterable[str]) -> None:
-    """Take the outputs of these stages, as they lie here, for what their command makes of the present inputs.
-
-    As `dvc commit --force` does for each stage, in the order in which `dvc repro` runs them, but dvc.lock is written
-    once: 2 s a stage with 80 runs else. Waits for DVC's lock. Raises dvc.exceptions.DvcException for an output that is
-    not there, and KeyError for an unknown stage; nothing is recorded then.
-    """
+    """As `dvc commit --force` for each of these stages, in the order in which `dvc repro` runs them, but dvc.lock is
+    written once: 2 s a stage with 80 runs else. Raises DvcException for an output that is not there, and KeyError for
+    an unknown stage; nothing is recorded then."""
     wanted = set(names)
     with Repo(_wait_for_lock=True) as repo, lock_repo(repo), repo.scm_context:
         stages = [stage for stage in plan_repro(repo.index.graph) if stage.addressing in wanted]

@@ -95,10 +95,8 @@ def _on_the_way_out() -> bool:
 
 @contextmanager
 def stop_after_step(alone: bool = True) -> Iterator[list[int]]:
-    """The signals that asked to stop while the block runs; a second one kills at once.
-
-    Of processes that train together none is killed so and none speaks: that is for the one that started them.
-    """
+    """The signals that asked to stop while the block runs; a second one kills at once. Not where processes train
+    together: there the one that started them speaks and kills."""
     received = list(_heard)
 
     def note(signum: int, frame: FrameType | None) -> None:

@@ -1,8 +1,5 @@
-"""Many runs at once: one driver asks DVC what is out of date, lets jobs fill scratch/, and publishes what they made.
-
-DVC's lock, dvc.lock and MLflow belong to the driver alone, so what comes out is what `dvc repro` by itself gives, byte
-for byte where the jobs have as many threads.
-"""
+"""Many runs at once: one driver asks DVC what is out of date, lets jobs fill scratch/, and publishes what they made:
+what `dvc repro` by itself gives, byte for byte where the jobs have as many threads."""
 
 import os
 import signal

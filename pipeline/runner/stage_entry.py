@@ -17,10 +17,8 @@ from pipeline.runner.interruptions import NOTHING_HALF_DONE, stop_at_once
 
 
 def run_stage(main: Callable[..., None], kept: Callable[..., str] | None = None) -> None:
-    """Call a stage's `main` with the words of its command line; options are for callers in Python.
-
-    kept: says, of the same words, what the stage leaves behind when a signal stops it; None: nothing.
-    """
+    """Call a stage's `main` with the words of its command line. `kept`: says, of the same words, what the stage leaves
+    behind when a signal stops it; None: nothing."""
     words = sys.argv[1:]
     name = main.__globals__["__spec__"].name.removeprefix("stages.")
     with exit_on_error(), stage_attempt("@".join([name, *words]), kept and partial(kept, *words)):
@@ -29,10 +27,7 @@ def run_stage(main: Callable[..., None], kept: Callable[..., str] | None = None)
 
 @contextmanager
 def stage_attempt(stage: str, kept: Callable[[], str] | None = None) -> Iterator[None]:
-    """The block runs `stage`, such as convert@cifar10-rgb: a signal stops it at once, and how it failed is recorded.
-
-    A training sets handlers of its own, which save its state.
-    """
+    """The block runs `stage`, such as convert@cifar10-rgb: a signal stops it at once, and how it failed is recorded."""
     with keep_failure_record(stage), stop_at_once(kept or (lambda: NOTHING_HALF_DONE), f"wrn-pipe repro {stage}"):
         yield
 

@@ -96,9 +96,7 @@ def _command(work: Work) -> list[str]:
 
 def slots(count: int, gpus: Sequence[str]) -> list[Slot]:
     """`count` slots over these GPUs, in turns, or with none over the cores that this process may use, in equal parts.
-
-    Raises UserError when there are fewer cores than slots.
-    """
+    Raises UserError when there are fewer cores than slots."""
     if gpus:
         return [Slot(gpus[number % len(gpus)], ()) for number in range(count)]
     cores = sorted(os.sched_getaffinity(0))

@@ -21,8 +21,8 @@ GUIDE = "docs/how-to/share-results.md"
 
 
 def to_have(target: str, root: Path = Path()) -> str:
-    """The command that brings what `target` makes. dvc pull only where the clone at `root` has a default remote: without
-    one that fails, and leaves empty folders."""
+    """The command that brings what `target` makes. dvc pull only where the clone at `root` has a default remote: it
+    fails without one, and leaves empty folders."""
     again = f"wrn-pipe repro {target}"
     configs = (root / ".dvc" / name for name in ("config", "config.local"))
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in configs if path.is_file()]

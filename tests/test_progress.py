@@ -12,52 +12,38 @@ import pytest
 
 from pipeline.progress import progress
 
+# Label, total, unit and what is done before; then each advance, the seconds it takes, and the lines.
+LOGS: dict[str, tuple[Any, list[int], float, list[str]]] = {
+    "a line a tenth and one at the end": (
+        ("read", 100, "images"),
+        [1] * 25,
+        0.5,
+        [f"read: {n} images of 100 images ({n} %), {n // 2} s" for n in (10, 20, 25)],
+    ),
+    "slow work gets a line every ten seconds": (
+        ("train", None, "steps"),
+        [2] * 25,
+        1.0,
+        [f"train: {2 * s} steps, {s} s" for s in (10, 20, 25)],
+    ),
+    "no amount is told twice": (
+        ("write", 100, "bytes"),
+        [100, 0, 0],
+        12.0,
+        ["write: 0.0 MB of 0.0 MB (100 %), 12 s"],
+    ),
+    "fast work gets one line": (
+        ("fetch", 170_498_071, "bytes", 70_498_071),
+        [50_000_000] * 2,
+        0.45,
+        ["fetch: 170.5 MB of 170.5 MB (100 %), 1 s"],
+    ),
+}
 
-@pytest.mark.parametrize(
-    ("work", "each", "seconds", "expected"),
-    [
-        pytest.param(
-            ("read", 100, "images"),
-            [1] * 25,
-            0.5,
-            [
-                "read: 10 images of 100 images (10 %), 5 s",
-                "read: 20 images of 100 images (20 %), 10 s",
-                "read: 25 images of 100 images (25 %), 12 s",
-            ],
-            id="a line a tenth and one at the end",
-        ),
-        pytest.param(
-            ("train", None, "steps"),
-            [2] * 25,
-            1.0,
-            ["train: 20 steps, 10 s", "train: 40 steps, 20 s", "train: 50 steps, 25 s"],
-            id="slow work gets a line every ten seconds",
-        ),
-        pytest.param(
-            ("write", 100, "bytes"),
-            [100, 0, 0],
-            12.0,
-            ["write: 0.0 MB of 0.0 MB (100 %), 12 s"],
-            id="no amount is told twice",
-        ),
-        pytest.param(
-            ("fetch", 170_498_071, "bytes", 70_498_071),
-            [50_000_000] * 2,
-            0.45,
-            ["fetch: 170.5 MB of 170.5 MB (100 %), 1 s"],
-            id="fast work gets one line",
-        ),
-    ],
-)
-def test_a_log_gets_few_lines(
-    work: Any,
-    each: list[int],
-    seconds: float,
-    expected: list[str],
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+
+@pytest.mark.parametrize("log", LOGS)
+def test_a_log_gets_few_lines(log: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    work, each, seconds, expected = LOGS[log]
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     with progress(*work) as task:

@@ -1,6 +1,5 @@
 """Many runs at once by the real commands: slots of this machine, kills and Ctrl-C, failures, and what DVC records."""
 
-import hashlib
 import json
 import os
 import signal
@@ -13,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from clones import clone
+from clones import clone, made
 from project import ROOT, Project, make_project
 from typer.testing import CliRunner
 
@@ -61,11 +60,6 @@ def three_runs(root: Path, tiny_raw: Path, tiny_dataset_entry: Callable[[str], d
 def folder(tiny_archive: Path) -> dict[str, str]:
     """What tells the download stage where the archive lies."""
     return {"WRN_PIPE_DATA_DIR": str(tiny_archive.parent)}
-
-
-def digests(project: Project) -> dict[str, str]:
-    kept = [p for top in ("data", "models", "evaluations", "results") for p in (project.root / top).rglob("*")]
-    return {str(p.relative_to(project.root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in kept if p.is_file()}
 
 
 def states(project: Project, **environment: str) -> dict[str, str]:
@@ -149,7 +143,7 @@ def test_jobs_that_ctrl_c_stopped_go_on_and_make_what_dvc_repro_makes(
     logs = "".join(path.read_text() for path in (project.root / "scratch/jobs").glob("*.log"))
     assert logs.count("resuming from scratch/") == 2
     assert project.lock() == serial.lock()
-    assert digests(project) == digests(serial)
+    assert made(project) == made(serial)
     assert project.run("dvc", "status").stdout == "Data and pipelines are up to date.\n"
     assert states(project) == dict.fromkeys(NAMES, "done")
     assert not list((project.root / "scratch").glob("*/*.safetensors"))

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.params import StepSchedule
-from pipeline.publication.paper import KNOWN_DATASETS
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
 
 SHIPPED = Path(__file__).resolve().parents[1] / "params.yaml"
@@ -133,7 +133,7 @@ JPEG = "  imagenet-jpeg: {dataset: imagenet, kind: jpeg, max_side: 500, quality:
     ],
 )
 def test_jpegs_say_how_they_are_made(change: tuple[str, str], said: str | None, remedy: str, tmp_path: Path) -> None:
-    known = KNOWN_DATASETS.read_text()
+    known = PAPER.known_datasets.read_text()
     entry = known[known.index("  imagenet:") :]
     path = tmp_path / "params.yaml"
     with_entry = TEXT.replace("\nrepresentations:\n", f"\n{entry}\nrepresentations:\n{JPEG.replace(*change)}")

@@ -28,7 +28,7 @@ from pipeline.cli import (
     verify,
 )
 from pipeline.errors import UserError, exit_on_error
-from pipeline.publication.paper import PAPER
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.interruptions import NOTHING_HALF_DONE, stop_at_once
 from pipeline.training.openmp_threads import wait_briefly
 

@@ -24,7 +24,7 @@ from pipeline.evidence.regenerate import Run
 from pipeline.evidence.verification import verify
 from pipeline.params import PARAMS, Plan
 from pipeline.provenance import commit
-from pipeline.publication.paper import PAPER
+from pipeline.publication.paper import Paper
 from pipeline.runner.dag import DAG, stages
 from pipeline.runner.params_file import load
 
@@ -38,7 +38,7 @@ def is_bundle(path: Path) -> bool:
     return archive.holds(path, *_NEEDED)
 
 
-def bundle(plan: Plan, to: Path, run: Run, runs: Collection[str] = ()) -> tuple[int, Checkout]:
+def bundle(paper: Paper, plan: Plan, to: Path, run: Run, runs: Collection[str] = ()) -> tuple[int, Checkout]:
     """Write the archive of the repository in the current folder; the same files and commit give the same bytes.
 
     `runs`: those whose weights and predictions it has; empty for all. The small records of the others, of which the
@@ -52,9 +52,9 @@ def bundle(plan: Plan, to: Path, run: Run, runs: Collection[str] = ()) -> tuple[
             general = "wrn-pipe repro" if absent else "wrn-pipe verify lists all, and what to do"
             raise WrnPipeError(f"{finding.path}: {finding.why}", finding.fix or general)
     contents: dict[str, bytes | Path] = {name: Path(name) for name in wanted}
-    contents[LICENCES] = _licences(plan).encode()
+    contents[LICENCES] = _licences(plan, paper).encode()
     checkout = _checkout()
-    archive.write(to, contents, checkout)
+    archive.write(to, contents, checkout, paper)
     return len(contents), checkout
 
 
@@ -79,13 +79,13 @@ def _checkout() -> Checkout:
     return Checkout(head, done.stdout.strip(), dirty)
 
 
-def _licences(plan: Plan) -> str:
+def _licences(plan: Plan, paper: Paper) -> str:
     """LICENCES.md: on what terms the data may be used, and why it is not here."""
     lines = [
         "# Licences and citations",
         "",
-        f"The numbers compared with: {PAPER.citation}",
-        PAPER.url,
+        f"The numbers compared with: {paper.citation}",
+        paper.url,
         "",
         "The images are not in this archive: nobody gave leave to pass them on with it. The cards hold the digests of",
         "what was trained on, params.yaml says where it comes from, `wrn-pipe repro download` fetches and checks it.",

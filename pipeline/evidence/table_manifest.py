@@ -6,30 +6,30 @@ committing it makes a new one, nor dvc.lock's entries, which DVC writes after th
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import read_record
+from pipeline.comparison.cells import planned
 from pipeline.comparison.formats.tabular import render_json
 from pipeline.comparison.results import Result, load_results
 from pipeline.comparison.tables import Table, table
 from pipeline.params import Plan
-from pipeline.publication.paper import PAPER
+from pipeline.publication.paper import Paper
 
 
-def manifest(plan: Plan, root: Path) -> dict[str, Any]:
+def manifest(paper: Paper, plan: Plan, root: Path) -> dict[str, Any]:
     """The tables of the plan, cell by cell with verdicts as the comparison has them, and the runs behind them.
 
     Reads evaluations/ below `root` only, so it can be made again where weights and data are not.
     Raises UserError that names the file when an evaluation is broken.
     """
-    results = [result for result in load_results(root) if result.run in plan.runs]
-    tables = [table(plan, name, results) for name in plan.tables]
+    of = planned(paper, plan, load_results(root))
+    tables = [table(name, of) for name in plan.tables]
     return {
-        "paper": asdict(PAPER),
+        "paper": {key: getattr(paper, key) for key in ("title", "authors", "venue", "version", "url")},
         "tables": {each.name: _table(each) for each in tables},
-        "runs": {result.run: run(plan, result, root) for result in results},
+        "runs": {result.run: run(plan, result, root) for result in of.results},
     }
 
 

@@ -23,9 +23,8 @@ from pipeline.runner.interruptions import handled
 from pipeline.runner.job import JOBS, Job, Work, cluster_jobs, evaluated, record_of, trained
 from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import discard_unless_locked, living_owner
-from pipeline.runner.stage_entry import failure_record, forget_failure_record
+from pipeline.runner.stage_entry import failure_record, forget_failure_record, mirror
 from pipeline.runner.submit import Place
-from pipeline.tracking.sync import log_runs
 
 ATTEMPTS = 3
 """Of one run by one driver, before it is given up."""
@@ -69,7 +68,7 @@ def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, 
             publish(plan, made)
         # The stages downstream of failed runs would train them here, one after another.
         code = 0 if failures else repro(plan, targets)
-        log_runs(plan, [work.run for work in made])
+        mirror(plan, [work.run for work in made])
         if failures:
             for run, why in failures.items():
                 say(f"failed: {run}: {why}")

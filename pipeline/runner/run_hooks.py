@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.progress import Task, progress, say
+from pipeline.publication.paper import Paper
 from pipeline.runner.heartbeat import Monitor
 from pipeline.runner.interruptions import explain_no_memory, stop_after_step
 from pipeline.tracking.mlflow_logger import mirrored
@@ -61,11 +62,12 @@ class CheckpointInterval(hooks.CheckpointInterval):
 
 @dataclass
 class RunHooks(Hooks):
-    """Saves states in time, stops after a step when asked to, shows progress, has MLflow follow where `mirrored`."""
+    """Saves states in time, stops after a step when asked to, shows progress, and has MLflow follow."""
 
     checkpoint_steps: int | None = None
     """Save after every such number of steps; None: as CheckpointInterval finds cheap."""
-    mirrored: bool = True
+    mirrored: Paper | None = None
+    """MLflow follows the run, as one of this paper; without, somebody else records the files later."""
 
     def checkpoint_interval(self) -> CheckpointInterval:
         return CheckpointInterval(self.checkpoint_steps)
@@ -95,4 +97,4 @@ class RunHooks(Hooks):
             yield yielding.look
 
     def run_logger(self, run_id: str, record: dict[str, Any]) -> AbstractContextManager[RunLogger]:
-        return mirrored(run_id, record) if self.mirrored else super().run_logger(run_id, record)
+        return mirrored(run_id, record, self.mirrored) if self.mirrored else super().run_logger(run_id, record)

@@ -4,7 +4,7 @@ failed, as a file that stays until the stage is tried again, for `wrn-pipe statu
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.artifacts import SCRATCH
 from pipeline.errors import WrnPipeError, exit_on_error
+from pipeline.params import Plan
 from pipeline.publish import new_file
 from pipeline.runner.interruptions import NOTHING_HALF_DONE, stop_at_once
 
@@ -30,6 +31,14 @@ def stage_attempt(stage: str, kept: Callable[[], str] | None = None) -> Iterator
     """The block runs `stage`, such as convert@cifar10-rgb: a signal stops it at once, and how it failed is recorded."""
     with keep_failure_record(stage), stop_at_once(kept or (lambda: NOTHING_HALF_DONE), f"wrn-pipe repro {stage}"):
         yield
+
+
+def mirror(plan: Plan, run_ids: Sequence[str]) -> None:
+    """Have MLflow show runs whose files were just published. Its failures are said, not raised."""
+    from pipeline.publication.wide_resnet import PAPER
+    from pipeline.tracking.sync import log_runs
+
+    log_runs(PAPER, plan, run_ids)
 
 
 @dataclass(frozen=True)

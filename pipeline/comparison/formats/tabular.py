@@ -6,13 +6,14 @@ from typing import Any
 
 from pipeline.comparison.cells import Cell
 from pipeline.comparison.tables import Table, results_schema
+from pipeline.publication.paper import Paper
 
 
-def render_csv(tables: Sequence[Table]) -> str:
+def render_csv(tables: Sequence[Table], paper: Paper) -> str:
     """All cells under one header, checked against `results_schema`."""
     import pandas as pd
 
-    schema = results_schema()
+    schema = results_schema(paper)
     rows = [row(cell) for table in tables for cell in table.cells]
     frame = schema.validate(pd.DataFrame(rows, columns=list(schema.columns), dtype=str))
     return str(frame.to_csv(index=False, lineterminator="\n"))

@@ -45,7 +45,6 @@ FIRST = (
     *SHARING,
     "evidence/test_verify",
     "runner/test_jobs",
-    "runner/test_workers",
     "test_imagenet_run",
     "tracking/test_remote",
     "training/test_compiled",

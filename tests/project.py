@@ -47,6 +47,19 @@ class Project:
     def cli(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments, **environment)
 
+    def start(self, log: Path, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
+        """`wrn-pipe` in the background, in a session of its own as a terminal gives it; `log`: what it prints."""
+        with log.open("wb") as file:
+            return subprocess.Popen(
+                [sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments],
+                cwd=self.root,
+                env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
     def edit(self, change: Callable[[Any], None]) -> None:
         """Change params.yaml."""
         yaml = YAML()

@@ -15,7 +15,7 @@ from multiprocessing import active_children, get_context
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pipeline.progress import say
-from pipeline.signals import children_hear_no_signal
+from pipeline.runner.interruptions import children_hear_no_signal
 from pipeline.training.openmp_threads import bind_threads, on_own_core
 
 if TYPE_CHECKING:

@@ -1,13 +1,12 @@
 """wrn-pipe stage: run one stage directly."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import typer
 
 from pipeline.cli import completion
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def stage(
@@ -67,44 +66,37 @@ def stage(
         raise UserError(f"no stage {name!r}", nearest(name, completion.STAGES, "stage"))
     keys = [stage.key for stage in read_dag(load()).values() if stage.kind == name]
     given = {"--fresh": fresh, "--wait": wait, "--checkpoint-steps": checkpoint_steps, "--nproc": nproc}
-    given["--twice"] = twice
-    options = [option for option, value in given.items() if value]
+    options = [option for option, value in (given | {"--twice": twice}).items() if value]
     if options and name != "train":
         raise UserError(f"stage {name} has no option {options[0]}", "it is one of wrn-pipe stage train RUN")
     if twice and len(options) > 1:
         raise UserError(f"--twice with {options[0]}", "give one of them: --twice starts again, in folders of its own")
     if steps and not twice:
         raise UserError("--steps without --twice", "add --twice: a training of fewer steps is no result")
-    if keys == [""]:
-        if key is not None:
-            raise UserError(f"stage {name} takes no second word, got {key!r}", f"wrn-pipe stage {name}")
-        with stage_attempt(name):
-            import_module(f"stages.{name}").main()
-        return
-    if key is None:
+    single = keys == [""]
+    if single and key is not None:
+        raise UserError(f"stage {name} takes no second word, got {key!r}", f"wrn-pipe stage {name}")
+    if not single and key is None:
         raise UserError(f"stage {name} of what?", f"wrn-pipe stage {name} {next(iter(keys), 'KEY')}")
-    if key not in keys:
+    if key is not None and key not in keys:
         raise UserError(f"params.yaml has no {key!r} for stage {name}", nearest(key, keys, f"{name} key"))
-    if twice:
+    if key is not None and twice:
         from pipeline.cli.twice import compare
 
         compare(key, steps)
         return
+    words = [] if key is None else [key]
     more: dict[str, Any] = {}
     if name == "train":
         more = {"fresh": fresh, "wait": wait, "checkpoint_steps": checkpoint_steps, "nproc": _processes(nproc)}
-    with stage_attempt(f"{name}@{key}", _kept(name, key)):
-        import_module(f"stages.{name}").main(key, **more)
+    kept: Callable[[], str] | None = None
+    if name == "download":
+        # Now, and not when it is told: numpy, which this imports, cannot be imported again where a signal broke it off.
+        from stages import download
 
-
-def _kept(name: str, key: str) -> "Callable[[], str] | None":
-    """What the stage leaves behind when a signal stops it, where that is something."""
-    if name != "download":
-        return None
-    # Now, and not when it is told: numpy, which this imports, cannot be imported again where a signal broke that off.
-    from stages.download import kept
-
-    return lambda: kept(key)
+        kept = partial(download.kept, *words)
+    with stage_attempt("@".join([name, *words]), kept):
+        import_module(f"stages.{name}").main(*words, **more)
 
 
 def _processes(words: str | None) -> Literal["auto"] | int | None:

@@ -151,7 +151,7 @@ def show(
     4 reflected pixels), and above what a training on its whitened form gets, where params.yaml lists that and it is
     converted.
     """
-    from pipeline.data.dataset_download import load as load_split
+    from pipeline.data.conversion import load as load_split
     from pipeline.data.image_sheet import augmented_rows, sheet
     from pipeline.data.sampler import sample_order
     from pipeline.errors import UserError

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.data.beton import open_card, open_split
-from pipeline.data.dataset_download import load
+from pipeline.data.conversion import load
 from pipeline.data.digest import split_digest
 from pipeline.data.readers import check
 from pipeline.dataset_config import SPLITS, Dataset, SourceError, Split

@@ -25,7 +25,7 @@ def write(folder: Path, samples: int) -> None:
     from PIL import Image
 
     from pipeline.data import beton
-    from pipeline.data.convert_jpeg import describe
+    from pipeline.data.conversion import describe_jpegs
 
     random = np.random.default_rng(0)
     sides, jpegs = random.integers(24, 49, (251, 2)), []
@@ -39,7 +39,7 @@ def write(folder: Path, samples: int) -> None:
     path, which = folder / "train.beton", np.arange(samples) % len(jpegs)
     beton.write(path, "jpeg", sides[which], np.arange(samples) % CLASSES, islice(cycle(jpegs), samples))
     pinned = {"bytes": path.stat().st_size, "sha256": beton.sha256(path)}
-    entry = {**describe(beton.inspect(path), CLASSES), "beton": pinned}
+    entry = {**describe_jpegs(beton.inspect(path), CLASSES), "beton": pinned}
     (folder / "card.json").write_text(json.dumps({"name": folder.name, "kind": "jpeg", "splits": {"train": entry}}))
 
 

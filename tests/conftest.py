@@ -19,7 +19,7 @@ from filelock import FileLock
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-from pipeline.data.convert_arrays import convert
+from pipeline.data.conversion import convert
 from pipeline.data.digest import record_digests, split_digest
 from pipeline.data.readers import LAYOUTS, Splits, read_archive
 from pipeline.dataset_config import SPLITS, Dataset
@@ -129,7 +129,7 @@ def tiny_beton(tiny_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     to = shared / "beton" / "cifar10-tiny-rgb"
     with FileLock(shared / "beton.lock"):
         if not to.exists():
-            convert(tiny_raw, to, list(SPLITS), 10)
+            convert(tiny_raw, to, 10)
     return to
 
 

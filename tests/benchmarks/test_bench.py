@@ -21,7 +21,7 @@ from pipeline.benchmarks.loading_ways import WAYS
 from pipeline.benchmarks.measuring import spread
 from pipeline.benchmarks.train_bench import Way, default, ways
 from pipeline.cli import main as command_line
-from pipeline.data.ffcv_patches import tables_only
+from pipeline.data.ffcv_loader import tables_only
 from pipeline.errors import UserError
 from pipeline.progress import say
 

@@ -44,32 +44,20 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def made_for(conv: nn.Conv2d) -> bool:
-    """Whether the weight gradient of this convolution is ours, given inputs of bfloat16 and an even size that the
-    stride divides. Raises UserError where our kernels cannot be built."""
-    kernel, stride, inputs = conv.kernel_size[0], conv.stride[0], conv.in_channels
-    plain = (conv.dilation, conv.groups, conv.bias, conv.padding_mode) == ((1, 1), 1, None, "zeros")
-    square = (conv.kernel_size, conv.stride, conv.padding) == ((kernel,) * 2, (stride,) * 2, (kernel // 2,) * 2)
-    return bool(
-        (conv.weight.device.type, conv.weight.dtype) == ("cpu", torch.float32)
-        and plain
-        and square
-        and kernel in (1, 3)
-        and stride in (1, 2)
-        and conv.out_channels % _LANES == 0
-        and (inputs % _LANES == 0 or _TAPS <= inputs * kernel <= _LANES)
-        and instruction_set()
-    )
+    """Whether the weight gradient of this convolution of preact_resnet.py is ours, given inputs of bfloat16 and an even
+    size that the stride divides. Raises UserError where our kernels cannot be built."""
+    kernel, inputs = conv.kernel_size[0], conv.in_channels
+    shapes = kernel in (1, 3) and (inputs % _LANES == 0 or _TAPS <= inputs * kernel <= _LANES)
+    return bool(shapes and conv.out_channels % _LANES == 0 and instruction_set())
 
 
 def _suits(conv: nn.Conv2d, x: Tensor) -> bool:
     stride = conv.stride[0]
     return (
-        x.device.type == "cpu"
-        and x.shape[2] % stride == 0
+        x.shape[2] % stride == 0
         and x.shape[3] % (2 * stride) == 0
         and torch.is_grad_enabled()
         and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and made_for(conv)
     )
 

@@ -36,27 +36,21 @@ MISTAKES = {  # (what to replace, by what): (the line's word, what is said, the 
     ("    epochs: 200", "    epochs: 120"): ("paper-meanstd:", r"drop_after \[59, 119, 159\]", "change one"),
     ("precision: fp32", "precision: fp16"): ("precision: fp16", "invalid choice 'fp16'", "'fp32' or 'bf16'"),
     ("kind: step", "kind: stepp"): ("{kind: stepp", "invalid kind 'stepp'", "'step', 'one-cycle'"),
-    ("factor: 0.2, ", "factor: 0.2, gamma: 1, "): ("gamma: 1", "schedule.gamma: unknown key", "known keys"),
     ("    network: WRN-40-1", "    network: WRN-41-1"): ("WRN-41-1", "WRN-41-1", "WRN-40-1"),
     ("    protocol: quick", "    protocol: quik"): ("protocol: quik", "no protocol 'quik'", "quick"),
     ("    dataset: cifar10\n", "    dataset: cifar11\n"): ("dataset: cifar11", "no dataset 'cifar11'", "cifar10"),
     ("    seed: 1", "    seed: -1"): ("seed: -1", "greater than or equal to 0", "correct seed"),
-    ("    seed: 1", "    seed: 1\n    sed: 2"): ("sed: 2", "unknown key", "seed"),
     ("  cifar10-wrn-40-1-quick-s1:", "  Cifar10 Run:"): ("Cifar10 Run:", "lower-case letters", "cifar10-wrn-40-1"),
-    ("  cifar10-wrn-40-1-quick-s1:", "  wrn-18-1.5:"): ("wrn-18-1.5:", "letters, digits and", "cifar10-wrn"),
     ("\n  quick:", "\n  quick.er:"): ("quick.er:", "protocols.quick.er: a name has no dots", "rename it quick-er"),
     ('tables: ["4"]', "tables: [4]"): ("tables: [4]", "valid string", "into quotes"),
     ('tables: ["4"]', 'tables: ["44"]'): ('tables: ["44"]', "the paper has no table '44'", "mean 4"),
     ("backend: ffcv", "backend: fcv"): ("backend: fcv", "invalid choice 'fcv'", "'ffcv' or 'numpy'"),
-    ("device: auto", "device: gpu"): ("device: gpu", "invalid choice 'gpu'", "'auto', 'cpu' or 'cuda'"),
     ("\nruns:", "\nrunns:"): ("runns:", "runns: unknown key", "runs"),
     ("  quick:", "  quick: ["): ("batch_size: 128", "expected", "YAML"),
     ("test_every: 1", "test_every: 1\n    holdout: 5"): ("quick:", "which holdout is there to leave", "change one"),
     ("seed: 1", "seed: 1\n    seed: 2"): ("seed: 2", "duplicate key", "YAML"),
     ("    cifar10: 0.3 ", "    cifar11: 0.3 "): ("cifar11: 0.3", "margins.cifar11: no dataset", "mean cifar10"),
     ("learning_rate: 0.4", "learning_rate: .inf"): ("learning_rate: .inf", "rate: input should be a finite", "correct"),
-    ("momentum: 0.9", "momentum: .nan"): ("momentum: .nan", "momentum: input should be a finite number", "correct"),
-    ("    cifar10: 0.3 ", "    cifar10: -.inf "): ("cifar10: -.inf", "cifar10: input should be a finite", "correct"),
     ("batch_size: 128", "batch_size: .inf"): ("batch_size: .inf", "input should be a valid integer", "whole"),
     ("weight_decay: 0.0005", "weight_decay: x"): ("weight_decay: x", "valid number", "a number without quotes"),
 }  # fmt: skip
@@ -161,12 +155,6 @@ def test_not_a_plan_at_all(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match="not a mapping"):
         load(path)
-
-
-def test_an_unknown_run_names_the_nearest() -> None:
-    with pytest.raises(UserError) as caught:
-        load(SHIPPED).run("cifar10-wrn-40-1-quick-s2")
-    assert "cifar10-wrn-40-1-quick-s1" in caught.value.remedy
 
 
 def test_quick_is_the_shortest_member_of_fast() -> None:

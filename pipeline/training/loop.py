@@ -117,7 +117,7 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
             on_epoch(record, rate)
             loop.save()
     if loop.ema:
-        loop.ema.copy_to(training.model)
+        training.model.load_state_dict(loop.ema.tensors, strict=False)
     return at
 
 

@@ -7,7 +7,6 @@ does not run at the moment, each time costs milliseconds (`wrn-pipe bench neighb
 
 import ctypes
 import threading
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -78,38 +77,27 @@ class _Convolution(torch.autograd.Function):
         stride, kernel = ctx.stride, weight.shape[2]
         dx = None
         if ctx.needs_input_grad[0]:
-            both = [[stride] * 2, [kernel // 2] * 2, [1, 1]]
-            dx = torch.ops.aten.convolution_backward(
-                dy, x, weight, None, *both, False, [0, 0], 1, [True, False, False]
-            )[0]
+            how, wanted = ([stride] * 2, [kernel // 2] * 2, [1, 1]), [True, False, False]
+            dx = torch.ops.aten.convolution_backward(dy, x, weight, None, *how, False, [0, 0], 1, wanted)[0]
         return dx, _weight_gradient(x, dy, kernel, stride), None
 
 
 def _weight_gradient(x: Tensor, dy: Tensor, kernel: int, stride: int) -> Tensor:
     """float32 [O, I, kernel, kernel] of x [N, I, H, W] and dy [N, O, H / stride, W / stride], all channels_last."""
-    threads = torch.get_num_threads()
-    plan = _plan(*x.shape, dy.shape[1], kernel, stride, instruction_set() == "AMX")
-    work = _work(plan.parts + threads * plan.packed)
-    dw = torch.empty(plan.dw).permute(0, 3, 1, 2)
+    threads, outputs = torch.get_num_threads(), dy.shape[1]
+    arguments, parts, packed = _plan(*x.shape, outputs, kernel, stride, instruction_set() == "AMX")
+    work = _work(parts + threads * packed)
+    dw = torch.empty(outputs, kernel, kernel, x.shape[1]).permute(0, 3, 1, 2)
     addresses = x.data_ptr(), dy.data_ptr(), dw.data_ptr()
-    library().weight_gradient(*addresses, *plan.arguments, work, work + 4 * plan.parts, threads)
+    library().weight_gradient(*addresses, *arguments, work, work + 4 * parts, threads)
     return dw
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """How the gradient of one shape is computed."""
-
-    dw: tuple[int, int, int, int]
-    arguments: tuple[Any, ...]
-    parts: int
-    """Of 4 bytes, as all here."""
-    packed: int
-    """For each thread."""
-
-
 @cache
-def _plan(n: int, inputs: int, height: int, width: int, outputs: int, kernel: int, stride: int, tiles: bool) -> _Plan:
+def _plan(
+    n: int, inputs: int, height: int, width: int, outputs: int, kernel: int, stride: int, tiles: bool
+) -> tuple[tuple[Any, ...], int, int]:
+    """How the gradient of one shape is computed: arguments, and words of 4 bytes for all sums and for each thread."""
     pixels, sums = height * width // stride**2, kernel * kernel * inputs * outputs
     small = min(_CHUNK_ELEMENTS // (inputs * height * width), _MOST_PIXELS // pixels, _MOST_IMAGES)
     few_sums = min(-(-n // max(1, _MOST_SUMS // sums)), _MOST_PIXELS // pixels)
@@ -122,8 +110,7 @@ def _plan(n: int, inputs: int, height: int, width: int, outputs: int, kernel: in
     near = max(1, _NEAR_WORDS // (chunk * height * width * block)) * block
     shape = (ctypes.c_int64 * 7)(n, height, width, inputs, outputs, kernel, stride)  # as convolution.cpp takes it
     arguments = shape, chunk, splits, near, int(tiles)
-    packed = library().packed_words(*arguments)
-    return _Plan((outputs, kernel, kernel, inputs), arguments, chunks * sums, packed)
+    return arguments, chunks * sums, library().packed_words(*arguments)
 
 
 _kept = threading.local()  # since Python lets another thread run meanwhile

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from ruamel.yaml import YAML
 
 from pipeline.params import Plan
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.dag import read_dag
 from pipeline.runner.dvc import command, environment, repro
 from pipeline.runner.job import evaluated, trained
@@ -91,7 +92,7 @@ def main() -> None:
         timed("publish: files into their places, `dvc.lock`", lambda: publish(plan, works))
         if timed("tables and report, by `dvc repro`", lambda: repro(plan, [])):
             sys.exit("dvc repro fails, see above")
-        timed("records in MLflow", lambda: log_runs(plan, [work.run for work in works]))
+        timed("records in MLflow", lambda: log_runs(PAPER, plan, [work.run for work in works]))
         os.chdir("/")
     print("\n".join([f"| part of the driver, {options.runs} runs | seconds |", "| --- | --- |", *ROWS]))
 

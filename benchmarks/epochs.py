@@ -19,6 +19,7 @@ from pipeline.benchmarks.plan_estimate import estimate
 from pipeline.benchmarks.train_bench import DATA, default, training_rate
 from pipeline.data.beton import open_split
 from pipeline.progress import say
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
 from pipeline.training.openmp_threads import wait_briefly
 
@@ -63,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkout(Path(folder), options.network, options.epochs + 1)
         plan = load(Path(folder) / "params.yaml")
-        (estimated,) = estimate(plan, ["bench"], say)
+        (estimated,) = estimate(PAPER, plan, ["bench"], say)
         protocol = plan.protocols["bench"]
         with process(prepared=True, kernels=plan.kernels, setting=plan.device) as child:
             bf16 = protocol.precision == "bf16" and measuring.has_bf16(ask(child, measuring.device))

@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     Floats: TypeAlias = npt.NDArray[np.float64]
 
 BETON, MODELS, EVALUATIONS, SCRATCH = Path("data/beton"), Path("models"), Path("evaluations"), Path("scratch")
+EVIDENCE = Path("evidence")
 """SCRATCH: state of unfinished trainings, <fingerprint>/ each, jobs, failure records, downloads; no stage reads it."""
 WEIGHTS, HISTORY, RECORD = "model.safetensors", "history.csv", "run.json"
 PREDICTIONS, METRICS, DIGESTS = "predictions.parquet", "metrics.json", "digests.json"
+ORIGIN = "origin.json"
+"""Of evidence/<run>, beside RECORD, HISTORY, METRICS, DIGESTS and slim PREDICTIONS."""
 MODEL_FILES = (WEIGHTS, HISTORY, RECORD)
 """Of models/<run>."""
 EVALUATION_FILES = (PREDICTIONS, METRICS, RECORD)
@@ -110,6 +113,27 @@ class Digests(JsonFile):
     """What it was evaluated on."""
     files: dict[str, str]
     """Place in the repository -> sha256."""
+
+
+class Origin(JsonFile):
+    """origin.json of a run in evidence/: what its fingerprint is the hash of, and where this code is."""
+
+    commit: str
+    settings: dict[str, Any]
+    """run, protocol, loading, device, kernels."""
+    content: dict[str, str]
+    """File that the training depended on -> sha256."""
+    predictions: str
+    """sha256 of the slim predictions."""
+
+    @property
+    def fingerprint(self) -> str:
+        """As RunRecord.fingerprint must be."""
+        return fingerprint_of(self.settings, self.content)
+
+
+def fingerprint_of(settings: dict[str, Any], content: dict[str, str]) -> str:
+    return sha256(json.dumps([settings, content], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
@@ -229,6 +253,39 @@ def read_predictions(path: Path) -> Predictions:
         raise UserError(f"{path} holds no predictions: {error}", _restore(path)) from None
     probabilities = np.stack([table.column(name).to_numpy() for name in names], axis=1)
     return Predictions(table.column("label").to_numpy(), table.column("prediction").to_numpy(), probabilities)
+
+
+_TOP = tuple(f"top_{k}" for k in range(2, 6))
+
+
+def write_slim(path: Path, full: Path) -> None:
+    """The columns index, label and prediction of a predictions.parquet, and of fifty classes and more the next four."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    labels, predicted, probabilities = read_predictions(full)
+    columns = {"label": labels, "prediction": predicted}
+    if probabilities.shape[1] >= 50:
+        order = np.argsort(-probabilities, axis=1, kind="stable")
+        columns |= dict(zip(_TOP, order[:, 1:5].T, strict=True))
+    columns = {name: column.astype(np.int16) for name, column in columns.items()}
+    columns = {"index": pq.read_table(full, columns=["index"])["index"].to_numpy().astype(np.int32), **columns}
+    pq.write_table(pa.table({name: pa.array(column) for name, column in columns.items()}), path, compression="zstd")
+
+
+def read_slim(path: Path) -> "dict[str, Ints]":
+    """The columns that write_slim wrote. Raises UserError for another file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+        if table.column_names not in (["index", "label", "prediction"], ["index", "label", "prediction", *_TOP]):
+            raise pa.ArrowInvalid(f"columns are {table.column_names}")
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} holds no slim predictions: {error}", f"git checkout {path}") from None
+    return {name: table[name].to_numpy() for name in table.column_names}
 
 
 @dataclass

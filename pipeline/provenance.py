@@ -4,11 +4,12 @@ import json
 import re
 import subprocess
 from functools import lru_cache
-from hashlib import file_digest, sha256
+from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import fingerprint_of
 from pipeline.errors import UserError
 from pipeline.params import Plan, read_text, yaml_mapping
 
@@ -43,7 +44,12 @@ def dependencies(stage: str, key: str, item: dict[str, Any]) -> list[Path]:
 
 
 def fingerprint(plan: Plan, run_id: str) -> str:
-    """sha256 over all that determines the run's weights: its settings and the content of its stage's dependencies.
+    """sha256 over all that determines the run's weights: its `inputs`."""
+    return fingerprint_of(*inputs(plan, run_id))
+
+
+def inputs(plan: Plan, run_id: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """A run's settings, and file by file the sha256 of what its stage depends on.
 
     A folder of .beton files counts by its card, which pins their digests.
     """
@@ -54,7 +60,7 @@ def fingerprint(plan: Plan, run_id: str) -> str:
     content: dict[str, str] = {}
     for path in dependencies("train", run_id, settings["run"]):
         content |= digests_of(path)
-    return sha256(json.dumps([settings, content], sort_keys=True).encode()).hexdigest()
+    return settings, content
 
 
 def digests_of(path: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pipeline.progress import say
 from pipeline.publish import new_folder
 from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import discard_unless_locked
-from pipeline.runner.stage_entry import run_stage
+from pipeline.runner.stage_entry import mirror, run_stage
 
 
 def main(run_id: str) -> None:
@@ -21,9 +21,7 @@ def main(run_id: str) -> None:
     with new_folder(to) as work:
         values = evaluate(plan, run_id, MODELS / run_id, work)
     say(f"{run_id}: {values['split']} error {values['top1_error']:.2f} % of {values['n']} images")
-    from pipeline.tracking.sync import log_runs
-
-    log_runs(plan, [run_id])
+    mirror(plan, [run_id])
     discard_unless_locked(SCRATCH / RunRecord.read(to / RECORD).fingerprint, run_id)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pipeline.comparison.results import planned_results
 from pipeline.evidence.table_manifest import manifest
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.publish import json_text, new_file
 from pipeline.runner.params_file import load
 from pipeline.runner.stage_entry import run_stage
@@ -13,7 +14,7 @@ def main() -> None:
     """State the provenance of all tables of params.yaml."""
     plan = load()
     planned_results(plan, Path())  # raises where some are not here
-    new_file(Path("results/manifest.json"), json_text(manifest(plan, Path())).encode())
+    new_file(Path("results/manifest.json"), json_text(manifest(PAPER, plan, Path())).encode())
 
 
 if __name__ == "__main__":

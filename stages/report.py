@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from pipeline.comparison.cells import Comparison
 from pipeline.comparison.results import planned_results
 from pipeline.comparison.tables import table
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.publish import new_file
 from pipeline.report.finished_runs import load_finished
 from pipeline.report.page import render
@@ -15,8 +17,8 @@ def main() -> None:
     """Write the page for the tables and runs of params.yaml; runs that are not finished are listed with their cost."""
     plan = load()
     results = planned_results(plan, Path())
-    tables = [table(plan, name, results) for name in plan.tables]
-    page = render(plan, tables, load_finished(Path(), results))
+    of = Comparison(PAPER, plan, results)
+    page = render(of, [table(name, of) for name in plan.tables], load_finished(Path(), results))
     new_file(Path("results/report.html"), page.encode())
 
 

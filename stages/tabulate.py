@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from pipeline.comparison.cells import Comparison
 from pipeline.comparison.formats import write_table
 from pipeline.comparison.results import planned_results
 from pipeline.comparison.tables import table
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
 from pipeline.runner.stage_entry import run_stage
 
@@ -12,7 +14,8 @@ from pipeline.runner.stage_entry import run_stage
 def main(name: str) -> None:
     """Set table `name` of the paper beside the runs of params.yaml."""
     plan = load()
-    write_table(table(plan, name, planned_results(plan, Path())), Path("results"))
+    of = Comparison(PAPER, plan, planned_results(plan, Path()))
+    write_table(table(name, of), Path("results"))
 
 
 if __name__ == "__main__":

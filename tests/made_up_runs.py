@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.comparison.results import Device, Metrics, Record, Result
 from pipeline.params import Protocol
-from pipeline.publication.protocols import paper_protocol, published_images
+from pipeline.publication.wide_resnet import PAPER
 
 PLAN = """
 datasets:
@@ -51,13 +51,13 @@ def result(
     **changes: Any,
 ) -> Result:
     """A finished run with `errors` wrong test images. `changes` are of run.json or metrics.json."""
-    recipe = paper_protocol(protocol).protocol if isinstance(protocol, str) else protocol
+    recipe = PAPER.protocols[protocol].protocol if isinstance(protocol, str) else protocol
     about = {
         "run": run or re.sub(r"[^a-z0-9]+", "-", f"{dataset}-{network}-s{seed}".lower()),
         "dataset": dataset,
         "network": network,
     }
-    metrics = {"split": "test", "n": published_images(dataset, "test"), "top5_error": None}
+    metrics = {"split": "test", "n": PAPER.images(dataset, "test"), "top5_error": None}
     metrics |= {key: changes.pop(key) for key in metrics if key in changes}
     record = {
         "representation": "zca" if recipe.preprocessing == "zca" else "rgb",
@@ -76,7 +76,7 @@ def result(
 
 def changed(name: str, **fields: Any) -> Protocol:
     """The paper's protocol `name` with other values of these fields."""
-    return Protocol.model_validate({**paper_protocol(name).protocol.model_dump(), **fields})
+    return Protocol.model_validate({**PAPER.protocols[name].protocol.model_dump(), **fields})
 
 
 def five(errors: Sequence[int], **settings: Any) -> list[Result]:

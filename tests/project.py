@@ -14,7 +14,15 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 RUN = "cifar10-tiny-wrn-10-1-brief-s1"
-COPIED = ("pipeline", "stages", "dvc.yaml", ".dvcignore", ".gitignore", "environment/requirements.lock")
+COPIED = (
+    "pipeline",
+    "stages",
+    "dvc.yaml",
+    ".dvcignore",
+    ".gitignore",
+    "environment/requirements.lock",
+    "evidence/README.md",
+)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from ruamel.yaml import YAML
 
 from pipeline.data.imagenet import DEVKIT, TRAIN, VAL
 from pipeline.dataset_config import ArchiveSource, Dataset, FilesSource, FolderSource, NpmSource
-from pipeline.publication.paper import KNOWN_DATASETS
-from pipeline.publication.protocols import published_classes, published_images
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load as load_plan
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
@@ -70,7 +69,7 @@ def test_a_mistake_is_refused_where_it_is(entry: dict[str, Any], change: dict[st
 
 @pytest.fixture(scope="module")
 def known() -> dict[str, Any]:
-    return YAML(typ="safe", pure=True).load(KNOWN_DATASETS)["datasets"]
+    return YAML(typ="safe", pure=True).load(PAPER.known_datasets)["datasets"]
 
 
 def test_the_known_datasets_are_the_papers_and_each_is_valid(known: dict[str, Any]) -> None:
@@ -78,8 +77,8 @@ def test_the_known_datasets_are_the_papers_and_each_is_valid(known: dict[str, An
     for name, entry in known.items():
         dataset = Dataset.model_validate(entry)
         assert dataset.model_dump(mode="json", exclude_unset=True) == entry
-        assert dataset.splits == {split: published_images(name, split) for split in dataset.splits}
-        assert dataset.classes == published_classes(name)
+        assert dataset.splits == {split: PAPER.images(name, split) for split in dataset.splits}
+        assert dataset.classes == PAPER.classes(name)
 
 
 def test_params_has_the_known_entries_word_for_word(known: dict[str, Any]) -> None:
@@ -88,7 +87,7 @@ def test_params_has_the_known_entries_word_for_word(known: dict[str, Any]) -> No
     assert {name: known[name] for name in shipped} == shipped
     # Comments too, so that a block copied from one to the other changes no line.
     known_block, shipped_block = (
-        path.read_text().split("  cifar10:\n")[1].split("\n\n")[0] for path in (KNOWN_DATASETS, PARAMS)
+        path.read_text().split("  cifar10:\n")[1].split("\n\n")[0] for path in (PAPER.known_datasets, PARAMS)
     )
     assert known_block == shipped_block
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.params import StepSchedule
-from pipeline.publication.paper import KNOWN_DATASETS
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
 
 SHIPPED = Path(__file__).resolve().parents[1] / "params.yaml"
@@ -117,7 +117,7 @@ JPEGS = {  # what is replaced: (what is said, the remedy)
 
 
 def test_jpegs_say_how_they_are_made_and_zca_is_valid(tmp_path: Path) -> None:
-    known = KNOWN_DATASETS.read_text()
+    known = PAPER.known_datasets.read_text()
     entry = known[known.index("  imagenet:") :]
     text = TEXT.replace("\nrepresentations:\n", f"\n{entry}\nrepresentations:\n{JPEG}")
     text = text.replace("\n# How a dataset's images are stored for training: <dataset>-<kind>.", "")

@@ -10,7 +10,7 @@ from pipeline.benchmarks import measuring
 from pipeline.benchmarks.measuring import Spread, ask, machine, process, spread
 from pipeline.benchmarks.train_bench import default, training_rate
 from pipeline.params import Kernels, Precision
-from pipeline.publication.claims import load_claims
+from pipeline.publication.paper import Paper
 
 BATCH = 32
 REFERENCE = "WRN-40-4"
@@ -36,10 +36,10 @@ class Figure4:
     timings: tuple[Timing, ...]
 
 
-def bench(precision: Precision, repeats: int, say: Callable[[str], None]) -> Figure4:
+def bench(paper: Paper, precision: Precision, repeats: int, say: Callable[[str], None]) -> Figure4:
     """Time the networks of Figure 4 in `repeats` rounds, one after the other."""
-    paper = {claim.network: claim.value for claim in load_claims() if claim.metric == "batch32_ms"}
-    ms: dict[str, list[float]] = {network: [] for network in paper}
+    printed = {claim.network: claim.value for claim in paper.claims if claim.metric == "batch32_ms"}
+    ms: dict[str, list[float]] = {network: [] for network in printed}
     # The fastest but torch.compile: to compile a thousand layers takes too long.
     kernels: Kernels = "fused" if measuring.device().type == "cpu" else "torch"
     way = default(precision == "bf16", kernels=kernels)
@@ -52,7 +52,7 @@ def bench(precision: Precision, repeats: int, say: Callable[[str], None]) -> Fig
         here = ask(child, machine) | {"kernels": kernels}
     ours = {network: spread(values) for network, values in ms.items()}
     timings = tuple(
-        Timing(name, value, value / paper[REFERENCE], ours[name], ours[name].median / ours[REFERENCE].median)
-        for name, value in paper.items()
+        Timing(name, value, value / printed[REFERENCE], ours[name], ours[name].median / ours[REFERENCE].median)
+        for name, value in printed.items()
     )
     return Figure4(here, precision, timings)

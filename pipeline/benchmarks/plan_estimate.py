@@ -16,8 +16,8 @@ from pipeline.errors import WrnPipeError
 from pipeline.models.names import Network, parse
 from pipeline.models.param_count import multiply_adds, parameters
 from pipeline.params import Plan, Protocol, Run
-from pipeline.publication.claims import canonical, load_claims
-from pipeline.publication.protocols import paper_protocols, protocol_of
+from pipeline.publication.claims import canonical
+from pipeline.publication.paper import Paper
 
 PROBE_FLOP = 0.7e12
 """On a CPU a probe's mini-batch is made smaller until its step takes no more: large networks are no less efficient at
@@ -61,7 +61,7 @@ class Sum:
     megabytes: float
 
 
-def estimate(plan: Plan, run_ids: Sequence[str], say: Callable[[str], None]) -> list[Estimate]:
+def estimate(paper: Paper, plan: Plan, run_ids: Sequence[str], say: Callable[[str], None]) -> list[Estimate]:
     """Hours and disk of each run. Runs of one network and batch share a probe: training steps on random images.
 
     Raises WrnPipeError where a network cannot be compiled, or not be trained in the GPU's memory.
@@ -92,7 +92,7 @@ def estimate(plan: Plan, run_ids: Sequence[str], say: Callable[[str], None]) -> 
             megabytes = BYTES * parameters(network, dataset.classes) / 1e6
             done = (Path("evaluations") / run_id / "metrics.json").is_file()
             seen = (rates[key], images / rates[key] / 3600, megabytes, done, caveats(run, protocol))
-            result.append(Estimate(run_id, network.name, tables_of(run), *seen))
+            result.append(Estimate(run_id, network.name, tables_of(run, paper), *seen))
     return result
 
 
@@ -115,23 +115,22 @@ def caveats(run: Run, protocol: Protocol) -> tuple[str, ...]:
     return tuple(result)
 
 
-def tables_of(run: Run) -> tuple[str, ...]:
+def tables_of(run: Run, paper: Paper) -> tuple[str, ...]:
     """The paper's tables that have the run's network on its dataset, by its protocol if that is one of the paper's."""
-    papers = run.protocol in paper_protocols()
+    its_own = run.protocol in paper.protocols
     found = {
         claim.table: None
-        for claim in load_claims()
-        if (protocol := protocol_of(claim))
+        for claim in paper.claims
+        if (protocol := paper.protocol_of(claim))
         and (claim.dataset, claim.network) == (run.dataset, canonical(run.network))
-        and (not papers or protocol.name == run.protocol)
+        and (not its_own or protocol.name == run.protocol)
     }
     return tuple(found)
 
 
-def sums(estimates: Sequence[Estimate]) -> list[Sum]:
+def sums(paper: Paper, estimates: Sequence[Estimate]) -> list[Sum]:
     """For each of the paper's tables that has one of the runs, then for all runs."""
-    tables = dict.fromkeys(claim.table for claim in load_claims())
-    parts = [(table, [each for each in estimates if table in each.tables]) for table in tables]
+    parts = [(table, [each for each in estimates if table in each.tables]) for table in paper.tables]
     return [
         Sum(
             table,

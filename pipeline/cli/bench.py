@@ -52,8 +52,9 @@ def figure_4(
     """Forward and backward time at batch 32 of the five networks of the paper's Figure 4, ratios beside the paper's."""
     from pipeline.benchmarks.figure_4 import REFERENCE, bench
     from pipeline.progress import say
+    from pipeline.publication.wide_resnet import PAPER
 
-    result = bench(precision, repeats, say)
+    result = bench(PAPER, precision, repeats, say)
     title = f"Forward and backward at batch 32, {precision}; ratios to {REFERENCE}; the paper's on a Titan X in fp32"
     _print(result, title, result.timings, repeats, as_json)
 

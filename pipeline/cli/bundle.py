@@ -33,6 +33,7 @@ def bundle(
     from pipeline.data.beton import sha256
     from pipeline.errors import UserError
     from pipeline.evidence.bundling import bundle, is_bundle
+    from pipeline.publication.wide_resnet import PAPER
     from pipeline.runner.params_file import load
 
     if not to.parent.is_dir():
@@ -43,7 +44,7 @@ def bundle(
     refuse_kept(to, "--to")
     if to.exists() and not is_bundle(to):
         raise UserError(f"--to {to} is not an archive of this command", "write it under another name: --to FILE")
-    files, checkout = bundle(plan, to, run_stage, run or ())
+    files, checkout = bundle(PAPER, plan, to, run_stage, run or ())
     size, digest = to.stat().st_size, sha256(to)
     if json:
         told = {"archive": str(to), "files": files, "bytes": size, "sha256": digest}

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli import completion
-from pipeline.publication.paper import TABLES
+from pipeline.comparison.formats import Format
+from pipeline.publication.wide_resnet import PAPER, TABLES
 
 if TYPE_CHECKING:
-    from pipeline.comparison.cells import Cell
+    from pipeline.comparison.cells import Cell, Comparison
     from pipeline.comparison.results import Result
     from pipeline.comparison.tables import Table
     from pipeline.errors import WrnPipeError
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 EPILOG = "Example: wrn-pipe compare --paper-table 4 --dataset cifar10 --format markdown"
 """Shown below the command's help."""
-
-Format = Literal["terminal", "markdown", "latex", "csv", "json", "html"]
 
 _PIPED_WIDTH = 100
 _NARROWEST = 72
@@ -75,9 +74,9 @@ def compare(
     better (our error is lower); inconclusive, worse and not comparable do not hold, nor does nothing to compare.
     """
     from pipeline.cli.outputs import refuse_kept
+    from pipeline.comparison.cells import planned
     from pipeline.comparison.results import load_results
     from pipeline.errors import UserError
-    from pipeline.publication.claims import check_filters, table_names
     from pipeline.runner.params_file import load
 
     if json:  # what most other commands have, and so what is tried
@@ -99,12 +98,14 @@ def compare(
         plan.run(run_id)
     if orderings and (run or timings):
         raise UserError("--orderings judges all runs and no times", "leave --run and --timings out")
-    names = table_names(paper_table)
-    check_filters(names, dataset, row)
+    names = PAPER.table_names(paper_table)
+    PAPER.check_filters(names, dataset, row)
+    of = planned(PAPER, plan, found)
     if orderings:
-        text, failure = _orderings(plan, found, names, dataset, row, form, output)
+        text, failure = _orderings(of, names, dataset, row, form, output)
     else:
-        text, failure = _tables(plan, found, names, dataset, row, run or [], form, output, bundle or [], timings)
+        about = _unchecked(bundle) if bundle else _ignored(found, plan)
+        text, failure = _tables(of, names, dataset, row, run or [], form, output, about, timings)
     if output is None:
         typer.echo(text, nl=False)
     else:
@@ -119,44 +120,39 @@ def compare(
 
 
 def _tables(
-    plan: "Plan",
-    results: Sequence["Result"],
+    of: "Comparison",
     names: Sequence[str],
     dataset: str | None,
     row: str | None,
     run: Sequence[str],
     form: Format,
     output: Path | None,
-    bundles: Sequence[Path],
+    about: str,
     measured: Path | None,
 ) -> "tuple[str, WrnPipeError | None]":
-    """The text, and with --strict why the claims do not hold."""
+    """The text, in a terminal with a line `about` the runs, and with --strict why the claims do not hold."""
     from dataclasses import replace
 
-    from pipeline.comparison.cells import spread_of
     from pipeline.comparison.formats import render, terminal
     from pipeline.comparison.tables import table
     from pipeline.comparison.timings import judged, read
 
-    spread = spread_of(plan, [result for result in results if result.run in plan.runs])
-    tables = [table(plan, name, results, spread) for name in names]
+    tables = [table(name, of) for name in names]
     if measured:
         times = read(measured)
-        tables = [replace(each, cells=judged(each.cells, times)) for each in tables]
+        tables = [replace(each, cells=judged(each.cells, times, PAPER.hardware)) for each in tables]
     tables = _select(tables, dataset, row, run)
     if form == "terminal" and output is None:
         text = terminal.render(tables, _width(), colour=_colour())
     else:
-        text = render(tables, form, _PIPED_WIDTH)
+        text = render(tables, form, PAPER, _PIPED_WIDTH)
     if form == "terminal":
-        text += _unchecked(bundles) if bundles else _ignored(results, plan)
-        text += _next_step(tables, results, plan, dataset, row) + "\n"
+        text += about + _next_step(tables, of, dataset, row) + "\n"
     return text, _why_not_strict([cell for each in tables for cell in each.cells])
 
 
 def _orderings(
-    plan: "Plan",
-    results: Sequence["Result"],
+    of: "Comparison",
     names: Sequence[str],
     dataset: str | None,
     row: str | None,
@@ -165,12 +161,12 @@ def _orderings(
 ) -> "tuple[str, WrnPipeError | None]":
     """The text, and with --strict why the orderings do not hold."""
     from pipeline.comparison.formats import sentences
-    from pipeline.comparison.orderings import Standing, judge_ordering, load_orderings
+    from pipeline.comparison.orderings import Standing, judge_ordering
     from pipeline.errors import UserError, WrnPipeError
 
     judged = [
-        judge_ordering(ordering, plan, results)
-        for ordering in load_orderings()
+        judge_ordering(ordering, of)
+        for ordering in PAPER.orderings
         if any(
             claim.table in names and dataset in (None, claim.dataset) and row in (None, claim.model, claim.network)
             for pair in ordering.pairs
@@ -209,22 +205,20 @@ def _select(tables: Sequence["Table"], dataset: str | None, row: str | None, run
     return [table for table in reduced if table.cells]
 
 
-def _next_step(
-    tables: Sequence["Table"], results: Sequence["Result"], plan: "Plan", dataset: str | None, row: str | None
-) -> str:
+def _next_step(tables: Sequence["Table"], of: "Comparison", dataset: str | None, row: str | None) -> str:
     """What to do next, within the filters `dataset` and `row` that were given."""
     import shlex
 
     from pipeline.comparison.cells import runs_wanted
     from pipeline.evidence.provenance_summary import seeds_to_plan
 
-    waiting = {cell: wanted for table in tables for cell in table.cells if (wanted := runs_wanted(cell))}
+    waiting = {cell: wanted for table in tables for cell in table.cells if (wanted := runs_wanted(cell, PAPER))}
     if not tables:
         return "Next: no claim has these runs; wrn-pipe compare shows all claims."
     if not waiting:
         return "Next: nothing is open here; wrn-pipe compare --orderings judges what the text says."
-    finished = {result.run for result in results}
-    planned = {cell: [run for run in _planned(cell, plan) if run not in finished] for cell in waiting}
+    finished = {result.run for result in of.results}
+    planned = {cell: [run for run in _planned(cell, of.plan) if run not in finished] for cell in waiting}
     lacking = [cell for cell, wanted in waiting.items() if len(planned[cell]) < wanted]
     if not lacking:
         runs = list(dict.fromkeys(run for cell in waiting for run in planned[cell]))
@@ -232,7 +226,7 @@ def _next_step(
     filters = ["--paper-table", tables[0].name if len(tables) == 1 else "all"]
     filters += ["--row", row] if row else []
     filters += ["--dataset", dataset] if dataset else []
-    seeds = max(map(seeds_to_plan, lacking))
+    seeds = max(seeds_to_plan(cell, PAPER) for cell in lacking)
     return (
         f"Next: {_claims(len(waiting))} comparable runs. "
         f"wrn-pipe plan {shlex.join(filters)} --seeds {seeds} adds them,\n      wrn-pipe repro trains them."
@@ -261,7 +255,7 @@ def _planned(cell: "Cell", plan: "Plan") -> list[str]:
     from pipeline.publication.claims import canonical
     from pipeline.runner.plan_edit import groups_of
 
-    groups, _ = groups_of([cell.claim] if cell.claim else [], plan, None)
+    groups, _ = groups_of(PAPER, [cell.claim] if cell.claim else [], plan, None)
     wanted = {(group.dataset, group.network, group.protocol) for group in groups}
     return [name for name, run in plan.runs.items() if (run.dataset, canonical(run.network), run.protocol) in wanted]
 

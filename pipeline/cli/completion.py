@@ -29,10 +29,10 @@ def runs() -> list[str]:
 
 
 def protocols() -> list[str]:
-    from pipeline.publication.protocols import paper_protocols
+    from pipeline.publication.wide_resnet import PAPER
 
     plan = _plan()
-    return list(dict.fromkeys([*(plan.protocols if plan else ()), *paper_protocols()]))
+    return list(dict.fromkeys([*(plan.protocols if plan else ()), *PAPER.protocols]))
 
 
 def planned_datasets() -> list[str]:
@@ -51,9 +51,9 @@ def networks() -> list[str]:
 
 
 def single_tables() -> list[str]:
-    from pipeline.publication.paper import TITLES
+    from pipeline.publication.wide_resnet import PAPER
 
-    return list(TITLES)
+    return list(PAPER.tables)
 
 
 def tables() -> list[str]:
@@ -85,7 +85,7 @@ def _of_claims(column: str) -> list[str]:
     """The values of claims.csv, unchecked: checking them takes a second."""
     import csv
 
-    from pipeline.publication.claims import CLAIMS
+    from pipeline.publication.wide_resnet import PAPER
 
-    with CLAIMS.open(encoding="utf-8", newline="") as file:
+    with (PAPER.folder / "claims.csv").open(encoding="utf-8", newline="") as file:
         return list(dict.fromkeys(row[column] for row in csv.DictReader(file)))

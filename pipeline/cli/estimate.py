@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import completion
-from pipeline.publication.paper import TABLES
+from pipeline.publication.wide_resnet import PAPER, TABLES
 
 EPILOG = "Example: wrn-pipe estimate --paper-table 4 --seeds 5"
 
@@ -37,7 +37,7 @@ def estimate(
     from pipeline.errors import UserError
     from pipeline.params import PARAMS
     from pipeline.progress import say
-    from pipeline.publication.claims import canonical, load_claims, table_names, trainable_tables
+    from pipeline.publication.claims import canonical
     from pipeline.publish import json_text
     from pipeline.runner.params_file import load
     from pipeline.runner.plan_edit import extend, groups_of, read
@@ -45,11 +45,11 @@ def estimate(
     plan = load()
     run_ids = list(plan.runs)
     if paper_table is not None:
-        tables = table_names(paper_table)
-        groups, _ = groups_of([claim for claim in load_claims() if claim.table in tables], plan, None)
+        tables = PAPER.table_names(paper_table)
+        groups, _ = groups_of(PAPER, [claim for claim in PAPER.claims if claim.table in tables], plan, None)
         if not groups:
-            raise UserError(f"table {paper_table} has nothing to train", f"choose {trainable_tables()}")
-        plan = extend(read(PARAMS), groups, [], seeds).plan
+            raise UserError(f"table {paper_table} has nothing to train", f"choose {PAPER.trainable_tables}")
+        plan = extend(PAPER, read(PARAMS), groups, [], seeds).plan
         names = {(group.dataset, group.network, group.protocol) for group in groups}
         run_ids = [
             run_id
@@ -57,8 +57,8 @@ def estimate(
             if (run.dataset, canonical(run.network), run.protocol) in names and run.seed <= seeds
         ]
     say_if_busy()
-    estimates = measure(plan, run_ids, say)
-    parts, space = sums(estimates), disk(plan, estimates)
+    estimates = measure(PAPER, plan, run_ids, say)
+    parts, space = sums(PAPER, estimates), disk(plan, estimates)
     if as_json:
         told = {"runs": [asdict(each) for each in estimates], "sums": [asdict(part) for part in parts]}
         typer.echo(json_text({**told, "disk_megabytes": space}), nl=False)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import completion
-from pipeline.publication.paper import ONE_TABLE
+from pipeline.publication.wide_resnet import ONE_TABLE, PAPER
 
 EPILOG = "Example: wrn-pipe explain --paper-table 4 --row WRN-40-1 --dataset cifar10"
 
@@ -30,5 +30,5 @@ def explain(
     from pipeline.publish import json_text
     from pipeline.runner.params_file import load
 
-    told = provenance_summary.of_claims(load(), paper_table, row, dataset)
-    typer.echo(json_text(told) if json else provenance_text.claims(told), nl=False)
+    told = provenance_summary.of_claims(PAPER, load(), paper_table, row, dataset)
+    typer.echo(json_text(told) if json else provenance_text.claims(told, PAPER), nl=False)

@@ -15,6 +15,7 @@ from pipeline.cli import (
     data,
     doctor,
     estimate,
+    evidence,
     explain,
     export,
     net,
@@ -28,7 +29,7 @@ from pipeline.cli import (
     verify,
 )
 from pipeline.errors import UserError, exit_on_error
-from pipeline.publication.paper import PAPER
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.interruptions import NOTHING_HALF_DONE, stop_at_once
 from pipeline.training.openmp_threads import wait_briefly
 
@@ -77,6 +78,7 @@ app.command(epilog=show.EPILOG)(show.show)
 app.command(epilog=explain.EPILOG)(explain.explain)
 app.command(epilog=verify.EPILOG)(verify.verify)
 app.command(epilog=bundle.EPILOG)(bundle.bundle)
+app.add_typer(evidence.app, name="evidence")
 app.command(epilog=export.EPILOG)(export.export)
 app.add_typer(data.app, name="data")
 app.command(epilog="Example: wrn-pipe stage train cifar10-wrn-40-1-quick-s1")(stage.stage)

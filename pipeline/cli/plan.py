@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli import completion
-from pipeline.publication.paper import TABLES
+from pipeline.publication.wide_resnet import PAPER, TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,28 +48,27 @@ def plan(
 
     from pipeline.errors import UserError
     from pipeline.params import PARAMS
-    from pipeline.publication.claims import check_filters, load_claims, table_names, trainable_tables
     from pipeline.runner.params_file import load
     from pipeline.runner.plan_edit import extend, groups_of, read, write
 
     if yes and dry_run:
         raise UserError("--yes writes and --dry-run does not", "leave one of them out")
-    tables = table_names(paper_table)
-    check_filters(tables, dataset, row)
+    tables = PAPER.table_names(paper_table)
+    PAPER.check_filters(tables, dataset, row)
     current = load()
     claims = [
         claim
-        for claim in load_claims()
+        for claim in PAPER.claims
         if claim.table in tables and dataset in (None, claim.dataset) and row in (None, claim.model, claim.network)
     ]
-    groups, left_out = groups_of(claims, current, protocol)
+    groups, left_out = groups_of(PAPER, claims, current, protocol)
     if not groups:
         raise UserError(
             f"nothing to train for these numbers: {'; '.join(left_out)}",
-            f"choose a table with errors that the paper measured itself: {trainable_tables()}",
+            f"choose a table with errors that the paper measured itself: {PAPER.trainable_tables}",
         )
     needed = {claim.table for group in groups for claim in group.claims}
-    addition = extend(read(PARAMS), groups, [table for table in tables if table in needed], seeds)
+    addition = extend(PAPER, read(PARAMS), groups, [table for table in tables if table in needed], seeds)
     if left_out:
         typer.echo(f"Left out: {'; '.join(left_out)}.")
     if addition.after == addition.before:
@@ -103,7 +102,9 @@ def _show(addition: "Addition", seeds: int) -> None:
         typer.echo(typer.style(line, fg=style) if colour and style else line)
     runs = sum(map(len, addition.added.values()))
     already = f" ({addition.present} more are there already)" if addition.present else ""
-    typer.echo(f"\nAdds {runs} {'run' if runs == 1 else 'runs'}{already}: {cost_of(addition)} in all, estimated.")
+    typer.echo(
+        f"\nAdds {runs} {'run' if runs == 1 else 'runs'}{already}: {cost_of(PAPER, addition)} in all, estimated."
+    )
     typer.echo(_outlook(addition, seeds))
 
 
@@ -111,23 +112,21 @@ def _outlook(addition: "Addition", seeds: int) -> str:
     import textwrap
     from collections import Counter
 
-    from pipeline.comparison.orderings import load_orderings
     from pipeline.comparison.power import of_claim, of_ordering
     from pipeline.comparison.statistics import LOOKS
     from pipeline.publication.claims import canonical
-    from pipeline.publication.protocols import protocol_of
 
     claims = [
         claim
         for group in addition.added
         for claim in group.claims
-        if (paper := protocol_of(claim)) and paper.name == group.protocol
+        if (recipe := PAPER.protocol_of(claim)) and recipe.name == group.protocol
     ]
     if not claims:
         return "They say nothing about the paper's numbers, which were measured by another protocol."
     if seeds < LOOKS[0]:
         return f"Fewer than {LOOKS[0]} seeds of a network are not judged: --seeds {LOOKS[0]} or more."
-    found = [one for claim in claims if (one := of_claim(claim, addition.plan, seeds))]
+    found = [one for claim in claims if (one := of_claim(claim, addition.plan, seeds, PAPER))]
     if not found:
         return "params.yaml has no margin to judge them by: comparison.margins."
     reproduced, one_off, two_off = (
@@ -140,13 +139,11 @@ def _outlook(addition: "Addition", seeds: int) -> str:
         "(should runs spread as published re-runs do)."
     ]
     planned = Counter((run.dataset, canonical(run.network), run.protocol) for run in addition.plan.runs.values())
-    for ordering in load_orderings():
+    for ordering in PAPER.orderings:
         sides = {claim for pair in ordering.pairs for claim in pair if claim.kind != "quoted"}
-        keys = {
-            (claim.dataset, claim.network, paper.name) for claim in sides if (paper := protocol_of(claim)) is not None
-        }
+        keys = {(claim.dataset, claim.network, recipe.name) for claim in sides if (recipe := PAPER.protocol_of(claim))}
         if sides & set(claims) and all(planned[key] >= seeds for key in keys):
-            power = of_ordering(ordering.pairs, seeds)
+            power = of_ordering(ordering.pairs, seeds, PAPER)
             told = f"{ordering.text} They show it in {100 * power:.0f} of 100 cases, if the paper's numbers are true."
             lines.extend(textwrap.wrap(told, 110))
     return "\n".join(lines)

@@ -77,8 +77,7 @@ def _cell(text: str) -> str:
 
 
 def _protocols() -> str:
-    from pipeline.publication.caveats import load_caveats
-    from pipeline.publication.protocols import paper_protocols
+    from pipeline.publication.wide_resnet import PAPER
 
     lines = [
         "# The paper's protocols and footnotes",
@@ -87,14 +86,14 @@ def _protocols() -> str:
         "months of the authors' code. A run that differs in an *unstated* value stays comparable and gets a footnote.",
         "",
     ]
-    for paper in paper_protocols().values():
-        lines += [f"## {paper.name}", "", "| field | value | source |", "| --- | --- | --- |"]
-        for field, value in paper.protocol.model_dump(mode="json").items():
+    for recipe in PAPER.protocols.values():
+        lines += [f"## {recipe.name}", "", "| field | value | source |", "| --- | --- | --- |"]
+        for field, value in recipe.protocol.model_dump(mode="json").items():
             shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-            lines.append(f"| `{field}` | {_cell(shown)} | {_cell(paper.sources[field])} |")
+            lines.append(f"| `{field}` | {_cell(shown)} | {_cell(recipe.sources[field])} |")
         lines.append("")
     lines += ["## Footnotes", "", "Numbered as `wrn-pipe compare` numbers them.", ""]
-    lines += [f"{caveat.number}. {caveat.text.strip()}" for caveat in load_caveats()]
+    lines += [f"{caveat.number}. {caveat.text.strip()}" for caveat in PAPER.caveats]
     source = "pipeline/publication/protocols.yaml and caveats.yaml"
     return _MADE.format(source=source) + "\n".join(lines) + "\n"
 

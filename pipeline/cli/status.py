@@ -37,11 +37,12 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     """
     from dataclasses import asdict
 
+    from pipeline.publication.wide_resnet import PAPER
     from pipeline.publish import json_text
     from pipeline.runner.params_file import load
     from pipeline.runner.run_status import plan_status
 
-    found = plan_status(load())
+    found = plan_status(PAPER, load())
     if as_json:
         typer.echo(json_text(asdict(found)), nl=False)
     else:

@@ -24,9 +24,10 @@ def sync(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fal
     """
     from json import dumps
 
+    from pipeline.publication.wide_resnet import PAPER
     from pipeline.runner.params_file import load
     from pipeline.tracking.sync import sync_all
 
-    synced = sync_all(load(), (lambda _: None) if json else typer.echo)
+    synced = sync_all(PAPER, load(), (lambda _: None) if json else typer.echo)
     if json:
         typer.echo(dumps(synced, indent=2))

@@ -29,6 +29,7 @@ def ui(
     import sys
 
     from pipeline.errors import UserError
+    from pipeline.publication.wide_resnet import PAPER
     from pipeline.runner.params_file import load
     from pipeline.tracking.store import FOLDER, connect, explained, page, uri
     from pipeline.tracking.sync import SAME, sync_all
@@ -43,9 +44,9 @@ def ui(
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise UserError(f"port {port} is in use", f"wrn-pipe ui --port {port + 1}") from None
-    sync_all(load(), lambda line: None if line.startswith(SAME) else typer.echo(line))
+    sync_all(PAPER, load(), lambda line: None if line.startswith(SAME) else typer.echo(line))
     with explained():
-        _, experiment = connect()
+        _, experiment = connect(PAPER)
     typer.echo("starting MLflow's server", err=True)
     server = subprocess.Popen(
         [

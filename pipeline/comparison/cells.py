@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from pipeline.comparison.deviations import Deviation, deviations, is_comparable
@@ -16,15 +17,43 @@ from pipeline.comparison.statistics import (
     judge,
     paper_variance,
     pooled,
+    published_spread,
     summarise,
 )
 from pipeline.errors import UserError
 from pipeline.models.names import parse
 from pipeline.models.param_count import parameters
 from pipeline.params import PARAMS, Plan, Run
-from pipeline.publication.caveats import caveats_of
-from pipeline.publication.claims import Claim, Kind, Metric, canonical, load_claims
-from pipeline.publication.protocols import PaperProtocol, protocol_of, published_classes, published_images
+from pipeline.publication.claims import Claim, Kind, Metric, canonical
+from pipeline.publication.paper import Paper
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What is compared with what."""
+
+    paper: Paper
+    plan: Plan
+    results: Sequence[Result]
+    """All finished runs that count, whatever claims they answer."""
+
+    @cached_property
+    def spread(self) -> Spread:
+        """How far runs of one cell lie apart, by the comparable runs of all the paper's claims and the prior.
+
+        Runs that serve several claims count once, by their top-1 errors.
+        """
+        cells = {
+            (claim.dataset, claim.network, claim.preprocessing, claim.dropout): errors_of(claim, self)
+            for claim in self.paper.claims
+            if claim.kind == "runnable" and claim.metric == "top1_error"
+        }
+        return pooled(cells.values(), published_spread(self.paper))
+
+
+def planned(paper: Paper, plan: Plan, results: Sequence[Result]) -> Comparison:
+    """Of evidence and those results that the plan names: a run that was taken out of it leaves its folder behind."""
+    return Comparison(paper, plan, [result for result in results if result.commit or result.run in plan.runs])
 
 
 @dataclass(frozen=True)
@@ -67,6 +96,8 @@ class Cell:
     caveats: tuple[int, ...] = ()
     runs: tuple[str, ...] = ()
     """Ids of the runs behind `ours`."""
+    origins: tuple[str, ...] = ()
+    """Of each of them: this plan, or evidence of which commit."""
     excluded: tuple[Excluded, ...] = ()
 
     @property
@@ -82,8 +113,8 @@ class Cell:
         return self.judgement.now.interval if self.judgement else None
 
 
-def cell_of(claim: Claim, plan: Plan, results: Sequence[Result], spread: Spread | None = None) -> Cell:
-    """Join one claim with the finished runs. `spread`: that of `spread_of`, which is computed where it is not given.
+def cell_of(claim: Claim, of: Comparison) -> Cell:
+    """Join one claim with the finished runs.
 
     Raises UserError when the plan has no margin for a dataset that has runs to judge.
     """
@@ -94,17 +125,16 @@ def cell_of(claim: Claim, plan: Plan, results: Sequence[Result], spread: Spread 
         claim.metric,
         claim.kind,
         claim,
-        caveats=tuple(caveat.number for caveat in caveats_of(claim)),
+        caveats=tuple(caveat.number for caveat in of.paper.caveats_of(claim)),
     )
     if claim.kind == "count":
-        return _count(cell, claim)
+        return _count(cell, claim, of.paper)
     if claim.kind != "runnable":
         return cell
-    paper = protocol_of(claim)
-    pairs = _runs_of(claim.network, claim.dataset, claim.metric, results)
-    if paper is None or not pairs:
+    recipe, weighed = of.paper.protocol_of(claim), _weighed(claim, of)
+    if recipe is None or not weighed:
         return replace(cell, verdict=Verdict.NOT_RUN)
-    return _with_runs(cell, claim, paper, plan, pairs, results, spread or spread_of(plan, results))
+    return _with_runs(cell, claim, weighed, of)
 
 
 def unpublished_cell(table: str, dataset: str, model: str, metric: Metric) -> Cell:
@@ -112,40 +142,41 @@ def unpublished_cell(table: str, dataset: str, model: str, metric: Metric) -> Ce
     return Cell(table, dataset, model, metric, "unpublished", None)
 
 
-def unpublished_cell_with_runs(claim: Claim, model: str, plan: Plan, results: Sequence[Result], spread: Spread) -> Cell:
+def unpublished_cell_with_runs(claim: Claim, model: str, of: Comparison) -> Cell:
     """A dash of the paper's table: our runs of `model` are shown, with their deviations, and not judged.
 
     `claim` is any claim of the same column, whose protocol the empty place would have had.
     """
-    cell = cell_of(replace(claim, model=model), plan, results, spread)
+    cell = cell_of(replace(claim, model=model), of)
     return replace(cell, kind="unpublished", claim=None, judgement=None, verdict=None, margin=None, caveats=())
 
 
-def comparable_runs(claim: Claim, plan: Plan, results: Sequence[Result]) -> tuple[tuple[Result, float], ...]:
+def comparable_runs(claim: Claim, of: Comparison) -> tuple[tuple[Result, float], ...]:
     """The runs that count for a claim, one per seed, with their errors in percent; by seed."""
-    paper = protocol_of(claim)
-    if paper is None:
-        return ()
-    pairs = _runs_of(claim.network, claim.dataset, claim.metric, results)
-    weighed = [_Weighed(result, error, _deviations(result, claim, paper, plan)) for result, error in pairs]
-    chosen, _ = _one_per_seed([w for w in weighed if is_comparable(w.deviations)])
+    chosen, _ = _one_per_seed([w for w in _weighed(claim, of) if is_comparable(w.deviations)])
     return tuple((w.result, w.error) for w in chosen)
 
 
-def errors_of(claim: Claim, plan: Plan, results: Sequence[Result]) -> Errors:
+def errors_of(claim: Claim, of: Comparison) -> Errors:
     """Of the runs that count for a claim."""
-    runs = comparable_runs(claim, plan, results)
-    settled = _settled([result for result, _ in runs], plan, results)
-    return Errors(tuple(error for _, error in runs), published_images(claim.dataset, "test"), settled)
+    runs = comparable_runs(claim, of)
+    settled = _settled([result for result, _ in runs], of)
+    return Errors(tuple(error for _, error in runs), of.paper.images(claim.dataset, "test"), settled)
 
 
-def _settled(counted: Sequence[Result], plan: Plan, results: Sequence[Result]) -> int:
+def _settled(counted: Sequence[Result], of: Comparison) -> int:
     """How many of the runs `counted`, by seed, come before the first seed planned for their kind that is missing."""
-    kinds = {_kind(plan.runs[result.run]) for result in counted if result.run in plan.runs}
-    finished, seeds = {result.run for result in results}, {result.record.seed for result in counted}
+    kinds = {
+        (result.record.dataset, result.network, result.record.protocol_name)
+        if result.commit
+        else _kind(of.plan.runs[result.run])
+        for result in counted
+        if result.commit or result.run in of.plan.runs
+    }
+    finished, seeds = {result.run for result in of.results}, {result.record.seed for result in counted}
     pending = [
         run.seed
-        for name, run in plan.runs.items()
+        for name, run in of.plan.runs.items()
         if _kind(run) in kinds and name not in finished and run.seed not in seeds
     ]
     return sum(result.record.seed < min(pending) for result in counted) if pending else len(counted)
@@ -155,19 +186,6 @@ def _kind(run: Run) -> tuple[str, str, str]:
     return run.dataset, canonical(run.network), run.protocol
 
 
-def spread_of(plan: Plan, results: Sequence[Result]) -> Spread:
-    """How far runs of one cell lie apart, by the comparable runs of all the paper's claims and the prior.
-
-    Runs that serve several claims count once, by their top-1 errors.
-    """
-    cells = {
-        (claim.dataset, claim.network, claim.preprocessing, claim.dropout): errors_of(claim, plan, results)
-        for claim in load_claims()
-        if claim.kind == "runnable" and claim.metric == "top1_error"
-    }
-    return pooled(cells.values())
-
-
 @dataclass(frozen=True)
 class _Weighed:
     result: Result
@@ -175,30 +193,21 @@ class _Weighed:
     deviations: tuple[Deviation, ...]
 
 
-def _with_runs(
-    cell: Cell,
-    claim: Claim,
-    paper: PaperProtocol,
-    plan: Plan,
-    pairs: Sequence[tuple[Result, float]],
-    results: Sequence[Result],
-    spread: Spread,
-) -> Cell:
-    weighed = [_Weighed(result, error, _deviations(result, claim, paper, plan)) for result, error in pairs]
+def _with_runs(cell: Cell, claim: Claim, weighed: Sequence[_Weighed], of: Comparison) -> Cell:
     comparable, repeated = _one_per_seed([w for w in weighed if is_comparable(w.deviations)])
     others = [w for w in weighed if not is_comparable(w.deviations)]
     if comparable:
         rest = [*_excluded(repeated, "its seed is counted already"), *_excluded(others, "not comparable")]
-        margin = _margin(plan, claim.dataset)
+        margin = _margin(of.plan, claim.dataset)
         judgement = judge(
             [w.error for w in comparable],
             claim.value,
-            spread,
+            of.spread,
             variance=paper_variance(claim),
             margin=margin,
             rounding=claim.rounding,
-            images=published_images(claim.dataset, "test"),
-            settled=_settled([w.result for w in comparable], plan, results),
+            images=of.paper.images(claim.dataset, "test"),
+            settled=_settled([w.result for w in comparable], of),
             higher_is_better=claim.metric == "map",
         )
         return replace(_shown(cell, comparable, rest), verdict=judgement.verdict, judgement=judgement, margin=margin)
@@ -218,6 +227,7 @@ def _shown(cell: Cell, chosen: Sequence[_Weighed], rest: Sequence[Excluded]) -> 
         ours=summarise([w.error for w in chosen]),
         deviations=tuple(sorted(unique, key=lambda deviation: not deviation.material)),
         runs=tuple(w.result.run for w in chosen),
+        origins=tuple(w.result.origin for w in chosen),
         excluded=tuple(rest),
     )
 
@@ -236,15 +246,24 @@ def _runs_of(network: str, dataset: str, metric: Metric, results: Sequence[Resul
     return pairs
 
 
-def _deviations(result: Result, claim: Claim, paper: PaperProtocol, plan: Plan) -> tuple[Deviation, ...]:
-    stored = plan.representations.get(f"{claim.dataset}-{result.record.representation}")
-    return deviations(result, claim, paper, plan.datasets.get(claim.dataset), stored)
+def _weighed(claim: Claim, of: Comparison) -> list[_Weighed]:
+    """The runs of a claim's network on its dataset, by id, with their deviations; none for one without a protocol."""
+    recipe = of.paper.protocol_of(claim)
+    if recipe is None:
+        return []
+    found = []
+    for result, error in _runs_of(claim.network, claim.dataset, claim.metric, of.results):
+        stored = of.plan.representations.get(f"{claim.dataset}-{result.record.representation}")
+        its = deviations(result, claim, recipe, of.paper, of.plan.datasets.get(claim.dataset), stored)
+        found.append(_Weighed(result, error, its))
+    return found
 
 
 def _one_per_seed(weighed: Sequence[_Weighed]) -> tuple[list[_Weighed], list[_Weighed]]:
-    """Two runs of one seed share data order and initialisation, so only the one nearest the paper's recipe counts."""
+    """Two runs of one seed share data order and initialisation, so only the one nearest the paper's recipe counts; of
+    equals evidence, which was counted first."""
     best: dict[int, _Weighed] = {}
-    for w in sorted(weighed, key=lambda w: (len(w.deviations), w.result.run)):
+    for w in sorted(weighed, key=lambda w: (len(w.deviations), w.result.commit is None, w.result.run)):
         best.setdefault(w.result.record.seed, w)
     chosen = [best[seed] for seed in sorted(best)]
     return chosen, [w for w in weighed if best[w.result.record.seed] is not w]
@@ -259,9 +278,9 @@ def _nearest_recipe(weighed: Sequence[_Weighed]) -> list[_Weighed]:
     return groups[fewest]
 
 
-def _count(cell: Cell, claim: Claim) -> Cell:
+def _count(cell: Cell, claim: Claim, paper: Paper) -> Cell:
     """A count is the paper's when it rounds to the printed figure; otherwise the network is another one."""
-    count = parameters(parse(claim.network), published_classes(claim.dataset))
+    count = parameters(parse(claim.network), paper.classes(claim.dataset))
     same = f"{count / 1e6:.{claim.decimals}f}" == claim.text
     return replace(cell, count=count, verdict=Verdict.SAME_COUNT if same else Verdict.OTHER_COUNT)
 
@@ -276,9 +295,9 @@ def _margin(plan: Plan, dataset: str) -> float:
     return margins[dataset]
 
 
-def runs_wanted(cell: Cell) -> int | None:
+def runs_wanted(cell: Cell, paper: Paper) -> int | None:
     """Further comparable runs until the next look; None where none is left, or no training of this tool answers it."""
-    if cell.claim is None or protocol_of(cell.claim) is None:
+    if cell.claim is None or paper.protocol_of(cell.claim) is None:
         return None
     if cell.verdict in (Verdict.NOT_RUN, Verdict.NOT_COMPARABLE):
         return LOOKS[0]

@@ -4,21 +4,15 @@ A material deviation makes the run not comparable; a minor one becomes a footnot
 evidence for it, is publication/deviations.yaml.
 """
 
-import functools
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict
-from ruamel.yaml import YAML
+from typing import Any
 
 from pipeline.comparison.results import Result
 from pipeline.dataset_config import Dataset
 from pipeline.params import Protocol, Representation, StepSchedule, WeightAverage
 from pipeline.publication.claims import Claim
-from pipeline.publication.protocols import PaperProtocol, published_hardware, published_images
-
-WEIGHTS = Path(__file__).parents[1] / "publication" / "deviations.yaml"
+from pipeline.publication.paper import Paper
+from pipeline.publication.protocols import Hardware, PaperProtocol, Weight
 
 _REENCODED = "JPEGs scaled down and encoded a second time; the network sees them at 224 pixels a side"
 _REENCODED_EVIDENCE = (
@@ -27,28 +21,6 @@ _REENCODED_EVIDENCE = (
 )
 _WELL_ENCODED = {"max_side": 500, "quality": 90}
 """What that evidence covers."""
-
-
-class Weight(BaseModel):
-    """What a difference in one field of a protocol weighs: an entry of deviations.yaml."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    weight: Literal["material", "minor", "none"]
-    reason: str
-    evidence: str
-    """What the weight rests on: the paper, the authors' code, or a measurement."""
-    minor_among: tuple[str, ...] = ()
-    """Values among which a difference is minor, whatever `weight` says."""
-    minor_reason: str = ""
-    minor_evidence: str = ""
-
-
-@functools.cache
-def weights() -> dict[str, Weight]:
-    """Field of Protocol -> what a difference there weighs."""
-    entries = YAML(typ="safe", pure=True).load(WEIGHTS.read_text(encoding="utf-8"))
-    return {field: Weight.model_validate(entry, strict=False) for field, entry in entries.items()}
 
 
 @dataclass(frozen=True, order=True)
@@ -70,16 +42,20 @@ class Deviation:
 def deviations(
     result: Result,
     claim: Claim,
-    paper: PaperProtocol,
+    recipe: PaperProtocol,
+    paper: Paper,
     dataset: Dataset | None,
     stored: Representation | None = None,
 ) -> tuple[Deviation, ...]:
-    """All differences, material ones first. `dataset` is the plan's entry for the claim's dataset, and `stored` that
-    for the form in which the run read it, if the plan has them."""
+    """All differences from the claim's `recipe`, material ones first.
+
+    `dataset` is the plan's entry for the claim's dataset, and `stored` that for the form in which the run read it, if
+    the plan has them.
+    """
     found = [
-        *_protocol_deviations(result.record.protocol, claim, paper),
-        *_data_deviations(result, claim, dataset, stored),
-        *_hardware_deviations(result),
+        *_protocol_deviations(result.record.protocol, claim, recipe, paper.weights),
+        *_data_deviations(result, claim, paper, dataset, stored),
+        *_hardware_deviations(result, paper.hardware),
     ]
     return tuple(sorted(found, key=lambda deviation: not deviation.material))
 
@@ -88,23 +64,25 @@ def is_comparable(found: tuple[Deviation, ...]) -> bool:
     return not any(deviation.material for deviation in found)
 
 
-def _protocol_deviations(ours: Protocol, claim: Claim, paper: PaperProtocol) -> list[Deviation]:
+def _protocol_deviations(
+    ours: Protocol, claim: Claim, recipe: PaperProtocol, weights: dict[str, Weight]
+) -> list[Deviation]:
     found = []
     for field in Protocol.model_fields:
-        weight = weights()[field]
-        theirs, our = getattr(paper.protocol, field), getattr(ours, field)
+        weight = weights[field]
+        theirs, our = getattr(recipe.protocol, field), getattr(ours, field)
         if field == "dropout":
             # The rate only acts in networks that have dropout, and the claim names the paper's rate.
             theirs, our = claim.dropout or 0.0, our if claim.network.endswith("-dropout") else 0.0
         if weight.weight == "none" or theirs == our:
             continue
         material, reason, evidence = weight.weight == "material", weight.reason, weight.evidence
-        if not paper.is_stated(field):
-            material, reason, evidence = False, "the paper does not state it", paper.sources[field]
+        if not recipe.is_stated(field):
+            material, reason, evidence = False, "the paper does not state it", recipe.sources[field]
         elif {theirs, our} <= set(weight.minor_among):
             material, reason, evidence = False, weight.minor_reason, weight.minor_evidence
         elif field == "processes" and ours.batch_norm == "synchronised":
-            material, reason, evidence = False, weights()["batch_norm"].reason, weights()["batch_norm"].evidence
+            material, reason, evidence = False, weights["batch_norm"].reason, weights["batch_norm"].evidence
         found.append(Deviation(field, _show(theirs), _show(our), material, reason, evidence))
     return found
 
@@ -125,15 +103,15 @@ def _show(value: Any) -> str:
 
 
 def _data_deviations(
-    result: Result, claim: Claim, dataset: Dataset | None, stored: Representation | None
+    result: Result, claim: Claim, paper: Paper, dataset: Dataset | None, stored: Representation | None
 ) -> list[Deviation]:
     found = []
     metrics, record = result.metrics, result.record
-    whole = published_images(claim.dataset, "test")
+    whole = paper.images(claim.dataset, "test")
     if metrics.split != "test" or metrics.n != whole:
         ours = f"{metrics.n} images of the {metrics.split} split"
         found.append(Deviation("test_split", f"{whole} images", ours, True, "another test split"))
-    trained = published_images(claim.dataset, "train")
+    trained = paper.images(claim.dataset, "train")
     if dataset is not None and dataset.splits["train"] != trained:
         ours = f"{dataset.splits['train']} images"
         found.append(Deviation("training_split", f"{trained} images", ours, True, "another training split"))
@@ -150,13 +128,13 @@ def _data_deviations(
     return found
 
 
-def _hardware_deviations(result: Result) -> list[Deviation]:
-    paper, record = published_hardware(), result.record
+def _hardware_deviations(result: Result, theirs: Hardware) -> list[Deviation]:
+    record = result.record
     device = record.device.name if record.device.name else record.device.type
     found = []
-    if device != paper.device:
-        found.append(Deviation("device", paper.device, device, False, "rounding only"))
+    if device != theirs.device:
+        found.append(Deviation("device", theirs.device, device, False, "rounding only"))
     # No run of this tool is one of Torch7: the library always differs.
     library = f"PyTorch {record.versions['torch']}" if "torch" in record.versions else "PyTorch, version not recorded"
-    found.append(Deviation("library", paper.library, library, False, "rounding and defaults of another library"))
+    found.append(Deviation("library", theirs.library, library, False, "rounding and defaults of another library"))
     return found

@@ -21,7 +21,7 @@ from pipeline.comparison.statistics import (
 )
 from pipeline.params import Plan
 from pipeline.publication.claims import Claim
-from pipeline.publication.protocols import protocol_of, published_images
+from pipeline.publication.paper import Paper
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,27 +51,29 @@ class Outlook:
         )
 
 
-def of_claim(claim: Claim, plan: Plan, runs: int) -> Outlook | None:
+def of_claim(claim: Claim, plan: Plan, runs: int, paper: Paper) -> Outlook | None:
     """What `runs` runs by the claim's own protocol could tell; None where it has none, or params.yaml has no margin."""
-    if protocol_of(claim) is None or claim.dataset not in plan.comparison.margins:
+    if paper.protocol_of(claim) is None or claim.dataset not in plan.comparison.margins:
         return None
-    sd = published_spread().sd(claim.value, published_images(claim.dataset, "test"))
-    return outlook(
-        runs, sd, variance=paper_variance(claim), margin=plan.comparison.margins[claim.dataset], rounding=claim.rounding
-    )
+    prior, margin = published_spread(paper), plan.comparison.margins[claim.dataset]
+    sd = prior.sd(claim.value, paper.images(claim.dataset, "test"))
+    return outlook(runs, sd, prior.freedom, variance=paper_variance(claim), margin=margin, rounding=claim.rounding)
 
 
 @functools.cache
-def outlook(runs: int, sd: float, *, variance: float, margin: float, rounding: float) -> Outlook:
+def outlook(runs: int, sd: float, freedom: int, *, variance: float, margin: float, rounding: float) -> Outlook:
     """By simulation at the last look that `runs` runs reach. `sd`: standard deviation between runs, in points, both
-    truly and by the prior; else as `statistics.judge`. Raises ValueError for fewer runs than the first look's."""
+    truly and by the prior with its `freedom`; else as `statistics.judge`.
+
+    Raises ValueError for fewer runs than the first look's.
+    """
     import numpy as np
 
     n = look_at(runs)
     if not n:
         raise ValueError(f"{runs} runs are never judged: the first look is at {LOOKS[0]}")
     generator = np.random.default_rng(n)
-    means, estimate, freedom = _runs(generator, n, sd, published_spread().freedom)
+    means, estimate, freedom = _runs(generator, n, sd, freedom)
     same = means - generator.standard_normal(_DRAWS) * sd * math.sqrt(variance)
     half_width = student(1 - SIDE, freedom) * estimate / math.sqrt(n) + rounding
     reach = student(1 - DIFFERS / 2, freedom) * estimate * math.sqrt(1 / n + variance) + rounding
@@ -93,7 +95,7 @@ def _runs(generator: "np.random.Generator", n: int, sd: float, prior: int) -> tu
     return draws.mean(axis=1), np.sqrt(squares / freedom), freedom
 
 
-def of_ordering(pairs: Sequence[tuple[Claim, Claim]], runs: int) -> float:
+def of_ordering(pairs: Sequence[tuple[Claim, Claim]], runs: int, paper: Paper) -> float:
     """Probability that `runs` runs of each network say that an ordering holds, if the printed numbers are true.
 
     All of its pairs have to hold. A quoted number stands as printed, and is judged as one run's. The spread is that of
@@ -106,7 +108,7 @@ def of_ordering(pairs: Sequence[tuple[Claim, Claim]], runs: int) -> float:
     if not n:
         return 0.0
     claims = list(dict.fromkeys(claim for pair in pairs for claim in pair))
-    prior = published_spread()
+    prior = published_spread(paper)
     generator = np.random.default_rng(n)
     size = {claim: 1 if claim.kind == "quoted" else n for claim in claims}
     added = sum(size.values()) - len(claims)
@@ -114,7 +116,7 @@ def of_ordering(pairs: Sequence[tuple[Claim, Claim]], runs: int) -> float:
     # Squares of all runs within their cells, in units of each cell's own variance.
     within = generator.chisquare(added, _DRAWS)
     estimate = np.sqrt((prior.freedom + within) / freedom)
-    sds = {claim: prior.sd(claim.value, published_images(claim.dataset, "test")) for claim in claims}
+    sds = {claim: prior.sd(claim.value, paper.images(claim.dataset, "test")) for claim in claims}
     means = {}
     for claim in claims:
         noise = 0 if claim.kind == "quoted" else generator.standard_normal(_DRAWS) * sds[claim] / math.sqrt(n)

@@ -36,13 +36,10 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-
-from ruamel.yaml import YAML
 
 from pipeline.publication.claims import Claim
+from pipeline.publication.paper import Paper
 
-SPREAD = Path(__file__).parents[1] / "publication" / "spread.yaml"
 LOOKS = (3, 5, 10)
 """Numbers of seeds at which a verdict is given; fixed, so that looking more often changes no error rate."""
 SIDE = 0.03
@@ -208,9 +205,8 @@ def judge(
     return Judgement(verdict, now, look, following, sd, spread.freedom)
 
 
-def pooled(cells: Iterable[Errors], prior: Spread | None = None) -> Spread:
-    """The spread of all cells together and the prior, by default the published one. Only runs of a last look count."""
-    prior = prior or published_spread()
+def pooled(cells: Iterable[Errors], prior: Spread) -> Spread:
+    """The spread of all cells together and the prior. Only runs of a last look count."""
     squares, freedom = prior.freedom * prior.ratio**2, prior.freedom
     for cell in cells:
         if values := cell.at_look:
@@ -220,13 +216,11 @@ def pooled(cells: Iterable[Errors], prior: Spread | None = None) -> Spread:
     return Spread(math.sqrt(squares / freedom), freedom)
 
 
-@functools.cache
-def published_spread() -> Spread:
-    """The prior: of the re-runs in spread.yaml."""
-    known = YAML(typ="safe", pure=True).load(SPREAD.read_text(encoding="utf-8"))
-    errors = [100 - accuracy for accuracy in known["accuracies"]]
+def published_spread(paper: Paper) -> Spread:
+    """The prior: of the paper's re-runs."""
+    errors, images = paper.reruns
     mean = math.fsum(errors) / len(errors)
-    return Spread(statistics.stdev(errors) / _binomial_error(mean, known["images"]), len(errors) - 1)
+    return Spread(statistics.stdev(errors) / _binomial_error(mean, images), len(errors) - 1)
 
 
 def p_value(lower: Errors, higher: Errors, spread: Spread) -> float:

@@ -1,16 +1,13 @@
 """The paper's tables with our results in them, as the paper lays them out."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from pipeline.comparison.cells import Cell, cell_of, spread_of, unpublished_cell, unpublished_cell_with_runs
-from pipeline.comparison.results import Result
-from pipeline.comparison.statistics import Spread, Verdict
-from pipeline.params import Plan
-from pipeline.publication.caveats import Caveat, load_caveats
-from pipeline.publication.claims import Claim, Kind, Metric, Statistic, claims_of, table_name
-from pipeline.publication.paper import TITLES
+from pipeline.comparison.cells import Cell, Comparison, cell_of, unpublished_cell, unpublished_cell_with_runs
+from pipeline.comparison.statistics import Verdict
+from pipeline.publication.caveats import Caveat
+from pipeline.publication.claims import Claim, Kind, Metric, Statistic
+from pipeline.publication.paper import Paper
 
 if TYPE_CHECKING:
     import pandera.pandas
@@ -28,14 +25,15 @@ class Column:
 class Table:
     """One table of the paper with our results beside it."""
 
+    paper: Paper
     name: str
-    """Key of TITLES: 4, figure-4, text."""
+    """Key of `Paper.tables`: 4, figure-4, text."""
     cells: tuple[Cell, ...]
     """Row by row as the paper prints them; places that it leaves empty are cells too."""
 
     @property
     def title(self) -> str:
-        return TITLES[self.name]
+        return self.paper.tables[self.name]
 
     @property
     def stem(self) -> str:
@@ -56,7 +54,7 @@ class Table:
     def caveats(self) -> tuple[Caveat, ...]:
         """The footnotes that its cells refer to, by number."""
         used = {number for cell in self.cells for number in cell.caveats}
-        return tuple(caveat for caveat in load_caveats() if caveat.number in used)
+        return tuple(caveat for caveat in self.paper.caveats if caveat.number in used)
 
     def cell(self, model: str, column: Column) -> Cell:
         """Raises KeyError where the table has no such place."""
@@ -66,40 +64,28 @@ class Table:
         raise KeyError((model, column))
 
 
-def table(plan: Plan, name: str, results: Sequence[Result], spread: Spread | None = None) -> Table:
+def table(name: str, of: Comparison) -> Table:
     """Table `name` (4, table-4, figure-4, text) with the finished runs in it.
 
-    Runs that the plan does not name are ignored. `spread`: that of `spread_of`, computed where it is not given.
     Raises UserError for a table that the paper does not have.
     """
-    name = table_name(name)
-    # A run that was taken out of the plan leaves its folder behind; only the plan says what a table is made of.
-    results = [result for result in results if result.run in plan.runs]
-    spread = spread or spread_of(plan, results)
-    claims = {(claim.model, Column(claim.dataset, claim.metric)): claim for claim in claims_of(name)}
+    name = of.paper.table_name(name)
+    claims = {(claim.model, Column(claim.dataset, claim.metric)): claim for claim in of.paper.claims_of(name)}
     columns = tuple(dict.fromkeys(column for _, column in claims))
     cells = []
     for model in dict.fromkeys(model for model, _ in claims):
         for column in columns:
             if claim := claims.get((model, column)):
-                cells.append(cell_of(claim, plan, results, spread))
+                cells.append(cell_of(claim, of))
             elif name not in ("9", "text"):  # lists of single numbers; the others are rectangles with dashes
-                cells.append(_dash(name, model, column, claims, plan, results, spread))
-    return Table(name, tuple(cells))
+                cells.append(_dash(name, model, column, claims, of))
+    return Table(of.paper, name, tuple(cells))
 
 
-def _dash(
-    name: str,
-    model: str,
-    column: Column,
-    claims: dict[tuple[str, Column], Claim],
-    plan: Plan,
-    results: Sequence[Result],
-    spread: Spread,
-) -> Cell:
+def _dash(name: str, model: str, column: Column, claims: dict[tuple[str, Column], Claim], of: Comparison) -> Cell:
     for (other, its_column), claim in claims.items():
         if its_column == column and claim.kind == "runnable" and _has_dropout(other) == _has_dropout(model):
-            return unpublished_cell_with_runs(claim, model, plan, results, spread)
+            return unpublished_cell_with_runs(claim, model, of)
     return unpublished_cell(name, column.dataset, model, column.metric)
 
 
@@ -107,7 +93,7 @@ def _has_dropout(model: str) -> bool:
     return model.endswith("-dropout")
 
 
-def results_schema() -> "pandera.pandas.DataFrameSchema":
+def results_schema(paper: Paper) -> "pandera.pandas.DataFrameSchema":
     """Columns of a results table as results/table-N.csv holds them: exactly these, in this order, all text.
 
     Errors, differences, intervals and margins are in percent and points with three decimals, counts whole; what does
@@ -124,7 +110,7 @@ def results_schema() -> "pandera.pandas.DataFrameSchema":
     number, signed, whole = r"|[0-9]+\.[0-9]{3}", r"|[+-][0-9]+\.[0-9]{3}", "[0-9]*"
     return pa.DataFrameSchema(
         {
-            "table": words(*TITLES),
+            "table": words(*paper.tables),
             "network": text(".+"),
             "dataset": text("[a-z0-9]+"),
             "metric": words(*get_args(Metric)),
@@ -149,6 +135,7 @@ def results_schema() -> "pandera.pandas.DataFrameSchema":
             "deviations": pa.Column(str),
             "caveats": text("|[0-9]+( [0-9]+)*"),
             "runs": pa.Column(str),
+            "origins": pa.Column(str),
             "excluded": pa.Column(str),
         },
         strict=True,

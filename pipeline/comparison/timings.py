@@ -11,7 +11,7 @@ from pipeline.comparison.deviations import Deviation
 from pipeline.comparison.statistics import Verdict
 from pipeline.errors import UserError
 from pipeline.publication.claims import Claim
-from pipeline.publication.protocols import published_hardware
+from pipeline.publication.protocols import Hardware
 
 COMMAND = "wrn-pipe bench figure-4 --json"
 
@@ -57,20 +57,19 @@ def read(path: Path) -> Timings:
     return Timings(found.machine.name, found.precision, {t.network: t.ms.median for t in found.timings})
 
 
-def judged(cells: Sequence[Cell], timings: Timings) -> tuple[Cell, ...]:
+def judged(cells: Sequence[Cell], timings: Timings, theirs: Hardware) -> tuple[Cell, ...]:
     """The cells, those with a measured time judged: "same order" where it stands to every other as the paper's does."""
     if len(timings.ms) < 2:
         return tuple(cells)
     claims = [c.claim for c in cells if c.claim and c.claim.metric == "batch32_ms" and c.claim.network in timings.ms]
-    return tuple(_judged(cell, cell.claim, claims, timings) if cell.claim in claims else cell for cell in cells)
+    return tuple(_judged(cell, cell.claim, claims, timings, theirs) if cell.claim in claims else cell for cell in cells)
 
 
-def _judged(cell: Cell, claim: Claim | None, claims: Sequence[Claim], timings: Timings) -> Cell:
+def _judged(cell: Cell, claim: Claim | None, claims: Sequence[Claim], timings: Timings, theirs: Hardware) -> Cell:
     assert claim is not None, "it is one of the measured claims"
     ms = timings.ms
     same = all((claim.value < other.value) == (ms[claim.network] < ms[other.network]) for other in claims)
-    paper = published_hardware()
-    found = [Deviation("device", paper.device, timings.device, False, "only the order of times carries over")]
+    found = [Deviation("device", theirs.device, timings.device, False, "only the order of times carries over")]
     if timings.precision != "fp32":
         found.append(Deviation("precision", "fp32", timings.precision, False, "another speed on most devices"))
     verdict = Verdict.SAME_ORDER if same else Verdict.OTHER_ORDER

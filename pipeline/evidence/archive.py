@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.publication.paper import PAPER
+from pipeline.publication.paper import Paper
 from pipeline.publish import json_text
 
 DESCRIPTION = "ro-crate-metadata.json"
@@ -42,7 +42,7 @@ class Checkout:
         return f"commit {self.commit} ({self.state})"
 
 
-def write(to: Path, contents: dict[str, bytes | Path], checkout: Checkout) -> None:
+def write(to: Path, contents: dict[str, bytes | Path], checkout: Checkout, paper: Paper) -> None:
     """Write an archive of `contents`, by name the bytes or the file that holds them, and of their description."""
     part, files = to.with_name(f".{to.name}.part"), []
     try:
@@ -52,7 +52,7 @@ def write(to: Path, contents: dict[str, bytes | Path], checkout: Checkout) -> No
                 size, digest = str(len(data)), hashlib.sha256(data).hexdigest()
                 files.append({"@id": name, "@type": "File", "name": name, "contentSize": size, "sha256": digest})
                 _add(archive, name, data)
-            _add(archive, DESCRIPTION, json_text(_description(files, checkout)).encode())
+            _add(archive, DESCRIPTION, json_text(_description(files, checkout, paper)).encode())
         part.replace(to)
     except OSError as error:
         raise WrnPipeError(f"cannot write {to}: {error.strerror}", "name another place with --to") from error
@@ -66,24 +66,24 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     archive.writestr(about, data)
 
 
-def _description(files: list[dict[str, str]], checkout: Checkout) -> dict[str, Any]:
+def _description(files: list[dict[str, str]], checkout: Checkout, paper: Paper) -> dict[str, Any]:
     """A JSON-LD graph with the archive as root Dataset, its files, and the paper."""
     about = {"@id": DESCRIPTION, "@type": "CreativeWork", "conformsTo": {"@id": _SPECIFICATION}, "about": {"@id": "./"}}
     root = {
         "@id": "./",
         "@type": "Dataset",
-        "name": f"Reproduction of {PAPER.title}",
+        "name": f"Reproduction of {paper.title}",
         "description": f"Made by wrn-pipe at {checkout}. wrn-pipe verify --bundle checks it.",
         "datePublished": checkout.date,
         "version": checkout.commit,
         "creativeWorkStatus": checkout.state,
         "license": {"@id": LICENCES},
-        "citation": {"@id": PAPER.url},
+        "citation": {"@id": paper.url},
         "hasPart": [{"@id": file["@id"]} for file in files],
     }
-    paper = {"@id": PAPER.url, "@type": "ScholarlyArticle", "name": PAPER.title}
+    article = {"@id": paper.url, "@type": "ScholarlyArticle", "name": paper.title}
     context = [f"{_SPECIFICATION}/context", {"sha256": "https://schema.org/sha256"}]
-    return {"@context": context, "@graph": [about, root, paper, *files]}
+    return {"@context": context, "@graph": [about, root, article, *files]}
 
 
 def read_description(text: str) -> tuple[dict[str, str], Checkout]:

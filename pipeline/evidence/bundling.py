@@ -24,7 +24,7 @@ from pipeline.evidence.regenerate import Run
 from pipeline.evidence.verification import verify
 from pipeline.params import PARAMS, Plan
 from pipeline.provenance import commit
-from pipeline.publication.paper import PAPER
+from pipeline.publication.paper import Paper
 from pipeline.runner.dag import DAG, stages
 from pipeline.runner.params_file import load
 
@@ -38,7 +38,7 @@ def is_bundle(path: Path) -> bool:
     return archive.holds(path, *_NEEDED)
 
 
-def bundle(plan: Plan, to: Path, run: Run, runs: Collection[str] = ()) -> tuple[int, Checkout]:
+def bundle(paper: Paper, plan: Plan, to: Path, run: Run, runs: Collection[str] = ()) -> tuple[int, Checkout]:
     """Write the archive of the repository in the current folder; the same files and commit give the same bytes.
 
     `runs`: those whose weights and predictions it has; empty for all. The small records of the others, of which the
@@ -52,9 +52,9 @@ def bundle(plan: Plan, to: Path, run: Run, runs: Collection[str] = ()) -> tuple[
             general = "wrn-pipe repro" if absent else "wrn-pipe verify lists all, and what to do"
             raise WrnPipeError(f"{finding.path}: {finding.why}", finding.fix or general)
     contents: dict[str, bytes | Path] = {name: Path(name) for name in wanted}
-    contents[LICENCES] = _licences(plan).encode()
+    contents[LICENCES] = _licences(plan, paper).encode()
     checkout = _checkout()
-    archive.write(to, contents, checkout)
+    archive.write(to, contents, checkout, paper)
     return len(contents), checkout
 
 
@@ -79,13 +79,13 @@ def _checkout() -> Checkout:
     return Checkout(head, done.stdout.strip(), dirty)
 
 
-def _licences(plan: Plan) -> str:
+def _licences(plan: Plan, paper: Paper) -> str:
     """LICENCES.md: on what terms the data may be used, and why it is not here."""
     lines = [
         "# Licences and citations",
         "",
-        f"The numbers compared with: {PAPER.citation}",
-        PAPER.url,
+        f"The numbers compared with: {paper.citation}",
+        paper.url,
         "",
         "The images are not in this archive: nobody gave leave to pass them on with it. The cards hold the digests of",
         "what was trained on, params.yaml says where it comes from, `wrn-pipe repro download` fetches and checks it.",
@@ -99,7 +99,7 @@ def _licences(plan: Plan) -> str:
 
 
 @contextmanager
-def _unpacked(path: Path) -> Iterator[list[str]]:
+def unpacked(path: Path) -> Iterator[list[str]]:
     """Be in a folder with an archive's files; their names. Raises UserError as archive.unpack does."""
     with tempfile.TemporaryDirectory() as name:
         members = archive.unpack(path, Path(name))
@@ -119,7 +119,7 @@ def gathered(plan: Plan, paths: Sequence[Path]) -> tuple[Plan, list[Result]]:
     for path in paths:
         if not is_bundle(path):
             raise UserError(f"{path}: not an archive of wrn-pipe bundle", "name one, or leave --bundle out")
-        with _unpacked(path) as members:
+        with unpacked(path) as members:
             try:
                 its, found = load(), load_results(Path())
             except UserError as error:
@@ -138,7 +138,7 @@ def gathered(plan: Plan, paths: Sequence[Path]) -> tuple[Plan, list[Result]]:
 
 def check(path: Path, run: Run) -> Iterator[Finding]:
     """Findings on an archive, wherever it is. Raises UserError as archive.unpack does."""
-    with _unpacked(path) as members:
+    with unpacked(path) as members:
         lacking = [name for name in _NEEDED if name not in members]
         yield from (wrong(name, "is not in the archive") for name in lacking)
         made = None
@@ -148,7 +148,7 @@ def check(path: Path, run: Run) -> Iterator[Finding]:
             except ValueError as error:
                 yield wrong(DESCRIPTION, f"does not describe the archive: {error}")
             else:
-                yield from _described(told, made, members)
+                yield from described(told, made, members)
         if {str(LOCK), str(PARAMS), str(DAG)}.isdisjoint(lacking):
             at = "its commit" if made is None else f"{made.commit}{', with edits that nobody committed,' * made.dirty}"
             code = next((name for name in members if _is_other_code(name)), None)
@@ -157,7 +157,7 @@ def check(path: Path, run: Run) -> Iterator[Finding]:
                 yield replace(finding, why=finding.why.replace("not here", "not in the archive"), fix="")
 
 
-def _described(told: dict[str, str], made: Checkout, members: Sequence[str]) -> Iterator[Finding]:
+def described(told: dict[str, str], made: Checkout, members: Sequence[str]) -> Iterator[Finding]:
     """The archive's files against its own description of them."""
     alike = 0
     for name in sorted({*told, *members} - {DESCRIPTION}):

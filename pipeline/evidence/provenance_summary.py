@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.comparison.cells import Cell, runs_wanted
-from pipeline.comparison.orderings import SEEDS, load_orderings
+from pipeline.comparison.cells import Cell, Comparison, planned, runs_wanted
+from pipeline.comparison.orderings import SEEDS
 from pipeline.comparison.power import of_claim, of_ordering
-from pipeline.comparison.results import Result, load_results
+from pipeline.comparison.results import load_results
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import table
 from pipeline.dvc_lock import LOCK
@@ -21,58 +21,61 @@ from pipeline.errors import UserError
 from pipeline.evidence import table_manifest
 from pipeline.params import Plan
 from pipeline.provenance import commit
-from pipeline.publication.caveats import load_caveats
-from pipeline.publication.claims import canonical, check_filters, table_name
-from pipeline.publication.paper import TITLES
-from pipeline.publication.protocols import protocol_of
+from pipeline.publication.claims import canonical
+from pipeline.publication.paper import Paper
 from pipeline.runner.dag import Stage, read_dag, with_needed
 from pipeline.runner.dvc import ask, only_absent
 from pipeline.runner.remote import to_have
 from pipeline.runner.running_stages import running_stages
 
 
-def of_run(plan: Plan, run_id: str) -> dict[str, Any]:
-    """Where the number of one run comes from. Raises UserError for one that is not in the plan, or not evaluated."""
-    plan.run(run_id)
-    results = load_results(Path())
-    (told,) = _of_runs(plan, [run_id], results)
-    cells = [cell for name in TITLES for cell in table(plan, name, results).cells]
+def of_run(paper: Paper, plan: Plan, run_id: str) -> dict[str, Any]:
+    """Where the number of one run comes from. Raises UserError for one that is not evaluated, or unknown."""
+    of = _comparison(paper, plan)
+    if not any(result.run == run_id for result in of.results):
+        plan.run(run_id)
+    (told,) = _of_runs(of, [run_id])
+    cells = [cell for name in paper.tables for cell in table(name, of).cells]
     behind = [cell for cell in cells if run_id in (*cell.runs, *(each.run for each in cell.excluded))]
-    return {**told, "claims": [_of_cell(cell, plan) for cell in behind], "checkout": _checkout()}
+    return {**told, "claims": [_of_cell(cell, of) for cell in behind], "checkout": _checkout()}
 
 
-def of_claims(plan: Plan, paper_table: str, row: str, dataset: str | None) -> dict[str, Any]:
+def of_claims(paper: Paper, plan: Plan, paper_table: str, row: str, dataset: str | None) -> dict[str, Any]:
     """Where the cells of a row in a table of the paper come from, and the runs behind them.
 
     Raises UserError that names the nearest where the paper has no such place.
     """
-    name = table_name(paper_table)
-    check_filters([name], dataset, row)
-    results = load_results(Path())
+    name = paper.table_name(paper_table)
+    paper.check_filters([name], dataset, row)
+    of = _comparison(paper, plan)
     cells = [
         cell
-        for cell in table(plan, name, results).cells
+        for cell in table(name, of).cells
         if canonical(cell.model) == canonical(row) and dataset in (None, cell.dataset)
     ]
     runs = list(dict.fromkeys(run for cell in cells for run in cell.runs))
-    told = [_of_cell(cell, plan) for cell in cells]
-    return {"cells": told, "runs": _of_runs(plan, runs, results), "checkout": _checkout()}
+    told = [_of_cell(cell, of) for cell in cells]
+    return {"cells": told, "runs": _of_runs(of, runs), "checkout": _checkout()}
 
 
-def seeds_to_plan(cell: Cell) -> int:
+def _comparison(paper: Paper, plan: Plan) -> Comparison:
+    return planned(paper, plan, load_results(Path()))
+
+
+def seeds_to_plan(cell: Cell, paper: Paper) -> int:
     """How many seeds of a network `wrn-pipe plan` should know, for a cell that waits for runs."""
     counted = cell.ours.n if cell.ours and cell.verdict is Verdict.INCONCLUSIVE else 0
-    return max(SEEDS, (runs_wanted(cell) or 0) + counted)
+    return max(SEEDS, (runs_wanted(cell, paper) or 0) + counted)
 
 
-def _of_cell(cell: Cell, plan: Plan) -> dict[str, Any]:
+def _of_cell(cell: Cell, of: Comparison) -> dict[str, Any]:
     """What the paper prints, where and by what protocol; what we have, and what the two add up to."""
-    paper, wanted = protocol_of(cell.claim) if cell.claim else None, runs_wanted(cell)
-    waits = cell.claim if wanted else None
-    outlook = of_claim(waits, plan, seeds_to_plan(cell)) if waits else None
+    paper, wanted = of.paper, runs_wanted(cell, of.paper)
+    recipe, waits = paper.protocol_of(cell.claim) if cell.claim else None, cell.claim if wanted else None
+    outlook = of_claim(waits, of.plan, seeds_to_plan(cell, paper), paper) if waits else None
     return {
         "table": cell.table,
-        "title": TITLES[cell.table],
+        "title": paper.tables[cell.table],
         "claim": cell.claim.id if cell.claim else None,
         "network": cell.model,
         "dataset": cell.dataset,
@@ -80,7 +83,7 @@ def _of_cell(cell: Cell, plan: Plan) -> dict[str, Any]:
         "kind": cell.kind,
         "printed": cell.claim.text if cell.claim else None,
         "statistic": cell.claim.statistic if cell.claim else None,
-        "protocol": paper.name if paper else None,
+        "protocol": recipe.name if recipe else None,
         "count": cell.count,
         "mean": cell.ours.mean if cell.ours else None,
         "median": cell.ours.median if cell.ours else None,
@@ -89,11 +92,11 @@ def _of_cell(cell: Cell, plan: Plan) -> dict[str, Any]:
         "margin": cell.margin,
         "verdict": str(cell.verdict) if cell.verdict else None,
         "runs_wanted": wanted,
-        "seeds_to_plan": seeds_to_plan(cell) if wanted else None,
+        "seeds_to_plan": seeds_to_plan(cell, paper) if wanted else None,
         "outlook": {**asdict(outlook), "text": str(outlook)} if outlook else None,
         "orderings": [
-            {"text": ordering.text, "power": of_ordering(ordering.pairs, SEEDS)}
-            for ordering in load_orderings()
+            {"text": ordering.text, "power": of_ordering(ordering.pairs, SEEDS, paper)}
+            for ordering in paper.orderings
             if any(cell.claim in pair for pair in ordering.pairs)
         ],
         "deviations": [
@@ -102,19 +105,20 @@ def _of_cell(cell: Cell, plan: Plan) -> dict[str, Any]:
                 "material": each.material,
                 "reason": each.reason,
                 "evidence": each.evidence,
-                "source": paper.sources.get(each.field) if paper else None,
+                "source": recipe.sources.get(each.field) if recipe else None,
             }
             for each in cell.deviations
         ],
         "runs": list(cell.runs),
         "excluded": [{"run": e.run, "error": e.error, "reason": e.reason} for e in cell.excluded],
-        "footnotes": {str(c.number): c.text for c in load_caveats() if c.number in cell.caveats},
+        "footnotes": {str(c.number): c.text for c in paper.caveats if c.number in cell.caveats},
     }
 
 
-def _of_runs(plan: Plan, run_ids: Sequence[str], results: Sequence[Result]) -> list[dict[str, Any]]:
+def _of_runs(of: Comparison, run_ids: Sequence[str]) -> list[dict[str, Any]]:
     """What the manifest says of each run, with its stages as dvc.lock and `dvc status` have them."""
-    told = {result.run: table_manifest.run(plan, result, Path()) for result in results if result.run in run_ids}
+    plan = of.plan
+    told = {result.run: table_manifest.run(result, Path()) for result in reversed(of.results) if result.run in run_ids}
     for run_id in run_ids:
         if run_id not in told:
             raise UserError(f"run {run_id} has no evaluation here", f"wrn-pipe repro {run_id}")
@@ -122,6 +126,11 @@ def _of_runs(plan: Plan, run_ids: Sequence[str], results: Sequence[Result]) -> l
     stale = _stale(dag, list(dict.fromkeys(name for run in told.values() for name in run["stages"])))
     found = []
     for run_id in run_ids:
+        if not told[run_id]["stages"]:  # evidence, of which nothing here is an input
+            found.append(
+                {"run": run_id, **told[run_id], "absent": [], "to_have": None, "lock": {}, "recorded_in": None}
+            )
+            continue
         absent = [path for path in told[run_id]["files"] if not Path(path).exists()]
         about = {"run": run_id, **told[run_id], "absent": absent, "to_have": to_have(run_id) if absent else None}
         about["lock"] = {

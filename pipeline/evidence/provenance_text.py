@@ -3,8 +3,9 @@
 import textwrap
 from typing import Any
 
-from pipeline.comparison.formats.cell_text import DATASETS, MEANINGS, METRICS
+from pipeline.comparison.formats.cell_text import MEANINGS
 from pipeline.comparison.orderings import SEEDS
+from pipeline.publication.paper import Paper
 
 _WIDTH = 100
 _STATISTICS = {
@@ -17,32 +18,32 @@ _STATISTICS = {
 }
 
 
-def run(summary: dict[str, Any]) -> str:
+def run(summary: dict[str, Any], paper: Paper) -> str:
     """`wrn-pipe show RUN`."""
-    lines = [*_run(summary, summary["checkout"]), "", "What it says about the paper"]
+    lines = [*_run(summary, summary["checkout"], paper), "", "What it says about the paper"]
     if not summary["claims"]:
         lines += _told("Nothing: no table of the paper has this network on this dataset.")
     for cell in summary["claims"]:
-        lines += _told(f"{cell['title'].partition(':')[0]}, {_what(cell)}: {_sentence(cell)}")
+        lines += _told(f"{cell['title'].partition(':')[0]}, {_what(cell, paper)}: {_sentence(cell)}")
     return "\n".join([*lines, "", *_changes(summary)]) + "\n"
 
 
-def claims(summary: dict[str, Any]) -> str:
+def claims(summary: dict[str, Any], paper: Paper) -> str:
     """`wrn-pipe explain`."""
     lines: list[str] = []
     for cell in summary["cells"]:
-        lines += [*_cell(cell), ""]
+        lines += [*_cell(cell, paper), ""]
     for told in summary["runs"]:
-        lines += [*_run(told, summary["checkout"]), "", *_changes(told), ""]
+        lines += [*_run(told, summary["checkout"], paper), "", *_changes(told), ""]
     return "\n".join(lines)
 
 
-def _what(cell: dict[str, Any]) -> str:
-    return f"{cell['network']}, {DATASETS[cell['dataset']]}, {METRICS[cell['metric']]}"
+def _what(cell: dict[str, Any], paper: Paper) -> str:
+    return f"{cell['network']}, {paper.datasets[cell['dataset']]}, {paper.metrics[cell['metric']]}"
 
 
-def _cell(cell: dict[str, Any]) -> list[str]:
-    lines = [*textwrap.wrap(f"{cell['title']}: {_what(cell)}", _WIDTH), *_told(_sentence(cell))]
+def _cell(cell: dict[str, Any], paper: Paper) -> list[str]:
+    lines = [*textwrap.wrap(f"{cell['title']}: {_what(cell, paper)}", _WIDTH), *_told(_sentence(cell))]
     if cell["printed"] is not None:
         recipe = f" Its recipe is {cell['protocol']}: wrn-pipe plan adds runs by it." if cell["protocol"] else ""
         lines += _told(f"The paper prints {cell['printed']}{_STATISTICS[cell['statistic']]}.{recipe}")
@@ -85,7 +86,7 @@ def _sentence(cell: dict[str, Any]) -> str:
     return ours
 
 
-def _run(told: dict[str, Any], checkout: dict[str, Any]) -> list[str]:
+def _run(told: dict[str, Any], checkout: dict[str, Any], paper: Paper) -> list[str]:
     metrics, data, settings = told["metrics"], told["data"], told["settings"]
     devices = (f"{each['name']} ({each['type']}, {each['threads']} threads)" for each in told["devices"])
     stale = {name: entry["stale"] for name, entry in told["lock"].items() if entry["stale"]}
@@ -93,6 +94,14 @@ def _run(told: dict[str, Any], checkout: dict[str, Any]) -> list[str]:
     if told["recorded_in"]:
         recorded = f"dvc.lock has these weights since commit {told['recorded_in'][:12]}"
     state = "with edits that are not committed" if checkout["dirty"] else "clean"
+    of_plan = [("origin", told["origin"])]
+    if told["lock"]:
+        of_plan = [
+            ("commit", f"{recorded}; checked out is {checkout['commit'][:12]}, {state}"),
+            ("dvc.lock", "out of date:" if stale else "up to date with the files and settings here"),
+            *(("", f"{name}: {'; '.join(why)}") for name, why in stale.items()),
+            ("bits", f"wrn-pipe verify --deeper {told['run']} trains it again and compares"),
+        ]
     rows = [
         ("data", f"{data['name']}, content train {data['train'][:12]}, test {data['test'][:12]}"),
         ("training", f"{settings['epochs']} epochs of protocol {told['protocol']}, seed {told['seed']}, "
@@ -102,16 +111,17 @@ def _run(told: dict[str, Any], checkout: dict[str, Any]) -> list[str]:
         ("fingerprint", f"{told['fingerprint']}, of settings, code, environment and data"),
         *(("file", f"{path}, sha256 {digest[:12]}") for path, digest in told["files"].items()),
         *([("not here", f"{', '.join(told['absent'])}. To have them: {told['to_have']}")] if told["absent"] else []),
-        ("commit", f"{recorded}; checked out is {checkout['commit'][:12]}, {state}"),
-        ("dvc.lock", "out of date:" if stale else "up to date with the files and settings here"),
-        *(("", f"{name}: {'; '.join(why)}") for name, why in stale.items()),
-        ("again", f"{told['command']}; wrn-pipe verify --deeper {told['run']} compares the bits"),
+        *of_plan,
+        ("again", told["command"]),
     ]  # fmt: skip
     error = (
         f"Test error {metrics['top1_error']:.2f} %: {metrics['errors']} of {metrics['n']} images wrong, "
         f"standard error {metrics['standard_error']:.2f}."
     )
-    lines = [f"{told['run']}: {told['network']} on {DATASETS.get(told['dataset'], told['dataset'])}", *_told(error)]
+    lines = [
+        f"{told['run']}: {told['network']} on {paper.datasets.get(told['dataset'], told['dataset'])}",
+        *_told(error),
+    ]
     for name, text in rows:
         lines += _told(text, f"  {name:<12}", " " * 14)
     return lines
@@ -119,6 +129,8 @@ def _run(told: dict[str, Any], checkout: dict[str, Any]) -> list[str]:
 
 def _changes(told: dict[str, Any]) -> list[str]:
     """What would make it another number."""
+    if not told["lock"]:
+        return _told("Nothing here changes it: it is bound to the commit that it was trained at.", "", "")
     used = {name: entry for name, entry in told["lock"].items() if name.startswith(("train@", "evaluate@"))}
     settings = dict.fromkeys(setting for entry in used.values() for setting in entry["settings"])
     inputs = dict.fromkeys(path for entry in used.values() for path in entry["inputs"])

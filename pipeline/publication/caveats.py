@@ -1,7 +1,6 @@
 """Numbered footnotes to the paper's numbers: its contradictions, and how the tool reads what it leaves unsaid."""
 
 import fnmatch
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from ruamel.yaml import YAML
 
 from pipeline.publication.claims import Claim, Kind, Statistic
-
-CAVEATS = Path(__file__).with_name("caveats.yaml")
 
 
 class _Entry(BaseModel):
@@ -41,15 +38,9 @@ class Caveat:
         return any(fnmatch.fnmatchcase(claim.id, pattern) for pattern in self.claims)
 
 
-def caveats_of(claim: Claim) -> tuple[Caveat, ...]:
-    """The footnotes of a claim, by number."""
-    return tuple(caveat for caveat in load_caveats() if caveat.covers(claim))
-
-
-@functools.cache
-def load_caveats() -> tuple[Caveat, ...]:
-    """All footnotes, by number."""
-    entries = YAML(typ="safe", pure=True).load(CAVEATS.read_text(encoding="utf-8"))
+def read_caveats(path: Path) -> tuple[Caveat, ...]:
+    """All footnotes of a caveats.yaml, by number."""
+    entries = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     checked = {number: _Entry.model_validate(entry) for number, entry in entries.items()}
     return tuple(
         Caveat(number, entry.text, tuple(entry.claims), entry.statistic, entry.kind)

@@ -6,21 +6,16 @@ Tables 5 and 6 but for 2.07 of WRN-52-1 on SVHN, which stands in a caveat.
 """
 
 import functools
-import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from pipeline.errors import UserError
 from pipeline.models.names import parse
-from pipeline.params import nearest
-from pipeline.publication.paper import TITLES
 
 if TYPE_CHECKING:
     import pandera.pandas
-
-CLAIMS = Path(__file__).with_name("claims.csv")
 
 Metric = Literal[
     "top1_error",
@@ -57,7 +52,7 @@ class Claim:
     """One number that the paper prints."""
 
     table: str
-    """Key of TITLES."""
+    """Key of `Paper.tables`."""
     dataset: str
     model: str
     """The network's name as printed, or as claims.csv completes it."""
@@ -108,39 +103,33 @@ def canonical(model: str) -> str:
         return model
 
 
-def load_claims() -> list[Claim]:
-    """All claims in the order of claims.csv. Raises UserError when the file does not fit its schema."""
-    return list(_load(CLAIMS))
-
-
-@functools.cache
-def _load(path: Path) -> tuple[Claim, ...]:
+def read_claims(path: Path, tables: Collection[str], datasets: Collection[str]) -> tuple[Claim, ...]:
+    """All claims in the order of a claims.csv. Raises UserError when the file does not fit its schema."""
     # pandas takes most of a second to import, so only those who read claims pay for it
     import pandas as pd
     import pandera.errors
 
     frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     try:
-        schema().validate(frame, lazy=True)
+        schema(tables, datasets).validate(frame, lazy=True)
     except pandera.errors.SchemaErrors as error:
         first = error.failure_cases.iloc[0]
         where = f"{path.name}: {first['column'] or ''} {first['check']}: {first['failure_case']!r}"
-        raise UserError(where, "restore the file: git checkout pipeline/publication/claims.csv") from None
+        raise UserError(where, f"restore the file: git checkout {path}") from None
     return tuple(_claim({str(key): str(value) for key, value in row.items()}) for row in frame.to_dict("records"))
 
 
-def schema() -> "pandera.pandas.DataFrameSchema":
+def schema(tables: Collection[str], datasets: Collection[str]) -> "pandera.pandas.DataFrameSchema":
     """claims.csv's columns, all text: exactly these, in this order, with these vocabularies; one row a number."""
     import pandera.pandas as pa
 
     def text(pattern: str) -> pa.Column:
         return pa.Column(str, pa.Check.str_matches(f"^(?:{pattern})$"))
 
-    datasets = ["cifar10", "cifar100", "svhn", "imagenet", "coco"]
     return pa.DataFrameSchema(
         {
-            "table": pa.Column(str, pa.Check.isin(list(TITLES))),
-            "dataset": pa.Column(str, pa.Check.isin(datasets)),
+            "table": pa.Column(str, pa.Check.isin(list(tables))),
+            "dataset": pa.Column(str, pa.Check.isin(list(datasets))),
             "model": text(r"[A-Za-z0-9(),.-]+"),
             "depth": text(r"[0-9]*"),
             "widen": text(r"|[0-9]+(\.[0-9])?"),
@@ -175,43 +164,3 @@ def _claim(row: dict[str, str]) -> Claim:
         statistic=cast(Statistic, row["statistic"]),
         note=row["note"],
     )
-
-
-def table_name(word: str) -> str:
-    """A table's key from what a user writes: 4, table-4, figure-4, text. Raises UserError that names the nearest."""
-    name = re.sub(r"^table[- ]?", "", word.strip().lower())
-    if name not in TITLES:
-        raise UserError(
-            f"the paper has no table {word!r} with numbers",
-            nearest(name, [*TITLES, *(["all"] if name != "all" else [])], "table"),
-        )
-    return name
-
-
-def claims_of(table: str) -> list[Claim]:
-    """The claims of one table, in the paper's order."""
-    return [claim for claim in load_claims() if claim.table == table_name(table)]
-
-
-def table_names(word: str) -> list[str]:
-    """The keys of all tables for `all`, else the one that `word` names. Raises UserError that names the nearest."""
-    return list(TITLES) if word == "all" else [table_name(word)]
-
-
-def trainable_tables() -> str:
-    """In words: those with an error that the paper measured itself."""
-    names = {claim.table for claim in load_claims() if claim.kind == "runnable"}
-    return f"{', '.join(name for name in TITLES if name in names)}, or all"
-
-
-def check_filters(tables: Sequence[str], dataset: str | None, row: str | None) -> None:
-    """Raise UserError for a dataset or a network that the chosen tables do not have."""
-    claims = [claim for claim in load_claims() if claim.table in tables]
-    datasets = {claim.dataset for claim in claims}
-    where = f"table {tables[0]}" if len(tables) == 1 else "the paper"
-    if dataset is not None and dataset not in datasets:
-        raise UserError(f"{where} has no dataset {dataset!r}", nearest(dataset, datasets, "dataset"))
-    models = {claim.model for claim in claims if dataset in (None, claim.dataset)}
-    spellings = models | {claim.network for claim in claims if claim.model in models}
-    if row is not None and row not in spellings:
-        raise UserError(f"{where} has no row {row!r}", nearest(row, models, "row"))

@@ -1,19 +1,41 @@
-"""The paper that is reproduced: its title page and its tables. Help, pages, archives and MLflow name it by these."""
+"""A paper that is reproduced, as data: one object, made in one place and passed to whatever compares with it."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline.errors import UserError
+from pipeline.params import nearest
+from pipeline.publication.caveats import Caveat, read_caveats
+from pipeline.publication.claims import Claim, read_claims
+from pipeline.publication.protocols import Hardware, PaperProtocol, Weight, paper_protocols, read_weights
+from pipeline.publication.statements import Ordering, read_orderings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Paper:
-    """What a citation of it needs."""
+    """Its title page, and what its `folder` says: claims, protocols, caveats, orderings, read when first asked for."""
 
+    folder: Path
+    """With claims.csv, protocols.yaml, caveats.yaml, orderings.yaml, deviations.yaml, spread.yaml, datasets.yaml."""
     title: str
     authors: tuple[str, ...]
     venue: str
     version: str
     url: str
+    tables: dict[str, str]
+    """Every table of claims.csv -> its title, in the paper's order."""
+    datasets: dict[str, str]
+    """Every dataset of claims.csv -> its name as the paper writes it."""
+    metrics: dict[str, str]
+    """Every metric of claims.csv -> its name and unit in words."""
+    recipes: dict[str, str]
+    """A claim's preprocessing -> the protocol that it was measured by."""
 
     @property
     def slug(self) -> str:
@@ -25,32 +47,105 @@ class Paper:
         """In one line."""
         return f"{' and '.join(self.authors)}: {self.title}. {self.venue}."
 
+    @property
+    def known_datasets(self) -> Path:
+        """Entries of all its datasets, ready to be copied into params.yaml."""
+        return self.folder / "datasets.yaml"
 
-PAPER = Paper(
-    title="Wide Residual Networks",
-    authors=("Sergey Zagoruyko", "Nikos Komodakis"),
-    venue="Proceedings of the British Machine Vision Conference (BMVC), 2016",
-    version="arXiv 1605.07146v4, June 2017",
-    url="https://arxiv.org/abs/1605.07146v4",
-)
+    @cached_property
+    def claims(self) -> tuple[Claim, ...]:
+        """All numbers that it prints, in its order. Raises UserError when claims.csv does not fit its schema."""
+        return read_claims(self.folder / "claims.csv", self.tables, self.datasets)
 
-TITLES = {
-    "2": "Table 2: block types, CIFAR-10",
-    "3": "Table 3: convolutions per block (l), CIFAR-10",
-    "4": "Table 4: depth and width, CIFAR-10 and CIFAR-100",
-    "5": "Table 5: against other networks, CIFAR-10 and CIFAR-100",
-    "6": "Table 6: dropout, CIFAR-10, CIFAR-100 and SVHN",
-    "7": "Table 7: width, ImageNet",
-    "8": "Table 8: bottlenecks, ImageNet",
-    "9": "Table 9: best results",
-    "figure-4": "Figure 4: time of a training step",
-    "text": "Text: SVHN without dropout, gains and speed-ups",
-}
-"""Every table of claims.csv, in the paper's order, with a title."""
+    @cached_property
+    def protocols(self) -> dict[str, PaperProtocol]:
+        """By name."""
+        return paper_protocols(self._data["protocols"])
 
-KNOWN_DATASETS = Path(__file__).with_name("datasets.yaml")
-"""Entries of all datasets of the paper, ready to be copied into params.yaml."""
+    @cached_property
+    def weights(self) -> dict[str, Weight]:
+        """Field of Protocol -> what a deviation there weighs."""
+        return read_weights(self.folder / "deviations.yaml")
 
-ONE_TABLE = f"{', '.join(TITLES)}."
-TABLES = f"{', '.join(TITLES)}, or all."
-"""For the help of a command's --paper-table."""
+    @cached_property
+    def caveats(self) -> tuple[Caveat, ...]:
+        """All footnotes, by number."""
+        return read_caveats(self.folder / "caveats.yaml")
+
+    @cached_property
+    def orderings(self) -> tuple[Ordering, ...]:
+        """All that it says about which network is better, in its order."""
+        return read_orderings(self.folder / "orderings.yaml", self.claims)
+
+    @cached_property
+    def reruns(self) -> tuple[tuple[float, ...], int]:
+        """Errors in percent of honest re-runs of one network, and the images of the test split: spread.yaml."""
+        known = YAML(typ="safe", pure=True).load((self.folder / "spread.yaml").read_text(encoding="utf-8"))
+        return tuple(100 - accuracy for accuracy in known["accuracies"]), int(known["images"])
+
+    @property
+    def hardware(self) -> Hardware:
+        return Hardware(**self._data["hardware"])
+
+    def images(self, dataset: str, split: str) -> int:
+        """Images in a split as the paper used it. Raises KeyError for datasets it did not train on."""
+        return int(self._data["images"][dataset][split])
+
+    def classes(self, dataset: str) -> int:
+        """Raises KeyError for datasets that the paper did not train on."""
+        return int(self._data["classes"][dataset])
+
+    def caveats_of(self, claim: Claim) -> tuple[Caveat, ...]:
+        """The footnotes of a claim, by number."""
+        return tuple(caveat for caveat in self.caveats if caveat.covers(claim))
+
+    def protocol_of(self, claim: Claim) -> PaperProtocol | None:
+        """The protocol behind a claim; None where no training of this tool can answer it.
+
+        That is for counts, timings, numbers quoted from others, and COCO, whose detector (MultiPathNet) is another
+        system and whose training the paper does not describe.
+        """
+        if claim.kind != "runnable" or claim.dataset == "coco":
+            return None
+        return self.protocols[self.recipes[claim.preprocessing or ""]]
+
+    def table_name(self, word: str) -> str:
+        """A table's key from what a user writes: 4, table-4, figure-4. Raises UserError that names the nearest."""
+        name = re.sub(r"^table[- ]?", "", word.strip().lower())
+        if name not in self.tables:
+            known = [*self.tables, *(["all"] if name != "all" else [])]
+            raise UserError(f"the paper has no table {word!r} with numbers", nearest(name, known, "table"))
+        return name
+
+    def table_names(self, word: str) -> list[str]:
+        """The keys of all tables for `all`, else the one that `word` names. Raises UserError that names the nearest."""
+        return list(self.tables) if word == "all" else [self.table_name(word)]
+
+    def claims_of(self, table: str) -> list[Claim]:
+        """The claims of one table, in the paper's order."""
+        name = self.table_name(table)
+        return [claim for claim in self.claims if claim.table == name]
+
+    @property
+    def trainable_tables(self) -> str:
+        """In words: those with an error that the paper measured itself."""
+        names = {claim.table for claim in self.claims if claim.kind == "runnable"}
+        return f"{', '.join(name for name in self.tables if name in names)}, or all"
+
+    def check_filters(self, tables: Sequence[str], dataset: str | None, row: str | None) -> None:
+        """Raise UserError for a dataset or a network that the chosen tables do not have."""
+        claims = [claim for claim in self.claims if claim.table in tables]
+        datasets = {claim.dataset for claim in claims}
+        where = f"table {tables[0]}" if len(tables) == 1 else "the paper"
+        if dataset is not None and dataset not in datasets:
+            raise UserError(f"{where} has no dataset {dataset!r}", nearest(dataset, datasets, "dataset"))
+        models = {claim.model for claim in claims if dataset in (None, claim.dataset)}
+        spellings = models | {claim.network for claim in claims if claim.model in models}
+        if row is not None and row not in spellings:
+            raise UserError(f"{where} has no row {row!r}", nearest(row, models, "row"))
+
+    @cached_property
+    def _data(self) -> dict[str, Any]:
+        path = self.folder / "protocols.yaml"
+        data: dict[str, Any] = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return data

@@ -39,7 +39,7 @@ def load_finished(root: Path, results: Iterable[Result]) -> list[Finished]:
 
 
 def _load(root: Path, result: Result) -> Finished:
-    again, evaluation = f"wrn-pipe repro {result.run}", root / "evaluations" / result.run
+    again, evaluation = f"wrn-pipe repro {result.run}", root / result.folder
     record = read_record(evaluation / "run.json", again, "protocol_name")
     digests = read_record(evaluation / "digests.json", again, "files")["files"]
-    return Finished(result, record, read_history(root / "models" / result.run / "history.csv", again), digests)
+    return Finished(result, record, read_history(root / result.history, again), digests)

@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.comparison.cells import Cell, runs_wanted
+from pipeline.comparison.cells import Cell, Comparison, runs_wanted
 from pipeline.comparison.formats import cell_text, html
-from pipeline.comparison.orderings import SEEDS, Judged, judge_ordering, load_orderings
+from pipeline.comparison.orderings import SEEDS, Judged, judge_ordering
 from pipeline.comparison.power import of_claim
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Table
 from pipeline.params import Plan
-from pipeline.publication.paper import PAPER
-from pipeline.publication.protocols import protocol_of
+from pipeline.publication.paper import Paper
 from pipeline.report import figures
 from pipeline.report.finished_runs import Finished
 from pipeline.report.points import our_points, published_points
@@ -21,19 +20,20 @@ from pipeline.report.points import our_points, published_points
 FOLDER = Path(__file__).parent
 
 
-def render(plan: Plan, tables: Sequence[Table], finished: Sequence[Finished]) -> str:
-    """The page for the plan's tables and its finished runs, which `tables` were made of."""
+def render(of: Comparison, tables: Sequence[Table], finished: Sequence[Finished]) -> str:
+    """The page for `tables` of a comparison and for its runs, with all that is told of them."""
+    paper, plan = of.paper, of.plan
     environment = html.environment(FOLDER)
     return (
         environment.get_template("report.html.jinja")
         .render(
-            paper=PAPER,
+            paper=paper,
             headline=_headline(tables, finished),
             tables=[html.section(table, _link) for table in tables],
-            curves=_curves(finished),
-            scatters=[_scatter(dataset, plan, finished) for dataset in _datasets(tables)],
-            waiting=_waiting(tables, plan),
-            orderings=_orderings(plan, finished),
+            curves=_curves(finished, paper),
+            scatters=[_scatter(dataset, of, finished) for dataset in _datasets(tables, paper)],
+            waiting=_waiting(tables, of),
+            orderings=_orderings(of),
             seeds=SEEDS,
             unfinished=[run for run in plan.runs if run not in {each.result.run for each in finished}],
             runs=[_run(run, plan) for run in finished],
@@ -58,19 +58,19 @@ def _headline(tables: Sequence[Table], finished: Sequence[Finished]) -> list[str
     return [f"{count} {verdict}.", *lines]
 
 
-def _waiting(tables: Sequence[Table], plan: Plan) -> list[dict[str, str]]:
+def _waiting(tables: Sequence[Table], of: Comparison) -> list[dict[str, str]]:
     """Operating characteristics of the next look at each claim that is not settled."""
     rows = []
     for cell in (cell for table in tables for cell in table.cells):
-        wanted = runs_wanted(cell)
+        wanted = runs_wanted(cell, of.paper)
         seeds = (wanted or 0) + (cell.judgement.now.n if cell.judgement else 0)
-        if wanted and cell.claim and (outlook := of_claim(cell.claim, plan, seeds)):
+        if wanted and cell.claim and (outlook := of_claim(cell.claim, of.plan, seeds, of.paper)):
             chances = (outlook.reproduced, outlook.differs_one, outlook.differs_two)
             names = ("reproduced", "one", "two")
             rows.append(
                 {
                     "network": cell.model,
-                    "dataset": _dataset(cell.dataset),
+                    "dataset": of.paper.datasets[cell.dataset],
                     "published": f"{cell.claim.text} (Table {cell.table})",
                     "seeds": str(seeds),
                     **{name: f"{chance:.0%}" for name, chance in zip(names, chances, strict=True)},
@@ -79,21 +79,19 @@ def _waiting(tables: Sequence[Table], plan: Plan) -> list[dict[str, str]]:
     return rows
 
 
-def _orderings(plan: Plan, finished: Sequence[Finished]) -> list[Judged]:
+def _orderings(of: Comparison) -> list[Judged]:
     """Of the orderings that the plan's tables are about."""
-    results = [run.result for run in finished]
-    about = [
-        ordering
-        for ordering in load_orderings()
-        if {claim.table for pair in ordering.pairs for claim in pair} <= set(plan.tables)
+    return [
+        judge_ordering(ordering, of)
+        for ordering in of.paper.orderings
+        if {claim.table for pair in ordering.pairs for claim in pair} <= set(of.plan.tables)
     ]
-    return [judge_ordering(ordering, plan, results) for ordering in about]
 
 
-def _datasets(tables: Sequence[Table]) -> list[str]:
+def _datasets(tables: Sequence[Table], paper: Paper) -> list[str]:
     cells = [cell for table in tables for cell in table.cells]
     return list(
-        dict.fromkeys(c.dataset for c in cells if c.metric == "top1_error" and c.claim and protocol_of(c.claim))
+        dict.fromkeys(c.dataset for c in cells if c.metric == "top1_error" and c.claim and paper.protocol_of(c.claim))
     )
 
 
@@ -107,13 +105,13 @@ def _link(cell: Cell) -> str:
     return _slug("run", runs[0]) if runs else ""
 
 
-def _curves(finished: Sequence[Finished]) -> list[dict[str, Any]]:
+def _curves(finished: Sequence[Finished], paper: Paper) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str, str], list[Finished]] = {}
     for run in finished:
         groups.setdefault((run.result.record.dataset, run.result.network, run.protocol), []).append(run)
     return [
         {
-            "title": f"{network} on {_dataset(dataset)} by protocol {protocol}",
+            "title": f"{network} on {paper.datasets.get(dataset, dataset)} by protocol {protocol}",
             "svg": figures.curves(_slug("curves", dataset, network, protocol), runs),
             "runs": [
                 (each.result.run, len(each.history), f"{each.error_name} {each.result.top1_error:.2f} %")
@@ -124,9 +122,9 @@ def _curves(finished: Sequence[Finished]) -> list[dict[str, Any]]:
     ]
 
 
-def _scatter(dataset: str, plan: Plan, finished: Sequence[Finished]) -> dict[str, Any]:
-    points = [*published_points(dataset), *our_points(dataset, plan, finished)]
-    name = _dataset(dataset)
+def _scatter(dataset: str, of: Comparison, finished: Sequence[Finished]) -> dict[str, Any]:
+    points = [*published_points(dataset, of.paper), *our_points(dataset, of, finished)]
+    name = of.paper.datasets[dataset]
     return {
         "id": _slug("figures", dataset),
         "dataset": name,
@@ -188,7 +186,3 @@ def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
         return [pair for i, inner in enumerate(value, 1) for pair in _flat(inner, f"{prefix}{i}.")]
     text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
     return [(prefix.rstrip(".").replace("_", " "), text)]
-
-
-def _dataset(name: str) -> str:
-    return cell_text.DATASETS.get(name, name)

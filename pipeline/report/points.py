@@ -1,19 +1,17 @@
 """Error against size and training compute: every published error that has a network, and our runs beside them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.comparison.cells import comparable_runs
-from pipeline.comparison.results import Result
+from pipeline.comparison.cells import Comparison, comparable_runs
 from pipeline.comparison.statistics import summarise
 from pipeline.comparison.training_cost import training_multiply_adds
 from pipeline.errors import UserError
 from pipeline.models.names import parse
 from pipeline.models.param_count import parameters
 from pipeline.params import Plan
-from pipeline.publication.claims import Claim, load_claims
-from pipeline.publication.paper import TITLES
-from pipeline.publication.protocols import protocol_of, published_classes, published_images
+from pipeline.publication.claims import Claim
+from pipeline.publication.paper import Paper
 from pipeline.report.finished_runs import Finished
 
 
@@ -35,45 +33,44 @@ class Point:
     """Whether our runs may be set beside some number of the paper; True for the paper's own."""
 
 
-def published_points(dataset: str) -> list[Point]:
+def published_points(dataset: str, paper: Paper) -> list[Point]:
     """The paper's top-1 errors on `dataset` in its order, without networks of unknown size."""
-    claims = [claim for claim in load_claims() if (claim.dataset, claim.metric) == (dataset, "top1_error")]
-    return [point for claim in claims if (point := _published(claim)) is not None]
+    claims = [claim for claim in paper.claims if (claim.dataset, claim.metric) == (dataset, "top1_error")]
+    return [point for claim in claims if (point := _published(claim, paper)) is not None]
 
 
-def our_points(dataset: str, plan: Plan, finished: Sequence[Finished]) -> list[Point]:
+def our_points(dataset: str, of: Comparison, finished: Sequence[Finished]) -> list[Point]:
     """Our runs on `dataset`: a point for the seeds of one network by one protocol. Held-out errors are left out."""
-    results = [run.result for run in finished]
-    comparable = _comparable(plan, results)
+    claims = [claim for claim in of.paper.claims if claim.kind == "runnable"]
+    comparable = {result.run for claim in claims for result, _ in comparable_runs(claim, of)}
     groups: dict[tuple[str, str, bool], list[Finished]] = {}
     for run in finished:
         if (run.result.record.dataset, run.result.metrics.split) == (dataset, "test"):
             key = (run.result.network, run.protocol, run.result.run in comparable)
             groups.setdefault(key, []).append(run)
-    return [_ours(network, plan, runs, fits) for (network, _, fits), runs in groups.items()]
+    return [_ours(network, of.plan, runs, fits) for (network, _, fits), runs in groups.items()]
 
 
-def _published(claim: Claim) -> Point | None:
-    size = _size(claim)
+def _published(claim: Claim, paper: Paper) -> Point | None:
+    size = _size(claim, paper)
     if size is None:
         return None
-    paper = protocol_of(claim)
-    work = None
-    if paper is not None:
-        images = published_images(claim.dataset, "train")
-        work = training_multiply_adds(claim.network, images, paper.protocol.epochs)
-    table = TITLES[claim.table].partition(":")[0]
+    recipe, work = paper.protocol_of(claim), None
+    if recipe is not None:
+        images = paper.images(claim.dataset, "train")
+        work = training_multiply_adds(claim.network, images, recipe.protocol.epochs)
+    table = paper.tables[claim.table].partition(":")[0]
     source = f"{table}, quoted" if claim.kind == "quoted" else table
     return Point(claim.model, source, claim.value, size, work, ours=False, comparable=True)
 
 
-def _size(claim: Claim) -> int | None:
+def _size(claim: Claim, paper: Paper) -> int | None:
     try:
         network = parse(claim.network)
     except UserError:  # another system's network, of which the paper may print the size
-        printed = [c for c in load_claims() if (c.model, c.metric) == (claim.model, "params_millions")]
+        printed = [c for c in paper.claims if (c.model, c.metric) == (claim.model, "params_millions")]
         return round(printed[0].value * 1e6) if printed else None
-    return parameters(network, published_classes(claim.dataset))
+    return parameters(network, paper.classes(claim.dataset))
 
 
 def _ours(network: str, plan: Plan, runs: Sequence[Finished], comparable: bool) -> Point:
@@ -89,9 +86,3 @@ def _ours(network: str, plan: Plan, runs: Sequence[Finished], comparable: bool) 
         ours=True,
         comparable=comparable,
     )
-
-
-def _comparable(plan: Plan, results: Iterable[Result]) -> set[str]:
-    results = list(results)
-    claims = [claim for claim in load_claims() if claim.kind == "runnable"]
-    return {result.run for claim in claims for result, _ in comparable_runs(claim, plan, results)}

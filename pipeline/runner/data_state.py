@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from pipeline.dataset_config import DATA_DIR, SPLITS, ArchiveSource, Dataset, FilesSource, NpmSource, Source
 from pipeline.dvc_lock import read
 from pipeline.params import Plan
-from pipeline.publication.paper import KNOWN_DATASETS
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.dag import read_dag, with_needed
 from pipeline.runner.dvc import changes
 from pipeline.runner.running_stages import running_stages
@@ -70,7 +70,7 @@ class Standing:
 
 def known_datasets() -> dict[str, Dataset]:
     """The entries of all datasets of the paper, as they can be copied into params.yaml."""
-    entries = YAML(typ="safe", pure=True).load(KNOWN_DATASETS)["datasets"]
+    entries = YAML(typ="safe", pure=True).load(PAPER.known_datasets)["datasets"]
     return {name: Dataset.model_validate(entry) for name, entry in entries.items()}
 
 

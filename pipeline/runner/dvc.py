@@ -79,10 +79,10 @@ def resolve(plan: Plan, targets: Sequence[str], stages: Collection[str]) -> list
 
 def _addition(plan: Plan, target: str) -> str | None:
     """A remedy that plans the paper's runs which a run id or a pattern stands for; None where it stands for none."""
-    from pipeline.publication.claims import load_claims
-    from pipeline.runner.plan_edit import groups_of  # which reads the claims, by pandas
+    from pipeline.publication.wide_resnet import PAPER
+    from pipeline.runner.plan_edit import groups_of
 
-    groups, _ = groups_of(load_claims(), plan, None)
+    groups, _ = groups_of(PAPER, PAPER.claims, plan, None)
     seeds = range(1, 6)  # what wrn-pipe plan adds of each network unless told otherwise
     fitting = [group for group in groups if fnmatch.filter(map(group.run_id, seeds), target)]
     if not fitting:

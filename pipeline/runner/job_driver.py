@@ -20,6 +20,7 @@ from pipeline.errors import StoppedError, UserError, WrnPipeError
 from pipeline.params import Plan
 from pipeline.progress import Task, counted, progress, say
 from pipeline.provenance import fingerprint
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.publish import new_folder
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, looked_at, record, repro
@@ -68,7 +69,7 @@ def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, 
             publish(plan, made)
         # The stages downstream of failed runs would train them here, one after another.
         code = 0 if failures else repro(plan, targets)
-        log_runs(plan, [work.run for work in made])
+        log_runs(PAPER, plan, [work.run for work in made])
         if failures:
             for run, why in failures.items():
                 say(f"failed: {run}: {why}")

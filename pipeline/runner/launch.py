@@ -202,11 +202,12 @@ def _as_rank(task: Task, reports: Path) -> int:
 
 
 def _train(plan: Plan, task: Task, together: bool = False) -> None:
+    from pipeline.publication.wide_resnet import PAPER
     from pipeline.runner.run_hooks import RunHooks
     from pipeline.training.ranks import ALONE, joined
     from pipeline.training.train_run import train_run
 
-    hooks = RunHooks(task.checkpoint_steps, task.mirrored)
+    hooks = RunHooks(task.checkpoint_steps, PAPER if task.mirrored else None)
     with joined(plan.device) if together else nullcontext(ALONE) as ranks:
         train_run(plan, task.run_id, task.fingerprint, Path(task.scratch), Path(task.to), hooks, ranks)
 

@@ -13,7 +13,7 @@ from pipeline.dataset_config import Strict
 from pipeline.errors import UserError
 from pipeline.models.names import parse
 from pipeline.params import PARAMS, Plan, nearest, read_text, yaml_mapping
-from pipeline.publication.paper import KNOWN_DATASETS, TITLES
+from pipeline.publication.wide_resnet import PAPER
 
 
 def load(path: Path = PARAMS) -> Plan:
@@ -121,13 +121,14 @@ def _check_references(plan: Plan) -> None:
             if "." in name:
                 # Stages depend on `protocols.<name>`, where DVC takes every dot for a step into the mapping.
                 raise _MisfitError([section, name], "a name has no dots", f"rename it {name.replace('.', '-')}")
-    papers = yaml_mapping(KNOWN_DATASETS.read_text(encoding="utf-8"), KNOWN_DATASETS, "git checkout it")["datasets"]
+    known = PAPER.known_datasets
+    papers = yaml_mapping(known.read_text(encoding="utf-8"), known, "git checkout it")["datasets"]
     for name in plan.comparison.margins:  # those of datasets that are not planned yet stand there as well
         _known(["comparison", "margins", name], name, papers | plan.datasets, "dataset")
     for number, table in enumerate(plan.tables):
-        if table not in TITLES:
+        if table not in PAPER.tables:
             what = f"the paper has no table {table!r} with numbers"
-            raise _MisfitError(["tables", number], what, nearest(table, set(TITLES), "table"))
+            raise _MisfitError(["tables", number], what, nearest(table, set(PAPER.tables), "table"))
     for name in plan.representations:
         _check_representation(plan, name)
     for run_id in plan.runs:

@@ -16,9 +16,8 @@ from pipeline.comparison.training_cost import Cost, training_cost
 from pipeline.dataset_config import Dataset
 from pipeline.errors import UserError
 from pipeline.params import PARAMS, Plan, Protocol, nearest
-from pipeline.publication.claims import STATISTIC, Claim, canonical, load_claims
-from pipeline.publication.paper import KNOWN_DATASETS, TITLES
-from pipeline.publication.protocols import PROTOCOLS, paper_protocols, protocol_of
+from pipeline.publication.claims import STATISTIC, Claim, canonical
+from pipeline.publication.paper import Paper
 from pipeline.publish import new_file
 from pipeline.runner.params_file import line_of, parse_plan
 from pipeline.runner.yaml_text import appended, appended_tables, edited
@@ -75,24 +74,24 @@ class Addition:
     """Planned runs that `before` has already."""
 
 
-def groups_of(claims: Sequence[Claim], plan: Plan, protocol: str | None) -> tuple[list[Group], list[str]]:
+def groups_of(paper: Paper, claims: Sequence[Claim], plan: Plan, protocol: str | None) -> tuple[list[Group], list[str]]:
     """The runs behind `claims`, one group for each network, dataset and protocol; how many claims have none, and why.
 
     `protocol` names one for all of them, of params.yaml or of the paper; None takes each claim's own.
     Raises UserError for an unknown protocol.
     """
-    known = {name: paper.protocol for name, paper in paper_protocols().items()} | plan.protocols
+    known = {name: recipe.protocol for name, recipe in paper.protocols.items()} | plan.protocols
     if protocol is not None and protocol not in known:
         raise UserError(f"{PARAMS} has no protocol {protocol!r}", nearest(protocol, known, "protocol"))
     groups: dict[tuple[str, str, str], Group] = {}
     reasons: Counter[str] = Counter()
     for claim in claims:
-        paper = protocol_of(claim)
-        if paper is None:
+        recipe = paper.protocol_of(claim)
+        if recipe is None:
             reasons[_UNTRAINABLE.get(claim.kind, "COCO detection (another system)")] += 1
             continue
-        name = protocol or paper.name
-        many_sizes = _dataset(claim.dataset, plan).shape is None
+        name = protocol or recipe.name
+        many_sizes = _dataset(claim.dataset, plan, paper).shape is None
         if many_sizes != (known[name].crop == "random-resized"):
             sizes = "vary in size" if many_sizes else "have one size"
             reasons[f"on {claim.dataset}, whose images {sizes}: {name} is not made for them"] += 1
@@ -101,8 +100,8 @@ def groups_of(claims: Sequence[Claim], plan: Plan, protocol: str | None) -> tupl
         if key not in groups:
             served = tuple(
                 c
-                for c in load_claims()
-                if (c.dataset, c.network) == key[:2] and (of := protocol_of(c)) and (protocol or of.name) == name
+                for c in paper.claims
+                if (c.dataset, c.network) == key[:2] and (of := paper.protocol_of(c)) and (protocol or of.name) == name
             )
             groups[key] = Group(*key, known[name].representation, served)
     return list(groups.values()), [f"{count} {reason}" for reason, count in reasons.items()]
@@ -116,14 +115,14 @@ _UNTRAINABLE = {
 """Why no training of this tool answers a kind of claim, as the end of `3 ...`."""
 
 
-def extend(text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int) -> Addition:
+def extend(paper: Paper, text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int) -> Addition:
     """The text of params.yaml with `seeds` runs of each group, and the protocols, datasets and tables that they need.
 
     What is there already stays, to the byte. Raises UserError when params.yaml is invalid, has another protocol or
     another run by a name that is needed, or is laid out so that nothing can be added in place.
     """
     plan = parse_plan(text, PARAMS)
-    datasets = {group.dataset: f"\n{_known_dataset(group.dataset)[0]}" for group in groups}
+    datasets = {group.dataset: f"\n{_known_dataset(group.dataset, paper)[0]}" for group in groups}
     stored = {
         g.stored: f"{g.stored}: {{dataset: {g.dataset}, kind: {g.representation}{_STORED.get(g.representation, '')}}}"
         for g in groups
@@ -131,7 +130,7 @@ def extend(text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int
     edits = [
         *appended(text, "datasets", [entry for name, entry in datasets.items() if name not in plan.datasets]),
         *appended(text, "representations", [e for name, e in stored.items() if name not in plan.representations]),
-        *appended(text, "protocols", _protocol_texts(text, plan, groups)),
+        *appended(text, "protocols", _protocol_texts(text, plan, groups, paper)),
     ]
     lacking = {group: _lacking_seeds(text, plan, group, seeds) for group in groups}
     fresh: list[str] = []
@@ -139,7 +138,7 @@ def extend(text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int
         entries = [_run_text(group, seed) for seed in lacking[group]]
         if not entries:
             continue
-        comments = _comments(group, plan)
+        comments = _comments(group, plan, paper)
         if comments[0] not in text:
             entries = ["", *comments, *entries]
         if ours := [run_id for run_id in plan.runs if _identity(plan, run_id)[:-1] == group.identity]:
@@ -155,25 +154,25 @@ def extend(text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int
 
 
 @cache
-def _known_dataset(name: str) -> tuple[str, Dataset]:
+def _known_dataset(name: str, paper: Paper) -> tuple[str, Dataset]:
     """Its entry in the list of the paper's datasets, where blank lines separate them, without indentation."""
-    entries = KNOWN_DATASETS.read_text(encoding="utf-8").split("\ndatasets:\n")[1].split("\n\n")
+    entries = paper.known_datasets.read_text(encoding="utf-8").split("\ndatasets:\n")[1].split("\n\n")
     text = textwrap.dedent(next(entry for entry in entries if re.search(f"^  {name}:$", entry, re.MULTILINE)))
     return text, Dataset.model_validate(YAML(typ="safe").load(text)[name])
 
 
-def _dataset(name: str, plan: Plan) -> Dataset:
-    return plan.datasets[name] if name in plan.datasets else _known_dataset(name)[1]
+def _dataset(name: str, plan: Plan, paper: Paper) -> Dataset:
+    return plan.datasets[name] if name in plan.datasets else _known_dataset(name, paper)[1]
 
 
-def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group]) -> list[str]:
+def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group], paper: Paper) -> list[str]:
     blocks = []
     for name in dict.fromkeys(group.protocol for group in groups):
         if name not in plan.protocols:
-            blocks.append(f"\n{_protocol_text(name)}")
-        elif name in paper_protocols():
+            blocks.append(f"\n{_protocol_text(name, paper)}")
+        elif name in paper.protocols:
             for field in Protocol.model_fields:
-                ours, papers = (getattr(p, field) for p in (plan.protocols[name], paper_protocols()[name].protocol))
+                ours, papers = (getattr(p, field) for p in (plan.protocols[name], paper.protocols[name].protocol))
                 if ours != papers:
                     raise UserError(
                         f"{PARAMS}:{line_of(text, 'protocols', name, field)}: protocols.{name}.{field} is "
@@ -183,18 +182,18 @@ def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group]) -> list[str]
     return blocks
 
 
-def _protocol_text(name: str) -> str:
-    paper = paper_protocols()[name]
+def _protocol_text(name: str, paper: Paper) -> str:
+    recipe = paper.protocols[name].protocol
     tables = [
         table
-        for table in TITLES
-        if any((of := protocol_of(claim)) and of.name == name for claim in load_claims() if claim.table == table)
+        for table in paper.tables
+        if any((of := paper.protocol_of(claim)) and of.name == name for claim in paper.claims if claim.table == table)
     ]
-    source = PROTOCOLS.relative_to(Path(__file__).parents[2]).as_posix()
+    source = (paper.folder / "protocols.yaml").relative_to(Path(__file__).parents[2]).as_posix()
     lines = [
         f"# The paper's recipe of {_listed(tables)}. The source of each value: {source}.",
         f"{name}:",
-        *(f"  {field}: {_flow(getattr(paper.protocol, field))}" for field in Protocol.model_fields),
+        *(f"  {field}: {_flow(getattr(recipe, field))}" for field in Protocol.model_fields),
     ]
     return "\n".join(lines)
 
@@ -244,33 +243,31 @@ def _run_text(group: Group, seed: int) -> str:
     )
 
 
-def _comments(group: Group, plan: Plan) -> list[str]:
-    lines = [f"# {group.network} on {_dataset(group.dataset, plan).title} by {group.protocol}."]
+def _comments(group: Group, plan: Plan, paper: Paper) -> list[str]:
+    lines = [f"# {group.network} on {_dataset(group.dataset, plan, paper).title} by {group.protocol}."]
     for claim in group.claims:
-        paper = protocol_of(claim)
+        recipe = paper.protocol_of(claim)
         printed = f"{claim.text} % ({_listed([claim.table])}, {STATISTIC[claim.statistic]})"
-        if paper is not None and paper.name != group.protocol:
-            lines.append(f"#   The paper's {METRIC[claim.metric]} by {paper.name}: {printed}; expect another.")
+        if recipe is not None and recipe.name != group.protocol:
+            lines.append(f"#   The paper's {METRIC[claim.metric]} by {recipe.name}: {printed}; expect another.")
         else:
             lines.append(f"#   Expected {METRIC[claim.metric]}: {printed}.")
-    cost = _group_cost(group, plan)
+    cost = _group_cost(group, plan, paper)
     lines.append(f"#   Cost of each: {cost}, estimated from multiply-adds (pipeline/comparison/training_cost.py).")
     lines.append(f"#   Train them: wrn-pipe repro '{group.name}-s*'")
     return lines
 
 
-def _group_cost(group: Group, plan: Plan) -> Cost:
+def _group_cost(group: Group, plan: Plan, paper: Paper) -> Cost:
     """Estimated cost of one run of the group."""
-    paper = paper_protocols().get(group.protocol)
-    protocol = plan.protocols.get(group.protocol) or (paper and paper.protocol)
-    assert protocol
-    images = _dataset(group.dataset, plan).splits["train"] - protocol.holdout
+    protocol = plan.protocols.get(group.protocol) or paper.protocols[group.protocol].protocol
+    images = _dataset(group.dataset, plan, paper).splits["train"] - protocol.holdout
     return training_cost(group.network, images, protocol)
 
 
-def cost_of(addition: Addition) -> Cost:
+def cost_of(paper: Paper, addition: Addition) -> Cost:
     """Estimated cost of all added runs."""
-    costs = (_group_cost(group, addition.plan) * len(seeds) for group, seeds in addition.added.items())
+    costs = (_group_cost(group, addition.plan, paper) * len(seeds) for group, seeds in addition.added.items())
     return sum(costs, start=Cost(0.0, 0.0))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.progress import Task, progress, say
+from pipeline.publication.paper import Paper
 from pipeline.runner.heartbeat import Monitor
 from pipeline.runner.interruptions import explain_no_memory, stop_after_step
 from pipeline.tracking.mlflow_logger import mirrored
@@ -65,9 +66,9 @@ class CheckpointInterval(hooks.CheckpointInterval):
 class RunHooks(Hooks):
     """Saves states in time, stops after a step when asked to, shows progress, and has MLflow follow."""
 
-    def __init__(self, checkpoint_steps: int | None = None, mirrored: bool = True) -> None:
+    def __init__(self, checkpoint_steps: int | None = None, mirrored: Paper | None = None) -> None:
         """checkpoint_steps: save after every such number of steps; None: as CheckpointInterval finds cheap. mirrored:
-        MLflow follows the run; without, somebody else records the files later."""
+        MLflow follows the run, as one of this paper; without, somebody else records the files later."""
         self.checkpoint_steps, self.mirrored = checkpoint_steps, mirrored
 
     def checkpoint_interval(self) -> CheckpointInterval:
@@ -98,4 +99,4 @@ class RunHooks(Hooks):
             yield yielding.look
 
     def run_logger(self, run_id: str, record: dict[str, Any]) -> AbstractContextManager[RunLogger]:
-        return mirrored(run_id, record) if self.mirrored else super().run_logger(run_id, record)
+        return mirrored(run_id, record, self.mirrored) if self.mirrored else super().run_logger(run_id, record)

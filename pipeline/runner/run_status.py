@@ -13,8 +13,8 @@ from pipeline.artifacts import SAVED_STATES, SCRATCH
 from pipeline.errors import WrnPipeError
 from pipeline.params import Plan
 from pipeline.provenance import fingerprint
-from pipeline.publication.claims import canonical, load_claims
-from pipeline.publication.protocols import protocol_of
+from pipeline.publication.claims import canonical
+from pipeline.publication.paper import Paper
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, holds_a_file, only_absent
 from pipeline.runner.failure_record import failure_record
@@ -108,7 +108,7 @@ class _Facts:
     """Fingerprint -> what that job does; empty where the cluster does not answer."""
 
 
-def plan_status(plan: Plan) -> PlanStatus:
+def plan_status(paper: Paper, plan: Plan) -> PlanStatus:
     """Of all of the plan. Waits for nobody: while DVC is at work, what it works on is not asked about."""
     stages = read_dag(plan)
     running = running_stages(stages)
@@ -130,7 +130,7 @@ def plan_status(plan: Plan) -> PlanStatus:
         if stages[name].kind not in ("train", "evaluate", "tabulate")
         and (name in edited or not all(holds_a_file(Path(out)) for out in stages[name].outs))
     }
-    tables = tuple(_table(table, facts, runs) for table in plan.tables)
+    tables = tuple(_table(table, paper, facts, runs) for table in plan.tables)
     return PlanStatus(stale is not None, why_not, remedy, silent, others, running, tuple(runs), tables)
 
 
@@ -217,9 +217,9 @@ def _error(run_id: str) -> float | None:
     return None
 
 
-def _table(table: str, facts: _Facts, runs: Sequence[RunStatus]) -> TableStatus:
+def _table(table: str, paper: Paper, facts: _Facts, runs: Sequence[RunStatus]) -> TableStatus:
     networks = {run_id: (run.dataset, canonical(run.network)) for run_id, run in facts.plan.runs.items()}
-    claims = [claim for claim in load_claims() if claim.table == table and protocol_of(claim) is not None]
+    claims = [claim for claim in paper.claims if claim.table == table and paper.protocol_of(claim) is not None]
     wanted = {(claim.dataset, claim.network) for claim in claims}
     ours = [run for run in runs if networks[run.run] in wanted]
     finished = {networks[run.run] for run in ours if run.state == "done"}

@@ -2,10 +2,11 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from pipeline.errors import UserError, exit_on_error
+from pipeline.params import Plan
 from pipeline.runner.failure_record import keep_failure_record
 from pipeline.runner.interruptions import NOTHING_HALF_DONE, stop_at_once
 
@@ -34,3 +35,11 @@ def stage_attempt(stage: str, kept: Callable[[], str] | None = None) -> Iterator
     """
     with keep_failure_record(stage), stop_at_once(kept or (lambda: NOTHING_HALF_DONE), f"wrn-pipe repro {stage}"):
         yield
+
+
+def mirror(plan: Plan, run_ids: Sequence[str]) -> None:
+    """Have MLflow show runs whose files were just published. Its failures are said, not raised."""
+    from pipeline.publication.wide_resnet import PAPER
+    from pipeline.tracking.sync import log_runs
+
+    log_runs(PAPER, plan, run_ids)

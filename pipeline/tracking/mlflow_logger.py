@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pipeline.progress import say
+from pipeline.publication.paper import Paper
 from pipeline.tracking.store import LATER, RATE, connect, reason, runs_of
 from pipeline.training.hooks import RunLogger
 
@@ -26,8 +27,8 @@ class Mirror(RunLogger):
     It only appends epochs. What is missing or wrong then, pipeline/tracking/sync.py adds or replaces from the files.
     """
 
-    def __init__(self, run_id: str, record: dict[str, Any]) -> None:
-        self.run_id, self.record, self.status = run_id, record, "FINISHED"
+    def __init__(self, run_id: str, record: dict[str, Any], paper: Paper) -> None:
+        self.run_id, self.record, self.paper, self.status = run_id, record, paper, "FINISHED"
         self.rows: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue()
         self.logged: set[int] = set()
         """Epochs that MLflow has: a resumed training passes one again."""
@@ -45,13 +46,13 @@ class Mirror(RunLogger):
             say(f"MLflow is not recording {self.run_id} ({reason(error)}); {LATER}")
 
     def _log(self) -> None:
-        client, experiment = connect()
+        client, experiment = connect(self.paper)
         from mlflow.entities import Metric, Param
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         from pipeline.tracking.run_record import started
 
-        tags, params = started(self.run_id, self.record)
+        tags, params = started(self.run_id, self.record, self.paper)
         found = [run.info for run in runs_of(experiment, tags["fingerprint"]) if run.info.lifecycle_stage == "active"]
         if found:
             run = found[0].run_id
@@ -76,9 +77,9 @@ class Mirror(RunLogger):
 
 
 @contextmanager
-def mirrored(run_id: str, record: dict[str, Any]) -> Iterator[RunLogger]:
+def mirrored(run_id: str, record: dict[str, Any], paper: Paper) -> Iterator[RunLogger]:
     """Mirror the training that the block does. `record`: what run.json says."""
-    mirror, patience = Mirror(run_id, record), _CLOSING_S
+    mirror, patience = Mirror(run_id, record, paper), _CLOSING_S
     thread = threading.Thread(target=mirror.work, name="mlflow mirror", daemon=True)
     thread.start()
     try:

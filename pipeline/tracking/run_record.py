@@ -1,14 +1,15 @@
 """What MLflow is to hold of a run, worked out from files and settings alone. Nothing here talks to MLflow."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import read_history, read_record
-from pipeline.comparison.results import Result, load_results
+from pipeline.comparison.cells import Comparison, planned
+from pipeline.comparison.results import load_results
 from pipeline.data.beton import open_card
 from pipeline.data.beton import sha256 as digest_of
 from pipeline.data.fetch import file_digest
@@ -16,6 +17,7 @@ from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError
 from pipeline.params import Plan, Protocol
 from pipeline.provenance import commit, fingerprint
+from pipeline.publication.paper import Paper
 from pipeline.tracking.verdict_tags import claims_for, judged, table_tag
 from pipeline.training.run_digests import content
 
@@ -42,31 +44,29 @@ class RunRecord:
         return self.tags["fingerprint"]
 
 
-def started(run_id: str, record: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+def started(run_id: str, record: dict[str, Any], paper: Paper) -> tuple[dict[str, str], dict[str, str]]:
     """Tags and parameters of a run whose training starts here and now, from what run.json will say of it."""
-    return _tags(run_id, record) | _origin(run_id, *commit()), _params(record)
+    return _tags(run_id, record, paper) | _origin(run_id, *commit()), _params(record)
 
 
-def finished(plan: Plan, run_ids: Iterable[str]) -> dict[str, RunRecord]:
+def finished(paper: Paper, plan: Plan, run_ids: Iterable[str]) -> dict[str, RunRecord]:
     """Runs as models/<run> and, once they are evaluated, evaluations/<run> describe them.
 
     Raises UserError for a file that is broken or missing.
     """
-    results = [result for result in load_results(Path()) if result.run in plan.runs]
+    of = planned(paper, plan, load_results(Path()))
     locked, here = read_lock(), commit()
     records = {}
     for run_id in run_ids:
         try:
-            records[run_id] = _finished(run_id, plan, results, locked.get(f"train@{run_id}"), here)
+            records[run_id] = _finished(run_id, of, locked.get(f"train@{run_id}"), here)
         except (OSError, ValueError, KeyError, TypeError) as error:
             fix = f"wrn-pipe verify names the broken file; then wrn-pipe repro {run_id}"
             raise UserError(f"the files of {run_id} cannot be read ({error!r})", fix) from None
     return records
 
 
-def _finished(
-    run_id: str, plan: Plan, results: Sequence[Result], locked: dict[str, Any] | None, here: tuple[str, bool]
-) -> RunRecord:
+def _finished(run_id: str, of: Comparison, locked: dict[str, Any] | None, here: tuple[str, bool]) -> RunRecord:
     folder, again = Path("models") / run_id, f"wrn-pipe repro {run_id}"
     weights = folder / "model.safetensors"
     record = read_record(folder / "run.json", again)
@@ -76,19 +76,19 @@ def _finished(
             if row[name] is not None:
                 metrics.setdefault(name, {})[row["epoch"]] = row[name]
     verdict, note = "not evaluated", f"Trained, not evaluated: `wrn-pipe repro evaluate@{run_id}`."
-    if any(r.run == run_id and r.record.fingerprint == record["fingerprint"] for r in results):
+    if any(r.run == run_id and r.record.fingerprint == record["fingerprint"] for r in of.results):
         values = read_record(Path("evaluations") / run_id / "metrics.json", again)
         numbers = {key for key, value in values.items() if isinstance(value, int | float)} - _COUNTS
         metrics |= {f"test_{key}": {record["epochs"]: values[key]} for key in numbers}
-        verdict, note = judged(run_id, claims_for(record["network"], record["dataset"]), plan, results)
+        verdict, note = judged(run_id, claims_for(record["network"], record["dataset"], of.paper), of)
     note += f"\n\nWeights: `{weights.as_posix()}`. Everything again: `{again}`."
     about = {"verdict": verdict, "mlflow.note.content": note}
     about |= {"weights_sha256": digest_of(weights), "dvc_lock": _locked(locked, weights)}
     # The checked-out commit is said of files that its code and settings would make again.
-    own = fingerprint(plan, run_id) == record["fingerprint"]
+    own = fingerprint(of.plan, run_id) == record["fingerprint"]
     data = Path("data/beton") / f"{record['dataset']}-{record['representation']}"
     return RunRecord(
-        tags=_tags(run_id, record) | about,
+        tags=_tags(run_id, record, of.paper) | about,
         origin=_origin(run_id, *here) if own else _origin(run_id, "unknown", "unknown"),
         params=_params(record),
         metrics=metrics,
@@ -96,12 +96,12 @@ def _finished(
     )
 
 
-def _tags(run_id: str, record: dict[str, Any]) -> dict[str, str]:
+def _tags(run_id: str, record: dict[str, Any], paper: Paper) -> dict[str, str]:
     return {
         **{key: record[key] for key in ("fingerprint", "run", "dataset", "representation", "network")},
         "protocol": record["protocol_name"],
         "seed": str(record["seed"]),
-        "tables": table_tag(claims_for(record["network"], record["dataset"])),
+        "tables": table_tag(claims_for(record["network"], record["dataset"], paper)),
         "dvc_stage": f"train@{run_id}",
         "device": f"{record['device']['type']}: {record['device']['name']}",
     }

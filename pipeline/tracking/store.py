@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
-from pipeline.publication.paper import PAPER
+from pipeline.publication.paper import Paper
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,10 +22,9 @@ RATE = "images_per_second"
 """The one metric of ours that no file holds: a clock measured it."""
 LATER = "its files are complete without; wrn-pipe track sync records it later"
 """Ends what is said when MLflow does not record a run."""
-EXPERIMENT = PAPER.slug
 VIEW = "wrn-pipe"
 """Name of the columns that we share with readers; their own choice is kept by their browser."""
-_NOTE = f"""Trainings of [{PAPER.title}]({PAPER.url}) by `wrn-pipe`, one run each. \
+_NOTE = """Trainings of [{title}]({url}) by `wrn-pipe`, one run each. \
 The files of the repository are the truth; `wrn-pipe track sync` makes these pages say what they say.
 
 Filter by tags: `tags.tables LIKE '%4%' AND tags.verdict != 'not comparable'`, `tags.dataset = 'cifar10'`, and
@@ -33,12 +32,6 @@ Filter by tags: `tags.tables LIKE '%4%' AND tags.verdict != 'not comparable'`, `
 `weights_sha256`.
 """
 _COLUMNS = ("metrics.`test_top1_error`", "tags.`tables`", "tags.`verdict`")  # the rest is in a run's name
-_TAGS = {
-    # What the web pages show first: runs and their metrics. Without it they guess, and show traces of language models.
-    "mlflow.experimentKind": "custom_model_development",
-    "mlflow.note.content": _NOTE,
-    f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": _COLUMNS}),
-}
 
 
 def uri() -> str:
@@ -71,7 +64,7 @@ def name() -> str:
     return f"{FOLDER}/mlflow.db" if uri() == _local() else uri().partition("?")[0]
 
 
-def connect() -> "tuple[MlflowClient, str]":
+def connect(paper: Paper) -> "tuple[MlflowClient, str]":
     """A client, and the id of the paper's experiment. Raises what MLflow raises when the store cannot be reached."""
     # MLflow's own 7 retries of up to 120 s would hold up whoever waits for the logger.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -89,28 +82,35 @@ def connect() -> "tuple[MlflowClient, str]":
     logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)  # our own message says that a server is gone
     mlflow.set_tracking_uri(where)
     if not where.startswith(_SQLITE):
-        return (client := mlflow.MlflowClient(where)), _experiment(client, None)
+        return (client := mlflow.MlflowClient(where)), _experiment(client, paper, None)
     FOLDER.mkdir(exist_ok=True)
     with FileLock(FOLDER / ".lock"):  # the client creates the tables, where processes that do it at once fail
         client = mlflow.MlflowClient(where)
-        return client, _experiment(client, (FOLDER / "artifacts").resolve().as_uri() if where == _local() else None)
+        artifacts = (FOLDER / "artifacts").resolve().as_uri() if where == _local() else None
+        return client, _experiment(client, paper, artifacts)
 
 
-def _experiment(client: "MlflowClient", artifacts: str | None) -> str:
+def _experiment(client: "MlflowClient", paper: Paper, artifacts: str | None) -> str:
     """See connect. `artifacts`: where those that users add go; a server knows its own place."""
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(EXPERIMENT)
+    tags = {
+        # What the web pages show first: runs and their metrics. Else they guess, and show traces of language models.
+        "mlflow.experimentKind": "custom_model_development",
+        "mlflow.note.content": _NOTE.format(title=paper.title, url=paper.url),
+        f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": _COLUMNS}),
+    }
+    found = client.get_experiment_by_name(paper.slug)
     if found is None:
         try:
-            return client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=_TAGS)
+            return client.create_experiment(paper.slug, artifact_location=artifacts, tags=tags)
         except MlflowException:
-            if (found := client.get_experiment_by_name(EXPERIMENT)) is None:
+            if (found := client.get_experiment_by_name(paper.slug)) is None:
                 raise
             # Another process was faster.
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
-    for key, value in _TAGS.items():
+    for key, value in tags.items():
         if found.tags.get(key) != value:
             client.set_experiment_tag(found.experiment_id, key, value)
     return found.experiment_id

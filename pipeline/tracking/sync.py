@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.params import Plan
 from pipeline.progress import progress, say
+from pipeline.publication.paper import Paper
 from pipeline.tracking.run_record import RunRecord, finished
 from pipeline.tracking.store import LATER, RATE, connect, explained, name, reason, runs_of
 
@@ -27,7 +28,7 @@ Facts = Counter[tuple[str, str, int, str | float]]
 """What MLflow cannot change: (kind, name, epochs completed, value). A step logged twice counts twice."""
 
 
-def sync_all(plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
+def sync_all(paper: Paper, plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
     """Record every finished training of the plan, and `tell` line by line what was done; returns the same for programs.
 
     Raises UserError when a file of a run is broken or MLflow fails. What was written until then stays, and the next
@@ -36,7 +37,7 @@ def sync_all(plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
     trained = [run for run in plan.runs if (Path("models") / run / "model.safetensors").exists()]
     lines: list[dict[str, Any]] = []
     with explained():
-        for run_id, done, changes in _written(plan, trained):
+        for run_id, done, changes in _written(paper, plan, trained):
             lines.append({"run": run_id, "done": done, "changes": changes})
             tell(f"{done:<10}{run_id}{': ' * bool(changes)}{'; '.join(changes)}")
     counted = sorted(Counter(line["done"] for line in lines).items())
@@ -46,12 +47,12 @@ def sync_all(plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
     return {"store": name(), "runs": lines, "not_trained": absent}
 
 
-def log_runs(plan: Plan, finished_runs: Sequence[str]) -> None:
+def log_runs(paper: Paper, plan: Plan, finished_runs: Sequence[str]) -> None:
     """Record runs whose files were just published, by their ids. Failures are said, not raised."""
     several = len(finished_runs) > 1
     try:
         with progress("MLflow", len(finished_runs), "runs") if several else nullcontext() as task:
-            for _ in _written(plan, finished_runs):
+            for _ in _written(paper, plan, finished_runs):
                 if task:
                     task.advance()
     except Exception as error:  # noqa: BLE001 - the files are complete without MLflow
@@ -59,10 +60,10 @@ def log_runs(plan: Plan, finished_runs: Sequence[str]) -> None:
         say(f"MLflow is not recording {what} ({reason(error)}); {LATER}")
 
 
-def _written(plan: Plan, run_ids: Iterable[str]) -> Iterator[tuple[str, str, list[str]]]:
+def _written(paper: Paper, plan: Plan, run_ids: Iterable[str]) -> Iterator[tuple[str, str, list[str]]]:
     """Bring the records of runs up to date: of each its id, `made`, `changed` or SAME, and what was changed."""
-    records = finished(plan, run_ids)
-    client, experiment = connect()
+    records = finished(paper, plan, run_ids)
+    client, experiment = connect(paper)
     for run_id, record in records.items():
         yield run_id, *_write(client, experiment, record)
 

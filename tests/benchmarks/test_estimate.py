@@ -18,6 +18,7 @@ from pipeline.errors import UserError, WrnPipeError
 from pipeline.models.names import parse
 from pipeline.models.param_count import parameters
 from pipeline.params import Run
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +88,7 @@ def test_synchronised_networks_are_probed_as_such_and_need_no_compiler(
     )
     said: list[str] = []
     with pytest.raises(UserError, match=r"g\+\+ not found") as error:
-        estimate(plan, ["a", "b"], said.append)
+        estimate(PAPER, plan, ["a", "b"], said.append)
     assert len(said) == 2
     assert "kernels: torch" in error.value.remedy
 
@@ -115,7 +116,7 @@ def test_tables_are_summed_and_a_run_of_two_counts_once_in_all() -> None:
             runs.items(), (("4",), ("4", "5")), (1.0, 10.0), (True, False), strict=True
         )
     ]
-    assert [(part.table, part.runs, part.done, part.hours, part.hours_left) for part in sums(made)] == [
+    assert [(part.table, part.runs, part.done, part.hours, part.hours_left) for part in sums(PAPER, made)] == [
         ("4", 2, 1, 11.0, 10.0),
         ("5", 1, 0, 10.0, 10.0),
         ("all", 2, 1, 11.0, 10.0),
@@ -139,7 +140,7 @@ def test_a_run_stands_in_the_tables_that_its_protocol_answers(
     network: str, dataset: str, protocol: str, tables: tuple[str, ...]
 ) -> None:
     run = Run(dataset=dataset, representation="rgb", network=network, protocol=protocol, seed=1)
-    assert tables_of(run) == tables
+    assert tables_of(run, PAPER) == tables
 
 
 @pytest.mark.parametrize("table", ["1", "40"])

@@ -10,11 +10,10 @@ import pytest
 from project import ROOT, Project, copy_repository
 
 from pipeline.cli.main import main
-from pipeline.comparison.cells import comparable_runs
+from pipeline.comparison.cells import Comparison, comparable_runs
 from pipeline.comparison.results import Device, Metrics, Record, Result
 from pipeline.params import Plan
-from pipeline.publication.claims import load_claims, table_names
-from pipeline.publication.protocols import protocol_of, published_images
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.dag import read_dag
 from pipeline.runner.dvc import resolve
 from pipeline.runner.params_file import load, parse_plan
@@ -58,8 +57,8 @@ def cli(project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def planned_all() -> Addition:
     """What `wrn-pipe plan --paper-table all --seeds 5` makes of this repository's params.yaml."""
     text = (ROOT / "params.yaml").read_text()
-    groups, _ = groups_of(load_claims(), parse_plan(text), None)
-    return extend(text, groups, table_names("all"), 5)
+    groups, _ = groups_of(PAPER, PAPER.claims, parse_plan(text), None)
+    return extend(PAPER, text, groups, PAPER.table_names("all"), 5)
 
 
 def text_of(project: Project) -> str:
@@ -74,7 +73,7 @@ def finished(plan: Plan, run_id: str) -> Result:
     """What the pipeline would record of a run that went as planned."""
     run = plan.runs[run_id]
     protocol = plan.protocols[run.protocol]
-    n = published_images(run.dataset, "test")
+    n = PAPER.images(run.dataset, "test")
     metrics = Metrics(
         run=run_id,
         dataset=run.dataset,
@@ -101,11 +100,12 @@ def finished(plan: Plan, run_id: str) -> Result:
 def test_all_gives_every_claim_of_the_paper_five_comparable_runs(planned_all: Addition) -> None:
     plan = planned_all.plan
     results = [finished(plan, run_id) for run_id in plan.runs]
-    trainable = [claim for claim in load_claims() if protocol_of(claim)]
+    of = Comparison(PAPER, plan, results)
+    trainable = [claim for claim in PAPER.claims if PAPER.protocol_of(claim)]
     assert {claim.table for claim in trainable} == set("23456789") | {"text"} <= set(plan.tables)
     assert len(trainable) == 73
     for claim in trainable:
-        seeds = {result.record.seed for result, _ in comparable_runs(claim, plan, results)}
+        seeds = {result.record.seed for result, _ in comparable_runs(claim, of)}
         assert seeds == {1, 2, 3, 4, 5}, claim.id
     # 60 networks, datasets and protocols: those that two tables print are trained once.
     assert len(plan.runs) == 1 + 60 * 5
@@ -124,7 +124,7 @@ def test_one_cell_with_what_it_needs(project: Project, cli: Cli) -> None:
     assert list(plan.protocols) == [*old.protocols, "paper-zca"]
     assert (
         plan.protocols["paper-zca"]
-        == protocol_of(next(c for c in load_claims() if c.table == "4" and c.kind == "runnable")).protocol
+        == PAPER.protocol_of(next(c for c in PAPER.claims if c.table == "4" and c.kind == "runnable")).protocol
     )
 
     # Comments and order stay: every old line is there, in the old order.

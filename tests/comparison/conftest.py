@@ -5,11 +5,14 @@ from collections.abc import Callable, Sequence
 import pytest
 from made_up_runs import plan_text
 
+from pipeline.comparison.cells import Comparison
 from pipeline.comparison.results import Result
 from pipeline.params import Plan, Protocol, Run
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
 
 PlanOf = Callable[[Sequence[Result]], Plan]
+Compared = Callable[[Sequence[Result]], Comparison]
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +46,9 @@ def plan_of(base_plan: Plan) -> PlanOf:
         return base_plan.model_copy(update={"runs": runs})
 
     return plan
+
+
+@pytest.fixture(scope="session")
+def compared(plan_of: PlanOf) -> Compared:
+    """These results with the paper, by a plan that names them."""
+    return lambda results: Comparison(PAPER, plan_of(results), results)

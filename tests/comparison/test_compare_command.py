@@ -13,6 +13,7 @@ from made_up_runs import five, result, write
 from pipeline.cli.main import main
 from pipeline.comparison.results import Result
 from pipeline.evidence import archive
+from pipeline.publication.wide_resnet import PAPER
 
 ROOT = Path(__file__).resolve().parents[2]
 Command = Callable[..., tuple[int, str, str]]
@@ -167,7 +168,8 @@ def packed(results: Sequence[Result], folder: Path, **others: bytes) -> str:
     members: dict[str, bytes | Path] = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
     members |= dict.fromkeys((archive.LICENCES, "dvc.lock", "dvc.yaml"), b"{}")
     members |= {f"evaluations/{each.run}/predictions.parquet": b"" for each in results}
-    archive.write(folder.with_suffix(".zip"), members | others, archive.Checkout("0" * 40, "2026-01-01", dirty=False))
+    made = archive.Checkout("0" * 40, "2026-01-01", dirty=False)
+    archive.write(folder.with_suffix(".zip"), members | others, made, PAPER)
     return f"{folder.name}.zip"
 
 

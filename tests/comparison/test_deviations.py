@@ -3,14 +3,14 @@
 import pytest
 from made_up_runs import changed, result
 
-from pipeline.comparison.cells import cell_of
-from pipeline.comparison.deviations import deviations, is_comparable, weights
+from pipeline.comparison.cells import Comparison, cell_of
+from pipeline.comparison.deviations import deviations, is_comparable
 from pipeline.comparison.results import Device
 from pipeline.params import OneCycleSchedule, Protocol, Representation, StepSchedule
-from pipeline.publication.claims import Claim, load_claims
-from pipeline.publication.protocols import paper_protocol, protocol_of
+from pipeline.publication.claims import Claim
+from pipeline.publication.wide_resnet import PAPER
 
-CLAIMS = {claim.id: claim for claim in load_claims()}
+CLAIMS = {claim.id: claim for claim in PAPER.claims}
 PLAIN = CLAIMS["4/cifar10/WRN-40-1/top1_error"]
 DROPOUT = CLAIMS["6/cifar10/WRN-28-10-dropout/top1_error"]
 IMAGENET = CLAIMS["7/imagenet/WRN-18-2.0/top1_error"]
@@ -18,10 +18,10 @@ STEPS = {"kind": "step", "drop_after": (59, 119, 159), "factor": 0.2, "reset_mom
 
 
 def found(claim: Claim, **settings):
-    paper = protocol_of(claim)
+    paper = PAPER.protocol_of(claim)
     assert paper is not None
     run = result(600, network=claim.model, dataset=claim.dataset, **{"protocol": paper.name, **settings})
-    return {d.field: d for d in deviations(run, claim, paper, None)}
+    return {d.field: d for d in deviations(run, claim, paper, PAPER, None)}
 
 
 CHANGES = [
@@ -72,8 +72,8 @@ def test_all_fields_of_a_protocol_are_weighed() -> None:
         "dropout",
         "color",
     }  # one optimizer exists; the others are below
-    assert set(weights()) == set(Protocol.model_fields)
-    assert tested == {field for field, weight in weights().items() if weight.weight != "none"}
+    assert set(PAPER.weights) == set(Protocol.model_fields)
+    assert tested == {field for field, weight in PAPER.weights.items() if weight.weight != "none"}
 
 
 def test_how_often_the_test_split_is_looked_at_is_no_deviation() -> None:
@@ -115,14 +115,14 @@ def test_images_that_were_encoded_again_are_told(base_plan, max_side: int, quali
     stored = Representation(dataset="imagenet", kind="jpeg", max_side=max_side, quality=quality)
     plan = base_plan.model_copy(update={"representations": {**base_plan.representations, "imagenet-jpeg": stored}})
     run = result(9000, network=IMAGENET.model, dataset="imagenet", protocol="paper-imagenet", representation="jpeg")
-    cell = cell_of(IMAGENET, plan, [run])
+    cell = cell_of(IMAGENET, Comparison(PAPER, plan, [run]))
     (deviation,) = (d for d in cell.deviations if d.field == "stored_images")
     ours = f"longer side at most {max_side}, quality {quality}"
     assert str(deviation) == f"stored images: {ours} instead of the original files"
     assert deviation.material is material
     assert deviation.reason
     assert len(deviation.evidence) > 20
-    assert not {d.field for d in cell_of(IMAGENET, base_plan, [run]).deviations} & {"stored_images"}
+    assert not {d.field for d in cell_of(IMAGENET, Comparison(PAPER, base_plan, [run])).deviations} & {"stored_images"}
 
 
 @pytest.mark.parametrize(
@@ -140,10 +140,10 @@ def test_facts_of_the_run_are_material(change, field: str) -> None:
 
 def test_training_split_is_the_plans(base_plan) -> None:
     dataset = base_plan.datasets["cifar10"]
-    paper = paper_protocol("paper-zca")
+    paper = PAPER.protocols["paper-zca"]
     smaller = dataset.model_copy(update={"splits": {"train": 45_000, "test": 10_000}})
-    assert "training_split" not in {d.field for d in deviations(result(600), PLAIN, paper, dataset)}
-    assert "training_split" in {d.field for d in deviations(result(600), PLAIN, paper, smaller) if d.material}
+    assert "training_split" not in {d.field for d in deviations(result(600), PLAIN, paper, PAPER, dataset)}
+    assert "training_split" in {d.field for d in deviations(result(600), PLAIN, paper, PAPER, smaller) if d.material}
 
 
 def test_the_papers_protocol_deviates_in_machine_and_library_only() -> None:
@@ -157,7 +157,7 @@ def test_schedules_are_shown_in_words() -> None:
     one_cycle = OneCycleSchedule(kind="one-cycle", warmup_fraction=0.3, start_factor=0.1)
     shown = str(found(PLAIN, protocol=changed("paper-zca", schedule=one_cycle))["schedule"])
     assert shown == "schedule: one-cycle instead of x0.2 after 59/119/159 epochs, momentum reset"
-    assert isinstance(paper_protocol("paper-zca").protocol.schedule, StepSchedule)
+    assert isinstance(PAPER.protocols["paper-zca"].protocol.schedule, StepSchedule)
 
 
 def test_material_deviations_come_first() -> None:

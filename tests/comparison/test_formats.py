@@ -9,23 +9,23 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from typing import get_args
 
 import pandera.errors
 import pytest
 from made_up_runs import five, result
 
 from pipeline.comparison.deviations import Deviation
-from pipeline.comparison.formats import FILES, FORMATS, cell_text, latex, render, tabular, terminal, write_table
+from pipeline.comparison.formats import FILES, Format, cell_text, latex, render, tabular, terminal, write_table
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Column, Table, results_schema, table
-from pipeline.publication.claims import load_claims
-from pipeline.publication.paper import TITLES
+from pipeline.publication.wide_resnet import PAPER
 
 C10 = Column("cifar10", "top1_error")
 
 
 @pytest.fixture(scope="module")
-def tables(plan_of, brief) -> list[Table]:
+def tables(compared, brief) -> list[Table]:
     """All tables, with every verdict somewhere but those of counts that differ and of times."""
     runs = [
         *five([540, 548, 541, 545, 543], network="WRN-40-2"),
@@ -35,8 +35,8 @@ def tables(plan_of, brief) -> list[Table]:
         result(1234, protocol=brief, run="quick-run"),
         *five([400, 410], network="WRN-28-10-dropout", protocol="paper-meanstd"),
     ]
-    plan = plan_of(runs)
-    made = [table(plan, name, runs) for name in TITLES]
+    of = compared(runs)
+    made = [table(name, of) for name in PAPER.tables]
     assert {c.verdict for t in made for c in t.cells} == {None, *Verdict} - {
         Verdict.OTHER_COUNT,
         Verdict.SAME_ORDER,
@@ -50,19 +50,19 @@ def cells(tables):
 
 
 def test_all_formats_have_one_word_for_a_count(tables) -> None:
-    assert [form for form in FORMATS if "same count" not in render(tables, form)] == []
-    judged = {c["verdict"] for t in json.loads(render(tables, "json")) for c in t["cells"] if c["kind"] == "count"}
-    assert judged == {"same count"}
+    assert [form for form in get_args(Format) if "same count" not in render(tables, form, PAPER)] == []
+    read = json.loads(render(tables, "json", PAPER))
+    assert {c["verdict"] for t in read for c in t["cells"] if c["kind"] == "count"} == {"same count"}
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", get_args(Format))
 def test_every_number_and_footnote_is_there(tables, form) -> None:
-    text = render(tables, form)
+    text = render(tables, form, PAPER)
     assert text.endswith("\n")
     assert "\r" not in text
-    assert text == render(tables, form)
+    assert text == render(tables, form, PAPER)
     plain = " ".join(re.sub(r"[{}\\]", "", text).split())
-    for claim in load_claims():
+    for claim in PAPER.claims:
         assert claim.text in plain or str(claim.value) in plain
     if form != "csv":
         assert "The times of Figure 4 were measured on a Titan X" in plain
@@ -71,7 +71,7 @@ def test_every_number_and_footnote_is_there(tables, form) -> None:
 
 
 def test_csv_reads_back(tables) -> None:
-    rows = list(csv.DictReader(io.StringIO(render(tables, "csv"))))
+    rows = list(csv.DictReader(io.StringIO(render(tables, "csv", PAPER))))
     assert len(rows) == len(cells(tables))
     for row, cell in zip(rows, cells(tables), strict=True):
         assert (row["table"], row["network"], row["dataset"]) == (cell.table, cell.model, cell.dataset)
@@ -108,8 +108,8 @@ def test_csv_reads_back(tables) -> None:
 def test_schema_refuses_another_column_or_word(tables) -> None:
     import pandas as pd
 
-    frame = pd.read_csv(io.StringIO(tabular.render_csv(tables)), dtype=str, keep_default_na=False)
-    results_schema().validate(frame)
+    frame = pd.read_csv(io.StringIO(tabular.render_csv(tables, PAPER)), dtype=str, keep_default_na=False)
+    results_schema(PAPER).validate(frame)
     for wrong in (
         frame.rename(columns={"median": "average"}),
         frame.drop(columns="n"),
@@ -117,12 +117,12 @@ def test_schema_refuses_another_column_or_word(tables) -> None:
         frame.assign(median="5.4"),
     ):
         with pytest.raises((pandera.errors.SchemaError, pandera.errors.SchemaErrors)):
-            results_schema().validate(wrong)
+            results_schema(PAPER).validate(wrong)
 
 
 def test_json_reads_back(tables) -> None:
-    read = json.loads(render(tables, "json"))
-    assert [each["table"] for each in read] == list(TITLES)
+    read = json.loads(render(tables, "json", PAPER))
+    assert [each["table"] for each in read] == list(PAPER.tables)
     objects = [cell for each in read for cell in each["cells"]]
     for found, cell in zip(objects, cells(tables), strict=True):
         assert found["verdict"] == cell.verdict
@@ -150,7 +150,7 @@ def test_json_reads_back(tables) -> None:
 
 def test_markdown_rows_are_the_papers(tables) -> None:
     four = next(each for each in tables if each.name == "4")
-    lines = [line for line in render([four], "markdown").splitlines() if line.startswith("|")]
+    lines = [line for line in render([four], "markdown", PAPER).splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     assert [row[0] for row in rows[2:]] == list(four.models)
     assert len({len(row) for row in rows}) == 1
@@ -160,7 +160,7 @@ def test_markdown_rows_are_the_papers(tables) -> None:
 
 
 def test_latex_rows_are_balanced(tables) -> None:
-    text = render(tables, "latex")
+    text = render(tables, "latex", PAPER)
     for block in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, re.S):
         for line in block[1].splitlines():
             if line.endswith(r" \\") and "multicolumn" not in line:
@@ -171,7 +171,7 @@ def test_latex_rows_are_balanced(tables) -> None:
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles(tables, tmp_path) -> None:
-    (tmp_path / "all.tex").write_text(render(tables, "latex"), encoding="utf-8")
+    (tmp_path / "all.tex").write_text(render(tables, "latex", PAPER), encoding="utf-8")
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
         cwd=tmp_path,
@@ -209,11 +209,11 @@ class _Reader(html.parser.HTMLParser):
 def test_html_reads_back_and_needs_nothing_else(tables) -> None:
     four = next(each for each in tables if each.name == "4")
     reader = _Reader()
-    reader.feed(render([four], "html"))
+    reader.feed(render([four], "html", PAPER))
     assert reader.loads == []
     assert [row[0] for row in reader.rows[2:]] == list(four.models)
     assert reader.rows[2 + four.models.index("WRN-40-2")][3:5] == ["5.33", "5.43 (n=5)"]
-    assert "prefers-color-scheme: dark" in render([four], "html")
+    assert "prefers-color-scheme: dark" in render([four], "html", PAPER)
 
 
 @pytest.mark.parametrize("width", [72, 80, 100])
@@ -256,27 +256,29 @@ def test_a_cell_in_words(tables) -> None:
     letters, cell = cell_text.letters_of(three), three.cell("WRN-40-2-B(3,3)", C10)
     judgement = cell.judgement
     assert cell_text.difference(cell) == f"+0.00 ± {judgement.now.half_width:.2f}"
-    said = cell_text.evidence(cell, letters)
+    said = cell_text.evidence(cell, letters, PAPER)
     assert "5 runs, mean 5.43, sd 0.032, median 5.43, 5.40 to 5.48" in said
     assert all(run in said for run in cell.runs)
     low, high = judgement.now.interval
     assert f"94% interval of the distance to the printed number {low:+.2f} to {high:+.2f}, margin 0.3" in said
     assert cell_text.verdict(cell) == "reproduced, within 0.3 points"
-    assert ("reproduced", True) in [(word, "within 0.3 points" in text) for word, text in cell_text.meanings([cell])]
+    assert ("reproduced", True) in [
+        (word, "within 0.3 points" in text) for word, text in cell_text.meanings(Table(PAPER, "3", (cell,)))
+    ]
     one = three.cell("WRN-40-2-B(3,3,3,3)", C10)
-    assert "1 run, mean 5.93 (" in cell_text.evidence(one, letters)
+    assert "1 run, mean 5.93 (" in cell_text.evidence(one, letters, PAPER)
     four = next(each for each in tables if each.name == "4")
     assert cell_text.ours(four.cell("WRN-40-1", Column("cifar10", "params_millions"))) == "563,930"
     assert cell_text.difference(four.cell("WRN-40-1", C10)) == "+5.49"
 
 
-def test_a_run_that_was_left_out_is_told_with_its_error_and_why(plan_of, brief) -> None:
+def test_a_run_that_was_left_out_is_told_with_its_error_and_why(compared, brief) -> None:
     runs = [*five([540, 548, 541], network="WRN-40-2"), result(1234, network="WRN-40-2", protocol=brief, run="quick")]
-    made = table(plan_of(runs), "4", runs)
+    made = table("4", compared(runs))
     letters, cell = cell_text.letters_of(made), made.cell("WRN-40-2", C10)
     material = sorted(letters.of(d) for d in cell.excluded[0].deviations if d.material)
-    assert f"also run: quick 12.34 (not comparable: {', '.join(material)})" in cell_text.evidence(cell, letters)
-    (told,) = (c for c in json.loads(render([made], "json"))[0]["cells"] if "quick" in str(c["excluded"]))
+    assert f"also run: quick 12.34 (not comparable: {', '.join(material)})" in cell_text.evidence(cell, letters, PAPER)
+    (told,) = (c for c in json.loads(render([made], "json", PAPER))[0]["cells"] if "quick" in str(c["excluded"]))
     assert told["excluded"] == [{"run": "quick", "error": 12.34, "reason": "not comparable"}]
 
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from made_up_runs import changed, five, result
 
+from pipeline.comparison.cells import Comparison, planned
 from pipeline.comparison.formats import sentences
-from pipeline.comparison.orderings import Standing, judge_ordering, load_orderings
+from pipeline.comparison.orderings import Standing, judge_ordering
 from pipeline.comparison.statistics import Spread
+from pipeline.publication.wide_resnet import PAPER
 
-ORDERINGS = {ordering.name: ordering for ordering in load_orderings()}
+ORDERINGS = {ordering.name: ordering for ordering in PAPER.orderings}
 DROPOUT = ORDERINGS["dropout-wrn-28-10"]
 NOT_RUN = "wider-better-imagenet-34"
 
@@ -26,8 +28,8 @@ def runs(with_dropout: list[int], without: list[int], **settings):
     ]
 
 
-def standing(plan_of, results) -> Standing:
-    return judge_ordering(DROPOUT, plan_of(results), results).standing
+def standing(compared, results) -> Standing:
+    return judge_ordering(DROPOUT, compared(results)).standing
 
 
 def test_the_papers_numbers_have_the_order_it_states() -> None:
@@ -39,22 +41,21 @@ def test_the_papers_numbers_have_the_order_it_states() -> None:
             assert higher.kind in ("runnable", "quoted")
 
 
-def test_a_quoted_number_stands_as_printed_for_one_run(plan_of) -> None:
+def test_a_quoted_number_stands_as_printed_for_one_run(compared) -> None:
     """A network beside WRN-50-2: 21.9 of the paper's own against 22.16 that it quotes."""
     ordering = ORDERINGS["wide-50-beats-resnet-152"]
     made = {"network": "WRN-50-2-bottleneck", "dataset": "imagenet", "protocol": "paper-imagenet"}
     for wrong, expected in ((10_700, Standing.HOLDS), (11_050, Standing.INCONCLUSIVE), (11_600, Standing.CONTRADICTED)):
         results = five([wrong - 10, wrong, wrong + 10], representation="jpeg", **made)
-        judged = judge_ordering(ordering, plan_of(results), results)
+        judged = judge_ordering(ordering, compared(results))
         assert (judged.standing, judged.runs) == (expected, ((3, 1),))
         assert judged.differences == (pytest.approx(wrong / 500 - 22.16),)
     assert 0 < judged.power < 1
 
 
 def test_dropout_is_claimed_exactly_where_table_6_shows_it() -> None:
-    from pipeline.publication.claims import claims_of
 
-    six = {(c.dataset, c.model): c.value for c in claims_of("6")}
+    six = {(c.dataset, c.model): c.value for c in PAPER.claims_of("6")}
     helps = {(d, m) for d, m in six if six.get((d, f"{m}-dropout"), np.inf) < six[d, m]}
     claimed = {
         (higher.dataset, higher.model)
@@ -66,16 +67,16 @@ def test_dropout_is_claimed_exactly_where_table_6_shows_it() -> None:
     assert ("cifar10", "WRN-16-4") not in helps
 
 
-def test_standings(plan_of, brief) -> None:
+def test_standings(compared, brief) -> None:
     low, high = [380, 385, 388, 390, 391], [400, 402, 405, 410, 411]
-    assert standing(plan_of, runs(low, high)) is Standing.HOLDS
-    assert standing(plan_of, runs(high, low)) is Standing.CONTRADICTED
-    assert standing(plan_of, runs([390, 400, 410], [391, 399, 411])) is Standing.INCONCLUSIVE
-    assert standing(plan_of, runs(low, high)[:5]) is Standing.NOT_RUN
-    assert standing(plan_of, runs(low, high, protocol=brief)) is Standing.NOT_RUN
+    assert standing(compared, runs(low, high)) is Standing.HOLDS
+    assert standing(compared, runs(high, low)) is Standing.CONTRADICTED
+    assert standing(compared, runs([390, 400, 410], [391, 399, 411])) is Standing.INCONCLUSIVE
+    assert standing(compared, runs(low, high)[:5]) is Standing.NOT_RUN
+    assert standing(compared, runs(low, high, protocol=brief)) is Standing.NOT_RUN
 
 
-def test_all_pairs_have_to_hold(plan_of) -> None:
+def test_all_pairs_have_to_hold(compared) -> None:
     ordering = ORDERINGS["two-convolutions-best"]
     best = five([540, 541, 542, 543, 544], network="WRN-40-2")
     others = [
@@ -84,13 +85,19 @@ def test_all_pairs_have_to_hold(plan_of) -> None:
     ]
     last = [result(539 + seed, network="WRN-40-2-B(3,3,3,3)", seed=seed) for seed in range(1, 6)]
     results = [*best, *others, *last]
-    judged = judge_ordering(ordering, plan_of(results), results)
+    judged = judge_ordering(ordering, compared(results))
     assert judged.standing is Standing.INCONCLUSIVE
     assert judged.p_value is not None
     assert judged.p_value > 0.3
     assert judged.runs == ((5, 5), (5, 5), (5, 5))
     incomplete = [*best, *others]
-    assert judge_ordering(ordering, plan_of(incomplete), incomplete).standing is Standing.NOT_RUN
+    assert judge_ordering(ordering, compared(incomplete)).standing is Standing.NOT_RUN
+
+
+def with_spread(of: Comparison, spread: Spread) -> Comparison:
+    """A comparison whose runs are taken to lie this far apart."""
+    vars(of)["spread"] = spread
+    return of
 
 
 def table_3(best: list[int], others: list[int], last: list[int]):
@@ -102,60 +109,60 @@ def table_3(best: list[int], others: list[int], last: list[int]):
     ]
 
 
-def test_a_pair_contradicts_at_its_share_of_the_level_only(plan_of) -> None:
+def test_a_pair_contradicts_at_its_share_of_the_level_only(compared) -> None:
     """Bonferroni: 2.2 % over the number of pairs, while 2.2 % is enough where an ordering has one pair."""
     ordering, spread = ORDERINGS["two-convolutions-best"], Spread(0.5, 20)
     single = replace(ordering, pairs=ordering.pairs[-1:])
     for last, expected in (([518, 519, 520], Standing.INCONCLUSIVE), ([513, 514, 515], Standing.CONTRADICTED)):
         results = table_3([540, 541, 542], [600, 601, 602], last)
-        assert judge_ordering(ordering, plan_of(results), results, spread).standing is expected
-        assert judge_ordering(single, plan_of(results), results, spread).standing is Standing.CONTRADICTED
+        assert judge_ordering(ordering, with_spread(compared(results), spread)).standing is expected
+        assert judge_ordering(single, with_spread(compared(results), spread)).standing is Standing.CONTRADICTED
 
 
-def test_all_pairs_hold_at_the_level_itself(plan_of) -> None:
+def test_all_pairs_hold_at_the_level_itself(compared) -> None:
     """That all of them have to hold is stricter than any one: there is nothing to correct."""
     results = table_3([540, 541, 542], [562, 563, 564], [562, 563, 564])
-    judged = judge_ordering(ORDERINGS["two-convolutions-best"], plan_of(results), results, Spread(0.5, 20))
+    judged = judge_ordering(ORDERINGS["two-convolutions-best"], with_spread(compared(results), Spread(0.5, 20)))
     assert judged.standing is Standing.HOLDS
     assert 0.022 / 3 < judged.p_value < 0.022
     assert judged.differences == pytest.approx((-0.22, -0.22, -0.22))
 
 
-def test_runs_between_two_looks_do_not_change_an_ordering(plan_of) -> None:
+def test_runs_between_two_looks_do_not_change_an_ordering(compared) -> None:
     three, four = runs([380, 385, 388], [400, 402, 405]), runs([380, 385, 388, 900], [400, 402, 405, 300])
-    first, second = (judge_ordering(DROPOUT, plan_of(each), each) for each in (three, four))
+    first, second = (judge_ordering(DROPOUT, compared(each)) for each in (three, four))
     assert (first.standing, first.p_value) == (second.standing, second.p_value)
     assert (first.runs, second.runs) == (((3, 3),), ((4, 4),))
     few = runs([380, 385], [400, 402])
-    assert judge_ordering(DROPOUT, plan_of(few), few).standing is Standing.INCONCLUSIVE
+    assert judge_ordering(DROPOUT, compared(few)).standing is Standing.INCONCLUSIVE
 
 
-def test_a_pair_can_contradict_while_another_has_no_runs(plan_of) -> None:
+def test_a_pair_can_contradict_while_another_has_no_runs(compared) -> None:
     results = table_3([540, 541, 542, 543], [], [510, 511, 512, 513])
-    judged = judge_ordering(ORDERINGS["two-convolutions-best"], plan_of(results), results)
+    judged = judge_ordering(ORDERINGS["two-convolutions-best"], compared(results))
     assert (judged.standing, judged.p_value) == (Standing.CONTRADICTED, None)
     assert judged.differences == (None, None, pytest.approx(0.3))
     assert judged.runs == ((4, 0), (4, 0), (4, 4))
 
 
-def test_runs_that_the_plan_does_not_name_order_nothing(plan_of) -> None:
+def test_runs_that_the_plan_does_not_name_order_nothing(compared) -> None:
     results = runs([380, 385, 388], [400, 402, 405])
-    assert judge_ordering(DROPOUT, plan_of(results), results).standing is Standing.HOLDS
-    assert judge_ordering(DROPOUT, plan_of(results[:3]), results).standing is Standing.NOT_RUN
+    assert judge_ordering(DROPOUT, compared(results)).standing is Standing.HOLDS
+    assert judge_ordering(DROPOUT, planned(PAPER, compared(results[:3]).plan, results)).standing is Standing.NOT_RUN
 
 
-def test_of_a_seed_that_ran_twice_the_run_nearest_the_paper_is_ordered(plan_of) -> None:
+def test_of_a_seed_that_ran_twice_the_run_nearest_the_paper_is_ordered(compared) -> None:
     results = runs([380, 385, 388], [400, 402, 405])
     bf16 = changed("paper-meanstd", precision="bf16")
     again = result(9000, run="a", network="WRN-28-10-dropout", protocol=bf16, seed=1)
-    judged = judge_ordering(DROPOUT, plan_of([again, *results]), [again, *results])
+    judged = judge_ordering(DROPOUT, compared([again, *results]))
     assert (judged.standing, judged.runs) == (Standing.HOLDS, ((3, 3),))
 
 
 @pytest.mark.parametrize("form", ["text", "markdown", "csv", "json"])
-def test_judged_orderings_read_back(plan_of, form) -> None:
+def test_judged_orderings_read_back(compared, form) -> None:
     results = table_3([540, 541, 542], [600, 601, 602], [620, 621, 622, 623])
-    judged = [judge_ordering(ORDERINGS[name], plan_of(results), results) for name in ("two-convolutions-best", NOT_RUN)]
+    judged = [judge_ordering(ORDERINGS[name], compared(results)) for name in ("two-convolutions-best", NOT_RUN)]
     if form == "json":
         first, second = json.loads(sentences.render_json(judged))
         assert (first["ordering"], first["standing"]) == ("two-convolutions-best", "holds")

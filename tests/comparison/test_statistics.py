@@ -23,7 +23,7 @@ from pipeline.comparison.statistics import (
     published_spread,
     summarise,
 )
-from pipeline.publication.claims import load_claims
+from pipeline.publication.wide_resnet import PAPER
 
 MARGIN, ROUNDING, IMAGES, TRUTH = 0.3, 0.005, 10_000, 5.0
 BINOMIAL = 100 * math.sqrt(0.05 * 0.95 / IMAGES)
@@ -118,7 +118,7 @@ def test_an_unstated_number_of_runs_is_taken_conservatively() -> None:
 
 def test_the_prior_is_that_of_the_six_published_runs() -> None:
     errors = [4.34, 4.26, 4.38, 4.31, 4.61, 4.41]
-    prior = published_spread()
+    prior = published_spread(PAPER)
     assert prior.freedom == 5
     assert prior.sd(float(np.mean(errors)), IMAGES) == pytest.approx(np.std(errors, ddof=1))
     assert prior.sd(4.385, 4 * IMAGES) == pytest.approx(prior.sd(4.385, IMAGES) / 2)
@@ -236,10 +236,10 @@ def test_an_ordering_of_equals_holds_as_seldom_as_stated() -> None:
 
 @pytest.mark.parametrize(("paper_runs", "variance"), [(1, 1.0), (5, 0.287)])
 def test_what_power_foretells_is_what_verdicts_come_to(paper_runs, variance) -> None:
-    sd = published_spread().sd(TRUTH, IMAGES)
+    sd = published_spread(PAPER).sd(TRUTH, IMAGES)
     generator = np.random.default_rng(4)
     for look in LOOKS:
-        told = outlook(look, sd, variance=variance, margin=MARGIN, rounding=ROUNDING)
+        told = outlook(look, sd, PRIOR.freedom, variance=variance, margin=MARGIN, rounding=ROUNDING)
         for off, wanted, expected in (
             (0.0, (Verdict.REPRODUCED,), told.reproduced),
             (MARGIN, DIFFERS, told.differs_one),
@@ -249,28 +249,30 @@ def test_what_power_foretells_is_what_verdicts_come_to(paper_runs, variance) -> 
             for _ in range(1500):
                 printed = float(np.median(generator.normal(TRUTH, sd, paper_runs)))
                 ours = generator.normal(TRUTH + off, sd, look).tolist()
-                spread = pooled([Errors(tuple(ours), IMAGES)])
+                spread = pooled([Errors(tuple(ours), IMAGES)], published_spread(PAPER))
                 found.append(judged(ours, printed, spread, variance=variance).verdict in wanted)
             assert np.mean(found) == pytest.approx(expected, abs=0.04)  # three standard errors of 1,500 cases
 
 
 def test_more_runs_never_lower_the_power() -> None:
     for sd, variance in ((0.05, 1.0), (0.12, 1.0), (0.12, 0.287), (0.2, 1.0), (0.28, 0.287)):
-        found = [outlook(n, sd, variance=variance, margin=MARGIN, rounding=ROUNDING) for n in range(3, 16)]
+        found = [
+            outlook(n, sd, PRIOR.freedom, variance=variance, margin=MARGIN, rounding=ROUNDING) for n in range(3, 16)
+        ]
         for name in ("reproduced", "differs_two"):
             powers = [getattr(one, name) for one in found]
             assert all(after >= before - 0.005 for before, after in itertools.pairwise(powers)), (sd, name)
     with pytest.raises(ValueError, match="2 runs are never judged"):
-        outlook(2, 0.12, variance=1.0, margin=MARGIN, rounding=ROUNDING)
+        outlook(2, 0.12, PRIOR.freedom, variance=1.0, margin=MARGIN, rounding=ROUNDING)
 
 
 def test_power_of_an_ordering_is_what_orderings_come_to() -> None:
-    claims = {claim.id: claim for claim in load_claims()}
+    claims = {claim.id: claim for claim in PAPER.claims}
     pair = claims["6/cifar10/WRN-28-10-dropout/top1_error"], claims["6/cifar10/WRN-28-10/top1_error"]
-    generator, spread, found = np.random.default_rng(5), published_spread(), []
+    generator, spread, found = np.random.default_rng(5), published_spread(PAPER), []
     for _ in range(1500):
         sides = [Errors(tuple(generator.normal(c.value, spread.sd(c.value, IMAGES), 5).tolist()), IMAGES) for c in pair]
-        found.append(p_value(*sides, pooled(sides)) <= 0.022)
-    assert of_ordering([pair], 5) == pytest.approx(np.mean(found), abs=0.04)
-    assert of_ordering([pair], 10) > of_ordering([pair], 5) > of_ordering([pair], 3)
-    assert of_ordering([pair], 2) == 0
+        found.append(p_value(*sides, pooled(sides, spread)) <= 0.022)
+    assert of_ordering([pair], 5, PAPER) == pytest.approx(np.mean(found), abs=0.04)
+    assert of_ordering([pair], 10, PAPER) > of_ordering([pair], 5, PAPER) > of_ordering([pair], 3, PAPER)
+    assert of_ordering([pair], 2, PAPER) == 0

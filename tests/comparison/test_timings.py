@@ -11,8 +11,9 @@ from pipeline.comparison.formats import render
 from pipeline.comparison.tables import table
 from pipeline.comparison.timings import judged, read
 from pipeline.errors import UserError
+from pipeline.publication.wide_resnet import PAPER
 
-PAPER = {"pre-act-ResNet-164": 85, "pre-act-ResNet-1001": 512, "WRN-40-4": 68, "WRN-16-10": 164, "WRN-28-10": 312}
+PRINTED = {"pre-act-ResNet-164": 85, "pre-act-ResNet-1001": 512, "WRN-40-4": 68, "WRN-16-10": 164, "WRN-28-10": 312}
 
 
 def file(folder: Path, precision: str = "fp32", **ms: float) -> Path:
@@ -25,39 +26,43 @@ def file(folder: Path, precision: str = "fp32", **ms: float) -> Path:
     return path
 
 
-def verdicts(base_plan, path: Path) -> dict[str, str | None]:
-    cells = judged(table(base_plan, "figure-4", []).cells, read(path))
+def verdicts(compared, path: Path) -> dict[str, str | None]:
+    cells = judged(table("figure-4", compared([])).cells, read(path), PAPER.hardware)
     return {cell.model: cell.verdict for cell in cells if cell.metric == "batch32_ms"}
 
 
-def test_times_in_the_papers_order(base_plan, tmp_path) -> None:
-    path = file(tmp_path, **{name: value / 10 for name, value in PAPER.items()})
-    assert verdicts(base_plan, path) == dict.fromkeys(PAPER, "same order")
-    cells = judged(table(base_plan, "figure-4", []).cells, read(path))
+def test_times_in_the_papers_order(compared, tmp_path) -> None:
+    path = file(tmp_path, **{name: value / 10 for name, value in PRINTED.items()})
+    assert verdicts(compared, path) == dict.fromkeys(PRINTED, "same order")
+    cells = judged(table("figure-4", compared([])).cells, read(path), PAPER.hardware)
     (cell,) = (c for c in cells if c.model == "WRN-40-4" and c.metric == "batch32_ms")
     assert cell.time == pytest.approx(6.8)
     assert [str(d) for d in cell.deviations] == ["device: A GPU instead of NVIDIA Titan X"]
 
 
-def test_two_that_change_places_are_in_another_order(base_plan, tmp_path) -> None:
-    path = file(tmp_path, "bf16", **(PAPER | {"WRN-28-10": 600}))
-    assert verdicts(base_plan, path) == {
-        **dict.fromkeys(PAPER, "same order"),
+def test_two_that_change_places_are_in_another_order(compared, tmp_path) -> None:
+    path = file(tmp_path, "bf16", **(PRINTED | {"WRN-28-10": 600}))
+    assert verdicts(compared, path) == {
+        **dict.fromkeys(PRINTED, "same order"),
         "WRN-28-10": "other order",
         "pre-act-ResNet-1001": "other order",
     }
-    labels = [c for c in judged(table(base_plan, "figure-4", []).cells, read(path)) if c.metric == "figure_label"]
+    labels = [
+        c
+        for c in judged(table("figure-4", compared([])).cells, read(path), PAPER.hardware)
+        if c.metric == "figure_label"
+    ]
     assert {c.verdict for c in labels} == {None}
 
 
-def test_what_was_not_measured_stays_a_timing(base_plan, tmp_path) -> None:
+def test_what_was_not_measured_stays_a_timing(compared, tmp_path) -> None:
     path = file(tmp_path, **{"WRN-40-4": 10, "WRN-28-10": 70})
-    found = verdicts(base_plan, path)
+    found = verdicts(compared, path)
     assert (found["WRN-40-4"], found["WRN-28-10"], found["WRN-16-10"]) == ("same order", "same order", None)
 
 
 def test_the_command_shows_them_in_every_format(tmp_path, monkeypatch, capsys) -> None:
-    path = file(tmp_path, **PAPER)
+    path = file(tmp_path, **PRINTED)
     monkeypatch.chdir(Path(__file__).parents[2])
     for form in ("terminal", "markdown", "latex", "html", "csv", "json"):
         words = ["compare", "--paper-table", "figure-4", "--timings", str(path), "--format", form]
@@ -80,5 +85,5 @@ def test_another_file_is_refused(tmp_path, text) -> None:
         read(path)
 
 
-def test_without_a_measurement_nothing_is_judged(base_plan) -> None:
-    assert "same order" not in render([table(base_plan, "figure-4", [])], "markdown")
+def test_without_a_measurement_nothing_is_judged(compared) -> None:
+    assert "same order" not in render([table("figure-4", compared([]))], "markdown", PAPER)

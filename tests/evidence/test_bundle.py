@@ -27,6 +27,7 @@ from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence.archive import DESCRIPTION, unpack
 from pipeline.evidence.bundling import bundle, check, gathered
 from pipeline.evidence.lock_check import Disk
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.publish import json_text
 from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
@@ -40,7 +41,7 @@ def archive(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Path
     """The finished project as one file."""
     path = tmp_path_factory.mktemp("bundle") / "wrn.zip"
     with chdir(finished.root):
-        bundle(load(), path, run_stage)
+        bundle(PAPER, load(), path, run_stage)
     return path
 
 
@@ -63,7 +64,7 @@ def wrong(archive: Path) -> set[str]:
 def test_the_same_project_gives_the_same_bytes(finished: Project, archive: Path, tmp_path: Path) -> None:
     os.utime(finished.root / "params.yaml")
     with chdir(finished.root):
-        bundle(load(), tmp_path / "again.zip", run_stage)
+        bundle(PAPER, load(), tmp_path / "again.zip", run_stage)
     assert (tmp_path / "again.zip").read_bytes() == archive.read_bytes()
     assert str(finished.root).encode() not in archive.read_bytes()
 
@@ -206,14 +207,14 @@ def test_what_is_wrong_is_not_bundled(copy: Project, tmp_path: Path) -> None:
     weights = Path(MODEL, "model.safetensors")
     weights.rename("weights")
     with pytest.raises(WrnPipeError, match=r"model\.safetensors") as refusal:
-        bundle(load(), tmp_path / "x.zip", run_stage)
+        bundle(PAPER, load(), tmp_path / "x.zip", run_stage)
     assert refusal.value.what == f"{weights}: not here"
     assert refusal.value.remedy == f"wrn-pipe repro train@{RUN}"
     Path("weights").rename(weights)
     table = Path("results/table-4.csv")
     table.write_text(table.read_text().replace("6.85", "6.84"))
     with pytest.raises(WrnPipeError, match=r"table-4\.csv"):
-        bundle(load(), tmp_path / "x.zip", run_stage)
+        bundle(PAPER, load(), tmp_path / "x.zip", run_stage)
     assert not list(tmp_path.glob("*.zip*"))
 
 
@@ -336,7 +337,7 @@ def test_chosen_runs_are_compared_and_verified_without_the_others(copy: Project,
     plan, results = gathered(load(), [tmp_path / "one.zip"])
     assert [result.run for result in results] == list(plan.runs) == [RUN]
     with pytest.raises(WrnPipeError, match=rf"{other}/model\.safetensors: not here"):
-        bundle(load(), tmp_path / "all.zip", run_stage)
+        bundle(PAPER, load(), tmp_path / "all.zip", run_stage)
 
 
 def test_a_damaged_member_is_refused(archive: Path, tmp_path: Path) -> None:

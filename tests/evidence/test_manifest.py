@@ -10,7 +10,7 @@ from project import RUN, Project
 
 from pipeline.errors import UserError
 from pipeline.evidence.table_manifest import manifest
-from pipeline.publication.claims import claims_of
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.publish import json_text
 from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
@@ -19,7 +19,7 @@ from pipeline.runner.params_file import load
 def test_it_has_every_claim_of_the_tables_with_its_verdict(finished: Project) -> None:
     told = json.loads((finished.root / "results/manifest.json").read_text())
     cells = told["tables"]["4"]["cells"]
-    assert {cell["claim"] for cell in cells} - {None} == {claim.id for claim in claims_of("4")}
+    assert {cell["claim"] for cell in cells} - {None} == {claim.id for claim in PAPER.claims_of("4")}
     by_claim = {cell["claim"]: cell for cell in cells}
     assert by_claim["4/cifar10/WRN-40-1/top1_error"]["verdict"] == "not run"
     assert by_claim["4/cifar10/WRN-40-1/top1_error"]["printed"] == "6.85"
@@ -46,7 +46,7 @@ def test_it_says_nothing_of_the_checkout(finished: Project) -> None:
     """The same bytes at another commit, in another place, at another time."""
     before = (finished.root / "results/manifest.json").read_text()
     with chdir(finished.root):
-        assert json_text(manifest(load(), Path())) == before
+        assert json_text(manifest(PAPER, load(), Path())) == before
     assert str(finished.root) not in before
     assert finished.run("git", "rev-parse", "HEAD").stdout.strip() not in before
 
@@ -59,5 +59,5 @@ def test_broken_digests_are_named(copy: Project, content: str | None) -> None:
     else:
         path.write_text(content)
     with pytest.raises(UserError, match=r"digests\.json") as refusal:
-        manifest(load(), Path())
+        manifest(PAPER, load(), Path())
     assert refusal.value.remedy == f"it is written by: wrn-pipe repro evaluate@{RUN}"

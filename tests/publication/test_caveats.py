@@ -1,13 +1,12 @@
 """Each contradiction of the paper's sources is a footnote of the claims it concerns, and of no others."""
 
-from pipeline.publication.caveats import caveats_of, load_caveats
-from pipeline.publication.claims import load_claims
+from pipeline.publication.wide_resnet import PAPER
 
-CLAIMS = {claim.id: claim for claim in load_claims()}
+CLAIMS = {claim.id: claim for claim in PAPER.claims}
 
 
 def numbers(claim_id: str) -> list[int]:
-    return [caveat.number for caveat in caveats_of(CLAIMS[claim_id])]
+    return [caveat.number for caveat in PAPER.caveats_of(CLAIMS[claim_id])]
 
 
 def covered(number: int) -> set[str]:
@@ -15,8 +14,8 @@ def covered(number: int) -> set[str]:
 
 
 def test_numbers_are_consecutive_and_each_covers_something() -> None:
-    assert [caveat.number for caveat in load_caveats()] == list(range(1, len(load_caveats()) + 1))
-    assert all(covered(caveat.number) for caveat in load_caveats())
+    assert [caveat.number for caveat in PAPER.caveats] == list(range(1, len(PAPER.caveats) + 1))
+    assert all(covered(caveat.number) for caveat in PAPER.caveats)
 
 
 def test_contradictions_of_the_facts() -> None:
@@ -41,5 +40,5 @@ def test_statistic_narrows_a_footnote() -> None:
 
 def test_notes_of_the_data_are_all_shown() -> None:
     """A claim with a remark in claims.csv has a footnote, but for how parameters are counted, and for gains."""
-    silent = {c.note for c in CLAIMS.values() if c.note and not caveats_of(c) and c.metric != "gain_points"}
+    silent = {c.note for c in CLAIMS.values() if c.note and not PAPER.caveats_of(c) and c.metric != "gain_points"}
     assert silent == {"N=(depth-4)/6 for every block type", "prose on Table 9"}

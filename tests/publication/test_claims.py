@@ -7,18 +7,8 @@ import pandera.errors
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.publication import claims as module
-from pipeline.publication.claims import (
-    Claim,
-    check_filters,
-    claims_of,
-    load_claims,
-    schema,
-    table_name,
-    table_names,
-    trainable_tables,
-)
-from pipeline.publication.paper import TITLES
+from pipeline.publication.claims import Claim, read_claims, schema
+from pipeline.publication.wide_resnet import PAPER
 
 ACCOUNT = {
     "2": {"runnable": 6, "count": 6, "timing": 6},
@@ -36,19 +26,19 @@ ACCOUNT = {
 
 
 def named(kind: str) -> set[str]:
-    return {claim.id for claim in load_claims() if claim.kind == kind}
+    return {claim.id for claim in PAPER.claims if claim.kind == kind}
 
 
 def test_all_numbers_are_accounted_for() -> None:
-    found: dict[str, dict[str, int]] = {table: {} for table in TITLES}
-    for claim in load_claims():
+    found: dict[str, dict[str, int]] = {table: {} for table in PAPER.tables}
+    for claim in PAPER.claims:
         found[claim.table][claim.kind] = found[claim.table].get(claim.kind, 0) + 1
     assert found == ACCOUNT
-    assert sum(sum(kinds.values()) for kinds in ACCOUNT.values()) == len(load_claims()) == 177
+    assert sum(sum(kinds.values()) for kinds in ACCOUNT.values()) == len(PAPER.claims) == 177
 
 
 def test_each_number_is_named_by_one_kind() -> None:
-    ids = [claim.id for claim in load_claims()]
+    ids = [claim.id for claim in PAPER.claims]
     assert len(set(ids)) == 177
     assert named("runnable") == {i for i in ids if i.endswith(("_error", "/map"))} - named("quoted")
     assert named("count") == {i for i in ids if i.endswith("/params_millions")} - named("quoted")
@@ -57,19 +47,19 @@ def test_each_number_is_named_by_one_kind() -> None:
 
 
 def test_numbers_stay_as_printed() -> None:
-    claim = next(claim for claim in load_claims() if claim.id == "4/cifar100/WRN-28-10/top1_error")
+    claim = next(claim for claim in PAPER.claims if claim.id == "4/cifar100/WRN-28-10/top1_error")
     assert (claim.text, claim.value, claim.decimals, claim.rounding) == ("20.50", 20.5, 2, pytest.approx(0.005))
     assert (claim.depth, claim.widen, claim.dropout, claim.statistic) == (28, 10.0, 0.0, "unstated")
 
 
 def test_two_spellings_of_a_network_are_one() -> None:
-    networks = {claim.model: claim.network for claim in load_claims()}
+    networks = {claim.model: claim.network for claim in PAPER.claims}
     assert networks["WRN-40-2-B(3,3)"] == networks["WRN-40-2"] == "WRN-40-2"
     assert networks["NIN"] == "NIN"
 
 
 def test_rows_keep_the_papers_order() -> None:
-    models = list(dict.fromkeys(claim.model for claim in claims_of("table-4")))
+    models = list(dict.fromkeys(claim.model for claim in PAPER.claims_of("table-4")))
     assert models == [
         *("WRN-40-1", "WRN-40-2", "WRN-40-4", "WRN-40-8", "WRN-28-10"),
         *("WRN-28-12", "WRN-22-8", "WRN-22-10", "WRN-16-8", "WRN-16-10"),
@@ -91,27 +81,28 @@ def test_rows_keep_the_papers_order() -> None:
     ids=["renamed", "dropped", "added", "moved", "metric", "number", "statistic", "twice"],
 )
 def test_schema_refuses_a_changed_file(change, tmp_path: Path) -> None:
-    frame = pd.read_csv(module.CLAIMS, dtype=str, keep_default_na=False)
-    schema().validate(frame)
+    frame = pd.read_csv(PAPER.folder / "claims.csv", dtype=str, keep_default_na=False)
+    known = schema(PAPER.tables, PAPER.datasets)
+    known.validate(frame)
     with pytest.raises((pandera.errors.SchemaError, pandera.errors.SchemaErrors)):
-        schema().validate(change(frame))
+        known.validate(change(frame))
     changed = tmp_path / "claims.csv"
     change(frame).to_csv(changed, index=False)
     with pytest.raises(UserError, match=r"claims\.csv"):
-        module._load(changed)
+        read_claims(changed, PAPER.tables, PAPER.datasets)
 
 
 def test_unknown_table_names_the_nearest() -> None:
-    assert table_name("Table 4") == table_name("table-4") == "4"
+    assert PAPER.table_name("Table 4") == PAPER.table_name("table-4") == "4"
     with pytest.raises(UserError) as caught:
-        table_name("figure-5")
+        PAPER.table_name("figure-5")
     assert "figure-4" in caught.value.remedy
 
 
 def test_names_of_tables_and_which_of_them_can_be_trained() -> None:
-    assert table_names("all") == list(TITLES)
-    assert table_names("table 4") == ["4"]
-    assert trainable_tables() == "2, 3, 4, 5, 6, 7, 8, 9, text, or all"
+    assert PAPER.table_names("all") == list(PAPER.tables)
+    assert PAPER.table_names("table 4") == ["4"]
+    assert PAPER.trainable_tables == "2, 3, 4, 5, 6, 7, 8, 9, text, or all"
 
 
 @pytest.mark.parametrize(
@@ -121,12 +112,12 @@ def test_names_of_tables_and_which_of_them_can_be_trained() -> None:
         (["4"], None, "WRN-40-11", "WRN-40-1"),
         (["6"], "svhn", "WRN-52-10", "WRN-52-1"),
         (["6"], "svhn", "WRN-28-10", "WRN-52-1"),
-        (list(TITLES), "cifar1000", None, "cifar100"),
+        (list(PAPER.tables), "cifar1000", None, "cifar100"),
     ],
 )
 def test_a_filter_that_leaves_nothing_is_refused(tables, dataset, row, nearest) -> None:
     with pytest.raises(UserError) as refused:
-        check_filters(tables, dataset, row)
+        PAPER.check_filters(tables, dataset, row)
     assert nearest in refused.value.remedy
 
 
@@ -137,14 +128,14 @@ def test_a_filter_that_leaves_nothing_is_refused(tables, dataset, row, nearest) 
         (["3"], "cifar10", "WRN-40-2"),
         (["3"], None, "WRN-40-2-B(3,3)"),
         (["6"], "svhn", "WRN-16-4-dropout"),
-        (list(TITLES), None, None),
+        (list(PAPER.tables), None, None),
     ],
 )
 def test_a_filter_by_either_spelling_is_taken(tables, dataset, row) -> None:
-    check_filters(tables, dataset, row)
+    PAPER.check_filters(tables, dataset, row)
 
 
 def test_claim_is_frozen() -> None:
-    claim: Claim = load_claims()[0]
+    claim: Claim = PAPER.claims[0]
     with pytest.raises(AttributeError):
         claim.value = 0.0  # type: ignore[misc]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from pipeline.comparison.deviations import weights
+from pipeline.publication.wide_resnet import PAPER
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +18,7 @@ def test_bn_init_weighs_what_was_measured() -> None:
     errors = {value: [float(r["top1_error"]) for r in rows if r["value"] == value] for value in ("ones", "uniform")}
     assert [len(side) for side in errors.values()] == [8, 8]
     assert {(row["network"], row["protocol"], row["field"]) for row in rows} == {("WRN-16-1", "fast", "bn_init")}
-    told = weights()["bn_init"]
+    told = PAPER.weights["bn_init"]
     difference = np.mean(errors["uniform"]) - np.mean(errors["ones"])
     test = stats.ttest_ind(errors["uniform"], errors["ones"], equal_var=False)
     low, high = test.confidence_interval(0.95)

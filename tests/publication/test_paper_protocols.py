@@ -2,14 +2,12 @@
 
 import pytest
 
-from pipeline.errors import UserError
 from pipeline.params import Protocol, StepSchedule
-from pipeline.publication.claims import load_claims
-from pipeline.publication.protocols import paper_protocol, paper_protocols, protocol_of, published_images
+from pipeline.publication.wide_resnet import PAPER
 
 
 def test_each_field_has_a_source() -> None:
-    protocols = paper_protocols()
+    protocols = PAPER.protocols
     assert set(protocols) == {"paper-zca", "paper-meanstd", "paper-svhn", "paper-imagenet"}
     for paper in protocols.values():
         assert set(paper.sources) == set(Protocol.model_fields)
@@ -26,7 +24,7 @@ def test_each_field_has_a_source() -> None:
     ],
 )
 def test_schedules(name, epochs, rate, drops, factor, dropout) -> None:
-    protocol = paper_protocol(name).protocol
+    protocol = PAPER.protocols[name].protocol
     assert isinstance(protocol.schedule, StepSchedule)
     assert (protocol.epochs, protocol.learning_rate, protocol.dropout) == (epochs, rate, dropout)
     assert (protocol.schedule.drop_after, protocol.schedule.factor) == (drops, factor)
@@ -35,14 +33,14 @@ def test_schedules(name, epochs, rate, drops, factor, dropout) -> None:
 
 
 def test_the_two_eras_differ_where_the_facts_say() -> None:
-    zca, meanstd = paper_protocol("paper-zca").protocol, paper_protocol("paper-meanstd").protocol
+    zca, meanstd = PAPER.protocols["paper-zca"].protocol, PAPER.protocols["paper-meanstd"].protocol
     different = {f for f in Protocol.model_fields if getattr(zca, f) != getattr(meanstd, f)}
     assert different == {"preprocessing", "flip", "crop", "conv_init"}
 
 
 def test_every_runnable_claim_but_coco_has_a_protocol_that_fits_it() -> None:
-    for claim in load_claims():
-        paper = protocol_of(claim)
+    for claim in PAPER.claims:
+        paper = PAPER.protocol_of(claim)
         if claim.kind != "runnable" or claim.dataset == "coco":
             assert paper is None
             continue
@@ -51,16 +49,10 @@ def test_every_runnable_claim_but_coco_has_a_protocol_that_fits_it() -> None:
         if claim.dropout:
             assert paper.protocol.dropout == claim.dropout
         assert (paper.name == "paper-svhn") is (claim.dataset == "svhn")
-        assert published_images(claim.dataset, "test") > 0
+        assert PAPER.images(claim.dataset, "test") > 0
 
 
 def test_unstated_fields_are_marked() -> None:
-    imagenet = paper_protocol("paper-imagenet")
+    imagenet = PAPER.protocols["paper-imagenet"]
     assert [f for f in imagenet.sources if not imagenet.is_stated(f)] == [*("dropout", "processes", "batch_norm")]
-    assert all(paper_protocol("paper-zca").is_stated(field) for field in Protocol.model_fields)
-
-
-def test_unknown_protocol_names_the_nearest() -> None:
-    with pytest.raises(UserError) as caught:
-        paper_protocol("paper-meanstdd")
-    assert "paper-meanstd" in caught.value.remedy
+    assert all(PAPER.protocols["paper-zca"].is_stated(field) for field in Protocol.model_fields)

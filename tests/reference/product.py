@@ -91,7 +91,7 @@ class _StaysFloat64(TorchFunctionMode):
 
 def trained_in_float64(plan: Plan, scratch: Path, stop_in: int | None = None) -> Trained:
     """In the folder of a project. `stop_in`: this process gets SIGTERM during that step of the attempt, from 1."""
-    training, _ = prepare(plan, RUN, scratch.name, scratch, RunHooks(mirrored=False))
+    training, _ = prepare(plan, RUN, scratch.name, scratch, RunHooks())
     model, seen = training.model.double(), Trained()
 
     def state() -> Tensors:
@@ -120,7 +120,7 @@ def trained_in_float64(plan: Plan, scratch: Path, stop_in: int | None = None) ->
 def run_to_files(plan: Plan, name: str) -> tuple[Path, Path]:
     """In the folder of a project: the folders of what training and evaluation leave, as published."""
     trained, evaluated = Path(name, "models") / RUN, Path(name, "evaluations") / RUN
-    train_run(plan, RUN, name, Path("scratch") / name, trained, RunHooks(mirrored=False))
+    train_run(plan, RUN, name, Path("scratch") / name, trained, RunHooks())
     evaluated.mkdir(parents=True)
     evaluate(plan, RUN, trained, evaluated)
     return trained, evaluated

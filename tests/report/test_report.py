@@ -19,13 +19,14 @@ import pytest
 from made_up_runs import five, result, write
 from page_checks import Element
 
+from pipeline.comparison.cells import Comparison
 from pipeline.comparison.formats import cell_text, html
 from pipeline.comparison.results import Result, load_results
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Table, table
 from pipeline.errors import UserError
 from pipeline.params import PARAMS
-from pipeline.publication.claims import claims_of
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.report import page, points
 from pipeline.report.finished_runs import load_finished
 from pipeline.runner.params_file import load
@@ -102,7 +103,8 @@ def read(text) -> Element:
 
 @pytest.fixture(scope="module")
 def tables(root) -> list[Table]:
-    return [table(load(root / PARAMS), name, load_results(root)) for name in TABLES]
+    of = Comparison(PAPER, load(root / PARAMS), load_results(root))
+    return [table(name, of) for name in TABLES]
 
 
 def by_id(read: Element, name: str) -> Element:
@@ -197,18 +199,18 @@ def test_nothing_run_at_all(tmp_path, monkeypatch) -> None:
     page_checks.check_usable(read)
     assert "0 runs finished. No number of the paper is judged yet." in read.text
     assert read.text.count("No run is finished") == 2
-    for claim in [*claims_of("4"), *claims_of("9")]:
+    for claim in [*PAPER.claims_of("4"), *PAPER.claims_of("9")]:
         assert claim.text in read.text
 
 
 def test_points_are_the_papers_and_ours(root) -> None:
-    plan = load(root / PARAMS)
-    published = points.published_points("cifar10")
+    of = Comparison(PAPER, load(root / PARAMS), load_results(root))
+    published = points.published_points("cifar10", PAPER)
     assert {p.error for p in published if p.network == "WRN-40-1"} == {6.85}
     (one,) = [p for p in published if (p.network, p.source) == ("WRN-40-1", "Table 4")]
     assert one.parameters == 563_930
     assert one.multiply_adds == 83_280_512 * 3 * 50_000 * 200
-    ours = points.our_points("cifar10", plan, load_finished(root, load_results(root)))
+    ours = points.our_points("cifar10", of, load_finished(root, of.results))
     assert {(p.network, round(p.error, 2)): p.comparable for p in ours} == {
         ("WRN-40-2", 5.43): True,
         ("WRN-40-2-B(3)", 8.05): True,
@@ -229,8 +231,9 @@ def test_an_error_of_held_out_images_is_no_test_error(quick, tmp_path, monkeypat
     assert "Held-out error 10.00 %: 500 of 5000 images of the held-out split" in read.text
     assert "held-out at the end, seed 2" in text
     assert "test error 10.00" not in text
-    finished = load_finished(tmp_path, load_results(tmp_path))
-    assert [p.error for p in points.our_points("cifar10", load(tmp_path / PARAMS), finished)] == [12.34]
+    of = Comparison(PAPER, load(tmp_path / PARAMS), load_results(tmp_path))
+    finished = load_finished(tmp_path, of.results)
+    assert [p.error for p in points.our_points("cifar10", of, finished)] == [12.34]
 
 
 def test_figures_are_coloured_by_the_page_alone(read) -> None:

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.publication.claims import Claim, load_claims
+from pipeline.publication.claims import Claim
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import parse_plan
 from pipeline.runner.plan_edit import Addition, extend, groups_of, write
 
@@ -17,7 +18,7 @@ RUN = "  cifar10-wrn-40-1-quick-s1:\n"
 
 
 def chosen(*networks: str) -> list[Claim]:
-    return [claim for claim in load_claims() if claim.table in ("3", "4", "6") and claim.network in networks]
+    return [claim for claim in PAPER.claims if claim.table in ("3", "4", "6") and claim.network in networks]
 
 
 @st.composite
@@ -68,8 +69,8 @@ def layouts(draw: st.DrawFn) -> str:
 def test_every_byte_stays_and_the_rest_is_what_was_asked_for(text: str, seeds: int) -> None:
     old = parse_plan(text)
     claims = chosen("WRN-16-4", "WRN-40-1", "WRN-40-2-B(3,3,3)", "WRN-16-4-dropout")
-    groups, _ = groups_of(claims, old, None)
-    new = extend(text, groups, ["3", "4", "6"], seeds)
+    groups, _ = groups_of(PAPER, claims, old, None)
+    new = extend(PAPER, text, groups, ["3", "4", "6"], seeds)
     kept = iter(new.after)
     assert all(character in kept for character in text), "some byte of the old text is gone or moved"
     lines = iter(new.after.splitlines())
@@ -87,23 +88,23 @@ def test_every_byte_stays_and_the_rest_is_what_was_asked_for(text: str, seeds: i
         assert list(after)[: len(before)] == list(before)
         assert {name: after[name] for name in before} == before
     assert (plan.loading, plan.device, plan.comparison) == (old.loading, old.device, old.comparison)
-    assert extend(new.after, groups, ["3", "4", "6"], seeds).after == new.after, "a second time adds"
+    assert extend(PAPER, new.after, groups, ["3", "4", "6"], seeds).after == new.after, "a second time adds"
 
 
 def test_a_layout_with_no_place_is_refused() -> None:
     entry = "cifar10-rgb: {dataset: cifar10, kind: rgb}"
     assert f"representations:\n  {entry}" in SHIPPED
     text = SHIPPED.replace(f"representations:\n  {entry}", f"representations: {{{entry}}}")
-    groups, _ = groups_of(chosen("WRN-40-1"), parse_plan(text), None)
+    groups, _ = groups_of(PAPER, chosen("WRN-40-1"), parse_plan(text), None)
     with pytest.raises(UserError, match="stands in braces") as caught:
-        extend(text, groups, [], 1)
+        extend(PAPER, text, groups, [], 1)
     line = 1 + text[: text.index("representations: {")].count("\n")
     assert f"params.yaml:{line}:" in caught.value.what
 
 
 def addition(before: str) -> Addition:
-    groups, _ = groups_of(chosen("WRN-40-1"), parse_plan(before), None)
-    return extend(before, groups, ["4"], 1)
+    groups, _ = groups_of(PAPER, chosen("WRN-40-1"), parse_plan(before), None)
+    return extend(PAPER, before, groups, ["4"], 1)
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

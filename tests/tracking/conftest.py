@@ -14,11 +14,11 @@ from project import Project, make_project
 
 from pipeline.artifacts import EpochRecord, read_history
 from pipeline.provenance import fingerprint
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.publish import json_text
 from pipeline.runner.params_file import load
 from pipeline.tasks.classification import about, metrics
 from pipeline.tracking.mlflow_logger import mirrored
-from pipeline.tracking.store import EXPERIMENT
 from pipeline.tracking.sync import log_runs, sync_all
 from pipeline.training.train_run import write_history
 
@@ -80,10 +80,10 @@ def trained(
         patch.chdir(project.root)
         forget_mlflow(patch)
         record = lay(FIRST)
-        with mirrored(FIRST, record) as mirror:
+        with mirrored(FIRST, record, PAPER) as mirror:
             for row in read_history(Path("models") / FIRST / "history.csv"):
                 mirror.epoch(EpochRecord(**asdict(row)), 100.0 * row.epoch)
-        log_runs(load(), [FIRST])
+        log_runs(PAPER, load(), [FIRST])
         lay(SECOND)
     done = project.run("dvc", "commit", "-f", f"train@{FIRST}", f"train@{SECOND}")
     assert done.returncode == 0, done.stderr
@@ -99,7 +99,7 @@ class Place:
     def sync(self) -> list[str]:
         """What `wrn-pipe track sync` prints."""
         said: list[str] = []
-        sync_all(load(), said.append)
+        sync_all(PAPER, load(), said.append)
         return said
 
     def client(self) -> MlflowClient:
@@ -108,7 +108,7 @@ class Place:
     def runs(self, view: int = ViewType.ACTIVE_ONLY) -> dict[str, Run]:
         """Run id -> MLflow's newest run of it."""
         client = self.client()
-        where = client.get_experiment_by_name(EXPERIMENT).experiment_id
+        where = client.get_experiment_by_name(PAPER.slug).experiment_id
         found = client.search_runs([where], "", view, order_by=["attributes.start_time ASC"])
         return {run.info.run_name: run for run in found}
 

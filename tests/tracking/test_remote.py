@@ -12,6 +12,7 @@ from tracking.conftest import FIRST, SECOND, Place
 from tracking.servers import free_port, mlflow_server
 
 from pipeline.artifacts import EpochRecord
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.tracking.mlflow_logger import mirrored
 
 pytestmark = pytest.mark.soak
@@ -48,7 +49,7 @@ def test_a_server_that_goes_during_a_training(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     with ExitStack() as server:
         server.enter_context(mlflow_server(remote, port))
-        with mirrored(FIRST, record) as mirror:
+        with mirrored(FIRST, record, PAPER) as mirror:
             mirror.epoch(EpochRecord(1, 0.1, 2.0, 50.0), 100.0)
             while not mirror.logged:
                 time.sleep(0.05)

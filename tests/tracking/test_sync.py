@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from pipeline.artifacts import EpochRecord
 from pipeline.cli.main import app
 from pipeline.errors import UserError
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
 from pipeline.tracking.mlflow_logger import mirrored
 from pipeline.tracking.run_record import finished
@@ -149,18 +150,18 @@ def test_a_resumed_training_doubles_no_step_and_what_it_missed_is_added(place: P
     rows = list(csv.DictReader((place.root / "models" / FIRST / "history.csv").open()))
     last = EpochRecord(2, *(float(rows[1][k]) for k in ("learning_rate", "train_loss", "train_error")))
     for rate in (321.0, 322.0):
-        with mirrored(FIRST, record) as mirror:
+        with mirrored(FIRST, record, PAPER) as mirror:
             mirror.epoch(last, rate)
     first = place.runs()[FIRST].info.run_id
     assert [m.step for m in mlflow.get_metric_history(first, "train_loss")] == [2]
-    log_runs(load(), [FIRST])
+    log_runs(PAPER, load(), [FIRST])
     assert [m.step for m in mlflow.get_metric_history(first, "train_loss")] == [2, 1]
     assert [(m.step, m.value) for m in mlflow.get_metric_history(first, "images_per_second")] == [(2, 321.0)]
     assert place.sync()[:2] == [f"as it was {FIRST}", f"as it was {SECOND}"]
 
 
 def test_what_jobs_have_trained_is_recorded_when_its_files_are_published(place: Place) -> None:
-    log_runs(load(), [FIRST, SECOND])
+    log_runs(PAPER, load(), [FIRST, SECOND])
     assert place.sync()[:2] == [f"as it was {FIRST}", f"as it was {SECOND}"]
 
 
@@ -175,7 +176,7 @@ def test_trainings_that_mlflow_does_not_take_are_published_all_the_same(
     else:
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "none://" if trouble == "the store is none" else "http://127.0.0.1:9")
-    log_runs(load(), [FIRST, SECOND])
+    log_runs(PAPER, load(), [FIRST, SECOND])
     said = capsys.readouterr().err
     assert said.count("MLflow is not recording 2 published runs (") == 1
     assert "wrn-pipe track sync records it later" in said
@@ -184,7 +185,7 @@ def test_trainings_that_mlflow_does_not_take_are_published_all_the_same(
 def test_a_training_that_failed_or_was_stopped_says_so(place: Place) -> None:
     record = json.loads((place.root / "models" / FIRST / "run.json").read_text())
     for error, status in ((ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")):
-        with pytest.raises(error), mirrored(FIRST, record):
+        with pytest.raises(error), mirrored(FIRST, record, PAPER):
             raise error
         assert place.runs()[FIRST].info.status == status
 
@@ -204,10 +205,10 @@ def test_a_run_without_an_evaluation_or_with_other_weights_says_so(place: Place)
 
 def test_the_commit_is_said_only_of_code_that_makes_these_files(place: Place) -> None:
     plan = load()
-    assert finished(plan, [FIRST])[FIRST].origin["commit"] == place.runs()[FIRST].data.tags["commit"]
+    assert finished(PAPER, plan, [FIRST])[FIRST].origin["commit"] == place.runs()[FIRST].data.tags["commit"]
     loop = place.root / "pipeline" / "training" / "loop.py"
     loop.write_text(loop.read_text() + "\n# edited\n")
-    assert finished(plan, [FIRST])[FIRST].origin["commit"] == "unknown"
+    assert finished(PAPER, plan, [FIRST])[FIRST].origin["commit"] == "unknown"
 
 
 @pytest.mark.parametrize(

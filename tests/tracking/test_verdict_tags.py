@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 from made_up_runs import changed, five, plan_text, result
 
+from pipeline.comparison.cells import Comparison
 from pipeline.comparison.results import Result
 from pipeline.params import PARAMS
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import parse_plan
 from pipeline.tracking.verdict_tags import NO_CLAIM, claims_for, judged, table_tag
 
@@ -15,22 +17,22 @@ NEAR = [540, 548, 541, 545, 543]  # WRN-40-2: Table 3 prints 5.43, Table 4 5.33
 def answered(run: str, results: Sequence[Result]) -> tuple[str, str]:
     """Tag and note of one of these runs."""
     one = next(each for each in results if each.run == run)
-    claims = claims_for(one.record.network, one.record.dataset)
-    return judged(run, claims, parse_plan(plan_text(results), PARAMS), results)
+    claims = claims_for(one.record.network, one.record.dataset, PAPER)
+    return judged(run, claims, Comparison(PAPER, parse_plan(plan_text(results), PARAMS), results))
 
 
 def test_a_training_answers_the_errors_of_its_network_on_its_dataset() -> None:
-    claims = claims_for("WRN-40-2-B(3,3)", "cifar10")
+    claims = claims_for("WRN-40-2-B(3,3)", "cifar10", PAPER)
     assert {claim.id for claim in claims} == {
         "3/cifar10/WRN-40-2-B(3,3)/top1_error",
         "4/cifar10/WRN-40-2/top1_error",
     }
-    assert [claim.id for claim in claims] == [claim.id for claim in claims_for("WRN-40-2", "cifar10")]
+    assert [claim.id for claim in claims] == [claim.id for claim in claims_for("WRN-40-2", "cifar10", PAPER)]
     assert table_tag(claims) == "3 4"
-    assert [claim.id for claim in claims_for("WRN-40-2", "cifar100")] == ["4/cifar100/WRN-40-2/top1_error"]
-    assert claims_for("WRN-10-1", "cifar10") == []
+    assert [claim.id for claim in claims_for("WRN-40-2", "cifar100", PAPER)] == ["4/cifar100/WRN-40-2/top1_error"]
+    assert claims_for("WRN-10-1", "cifar10", PAPER) == []
     assert table_tag([]) == NO_CLAIM
-    twice = claims_for("WRN-50-2-bottleneck", "imagenet")  # top-1 and top-5 errors
+    twice = claims_for("WRN-50-2-bottleneck", "imagenet", PAPER)  # top-1 and top-5 errors
     assert table_tag(twice).split() == sorted(set(table_tag(twice).split()))
 
 

@@ -1,28 +1,14 @@
 """A cell in words: the pieces of text that all formats for readers share."""
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.comparison.cells import Cell, Excluded
 from pipeline.comparison.deviations import Deviation
 from pipeline.comparison.statistics import DIFFERS, OVERALL, SIDE, Judgement, Verdict
 from pipeline.comparison.tables import Column, Table
-from pipeline.publication.protocols import protocol_of
+from pipeline.publication.paper import Paper
 
-DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN", "imagenet": "ImageNet", "coco": "COCO"}
-METRICS = {
-    "top1_error": "test error, %",
-    "top5_error": "top-5 error, %",
-    "map": "mAP, %",
-    "params_millions": "parameters, millions",
-    "epoch_seconds": "seconds an epoch",
-    "batch16_ms": "ms for a batch of 16",
-    "batch32_ms": "ms for a batch of 32",
-    "gain_points": "points of error gained",
-    "times_faster": "times faster",
-    "figure_label": "error in a label, %",
-}
 MEANINGS = {
     "reproduced": "our mean is within the margin of the printed number, at 3 % a side; this is said of the number, "
     "not of the error that the authors would find on average",
@@ -66,8 +52,8 @@ def letters_of(table: Table) -> Letters:
     return Letters(tuple(sorted(found, key=lambda d: (not d.material, d))))
 
 
-def heading(column: Column) -> str:
-    return f"{DATASETS[column.dataset]}, {METRICS[column.metric]}"
+def heading(column: Column, paper: Paper) -> str:
+    return f"{paper.datasets[column.dataset]}, {paper.metrics[column.metric]}"
 
 
 def published(cell: Cell) -> str:
@@ -113,21 +99,29 @@ def marks(cell: Cell, letters: Letters) -> str:
     return f"[{', '.join(found)}]" if found else ""
 
 
-def evidence(cell: Cell, letters: Letters) -> str:
+def evidence(cell: Cell, letters: Letters, paper: Paper) -> str:
     """One sentence on the runs behind a cell; empty where there are none."""
     sample = cell.ours
     if sample is None:
         return ""
-    name = f"{cell.model}, {DATASETS[cell.dataset]}" + (", top-5" if cell.metric == "top5_error" else "")
+    name = f"{cell.model}, {paper.datasets[cell.dataset]}" + (", top-5" if cell.metric == "top5_error" else "")
     runs = f"{sample.n} run{'s' if sample.n > 1 else ''}, mean {sample.mean:.2f}"
     if sample.sd is not None:
         spread = f"{sample.smallest:.2f} to {sample.largest:.2f}"
         runs += f", sd {sample.sd:.3f}, median {sample.median:.2f}, {spread}"
-    parts = [f"{name}: {runs} ({', '.join(cell.runs)})"]
+    parts = [f"{name}: {runs} ({'; '.join(_by_origin(cell))})"]
     if cell.judgement is not None:
         parts.append(_judged(cell.judgement, cell.margin))
     parts.extend(_also(excluded, letters) for excluded in cell.excluded)
     return "; ".join(parts)
+
+
+def _by_origin(cell: Cell) -> list[str]:
+    """`this plan: a, b`, or evidence of a commit: the runs behind a cell by where they come from."""
+    pairs = list(zip(cell.origins, cell.runs, strict=True))
+    return [
+        f"{origin}: {', '.join(run for its, run in pairs if its == origin)}" for origin in dict.fromkeys(cell.origins)
+    ]
 
 
 def _judged(judgement: Judgement, margin: float | None) -> str:
@@ -152,15 +146,15 @@ def _also(excluded: Excluded, letters: Letters) -> str:
 
 
 def all_evidence(table: Table, letters: Letters) -> list[str]:
-    return [line for cell in table.cells if (line := evidence(cell, letters))]
+    return [line for cell in table.cells if (line := evidence(cell, letters, table.paper))]
 
 
-def meanings(cells: Iterable[Cell]) -> list[tuple[str, str]]:
-    """What the verdicts among `cells` mean."""
-    cells = list(cells)
+def meanings(table: Table) -> list[tuple[str, str]]:
+    """What the verdicts of its cells mean."""
+    cells = table.cells
     used = {verdict(cell).partition(",")[0] for cell in cells}
     by_dataset = {cell.dataset: cell.margin for cell in cells if cell.verdict is Verdict.REPRODUCED and cell.margin}
-    margins = " and ".join(f"{margin:g} points ({DATASETS[name]})" for name, margin in by_dataset.items())
+    margins = " and ".join(f"{margin:g} points ({table.paper.datasets[name]})" for name, margin in by_dataset.items())
     found = {word: meaning for word, meaning in MEANINGS.items() if word in used}
     if margins:
         found["reproduced"] = found["reproduced"].replace("within the margin", f"within {margins}")
@@ -169,7 +163,7 @@ def meanings(cells: Iterable[Cell]) -> list[tuple[str, str]]:
 
 def summary(table: Table) -> str:
     """How many of the table's claims have which verdict, and what chance alone would give."""
-    verdicts = Counter(str(cell.verdict) for cell in table.cells if cell.claim and protocol_of(cell.claim))
+    verdicts = Counter(str(cell.verdict) for cell in table.cells if cell.claim and table.paper.protocol_of(cell.claim))
     if not verdicts:
         return "No claim of this table can be trained and judged."
     parts = [f"{verdicts[verdict]} {verdict}" for verdict in map(str, Verdict) if verdict in verdicts]

@@ -27,7 +27,7 @@ class Grid:
 
 
 def grid(table: Table, letters: cell_text.Letters) -> Grid:
-    groups = tuple(Group(cell_text.heading(column), _names(column)) for column in table.columns)
+    groups = tuple(Group(cell_text.heading(column, table.paper), _names(column)) for column in table.columns)
     rows, cells = [], []
     for model in table.models:
         found = tuple(_find(table, model, column) for column in table.columns)

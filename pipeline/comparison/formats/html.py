@@ -8,7 +8,7 @@ from pipeline.comparison.cells import Cell
 from pipeline.comparison.formats import cell_text
 from pipeline.comparison.formats.grid import grid
 from pipeline.comparison.tables import Table
-from pipeline.publication.paper import PAPER
+from pipeline.publication.paper import Paper
 
 if TYPE_CHECKING:
     import jinja2
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 
 
-def render(tables: Sequence[Table]) -> str:
+def render(tables: Sequence[Table], paper: Paper) -> str:
     page = environment().get_template("page.html.jinja")
-    return page.render(paper=PAPER, tables=[section(table) for table in tables]).rstrip("\n") + "\n"
+    return page.render(paper=paper, tables=[section(table) for table in tables]).rstrip("\n") + "\n"
 
 
 def environment(*folders: Path) -> "jinja2.Environment":
@@ -63,7 +63,7 @@ def section(table: Table, link: Callable[[Cell], str] | None = None) -> dict[str
             ("Runs", [("", line) for line in cell_text.all_evidence(table, letters)]),
             ("Deviations from the paper's protocol", [(f"[{mark}]", text) for mark, text in letters.legend()]),
             ("Footnotes", [(f"[{caveat.number}]", caveat.text) for caveat in table.caveats]),
-            ("Words", [(f"{word}:", text) for word, text in cell_text.meanings(table.cells)]),
+            ("Words", [(f"{word}:", text) for word, text in cell_text.meanings(table)]),
         ],
     }
 

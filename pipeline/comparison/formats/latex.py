@@ -79,7 +79,7 @@ def _table(table: Table) -> str:
         *cell_text.all_evidence(table, letters),
         *(f"[{mark}] {text}" for mark, text in letters.legend()),
         *(f"[{caveat.number}] {caveat.text}" for caveat in table.caveats),
-        *(f"{word}: {meaning}" for word, meaning in cell_text.meanings(table.cells)),
+        *(f"{word}: {meaning}" for word, meaning in cell_text.meanings(table)),
     ]
     lines.extend(escape(note) + r"\par" for note in notes)
     return "\n".join([*lines, r"\normalsize", ""])

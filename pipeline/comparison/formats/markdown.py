@@ -23,7 +23,7 @@ def _table(table: Table) -> str:
         ("Runs", [f"- {_escape(line)}" for line in cell_text.all_evidence(table, letters)]),
         ("Deviations from the paper's protocol", [f"- [{mark}] {_escape(text)}" for mark, text in letters.legend()]),
         ("Footnotes", [f"- [{caveat.number}] {_escape(caveat.text)}" for caveat in table.caveats]),
-        ("Words", [f"- {word}: {_escape(meaning)}" for word, meaning in cell_text.meanings(table.cells)]),
+        ("Words", [f"- {word}: {_escape(meaning)}" for word, meaning in cell_text.meanings(table)]),
     ):
         if items:
             lines.extend(["", f"## {title}", "", *items])

@@ -6,13 +6,14 @@ from typing import Any
 
 from pipeline.comparison.cells import Cell
 from pipeline.comparison.tables import Table, results_schema
+from pipeline.publication.paper import Paper
 
 
-def render_csv(tables: Sequence[Table]) -> str:
+def render_csv(tables: Sequence[Table], paper: Paper) -> str:
     """All cells under one header, checked against `results_schema`."""
     import pandas as pd
 
-    schema = results_schema()
+    schema = results_schema(paper)
     rows = [row(cell) for table in tables for cell in table.cells]
     frame = schema.validate(pd.DataFrame(rows, columns=list(schema.columns), dtype=str))
     return str(frame.to_csv(index=False, lineterminator="\n"))
@@ -47,6 +48,7 @@ def row(cell: Cell) -> dict[str, str]:
         "deviations": "; ".join(f"{d} ({'material' if d.material else 'minor'})" for d in cell.deviations),
         "caveats": " ".join(map(str, cell.caveats)),
         "runs": " ".join(cell.runs),
+        "origins": "; ".join(dict.fromkeys(cell.origins)),
         "excluded": " ".join(excluded.run for excluded in cell.excluded),
     }
 
@@ -115,6 +117,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         ],
         "caveats": list(cell.caveats),
         "runs": list(cell.runs),
+        "origins": list(cell.origins),
         "excluded": [{"run": e.run, "error": round(e.error, 3), "reason": e.reason} for e in cell.excluded],
     }
 

@@ -59,7 +59,7 @@ def _print(console: Console, table: Table) -> None:
     _list(console, "Runs", [("-", line) for line in cell_text.all_evidence(table, letters)])
     _list(console, "Deviations from the paper's protocol", [(f"[{m}]", text) for m, text in letters.legend()])
     _list(console, "Footnotes", [(f"[{caveat.number}]", caveat.text) for caveat in table.caveats])
-    _list(console, "Words", [(f"{word}:", meaning) for word, meaning in cell_text.meanings(table.cells)])
+    _list(console, "Words", [(f"{word}:", meaning) for word, meaning in cell_text.meanings(table)])
     console.print()
 
 
@@ -67,7 +67,7 @@ def _section(table: Table, column: Column, letters: cell_text.Letters) -> Grid:
     cells = [cell for cell in table.cells if (cell.dataset, cell.metric) == (column.dataset, column.metric)]
     grid = Grid(
         box=box.SIMPLE_HEAD,
-        title=cell_text.heading(column),
+        title=cell_text.heading(column, table.paper),
         title_justify="left",
         title_style="bold",
         padding=(0, 2, 0, 0),

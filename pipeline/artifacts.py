@@ -163,23 +163,22 @@ def write_history(path: Path, history: Iterable[EpochRecord]) -> None:
 def read_history(path: Path, again: str | None = None) -> list[EpochRecord]:
     """Raises UserError, with `again` as the command that writes it, for a file without epochs 1 to n, one a row."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file)
-            try:
-                history = [
-                    EpochRecord(
-                        int(row["epoch"]),
-                        float(row["learning_rate"]),
-                        float(row["train_loss"]),
-                        float(row["train_error"]),
-                        float(row["test_error"]) if row.get("test_error") else None,
-                    )
-                    for row in rows
-                ]
-            except (KeyError, TypeError, ValueError) as error:
-                raise _unreadable(path, f"line {rows.line_num}: {error!r}", again) from None
-    except OSError as error:
-        raise _unreadable(path, error.strerror or str(error), again) from None
+        rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, str(error), again) from None
+    try:
+        history = [
+            EpochRecord(
+                int(row["epoch"]),
+                float(row["learning_rate"]),
+                float(row["train_loss"]),
+                float(row["train_error"]),
+                float(row["test_error"]) if row.get("test_error") else None,
+            )
+            for row in rows
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(path, f"line {rows.line_num}: {error!r}", again) from None
     if [row.epoch for row in history] != list(range(1, len(history) + 1)):
         raise _unreadable(path, f"its epochs are not 1 to {len(history)}, one a row", again)
     return history

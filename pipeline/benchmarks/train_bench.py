@@ -16,6 +16,7 @@ from pipeline.benchmarks import loading_ways, measuring
 from pipeline.benchmarks.measuring import Spread, ask, machine, peak_gemm, process, seconds_of, spread
 from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
 from pipeline.data.beton import open_split
+from pipeline.kernels.apply import speed_up
 from pipeline.models.build import build
 from pipeline.models.names import Network, parse
 from pipeline.models.param_count import multiply_adds
@@ -23,7 +24,6 @@ from pipeline.models.preact_resnet import PreActBlock, PreActResNet, convolution
 from pipeline.models.sync_batch_norm import synchronise
 from pipeline.params import Backend, Kernels, Precision
 from pipeline.training.openmp_threads import on_own_core
-from pipeline.training.train_run import speed_up
 
 DATA = Path("data/beton/cifar10-rgb")
 BASELINE = "public port"

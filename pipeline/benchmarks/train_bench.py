@@ -114,8 +114,9 @@ def warm_step(
         with on_own_core():
             compute(images, labels)
 
-    # Kernels are chosen, memory is taken from the system; and what compiles them may run on any core.
-    for _ in range(3 if way.prepared else 1):
+    # Kernels are chosen, memory is taken from the system, and each of a DataLoader's workers, whose start takes seconds
+    # of all cores, has made a batch. What compiles may run on any core.
+    for _ in range(3):
         compute(*next(batches))
     return step
 

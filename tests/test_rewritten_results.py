@@ -9,7 +9,6 @@ import pytest
 from project import ROOT, Project
 
 READ_THE_CHECKOUT = (
-    "tests/test_readme.py",
     "tests/test_dag.py",
     "tests/test_docs.py",
     "tests/cli/test_broken_files.py",

@@ -20,7 +20,6 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Committed results without the records of the run that they are made of; its tests put back what they break."""
     project = copy_repository(tmp_path_factory.mktemp("clone") / "c", "params.yaml", "dvc.lock")
     shutil.copytree(ROOT / "results", project.root / "results")
-    assert project.run("git", "init", "-q", "-b", "main").returncode == 0
     project.commit("start")
     return project
 

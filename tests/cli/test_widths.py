@@ -16,7 +16,6 @@ from pipeline.runner.params_file import load
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """As freshly cloned, where dvc.lock has results that are not here; the working directory is in it."""
     project = copy_repository(tmp_path, "params.yaml", "dvc.lock")
-    assert project.run("git", "init", "-q").returncode == 0  # DVC asks for it
     monkeypatch.chdir(tmp_path)
     return project
 

@@ -309,7 +309,7 @@ def test_a_bad_archive_is_refused_and_leaves_nothing(tiny_entry: dict[str, Any],
     ran = project.cli("repro")
     assert ran.returncode == 2, ran.stdout + ran.stderr
     assert "Traceback" not in ran.stderr
-    what, fix = re.search(r"^(error: .*)\n(  fix: .*)", ran.stderr, re.M).groups()  # type: ignore[union-attr]
+    ((what, fix),) = re.findall(r"^(error: .*)\n(  fix: .*)", ran.stderr, re.M)
     assert archive["archive"] in what
     assert "folder: true" in fix
     assert not [p for p in (project.root / "data").rglob("*") if p.is_file()]

@@ -130,19 +130,9 @@ def random_batches(batch: int, size: int) -> Batches:
     return repeat((images, torch.randint(10, (batch,), device=device)))
 
 
-def training_rate(
-    network: str,
-    batch: int,
-    size: int,
-    way: Way,
-    at_least: float = MEASURE_S,
-    *,
-    update: bool = True,
-    synchronised: bool = False,
-) -> float:
-    """Training images a second on random images of `size` x `size`, in `at_least` seconds; keeps nothing."""
-    step = warm_step(network, way, random_batches(batch, size), update=update, synchronised=synchronised)
-    return batch / seconds_of(step, at_least)
+def training_rate(network: str, batch: int, size: int, way: Way, **settings: bool) -> float:
+    """Training images a second on random images of `size` x `size`; keeps nothing. `settings` are warm_step's."""
+    return batch / seconds_of(warm_step(network, way, random_batches(batch, size), **settings), MEASURE_S)
 
 
 def batch_of(network: Network) -> int:

@@ -20,8 +20,6 @@ SET_UP_AGAIN = f"rm -rf .venv && {SET_UP}"
 """A stamp vouches for the environment, so only a new one is sure to be checked."""
 CHILD_TIMEOUT_S = 180
 LOW_DISK_GB = 3
-# -P: a folder of the same name in the current directory must not be taken for the package.
-PYTHON = (sys.executable, "-P")
 
 State = Literal["ok", "missing", "note"]
 """`missing`: required and not there. `note`: works, with a limit worth knowing."""
@@ -37,36 +35,33 @@ class Check:
     remedy: str = ""
 
 
+def code(text: str) -> tuple[str, ...]:
+    """A command that runs Python."""
+    # -P: a folder of the same name in the current directory must not be taken for the package.
+    return (sys.executable, "-P", "-c", text)
+
+
+_BF16 = "from pipeline.training.device import *; exit(computed_in('bf16', choose('auto')) != 'bf16' and 'none')"
 COMMANDS: dict[str, tuple[Sequence[str], State, str]] = {
-    "torch": ((*PYTHON, "-c", "import torch; print(torch.__version__)"), "missing", SET_UP_AGAIN),
+    "torch": (code("import torch; print(torch.__version__)"), "missing", SET_UP_AGAIN),
     "gpu": (
-        (*PYTHON, "-c", "from torch import cuda; cuda.init(); print(cuda.device_count(), cuda.get_device_name())"),
+        code("from torch import cuda; cuda.init(); print(cuda.device_count(), cuda.get_device_name())"),
         "note",
-        "training uses the CPU, where only small networks end in reasonable time; where there is a GPU, look at its "
-        "driver and at CUDA_VISIBLE_DEVICES",
+        "without one only small networks train in reasonable time; with one, see its driver and CUDA_VISIBLE_DEVICES",
     ),
-    "native bf16": (
-        (
-            *PYTHON,
-            "-c",
-            "from pipeline.training.device import choose, computed_in\n"
-            "raise SystemExit(None if computed_in('bf16', choose('auto')) == 'bf16' else 'none')",
-        ),
-        "note",
-        "precision: bf16 computes in fp32 here; run.json says so",
-    ),
+    "native bf16": (code(_BF16), "note", "precision: bf16 computes in fp32 here; run.json says so"),
     "ffcv": (
-        (*PYTHON, "-c", "import ffcv.loader"),
+        code("import ffcv.loader"),
         "missing" if sys.platform == "linux" else "note",  # it exists for Linux only
         f"{SET_UP_AGAIN}; or train with the numpy loader: loading.backend: numpy in params.yaml",
     ),
     "kernels": (
-        (*PYTHON, "-c", "from pipeline.kernels.build_kernels import built_with; print('built by', built_with())"),
+        code("from pipeline.kernels.build_kernels import built_with; print('built by', built_with())"),
         "missing",
         "install g++, or set kernels: torch in params.yaml, which is slower on a CPU",
     ),
     "npm": (("npm", "--version"), "note", f"{SET_UP} brings one; only data sources of kind npm need it"),
-    "dvc": ((*PYTHON, "-m", "dvc", "--version"), "missing", SET_UP_AGAIN),
+    "dvc": ((sys.executable, "-P", "-m", "dvc", "--version"), "missing", SET_UP_AGAIN),
     "git": (("git", "log", "-1", "--format=commit %h"), "missing", "install git, and work in a git clone"),
 }
 """Name -> a command that ends well where it is there, what it is where it is not, and the remedy."""

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -256,11 +256,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing on stderr, where the tests read what the program says; `requests` is the log."""
 
 
-@pytest.fixture
-def archive_server(tmp_path: Path) -> Iterator[ArchiveServer]:
-    """A running ArchiveServer with an empty folder."""
-    folder = tmp_path / "served"
-    folder.mkdir()
+@contextmanager
+def serve(folder: Path) -> Iterator[ArchiveServer]:
     archive_server = ArchiveServer(folder, "")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, archive_server)) as server:
         server.daemon_threads = True
@@ -272,3 +269,19 @@ def archive_server(tmp_path: Path) -> Iterator[ArchiveServer]:
         archive_server.closing.set()
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def archive_server(tmp_path: Path) -> Iterator[ArchiveServer]:
+    """A running ArchiveServer with an empty folder."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    with serve(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tiny_entry(tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The params.yaml entry of the tiny dataset, whose archive a running server gives."""
+    with serve(TINY.parent) as server:
+        yield tiny_dataset_entry(f"{server.url}/{TINY.name}")

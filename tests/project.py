@@ -78,7 +78,8 @@ class Project:
 
 
 def copy_repository(root: Path, *more: str) -> Project:
-    """This repository's code and DAG at `root`, without its plan, and the files `more` of it."""
+    """A git repository with this one's code and DAG at `root`, without its plan, and the files `more` of it; nothing
+    is committed."""
     for name in (*COPIED, *more):
         source, to = ROOT / name, root / name
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +88,7 @@ def copy_repository(root: Path, *more: str) -> Project:
         else:
             shutil.copyfile(source, to)
     shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    subprocess.run(["git", "init", "-q", "-b", "main", root], check=True)
     return Project(root)
 
 
@@ -108,7 +110,6 @@ def make_project(root: Path, dataset: dict[str, Any], beton: Path | None = None)
     }
     params["comparison"]["margins"]["cifar10-tiny"] = 0.3
     yaml.dump(params, root / "params.yaml")
-    assert project.run("git", "init", "-q", "-b", "main").returncode == 0
     project.commit("start")
     if beton:
         (root / "data" / "beton").mkdir(parents=True)

@@ -1,5 +1,5 @@
 """How a training's threads wait for each other and where they run, so that other processes on the same cores cost it
-little. benchmarks/neighbours.py measures it; sums are the same to the bit."""
+little. Sums are the same to the bit."""
 
 import os
 import sys

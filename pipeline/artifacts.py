@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.dataset_config import SCRATCH as SCRATCH
 from pipeline.errors import UserError
 from pipeline.params import Protocol, Run
 from pipeline.publish import json_text, new_file
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
     Ints: TypeAlias = npt.NDArray[np.int64]
     Floats: TypeAlias = npt.NDArray[np.float64]
 
-BETON, MODELS, EVALUATIONS, SCRATCH = Path("data/beton"), Path("models"), Path("evaluations"), Path("scratch")
+BETON, MODELS, EVALUATIONS = Path("data/beton"), Path("models"), Path("evaluations")
 EVIDENCE = Path("evidence")
-"""SCRATCH: state of unfinished trainings, <fingerprint>/ each, jobs, failure records, downloads; no stage reads it."""
 WEIGHTS, HISTORY, RECORD = "model.safetensors", "history.csv", "run.json"
 PREDICTIONS, METRICS, DIGESTS = "predictions.parquet", "metrics.json", "digests.json"
 ORIGIN = "origin.json"
@@ -87,7 +87,7 @@ class RunRecord(JsonFile):
     device: dict[str, str | int]
     """What the last step ran on, as pipeline.training.device.facts says it."""
     devices: list[dict[str, str | int]]
-    """All that steps ran on, in order."""
+    """All that steps ran on, in order; from_epoch: the first epoch, from 1, of which each did steps."""
     unrepeatable_kernels: list[str]
     """Kernels met that torch cannot make deterministic."""
     versions: dict[str, str]

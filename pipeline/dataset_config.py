@@ -1,11 +1,15 @@
 """What a dataset is, where it comes from and how it is recognised: the entries of `datasets:` in params.yaml."""
 
 import math
+import os
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, StringConstraints, Tag, model_validator
 
+SCRATCH = Path(os.environ.get("WRN_PIPE_SCRATCH") or "scratch").expanduser()
+"""State of unfinished trainings, <fingerprint>/ each, jobs, failure records, downloads; no stage reads it."""
 DATA_DIR = "WRN_PIPE_DATA_DIR"
 """Environment variable that names the folder a `folder` source reads. A folder is a machine's affair, so it never
 stands in params.yaml, where it would make the same dataset look different on every machine."""

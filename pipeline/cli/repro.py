@@ -58,6 +58,10 @@ def repro(
         list[str] | None,
         typer.Option(help="--slurm: a further option of sbatch, such as account=vision.", show_default=False),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--for", metavar="TIME", help="Save and end within this time, such as 2h30m.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry: print JSON.")] = False,
     pull: Annotated[
         bool, typer.Option("--pull", help="Take from the DVC remote what another clone has made, instead of making it.")
@@ -72,16 +76,18 @@ def repro(
     With --jobs or --slurm the runs are trained and evaluated side by side, outside DVC; then all is recorded at once. A
     job that fails is tried three times. Ctrl-C leaves jobs of a cluster running; the same command finds them again.
 
-    Exit code: 0 done, 1 a stage failed, 2 a usage error, 130 or 143 stopped by a signal.
+    Exit code: 0 done, 1 a stage failed, 2 a usage error, 75 the time of --for is over, 130 or 143 stopped by a signal.
     """
     import sys
+    from functools import partial
     from shlex import join
     from signal import SIGINT, SIGTERM
 
     from pipeline.dvc_lock import LOCK
-    from pipeline.errors import UserError
-    from pipeline.runner.dvc import changed_results
+    from pipeline.errors import StoppedError, UserError
+    from pipeline.runner.dvc import changed_results, how_far
     from pipeline.runner.dvc import repro as run
+    from pipeline.runner.interruptions import time_budget
     from pipeline.runner.params_file import load
 
     targets, again = targets or [], join(["wrn-pipe", *sys.argv[1:]])
@@ -109,13 +115,16 @@ def repro(
         remote.check(writing=push)
     if fresh:
         _forget_states(plan, targets)
-    if place is not None:
-        from pipeline.runner.job_driver import repro_by_jobs
+    with time_budget(budget, again, partial(how_far, plan, targets)):
+        if place is not None:
+            from pipeline.runner.job_driver import repro_by_jobs
 
-        code = repro_by_jobs(plan, targets, place, again, force)
-    else:
-        options = [flag for flag, on in (("--force", force), ("--keep-going", keep_going), ("--pull", pull)) if on]
-        code = run(plan, targets, options)
+            code = repro_by_jobs(plan, targets, place, again, force)
+        else:
+            options = [flag for flag, on in (("--force", force), ("--keep-going", keep_going), ("--pull", pull)) if on]
+            code = run(plan, targets, options)
+        if budget and code == 128 + SIGTERM:
+            raise StoppedError(SIGTERM, "stopped, the stage has said where", f"go on with: {again}")
     if code in (128 + SIGINT, 128 + SIGTERM):  # the stage has said how to go on
         raise typer.Exit(code)
     if code:

@@ -42,6 +42,12 @@ def stage(
             show_default=False,
         ),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--for", metavar="TIME", help="train: save and end within this time, such as 2h30m.", show_default=False
+        ),
+    ] = None,
     twice: Annotated[
         bool,
         typer.Option("--twice", help="train: train twice, in scratch/ only, and compare every byte of every step."),
@@ -52,20 +58,32 @@ def stage(
 ) -> None:
     """Run one stage by itself, without DVC: its inputs are taken as they are and nothing is recorded in dvc.lock.
 
-    Exit code: 0 done, 1 failed or (--twice) not equal, 2 a usage error, 130 or 143 stopped by a signal.
+    Exit code: 0 done, 1 failed or (--twice) not equal, 2 a usage error, 75 the time of --for is over, 130
+    or 143 stopped by a signal.
     """
+    import sys
     from importlib import import_module
+    from shlex import join
 
     from pipeline.errors import UserError
     from pipeline.params import nearest
     from pipeline.runner.dag import read_dag
+    from pipeline.runner.dvc import how_far
+    from pipeline.runner.interruptions import time_budget
     from pipeline.runner.params_file import load
     from pipeline.runner.stage_entry import stage_attempt
 
     if name not in completion.STAGES:
         raise UserError(f"no stage {name!r}", nearest(name, completion.STAGES, "stage"))
-    keys = [stage.key for stage in read_dag(load()).values() if stage.kind == name]
-    given = {"--fresh": fresh, "--wait": wait, "--checkpoint-steps": checkpoint_steps, "--nproc": nproc}
+    plan = load()
+    keys = [stage.key for stage in read_dag(plan).values() if stage.kind == name]
+    given = {
+        "--fresh": fresh,
+        "--wait": wait,
+        "--checkpoint-steps": checkpoint_steps,
+        "--nproc": nproc,
+        "--for": budget,
+    }
     options = [option for option, value in (given | {"--twice": twice}).items() if value]
     if options and name != "train":
         raise UserError(f"stage {name} has no option {options[0]}", "it is one of wrn-pipe stage train RUN")
@@ -85,7 +103,7 @@ def stage(
 
         compare(key, steps)
         return
-    words = [] if key is None else [key]
+    words, again = [] if key is None else [key], join(["wrn-pipe", *sys.argv[1:]])
     more: dict[str, Any] = {}
     if name == "train":
         more = {"fresh": fresh, "wait": wait, "checkpoint_steps": checkpoint_steps, "nproc": _processes(nproc)}
@@ -95,7 +113,8 @@ def stage(
         from stages import download
 
         kept = partial(download.kept, *words)
-    with stage_attempt("@".join([name, *words]), kept):
+    far = partial(how_far, plan, [f"{name}@{key}"])
+    with time_budget(budget, again, far), stage_attempt("@".join([name, *words]), kept):
         import_module(f"stages.{name}").main(*words, **more)
 
 

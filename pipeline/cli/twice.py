@@ -21,6 +21,7 @@ def compare(run_id: str, steps: int | None) -> None:
     """
     kept = "of two trainings to compare nothing is kept"
     with stop_at_once(lambda: kept, _command(run_id, steps), "start again with"):
+        from pipeline.artifacts import SCRATCH
         from pipeline.errors import UserError
         from pipeline.provenance import fingerprint
         from pipeline.runner.params_file import load
@@ -32,7 +33,7 @@ def compare(run_id: str, steps: int | None) -> None:
                 f"--twice follows one process, and run {run_id} has {processes}",
                 f"compare the weights of two trainings: wrn-pipe stage train {run_id} --fresh",
             )
-        home = Path("scratch") / f"{fingerprint(plan, run_id)}.twice"
+        home = SCRATCH / f"{fingerprint(plan, run_id)}.twice"
         with hold(home, run_id, resumes=False):
             shutil.rmtree(home, ignore_errors=True)
             try:

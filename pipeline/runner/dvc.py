@@ -17,11 +17,13 @@ from typing import Any
 
 import psutil
 
+from pipeline.artifacts import SCRATCH
 from pipeline.dvc_lock import locked
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import EXIT_CODE_FILE, StoppedError, UserError, WrnPipeError
 from pipeline.params import PARAMS, Plan, nearest
 from pipeline.progress import say
+from pipeline.provenance import fingerprint
 from pipeline.runner.dag import Stage, read_dag, with_needed
 from pipeline.runner.interruptions import handled
 from pipeline.runner.running_stages import running_stages, stage_processes
@@ -91,6 +93,17 @@ def looked_at(plan: Plan, targets: Sequence[str], stages: dict[str, Stage]) -> l
     resolved = set(resolve(plan, targets, stages))
     chosen = [name for name, stage in stages.items() if name in resolved or stage.kind in resolved]
     return with_needed(stages, chosen or stages)
+
+
+def how_far(plan: Plan, targets: Sequence[str]) -> list[str]:
+    """Where each training that these targets look at is, of those that have begun and are not published."""
+    from pipeline.runner.heartbeat import read
+
+    found, stages = [], read_dag(plan)
+    for stage in (stages[name] for name in looked_at(plan, targets, stages)):
+        if stage.kind == "train" and (beat := read(SCRATCH / fingerprint(plan, stage.key))):
+            found.append(f"{stage.key} is in epoch {beat.epoch} of {beat.epochs}")
+    return found
 
 
 def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> int:

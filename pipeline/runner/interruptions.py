@@ -1,18 +1,29 @@
 """How work ends before its time: by a signal, or for want of memory."""
 
+import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from pipeline.errors import OUTSIDE, InterruptedTrainingError, StoppedError, WrnPipeError, continue_with
+from pipeline.errors import (
+    OUTSIDE,
+    InterruptedTrainingError,
+    StoppedError,
+    TimeOverError,
+    UserError,
+    WrnPipeError,
+    continue_with,
+)
 from pipeline.progress import say
 
 NOTHING_HALF_DONE = "nothing half-done is left"
 _NO_MEMORY = re.compile("can't allocate memory|bad_alloc|out of memory|could not create a memory|_ALLOC(ATION)?_FAILED")
 """In the text of torch's plain RuntimeErrors: of the CPU's allocator, oneDNN, cuBLAS and cuDNN."""
+_RESERVE_S = 30.0
 _heard: list[int] = []
 """Signals that have come within `stop_at_once` or `stop_training_at_once`."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -109,6 +120,43 @@ def stop_after_step(alone: bool = True) -> Iterator[list[int]]:
 
     with handled(note):
         yield received
+
+
+def seconds(text: str, option: str) -> int:
+    """Of a time such as 8h, 2h30m, 1d12h or 90s. Raises UserError for anything else."""
+    found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    if not text or found is None:
+        raise UserError(
+            f"{option} {text!r}: invalid time", "write days, hours, minutes, seconds: 8h, 2h30m, 1d12h, 90s"
+        )
+    return sum(int(part or 0) * unit for part, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
+
+
+@contextmanager
+def time_budget(text: str | None, again: str, how_far: Callable[[], list[str]]) -> Iterator[None]:
+    """What the block does ends in time, as by SIGTERM, which saves what trains; then TimeOverError says `how_far` it is
+    and the command that goes on. The signal comes half a minute early, or a tenth: a step and a save still follow."""
+    if text is None:
+        yield
+        return
+    budget, over = seconds(text, "--for"), threading.Event()
+
+    def end() -> None:
+        over.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    timer = threading.Timer(budget - min(_RESERVE_S, budget / 10), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (StoppedError, KeyboardInterrupt) as error:
+        if not over.is_set():
+            raise
+        what = "; ".join([f"the time of --for {text} is over, nothing is lost", *how_far()])
+        raise TimeOverError(what, f"go on with: {again}") from error
+    finally:
+        timer.cancel()
 
 
 @contextmanager

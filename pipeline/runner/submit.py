@@ -1,7 +1,6 @@
 """Where jobs run: slots of this machine, or a Slurm cluster, through submitit."""
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
+from pipeline.runner.interruptions import seconds
 from pipeline.runner.job import JOBS, RECORDS, Job, Work, slurm_queue
 from pipeline.runner.stage_entry import forget_failure_record
 from pipeline.training.openmp_threads import wait_briefly
@@ -229,10 +229,7 @@ def need_slurm() -> None:
 
 def minutes(text: str) -> int:
     """Of a time such as 8h, 90m or 1d12h. Raises UserError for anything else, and for less time than saving needs."""
-    found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?", text)
-    if not text or found is None:
-        raise UserError(f"--time {text!r}: invalid time", "write days, hours and minutes: 8h, 90m or 1d12h")
-    total = sum(int(part or 0) * unit for part, unit in zip(found.groups(), (1440, 60, 1), strict=True))
-    if total * 60 < 2 * _GRACE_S:
+    total = seconds(text, "--time")
+    if total < 2 * _GRACE_S:
         raise UserError(f"--time {text} is too short", f"a job saves {_GRACE_S} s before its end: give at least 4m")
-    return total
+    return total // 60

@@ -122,12 +122,13 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
 
 
 def _note_device(at: Progress, here: dict[str, str | int]) -> None:
-    if at.devices[-1:] == [here]:
+    last = {key: value for key, value in at.devices[-1].items() if key != "from_epoch"} if at.devices else None
+    if last == here:
         return
-    if at.devices:
-        before = f"until now on {at.devices[-1]}, from here on {here}"
+    if last:
+        before = f"until now on {last}, from here on {here}"
         say(f"{before}: sums round differently, so no single machine gives these bits; run.json names both")
-    at.devices.append(here)
+    at.devices.append({**here, "from_epoch": at.epoch + 1})
 
 
 class AsyncCopy:

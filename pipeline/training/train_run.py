@@ -53,7 +53,8 @@ def train_run(
             )
         with hooks.run_logger(run_id, record) as logger:
             done = train(training, logger.epoch)
-            record |= {"device": done.devices[-1], "devices": done.devices, "unrepeatable_kernels": done.unrepeatable}
+            last = {key: value for key, value in done.devices[-1].items() if key != "from_epoch"}
+            record |= {"device": last, "devices": done.devices, "unrepeatable_kernels": done.unrepeatable}
             try:
                 with new_folder(to) as work:
                     write_weights(work / WEIGHTS, training.model.state_dict())

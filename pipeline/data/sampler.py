@@ -35,11 +35,8 @@ class Shard:
     def positions(self, n: int, batch_size: int) -> npt.NDArray[np.int64]:
         """int64, rising: places within an order of n samples, mini-batch after mini-batch, the last possibly smaller.
         All mini-batches but the last give `size(batch_size)` of them, and the last no more."""
-        within, batch = np.arange(n) % batch_size, np.arange(n) // batch_size
-        sizes = np.minimum(batch_size, n - batch * batch_size)
-        first = self.number * (sizes // self.of) + np.minimum(self.number, sizes % self.of)
-        last = first + sizes // self.of + (self.number < sizes % self.of)
-        return np.flatnonzero((first <= within) & (within < last))
+        batches = np.split(np.arange(n), range(batch_size, n, batch_size))
+        return np.concatenate([np.array_split(batch, self.of)[self.number] for batch in batches])
 
 
 WHOLE = Shard()

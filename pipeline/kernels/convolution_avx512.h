@@ -118,7 +118,10 @@ static void chunk(const bf16 *x, const bf16 *dy, float *part, uint32_t *packed, 
         memset(to, 0, s.x_pad * s.x_row * sizeof *to);
         to += s.x_pad * s.x_row;
         for (int64_t r = 0; r < s.height; r++, x += s.width * s.inputs, to += s.x_row)
-            (s.few ? pack_few : pack_input_row)(x, to, s);
+            if (s.few)
+                pack_few(x, to, s);
+            else
+                pack_input_row(x, to, s);
         memset(to, 0, s.x_pad * s.x_row * sizeof *to);
         to = ys + i * s.y_image;
         memset(to, 0, s.y_pad * s.y_row * sizeof *to);

@@ -164,7 +164,9 @@ def read_history(path: Path, again: str | None = None) -> list[EpochRecord]:
     """Raises UserError, with `again` as the command that writes it, for a file without epochs 1 to n, one a row."""
     try:
         rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error), again) from None
+    except UnicodeDecodeError as error:
         raise _unreadable(path, str(error), again) from None
     try:
         history = [

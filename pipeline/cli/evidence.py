@@ -78,7 +78,9 @@ def show() -> None:
 
 
 @app.command(epilog="Example: wrn-pipe evidence verify")
-def verify() -> None:
+def verify(
+    deep: Annotated[bool, typer.Option("--deep", help="Evaluate the weights that lie there again.")] = False,
+) -> None:
     """Check every run in evidence/ as far as its files, this repository's history and the data here allow.
 
     Exit code: 0 nothing is wrong, 1 something is.
@@ -89,6 +91,10 @@ def verify() -> None:
 
     plan = load()
     found = [finding for run_id in runs_here() for finding in check(EVIDENCE / run_id, run_id, plan)]
+    if deep:
+        from pipeline.evidence.recompute import of_evidence
+
+        found += [of_evidence(plan, run_id) for run_id in runs_here()]
     if _print(found):
         raise typer.Exit(1)
 

@@ -10,11 +10,27 @@ from typing import Any
 import numpy as np
 from safetensors.torch import save
 
-from pipeline.artifacts import EpochRecord, Progress, read_history, read_record
+from pipeline.artifacts import (
+    DIGESTS,
+    EVALUATIONS,
+    EVIDENCE,
+    PREDICTIONS,
+    RECORD,
+    WEIGHTS,
+    Digests,
+    EpochRecord,
+    Progress,
+    RunRecord,
+    beton_of,
+    read_history,
+    read_record,
+    read_slim,
+)
 from pipeline.artifacts import read_predictions as read
+from pipeline.data.beton import sha256
 from pipeline.errors import UserError
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
-from pipeline.params import Plan
+from pipeline.params import Plan, Run
 from pipeline.provenance import fingerprint
 from pipeline.runner.run_hooks import RunHooks
 from pipeline.training import device as devices
@@ -61,6 +77,32 @@ def evaluated(plan: Plan, run_id: str) -> Iterator[Finding]:
         yield wrong(path, f"the weights give other probabilities, by up to {apart:.2g}, more than rounding explains")
 
 
+def of_evidence(plan: Plan, run_id: str) -> Finding:
+    """Whether the weights in evidence/<run> predict by the code here what is recorded of them.
+
+    To the same bits on the kind of machine that evaluated them; elsewhere but for one image in a thousand.
+    """
+    folder = EVIDENCE / run_id
+    path = folder / PREDICTIONS
+    if not (folder / WEIGHTS).is_file():
+        return unchecked(path, "its weights are not here, so they were not evaluated again")
+    record, told = RunRecord.read(folder / RECORD), Digests.read(folder / DIGESTS)
+    settings = {name: getattr(record, name) for name in ("dataset", "network", "representation", "seed")}
+    its = {"runs": {run_id: Run(protocol=record.protocol_name, **settings)}}
+    plan = plan.model_copy(update=its | {"protocols": {record.protocol_name: record.protocol}})
+    if record.dataset not in plan.datasets or not (beton_of(plan.run(run_id)) / "card.json").is_file():
+        return unchecked(path, f"the data of {record.dataset} is not here, so its weights were not evaluated again")
+    with tempfile.TemporaryDirectory() as work:
+        evaluate(plan, run_id, folder, Path(work))
+        again = Path(work) / PREDICTIONS
+        if sha256(again) == told.files[f"{EVALUATIONS}/{run_id}/{PREDICTIONS}"]:
+            return right(path, "the weights give the full predictions again, to the same bits")
+        differ = int((read(again).predicted != read_slim(path)["prediction"]).sum())
+    if told.device == devices.facts(devices.choose(plan.device)) or differ > len(read_slim(path)["label"]) / 1000:
+        return wrong(path, f"the weights give other predictions: {differ} other classes")
+    return right(path, f"the weights give it again but for {differ} classes, on another kind of machine")
+
+
 def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
     """Whether training a run again gives its history, and after all epochs its weights, to the same bits.
 
@@ -92,7 +134,8 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
         done: Progress | None = None
         with suppress(_EnoughError):
             done = train(training, note)
-    same = told_of["devices"] == [record["device"]] and told_of["kernels"] == record["kernels"]
+    trained_on = [{k: v for k, v in each.items() if k != "from_epoch"} for each in told_of["devices"]]
+    same = trained_on == [record["device"]] and told_of["kernels"] == record["kernels"]
     differ = wrong if same else unchecked
     where = "" if same else ", but this is another kind of machine than run.json names"
     unlike = next(((one, other) for one, other in zip(told, rows, strict=False) if one != other), None)

@@ -31,7 +31,9 @@ from pipeline.models.build import skeleton
 from pipeline.models.names import parse
 from pipeline.params import Plan
 from pipeline.progress import progress
-from pipeline.tasks.classification import about, task_of
+from pipeline.tasks.classification import about
+from pipeline.tasks.metric import for_file
+from pipeline.tasks.task import task_of
 from pipeline.training import device as devices
 from pipeline.training.run_digests import digests
 
@@ -52,7 +54,7 @@ def evaluate(plan: Plan, run_id: str, trained: Path, work: Path) -> dict[str, fl
     devices.prepare(device)
     samples, predict = predictor(plan, run_id, device)
     write_predictions(path, samples, predict(weights))
-    values = about(plan, run_id) | task.score(read_predictions(path))
+    values = about(plan, run_id) | for_file(task.score(read_predictions(path)))
     Evaluation.model_validate(values).write(work / METRICS)
     shutil.copyfile(trained / RECORD, work / RECORD)
     digests(run_id, trained, work, beton_of(plan.run(run_id)), devices.facts(device)).write(work / DIGESTS)

@@ -20,7 +20,7 @@ from pipeline.data.sampler import Shard, sample_order
 from pipeline.errors import InterruptedTrainingError, UserError, WrnPipeError
 from pipeline.params import Precision, Protocol
 from pipeline.progress import say
-from pipeline.tasks.classification import Classification
+from pipeline.tasks.task import Task
 from pipeline.training.checkpoints import EMA, Checkpoints
 from pipeline.training.device import computed_in, explain_compile_errors, facts, note_unrepeatable
 from pipeline.training.hooks import Hooks, Monitor
@@ -41,7 +41,7 @@ class Training:
     run_id: str
     protocol: Protocol
     seed: int
-    task: Classification
+    task: Task
     model: nn.Module
     """Initialised, in training mode, on `device`."""
     loader: Loader

@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from project import RUN, Project
 
-from pipeline.artifacts import read_predictions
+from pipeline.artifacts import read_predictions, read_weights, write_weights
 from pipeline.cli.verify import run_stage
 from pipeline.comparison.results import load_results, planned_results
 from pipeline.errors import UserError
 from pipeline.evidence.bundling import bundle
 from pipeline.evidence.evidence_folder import add, add_archive, check, remove, runs_here
 from pipeline.evidence.findings import Finding
+from pipeline.evidence.recompute import of_evidence
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
 
@@ -78,6 +79,17 @@ def test_what_is_added_counts_without_weights_data_and_plan(evidence: Project, t
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert f"files of code and environment are those of commit {head[:12]}" in verified.stdout
     assert " 0 wrong, " in verified.stdout
+
+
+def test_weights_that_were_kept_are_evaluated_again(evidence: Project) -> None:
+    found = of_evidence(load(), RUN)
+    assert (found.state, "to the same bits" in found.why) == ("right", True), found.why
+    weights = read_weights(OWN / "model.safetensors")
+    weights["fc.bias"][0] += 100
+    write_weights(OWN / "model.safetensors", weights)
+    assert of_evidence(load(), RUN).state == "wrong"
+    (OWN / "model.safetensors").unlink()
+    assert of_evidence(load(), RUN).state == "unchecked"
 
 
 def test_an_edit_of_the_code_leaves_evidence_as_it_was(evidence: Project) -> None:

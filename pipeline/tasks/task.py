@@ -1,0 +1,32 @@
+"""What the training loop and the evaluation ask of a task. A new one is a class of these methods and a line below."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from pipeline.artifacts import Predictions
+from pipeline.params import Plan
+from pipeline.tasks.classification import Classification
+from pipeline.tasks.metric import Metric
+
+
+class Task(Protocol):
+    """What a run optimises and how it is scored. `outputs` are the network's, `targets` the loader's."""
+
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Mean over the samples of a mini-batch, in float32, whatever the outputs' precision is."""
+
+    def count_errors(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Samples of a mini-batch that the network got wrong, for history.csv; on their device."""
+
+    def predict(self, model: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> Predictions:
+        """Of normalised images with their targets, in their order."""
+
+    def score(self, predictions: Predictions) -> Sequence[Metric]:
+        """The metrics of predictions, the one that the paper reports first."""
+
+
+def task_of(plan: Plan, run_id: str) -> Task:
+    """The task of a run of the plan."""
+    return Classification(plan.protocols[plan.run(run_id).protocol].label_smoothing)

@@ -143,7 +143,6 @@ class Judgement:
     spread: float
     """Standard deviation between runs that the distances were judged by, in points."""
     freedom: int
-    """Degrees of freedom of that spread."""
 
 
 def summarise(errors: Sequence[float]) -> Sample:

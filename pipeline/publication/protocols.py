@@ -1,11 +1,9 @@
 """The paper's own protocols, where each of their fields is said, and what a deviation from it weighs."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
-from ruamel.yaml import YAML
 
 from pipeline.params import Protocol
 
@@ -35,7 +33,7 @@ class Hardware:
 class Weight(BaseModel):
     """What a difference in one field of a protocol weighs: an entry of deviations.yaml."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     weight: Literal["material", "minor", "none"]
     reason: str
@@ -45,21 +43,3 @@ class Weight(BaseModel):
     """Values among which a difference is minor, whatever `weight` says."""
     minor_reason: str = ""
     minor_evidence: str = ""
-
-
-def paper_protocols(entries: dict[str, dict[str, Any]]) -> dict[str, PaperProtocol]:
-    """By name, from the section `protocols` of protocols.yaml."""
-    return {
-        name: PaperProtocol(
-            name,
-            Protocol.model_validate({field: value for field, (value, _) in fields.items()}),
-            {field: source for field, (_, source) in fields.items()},
-        )
-        for name, fields in entries.items()
-    }
-
-
-def read_weights(path: Path) -> dict[str, Weight]:
-    """Field of Protocol -> what a difference there weighs, from a deviations.yaml."""
-    entries = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    return {field: Weight.model_validate(entry, strict=False) for field, entry in entries.items()}

@@ -52,7 +52,6 @@ class Group:
 
     @property
     def stored(self) -> str:
-        """The representation's key in params.yaml."""
         return f"{self.dataset}-{self.representation}"
 
     def run_id(self, seed: int) -> str:
@@ -67,7 +66,6 @@ class Addition:
     after: str
     """The whole text of params.yaml, checked."""
     plan: Plan
-    """`after`, typed."""
     added: dict[Group, tuple[int, ...]]
     """Seeds of the runs that `after` has and `before` has not."""
     present: int
@@ -93,8 +91,8 @@ def groups_of(paper: Paper, claims: Sequence[Claim], plan: Plan, protocol: str |
         name = protocol or recipe.name
         many_sizes = _dataset(claim.dataset, plan, paper).shape is None
         if many_sizes != (known[name].crop == "random-resized"):
-            sizes = "vary in size" if many_sizes else "have one size"
-            reasons[f"on {claim.dataset}, whose images {sizes}: {name} is not made for them"] += 1
+            why = f"whose images {'vary in size' if many_sizes else 'have one size'}: {name} is not made for them"
+            reasons[f"on {claim.dataset}, {why}"] += 1
             continue
         key = (claim.dataset, claim.network, name)
         if key not in groups:
@@ -132,24 +130,22 @@ def extend(paper: Paper, text: str, groups: Sequence[Group], tables: Sequence[st
         *appended(text, "representations", [e for name, e in stored.items() if name not in plan.representations]),
         *appended(text, "protocols", _protocol_texts(text, plan, groups, paper)),
     ]
-    lacking = {group: _lacking_seeds(text, plan, group, seeds) for group in groups}
+    missing = {group: _lacking_seeds(text, plan, group, seeds) for group in groups}
+    added = {group: lacking for group, lacking in missing.items() if lacking}
     fresh: list[str] = []
-    for group in groups:
-        entries = [_run_text(group, seed) for seed in lacking[group]]
-        if not entries:
-            continue
+    for group, lacking in added.items():
+        entries = [_run_text(group, seed) for seed in lacking]
         comments = _comments(group, plan, paper)
         if comments[0] not in text:
             entries = ["", *comments, *entries]
-        if ours := [run_id for run_id in plan.runs if _identity(plan, run_id)[:-1] == group.identity]:
+        if ours := [run_id for run_id in plan.runs if _identity(plan, run_id) == group.identity]:
             edits += appended(text, "runs", entries, after=ours[-1])
         else:
             fresh += entries
     edits += appended(text, "runs", fresh)
     edits += appended_tables(text, [table for table in tables if table not in plan.tables])
     after = edited(text, edits)
-    present = len(groups) * seeds - sum(map(len, lacking.values()))
-    added = {group: seeds for group, seeds in lacking.items() if seeds}
+    present = len(groups) * seeds - sum(map(len, added.values()))
     return Addition(text, after, parse_plan(after, PARAMS), added, present)
 
 
@@ -184,14 +180,11 @@ def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group], paper: Paper
 
 def _protocol_text(name: str, paper: Paper) -> str:
     recipe = paper.protocols[name].protocol
-    tables = [
-        table
-        for table in paper.tables
-        if any((of := paper.protocol_of(claim)) and of.name == name for claim in paper.claims if claim.table == table)
-    ]
+    needing = {claim.table for claim in paper.claims if (of := paper.protocol_of(claim)) and of.name == name}
     source = (paper.folder / "protocols.yaml").relative_to(Path(__file__).parents[2]).as_posix()
+    tables = _listed([table for table in paper.tables if table in needing])
     lines = [
-        f"# The paper's recipe of {_listed(tables)}. The source of each value: {source}.",
+        f"# The paper's recipe of {tables}. The source of each value: {source}.",
         f"{name}:",
         *(f"  {field}: {_flow(getattr(recipe, field))}" for field in Protocol.model_fields),
     ]
@@ -201,7 +194,7 @@ def _protocol_text(name: str, paper: Paper) -> str:
 def _flow(value: Any) -> str:
     """A value as YAML on one line, strings of a vocabulary as they are."""
     if isinstance(value, BaseModel):
-        return "{" + ", ".join(f"{field}: {_flow(getattr(value, field))}" for field in type(value).model_fields) + "}"
+        return "{" + ", ".join(f"{field}: {_flow(inner)}" for field, inner in value) + "}"
     if isinstance(value, tuple):
         return f"[{', '.join(map(_flow, value))}]"
     if value is None:
@@ -217,15 +210,16 @@ def _listed(tables: Sequence[str]) -> str:
     return lead + (words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}")
 
 
-def _identity(plan: Plan, run_id: str) -> tuple[str, str, str, str, int]:
+def _identity(plan: Plan, run_id: str) -> tuple[str, str, str, str]:
+    """As Group.identity."""
     run = plan.runs[run_id]
-    return run.dataset, run.representation, canonical(run.network), run.protocol, run.seed
+    return run.dataset, run.representation, canonical(run.network), run.protocol
 
 
 def _lacking_seeds(text: str, plan: Plan, group: Group, seeds: int) -> tuple[int, ...]:
     """Seeds from 1 that no run of the plan has, by whatever id. Raises UserError when an id means something else."""
-    present = {_identity(plan, run_id) for run_id in plan.runs}
-    lacking = tuple(seed for seed in range(1, seeds + 1) if (*group.identity, seed) not in present)
+    present = {run.seed for run_id, run in plan.runs.items() if _identity(plan, run_id) == group.identity}
+    lacking = tuple(seed for seed in range(1, seeds + 1) if seed not in present)
     for run_id in map(group.run_id, lacking):
         if run_id in plan.runs:
             raise UserError(
@@ -245,6 +239,7 @@ def _run_text(group: Group, seed: int) -> str:
 
 def _comments(group: Group, plan: Plan, paper: Paper) -> list[str]:
     lines = [f"# {group.network} on {_dataset(group.dataset, plan, paper).title} by {group.protocol}."]
+    cost = _group_cost(group, plan, paper)
     for claim in group.claims:
         recipe = paper.protocol_of(claim)
         printed = f"{claim.text} % ({_listed([claim.table])}, {STATISTIC[claim.statistic]})"
@@ -252,10 +247,11 @@ def _comments(group: Group, plan: Plan, paper: Paper) -> list[str]:
             lines.append(f"#   The paper's {METRIC[claim.metric]} by {recipe.name}: {printed}; expect another.")
         else:
             lines.append(f"#   Expected {METRIC[claim.metric]}: {printed}.")
-    cost = _group_cost(group, plan, paper)
-    lines.append(f"#   Cost of each: {cost}, estimated from multiply-adds (pipeline/comparison/training_cost.py).")
-    lines.append(f"#   Train them: wrn-pipe repro '{group.name}-s*'")
-    return lines
+    return [
+        *lines,
+        f"#   Cost of each: {cost}, estimated from multiply-adds (pipeline/comparison/training_cost.py).",
+        f"#   Train them: wrn-pipe repro '{group.name}-s*'",
+    ]
 
 
 def _group_cost(group: Group, plan: Plan, paper: Paper) -> Cost:
@@ -271,11 +267,6 @@ def cost_of(paper: Paper, addition: Addition) -> Cost:
     return sum(costs, start=Cost(0.0, 0.0))
 
 
-def read(path: Path) -> str:
-    """The text of a file with its own line breaks, which Python's text mode would change."""
-    return path.read_bytes().decode("utf-8")
-
-
 def write(path: Path, addition: Addition) -> None:
     """Replace the text of `path`, whole or not at all.
 
@@ -283,7 +274,7 @@ def write(path: Path, addition: Addition) -> None:
     """
     target = path.resolve()  # a link stays one
     try:
-        if read(target) != addition.before:
+        if target.read_bytes().decode() != addition.before:
             raise UserError(f"{path} was edited while its plan was shown", "run the same command again")
         mode = target.stat().st_mode
         new_file(target, addition.after.encode("utf-8"))

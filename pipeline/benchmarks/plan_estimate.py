@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 import torch
 
+from pipeline.artifacts import EVALUATIONS, METRICS
 from pipeline.benchmarks import measuring
 from pipeline.benchmarks.measuring import ask, process
 from pipeline.benchmarks.train_bench import Way, default, training_rate
@@ -88,7 +88,7 @@ def estimate(paper: Paper, plan: Plan, run_ids: Sequence[str], say: Callable[[st
             trained = (dataset.splits["train"] - protocol.holdout) * protocol.epochs
             images = trained + looks * dataset.splits["test"] / FORWARD_AND_BACKWARD
             megabytes = BYTES * parameters(network, dataset.classes) / 1e6
-            done = (Path("evaluations") / run_id / "metrics.json").is_file()
+            done = (EVALUATIONS / run_id / METRICS).is_file()
             seen = (rates[key], images / rates[key] / 3600, megabytes, done, caveats(run, protocol))
             result.append(Estimate(run_id, network.name, tables_of(run, paper), *seen))
     return result

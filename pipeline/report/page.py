@@ -47,7 +47,7 @@ def render(of: Comparison, tables: Sequence[Table], finished: Sequence[Finished]
             orderings=orderings,
             seeds=SEEDS,
             unfinished=[run for run in plan.runs if run not in {each.result.run for each in finished}],
-            runs=[_run(run, plan) for run in finished],
+            runs=[(_slug("run", run.result.run), run, _groups(run, plan)) for run in finished],
         )
     )
     return text.strip() + "\n"
@@ -116,25 +116,17 @@ def _scatter(dataset: str, of: Comparison, finished: Sequence[Finished]) -> dict
     }
 
 
-def _run(run: Finished, plan: Plan) -> dict[str, Any]:
+def _groups(run: Finished, plan: Plan) -> dict[str, list[tuple[str, str]]]:
     """Where a run's number comes from. Everything of run.json is shown, so that nothing new in it is lost here."""
-    record, metrics = run.record, run.result.metrics
-    digests = plan.datasets[run.result.record.dataset].digests
+    record, digests = run.record, plan.datasets[run.result.record.dataset].digests
+    pinned = _flat(dict(digests) if digests else {"digests": "not pinned"})
     return {
-        "id": _slug("run", run.result.run),
-        "run": run.result.run,
-        "error": run.error,
-        "counts": f"{metrics.errors} of {metrics.n} images of the {metrics.split} split",
-        "groups": {
-            "Run": _flat({k: v for k, v in record.items() if k not in _GROUPS}),
-            f"Protocol {run.protocol}": _flat(record["protocol"]),
-            "Device": _flat({"device": record["device"], "devices": record.get("devices", [])}),
-            "Versions": _flat(record["versions"]),
-            "Data, sha256 of images and labels as params.yaml pins it": _flat(
-                dict(digests) if digests else {"digests": "not pinned"}
-            ),
-            "Files, sha256": list(run.digests.items()),
-        },
+        "Run": _flat({k: v for k, v in record.items() if k not in _GROUPS}),
+        f"Protocol {run.protocol}": _flat(record["protocol"]),
+        "Device": _flat({"device": record["device"], "devices": record.get("devices", [])}),
+        "Versions": _flat(record["versions"]),
+        "Data, sha256 of images and labels as params.yaml pins it": pinned,
+        "Files, sha256": list(run.digests.items()),
     }
 
 

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from pipeline.comparison.training_cost import Cost, training_cost
 from pipeline.dataset_config import Dataset
 from pipeline.errors import UserError
-from pipeline.params import PARAMS, Plan, Protocol, nearest
+from pipeline.params import PARAMS, Plan, nearest
 from pipeline.publication.claims import STATISTIC, Claim, canonical
 from pipeline.publication.paper import Paper
 from pipeline.publish import new_file
@@ -120,13 +120,13 @@ def extend(paper: Paper, text: str, groups: Sequence[Group], tables: Sequence[st
     another run by a name that is needed, or is laid out so that nothing can be added in place.
     """
     plan = parse_plan(text, PARAMS)
-    datasets = {group.dataset: f"\n{_known_dataset(group.dataset, paper)[0]}" for group in groups}
+    datasets = dict.fromkeys(group.dataset for group in groups if group.dataset not in plan.datasets)
     stored = {
         g.stored: f"{g.stored}: {{dataset: {g.dataset}, kind: {g.representation}{_STORED.get(g.representation, '')}}}"
         for g in groups
     }
     edits = [
-        *appended(text, "datasets", [entry for name, entry in datasets.items() if name not in plan.datasets]),
+        *appended(text, "datasets", [f"\n{_known_dataset(name, paper)[0]}" for name in datasets]),
         *appended(text, "representations", [e for name, e in stored.items() if name not in plan.representations]),
         *appended(text, "protocols", _protocol_texts(text, plan, groups, paper)),
     ]
@@ -162,13 +162,13 @@ def _dataset(name: str, plan: Plan, paper: Paper) -> Dataset:
 
 
 def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group], paper: Paper) -> list[str]:
+    """The paper's protocols that the plan lacks. Raises UserError where it has another one of such a name."""
     blocks = []
     for name in dict.fromkeys(group.protocol for group in groups):
         if name not in plan.protocols:
-            blocks.append(f"\n{_protocol_text(name, paper)}")
+            blocks.append(_protocol_text(name, paper))
         elif name in paper.protocols:
-            for field in Protocol.model_fields:
-                ours, papers = (getattr(p, field) for p in (plan.protocols[name], paper.protocols[name].protocol))
+            for (field, ours), (_, papers) in zip(plan.protocols[name], paper.protocols[name].protocol, strict=True):
                 if ours != papers:
                     raise UserError(
                         f"{PARAMS}:{line_of(text, 'protocols', name, field)}: protocols.{name}.{field} is "
@@ -179,16 +179,11 @@ def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group], paper: Paper
 
 
 def _protocol_text(name: str, paper: Paper) -> str:
-    recipe = paper.protocols[name].protocol
     needing = {claim.table for claim in paper.claims if (of := paper.protocol_of(claim)) and of.name == name}
-    source = (paper.folder / "protocols.yaml").relative_to(Path(__file__).parents[2]).as_posix()
     tables = _listed([table for table in paper.tables if table in needing])
-    lines = [
-        f"# The paper's recipe of {tables}. The source of each value: {source}.",
-        f"{name}:",
-        *(f"  {field}: {_flow(getattr(recipe, field))}" for field in Protocol.model_fields),
-    ]
-    return "\n".join(lines)
+    source = (paper.folder / "protocols.yaml").relative_to(Path(__file__).parents[2]).as_posix()
+    head = f"\n# The paper's recipe of {tables}. The source of each value: {source}.\n{name}:"
+    return "\n".join([head, *(f"  {field}: {_flow(value)}" for field, value in paper.protocols[name].protocol)])
 
 
 def _flow(value: Any) -> str:

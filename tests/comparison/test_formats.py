@@ -48,12 +48,6 @@ def cells(tables):
     return [cell for each in tables for cell in each.cells]
 
 
-def test_all_formats_have_one_word_for_a_count(tables) -> None:
-    assert [form for form in get_args(Format) if "same count" not in render(tables, form, PAPER)] == []
-    read = json.loads(render(tables, "json", PAPER))
-    assert {c["verdict"] for t in read for c in t["cells"] if c["kind"] == "count"} == {"same count"}
-
-
 @pytest.mark.parametrize("form", get_args(Format))
 def test_every_number_and_footnote_is_there(tables, form) -> None:
     text = render(tables, form, PAPER)
@@ -65,8 +59,8 @@ def test_every_number_and_footnote_is_there(tables, form) -> None:
         assert claim.text in plain or str(claim.value) in plain
     if form != "csv":
         assert "The times of Figure 4 were measured on a Titan X" in plain
-    assert "quoted" in plain
-    assert "quick-run" in plain
+    for word in ("quoted", "quick-run", "same count"):
+        assert word in plain
 
 
 def test_csv_says_what_json_says(tables) -> None:

@@ -29,22 +29,14 @@ def render(judged: Sequence[Judged], form: Format, width: int) -> str:
         return _text(judged, width)
     if form == "json":
         return json.dumps([_object(one) for one in judged], indent=2, ensure_ascii=False) + "\n"
+    rows = [[o.ordering.name, o.ordering.text, o.ordering.source, str(o.standing), _p(o), _runs(o)] for o in judged]
     if form == "markdown":
-        head = [
-            "# Orderings",
-            "",
-            "| the paper says | source | our runs | p | runs |",
-            "| --- | --- | --- | --- | --- |",
-        ]
-        rows = [(o.ordering.text, o.ordering.source, str(o.standing), _p(o), _runs(o)) for o in judged]
-        return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+        table = [["the paper says", "source", "our runs", "p", "runs"], ["---"] * 5, *(row[1:] for row in rows)]
+        return "\n".join(["# Orderings", "", *(f"| {' | '.join(row)} |" for row in table)]) + "\n"
     if form == "csv":
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["ordering", "text", "source", "standing", "p_value", "runs"])
-        for one in judged:
-            ordering = one.ordering
-            writer.writerow([ordering.name, ordering.text, ordering.source, str(one.standing), _p(one), _runs(one)])
+        heads = ["ordering", "text", "source", "standing", "p_value", "runs"]
+        csv.writer(text, lineterminator="\n").writerows([heads, *rows])
         return text.getvalue()
     raise UserError(f"--orderings has no format {form}", "use --format terminal, markdown, csv or json")
 

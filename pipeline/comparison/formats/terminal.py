@@ -14,15 +14,10 @@ from pipeline.comparison.formats.grid import JUDGED
 from pipeline.comparison.tables import Column, Table
 
 STYLES = {
-    "reproduced": "green",
-    "same count": "green",
-    "same order": "green",
+    **dict.fromkeys(("reproduced", "same count", "same order"), "green"),
+    **dict.fromkeys(("worse", "other count", "other order"), "red"),
+    **dict.fromkeys(("inconclusive", "not comparable"), "yellow"),
     "better": "cyan",
-    "worse": "red",
-    "other count": "red",
-    "other order": "red",
-    "inconclusive": "yellow",
-    "not comparable": "yellow",
 }
 """First words of a verdict -> colour. Colour repeats what the words say, so nothing is lost without it."""
 

@@ -162,10 +162,6 @@ def look_at(runs: int) -> int:
     return max((look for look in LOOKS if look <= runs), default=0)
 
 
-def next_look(runs: int) -> int | None:
-    return min((look for look in LOOKS if look > runs), default=None)
-
-
 def judge(
     errors: Sequence[float],
     published: float,
@@ -200,8 +196,8 @@ def judge(
         verdict = Verdict.REPRODUCED
     elif look and abs(look.difference) > max(margin, look.reach):
         verdict = Verdict.BETTER if (look.difference < 0) is not higher_is_better else Verdict.WORSE
-    following = next_look(ready) if verdict is Verdict.INCONCLUSIVE else None
-    return Judgement(verdict, now, look, following, sd, spread.freedom)
+    later = [number for number in LOOKS if number > ready and verdict is Verdict.INCONCLUSIVE]
+    return Judgement(verdict, now, look, min(later, default=None), sd, spread.freedom)
 
 
 def pooled(cells: Iterable[Errors], prior: Spread) -> Spread:

@@ -50,10 +50,6 @@ class Group:
         network = re.sub(r"-b\(([0-9,]+)\)", lambda block: "-b" + block[1].replace(",", ""), self.network.lower())
         return f"{self.dataset}-{network.replace('.', '-')}-{self.protocol}"
 
-    @property
-    def stored(self) -> str:
-        return f"{self.dataset}-{self.representation}"
-
     def run_id(self, seed: int) -> str:
         return f"{self.name}-s{seed}"
 
@@ -121,13 +117,15 @@ def extend(paper: Paper, text: str, groups: Sequence[Group], tables: Sequence[st
     """
     plan = parse_plan(text, PARAMS)
     datasets = dict.fromkeys(group.dataset for group in groups if group.dataset not in plan.datasets)
-    stored = {
-        g.stored: f"{g.stored}: {{dataset: {g.dataset}, kind: {g.representation}{_STORED.get(g.representation, '')}}}"
-        for g in groups
-    }
+    stored = {f"{group.dataset}-{group.representation}": group for group in groups}
+    representations = [
+        f"{name}: {{dataset: {group.dataset}, kind: {group.representation}{_STORED.get(group.representation, '')}}}"
+        for name, group in stored.items()
+        if name not in plan.representations
+    ]
     edits = [
         *appended(text, "datasets", [f"\n{_known_dataset(name, paper)[0]}" for name in datasets]),
-        *appended(text, "representations", [e for name, e in stored.items() if name not in plan.representations]),
+        *appended(text, "representations", representations),
         *appended(text, "protocols", _protocol_texts(text, plan, groups, paper)),
     ]
     missing = {group: _lacking_seeds(text, plan, group, seeds) for group in groups}

@@ -1,6 +1,6 @@
 """wrn-pipe compare: the paper's tables with our results beside them, and a verdict on each number."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pipeline.comparison.cells import Cell, Comparison
     from pipeline.comparison.orderings import Judged
     from pipeline.comparison.tables import Table
-    from pipeline.errors import WrnPipeError
     from pipeline.params import Plan
 
 EPILOG = "Example: wrn-pipe compare --paper-table 4 --dataset cifar10 --format markdown"
@@ -67,6 +66,7 @@ def compare(
     """
     import shlex
     from dataclasses import replace
+    from functools import partial
 
     from pipeline.cli.outputs import refuse_kept
     from pipeline.comparison.cells import planned
@@ -108,14 +108,14 @@ def compare(
             for ordering in PAPER.orderings
             if not claims.isdisjoint(claim for pair in ordering.pairs for claim in pair)
         ]
-        text, failure = sentences.render(ordered, form, width), _open_orderings(ordered)
+        text, insist = sentences.render(ordered, form, width), partial(_insist_on_orderings, ordered)
     else:
         tables = [table(name, of) for name in names]
         if timings:
             times = read(timings)
             tables = [replace(each, cells=judged(each.cells, times, PAPER.hardware)) for each in tables]
         tables = _select(tables, dataset, row, run or [])
-        failure = _open_claims([cell for each in tables for cell in each.cells])
+        insist = partial(_insist_on_claims, [cell for each in tables for cell in each.cells])
         if form == "terminal":
             text = terminal.render(tables, width, colour=output is None and _colour())
             text += about + _next_step(tables, of, dataset, row) + "\n"
@@ -130,24 +130,23 @@ def compare(
             what = f"can not write {output}: {error.strerror}"
             raise UserError(what, "name a file in a folder that exists") from None
         typer.echo(f"wrote {output}", err=True)
-    if strict and failure:
-        raise failure
+    if strict:
+        insist()
 
 
-def _open_orderings(judged: "Sequence[Judged]") -> "WrnPipeError | None":
-    """Why not all that can be judged hold; None where they do."""
+def _insist_on_orderings(judged: "Sequence[Judged]") -> None:
     from pipeline.comparison.orderings import Standing
     from pipeline.errors import WrnPipeError
 
     compared = [one for one in judged if one.standing is not Standing.NOT_RUN]
     failed = [one for one in compared if one.standing is not Standing.HOLDS]
-    what = f"{len(failed)} of {len(compared)} judged orderings do not hold" if failed else "no ordering can be judged"
-    remedy = "add comparable runs: wrn-pipe plan --paper-table TABLE, then wrn-pipe repro"
-    return WrnPipeError(what, remedy) if failed or not compared else None
+    if failed or not compared:
+        counts = f"{len(failed)} of {len(compared)} judged orderings do not hold"
+        remedy = "add comparable runs: wrn-pipe plan --paper-table TABLE, then wrn-pipe repro"
+        raise WrnPipeError(counts if failed else "no ordering can be judged", remedy)
 
 
-def _open_claims(cells: "Iterable[Cell]") -> "WrnPipeError | None":
-    """Why not all claims with runs are reproduced or better; None where they are."""
+def _insist_on_claims(cells: "Sequence[Cell]") -> None:
     from pipeline.comparison.statistics import Verdict
     from pipeline.errors import WrnPipeError
 
@@ -155,15 +154,14 @@ def _open_claims(cells: "Iterable[Cell]") -> "WrnPipeError | None":
     failed = [cell for cell in compared if cell.verdict not in (Verdict.REPRODUCED, Verdict.BETTER)]
     if not compared:
         what, remedy = "no finished run of these claims to compare", "wrn-pipe repro trains what params.yaml names"
-        return WrnPipeError(what, remedy)
-    if not failed:
-        return None
-    worst = failed[0]
-    return WrnPipeError(
-        f"{len(failed)} of {len(compared)} compared claims do not hold; the first is {worst.model} on "
-        f"{worst.dataset} (table {worst.table}): {worst.verdict}",
-        "the deviations and footnotes above say why; without --strict this is not a failure",
-    )
+        raise WrnPipeError(what, remedy)
+    if failed:
+        worst = failed[0]
+        raise WrnPipeError(
+            f"{len(failed)} of {len(compared)} compared claims do not hold; the first is {worst.model} on "
+            f"{worst.dataset} (table {worst.table}): {worst.verdict}",
+            "the deviations and footnotes above say why; without --strict this is not a failure",
+        )
 
 
 def _select(tables: Sequence["Table"], dataset: str | None, row: str | None, run: Sequence[str]) -> list["Table"]:

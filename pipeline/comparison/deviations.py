@@ -13,7 +13,7 @@ from pipeline.dataset_config import Dataset
 from pipeline.params import Protocol, Representation, StepSchedule, WeightAverage
 from pipeline.publication.claims import Claim
 from pipeline.publication.paper import Paper
-from pipeline.publication.protocols import Hardware, PaperProtocol, Weight
+from pipeline.publication.statements import Hardware, PaperProtocol, Weight
 
 _REENCODED = "JPEGs scaled down and encoded a second time; the network sees them at 224 pixels a side"
 _REENCODED_EVIDENCE = (

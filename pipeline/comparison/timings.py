@@ -9,7 +9,7 @@ from pipeline.comparison.cells import Cell
 from pipeline.comparison.deviations import Deviation
 from pipeline.comparison.statistics import Verdict
 from pipeline.errors import UserError
-from pipeline.publication.protocols import Hardware
+from pipeline.publication.statements import Hardware
 
 COMMAND = "wrn-pipe bench figure-4 --json"
 

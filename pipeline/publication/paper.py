@@ -12,8 +12,7 @@ from ruamel.yaml import YAML
 from pipeline.errors import UserError
 from pipeline.params import Protocol, nearest
 from pipeline.publication.claims import Claim, read_claims
-from pipeline.publication.protocols import Hardware, PaperProtocol, Weight
-from pipeline.publication.statements import Caveat, Ordering
+from pipeline.publication.statements import Caveat, Hardware, Ordering, PaperProtocol, Weight
 
 
 @dataclass(frozen=True, eq=False)

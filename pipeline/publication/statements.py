@@ -1,11 +1,51 @@
-"""What stands beside the paper's numbers: what it says about which network is better, and our footnotes to it."""
+"""What stands beside the paper's numbers: its protocols with the source of each field, what a deviation from them
+weighs, what it says about which network is better, and our footnotes to it."""
 
 import fnmatch
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.params import Protocol
 from pipeline.publication.claims import Claim, Kind, Statistic
+
+
+@dataclass(frozen=True)
+class PaperProtocol:
+    """A protocol of the paper with its sources."""
+
+    name: str
+    protocol: Protocol
+    sources: dict[str, str]
+    """Field of `protocol` -> where it is said."""
+
+    def is_stated(self, field: str) -> bool:
+        """Whether the paper or its code gives the field's value."""
+        return not self.sources[field].startswith("unstated")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the paper's numbers were measured with."""
+
+    device: str
+    library: str
+
+
+class Weight(BaseModel):
+    """What a difference in one field of a protocol weighs: an entry of deviations.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: Literal["material", "minor", "none"]
+    reason: str
+    evidence: str
+    """What the weight rests on: the paper, the authors' code, or a measurement."""
+    minor_among: tuple[str, ...] = ()
+    """Values among which a difference is minor, whatever `weight` says."""
+    minor_reason: str = ""
+    minor_evidence: str = ""
 
 
 class Caveat(BaseModel):

@@ -28,11 +28,12 @@ soak: setup ## run the long tests that `make test` leaves out (SHORT=1: those th
 mutants: setup ## put N drawn faults into the core, one at a time, and print those that no test notices (N=150 SEED=1)
 	python benchmarks/mutants.py $(or $(N),150) $(or $(SEED),1)
 
-check: setup ## lint, formatting, types and the order of imports
+check: setup ## lint, formatting, types, the order of imports, and the runs in evidence/
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports --no-logo --no-cache
+	wrn-pipe evidence verify
 
 uv_compile = uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header

@@ -9,14 +9,12 @@ native bfloat16.
 import argparse
 import csv
 import json
-import math
-import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from ruamel.yaml import YAML
+from scipy.stats import ttest_ind
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,15 +46,6 @@ def error(folder: Path, run: str) -> float:
     return 100 * float(found["errors"]) / float(found["n"])
 
 
-def interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-    """Mean of b minus mean of a, and half its 95 % interval (Welch), in points."""
-    from scipy.special import stdtrit
-
-    parts = [statistics.variance(side) / len(side) for side in (a, b)]
-    freedom = sum(parts) ** 2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, (a, b), strict=True))
-    return statistics.fmean(b) - statistics.fmean(a), float(stdtrit(freedom, 0.975)) * math.sqrt(sum(parts))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("field")
@@ -79,8 +68,9 @@ def main() -> None:
     for name, found in errors.items():
         for seed, value in enumerate(found, 1):
             table.writerow([given.field, name, given.network, given.protocol, seed, f"{value:.2f}"])
-    difference, half = interval(*errors.values())
-    print(f"{' to '.join(errors)}: {difference:+.2f} +- {half:.2f} points", file=sys.stderr)
+    before, after = errors.values()
+    low, high = ttest_ind(after, before, equal_var=False).confidence_interval()  # Welch's
+    print(f"{' to '.join(errors)}: {(low + high) / 2:+.2f} +- {(high - low) / 2:.2f} points", file=sys.stderr)
 
 
 if __name__ == "__main__":

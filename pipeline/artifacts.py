@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.dataset_config import SCRATCH as SCRATCH
 from pipeline.errors import UserError
 from pipeline.params import Protocol, Run
 from pipeline.publish import json_text, new_file
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     Ints: TypeAlias = npt.NDArray[np.int64]
     Floats: TypeAlias = npt.NDArray[np.float64]
 
-BETON, MODELS, EVALUATIONS, SCRATCH = Path("data/beton"), Path("models"), Path("evaluations"), Path("scratch")
-"""SCRATCH: state of unfinished trainings, <fingerprint>/ each, jobs, failure records, downloads; no stage reads it."""
+BETON, MODELS, EVALUATIONS = Path("data/beton"), Path("models"), Path("evaluations")
+EVIDENCE = Path("evidence")
 WEIGHTS, HISTORY, RECORD = "model.safetensors", "history.csv", "run.json"
 PREDICTIONS, METRICS, DIGESTS = "predictions.parquet", "metrics.json", "digests.json"
+ORIGIN = "origin.json"
+"""Of evidence/<run>, beside RECORD, HISTORY, METRICS, DIGESTS and slim PREDICTIONS."""
 MODEL_FILES = (WEIGHTS, HISTORY, RECORD)
 """Of models/<run>."""
 EVALUATION_FILES = (PREDICTIONS, METRICS, RECORD)
@@ -84,7 +87,7 @@ class RunRecord(JsonFile):
     device: dict[str, str | int]
     """What the last step ran on, as pipeline.training.device.facts says it."""
     devices: list[dict[str, str | int]]
-    """All that steps ran on, in order."""
+    """All that steps ran on, in order; from_epoch: the first epoch, from 1, of which each did steps."""
     unrepeatable_kernels: list[str]
     """Kernels met that torch cannot make deterministic."""
     versions: dict[str, str]
@@ -110,6 +113,27 @@ class Digests(JsonFile):
     """What it was evaluated on."""
     files: dict[str, str]
     """Place in the repository -> sha256."""
+
+
+class Origin(JsonFile):
+    """origin.json of a run in evidence/: what its fingerprint is the hash of, and where this code is."""
+
+    commit: str
+    settings: dict[str, Any]
+    """run, protocol, loading, device, kernels."""
+    content: dict[str, str]
+    """File that the training depended on -> sha256."""
+    predictions: str
+    """sha256 of the slim predictions."""
+
+    @property
+    def fingerprint(self) -> str:
+        """As RunRecord.fingerprint must be."""
+        return fingerprint_of(self.settings, self.content)
+
+
+def fingerprint_of(settings: dict[str, Any], content: dict[str, str]) -> str:
+    return sha256(json.dumps([settings, content], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
@@ -139,23 +163,22 @@ def write_history(path: Path, history: Iterable[EpochRecord]) -> None:
 def read_history(path: Path, again: str | None = None) -> list[EpochRecord]:
     """Raises UserError, with `again` as the command that writes it, for a file without epochs 1 to n, one a row."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file)
-            try:
-                history = [
-                    EpochRecord(
-                        int(row["epoch"]),
-                        float(row["learning_rate"]),
-                        float(row["train_loss"]),
-                        float(row["train_error"]),
-                        float(row["test_error"]) if row.get("test_error") else None,
-                    )
-                    for row in rows
-                ]
-            except (KeyError, TypeError, ValueError) as error:
-                raise _unreadable(path, f"line {rows.line_num}: {error!r}", again) from None
-    except OSError as error:
-        raise _unreadable(path, error.strerror or str(error), again) from None
+        rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, str(error), again) from None
+    try:
+        history = [
+            EpochRecord(
+                int(row["epoch"]),
+                float(row["learning_rate"]),
+                float(row["train_loss"]),
+                float(row["train_error"]),
+                float(row["test_error"]) if row.get("test_error") else None,
+            )
+            for row in rows
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(path, f"line {rows.line_num}: {error!r}", again) from None
     if [row.epoch for row in history] != list(range(1, len(history) + 1)):
         raise _unreadable(path, f"its epochs are not 1 to {len(history)}, one a row", again)
     return history
@@ -230,6 +253,39 @@ def read_predictions(path: Path) -> Predictions:
         raise UserError(f"{path} holds no predictions: {error}", _restore(path)) from None
     probabilities = np.stack([table.column(name).to_numpy() for name in names], axis=1)
     return Predictions(table.column("label").to_numpy(), table.column("prediction").to_numpy(), probabilities)
+
+
+_TOP = tuple(f"top_{k}" for k in range(2, 6))
+
+
+def write_slim(path: Path, full: Path) -> None:
+    """The columns index, label and prediction of a predictions.parquet, and of fifty classes and more the next four."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    labels, predicted, probabilities = read_predictions(full)
+    columns = {"label": labels, "prediction": predicted}
+    if probabilities.shape[1] >= 50:
+        order = np.argsort(-probabilities, axis=1, kind="stable")
+        columns |= dict(zip(_TOP, order[:, 1:5].T, strict=True))
+    columns = {name: column.astype(np.int16) for name, column in columns.items()}
+    columns = {"index": pq.read_table(full, columns=["index"])["index"].to_numpy().astype(np.int32), **columns}
+    pq.write_table(pa.table({name: pa.array(column) for name, column in columns.items()}), path, compression="zstd")
+
+
+def read_slim(path: Path) -> "dict[str, Ints]":
+    """The columns that write_slim wrote. Raises UserError for another file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+        if table.column_names not in (["index", "label", "prediction"], ["index", "label", "prediction", *_TOP]):
+            raise pa.ArrowInvalid(f"columns are {table.column_names}")
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} holds no slim predictions: {error}", f"git checkout {path}") from None
+    return {name: table[name].to_numpy() for name in table.column_names}
 
 
 @dataclass

@@ -1,38 +1,28 @@
 """What a dataset is, where it comes from and how it is recognised: the entries of `datasets:` in params.yaml."""
 
 import math
+import os
 import re
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    PositiveInt,
-    StringConstraints,
-    Tag,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, StringConstraints, Tag, model_validator
 
+SCRATCH = Path(os.environ.get("WRN_PIPE_SCRATCH") or "scratch").expanduser()
+"""State of unfinished trainings, <fingerprint>/ each, jobs, failure records, downloads; no stage reads it."""
 DATA_DIR = "WRN_PIPE_DATA_DIR"
 """Environment variable that names the folder a `folder` source reads. A folder is a machine's affair, so it never
 stands in params.yaml, where it would make the same dataset look different on every machine."""
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
+_T = TypeVar("_T")
+ForBoth = Annotated[dict[Split, _T], Field(min_length=len(SPLITS))]
+"""Something of each split."""
 
 ReaderName = Literal["cifar-python", "cifar100-python", "svhn-mat", "imagenet-folder"]
 """CIFAR-10's python version, CIFAR-100's with its fine labels, SVHN's three MATLAB files of cropped digits, and
 ImageNet's JPEGs in a folder of the user's."""
-
-SOURCE_KINDS: dict[ReaderName, tuple[str, ...]] = {
-    "cifar-python": ("archive", "npm", "folder"),
-    "cifar100-python": ("archive", "npm", "folder"),
-    "svhn-mat": ("files", "folder"),
-    "imagenet-folder": ("folder",),
-}
-"""Kinds of source that hold what a reader reads."""
 
 Md5 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -69,9 +59,9 @@ class ArchiveSource(Strict):
         return (self,)
 
     @property
-    def names(self) -> list[str]:
-        """Of the files that a source consists of."""
-        return [self.name]
+    def checksums(self) -> dict[str, str]:
+        """Name of each file that a source consists of -> its md5, or npm's integrity."""
+        return {self.name: self.md5}
 
     def __str__(self) -> str:
         return f"archive {self.archive}"
@@ -82,15 +72,9 @@ class FilesSource(Strict):
 
     files: Annotated[tuple[ArchiveSource, ...], Field(strict=False, min_length=2)]
 
-    @model_validator(mode="after")
-    def _have_names_of_their_own(self) -> Self:
-        if len(set(self.names)) < len(self.names):
-            raise ValueError(f"two files of one name would overwrite each other: {', '.join(sorted(self.names))}")
-        return self
-
     @property
-    def names(self) -> list[str]:
-        return [file.name for file in self.files]
+    def checksums(self) -> dict[str, str]:
+        return {file.name: file.md5 for file in self.files}
 
     def __str__(self) -> str:
         return f"files {', '.join(file.archive for file in self.files)}"
@@ -105,13 +89,9 @@ class NpmSource(Strict):
     """Subresource integrity of the tarball: `sha512-` and 64 bytes in base64."""
 
     @property
-    def files(self) -> tuple[ArchiveSource, ...]:
-        return ()
-
-    @property
-    def names(self) -> list[str]:
-        """The tarball's, as `npm pack` would name that of a package without a scope."""
-        return [re.sub(r"[^A-Za-z0-9.]+", "-", self.npm).strip("-.") + ".tgz"]
+    def checksums(self) -> dict[str, str]:
+        """Under the tarball's name as `npm pack` would give it to a package without a scope."""
+        return {re.sub(r"[^A-Za-z0-9.]+", "-", self.npm).strip("-.") + ".tgz": self.integrity}
 
     def __str__(self) -> str:
         return f"npm {self.npm}"
@@ -125,12 +105,8 @@ class FolderSource(Strict):
     """Name of an archive that the folder may hold -> its md5. For imagenet-folder, which is never downloaded."""
 
     @property
-    def files(self) -> tuple[ArchiveSource, ...]:
-        return ()
-
-    @property
-    def names(self) -> list[str]:
-        return []
+    def checksums(self) -> dict[str, str]:
+        return self.md5 or {}
 
     def __str__(self) -> str:
         return f"folder ${DATA_DIR}"
@@ -138,10 +114,8 @@ class FolderSource(Strict):
 
 def _kind(entry: Any) -> str | None:
     """Tell the sources apart by the one key that names them, so an error speaks of that kind only."""
-    if isinstance(entry, Strict):
-        return {ArchiveSource: "archive", FilesSource: "files", NpmSource: "npm"}.get(type(entry), "folder")
-    kinds = ("archive", "files", "npm", "folder")
-    found = [kind for kind in kinds if isinstance(entry, dict) and kind in entry]
+    given = entry if isinstance(entry, dict) else getattr(type(entry), "model_fields", ())
+    found = [kind for kind in ("archive", "files", "npm", "folder") if kind in given]
     return found[0] if len(found) == 1 else None
 
 
@@ -166,15 +140,15 @@ class Dataset(Strict):
     classes: Annotated[int, Field(ge=2)]
     shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)] | None
     """Height, width, channels; null where every image has its own."""
-    splits: dict[Split, PositiveInt]
+    splits: ForBoth[PositiveInt]
     """Images in each split."""
     sources: Annotated[tuple[Source, ...], Field(strict=False, min_length=1)]
     """Tried in this order; this list is the only place that says the order."""
-    digests: dict[Split, Sha256] | None
+    digests: ForBoth[Sha256] | None
     """`digest.split_digest` of each split, or `jpeg_store.files_digest` where shape is null. null where nobody has
     pinned it yet: then only files whose md5 is pinned are accepted, or ImageNet's unpacked ones, and the digest of what
     they hold is printed, to be pinned here."""
-    record_digests: dict[Split, Annotated[tuple[Sha256, ...], Field(strict=False, min_length=1)]] | None
+    record_digests: ForBoth[Annotated[tuple[Sha256, ...], Field(strict=False, min_length=1)]] | None
     """`digest.record_digests` of each split: sha256 of its equal consecutive slices in the binary record layout, which
     others have published. null where the dataset has no such layout with one label byte."""
     disk_bytes: PositiveInt | None = None
@@ -184,30 +158,13 @@ class Dataset(Strict):
     citation: str
 
     @model_validator(mode="after")
-    def _agrees(self) -> Self:
-        for field in ("splits", "digests", "record_digests"):
-            value = getattr(self, field)
-            if value is not None and set(value) != set(SPLITS):
-                raise ValueError(f"{field} must have exactly the keys train and test")
-        for split, parts in (self.record_digests or {}).items():
-            if self.splits[split] % len(parts):
-                raise ValueError(f"record_digests.{split}: {self.splits[split]} images in {len(parts)} unequal slices")
-            if self.classes > 256:
-                raise ValueError(f"record_digests: {self.classes} classes do not fit a record's one label byte")
-        kinds = SOURCE_KINDS[self.reader]
-        for number, source in enumerate(self.sources):
-            if (kind := _kind(source)) not in kinds:
-                raise ValueError(f"sources.{number}: {self.reader} reads {', '.join(kinds)}, not {kind}")
-            if isinstance(source, FolderSource) and source.md5 is not None and self.shape is not None:
-                raise ValueError(f"sources.{number}: a folder's md5 is read for imagenet-folder only")
+    def _consistent(self) -> Self:
         if (self.shape is None) != (self.reader == "imagenet-folder"):
             raise ValueError(f"shape is null for imagenet-folder, and only for it; the reader is {self.reader}")
         if (self.shape is None) != (self.disk_bytes is not None):
             raise ValueError("disk_bytes is to be given where shape is null, and only there")
-        # ImageNet is not to be had without a login; who has it may have it unpacked, and then no file can be pinned.
-        pinned = self.shape is None or any(isinstance(source, ArchiveSource | FilesSource) for source in self.sources)
-        if self.digests is None and not pinned:
-            raise ValueError("digests is null, so one source must be an archive with a pinned md5")
+        if self.shape is not None and all(isinstance(source, FolderSource) for source in self.sources):
+            raise ValueError("a folder needs another source beside it, which says what files it may hold")
         return self
 
     @property

@@ -47,7 +47,7 @@ def read(root: Path = Path()) -> dict[str, Any]:
 def folder_md5(folder: Path) -> str:
     """What dvc.lock records of a folder: md5 over the list of its files with their md5s, and `.dir`."""
     md5s = {}
-    for path in (path for path in folder.rglob("*") if path.is_file()):
+    for path in filter(Path.is_file, folder.rglob("*")):
         with path.open("rb") as file:
             md5s[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "md5").hexdigest()
     return listing_md5(md5s)

@@ -40,6 +40,12 @@ class StoppedError(WrnPipeError):
         self.exit_code = 128 + signum
 
 
+class TimeOverError(WrnPipeError):
+    """The time that --for gave is over; what trained is saved. Exit code 75, as sysexits.h has it for "try again"."""
+
+    exit_code = 75
+
+
 OUTSIDE = "before or after the training's steps"
 """Where a training was stopped that had nothing to finish or save."""
 

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 LINE_EVERY_S = 10.0
 QUIET_S = 1.0
@@ -32,90 +32,76 @@ class Task:
     total: int | None
     unit: str
     done: int
-    started: float
-    clock: Callable[[], float]
-    on_change: "Callable[[Task], None]"
-    text: str = field(init=False, default="")
-    last_line: float = field(init=False)
-    last_tenth: int = field(init=False)
-    last_done: int | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        self.last_line = self.started
-        self.last_tenth = self._tenth()
+    text: str = ""
+    on_change: Callable[[], None] = lambda: None
 
     def advance(self, n: int = 1) -> None:
         self.done += n
-        self.on_change(self)
+        self.on_change()
 
     def note(self, text: str) -> None:
         """Show a few words on the bar; a log goes without."""
         self.text = text
 
-    def _tenth(self) -> int:
-        return 10 * self.done // self.total if self.total else 0
-
     def amount(self) -> str:
         """`20.0 MB of 170.5 MB (12 %)`."""
-        done = _amount(self.done, self.unit)
-        return f"{done} of {_amount(self.total, self.unit)} ({self.percent()})" if self.total else done
+
+        def units(n: int) -> str:
+            return f"{n / 1e6:.1f} MB" if self.unit == "bytes" else f"{n} {self.unit}"
+
+        return f"{units(self.done)} of {units(self.total)} ({self.percent()})" if self.total else units(self.done)
+
+    def tenth(self) -> int:
+        return 10 * self.done // self.total if self.total else 0
 
     def percent(self) -> str:
         return f"{100 * self.done // self.total} %" if self.total else ""
 
-    def describe(self) -> str:
-        """`label: 20.0 MB of 170.5 MB (12 %), 3 s`."""
-        return f"{self.label}: {self.amount()}, {self.clock() - self.started:.0f} s"
-
-    def line_if_due(self) -> None:
-        """Print a line after a further tenth of the work or after ten seconds, whichever comes first.
-
-        Never the same amount twice: a file may grow after all that was expected of it is there.
-        """
-        if self.done == self.last_done:
-            return
-        now, tenth = self.clock(), self._tenth()
-        waited = now - self.last_line
-        if waited >= LINE_EVERY_S or (tenth > self.last_tenth and waited >= QUIET_S):
-            self.last_line, self.last_tenth, self.last_done = now, tenth, self.done
-            say(self.describe())
-
-
-def _amount(n: int, unit: str) -> str:
-    return f"{n / 1e6:.1f} MB" if unit == "bytes" else f"{n} {unit}"
-
 
 @contextmanager
-def progress(
-    label: str,
-    total: int | None,
-    unit: str,
-    done: int = 0,
-    clock: Callable[[], float] = time.monotonic,
-    notes: bool = False,
-) -> Iterator[Task]:
+def progress(label: str, total: int | None, unit: str, done: int = 0, notes: bool = False) -> Iterator[Task]:
     """Show how far `label` has come while the block runs; the block calls `task.advance(n)`.
 
     total: units of the whole, None if unknown. unit: plural noun; `bytes` are shown as MB. done: what an earlier
     attempt already did. notes: the block also calls `task.note`, and the bar makes room by showing percent instead of
     units. The closing line states what was really done, also when the block fails.
     """
+    task = Task(label, total, unit, done)
     if sys.stderr.isatty():
-        with _bar(label, total, unit, done, clock, notes) as task:
+        with _bar(task, notes) as task.on_change:
             yield task
         return
-    task = Task(label, total, unit, done, clock(), clock, Task.line_if_due)
+    lines = _Lines(task)
+    task.on_change = lines.line_if_due
     try:
         yield task
     finally:
-        if task.done != task.last_done:
-            say(task.describe())
+        lines.line()
+
+
+class _Lines:
+    """A line after a further tenth of the work or after ten seconds, whichever comes first, and one at the end.
+
+    Never the same amount twice: a file may grow after all that was expected of it is there.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.started = task, time.monotonic()
+        self.last, self.tenth, self.done = self.started, task.tenth(), -1
+
+    def line_if_due(self) -> None:
+        waited = time.monotonic() - self.last
+        if waited >= LINE_EVERY_S or (self.task.tenth() > self.tenth and waited >= QUIET_S):
+            self.line()
+
+    def line(self) -> None:
+        if self.task.done != self.done:
+            self.last, self.tenth, self.done = time.monotonic(), self.task.tenth(), self.task.done
+            say(f"{self.task.label}: {self.task.amount()}, {self.last - self.started:.0f} s")
 
 
 @contextmanager
-def _bar(
-    label: str, total: int | None, unit: str, done: int, clock: Callable[[], float], notes: bool
-) -> Iterator[Task]:
+def _bar(task: Task, notes: bool) -> Iterator[Callable[[], None]]:
     # Imported on use: rich costs a tenth of a second that a stage without a terminal need not pay.
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -130,14 +116,14 @@ def _bar(
         TextColumn("left"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        row = bar.add_task(label, total=total, completed=done, amount="")
+        row = bar.add_task(task.label, total=task.total, amount="")
 
-        def show(task: Task) -> None:
-            bar.update(row, completed=task.done, amount=f"{task.percent()} {task.text}" if notes else task.amount())
+        def show() -> None:
+            amount = f"{task.percent()} {task.text}" if notes else task.amount()
+            bar.update(row, completed=task.done, amount=amount)
 
-        task = Task(label, total, unit, done, clock(), clock, show)
-        show(task)
-        yield task
+        show()
+        yield show
 
 
 def counted(number: int, noun: str) -> str:

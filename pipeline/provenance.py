@@ -4,47 +4,34 @@ import json
 import re
 import subprocess
 from functools import lru_cache
-from hashlib import file_digest, sha256
+from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import fingerprint_of
 from pipeline.errors import UserError
 from pipeline.params import Plan, read_text, yaml_mapping
 
 DAG = Path("dvc.yaml")
 _REMEDY = f"git checkout {DAG}"
+_parsed = lru_cache(maxsize=4)(yaml_mapping)
 
 
 def read_dvc_yaml(root: Path = Path()) -> dict[str, Any]:
     """dvc.yaml of the repository at `root`, its templates not filled in."""
-    return _parsed(read_text(root / DAG, _REMEDY))
-
-
-@lru_cache(maxsize=4)
-def _parsed(text: str) -> dict[str, Any]:
-    return yaml_mapping(text, DAG, _REMEDY)
+    return _parsed(read_text(root / DAG, _REMEDY), DAG, _REMEDY)
 
 
 def filled(value: Any, key: str, item: Any) -> Any:
     """What stands below `do` in dvc.yaml, of one entry of what `foreach` names. Raises KeyError for another template.
 
-    DVC's own way of doing it is not an interface, and takes seconds with hundreds of runs.
-    """
+    DVC's own way of doing it is not an interface, and takes seconds with hundreds of runs."""
     known = {"key": key, "item": item}
     if isinstance(item, dict):
         known |= {f"item.{name}": setting for name, setting in item.items()}
-
-    def fill(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {fill(k): fill(v) for k, v in value.items()}
-        if isinstance(value, list):
-            return [fill(each) for each in value]
-        if isinstance(value, str):
-            return re.sub(r"\$\{(.*?)\}", lambda template: str(known[template[1]]), value)
-        return value
-
-    return fill(value)
+    words = {name: json.dumps(str(setting))[1:-1] for name, setting in known.items()}
+    return json.loads(re.sub(r"\$\{(.*?)\}", lambda template: words[template[1]], json.dumps(value)))
 
 
 def dependencies(stage: str, key: str, item: dict[str, Any]) -> list[Path]:
@@ -57,31 +44,35 @@ def dependencies(stage: str, key: str, item: dict[str, Any]) -> list[Path]:
 
 
 def fingerprint(plan: Plan, run_id: str) -> str:
-    """sha256 over all that determines the run's weights: its settings and the content of its stage's dependencies.
+    """sha256 over all that determines the run's weights: its `inputs`."""
+    return fingerprint_of(*inputs(plan, run_id))
+
+
+def inputs(plan: Plan, run_id: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """A run's settings, and file by file the sha256 of what its stage depends on.
 
     A folder of .beton files counts by its card, which pins their digests.
     """
     run = plan.run(run_id)
-    settings: dict[str, Any] = {
-        "run": run.model_dump(mode="json"),
-        "protocol": plan.protocols[run.protocol].model_dump(mode="json"),
-        "loading": plan.loading.model_dump(mode="json"),
-        "device": plan.device,
-        "kernels": plan.kernels,
-    }
+    parts = {"run": run, "protocol": plan.protocols[run.protocol], "loading": plan.loading}
+    settings: dict[str, Any] = {name: part.model_dump(mode="json") for name, part in parts.items()}
+    settings |= {"device": plan.device, "kernels": plan.kernels}
     content: dict[str, str] = {}
     for path in dependencies("train", run_id, settings["run"]):
         content |= digests_of(path)
-    return sha256(json.dumps([settings, content], sort_keys=True).encode()).hexdigest()
+    return settings, content
 
 
 def digests_of(path: Path) -> dict[str, str]:
     """The sha256 of a file, or of each file of a folder; of a folder of .beton files only of its card."""
-    found = {}
-    for file in _files(path):
-        stat = file.stat()
-        found[file.as_posix()] = _sha256(file, stat.st_mtime_ns, stat.st_size)
-    return found
+    if (card := path / "card.json").is_file():
+        files = [card]
+    elif path.is_file():
+        files = [path]
+    else:
+        files = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    stats = {file: file.stat() for file in files}
+    return {file.as_posix(): _sha256(file, stat.st_mtime_ns, stat.st_size) for file, stat in stats.items()}
 
 
 @lru_cache(maxsize=4096)
@@ -89,14 +80,6 @@ def _sha256(path: Path, mtime_ns: int, size: int) -> str:
     """A thousand runs depend on the same few files."""
     with path.open("rb") as stream:
         return file_digest(stream, "sha256").hexdigest()
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if (card := path / "card.json").is_file():
-        return [card]
-    return sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
 
 
 def commit(root: Path = Path()) -> tuple[str, bool]:

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.data.convert_arrays import convert
-from pipeline.data.convert_jpeg import convert_jpegs
-from pipeline.dataset_config import SPLITS
+from pipeline.data.conversion import convert, convert_jpegs
 from pipeline.errors import UserError
 from pipeline.params import PARAMS, nearest
 from pipeline.runner.params_file import load
@@ -22,12 +20,11 @@ def main(name: str) -> None:
     raw, to = Path("data/raw") / representation.dataset, Path("data/beton") / name
     classes = plan.datasets[representation.dataset].classes
     if representation.kind != "jpeg":
-        convert(raw, to, list(SPLITS), classes, representation.kind)
+        convert(raw, to, classes, representation.kind)
         return
-    max_side, quality = representation.max_side, representation.quality
-    assert max_side, "params.py requires it of jpeg"
-    assert quality, "params.py requires it of jpeg"
-    convert_jpegs(raw, to, list(SPLITS), classes, max_side, quality)
+    assert representation.max_side, "params.py requires it of jpeg"
+    assert representation.quality, "params.py requires it of jpeg"
+    convert_jpegs(raw, to, classes, representation.max_side, representation.quality)
 
 
 if __name__ == "__main__":

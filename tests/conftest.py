@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -19,7 +19,7 @@ from filelock import FileLock
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-from pipeline.data.convert_arrays import convert
+from pipeline.data.conversion import convert
 from pipeline.data.digest import record_digests, split_digest
 from pipeline.data.readers import LAYOUTS, Splits, read_archive
 from pipeline.dataset_config import SPLITS, Dataset
@@ -45,7 +45,6 @@ FIRST = (
     *SHARING,
     "evidence/test_verify",
     "runner/test_jobs",
-    "runner/test_workers",
     "test_imagenet_run",
     "tracking/test_remote",
     "training/test_compiled",
@@ -130,7 +129,7 @@ def tiny_beton(tiny_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     to = shared / "beton" / "cifar10-tiny-rgb"
     with FileLock(shared / "beton.lock"):
         if not to.exists():
-            convert(tiny_raw, to, list(SPLITS), 10)
+            convert(tiny_raw, to, 10)
     return to
 
 
@@ -257,11 +256,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing on stderr, where the tests read what the program says; `requests` is the log."""
 
 
-@pytest.fixture
-def archive_server(tmp_path: Path) -> Iterator[ArchiveServer]:
-    """A running ArchiveServer with an empty folder."""
-    folder = tmp_path / "served"
-    folder.mkdir()
+@contextmanager
+def serve(folder: Path) -> Iterator[ArchiveServer]:
     archive_server = ArchiveServer(folder, "")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, archive_server)) as server:
         server.daemon_threads = True
@@ -273,3 +269,19 @@ def archive_server(tmp_path: Path) -> Iterator[ArchiveServer]:
         archive_server.closing.set()
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def archive_server(tmp_path: Path) -> Iterator[ArchiveServer]:
+    """A running ArchiveServer with an empty folder."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    with serve(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tiny_entry(tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The params.yaml entry of the tiny dataset, whose archive a running server gives."""
+    with serve(TINY.parent) as server:
+        yield tiny_dataset_entry(f"{server.url}/{TINY.name}")

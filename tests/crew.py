@@ -1,16 +1,15 @@
 """Trainings by several processes that share each mini-batch, without torchrun, from one import of torch: see `run`.
 
 As a script, in the folder of a project, it reads a JSON list of scenarios from stdin and does them in turn, a forked
-process for each rank; one that is alone needs none. A scenario:
+process for each rank. A scenario:
     name       the folder below crew/ that gets of each rank `rank-<r>.safetensors` and `rank-<r>.json`
-    size       how many processes; 1 trains as ever, without torch.distributed
+    size       how many processes
     scratch    where the state is kept, `name` unless said
     protocol   changes of the protocol `brief`
     run        changes of the run
-    kernels    fused unless said
     stop       [rank, step]: this rank gets SIGTERM during that step, counted from 1 in this process
 The tensors are gradients, weights and statistics after each step, `<step>.gradient.<parameter>` and `<step>.<name>`,
-and the final ones. The JSON has the history, devices, kernels, the seeds of the steps' masks, and where it was stopped.
+and the final ones. The JSON has the history, devices, the seeds of the steps' masks, and where it was stopped.
 """
 
 import json
@@ -20,7 +19,6 @@ import socket
 import subprocess
 import sys
 import traceback
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,7 @@ from pipeline.progress import leave_speaking_to_another
 from pipeline.runner.params_file import load
 from pipeline.runner.run_hooks import RunHooks
 from pipeline.training.loop import train
-from pipeline.training.ranks import ALONE, joined
+from pipeline.training.ranks import joined
 from pipeline.training.train_run import prepare
 
 
@@ -44,21 +42,19 @@ def changed(plan: Plan, scenario: dict[str, Any]) -> Plan:
     brief, run = plan.protocols["brief"].model_dump(), plan.runs[RUN].model_dump()
     protocols = {"brief": Protocol.model_validate({**brief, **scenario["protocol"]})}
     runs = {RUN: Run.model_validate({**run, **scenario.get("run", {})})}
-    return plan.model_copy(
-        update={"protocols": protocols, "runs": runs, "kernels": scenario.get("kernels", "fused"), "device": "cpu"}
-    )
+    return plan.model_copy(update={"protocols": protocols, "runs": runs, "kernels": "fused", "device": "cpu"})
 
 
 def one(plan: Plan, scenario: dict[str, Any], rank: int) -> None:
     if rank:
         leave_speaking_to_another()
-    size, folder = scenario["size"], Path("crew") / scenario["name"]
+    folder = Path("crew") / scenario["name"]
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, torch.Tensor] = {}
     seeds: list[int] = []
-    with joined("cpu") if size > 1 else nullcontext(ALONE) as ranks:
+    with joined("cpu") as ranks:
         scratch = Path("scratch") / scenario.get("scratch", scenario["name"])
-        training, record = prepare(plan, RUN, scratch.name, scratch, RunHooks(), ranks)
+        training, _ = prepare(plan, RUN, scratch.name, scratch, RunHooks(), ranks)
         model = training.model
 
         def seen(*_: object) -> None:
@@ -73,10 +69,10 @@ def one(plan: Plan, scenario: dict[str, Any], rank: int) -> None:
 
         model.register_forward_pre_hook(seen)
         hook = register_optimizer_step_post_hook(stepped)
-        told: dict[str, Any] = {"kernels": record["kernels"]}
+        told: dict[str, Any] = {}
         try:
             done = train(training, lambda *_: None)
-            told |= {"history": [asdict(row) for row in done.history], "devices": done.devices}
+            told = {"history": [asdict(row) for row in done.history], "devices": done.devices}
         except InterruptedTrainingError as stop:
             told["stopped"] = stop.where
         hook.remove()
@@ -87,9 +83,6 @@ def one(plan: Plan, scenario: dict[str, Any], rank: int) -> None:
 
 def together(plan: Plan, scenario: dict[str, Any]) -> list[int]:
     """The exit statuses."""
-    if scenario["size"] == 1:
-        one(plan, scenario, 0)
-        return [0]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -46,32 +46,23 @@ def synset(label: int) -> str:
 
 
 def make_tree(root: Path, classes: int = 4, train: int = 3, test: int = 2, longest: int = 260) -> Path:
-    """train/<synset>/*.JPEG and val/<synset>/*.JPEG below `root`: each class cut from one place of one photograph.
-
-    As in ImageNet, one image is CMYK, one grey, and one a PNG by the name of a JPEG.
-    """
+    """train/<synset>/*.JPEG and val/<synset>/*.JPEG below `root`: each class cut from one place of one photograph. As
+    in ImageNet, one image is CMYK, one grey, and one a PNG by the name of a JPEG."""
     random = np.random.default_rng(0)
     truth = random.permutation(np.repeat(np.arange(classes), test))
-    names = [f"ILSVRC2012_val_{number + 1:08d}.JPEG" for number in range(len(truth))]
     for label in range(classes):
-        folder = root / "train" / synset(label)
-        folder.mkdir(parents=True)
-        (root / "val" / synset(label)).mkdir(parents=True)
         for number in random.permutation(1000)[:train]:  # names are not in the order of their numbers
-            (folder / f"{synset(label)}_{number}.JPEG").write_bytes(jpeg(cutting(label, random, longest)))
-    for label, name in zip(truth, names, strict=True):
-        (root / "val" / synset(label) / name).write_bytes(jpeg(cutting(label, random, longest)))
-    odd = sorted((root / "train").rglob("*.JPEG"))[:3]
-    for path, content in zip(
-        odd,
-        (
-            jpeg(cutting(0, random, longest).convert("CMYK")),
-            jpeg(cutting(0, random, longest).convert("L")),
-            jpeg(cutting(0, random, longest), "PNG"),
-        ),
-        strict=True,
-    ):
-        path.write_bytes(content)
+            path = root / "train" / synset(label) / f"{synset(label)}_{number}.JPEG"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(jpeg(cutting(label, random, longest)))
+    for number, label in enumerate(truth):
+        path = root / "val" / synset(label) / f"ILSVRC2012_val_{number + 1:08d}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(cutting(label, random, longest)))
+    cmyk, grey, png = sorted((root / "train").rglob("*.JPEG"))[:3]
+    cmyk.write_bytes(jpeg(cutting(0, random, longest).convert("CMYK")))
+    grey.write_bytes(jpeg(cutting(0, random, longest).convert("L")))
+    png.write_bytes(jpeg(cutting(0, random, longest), "PNG"))
     return root
 
 
@@ -103,54 +94,37 @@ def entry_of(root: Path, **changes: Any) -> dict[str, Any]:
 
 
 def pack(root: Path, to: Path) -> dict[str, str]:
-    """The three official archives of a tree, in the folder `to`. Returns their md5.
-
-    Members stand in no order, and the devkit numbers the synsets against theirs, after a class that has children.
-    """
+    """The three official archives of a tree, in the folder `to`. Returns their md5. Members stand in no order, and the
+    devkit numbers the synsets against theirs, after a class that has children."""
     to.mkdir(exist_ok=True)
-    with tarfile.open(to / TRAIN, "w") as outer:
-        for folder in sorted((root / "train").iterdir(), reverse=True):
-            inner = tar_bytes({path.name: path.read_bytes() for path in sorted(folder.iterdir(), reverse=True)})
-            add(outer, f"{folder.name}.tar", inner)
-    images = sorted((root / "val").rglob("*.JPEG"), key=lambda path: path.name, reverse=True)
-    (to / VAL).write_bytes(tar_bytes({path.name: path.read_bytes() for path in images}))
-    (to / DEVKIT).write_bytes(tar_bytes(devkit(root), "w:gz"))
-    return {name: md5(to / name) for name in (TRAIN, VAL, DEVKIT)}
-
-
-def devkit(root: Path) -> dict[str, bytes]:
-    """The devkit's two files that tell the labels of the validation images."""
-    synsets = sorted((path.name for path in (root / "train").iterdir()), reverse=True)
+    classes = sorted((root / "train").iterdir(), reverse=True)
+    inner = {f"{each.name}.tar": tar({path.name: path.read_bytes() for path in each.iterdir()}) for each in classes}
+    images = sorted((root / "val").rglob("*.JPEG"), key=lambda path: path.name)
+    synsets = [path.name for path in classes]
     kind = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
     rows = [(n + 1, name, "photograph", "a photograph", 0) for n, name in enumerate(synsets)]
     rows.append((len(rows) + 1, "n00001740", "entity", "what is", len(rows)))
-    buffer = io.BytesIO()
-    savemat(buffer, {"synsets": np.array(rows, kind)[:, None]}, do_compression=True)
-    images = sorted((root / "val").rglob("*.JPEG"), key=lambda path: path.name)
-    return {
-        META: buffer.getvalue(),
-        TRUTH: "".join(f"{synsets.index(path.parent.name) + 1}\n" for path in images).encode(),
+    meta = io.BytesIO()
+    savemat(meta, {"synsets": np.array(rows, kind)[:, None]}, do_compression=True)
+    truth = "".join(f"{synsets.index(path.parent.name) + 1}\n" for path in images).encode()
+    contents = {
+        TRAIN: tar(inner),
+        VAL: tar({path.name: path.read_bytes() for path in reversed(images)}),
+        DEVKIT: tar({META: meta.getvalue(), TRUTH: truth}, "w:gz"),
     }
+    for name, content in contents.items():
+        (to / name).write_bytes(content)
+    return {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
 
 
-def tar_bytes(members: dict[str, bytes], mode: Any = "w") -> bytes:
+def tar(members: dict[str, bytes], mode: Any = "w") -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as tar:
+    with tarfile.open(fileobj=buffer, mode=mode) as packed:
         for name, content in members.items():
-            add(tar, name, content)
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            packed.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
-
-
-def add(tar: tarfile.TarFile, name: str, content: bytes, **about: Any) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    for field, value in about.items():
-        setattr(member, field, value)
-    tar.addfile(member, io.BytesIO(content))
-
-
-def md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def store(tree: Path, to: Path) -> Path:

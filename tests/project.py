@@ -14,7 +14,15 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 RUN = "cifar10-tiny-wrn-10-1-brief-s1"
-COPIED = ("pipeline", "stages", "dvc.yaml", ".dvcignore", ".gitignore", "environment/requirements.lock")
+COPIED = (
+    "pipeline",
+    "stages",
+    "dvc.yaml",
+    ".dvcignore",
+    ".gitignore",
+    "environment/requirements.lock",
+    "evidence/README.md",
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,19 @@ class Project:
     def cli(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments, **environment)
 
+    def start(self, log: Path, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
+        """`wrn-pipe` in the background, in a session of its own as a terminal gives it; `log`: what it prints."""
+        with log.open("wb") as file:
+            return subprocess.Popen(
+                [sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments],
+                cwd=self.root,
+                env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
     def edit(self, change: Callable[[Any], None]) -> None:
         """Change params.yaml."""
         yaml = YAML()
@@ -57,7 +78,8 @@ class Project:
 
 
 def copy_repository(root: Path, *more: str) -> Project:
-    """This repository's code and DAG at `root`, without its plan, and the files `more` of it."""
+    """A git repository with this one's code and DAG at `root`, without its plan, and the files `more` of it; nothing
+    is committed."""
     for name in (*COPIED, *more):
         source, to = ROOT / name, root / name
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +88,7 @@ def copy_repository(root: Path, *more: str) -> Project:
         else:
             shutil.copyfile(source, to)
     shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    subprocess.run(["git", "init", "-q", "-b", "main", root], check=True)
     return Project(root)
 
 
@@ -87,7 +110,6 @@ def make_project(root: Path, dataset: dict[str, Any], beton: Path | None = None)
     }
     params["comparison"]["margins"]["cifar10-tiny"] = 0.3
     yaml.dump(params, root / "params.yaml")
-    assert project.run("git", "init", "-q", "-b", "main").returncode == 0
     project.commit("start")
     if beton:
         (root / "data" / "beton").mkdir(parents=True)

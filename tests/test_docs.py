@@ -1,32 +1,33 @@
-"""docs/: its commands run in a small real repository, its links lead somewhere, what is made from code is current."""
+"""README and docs/: commands run in a small real repository, links lead somewhere, what code makes is current."""
 
-import os
+import csv
 import re
 import shlex
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
-from project import BIN, ROOT, Project, copy_repository
+import torch
+from clones import clone, told
+from project import ROOT, Project, copy_repository
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 from s3_server import NO_OTHER_CREDENTIALS, s3_server
+from safetensors.torch import save_file
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from pipeline.cli import reference
 from pipeline.cli.main import app
+from pipeline.models.build import build
 from pipeline.params import Plan
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 NOT_RUN = {
     "make setup": "fetches a gigabyte of packages; CI runs it",
     "source .venv/bin/activate": "the environment that runs the tests takes its place",
@@ -40,71 +41,50 @@ NOT_RUN = {
 
 
 def commands(page: Path) -> list[str]:
-    text = page.read_text(encoding="utf-8")
-    return [
-        line for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) for line in block.splitlines() if line
-    ]
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        """Nothing on stderr."""
-
-
-@pytest.fixture(scope="module")
-def fresh(
-    tiny_archive: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Project]:
-    """This repository with its own plan, but a few hundred images in place of CIFAR-10 and two epochs of 8 steps."""
-    project = copy_repository(tmp_path_factory.mktemp("docs") / "project", "params.yaml")
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=tiny_archive.parent)) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        entry = tiny_dataset_entry(f"http://127.0.0.1:{server.server_port}/{tiny_archive.name}")
-
-        def smaller(params: Any) -> None:
-            params["datasets"]["cifar10"] = entry
-            params["protocols"]["quick"].update(epochs=2, batch_size=32)
-            params["loading"]["backend"] = "numpy"  # importing FFCV takes seconds, twice
-
-        project.edit(smaller)
-        assert project.run("git", "init", "-q", "-b", "main").returncode == 0
-        project.commit("start")
-        yield project
-        server.shutdown()
+    """What a reader types; of the README, whose blocks show output as well, what is ours or make's."""
+    ours, text = page.name == "README.md", page.read_text(encoding="utf-8")
+    blocks = [block for block in text.split("```")[1::2] if block.startswith("\n" if ours else "sh\n")]
+    lines = [line for block in blocks for line in block.splitlines()[1:] if line]
+    return [line for line in lines if line.startswith(("wrn-pipe ", "make "))] if ours else lines
 
 
 def run_all(project: Project, page: Path, instead: Mapping[str, str] | None = None) -> str:
     """Run the page's commands in order, with `instead` of names that stand for the reader's own; what they printed."""
-    folder, shown = project.root, ""
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    shown = ""
     names = {f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    # wrn-pipe itself, of this checkout and not of the environment's installation.
-    script = "from pipeline.cli.main import main; main()"
+    variables = {**NO_OTHER_CREDENTIALS, **names}
     for line in commands(page):
         if line in NOT_RUN:
             continue
         for name, own in (instead or {}).items():
             line = line.replace(name, own)
         if line.startswith("cd "):
-            folder = (folder / line.removeprefix("cd ")).resolve()
+            project = Project((project.root / line.removeprefix("cd ")).resolve())
             continue
         words = shlex.split(line)
-        command = [sys.executable, "-c", script, *words[1:]] if words[0] == "wrn-pipe" else ["bash", "-c", line]
-        environment = {**os.environ, **NO_OTHER_CREDENTIALS, **names, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
-        ran = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
-        )
+        is_ours = words[0] == "wrn-pipe"  # of this checkout, not of the environment's installation
+        ran = project.cli(*words[1:], **variables) if is_ours else project.run("bash", "-c", line, **variables)
         assert ran.returncode == 0, f"{page.name}: {line}\n{ran.stdout}{ran.stderr}"
         shown += f"$ {line}\n{ran.stdout}"
     return shown
 
 
 @pytest.fixture(scope="module")
-def done(fresh: Project) -> tuple[Project, str]:
-    """The project after the tutorial, and what that printed."""
-    shown = run_all(fresh, DOCS / "tutorial.md")
-    fresh.commit("results")
-    return fresh, shown
+def done(tiny_entry: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
+    """This repository after the tutorial, and what that printed: with its own plan, but a few hundred images in place
+    of CIFAR-10 and two epochs of 8 steps."""
+    project = copy_repository(tmp_path_factory.mktemp("docs") / "project", "params.yaml")
+
+    def smaller(params: Any) -> None:
+        params["datasets"]["cifar10"] = tiny_entry
+        params["protocols"]["quick"].update(epochs=2, batch_size=32)
+        params["loading"]["backend"] = "numpy"  # importing FFCV takes seconds, twice
+
+    project.edit(smaller)
+    project.commit("start")
+    shown = run_all(project, DOCS / "tutorial.md")
+    project.commit("results")
+    return project, shown
 
 
 @pytest.mark.soak
@@ -131,20 +111,18 @@ def test_a_colleague_has_the_results_without_training(done: tuple[Project, str],
         assert not (colleague.root / "scratch").exists()
         assert colleague.run("git", "grep", "-e", bucket.secret, "HEAD").stdout == ""
         assert colleague.run("git", "status", "--porcelain").stdout == ""
-        third = Project(tmp_path / "third")
-        assert colleague.run("git", "clone", "-q", ".", str(third.root)).returncode == 0
-        pulled = third.run("dvc", "pull", **bucket.keys)
-        assert pulled.returncode == 0, pulled.stderr
-        assert "Next: nothing." in third.cli("status").stdout
+        third = clone(colleague, tmp_path / "third")
+        told(third.run("dvc", "pull", **bucket.keys))
+        assert "Next: nothing." in told(third.cli("status"))
 
 
 @pytest.mark.endurance
 @pytest.mark.soak
 def test_a_driver_collects_what_a_worker_trained(done: tuple[Project, str], tmp_path: Path) -> None:
-    start = Project(tmp_path / "start")
-    assert done[0].run("git", "clone", "-q", ".", str(start.root)).returncode == 0
-    first = start.run("git", "rev-list", "--max-parents=0", "HEAD").stdout.strip()
-    assert start.run("git", "reset", "-q", "--hard", first).returncode == 0
+    start = clone(done[0], tmp_path / "start")
+    told(
+        start.run("git", "reset", "-q", "--hard", told(start.run("git", "rev-list", "--max-parents=0", "HEAD")).strip())
+    )
     shown = run_all(start, DOCS / "how-to" / "workers-without-a-shared-disk.md")
     worker, driver = shown.split("$ wrn-pipe repro --pull\n")
     assert worker.count("Running stage 'train@") == 1
@@ -165,24 +143,30 @@ def test_the_commands_of_a_page_work(done: tuple[Project, str], page: str, tmp_p
     assert run_all(Project(copy), DOCS / "how-to" / f"{page}.md")
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
+WITH_COMMANDS = [page for page in (*PAGES, ROOT / "README.md") if commands(page)]
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_are_understood(page: Path) -> None:
     """Names and options only, in no time; that they work is for the soak tests above."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for line in commands(page):
-        words = shlex.split(line)
+        words = shlex.split(line, comments=True)
         if words[0] == "wrn-pipe":
             context = get_command(app).make_context("wrn-pipe", words[1:])
             assert isinstance(context.command, TyperGroup)
             name, command, rest = context.command.resolve_command(context, words[1:])
             assert command is not None
             command.make_context(name, rest, parent=context)
+        elif words[0] == "make":
+            assert f"\n{words[1]}: " in makefile, line
 
 
 def test_what_is_not_run_stands_on_a_page_and_every_page_is_run() -> None:
     assert set(NOT_RUN) <= {line for page in PAGES for line in commands(page)}
     how_to = {"share-results", "workers-without-a-shared-disk", "one-row-on-a-gpu", "add-a-dataset", "add-a-network"}
     run = {"tutorial", "your-own-paper", "one-run-on-many-processes", "many-runs", *how_to}
-    assert {page.stem for page in PAGES if commands(page)} == run
+    assert {page.stem for page in WITH_COMMANDS} == {*run, "README"}
 
 
 @pytest.mark.parametrize("name", reference.pages())
@@ -220,3 +204,52 @@ def test_yaml_on_a_page_is_valid(page: Path) -> None:
     for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
         for section, entries in YAML(typ="safe", pure=True).load(block).items():
             TypeAdapter(Plan.model_fields[section].annotation).validate_python(entries)
+
+
+def test_the_folders_of_the_table_exist() -> None:
+    made = {"data/", "models/", "evaluations/", "results/", "tracking/", "scratch/"}
+    for row in re.findall(r"^\| (`.*?`) \|", README, re.MULTILINE):
+        for name in re.findall(r"`([^`]+)`", row):
+            assert name in made or (ROOT / name).exists(), name
+
+
+def test_the_python_of_the_readme_loads_published_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block as it stands, beside weights as the train stage writes them, gives the network that was trained."""
+    (code,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert "mlflow" not in code
+    trained = build("WRN-40-1", 10, conv_init="fan_out", bn_init="uniform", seed=5)
+    trained(torch.randn(2, 3, 32, 32))  # moves the running statistics
+    (tmp_path / "models" / "cifar10-wrn-40-1-quick-s1").mkdir(parents=True)
+    save_file(trained.state_dict(), tmp_path / "models" / "cifar10-wrn-40-1-quick-s1" / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, torch.nn.Module] = {}
+    exec(code, names)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(names["model"](images), trained.eval()(images))
+
+
+def test_what_the_readme_shows_of_the_comparison_is_what_the_results_say() -> None:
+    """The excerpt's row holds our error as the committed results/runs.csv has it: `make reproduce` rewrites that file
+    with what the reader's own processor computes."""
+    (row,) = csv.DictReader(told(Project(ROOT).run("git", "show", "HEAD:results/runs.csv")).splitlines())
+    shown = re.search(r"^ WRN-40-1 +6\.85 +([0-9.]+) \(n=1\)", README, re.MULTILINE)
+    assert shown is not None
+    assert float(shown[1]) == pytest.approx(float(row["top1_error"]), abs=0.005)
+
+
+@pytest.mark.soak
+def test_tests_pass_where_another_processor_has_rewritten_the_results(tmp_path: Path) -> None:
+    """`make reproduce`, then `make test`, of which these look at files that the former rewrites."""
+    project = clone(Project(ROOT), tmp_path / "clone")  # as it was committed: this checkout's may be rewritten already
+    runs, lock = project.root / "results" / "runs.csv", project.root / "dvc.lock"
+    (row,) = csv.DictReader(runs.read_text().splitlines())
+    other = f"{float(row['top1_error']) + 1:.2f}"
+    for path in (project.root / "results").iterdir():
+        if path.is_file():
+            path.write_text(path.read_text().replace(row["top1_error"], other))
+    assert other in runs.read_text()
+    lock.write_text(lock.read_text().replace("md5: a", "md5: b"))
+    files = ("tests/test_dag.py", "tests/test_docs.py", "tests/cli/test_broken_files.py")
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not soak", *files)
+    assert " passed" in told(project.run(*command))

@@ -63,44 +63,25 @@ def test_every_locked_package_is_hashed_and_no_host_is_named(lock: Path) -> None
         assert re.search(r"^    --hash=sha256:[0-9a-f]{64}( \\)?$", entry, re.MULTILINE), entry
 
 
-def test_lock_pins_everything_that_pyproject_asks_for() -> None:
+def test_the_locks_pin_what_pyproject_asks_for_and_builds_use_the_pinned_tools() -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    project, locked = pyproject["project"], pins(LOCKS[0])
-    asked_for = [
-        *project["dependencies"],
-        *(text for extra in project["optional-dependencies"].values() for text in extra),
-    ]
-    for text in asked_for:
-        requirement = Requirement(text)
+    project, locked, tools = pyproject["project"], pins(LOCKS[0]), pins(LOCKS[1])
+    extras = project["optional-dependencies"]
+    for requirement in map(
+        Requirement, (*project["dependencies"], *(text for extra in extras.values() for text in extra))
+    ):
         if requirement.name == project["name"]:  # dev takes our own extras in
-            assert requirement.extras <= set(project["optional-dependencies"])
+            assert requirement.extras <= set(extras)
             continue
         versions = locked[canonicalize_name(requirement.name)]
-        assert all(version in requirement.specifier for version in versions), f"{text}: locked {versions}; make lock"
-
-
-def test_builds_use_the_pinned_tools() -> None:
-    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    tools = [Requirement(text) for text in pyproject["dependency-groups"]["tools"]]
-    assert {t.name: [Version(next(iter(t.specifier)).version)] for t in tools} == pins(LOCKS[1])
-    assert set(pyproject["build-system"]["requires"]) < {str(tool) for tool in tools}
-    assert pins(LOCKS[0])["setuptools"] == pins(LOCKS[1])["setuptools"]
+        assert all(each in requirement.specifier for each in versions), f"{requirement}: locked {versions}; make lock"
+    asked = [Requirement(text) for text in pyproject["dependency-groups"]["tools"]]
+    assert {tool.name: [Version(next(iter(tool.specifier)).version)] for tool in asked} == tools
+    assert set(pyproject["build-system"]["requires"]) < {str(tool) for tool in asked}
+    assert locked["setuptools"] == tools["setuptools"]
 
 
 # Set-up
-
-
-@linux_only
-def test_opencv_pc_works_from_any_path(tmp_path: Path) -> None:
-    copy = shutil.copytree(ENVIRONMENT / "ffcv", tmp_path / "elsewhere")
-    flags = subprocess.run(
-        ["pkg-config", "--cflags", "opencv4"],
-        env={"PATH": os.environ["PATH"], "PKG_CONFIG_PATH": str(copy)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert flags.split()[0] == f"-I{copy}"
 
 
 class Machine:
@@ -135,14 +116,13 @@ class Machine:
         (self.root / ".venv" / ".set-up").write_text(f"{PYTHON} {self.root}\n{content}\n")
 
     def set_up(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        script = self.root / "environment" / "setup.sh"
-        variables = {"PATH": str(self.bin), "PYTHON": PYTHON} | variables
         return subprocess.run(
-            [self.bin / "bash", script, *arguments],
-            env=variables,
+            [self.bin / "bash", self.root / "environment" / "setup.sh", *arguments],
+            env={"PATH": str(self.bin), "PYTHON": PYTHON} | variables,
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
+            check=False,
         )
 
 
@@ -152,39 +132,31 @@ def machine(tmp_path: Path) -> Machine:
 
 
 @linux_only
-def test_missing_packages_without_root_are_two_lines_and_no_change(machine: Machine) -> None:
+def test_missing_packages_are_told_to_a_user_and_installed_by_root(machine: Machine) -> None:
     done = machine.set_up()
-    assert done.returncode == 2
-    what, fix = done.stderr.splitlines()
-    assert what == f"error: missing system packages: {BUILD_PACKAGES}"
-    assert fix == f"  fix: sudo apt-get update && sudo apt-get install --no-install-recommends {BUILD_PACKAGES}"
+    install = f"apt-get install --no-install-recommends {BUILD_PACKAGES}"
+    said = f"error: missing system packages: {BUILD_PACKAGES}\n  fix: sudo apt-get update && sudo {install}\n"
+    assert (done.returncode, done.stderr) == (2, said)
     assert not machine.apt_calls.exists()
     assert not (machine.root / ".venv").exists()
     checked = machine.set_up("--check")
     assert (checked.returncode, checked.stdout.split(), checked.stderr) == (2, BUILD_PACKAGES.split(), "")
-
-
-@linux_only
-def test_missing_packages_are_installed_by_root_without_questions(machine: Machine) -> None:
     machine.command("id", "echo 0")
     done = machine.set_up()
-    update, install = machine.apt_calls.read_text().splitlines()
+    update, call = machine.apt_calls.read_text().splitlines()
     assert update.endswith(" update")
-    assert install.endswith(f" install -y --no-install-recommends {BUILD_PACKAGES}")
+    assert call.endswith(f" install -y --no-install-recommends {BUILD_PACKAGES}")
     # This apt-get installs nothing, and set-up does not take its word for it.
     assert done.returncode == 2
     assert "still not usable" in done.stderr
 
 
 @linux_only
-def test_missing_packages_on_another_distribution_are_named(machine: Machine) -> None:
+def test_missing_packages_on_another_distribution_and_a_missing_python_are_named(machine: Machine) -> None:
     (machine.bin / "apt-get").unlink()
     what, fix = machine.set_up().stderr.splitlines()
     assert BUILD_PACKAGES in what
     assert "a C++ compiler, pkg-config" in fix
-
-
-def test_missing_python_is_named(machine: Machine) -> None:
     done = machine.set_up(PYTHON="")
     assert done.returncode == 2
     assert done.stderr.startswith("error: no working python3.11\n  fix: install Python 3.11")
@@ -224,10 +196,7 @@ def test_doctor_finds_this_machine_fit() -> None:
     report = json.loads(output)
     states = {check["name"]: check["state"] for check in report["checks"]}
     assert (code, report["ok"]) == (0, True), report
-    assert set(states) == {
-        *("packages", "ffcv", "torch", "gpu", "native bf16", "kernels"),
-        *("npm", "dvc", "git", "disk"),
-    }
+    assert set(states) == {"packages", *doctor.COMMANDS, "disk"}
     assert states["packages"] == states["torch"] == states["dvc"] == states["npm"] == "ok"
     assert all(check["remedy"] for check in report["checks"] if check["state"] != "ok")
 
@@ -236,9 +205,9 @@ def test_doctor_prints_remedies_and_fails_when_something_required_is_missing(mon
     healthy = doctor.Check("git", "ok", "2.39")
     limited = doctor.Check("gpu", "note", "none", "use the CPU")
     broken = doctor.Check("ffcv", "missing", "not [there]", "make setup")
-    monkeypatch.setattr(doctor, "CHECKS", (lambda: healthy, lambda: limited))
+    monkeypatch.setattr(doctor, "checks", lambda: [healthy, limited])
     assert invoke_doctor()[0] == 0
-    monkeypatch.setattr(doctor, "CHECKS", (lambda: healthy, lambda: [limited, broken]))
+    monkeypatch.setattr(doctor, "checks", lambda: [healthy, limited, broken])
     code, output = invoke_doctor()
     assert code == 1
     assert "not [there]" in output
@@ -264,27 +233,13 @@ def test_doctor_finds_a_folder_that_can_not_be_written(monkeypatch: pytest.Monke
     assert (check.state, check.found) == ("missing", f"{ROOT} is not writable")
 
 
-@linux_only
-def test_doctor_reports_a_crash_of_ffcv_and_does_not_require_it_where_it_does_not_exist(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    crash = f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})"
-    monkeypatch.setattr(doctor, "python", lambda *_: (sys.executable, "-c", crash))
-    check = doctor.check_ffcv()
-    assert (check.state, check.found) == ("missing", "killed by SIGSEGV")
-    assert "loading.backend: numpy" in check.remedy
-    monkeypatch.setattr(sys, "platform", "darwin")
-    check = doctor.check_ffcv()
-    assert check.state == "note"
-    assert "loading.backend: numpy" in check.remedy
-
-
 @pytest.mark.parametrize(
     ("code", "found"),
     [
         ("print(1); print(2)", (True, "2")),
         ("raise SystemExit('error: no g++\\n  fix: install it')", (False, "error: no g++")),
         ("raise SystemExit(3)", (False, "exit code 3")),
+        (f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})", (False, "killed by SIGSEGV")),
     ],
 )
 def test_doctor_tells_how_a_command_ended(code: str, found: tuple[bool, str]) -> None:

@@ -36,68 +36,63 @@ MISTAKES = {  # (what to replace, by what): (the line's word, what is said, the 
     ("    epochs: 200", "    epochs: 120"): ("paper-meanstd:", r"drop_after \[59, 119, 159\]", "change one"),
     ("precision: fp32", "precision: fp16"): ("precision: fp16", "invalid choice 'fp16'", "'fp32' or 'bf16'"),
     ("kind: step", "kind: stepp"): ("{kind: stepp", "invalid kind 'stepp'", "'step', 'one-cycle'"),
-    ("factor: 0.2, ", "factor: 0.2, gamma: 1, "): ("gamma: 1", "schedule.gamma: unknown key", "known keys"),
     ("    network: WRN-40-1", "    network: WRN-41-1"): ("WRN-41-1", "WRN-41-1", "WRN-40-1"),
     ("    protocol: quick", "    protocol: quik"): ("protocol: quik", "no protocol 'quik'", "quick"),
     ("    dataset: cifar10\n", "    dataset: cifar11\n"): ("dataset: cifar11", "no dataset 'cifar11'", "cifar10"),
     ("    seed: 1", "    seed: -1"): ("seed: -1", "greater than or equal to 0", "correct seed"),
-    ("    seed: 1", "    seed: 1\n    sed: 2"): ("sed: 2", "unknown key", "seed"),
     ("  cifar10-wrn-40-1-quick-s1:", "  Cifar10 Run:"): ("Cifar10 Run:", "lower-case letters", "cifar10-wrn-40-1"),
-    ("  cifar10-wrn-40-1-quick-s1:", "  wrn-18-1.5:"): ("wrn-18-1.5:", "letters, digits and", "cifar10-wrn"),
     ("\n  quick:", "\n  quick.er:"): ("quick.er:", "protocols.quick.er: a name has no dots", "rename it quick-er"),
     ('tables: ["4"]', "tables: [4]"): ("tables: [4]", "valid string", "into quotes"),
     ('tables: ["4"]', 'tables: ["44"]'): ('tables: ["44"]', "the paper has no table '44'", "mean 4"),
     ("backend: ffcv", "backend: fcv"): ("backend: fcv", "invalid choice 'fcv'", "'ffcv' or 'numpy'"),
-    ("device: auto", "device: gpu"): ("device: gpu", "invalid choice 'gpu'", "'auto', 'cpu' or 'cuda'"),
     ("\nruns:", "\nrunns:"): ("runns:", "runns: unknown key", "runs"),
     ("  quick:", "  quick: ["): ("batch_size: 128", "expected", "YAML"),
     ("test_every: 1", "test_every: 1\n    holdout: 5"): ("quick:", "which holdout is there to leave", "change one"),
     ("seed: 1", "seed: 1\n    seed: 2"): ("seed: 2", "duplicate key", "YAML"),
     ("    cifar10: 0.3 ", "    cifar11: 0.3 "): ("cifar11: 0.3", "margins.cifar11: no dataset", "mean cifar10"),
     ("learning_rate: 0.4", "learning_rate: .inf"): ("learning_rate: .inf", "rate: input should be a finite", "correct"),
-    ("momentum: 0.9", "momentum: .nan"): ("momentum: .nan", "momentum: input should be a finite number", "correct"),
-    ("    cifar10: 0.3 ", "    cifar10: -.inf "): ("cifar10: -.inf", "cifar10: input should be a finite", "correct"),
     ("batch_size: 128", "batch_size: .inf"): ("batch_size: .inf", "input should be a valid integer", "whole"),
     ("weight_decay: 0.0005", "weight_decay: x"): ("weight_decay: x", "valid number", "a number without quotes"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda pair: re.sub(r"\s+", " ", pair[1])[:40] or "removed")
-def test_a_mistake_is_told_with_its_line_and_remedy(mistake: tuple[str, str], tmp_path: Path) -> None:
-    before, after = mistake
-    assert before in TEXT
-    text = TEXT.replace(before, after, 1)
+def refused(text: str, word: str, tmp_path: Path) -> UserError:
+    """What is said of this text, with the line of `word`."""
     path = tmp_path / "params.yaml"
     path.write_text(text)
-    word, said, remedy = MISTAKES[mistake]
     with pytest.raises(UserError) as caught:
         load(path)
-    assert re.search(said, caught.value.what), caught.value.what
-    assert re.search(remedy, caught.value.remedy), caught.value.remedy
     assert f"{path}:{line_of(text, word)}:" in caught.value.what, caught.value.what
-    assert "\n" not in caught.value.what
-    assert "\n" not in caught.value.remedy
+    assert "\n" not in caught.value.what + caught.value.remedy
+    return caught.value
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda pair: re.sub(r"\s+", " ", pair[1])[:40] or "removed")
+def test_a_mistake_is_told_with_its_line_and_remedy(mistake: tuple[str, str], tmp_path: Path) -> None:
+    assert mistake[0] in TEXT
+    word, said, remedy = MISTAKES[mistake]
+    error = refused(TEXT.replace(*mistake, 1), word, tmp_path)
+    assert re.search(said, error.what), error.what
+    assert re.search(remedy, error.remedy), error.remedy
 
 
 ZCA = "  cifar10-rgb: {dataset: cifar10, kind: rgb}\n  cifar10-zca: {dataset: cifar10, kind: zca}"
-REPRESENTATIONS = {  # what is replaced, in order: what is said, or nothing where the plan is valid
-    (("rgb}", "jpeg}"), ("cifar10-rgb", "cifar10-jpeg")): ("cifar10-jpeg.kind: cifar10 has images of one shape", "rgb"),
-    (("kind: rgb}", "kind: zca}"),): ("must be named <dataset>-<kind>", "cifar10-zca"),
-    (("preprocessing: meanstd", "preprocessing: zca"),): ("protocol quick needs zca", "representation: zca"),
-    (("  cifar10-rgb: {dataset: cifar10, kind: rgb}", ZCA), ("    representation: rgb", "    representation: zca")): (
-        "protocol quick needs rgb",
+AS_ZCA = ("  cifar10-rgb: {dataset: cifar10, kind: rgb}", ZCA), ("    representation: rgb", "    representation: zca")
+REPRESENTATIONS = {  # what is replaced, in order: (the line's word, what is said, the remedy)
+    (("rgb}", "jpeg}"), ("cifar10-rgb", "cifar10-jpeg")): (
+        "kind: jpeg",
+        "kind: cifar10 has images of one shape",
+        "rgb",
+    ),
+    (("kind: rgb}", "kind: zca}"),): ("kind: zca", "must be named <dataset>-<kind>", "cifar10-zca"),
+    (("preprocessing: meanstd", "preprocessing: zca"),): (
         "representation: rgb",
+        "quick needs zca",
+        "representation: zca",
     ),
-    (
-        ("  cifar10-rgb: {dataset: cifar10, kind: rgb}", ZCA),
-        ("    representation: rgb", "    representation: zca"),
-        ("preprocessing: meanstd", "preprocessing: zca"),
-    ): None,
-    (("kind: rgb}", "kind: rgb, quality: 90}"),): ("cifar10-rgb: only jpeg has a quality", "remove quality"),
-    (("kind: rgb}", "kind: rgb, max_side: 10}"),): (
-        "max_side: input should be greater than or equal to 32",
-        "max_side",
-    ),
+    AS_ZCA: ("representation: zca", "protocol quick needs rgb", "representation: rgb"),
+    (("kind: rgb}", "kind: rgb, quality: 90}"),): ("kind: rgb", "only jpeg has a quality", "remove quality"),
+    (("kind: rgb}", "kind: rgb, max_side: 10}"),): ("max_side", "be greater than or equal to 32", "max_side"),
 }
 
 
@@ -107,46 +102,36 @@ def test_images_are_stored_as_the_protocol_needs_them(changes: tuple[tuple[str, 
     for before, after in changes:
         assert before in text
         text = text.replace(before, after, 1)
-    path = tmp_path / "params.yaml"
-    path.write_text(text)
-    if REPRESENTATIONS[changes] is None:
-        assert load(path).run("cifar10-wrn-40-1-quick-s1").representation == "zca"
-        return
-    said, remedy = REPRESENTATIONS[changes]
-    with pytest.raises(UserError) as caught:
-        load(path)
-    assert said in caught.value.what
-    assert remedy in caught.value.remedy
+    word, said, remedy = REPRESENTATIONS[changes]
+    error = refused(text, word, tmp_path)
+    assert said in error.what
+    assert remedy in error.remedy
 
 
 JPEG = "  imagenet-jpeg: {dataset: imagenet, kind: jpeg, max_side: 500, quality: 90}\n"
+JPEGS = {  # what is replaced: (what is said, the remedy)
+    (", max_side: 500", ""): ("imagenet-jpeg: jpeg needs a max_side", "add max_side: 500"),
+    (", quality: 90", ""): ("imagenet-jpeg: jpeg needs a quality", "add quality: 90"),
+    ("max_side: 500", "max_side: 4000"): ("less than or equal to 2000 (is 4000)", "correct max_side"),
+}
 
 
-@pytest.mark.parametrize(
-    ("change", "said", "remedy"),
-    [
-        (("", ""), None, ""),
-        ((", max_side: 500", ""), "imagenet-jpeg: jpeg needs a max_side", "add max_side: 500"),
-        ((", quality: 90", ""), "imagenet-jpeg: jpeg needs a quality", "add quality: 90"),
-        (("quality: 90", "quality: 101"), "less than or equal to 100 (is 101)", "correct quality"),
-        (("max_side: 500", "max_side: 4000"), "less than or equal to 2000 (is 4000)", "correct max_side"),
-    ],
-)
-def test_jpegs_say_how_they_are_made(change: tuple[str, str], said: str | None, remedy: str, tmp_path: Path) -> None:
+def test_jpegs_say_how_they_are_made_and_zca_is_valid(tmp_path: Path) -> None:
     known = PAPER.known_datasets.read_text()
     entry = known[known.index("  imagenet:") :]
-    path = tmp_path / "params.yaml"
-    with_entry = TEXT.replace("\nrepresentations:\n", f"\n{entry}\nrepresentations:\n{JPEG.replace(*change)}")
-    path.write_text(with_entry.replace("\n# How a dataset's images are stored for training: <dataset>-<kind>.", ""))
-    if said is None:
-        representation = load(path).representations["imagenet-jpeg"]
-        assert (representation.max_side, representation.quality) == (500, 90)
-        return
-    with pytest.raises(UserError) as caught:
-        load(path)
-    assert said in caught.value.what
-    assert caught.value.remedy == remedy
-    assert f"{path}:{line_of(path.read_text(), 'imagenet-jpeg')}:" in caught.value.what
+    text = TEXT.replace("\nrepresentations:\n", f"\n{entry}\nrepresentations:\n{JPEG}")
+    text = text.replace("\n# How a dataset's images are stored for training: <dataset>-<kind>.", "")
+    for change, (said, remedy) in JPEGS.items():
+        error = refused(text.replace(*change), "imagenet-jpeg", tmp_path)
+        assert said in error.what
+        assert error.remedy == remedy
+    for change in (*AS_ZCA, ("preprocessing: meanstd", "preprocessing: zca")):
+        text = text.replace(*change, 1)
+    (tmp_path / "params.yaml").write_text(text)
+    plan = load(tmp_path / "params.yaml")
+    jpegs = plan.representations["imagenet-jpeg"]
+    assert (jpegs.max_side, jpegs.quality) == (500, 90)
+    assert plan.run("cifar10-wrn-40-1-quick-s1").representation == "zca"
 
 
 def test_no_params_here(tmp_path: Path) -> None:
@@ -161,12 +146,6 @@ def test_not_a_plan_at_all(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match="not a mapping"):
         load(path)
-
-
-def test_an_unknown_run_names_the_nearest() -> None:
-    with pytest.raises(UserError) as caught:
-        load(SHIPPED).run("cifar10-wrn-40-1-quick-s2")
-    assert "cifar10-wrn-40-1-quick-s1" in caught.value.remedy
 
 
 def test_quick_is_the_shortest_member_of_fast() -> None:

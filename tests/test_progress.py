@@ -6,59 +6,51 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.progress import progress
 
-
-class _Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_a_log_gets_a_line_a_tenth_and_one_at_the_end(capfd: pytest.CaptureFixture[str]) -> None:
-    clock = _Clock()
-    with progress("read", 100, "images", clock=clock) as task:
-        for _ in range(25):
-            clock.now += 0.5
-            task.advance()
-    assert capfd.readouterr().err.splitlines() == [
-        "read: 10 images of 100 images (10 %), 5 s",
-        "read: 20 images of 100 images (20 %), 10 s",
-        "read: 25 images of 100 images (25 %), 12 s",
-    ]
-
-
-def test_slow_work_gets_a_line_every_ten_seconds(capfd: pytest.CaptureFixture[str]) -> None:
-    clock = _Clock()
-    with progress("train", None, "steps", clock=clock) as task:
-        for _ in range(25):
-            clock.now += 1
-            task.advance(2)
-    lines = capfd.readouterr().err.splitlines()
-    assert lines == ["train: 20 steps, 10 s", "train: 40 steps, 20 s", "train: 50 steps, 25 s"]
+# Label, total, unit and what is done before; then each advance, the seconds it takes, and the lines.
+LOGS: dict[str, tuple[Any, list[int], float, list[str]]] = {
+    "a line a tenth and one at the end": (
+        ("read", 100, "images"),
+        [1] * 25,
+        0.5,
+        [f"read: {n} images of 100 images ({n} %), {n // 2} s" for n in (10, 20, 25)],
+    ),
+    "slow work gets a line every ten seconds": (
+        ("train", None, "steps"),
+        [2] * 25,
+        1.0,
+        [f"train: {2 * s} steps, {s} s" for s in (10, 20, 25)],
+    ),
+    "no amount is told twice": (
+        ("write", 100, "bytes"),
+        [100, 0, 0],
+        12.0,
+        ["write: 0.0 MB of 0.0 MB (100 %), 12 s"],
+    ),
+    "fast work gets one line": (
+        ("fetch", 170_498_071, "bytes", 70_498_071),
+        [50_000_000] * 2,
+        0.45,
+        ["fetch: 170.5 MB of 170.5 MB (100 %), 1 s"],
+    ),
+}
 
 
-def test_no_amount_is_told_twice(capfd: pytest.CaptureFixture[str]) -> None:
-    clock = _Clock()
-    with progress("write", 100, "bytes", clock=clock) as task:
-        for more in (100, 0, 0):
-            clock.now += 12
+@pytest.mark.parametrize("log", LOGS)
+def test_a_log_gets_few_lines(log: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    work, each, seconds, expected = LOGS[log]
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with progress(*work) as task:
+        for more in each:
+            now += seconds
             task.advance(more)
-    assert capfd.readouterr().err == "write: 0.0 MB of 0.0 MB (100 %), 12 s\n"
-
-
-def test_fast_work_gets_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    clock = _Clock()
-    with progress("fetch", 170_498_071, "bytes", done=70_498_071, clock=clock) as task:
-        task.advance(50_000_000)
-        clock.now += 0.9
-        task.advance(50_000_000)
-    assert capfd.readouterr().err == "fetch: 170.5 MB of 170.5 MB (100 %), 1 s\n"
+    assert capfd.readouterr().err.splitlines() == expected
 
 
 def on_a_terminal(code: str) -> str:

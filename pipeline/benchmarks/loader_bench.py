@@ -1,22 +1,148 @@
-"""`wrn-pipe bench loader`: images a second of several ways to load."""
+"""`wrn-pipe bench loader`: images a second of several ways to load and augment a training split.
+
+Each ends in float32 [B,3,H,W] tensors with a flip and a crop of every image from a 4-pixel border: of its reflection,
+as in the paper, but of a constant where FFCV's own transforms draw it.
+"""
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache, partial
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from pipeline.benchmarks.measuring import Spread, child, spread
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.benchmarks.measuring import Spread, ask, machine, process, spread
+from pipeline.data.augmentation import PAD
+from pipeline.data.batches import Inputs
+from pipeline.data.beton import IMAGE, LABEL, open_split, read
+from pipeline.data.digest import Stored
+from pipeline.data.loader import Ints, Loader
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.data.sampler import sample_order
 from pipeline.errors import UserError
+from pipeline.params import Backend
 
-if TYPE_CHECKING:
-    from pipeline.benchmarks.loading_ways import Epoch
-
-TORCHVISION = "torchvision DataLoader"
+BATCH = 128
 AT_LEAST_S = 1.0
 """A measurement takes whole epochs until this is over."""
+MEANSTD = Preprocessing("meanstd")
+CPU = torch.device("cpu")
+
+Epoch = Callable[[int], Iterable[tuple[Any, Any]]]
+"""All batches of an epoch, images and labels, given its number."""
+
+
+def ours(
+    backend: Backend, dtype: torch.dtype, folder: Path, workers: int, batch: int = BATCH, device: torch.device = CPU
+) -> Epoch:
+    """What training does: our order and draws, one compiled pass for each batch."""
+    loader = Loader(folder, "train", batch, backend, workers)
+    inputs = Inputs(loader, Preprocessing("meanstd").to(device), "per-image", "per-image", 1, dtype, device)
+
+    def epoch(number: int) -> Iterator[tuple[Any, Any]]:
+        for part in inputs.batches(number, sample_order(1, number, loader.samples)):
+            yield part.images, part.labels
+
+    return epoch
+
+
+def ffcv(folder: Path, workers: int) -> Epoch:
+    """FFCV with its own transforms, as its documentation combines them."""
+    from ffcv import transforms
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.loader import Loader as FfcvLoader
+    from ffcv.loader import OrderOption
+
+    mean, std = MEANSTD.mean.numpy(), MEANSTD.std.numpy()
+    pixels = [
+        SimpleRGBImageDecoder(),
+        transforms.RandomHorizontalFlip(),
+        transforms.RandomTranslate(PAD, tuple(int(value) for value in mean)),
+        transforms.NormalizeImage(mean, std, np.float32),
+        transforms.ToTensor(),
+        transforms.ToTorchImage(),
+    ]
+    labels = [IntDecoder(), transforms.ToTensor(), transforms.Squeeze(1)]
+    loader = FfcvLoader(
+        str(open_split(folder, "train").path),
+        batch_size=BATCH,
+        num_workers=workers,
+        os_cache=True,
+        order=OrderOption.RANDOM,
+        seed=1,
+        pipelines={IMAGE: pixels, LABEL: labels},
+    )
+    return lambda number: loader
+
+
+class _Pictures(Dataset[Any]):
+    """As torchvision's CIFAR10: one PIL image at a time."""
+
+    def __init__(self, images: Stored, labels: Ints, transform: Callable[[Any], torch.Tensor]) -> None:
+        self.images, self.labels, self.transform = images, labels, transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.images[i])), int(self.labels[i])
+
+
+def torchvision(folder: Path, workers: int, batch: int = BATCH) -> Epoch:
+    """PIL transforms in a DataLoader's worker processes, as public ports of the paper do."""
+    from torchvision import transforms
+
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=PAD, padding_mode="reflect"),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize((MEANSTD.mean / 255).tolist(), (MEANSTD.std / 255).tolist()),
+        ]
+    )
+    data = _Pictures(*read(open_split(folder, "train").path), transform)
+    loader: Iterable[Any] = DataLoader(data, batch, shuffle=True, num_workers=workers)
+    return lambda number: loader
+
+
+def ram_tensor(folder: Path, workers: int) -> Epoch:
+    """As airbench: the split normalised and padded once, in memory; each epoch flipped and cropped as one tensor.
+
+    By torch's own threads, which are as many as this process has cores.
+    """
+    images, labels = (torch.from_numpy(array) for array in read(open_split(folder, "train").path))
+    n, size = len(labels), images.shape[2]
+    padded = F.pad(MEANSTD(images), (PAD,) * 4, "reflect")
+
+    def epoch(number: int) -> Iterator[tuple[Any, Any]]:
+        flipped = torch.where((torch.rand(n) < 0.5).view(-1, 1, 1, 1), padded.flip(3), padded)
+        down, across = torch.randint(2 * PAD + 1, (2, n))
+        cropped = flipped.unfold(2, size, 1).unfold(3, size, 1)[torch.arange(n), :, down, across]
+        for at in torch.split(torch.randperm(n), BATCH):
+            yield cropped[at], labels[at]
+
+    return epoch
+
+
+TORCHVISION = "torchvision DataLoader"
+WAYS: dict[str, Callable[[Path, int], Epoch]] = {
+    "ours over FFCV": partial(ours, "ffcv", torch.float32),
+    "ours over numpy": partial(ours, "numpy", torch.float32),
+    "FFCV's own transforms": ffcv,
+    TORCHVISION: torchvision,
+    "RAM tensor, as airbench": ram_tensor,
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +158,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Result:
-    machine: dict[str, str | int]
+    machine: dict[str, str]
     data: str
     images: int
     batch: int
@@ -46,12 +172,6 @@ def bench(
 
     Raises UserError where the split is missing or no bytes, or the machine has fewer cores than workers are asked for.
     """
-    import torch
-
-    from pipeline.benchmarks.loading_ways import BATCH
-    from pipeline.data.beton import open_split
-    from pipeline.training.device import facts
-
     beton = open_split(folder, "train")
     if beton.kind != "rgb":
         raise UserError(f"{folder} holds {beton.kind} images, which the other ways do not take", "choose an rgb one")
@@ -64,64 +184,34 @@ def bench(
     }
     with ExitStack() as stack:
         children = {}
-        for way, count in rates:
-            say(f"start {way}, cores: {count}")
-            children[way, count] = stack.enter_context(child(_start, cores[:count]))
-            children[way, count].submit(_open, way, folder, count).result()
+        for way, number in rates:
+            say(f"start {way}, cores: {number}")
+            # Each as the train stage prepares its process, but for threads on their own cores: the tensor in memory is
+            # four times as fast with it, and the DataLoader and FFCV's transforms no slower.
+            started = process(True, kernels="compiled", setting="cpu", cores=cores[:number])
+            children[way, number] = stack.enter_context(started)
+            if way != TORCHVISION:  # which has nothing to compile
+                ask(children[way, number], _rate, way, folder, number, 0)
         for repeat in range(repeats):
             say(f"round {repeat + 1} of {repeats}")
-            for row, values in rates.items():
-                values.append(children[row].submit(_rate).result())
+            for (way, number), values in rates.items():
+                values.append(ask(children[way, number], _rate, way, folder, number, AT_LEAST_S))
+        here = ask(list(children.values())[-1], machine)
     spreads = {row: spread(values) for row, values in rates.items()}
     reference = spreads.get((TORCHVISION, max(workers)))
-    return Result(
-        facts(torch.device("cpu")),
-        folder.name,
-        beton.samples,
-        BATCH,
-        [Rate(*row, of, of.median / reference.median if reference else None) for row, of in spreads.items()],
-    )
+    found = [Rate(*row, of, of.median / reference.median if reference else None) for row, of in spreads.items()]
+    return Result(here, folder.name, beton.samples, BATCH, found)
 
 
-_epoch: "Epoch"
-_number = 0
+@cache
+def _opened(way: str, folder: Path, workers: int) -> tuple[Epoch, Iterator[int]]:
+    return WAYS[way](folder, workers), count()
 
 
-def _start(cores: Sequence[int]) -> None:
-    """In the child, before anything counts the cores; then as the train stage prepares its process.
-
-    Every way gets this: it makes the tensor in memory four times as fast, and the DataLoader and FFCV's transforms no
-    slower.
-    """
-    os.sched_setaffinity(0, cores)
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    import torch
-
-    from pipeline.training.device import prepare
-
-    prepare(torch.device("cpu"))
-    torch.set_num_threads(len(cores))
-
-
-def _open(way: str, folder: Path, workers: int) -> None:
-    """In the child: open the split and, but for the DataLoader, which has nothing to compile, deliver an epoch."""
-    from pipeline.benchmarks.loading_ways import WAYS
-
-    global _epoch
-    _epoch = WAYS[way](folder, workers)
-    if way != TORCHVISION:
-        _deliver(0)
-
-
-def _rate() -> float:
-    """In the child: images a second over whole epochs."""
-    global _number
+def _rate(way: str, folder: Path, workers: int, at_least: float) -> float:
+    """In the child: images a second over whole epochs, one or more."""
+    epoch, numbers = _opened(way, folder, workers)
     images, started = 0, time.perf_counter()
-    while (seconds := time.perf_counter() - started) < AT_LEAST_S:
-        _number += 1
-        images += _deliver(_number)
-    return images / seconds
-
-
-def _deliver(number: int) -> int:
-    return sum(len(labels) for _, labels in _epoch(number))
+    while not images or time.perf_counter() - started < at_least:
+        images += sum(len(labels) for _, labels in epoch(next(numbers)))
+    return images / (time.perf_counter() - started)

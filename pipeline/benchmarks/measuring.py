@@ -9,13 +9,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pipeline.progress import say
-from pipeline.signals import children_hear_no_signal
+from pipeline.runner.interruptions import children_hear_no_signal
 from pipeline.training.openmp_threads import bind_threads, on_own_core
 
 if TYPE_CHECKING:
@@ -48,21 +48,18 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values), len(values))
 
 
-def process(
-    prepared: bool, kernels: str = "fused", setting: "Device" = "auto"
-) -> AbstractContextManager[ProcessPoolExecutor]:
-    """A fresh process to measure in, on the device of `setting`, `prepared` as the train stage prepares its own.
-
-    That is the allocator, repeatable kernels and, on a CPU, threads on their own cores, which cannot be undone: ways
-    that differ in it are measured in two such processes in turn, of which one sleeps.
-    """
-    return child(_start, prepared, kernels, setting)
-
-
 @contextmanager
-def child(initializer: Callable[..., None], *arguments: Any) -> Iterator[ProcessPoolExecutor]:
-    """A fresh process that has run `initializer`; whatever ends the block early, a signal as well, ends it at once."""
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=initializer, initargs=arguments) as pool:
+def process(
+    prepared: bool, kernels: str = "fused", setting: "Device" = "auto", cores: Sequence[int] = ()
+) -> Iterator[ProcessPoolExecutor]:
+    """A fresh process to measure in, on the device of `setting`, held to `cores`, if any, and `prepared` as the train
+    stage prepares its own. Whatever ends the block early, a signal as well, ends it at once.
+
+    That is the allocator, repeatable kernels and, on a CPU, threads on their own cores unless `kernels` are compiled,
+    which cannot be undone: ways that differ in it are measured in two such processes in turn, of which one sleeps.
+    """
+    own = (prepared, kernels, setting, cores)
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=own) as pool:
         try:
             with children_hear_no_signal():
                 pool.submit(int)  # which starts it
@@ -73,9 +70,11 @@ def child(initializer: Callable[..., None], *arguments: Any) -> Iterator[Process
             raise
 
 
-def _start(prepared: bool, kernels: str, setting: "Device") -> None:
+def _start(prepared: bool, kernels: str, setting: "Device", cores: Sequence[int]) -> None:
     global _setting
     _setting = setting
+    if cores:
+        os.sched_setaffinity(0, cores)
     if prepared:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         bind_threads(kernels)
@@ -121,13 +120,12 @@ def seconds_of(step: Callable[[], object], at_least: float) -> float:
     """Mean seconds of one `step`, called until `at_least` seconds are over; waits for a GPU to finish."""
     import torch
 
-    here = device()
     steps, started = 0, time.perf_counter()
     while time.perf_counter() - started < at_least:
         step()
         steps += 1
-    if here.type == "cuda":
-        torch.cuda.synchronize(here)
+    if device().type == "cuda":
+        torch.cuda.synchronize()
     return (time.perf_counter() - started) / steps
 
 

@@ -1,4 +1,5 @@
-"""`wrn-pipe bench train`: from a public port's training step to ours, against what the machine can do."""
+"""`wrn-pipe bench train`: from a public port's training step to ours, against what the machine can do. And `wrn-pipe
+bench figure-4`: the paper's timing of thin and wide networks, here."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -12,18 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.benchmarks import loading_ways, measuring
+from pipeline.benchmarks import loader_bench, measuring
 from pipeline.benchmarks.measuring import Spread, ask, machine, peak_gemm, process, seconds_of, spread
 from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
 from pipeline.data.beton import open_split
+from pipeline.kernels.apply import speed_up
 from pipeline.models.build import build
 from pipeline.models.names import Network, parse
 from pipeline.models.param_count import multiply_adds
 from pipeline.models.preact_resnet import PreActBlock, PreActResNet, convolution
 from pipeline.models.sync_batch_norm import synchronise
 from pipeline.params import Backend, Kernels, Precision
+from pipeline.publication.paper import Paper
 from pipeline.training.openmp_threads import on_own_core
-from pipeline.training.train_run import speed_up
 
 DATA = Path("data/beton/cifar10-rgb")
 BASELINE = "public port"
@@ -114,8 +116,9 @@ def warm_step(
         with on_own_core():
             compute(images, labels)
 
-    # Kernels are chosen, memory is taken from the system; and what compiles them may run on any core.
-    for _ in range(3 if way.prepared else 1):
+    # Kernels are chosen, memory is taken from the system, and each of a DataLoader's workers, whose start takes seconds
+    # of all cores, has made a batch. What compiles may run on any core.
+    for _ in range(3):
         compute(*next(batches))
     return step
 
@@ -127,19 +130,9 @@ def random_batches(batch: int, size: int) -> Batches:
     return repeat((images, torch.randint(10, (batch,), device=device)))
 
 
-def training_rate(
-    network: str,
-    batch: int,
-    size: int,
-    way: Way,
-    at_least: float = MEASURE_S,
-    *,
-    update: bool = True,
-    synchronised: bool = False,
-) -> float:
-    """Training images a second on random images of `size` x `size`, in `at_least` seconds; keeps nothing."""
-    step = warm_step(network, way, random_batches(batch, size), update=update, synchronised=synchronised)
-    return batch / seconds_of(step, at_least)
+def training_rate(network: str, batch: int, size: int, way: Way, **settings: bool) -> float:
+    """Training images a second on random images of `size` x `size`; keeps nothing. `settings` are warm_step's."""
+    return batch / seconds_of(warm_step(network, way, random_batches(batch, size), **settings), MEASURE_S)
 
 
 def batch_of(network: Network) -> int:
@@ -155,10 +148,10 @@ def images_per_second(network: str, batch: int, way: Way, data: Path) -> float:
 @cache
 def _loading_step(network: str, batch: int, way: Way, data: Path) -> Callable[[], None]:
     if way.loader == "torchvision":
-        epoch = loading_ways.torchvision(data, 2, batch)
+        epoch = loader_bench.torchvision(data, 2, batch)
     else:
         dtype = torch.bfloat16 if way.bf16 else torch.float32
-        epoch = loading_ways.ours(way.loader, dtype, data, 1, batch, measuring.device())
+        epoch = loader_bench.ours(way.loader, dtype, data, 1, batch, measuring.device())
     whole = (part for number in count() for part in epoch(number) if len(part[1]) == batch)
     return warm_step(network, way, whole)
 
@@ -200,8 +193,7 @@ def bench(
     open_split(DATA, "train")
     device = measuring.device()
     settings = ways(device, compiled, backend)
-    precisions: list[Precision] = ["fp32", "bf16"] if measuring.has_bf16(device) else ["fp32"]
-    rates: dict[Precision, list[float]] = {precision: [] for precision in precisions}
+    rates: dict[Precision, list[float]] = {"fp32": [], "bf16": []} if measuring.has_bf16(device) else {"fp32": []}
     measured: dict[tuple[Network, str], list[float]] = {(of, label): [] for of in parsed for label in settings}
     with ExitStack() as stack:
         processes = {prepared: stack.enter_context(process(prepared)) for prepared in (False, True)}
@@ -226,3 +218,49 @@ def bench(
         speed_up = speed.median / baseline.median
         rows.append(Row(network.name, batch_of(network), label, speed, gflops, gflops / ceiling, speed_up))
     return TrainBench(here, peaks, tuple(rows))
+
+
+FIGURE_4_BATCH = 32
+REFERENCE = "WRN-40-4"
+"""The network that the others' times are divided by: the fastest in the paper."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of a forward and backward pass. A ratio is to the time of REFERENCE, of the paper or of ours (medians)."""
+
+    network: str
+    paper_ms: float
+    paper_ratio: float
+    ms: Spread
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Figure4:
+    machine: dict[str, str]
+    """As `measuring.machine` says it, and the kernels."""
+    precision: Precision
+    timings: tuple[Timing, ...]
+
+
+def figure_4(paper: Paper, precision: Precision, repeats: int, say: Callable[[str], None]) -> Figure4:
+    """Time the networks of the paper's Figure 4 in rounds. The paper's are of a Titan X, so only ratios carry over."""
+    printed = {claim.network: claim.value for claim in paper.claims if claim.metric == "batch32_ms"}
+    ms: dict[str, list[float]] = {network: [] for network in printed}
+    # The fastest but torch.compile: to compile a thousand layers takes too long.
+    kernels: Kernels = "fused" if measuring.device().type == "cpu" else "torch"
+    way = default(precision == "bf16", kernels=kernels)
+    with process(prepared=True) as child:
+        for number in range(repeats):
+            say(f"round {number + 1} of {repeats}")
+            for network, values in ms.items():
+                rate = ask(child, training_rate, network, FIGURE_4_BATCH, 32, way, update=False)
+                values.append(1000 * FIGURE_4_BATCH / rate)
+        here = ask(child, machine) | {"kernels": kernels}
+    ours = {network: spread(values) for network, values in ms.items()}
+    timings = tuple(
+        Timing(name, value, value / printed[REFERENCE], ours[name], ours[name].median / ours[REFERENCE].median)
+        for name, value in printed.items()
+    )
+    return Figure4(here, precision, timings)

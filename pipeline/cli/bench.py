@@ -50,7 +50,8 @@ def figure_4(
     as_json: AsJson = False,
 ) -> None:
     """Forward and backward time at batch 32 of the five networks of the paper's Figure 4, ratios beside the paper's."""
-    from pipeline.benchmarks.figure_4 import REFERENCE, bench
+    from pipeline.benchmarks.train_bench import REFERENCE
+    from pipeline.benchmarks.train_bench import figure_4 as bench
     from pipeline.progress import say
     from pipeline.publication.wide_resnet import PAPER
 
@@ -76,8 +77,7 @@ def loader(
     """
     from pathlib import Path
 
-    from pipeline.benchmarks.loader_bench import bench
-    from pipeline.benchmarks.loading_ways import WAYS
+    from pipeline.benchmarks.loader_bench import WAYS, bench
     from pipeline.errors import UserError
     from pipeline.progress import say
 

@@ -3,6 +3,7 @@
 typer leaves out what does not begin with what is typed.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import typer
@@ -23,31 +24,32 @@ def _plan() -> "Plan | None":
         return None
 
 
-def runs() -> list[str]:
-    plan = _plan()
-    return list(plan.runs) if plan else []
+def _of_plan(section: str) -> Callable[[], list[str]]:
+    return lambda: list(getattr(_plan(), section, ()))
+
+
+def _of_claims(column: str) -> Callable[[], list[str]]:
+    """The values of claims.csv, unchecked: checking them takes a second."""
+
+    def words() -> list[str]:
+        import csv
+
+        from pipeline.publication.wide_resnet import PAPER
+
+        with (PAPER.folder / "claims.csv").open(encoding="utf-8", newline="") as file:
+            return list(dict.fromkeys(row[column] for row in csv.DictReader(file)))
+
+    return words
+
+
+runs, planned_datasets = _of_plan("runs"), _of_plan("datasets")
+datasets, networks = _of_claims("dataset"), _of_claims("model")
 
 
 def protocols() -> list[str]:
     from pipeline.publication.wide_resnet import PAPER
 
-    plan = _plan()
-    return list(dict.fromkeys([*(plan.protocols if plan else ()), *PAPER.protocols]))
-
-
-def planned_datasets() -> list[str]:
-    plan = _plan()
-    return list(plan.datasets) if plan else []
-
-
-def datasets() -> list[str]:
-    """Of the paper's tables."""
-    return _of_claims("dataset")
-
-
-def networks() -> list[str]:
-    """As the paper prints them."""
-    return _of_claims("model")
+    return list(dict.fromkeys([*_of_plan("protocols")(), *PAPER.protocols]))
 
 
 def single_tables() -> list[str]:
@@ -64,9 +66,8 @@ def targets() -> list[str]:
     """What `wrn-pipe repro` takes: run ids, kinds of stages and stages."""
     from pipeline.runner.dag import read_dag
 
-    plan = _plan()
-    stages = read_dag(plan) if plan else {}
-    return list(dict.fromkeys([*(plan.runs if plan else ()), *(stage.kind for stage in stages.values()), *stages]))
+    stages = read_dag(plan) if (plan := _plan()) else {}
+    return list(dict.fromkeys([*runs(), *(stage.kind for stage in stages.values()), *stages]))
 
 
 def stages() -> list[str]:
@@ -77,15 +78,5 @@ def stage_keys(context: typer.Context) -> list[str]:
     """What the stage that was typed before can work on."""
     from pipeline.runner.dag import read_dag
 
-    plan, kind = _plan(), context.params.get("name")
-    return [stage.key for stage in read_dag(plan).values() if stage.kind == kind and stage.key] if plan else []
-
-
-def _of_claims(column: str) -> list[str]:
-    """The values of claims.csv, unchecked: checking them takes a second."""
-    import csv
-
-    from pipeline.publication.wide_resnet import PAPER
-
-    with (PAPER.folder / "claims.csv").open(encoding="utf-8", newline="") as file:
-        return list(dict.fromkeys(row[column] for row in csv.DictReader(file)))
+    stages = read_dag(plan) if (plan := _plan()) else {}
+    return [stage.key for stage in stages.values() if stage.kind == context.params.get("name") and stage.key]

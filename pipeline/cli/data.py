@@ -84,48 +84,23 @@ def verify(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Read every byte of data/raw and data/beton again and say of each file whether it is right, wrong or missing.
+    """Read every byte of data/raw and data/beton again and say of each file whether it is right or wrong.
 
     The arrays' content is compared with the digests in params.yaml, or where it pins none with those in the card of the
-    .beton files; each .beton file with its card; each folder as a whole with dvc.lock. What is on no record is said
-    to be so, and is not a difference. Exit code: 0 no difference, 1 a file is wrong or missing, 2 a mistake to fix.
+    .beton files; each .beton file with its card; each folder as a whole with dvc.lock. What is not here or on no record
+    is said to be unchecked, and is not wrong. Exit code: 0 nothing is wrong, 1 something is, 2 a mistake to fix.
     """
-    from dataclasses import asdict
-    from json import dumps
-
-    from pipeline.dvc_lock import read
-    from pipeline.errors import UserError
-    from pipeline.runner.data_check import Finding
-    from pipeline.runner.data_check import verify as findings_of
-    from pipeline.runner.data_state import BETON, RAW, Lock
+    from pipeline.cli.verify import report
+    from pipeline.evidence.data_check import verify as findings
+    from pipeline.runner.data_state import RAW, beton_folders
     from pipeline.runner.params_file import load
 
     plan = load()
-    chosen = plan.datasets if dataset is None else {dataset: _planned(dataset)}
-    lock = Lock(read(), frozenset())
-    found: dict[str, list[Finding]] = {name: [] for name in chosen}
-    for name, entry in chosen.items():
-        for finding in findings_of(name, entry, plan, lock):
-            found[name].append(finding)
-            if not json:
-                typer.echo(f"{finding.verdict:10}  {finding.path}  {finding.why}")
-    absent = [name for name, findings in found.items() if not findings]
-    if absent and dataset is not None:
-        raise UserError(f"{dataset} is neither in {RAW} nor in {BETON}", f"wrn-pipe repro download@{dataset}")
-    files = [finding for findings in found.values() for finding in findings]
-    wrong = [finding for finding in files if finding.verdict in ("wrong", "missing")]
-    if json:
-        typer.echo(dumps({"files": [asdict(finding) for finding in files], "not_here": absent}, indent=2))
-    else:
-        right = sum(finding.verdict == "right" for finding in files)
-        typer.echo(f"{right} right, {len(wrong)} wrong or missing, {len(files) - right - len(wrong)} on no record.")
-        if absent:
-            typer.echo(f"Not here: {', '.join(absent)}.")
-        if wrong:
-            folders = dict.fromkeys("/".join(finding.path.split("/")[:3]) for finding in wrong)
-            typer.echo(f"To get them right: delete {' and '.join(folders)}, then wrn-pipe repro convert")
-    if wrong:
-        raise typer.Exit(1)
+    if dataset is not None:
+        _planned(dataset, RAW / dataset, *beton_folders(dataset, plan).values())
+    fix = "To get them right: delete the folder that each is in, then wrn-pipe repro convert"
+    absent = "Not checked is what is not here or on no record: each line says why."
+    report(findings(plan.datasets if dataset is None else [dataset], plan), json, fix, absent)
 
 
 @app.command(epilog="Example: wrn-pipe data show cifar10 --augmented --seed 1 --epoch 3 --out cifar10.png")
@@ -151,18 +126,16 @@ def show(
     4 reflected pixels), and above what a training on its whitened form gets, where params.yaml lists that and it is
     converted.
     """
-    from pipeline.data.dataset_download import load as load_split
+    from pipeline.data.conversion import load as load_split
     from pipeline.data.image_sheet import augmented_rows, sheet
     from pipeline.data.sampler import sample_order
     from pipeline.errors import UserError
-    from pipeline.runner.data_state import BETON, RAW, is_fetched
+    from pipeline.runner.data_state import BETON, RAW
     from pipeline.runner.params_file import load
 
-    entry = _planned(dataset)
+    entry = _planned(dataset, RAW / dataset)
     if entry.shape is None:
         raise UserError(f"{dataset} has images of many shapes, which this does not draw", "choose another dataset")
-    if not is_fetched(dataset, entry):
-        raise UserError(f"{dataset} is not in {RAW / dataset}", f"wrn-pipe repro download@{dataset}")
     to = out or Path(f"{dataset}.png")
     images, labels = load_split(RAW / dataset, "train")
     chosen = sample_order(seed, epoch, len(images))[:count]
@@ -181,16 +154,18 @@ def show(
     typer.echo(f"{to}: {len(chosen)} images, {', '.join(rows)}")
 
 
-def _planned(name: str) -> "Dataset":
-    """The entry of params.yaml."""
+def _planned(name: str, *folders: Path) -> "Dataset":
+    """The entry of params.yaml. Raises UserError where there is none, or none of its `folders` is here."""
     from pipeline.errors import UserError
     from pipeline.params import PARAMS, nearest
     from pipeline.runner.data_state import known_datasets
     from pipeline.runner.params_file import load
 
     datasets = load().datasets
-    if name in datasets:
-        return datasets[name]
-    if name in known_datasets():
+    if name not in datasets and name in known_datasets():
         raise UserError(f"{name} is not in {PARAMS}", f"wrn-pipe plan --paper-table all --dataset {name} adds it")
-    raise UserError(f"{PARAMS} has no dataset {name!r}", nearest(name, datasets, "dataset"))
+    if name not in datasets:
+        raise UserError(f"{PARAMS} has no dataset {name!r}", nearest(name, datasets, "dataset"))
+    if not any(folder.is_dir() for folder in folders):
+        raise UserError(f"{name} is not in {' or '.join(map(str, folders))}", f"wrn-pipe repro download@{name}")
+    return datasets[name]

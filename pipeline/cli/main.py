@@ -11,10 +11,12 @@ import typer
 from pipeline.cli import (
     bench,
     bundle,
+    checkpoint,
     compare,
     data,
     doctor,
     estimate,
+    evidence,
     explain,
     export,
     net,
@@ -26,6 +28,7 @@ from pipeline.cli import (
     track,
     ui,
     verify,
+    wanted,
 )
 from pipeline.errors import UserError, exit_on_error
 from pipeline.publication.wide_resnet import PAPER
@@ -73,11 +76,14 @@ app.command(epilog=status.EPILOG)(status.status)
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(epilog=estimate.EPILOG)(estimate.estimate)
 app.command(epilog=compare.EPILOG)(compare.compare)
+app.command(epilog=wanted.EPILOG)(wanted.wanted)
 app.command(epilog=show.EPILOG)(show.show)
 app.command(epilog=explain.EPILOG)(explain.explain)
 app.command(epilog=verify.EPILOG)(verify.verify)
 app.command(epilog=bundle.EPILOG)(bundle.bundle)
+app.add_typer(evidence.app, name="evidence")
 app.command(epilog=export.EPILOG)(export.export)
+app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(data.app, name="data")
 app.command(epilog="Example: wrn-pipe stage train cifar10-wrn-40-1-quick-s1")(stage.stage)
 app.command(epilog="Example: wrn-pipe net 'WRN-40-2-B(1,3,1)'")(net.net)

@@ -31,22 +31,19 @@ def _params() -> str:
     from pipeline.params import Plan
 
     schema = Plan.model_json_schema(ref_template="{model}")
-    lines = [
-        "# params.yaml",
-        "",
-        "What to reproduce, and how. A key that is not listed here is refused with its line, and so is a value of",
-        "another type; nothing is converted. Every value is an input of the DVC stages that need it.",
-        "",
-    ]
+    text = """# params.yaml
+
+What to reproduce, and how. A key that is not listed here is refused with its line, and so is a value of
+another type; nothing is converted. Every value is an input of the DVC stages that need it.
+"""
     for name, model in {"Plan": schema, **schema["$defs"]}.items():
-        lines += [f"## {'params.yaml itself' if name == 'Plan' else name}", ""]
-        lines += [model.get("description", "").replace("\n", " "), ""]
-        lines += ["| key | value | meaning |", "| --- | --- | --- |"]
+        text += f"\n## {'params.yaml itself' if name == 'Plan' else name}\n\n"
+        text += model.get("description", "").replace("\n", " ") + "\n\n"
+        text += _row("key", "value", "meaning") + _row(*["---"] * 3)
         for key, field in model["properties"].items():
             optional = "" if key in model["required"] else "; may be left out"
-            lines.append(f"| `{key}` | {_cell(_type(field))}{optional} | {_cell(field.get('description', ''))} |")
-        lines.append("")
-    return _MADE.format(source="pipeline/params.py and pipeline/dataset_config.py") + "\n".join(lines)
+            text += _row(f"`{key}`", _type(field) + optional, field.get("description", ""))
+    return _MADE.format(source="pipeline/params.py and pipeline/dataset_config.py") + text
 
 
 def _type(field: dict[str, Any]) -> str:
@@ -72,30 +69,26 @@ def _type(field: dict[str, Any]) -> str:
     return f"{words.get(str(kind), '`null`')} {said}".strip()
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |\n"
 
 
 def _protocols() -> str:
     from pipeline.publication.wide_resnet import PAPER
 
-    lines = [
-        "# The paper's protocols and footnotes",
-        "",
-        "What a run is measured against, field by field, and where each value is said. 2016-05 and 2016-11 are the",
-        "months of the authors' code. A run that differs in an *unstated* value stays comparable and gets a footnote.",
-        "",
-    ]
+    text = """# The paper's protocols and footnotes
+
+What a run is measured against, field by field, and where each value is said. 2016-05 and 2016-11 are the
+months of the authors' code. A run that differs in an *unstated* value stays comparable and gets a footnote.
+"""
     for recipe in PAPER.protocols.values():
-        lines += [f"## {recipe.name}", "", "| field | value | source |", "| --- | --- | --- |"]
+        text += f"\n## {recipe.name}\n\n" + _row("field", "value", "source") + _row(*["---"] * 3)
         for field, value in recipe.protocol.model_dump(mode="json").items():
             shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-            lines.append(f"| `{field}` | {_cell(shown)} | {_cell(recipe.sources[field])} |")
-        lines.append("")
-    lines += ["## Footnotes", "", "Numbered as `wrn-pipe compare` numbers them.", ""]
-    lines += [f"{caveat.number}. {caveat.text.strip()}" for caveat in PAPER.caveats]
-    source = "pipeline/publication/protocols.yaml and caveats.yaml"
-    return _MADE.format(source=source) + "\n".join(lines) + "\n"
+            text += _row(f"`{field}`", shown, recipe.sources[field])
+    text += "\n## Footnotes\n\nNumbered as `wrn-pipe compare` numbers them.\n\n"
+    text += "".join(f"{caveat.number}. {caveat.text.strip()}\n" for caveat in PAPER.caveats)
+    return _MADE.format(source="pipeline/publication/protocols.yaml and caveats.yaml") + text
 
 
 if __name__ == "__main__":

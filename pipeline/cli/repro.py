@@ -1,5 +1,6 @@
 """wrn-pipe repro: bring results up to date with params.yaml."""
 
+import re
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -57,6 +58,10 @@ def repro(
         list[str] | None,
         typer.Option(help="--slurm: a further option of sbatch, such as account=vision.", show_default=False),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--for", metavar="TIME", help="Save and end within this time, such as 2h30m.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry: print JSON.")] = False,
     pull: Annotated[
         bool, typer.Option("--pull", help="Take from the DVC remote what another clone has made, instead of making it.")
@@ -71,57 +76,63 @@ def repro(
     With --jobs or --slurm the runs are trained and evaluated side by side, outside DVC; then all is recorded at once. A
     job that fails is tried three times. Ctrl-C leaves jobs of a cluster running; the same command finds them again.
 
-    Exit code: 0 done, 1 a stage failed, 2 a usage error, 130 or 143 stopped by a signal.
+    Exit code: 0 done, 1 a stage failed, 2 a usage error, 75 the time of --for is over, 130 or 143 stopped by a signal.
     """
     import sys
+    from functools import partial
     from shlex import join
     from signal import SIGINT, SIGTERM
 
     from pipeline.dvc_lock import LOCK
-    from pipeline.errors import UserError
-    from pipeline.runner.dvc import changed_results
+    from pipeline.errors import StoppedError, UserError
+    from pipeline.runner.dvc import changed_results, how_far
     from pipeline.runner.dvc import repro as run
+    from pipeline.runner.interruptions import time_budget
     from pipeline.runner.params_file import load
 
+    targets, again = targets or [], join(["wrn-pipe", *sys.argv[1:]])
+    shared = "--pull" if pull else "--push" if push else None
     place = _place(jobs, slurm, partition, gpus, cpus, time, max_jobs, sbatch or [])
-    plan = load()
-    shared = [flag for flag, on in (("--pull", pull), ("--push", push)) if on]
-    if dry and shared:
-        raise UserError(f"--dry with {shared[0]}: what the remote has is not foreseen", f"leave out {shared[0]}")
-    if dry:
-        _dry(plan, targets or [], force, fresh, as_json)
-        return
-    if as_json:
-        raise UserError("--json without --dry", "add --dry, or ask wrn-pipe status --json afterwards")
-    if pull and force:
-        raise UserError("--pull with --force: what is made again is not taken from elsewhere", "give one of them")
-    if pull and place is not None:
-        raise UserError(
+    for wrong, what, remedy in (
+        (dry and shared, f"--dry with {shared}: what the remote has is not foreseen", f"leave out {shared}"),
+        (as_json and not dry, "--json without --dry", "add --dry, or ask wrn-pipe status --json afterwards"),
+        (pull and force, "--pull with --force: what is made again is not taken from elsewhere", "give one of them"),
+        (
+            pull and place,
             "--pull with --jobs or --slurm: jobs make what is out of date here",
             "take first what the remote has: wrn-pipe repro --pull, with the runs that others have made",
-        )
+        ),
+    ):
+        if wrong:
+            raise UserError(what, remedy)
+    plan = load()
+    if dry:
+        _dry(plan, targets, force, fresh, as_json)
+        return
     if shared:
         from pipeline.runner import remote
 
         remote.check(writing=push)
     if fresh:
-        _forget_states(plan, targets or [])
-    again = join(["wrn-pipe", *sys.argv[1:]])
-    if place is not None:
-        from pipeline.runner.job_driver import repro_by_jobs
+        _forget_states(plan, targets)
+    with time_budget(budget, again, partial(how_far, plan, targets)):
+        if place is not None:
+            from pipeline.runner.job_driver import repro_by_jobs
 
-        code = repro_by_jobs(plan, targets or [], place, again, force)
-    else:
-        options = [flag for flag, on in (("--force", force), ("--keep-going", keep_going), ("--pull", pull)) if on]
-        code = run(plan, targets or [], options)
+            code = repro_by_jobs(plan, targets, place, again, force)
+        else:
+            options = [flag for flag, on in (("--force", force), ("--keep-going", keep_going), ("--pull", pull)) if on]
+            code = run(plan, targets, options)
+        if budget and code == 128 + SIGTERM:
+            raise StoppedError(SIGTERM, "stopped, the stage has said where", f"go on with: {again}")
     if code in (128 + SIGINT, 128 + SIGTERM):  # the stage has said how to go on
         raise typer.Exit(code)
     if code:
         typer.echo(f"Go on with: {again}. What is done stays done; wrn-pipe status shows it.", err=True)
         raise typer.Exit(code)
     if push:
-        remote.push(plan, targets or [])
-    committed = _committed(LOCK)
+        remote.push(plan, targets)
+    committed = _git("show", f"HEAD:./{LOCK}")
     if committed is not None and LOCK.is_file():
         changed = changed_results(committed, LOCK.read_text(encoding="utf-8"))
         if trained := [name.partition("@")[2] for name in changed if name.startswith("train@")]:
@@ -140,28 +151,26 @@ def _place(
 ) -> "Place | None":
     """Where the runs are trained by what the options say; None: here, one after another."""
     from pipeline.errors import UserError
+    from pipeline.runner.params_file import load
 
-    if jobs is None and not slurm:
-        given = {"--partition": partition, "--gpus": gpus, "--sbatch": sbatch}
-        if wrong := [option for option, value in given.items() if value]:
-            raise UserError(f"{wrong[0]} without --slurm", "add --slurm, or leave it out")
-        return None
     if jobs is not None and slurm:
         raise UserError("--jobs with --slurm", "give one of them: --max-jobs limits the jobs of a cluster")
+    given = {"--partition": partition, "--gpus": gpus, "--sbatch": sbatch}
+    if not slurm and (wrong := [option for option, value in given.items() if value]):
+        raise UserError(f"{wrong[0]} without --slurm", "add --slurm, or leave it out")
+    if jobs is None and not slurm:
+        return None
     from pipeline.runner.submit import Slots, Slurm, minutes, need_slurm, slots, visible_gpus
 
     if jobs is not None:
-        from pipeline.runner.params_file import load
-
         return Slots(slots(jobs, visible_gpus() if load().device != "cpu" else []))
     need_slurm()
-    further = []
     for option in sbatch:
-        name, _, value = option.partition("=")
-        if not name or not value:
+        if not re.fullmatch("[^=]+=.+", option):
             raise UserError(f"--sbatch {option}", "write NAME=VALUE without dashes, such as --sbatch account=vision")
-        further.append((name, value))
-    return Slurm(minutes(time), max_jobs, partition, gpus, cpus, tuple(further))
+    options = {"time": minutes(time), "partition": partition, "gpus_per_node": gpus or None, "cpus_per_task": cpus}
+    further = {"requeue": True, **dict(option.split("=", 1) for option in sbatch)}
+    return Slurm(max_jobs, {**options, "additional_parameters": further})
 
 
 def _forget_states(plan: "Plan", targets: list[str]) -> None:
@@ -183,6 +192,7 @@ def _forget_states(plan: "Plan", targets: list[str]) -> None:
 def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
+    from pipeline.progress import counted
     from pipeline.publish import json_text
     from pipeline.runner.dry_run import steps
 
@@ -191,20 +201,17 @@ def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bo
         typer.echo(json_text([asdict(step) for step in found]), nl=False)
         return
     for step in found:
-        typer.echo(f"{step.stage}: {_some(step.why)}{_price(step)}")
+        why, more = "; ".join(step.why[:3]), len(step.why) - 3
+        typer.echo(f"{step.stage}: {why}{f'; and {more} more' if more > 0 else ''}{_price(step)}")
     costs = [step.cost for step in found if step.cost]
     if not found:
         typer.echo("Nothing would run: everything is up to date.")
     elif costs:
-        trainings = "1 training" if len(costs) == 1 else f"{len(costs)} trainings"
         total = sum(costs[1:], start=costs[0])
-        typer.echo(f"\n{trainings}: {total}, estimated from multiply-adds. wrn-pipe estimate measures this machine.")
+        typer.echo(f"\n{counted(len(costs), 'training')}: {total}, estimated from multiply-adds.")
+        typer.echo("wrn-pipe estimate measures this machine.")
     if any(step.only_if for step in found):
         typer.echo("What only comes after another stage is skipped if that one gives the same files as before.")
-
-
-def _some(why: "tuple[str, ...]", many: int = 3) -> str:
-    return "; ".join(why[:many]) + (f"; and {len(why) - many} more" if len(why) > many else "")
 
 
 def _price(step: "Step") -> str:
@@ -212,14 +219,13 @@ def _price(step: "Step") -> str:
     if step.fetches:
         words += f" ({step.fetches / 1e6:,.0f} MB to fetch)"
     if step.unfinished:
-        at = step.unfinished
-        words += f", going on in epoch {at.epoch} of {at.epochs}"
+        words += f", going on in epoch {step.unfinished.epoch} of {step.unfinished.epochs}"
     return words
 
 
-def _committed(path: Path) -> str | None:
-    """The file as the checked-out commit has it; None where it has none."""
-    done = subprocess.run(["git", "show", f"HEAD:./{path.as_posix()}"], capture_output=True, text=True, check=False)
+def _git(*words: str) -> str | None:
+    """What git says; None where it fails."""
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
     return done.stdout if done.returncode == 0 else None
 
 
@@ -229,14 +235,10 @@ def _explain(trained: list[str]) -> None:
     import io
 
     path = Path("results/runs.csv")
-    texts = _committed(path) or "", path.read_text(encoding="utf-8") if path.is_file() else ""
+    texts = _git("show", f"HEAD:./{path}") or "", path.read_text(encoding="utf-8") if path.is_file() else ""
     committed, here = ({row["run"]: row for row in csv.DictReader(io.StringIO(text))} for text in texts)
-    diff = subprocess.run(
-        ["git", "diff", "--name-only", "--relative", "HEAD", "--", "dvc.lock", "results", "models", "evaluations"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    made = ("dvc.lock", "results", "models", "evaluations")
+    diff = _git("diff", "--name-only", "--relative", "HEAD", "--", *made) or ""
     typer.echo("\nSame inputs, other results than in the checked-out commit:")
     for run in (run for run in trained if run in committed and run in here):
         then, now = committed[run], here[run]
@@ -246,6 +248,6 @@ def _explain(trained: list[str]) -> None:
         typer.echo(f"  {run}: top-1 error {then['top1_error']} -> {now['top1_error']} ({why})")
     typer.echo(
         "Floating-point sums depend on the processor, the number of threads and the compiler.\n"
-        f"Changed therefore, among files that git tracks: {', '.join(diff.stdout.split())}.\n"
+        f"Changed therefore, among files that git tracks: {', '.join(diff.split())}.\n"
         "Commit them to keep these results. Left as they are, they harm neither make test nor another make reproduce."
     )

@@ -1,13 +1,12 @@
 """wrn-pipe stage: run one stage directly."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import typer
 
 from pipeline.cli import completion
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def stage(
@@ -43,6 +42,12 @@ def stage(
             show_default=False,
         ),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--for", metavar="TIME", help="train: save and end within this time, such as 2h30m.", show_default=False
+        ),
+    ] = None,
     twice: Annotated[
         bool,
         typer.Option("--twice", help="train: train twice, in scratch/ only, and compare every byte of every step."),
@@ -53,58 +58,64 @@ def stage(
 ) -> None:
     """Run one stage by itself, without DVC: its inputs are taken as they are and nothing is recorded in dvc.lock.
 
-    Exit code: 0 done, 1 failed or (--twice) not equal, 2 a usage error, 130 or 143 stopped by a signal.
+    Exit code: 0 done, 1 failed or (--twice) not equal, 2 a usage error, 75 the time of --for is over, 130
+    or 143 stopped by a signal.
     """
+    import sys
     from importlib import import_module
+    from shlex import join
 
     from pipeline.errors import UserError
     from pipeline.params import nearest
     from pipeline.runner.dag import read_dag
+    from pipeline.runner.dvc import how_far
+    from pipeline.runner.interruptions import time_budget
     from pipeline.runner.params_file import load
     from pipeline.runner.stage_entry import stage_attempt
 
     if name not in completion.STAGES:
         raise UserError(f"no stage {name!r}", nearest(name, completion.STAGES, "stage"))
-    keys = [stage.key for stage in read_dag(load()).values() if stage.kind == name]
-    given = {"--fresh": fresh, "--wait": wait, "--checkpoint-steps": checkpoint_steps, "--nproc": nproc}
-    given["--twice"] = twice
-    options = [option for option, value in given.items() if value]
+    plan = load()
+    keys = [stage.key for stage in read_dag(plan).values() if stage.kind == name]
+    given = {
+        "--fresh": fresh,
+        "--wait": wait,
+        "--checkpoint-steps": checkpoint_steps,
+        "--nproc": nproc,
+        "--for": budget,
+    }
+    options = [option for option, value in (given | {"--twice": twice}).items() if value]
     if options and name != "train":
         raise UserError(f"stage {name} has no option {options[0]}", "it is one of wrn-pipe stage train RUN")
     if twice and len(options) > 1:
         raise UserError(f"--twice with {options[0]}", "give one of them: --twice starts again, in folders of its own")
     if steps and not twice:
         raise UserError("--steps without --twice", "add --twice: a training of fewer steps is no result")
-    if keys == [""]:
-        if key is not None:
-            raise UserError(f"stage {name} takes no second word, got {key!r}", f"wrn-pipe stage {name}")
-        with stage_attempt(name):
-            import_module(f"stages.{name}").main()
-        return
-    if key is None:
+    single = keys == [""]
+    if single and key is not None:
+        raise UserError(f"stage {name} takes no second word, got {key!r}", f"wrn-pipe stage {name}")
+    if not single and key is None:
         raise UserError(f"stage {name} of what?", f"wrn-pipe stage {name} {next(iter(keys), 'KEY')}")
-    if key not in keys:
+    if key is not None and key not in keys:
         raise UserError(f"params.yaml has no {key!r} for stage {name}", nearest(key, keys, f"{name} key"))
-    if twice:
+    if key is not None and twice:
         from pipeline.cli.twice import compare
 
         compare(key, steps)
         return
+    words, again = [] if key is None else [key], join(["wrn-pipe", *sys.argv[1:]])
     more: dict[str, Any] = {}
     if name == "train":
         more = {"fresh": fresh, "wait": wait, "checkpoint_steps": checkpoint_steps, "nproc": _processes(nproc)}
-    with stage_attempt(f"{name}@{key}", _kept(name, key)):
-        import_module(f"stages.{name}").main(key, **more)
+    kept: Callable[[], str] | None = None
+    if name == "download":
+        # Now, and not when it is told: numpy, which this imports, cannot be imported again where a signal broke it off.
+        from stages import download
 
-
-def _kept(name: str, key: str) -> "Callable[[], str] | None":
-    """What the stage leaves behind when a signal stops it, where that is something."""
-    if name != "download":
-        return None
-    # Now, and not when it is told: numpy, which this imports, cannot be imported again where a signal broke that off.
-    from stages.download import kept
-
-    return lambda: kept(key)
+        kept = partial(download.kept, *words)
+    far = partial(how_far, plan, [f"{name}@{key}"])
+    with time_budget(budget, again, far), stage_attempt("@".join([name, *words]), kept):
+        import_module(f"stages.{name}").main(*words, **more)
 
 
 def _processes(words: str | None) -> Literal["auto"] | int | None:

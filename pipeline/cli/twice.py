@@ -10,8 +10,7 @@ from pathlib import Path
 
 import typer
 
-from pipeline.runner.interruptions import stop_at_once
-from pipeline.signals import children_hear_no_signal
+from pipeline.runner.interruptions import children_hear_no_signal, stop_at_once
 
 
 def compare(run_id: str, steps: int | None) -> None:
@@ -20,9 +19,9 @@ def compare(run_id: str, steps: int | None) -> None:
     Nothing is published, and a signal leaves nothing: two trainings, one of which was resumed, would prove less.
     `steps`: how many of each, None for the whole training. Raises UserError for a run that many processes share.
     """
-    with stop_at_once(
-        lambda: "of two trainings to compare nothing is kept", _command(run_id, steps), "start again with"
-    ):
+    kept = "of two trainings to compare nothing is kept"
+    with stop_at_once(lambda: kept, _command(run_id, steps), "start again with"):
+        from pipeline.artifacts import SCRATCH
         from pipeline.errors import UserError
         from pipeline.provenance import fingerprint
         from pipeline.runner.params_file import load
@@ -34,12 +33,13 @@ def compare(run_id: str, steps: int | None) -> None:
                 f"--twice follows one process, and run {run_id} has {processes}",
                 f"compare the weights of two trainings: wrn-pipe stage train {run_id} --fresh",
             )
-        home = Path("scratch") / f"{fingerprint(plan, run_id)}.twice"
+        home = SCRATCH / f"{fingerprint(plan, run_id)}.twice"
         with hold(home, run_id, resumes=False):
+            shutil.rmtree(home, ignore_errors=True)
             try:
                 _compare(run_id, steps, home)
             except KeyboardInterrupt:
-                _remove(home)
+                shutil.rmtree(home, ignore_errors=True)
                 raise
 
 
@@ -52,7 +52,6 @@ def _compare(run_id: str, steps: int | None, home: Path) -> None:
     from pipeline.evidence.step_checksums import first_difference
     from pipeline.progress import say
 
-    _remove(home)
     folders = [home / "first", home / "second"]
     for folder in folders:
         folder.mkdir(parents=True)
@@ -68,12 +67,7 @@ def _compare(run_id: str, steps: int | None, home: Path) -> None:
         raise WrnPipeError(what, "run wrn-pipe doctor, and keep the number of threads")
     done = f"{steps} steps" if steps else "all steps"
     typer.echo(f"{run_id}: two trainings of {done} are equal in every weight, momentum and statistic after every step")
-    _remove(home)
-
-
-def _remove(home: Path) -> None:
-    if home.exists():
-        shutil.rmtree(home)
+    shutil.rmtree(home)
 
 
 def _child(run_id: str, folder: Path, steps: int | None) -> int:
@@ -91,14 +85,13 @@ def _child(run_id: str, folder: Path, steps: int | None) -> int:
 
 
 def _train(run_id: str, folder: str, steps: int | None) -> None:
-    from pipeline.errors import WrnPipeError
+    from pipeline.errors import WrnPipeError, continue_with
     from pipeline.provenance import fingerprint
     from pipeline.runner.params_file import load
     from pipeline.training.openmp_threads import bind_threads
 
     plan = load()
     bind_threads(plan.kernels)
-    from pipeline.errors import continue_with
     from pipeline.evidence.step_checksums import traced
     from pipeline.runner.run_hooks import RunHooks
     from pipeline.training.train_run import prepare

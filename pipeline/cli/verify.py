@@ -54,7 +54,7 @@ def verify(
             raise UserError("--bundle with --deep or --deeper: an archive has no data", "unpack it where the data is")
         fix = "Get the archive again from whoever made it: these files are not as it, or the others, say."
         absent = "Not checked is what needs the images, which no archive has, or this code where another made it."
-        _report(bundling.check(bundle, run_stage), json, fix, absent)
+        report(bundling.check(bundle, run_stage), json, fix, absent)
         return
     plan = load()
     if deeper is not None:
@@ -64,7 +64,7 @@ def verify(
         "or wrn-pipe repro to make again what follows from your edits."
     )
     absent = "Not checked is what is not here, has nothing here to be compared with, or takes long: each line says why."
-    _report(verification.verify(plan, run_stage, deep=deep, deeper=deeper, epochs=epochs), json, fix, absent)
+    report(verification.verify(plan, run_stage, deep=deep, deeper=deeper, epochs=epochs), json, fix, absent)
 
 
 def run_stage(command: str) -> None:
@@ -80,7 +80,7 @@ def run_stage(command: str) -> None:
     import_module(f"stages.{module}").main(*words[3:])
 
 
-def _report(findings: "Iterable[Finding]", json: bool, fix: str, absent: str) -> None:
+def report(findings: "Iterable[Finding]", json: bool, fix: str, absent: str) -> None:
     """Print each finding as it comes, then how many there are and what to do; exit 1 if any is wrong.
 
     `fix` is said when some are wrong, `absent` when some are only not checked.

@@ -52,8 +52,8 @@ class Comparison:
 
 
 def planned(paper: Paper, plan: Plan, results: Sequence[Result]) -> Comparison:
-    """Of those results that the plan names: a run that was taken out of it leaves its folder behind."""
-    return Comparison(paper, plan, [result for result in results if result.run in plan.runs])
+    """Of evidence and those results that the plan names: a run that was taken out of it leaves its folder behind."""
+    return Comparison(paper, plan, [result for result in results if result.commit or result.run in plan.runs])
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ class Cell:
     caveats: tuple[int, ...] = ()
     runs: tuple[str, ...] = ()
     """Ids of the runs behind `ours`."""
+    origins: tuple[str, ...] = ()
+    """Of each of them: this plan, or evidence of which commit."""
     excluded: tuple[Excluded, ...] = ()
 
     @property
@@ -164,7 +166,13 @@ def errors_of(claim: Claim, of: Comparison) -> Errors:
 
 def _settled(counted: Sequence[Result], of: Comparison) -> int:
     """How many of the runs `counted`, by seed, come before the first seed planned for their kind that is missing."""
-    kinds = {_kind(of.plan.runs[result.run]) for result in counted if result.run in of.plan.runs}
+    kinds = {
+        (result.record.dataset, result.network, result.record.protocol_name)
+        if result.commit
+        else _kind(of.plan.runs[result.run])
+        for result in counted
+        if result.commit or result.run in of.plan.runs
+    }
     finished, seeds = {result.run for result in of.results}, {result.record.seed for result in counted}
     pending = [
         run.seed
@@ -219,6 +227,7 @@ def _shown(cell: Cell, chosen: Sequence[_Weighed], rest: Sequence[Excluded]) -> 
         ours=summarise([w.error for w in chosen]),
         deviations=tuple(sorted(unique, key=lambda deviation: not deviation.material)),
         runs=tuple(w.result.run for w in chosen),
+        origins=tuple(w.result.origin for w in chosen),
         excluded=tuple(rest),
     )
 
@@ -251,9 +260,10 @@ def _weighed(claim: Claim, of: Comparison) -> list[_Weighed]:
 
 
 def _one_per_seed(weighed: Sequence[_Weighed]) -> tuple[list[_Weighed], list[_Weighed]]:
-    """Two runs of one seed share data order and initialisation, so only the one nearest the paper's recipe counts."""
+    """Two runs of one seed share data order and initialisation, so only the one nearest the paper's recipe counts; of
+    equals evidence, which was counted first."""
     best: dict[int, _Weighed] = {}
-    for w in sorted(weighed, key=lambda w: (len(w.deviations), w.result.run)):
+    for w in sorted(weighed, key=lambda w: (len(w.deviations), w.result.commit is None, w.result.run)):
         best.setdefault(w.result.record.seed, w)
     chosen = [best[seed] for seed in sorted(best)]
     return chosen, [w for w in weighed if best[w.result.record.seed] is not w]

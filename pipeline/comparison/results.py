@@ -1,4 +1,4 @@
-"""Finished runs, read from the two files in evaluations/<run>/: metrics.json and run.json."""
+"""Finished runs, of the plan and in evidence/, read from two files of each: metrics.json and run.json."""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.artifacts import EVALUATIONS, EVIDENCE, HISTORY, METRICS, MODELS, ORIGIN, Origin
 from pipeline.dvc_lock import LOCK
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError
@@ -50,6 +51,7 @@ class Record(_Record):
     dataset: str
     representation: str
     network: str
+    protocol_name: str = ""
     protocol: Protocol
     seed: Annotated[int, Field(ge=0)]
     epochs: Annotated[int, Field(ge=0)]
@@ -65,6 +67,23 @@ class Result:
 
     metrics: Metrics
     record: Record
+    commit: str | None = None
+    """Of evidence, whose code trained it; None for a run of this plan, which the code here would train."""
+
+    @property
+    def origin(self) -> str:
+        """Where it is counted from."""
+        return "this plan" if self.commit is None else f"evidence of commit {self.commit[:12]}"
+
+    @property
+    def folder(self) -> Path:
+        """Of its records, below the root."""
+        return (EVALUATIONS if self.commit is None else EVIDENCE) / self.run
+
+    @property
+    def history(self) -> Path:
+        """Its training curve, below the root."""
+        return (MODELS if self.commit is None else EVIDENCE) / self.run / HISTORY
 
     @property
     def run(self) -> str:
@@ -88,20 +107,27 @@ class Result:
 
 
 def load_results(root: Path) -> list[Result]:
-    """All finished runs below the repository's `root`, by run id; those without metrics.json are not finished.
+    """All finished runs below the repository's `root`: evidence, then those of evaluations/, each by run id.
 
+    A training that is evidence and lies in evaluations/ as well, of one fingerprint, is evidence.
     Raises UserError that names the file when one is broken, or when the two files of a run contradict each other.
     """
-    return [_load(root, path) for path in sorted((root / "evaluations").glob("*/metrics.json"))]
+    evidence = [
+        _load(root, path, Origin.read(path.with_name(ORIGIN)).commit)
+        for path in sorted((root / EVIDENCE).glob(f"[!.]*/{METRICS}"))
+    ]
+    known = {result.record.fingerprint for result in evidence}
+    ours = [_load(root, path) for path in sorted((root / EVALUATIONS).glob(f"*/{METRICS}"))]
+    return [*evidence, *(result for result in ours if result.record.fingerprint not in known)]
 
 
 def planned_results(plan: Plan, root: Path) -> list[Result]:
-    """Those of `load_results` that the plan names. For stages, whose outputs git keeps.
+    """Those of `load_results` that the plan names, and evidence. For stages, whose outputs git keeps.
 
     Raises UserError also for a run that dvc.lock has and that is not here: what would be written without it says "not
     run" where the committed file says its error.
     """
-    results = [result for result in load_results(root) if result.run in plan.runs]
+    results = [result for result in load_results(root) if result.commit or result.run in plan.runs]
     absent = sorted(plan.runs.keys() - {result.run for result in results})
     if absent and (known := read_lock(root)):
         for run in absent:
@@ -113,9 +139,9 @@ def planned_results(plan: Plan, root: Path) -> list[Result]:
     return results
 
 
-def _load(root: Path, path: Path) -> Result:
+def _load(root: Path, path: Path, commit: str | None = None) -> Result:
     run = path.parent.name
-    again = f"wrn-pipe repro evaluate@{run}"
+    again = f"wrn-pipe repro evaluate@{run}" if commit is None else f"git checkout {path.parent}"
     metrics = _read(path, Metrics, root, again)
     record_path = path.with_name("run.json")
     if not record_path.exists():
@@ -127,7 +153,7 @@ def _load(root: Path, path: Path) -> Result:
             raise UserError(f"{path.relative_to(root)}: {field} is {theirs!r}, but run.json says {ours!r}", again)
     if record.run != run:
         raise UserError(f"{path.relative_to(root)}: run is {record.run!r}, but its folder is named {run!r}", again)
-    return Result(metrics, record)
+    return Result(metrics, record, commit)
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

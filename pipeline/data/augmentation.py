@@ -17,9 +17,7 @@ Ints = npt.NDArray[np.int64]
 
 def flips(kind: Flip, seed: int, epoch: int, indices: Ints, batch_size: int | None = None) -> npt.NDArray[np.bool_]:
     """bool, as `indices`: which images to mirror. half-batch mirrors the half of each batch with the lowest draws.
-
-    `indices` are one batch, or several of `batch_size` each, the last one possibly smaller.
-    """
+    `indices` are one batch, or several of `batch_size` each, the last one possibly smaller."""
     if kind == "none":
         return np.zeros(len(indices), dtype=np.bool_)
     bits = draw(seed, Stream.FLIP, epoch, indices)
@@ -56,10 +54,8 @@ def sources(size: int) -> tuple[Ints, Ints]:
 
 
 def augment(images: Stored, mirrored: npt.NDArray[np.bool_], rows: Ints, columns: Ints) -> Stored:
-    """[B,H,W,3] -> the same shape and dtype: flip, then reflect-pad and crop at (rows, columns).
-
-    Values only change places, so bytes and whitened floats go the same way.
-    """
+    """[B,H,W,3] -> the same shape and dtype: flip, then reflect-pad and crop at (rows, columns). Values only change
+    places, so bytes and whitened floats go the same way."""
     height, width = images.shape[1:3]
     ys = sources(height)[0][rows]
     straight, reverse = sources(width)

@@ -20,6 +20,9 @@ from pipeline.params import Color, Crop, Flip
 
 _WORDS = {torch.float32: torch.uint32, torch.bfloat16: torch.uint16}
 
+_OnDevice = tuple[Ints, torch.Tensor, torch.Tensor, torch.Tensor]
+"""A mini-batch of samples: which, and on the device images, where among these each sample's is, and labels."""
+
 
 @dataclass(frozen=True)
 class Input:
@@ -54,9 +57,7 @@ class Inputs:
 
     def batches(self, epoch: int, order: Ints, first: int = 0) -> Iterator[Input]:
         """The mini-batches of `order`, an epoch's indices from its batch number `first` on: the shard's part of each.
-
-        Raises TypeError for images that were not stored for this preprocessing.
-        """
+        Raises TypeError for images that were not stored for this preprocessing."""
         # An epoch's draws at once, 1 ms for 50,000 images: batch by batch they would cost a third of the pixels' time.
         size = self.batch_size or self.loader.batch_size
         mirrored = flips(self.flip, self.seed, epoch, order, size)
@@ -65,13 +66,11 @@ class Inputs:
             own = self.shard.positions(len(order), size)
             order, mirrored, rows, columns = order[own], mirrored[own], rows[own], columns[own]
         crops = RandomCrops(self.seed, epoch) if self.crop == "random-resized" else None
-        if self.color != "none":
-            return self.streamed(self.loader.batches(order, crops), mirrored, rows, columns, epoch)
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and self.color == "none":
             return self.by_numba(self.loader.views(order, crops), mirrored, rows, columns)
-        if crops:
-            return self.streamed(self.loader.batches(order, crops), mirrored, rows, columns, epoch)
-        return self.by_torch(order, mirrored, rows, columns)
+        if crops is None and self.color == "none":
+            return self.by_torch(self.resident(order), mirrored, rows, columns, epoch)
+        return self.by_torch(self.streamed(order, crops), mirrored, rows, columns, epoch)
 
     def by_numba(self, views: Iterable[Batch], mirrored: Bools, rows: Ints, columns: Ints) -> Iterator[Input]:
         """The mini-batches of `views`, with these flips and offsets, on the CPU."""
@@ -86,35 +85,36 @@ class Inputs:
             start = part.stop
             yield Input(view.indices, out.view(self.dtype).permute(0, 3, 1, 2), torch.from_numpy(view.labels))
 
-    def by_torch(self, order: Ints, mirrored: Bools, rows: Ints, columns: Ints) -> Iterator[Input]:
-        """The mini-batches of `order` from the split on the device. Never waits for the device."""
+    def resident(self, order: Ints) -> Iterator[_OnDevice]:
+        """The mini-batches of `order`, each as places in the split, which is copied to the device once."""
         if self.split is None:
             whole = list(self.loader.batches(np.arange(self.loader.samples)))
             images = np.concatenate([batch.images for batch in whole])
             self.split = self._sent(images), self._sent(np.concatenate([batch.labels for batch in whole]))
         stored, labels = self.split
-        at, flipped, down, across = map(self._sent, (order, mirrored, rows, columns))
+        at = self._sent(order)
         for start in range(0, len(order), self.loader.batch_size):
             part = slice(start, start + self.loader.batch_size)
-            augmented = augment(stored, at[part], flipped[part], down[part], across[part])
-            yield Input(order[part], self.preprocessing(augmented).to(self.dtype), labels[at[part]])
+            yield order[part], stored, at[part], labels[at[part]]
 
-    def streamed(
-        self, batches: Iterable[Batch], mirrored: Bools, rows: Ints, columns: Ints, epoch: int
+    def streamed(self, order: Ints, crops: RandomCrops | None) -> Iterator[_OnDevice]:
+        """The same of a split that does not fit on the device: each mini-batch is copied there as it is."""
+        for batch in self.loader.batches(order, crops):
+            yield batch.indices, self._sent(batch.images), self._sent(batch.at), self._sent(batch.labels)
+
+    def by_torch(
+        self, parts: Iterable[_OnDevice], mirrored: Bools, rows: Ints, columns: Ints, epoch: int
     ) -> Iterator[Input]:
-        """The mini-batches `batches`, each copied to the device as it is: for a split that does not fit there."""
-        start = 0
-        for batch in batches:
-            part = slice(start, start + len(batch.indices))
-            start = part.stop
-            moves = np.arange(len(batch.indices)), mirrored[part], rows[part], columns[part]
-            images = augment(self._sent(batch.images), *map(self._sent, moves))
+        """The mini-batches `parts`, with these flips and offsets, on any device. Never waits for it."""
+        moves, start = [self._sent(each) for each in (mirrored, rows, columns)], 0
+        for indices, stored, at, labels in parts:
+            images = augment(stored, at, *(each[start : start + len(indices)] for each in moves))
+            start += len(indices)
             self.preprocessing.check(images)
             if self.color != "none":
-                orders, factors, lighting = color.coefficients(self.seed, epoch, batch.indices)
-                images = color.apply(images.float(), self._sent(orders), self._sent(factors), self._sent(lighting))
-            normalised = self.preprocessing.normalised(images).to(self.dtype)
-            yield Input(batch.indices, normalised, self._sent(batch.labels))
+                drawn = color.coefficients(self.seed, epoch, indices)
+                images = color.apply(images.float(), *(self._sent(each) for each in drawn))
+            yield Input(indices, self.preprocessing.normalised(images).to(self.dtype), labels)
 
     def _sent(self, array: npt.NDArray[Any]) -> torch.Tensor:
         """A copy on the device. Only from page-locked memory does the process not wait for a GPU to have it."""
@@ -128,9 +128,7 @@ def augment(
     images: torch.Tensor, at: torch.Tensor, mirrored: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
 ) -> torch.Tensor:
     """`augmentation.augment` on any device: images[at[i]] mirrored, reflect-padded, cropped at (rows[i], columns[i]).
-
-    images: [N,H,W,3]; at, rows, columns: int64 [B]; mirrored: bool [B]; all on one device. Waits for nothing.
-    """
+    images: [N,H,W,3]; at, rows, columns: int64 [B]; mirrored: bool [B]; all on one device. Waits for nothing."""
     height, width = images.shape[1:3]
     down = _on(images.device, height)[0][rows]
     straight, reverse = _on(images.device, width)

@@ -25,13 +25,10 @@ Kind = Literal["rgb", "zca", "jpeg"]
 Ints = npt.NDArray[np.int64]
 
 _HEADER = np.dtype(
-    [
-        ("version", "<u2"),
-        ("num_fields", "<u2"),
-        ("page_size", "<u4"),
-        ("num_samples", "<u8"),
-        ("alloc_table_ptr", "<u8"),
-    ],
+    {
+        "names": ["version", "num_fields", "page_size", "num_samples", "alloc_table_ptr"],
+        "formats": ["<u2", "<u2", "<u4", "<u8", "<u8"],
+    },
     align=True,
 )
 _FIELD = np.dtype([("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True)
@@ -102,25 +99,22 @@ def open_split(folder: Path, split: str) -> Beton:
 
 
 def inspect(path: Path) -> Beton:
-    """Read header and tables of a file whose bytes are known to be right. Raises UserError for no .beton of ours."""
-    try:
-        file = np.memmap(path, np.uint8, "r")
-        header = file[: _HEADER.itemsize].view(_HEADER)[0]
-        fields = file[_HEADER.itemsize : _TABLE].view(_FIELD)
-        n, raw = int(header["num_samples"]), fields["type_id"][0] == _RGB_FIELD
-        record = _RGB_SAMPLE if raw else _ARRAY_SAMPLE
-        rows = file[_TABLE : _TABLE + n * record.itemsize].view(record)
-        allocations = file[int(header["alloc_table_ptr"]) :].view(_ALLOCATION)
-        if raw:
-            kind: Kind = "jpeg" if rows["image"]["mode"][0] == _JPG else "rgb"
-            heights, widths = rows["image"]["height"], rows["image"]["width"]
-        else:
-            kind = "zca"
-            shape = fields["arguments"][0][: _ARRAY.itemsize].view(_ARRAY)[0]["shape"]
-            heights, widths = np.full(n, shape[0]), np.full(n, shape[1])
-        arrays = [heights, widths, allocations["ptr"], allocations["size"], rows["label"]]
-    except (ValueError, IndexError) as error:
-        raise UserError(f"{path}: not a .beton file of images and labels: {error}", _fix(path.parent)) from None
+    """Read header and tables of a file whose bytes are known to be right."""
+    file = np.memmap(path, np.uint8, "r")
+    header = file[: _HEADER.itemsize].view(_HEADER)[0]
+    fields = file[_HEADER.itemsize : _TABLE].view(_FIELD)
+    n, raw = int(header["num_samples"]), fields["type_id"][0] == _RGB_FIELD
+    record = _RGB_SAMPLE if raw else _ARRAY_SAMPLE
+    rows = file[_TABLE : _TABLE + n * record.itemsize].view(record)
+    allocations = file[int(header["alloc_table_ptr"]) :].view(_ALLOCATION)
+    if raw:
+        kind: Kind = "jpeg" if rows["image"]["mode"][0] == _JPG else "rgb"
+        heights, widths = rows["image"]["height"], rows["image"]["width"]
+    else:
+        kind = "zca"
+        shape = fields["arguments"][0][: _ARRAY.itemsize].view(_ARRAY)[0]["shape"]
+        heights, widths = np.full(n, shape[0]), np.full(n, shape[1])
+    arrays = [heights, widths, allocations["ptr"], allocations["size"], rows["label"]]
     return Beton(path, kind, *(array.astype(np.int64) for array in arrays))
 
 
@@ -155,39 +149,32 @@ def write(to: Path, kind: Kind, sides: Ints, labels: npt.ArrayLike, images: Iter
         array["type_length"] = len(_FLOAT)
         arguments = np.frombuffer(array.tobytes() + _FLOAT, np.uint8)
         fields["arguments"][0, : len(arguments)] = arguments
+    allocations["sample_id"] = np.arange(n)
     at = _whole_pages(_TABLE + rows.nbytes)
-    pointers: list[int] = []
-    sizes: list[int] = []
     with to.open("wb") as file, progress(f"write {to.name}", n, "images") as task:
         file.seek(at)
-        for image in images:
+        for place, image in zip(allocations, images, strict=True):
             content = image if isinstance(image, bytes) else image.tobytes()
-            size = len(content)
-            if size > _PAGE:
-                raise ValueError(f"{to}: an image of {size} bytes does not fit a page of {_PAGE}")
-            if at % _PAGE + size > _PAGE:
+            if len(content) > _PAGE:
+                raise ValueError(f"{to}: an image of {len(content)} bytes does not fit a page of {_PAGE}")
+            if at % _PAGE + len(content) > _PAGE:
                 at = _whole_pages(at)
                 file.seek(at)
-                task.advance(len(pointers) - task.done)
+                task.advance(int(place["sample_id"]) - task.done)
             file.write(content)
-            pointers.append(at)
-            sizes.append(size)
-            at += size
-        if len(pointers) != n:
-            raise ValueError(f"{to}: {len(pointers)} images, not {n}")
-        allocations["sample_id"], allocations["ptr"], allocations["size"] = np.arange(n), pointers, sizes
+            place["ptr"], place["size"] = at, len(content)
+            at += len(content)
         file.seek(_whole_pages(at))
         file.write(allocations.tobytes())
-        header["version"], header["num_fields"], header["page_size"], header["num_samples"] = _VERSION, 2, _PAGE, n
-        header["alloc_table_ptr"] = _whole_pages(at)
+        header[0] = _VERSION, 2, _PAGE, n, _whole_pages(at)
         rows["label"] = labels
         if kind == "zca":
-            rows["image"] = pointers
+            rows["image"] = allocations["ptr"]
         else:
             described = rows["image"]
             described["mode"] = _JPG if kind == "jpeg" else _RAW
             described["width"], described["height"] = sides.T
-            described["data_ptr"] = pointers
+            described["data_ptr"] = allocations["ptr"]
         file.seek(0)
         for table in (header, fields, rows):
             file.write(table.tobytes())

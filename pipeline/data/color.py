@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.data.counter_rng import Stream, below, draw
+from pipeline.data.counter_rng import Stream, below, draw, unit
 
 Ints = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -42,8 +42,7 @@ def coefficients(seed: int, epoch: int, indices: Ints) -> tuple[Ints, Float32, F
     """
     orders = ORDERS[below(draw(seed, Stream.JITTER_ORDER, epoch, indices), len(ORDERS))]
     draws = [draw(seed, s, epoch, indices) for s in (Stream.BRIGHTNESS, Stream.CONTRAST, Stream.SATURATION)]
-    units = (np.stack(draws, axis=1) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    factors = (1 - STRENGTH + 2 * STRENGTH * units).astype(np.float32)
+    factors = (1 - STRENGTH + 2 * STRENGTH * unit(np.stack(draws, axis=1))).astype(np.float32)
     which = indices[:, None] * (3 * _UNIFORMS) + np.arange(3 * _UNIFORMS)
     # Whole numbers, so that their sum is exact in any order.
     sums = (draw(seed, Stream.LIGHTING, epoch, which) >> np.uint64(32)).reshape(-1, 3, _UNIFORMS).sum(axis=2)
@@ -51,10 +50,8 @@ def coefficients(seed: int, epoch: int, indices: Ints) -> tuple[Ints, Float32, F
 
 
 def apply(images: torch.Tensor, orders: torch.Tensor, factors: torch.Tensor, lighting: torch.Tensor) -> torch.Tensor:
-    """float32 [B,H,W,3], RGB of 0..255 -> the same, jittered and lit by `coefficients`, all on one device.
-
-    Waits for nothing. Every operation is rounded by itself, so all devices give the same bits.
-    """
+    """float32 [B,H,W,3], RGB of 0..255 -> the same, jittered and lit by `coefficients`, all on one device. Waits for
+    nothing. Every operation is rounded by itself, so all devices give the same bits."""
     for jitter in orders.unbind(1):
         grey = _weighted(images.unbind(3), _GREY)
         # In whole numbers the sum is the same in any order, which differs between devices and numbers of threads.

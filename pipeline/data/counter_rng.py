@@ -12,26 +12,12 @@ import numpy.typing as npt
 UInt64 = npt.NDArray[np.uint64]
 
 
-class Stream(IntEnum):
-    """What a draw is for. Two streams never share bits."""
-
-    ORDER = 1
-    FLIP = 2
-    CROP_ROW = 3
-    CROP_COLUMN = 4
-    INIT = 5
-    DROPOUT = 6
-    BOX_AREA = 7
-    BOX_RATIO = 8
-    BOX_TOP = 9
-    BOX_LEFT = 10
-    HOLDOUT = 11
-    JITTER_ORDER = 12
-    BRIGHTNESS = 13
-    CONTRAST = 14
-    SATURATION = 15
-    LIGHTING = 16
-
+Stream = IntEnum(
+    "Stream",
+    "ORDER FLIP CROP_ROW CROP_COLUMN INIT DROPOUT BOX_AREA BOX_RATIO BOX_TOP BOX_LEFT HOLDOUT"
+    " JITTER_ORDER BRIGHTNESS CONTRAST SATURATION LIGHTING",
+)
+"""What a draw is for, numbered from 1: append only. Two streams never share bits."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -44,11 +30,8 @@ def mix(x: UInt64) -> UInt64:
 
 
 def draw(seed: int, stream: Stream, epoch: int, indices: npt.ArrayLike) -> UInt64:
-    """uint64, shaped as `indices`: uniform bits for each.
-
-    The coordinates enter one after another, each through the bijection, so distinct seeds below 2**32 with distinct
-    epochs never meet the way `seed + epoch` does.
-    """
+    """uint64, shaped as `indices`: uniform bits for each. The coordinates enter one after another, each through the
+    bijection, so distinct seeds below 2**32 with distinct epochs never meet the way `seed + epoch` does."""
     with np.errstate(over="ignore"):
         word = np.atleast_1d(np.uint64(seed))
         for coordinate in (int(stream), epoch):
@@ -59,3 +42,8 @@ def draw(seed: int, stream: Stream, epoch: int, indices: npt.ArrayLike) -> UInt6
 def below(bits: UInt64, n: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Integers 0..n-1 from the upper 32 of `bits`, n below 2**31, one or one each. The bias is at most n / 2**32."""
     return ((bits >> np.uint64(32)) * np.asarray(n, np.uint64) >> np.uint64(32)).astype(np.int64)
+
+
+def unit(bits: UInt64) -> npt.NDArray[np.float64]:
+    """Uniform on [0, 1) in steps of 2**-53."""
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,28 +31,28 @@ def split_digest(images: Stored, labels: Labels) -> str:
         "images": {"dtype": images.dtype.name, "shape": list(images.shape)},
         "labels": {"dtype": "int64", "shape": list(labels.shape)},
     }
-    sha = hashlib.sha256(json.dumps(header, sort_keys=True, separators=(",", ":")).encode() + b"\n")
+    sha = hashlib.sha256(canonical_line(header))
     sha.update(labels.astype("<i8").tobytes())
     sha.update(np.ascontiguousarray(images).view(np.uint8).data)
     return sha.hexdigest()
 
 
+def canonical_line(value: Mapping[str, object]) -> bytes:
+    """JSON in the one form that checksums are made of."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
 def to_records(images: Images, labels: Labels) -> NDArray[np.uint8]:
     """CIFAR's binary record layout: uint8 [N, 1 + channels * height * width], the label (0..255), then the pixels,
     channel first."""
-    pixels = images.transpose(0, 3, 1, 2).reshape(len(images), int(np.prod(images.shape[1:])))
+    pixels = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
     return np.concatenate([labels.astype(np.uint8)[:, None], pixels], axis=1)
 
 
 def record_digests(images: Images, labels: Labels, parts: int) -> list[str]:
-    """sha256 in hex of `parts` equal consecutive slices of the split, each as a file of binary records.
-
-    For CIFAR-10 these are the checksums of data_batch_1.bin .. data_batch_5.bin and test_batch.bin.
-    The dataset's entry has made sure that the split divides.
-    """
-    size = len(images) // parts
-    slices = [slice(part * size, (part + 1) * size) for part in range(parts)]
-    return [hashlib.sha256(to_records(images[s], labels[s]).data).hexdigest() for s in slices]
+    """sha256 in hex of `parts` equal consecutive slices of the split, each as a file of binary records. For CIFAR-10
+    these are the checksums of data_batch_1.bin .. data_batch_5.bin and test_batch.bin."""
+    return [hashlib.sha256(part.tobytes()).hexdigest() for part in np.array_split(to_records(images, labels), parts)]
 
 
 def require_digest(split: Split, found: str, dataset: Dataset) -> None:

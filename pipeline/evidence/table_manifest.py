@@ -29,7 +29,7 @@ def manifest(paper: Paper, plan: Plan, root: Path) -> dict[str, Any]:
     return {
         "paper": {key: getattr(paper, key) for key in ("title", "authors", "venue", "version", "url")},
         "tables": {each.name: _table(each) for each in tables},
-        "runs": {result.run: run(plan, result, root) for result in of.results},
+        "runs": {result.run: run(result, root) for result in reversed(of.results)},
     }
 
 
@@ -37,13 +37,21 @@ def _table(made: Table) -> dict[str, Any]:
     (told,) = json.loads(render_json([made]))
     for cell, entry in zip(made.cells, told["cells"], strict=True):
         entry["claim"] = cell.claim.id if cell.claim else None
-        entry["command"] = f"wrn-pipe repro {' '.join(cell.runs)}" if cell.runs else None
+        ours = [run for run, origin in zip(cell.runs, cell.origins, strict=True) if origin == "this plan"]
+        entry["command"] = f"wrn-pipe repro {' '.join(ours)}" if ours else None
     return {"title": told["title"], "cells": told["cells"], "footnotes": told["footnotes"]}
 
 
-def run(plan: Plan, result: Result, root: Path) -> dict[str, Any]:
+def repeated_by(result: Result) -> str:
+    """The commands that train a run again."""
+    if result.commit:
+        return f"git checkout {result.commit} && wrn-pipe repro {result.run}"
+    return f"wrn-pipe repro train@{result.run} evaluate@{result.run}"
+
+
+def run(result: Result, root: Path) -> dict[str, Any]:
     """What stands behind a result: settings, machine, metrics, digests. Raises UserError as `manifest` does."""
-    planned, folder = plan.run(result.run), root / "evaluations" / result.run
+    folder = root / result.folder
     again = f"wrn-pipe repro evaluate@{result.run}"
     told = ("network", "dataset", "representation", "seed", "parameters", "fingerprint", "loader", "kernels")
     asked = (*told, "protocol_name", "protocol", "devices", "unrepeatable_kernels", "versions")
@@ -58,9 +66,12 @@ def run(plan: Plan, result: Result, root: Path) -> dict[str, Any]:
         "versions": record["versions"],
         "metrics": read_record(folder / "metrics.json", again),
         **{"data": digests["data"], "files": digests["files"], "evaluated_on": digests["device"]},
-        "command": f"wrn-pipe repro train@{result.run} evaluate@{result.run}",
-        "stages": [
-            *(f"download@{planned.dataset}", f"convert@{planned.dataset}-{planned.representation}"),
+        "origin": result.origin,
+        "command": repeated_by(result),
+        "stages": []
+        if result.commit
+        else [
+            *(f"download@{result.record.dataset}", f"convert@{result.record.dataset}-{result.record.representation}"),
             *(f"train@{result.run}", f"evaluate@{result.run}"),
         ],
     }

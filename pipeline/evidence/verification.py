@@ -7,19 +7,12 @@ from typing import Any
 from pipeline.dvc_lock import LOCK
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError
-from pipeline.evidence import lock_check, regenerate, run_check
-from pipeline.evidence.findings import Finding, State, unchecked, wrong
+from pipeline.evidence import data_check, lock_check, regenerate, run_check
+from pipeline.evidence.findings import Finding, unchecked, wrong
 from pipeline.params import PARAMS, Plan
-from pipeline.runner import data_check, data_state
 from pipeline.runner.dag import DAG, Stage, stages
 from pipeline.runner.running_stages import running_stages
 
-_STATES: dict[data_check.Verdict, State] = {
-    "right": "right",
-    "wrong": "wrong",
-    "missing": "wrong",
-    "unrecorded": "unchecked",
-}
 RESULTS = Path("results")
 OWN = RESULTS / "fast"
 """Of trainings outside the plan, see docs/reference/fast.md."""
@@ -57,7 +50,8 @@ def verify(
         if not LOCK.is_file():
             yield wrong(LOCK, "not found", f"git checkout {LOCK}, or wrn-pipe repro")
     if data:
-        yield from _data(plan, disk, locked)
+        for name in plan.datasets:
+            yield from data_check.content(name, plan, disk)
     for run_id in plan.runs:
         yield from run_check.check(plan, run_id)
     yield from regenerate.check(plan, disk, dag, run, other_code)
@@ -98,19 +92,3 @@ def _again(plan: Plan, run_id: str, deep: bool, deeper: bool, epochs: int | None
     elif (trained / "model.safetensors").is_file():
         why = "weights and history.csv were not trained again"
         yield unchecked(trained, why, f"wrn-pipe verify --deeper {run_id}")
-
-
-def _data(plan: Plan, disk: lock_check.Disk, locked: dict[str, Any]) -> Iterator[Finding]:
-    """The datasets' content. Which folders are not here, or hold more or less than was written, lock_check says."""
-    for name, dataset in plan.datasets.items():
-        folders = [data_state.RAW / name]
-        folders += [data_state.BETON / key for key, each in plan.representations.items() if each.dataset == name]
-        absent = [folder for folder in folders if not disk.is_here(str(folder))]
-        if len(absent) < len(folders):
-            found = data_check.verify(name, dataset, plan, data_state.Lock(locked, frozenset()))
-            inside = tuple(f"{folder}/" for folder in absent)
-            yield from (
-                Finding(each.path, _STATES[each.verdict], each.why)
-                for each in found
-                if not each.path.startswith(inside or ("/",)) and not each.path.endswith("/")
-            )

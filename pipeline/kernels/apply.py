@@ -1,5 +1,4 @@
-"""The one function of this folder. Without the folder a training is slower and all else works: to delete it, delete
-tests/kernels and its lines in dvc.yaml and pyproject.toml as well."""
+"""The one function of this folder. A training without it is slower, and all else works."""
 
 import logging
 from importlib.metadata import version
@@ -19,17 +18,14 @@ def speed_up(kernels: Kernels, model: nn.Module, device: torch.device, precision
     """Let `model`, on `device` with channels_last weights, train with `kernels`, computing in `precision`.
 
     Returns what it trains with now, for run.json, and whether a step's threads wait for each other in OpenMP only,
-    which lets them sleep. Names, weights and evaluation stay as they are.
-
-    On a CPU, fused is bn_relu.py and convolution.py, for which post-activation networks have no place; on a GPU it is
-    compiled, since torch.compile makes one operation of BN and ReLU too. Raises UserError when a compiler is missing.
+    which lets them sleep. Names, weights and evaluation stay as they are. Raises UserError when a compiler is missing.
     """
     if kernels == "torch":
         return "torch", False
     if kernels == "compiled" or device.type != "cpu":
         return _compile(model, device), False
     places = [module for module in model.modules() if isinstance(module, PreActBlock | PreActResNet)]
-    if not places:
+    if not places:  # a post-activation network
         return "torch", False
     with_what = built_with()
     for place in places:

@@ -26,6 +26,7 @@ typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 
 #define INLINE static inline __attribute__((always_inline))
 #define FOR_VECTORS for (int j = 0; j < VECTORS; j++)
+#define BY_TYPE(function, ...) (bf16 ? function(__VA_ARGS__, 1) : function(__VA_ARGS__, 0)) /* each compiled for itself */
 
 INLINE vec get(const float *from) {
     vec v;
@@ -43,10 +44,7 @@ INLINE vec load(const void *from, int64_t i, int bf16) {
 }
 
 INLINE void store(void *to, int64_t i, vec v, int bf16) {
-    if (!bf16) {
-        put((float *)to + i, v);
-        return;
-    }
+    if (!bf16) return put((float *)to + i, v);
     words w = (words)v;
     w += 0x7fff + ((w >> 16) & 1); /* to nearest, ties to even */
     halves h = __builtin_convertvector(w >> 16, halves);
@@ -140,7 +138,7 @@ INLINE void block_gradients(const void *x, const void *dy, int64_t rows, int64_t
 /* dx = scale * gradient behind the ReLU - (slope * (x - mean) + level), plus the shortcut's gradient where there is one. */
 INLINE void input_gradient(const void *x, const void *dy, const void *shortcut, void *dx, int64_t rows, int64_t width,
                            const float *scales, const float *shifts, const float *means, const float *slopes, const float *levels,
-                           int threads, int bf16, int with_shortcut) {
+                           int threads, int with_shortcut, int bf16) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t b = 0; b < count(rows); b++)
         for (int64_t c = 0; c < width; c += PANEL) {
@@ -167,10 +165,7 @@ void bn_relu_forward(const void *x, void *y, int64_t rows, int64_t width, int64_
                      int bf16) {
     float *means = work, *squares = work + count(rows) * width;
     double n = (double)rows * (width / channels);
-    if (bf16)
-        block_statistics(x, rows, width, means, squares, threads, 1);
-    else
-        block_statistics(x, rows, width, means, squares, threads, 0);
+    BY_TYPE(block_statistics, x, rows, width, means, squares, threads);
     for (int64_t c = 0; c < channels; c++) {
         double mean, variance;
         combine(means, squares, rows, width, channels, c, &mean, &variance);
@@ -184,10 +179,7 @@ void bn_relu_forward(const void *x, void *y, int64_t rows, int64_t width, int64_
             kept[3 * width + i] = (float)inverse;
         }
     }
-    if (bf16)
-        normalise(x, y, rows, width, kept, kept + width, threads, 1);
-    else
-        normalise(x, y, rows, width, kept, kept + width, threads, 0);
+    BY_TYPE(normalise, x, y, rows, width, kept, kept + width, threads);
 }
 
 /* shortcut may be null. work [2, blocks + 1, width]. */
@@ -196,10 +188,7 @@ void bn_relu_backward(const void *x, const void *dy, const void *shortcut, void 
     const float *scale = kept, *shift = kept + width, *mean = kept + 2 * width, *inverse = kept + 3 * width;
     float *sums = work, *products = work + count(rows) * width, *slope = products + count(rows) * width, *level = slope + width;
     double n = (double)rows * (width / channels);
-    if (bf16)
-        block_gradients(x, dy, rows, width, scale, shift, mean, sums, products, threads, 1);
-    else
-        block_gradients(x, dy, rows, width, scale, shift, mean, sums, products, threads, 0);
+    BY_TYPE(block_gradients, x, dy, rows, width, scale, shift, mean, sums, products, threads);
     for (int64_t c = 0; c < channels; c++) {
         double sum = 0, product = 0;
         for (int64_t b = 0; b < count(rows); b++)
@@ -211,13 +200,9 @@ void bn_relu_backward(const void *x, const void *dy, const void *shortcut, void 
             level[i] = (float)(scale[c] * sum / n);
         }
     }
-    if (bf16 && shortcut)
-        input_gradient(x, dy, shortcut, dx, rows, width, scale, shift, mean, slope, level, threads, 1, 1);
-    else if (bf16)
-        input_gradient(x, dy, shortcut, dx, rows, width, scale, shift, mean, slope, level, threads, 1, 0);
-    else if (shortcut)
-        input_gradient(x, dy, shortcut, dx, rows, width, scale, shift, mean, slope, level, threads, 0, 1);
+    if (shortcut)
+        BY_TYPE(input_gradient, x, dy, shortcut, dx, rows, width, scale, shift, mean, slope, level, threads, 1);
     else
-        input_gradient(x, dy, shortcut, dx, rows, width, scale, shift, mean, slope, level, threads, 0, 0);
+        BY_TYPE(input_gradient, x, dy, shortcut, dx, rows, width, scale, shift, mean, slope, level, threads, 0);
 }
 }

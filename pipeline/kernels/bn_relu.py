@@ -36,36 +36,22 @@ def bn_relu(bn: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
     assert bn.num_batches_tracked is not None
     bn.num_batches_tracked.add_(1)
     both: tuple[Tensor, Tensor] = _BatchNormReLU.apply(
-        x.contiguous(memory_format=torch.channels_last),
-        bn.weight,
-        bn.bias,
-        bn.running_mean,
-        bn.running_var,
-        bn.momentum,
-        bn.eps,
+        x.contiguous(memory_format=torch.channels_last), bn.weight, bn.bias, bn
     )
     return both
 
 
 class _BatchNormReLU(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, momentum: float, eps: float
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, bn: Any) -> tuple[Tensor, Tensor]:
         channels = x.shape[1]
         width = math.lcm(channels, PANEL)
         rows = x.numel() // width
         y, kept = torch.empty_like(x), torch.empty(4, width)
         work = torch.empty(2, -(-rows // BLOCK), width)
-        library().bn_relu_forward(
-            *_addresses(x, y),
-            *(rows, width, channels),
-            *_addresses(weight, bias, mean, variance),
-            *(momentum, eps),
-            *_addresses(kept, work),
-            torch.get_num_threads(),
-            _is_bf16(x),
-        )
+        images, parameters = _addresses(x, y), _addresses(weight, bias, bn.running_mean, bn.running_var)
+        others = bn.momentum, bn.eps, *_addresses(kept, work), *_threads_and_type(x)
+        library().bn_relu_forward(*images, rows, width, channels, *parameters, *others)
         ctx.save_for_backward(x, kept)
         ctx.set_materialize_grads(False)
         return x, y
@@ -74,7 +60,7 @@ class _BatchNormReLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, shortcut: Tensor | None, dy: Tensor | None) -> tuple[Tensor | None, ...]:
         if dy is None:
-            return shortcut, None, None, None, None, None, None
+            return shortcut, None, None, None
         x, kept = ctx.saved_tensors
         channels, width = x.shape[1], kept.shape[1]
         rows = x.numel() // width
@@ -83,21 +69,16 @@ class _BatchNormReLU(torch.autograd.Function):
             shortcut = shortcut.contiguous(memory_format=torch.channels_last)
         dx, dweight, dbias = torch.empty_like(x), torch.empty(channels), torch.empty(channels)
         work = torch.empty(2, -(-rows // BLOCK) + 1, width)
-        library().bn_relu_backward(
-            *_addresses(x, dy, shortcut, dx),
-            *(rows, width, channels),
-            *_addresses(kept, dweight, dbias, work),
-            torch.get_num_threads(),
-            _is_bf16(x),
-        )
-        return dx, dweight, dbias, None, None, None, None
+        images, others = _addresses(x, dy, shortcut, dx), _addresses(kept, dweight, dbias, work)
+        library().bn_relu_backward(*images, rows, width, channels, *others, *_threads_and_type(x))
+        return dx, dweight, dbias, None
 
 
 def _addresses(*tensors: Tensor | None) -> list[int | None]:
     return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
-def _is_bf16(x: Tensor) -> int:
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
-        raise TypeError(f"kernels: fused takes float32 and bfloat16 on the CPU, not {x.dtype} on {x.device}")
-    return int(x.dtype == torch.bfloat16)
+def _threads_and_type(x: Tensor) -> tuple[int, int]:
+    if x.dtype not in (torch.float32, torch.bfloat16):
+        raise TypeError(f"kernels: fused takes float32 and bfloat16, not {x.dtype}")
+    return torch.get_num_threads(), int(x.dtype == torch.bfloat16)

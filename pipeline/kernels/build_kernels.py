@@ -7,17 +7,14 @@ import subprocess
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from pipeline.errors import UserError
 from pipeline.publish import sync
 
-SOURCES = tuple(
-    Path(__file__).with_name(name)
-    for name in ("bn_relu.cpp", "convolution_amx.h", "convolution_avx512.h", "convolution.cpp")
-)
+_NAMES = "bn_relu.cpp", "convolution_amx.h", "convolution_avx512.h", "convolution.cpp"
+SOURCES = tuple(Path(__file__).with_name(name) for name in _NAMES)
 COMPILE = ("g++", "-std=gnu++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
-InstructionSet = Literal["", "AVX512_BF16", "AMX"]
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "d": ctypes.c_double, "-": None}
 _SIGNATURES = {
     "bn_relu_forward": ("pplllppppddppii", "-"),
@@ -60,13 +57,12 @@ def library() -> ctypes.CDLL:
 
 
 @cache
-def instruction_set() -> InstructionSet:
+def instruction_set() -> Literal["", "AVX512_BF16", "AMX"]:
     """Which of the processor's instructions for bfloat16 the library's convolutions use; none on others.
 
     Raises UserError as `library`.
     """
-    found: InstructionSet = get_args(InstructionSet)[int(library().multiplies())]
-    return found
+    return ("", "AVX512_BF16", "AMX")[library().multiplies()]
 
 
 @cache

@@ -7,7 +7,6 @@ does not run at the moment, each time costs milliseconds (`wrn-pipe bench neighb
 
 import ctypes
 import threading
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -44,32 +43,20 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def made_for(conv: nn.Conv2d) -> bool:
-    """Whether the weight gradient of this convolution is ours, given inputs of bfloat16 and an even size that the
-    stride divides. Raises UserError where our kernels cannot be built."""
-    kernel, stride, inputs = conv.kernel_size[0], conv.stride[0], conv.in_channels
-    plain = (conv.dilation, conv.groups, conv.bias, conv.padding_mode) == ((1, 1), 1, None, "zeros")
-    square = (conv.kernel_size, conv.stride, conv.padding) == ((kernel,) * 2, (stride,) * 2, (kernel // 2,) * 2)
-    return bool(
-        (conv.weight.device.type, conv.weight.dtype) == ("cpu", torch.float32)
-        and plain
-        and square
-        and kernel in (1, 3)
-        and stride in (1, 2)
-        and conv.out_channels % _LANES == 0
-        and (inputs % _LANES == 0 or _TAPS <= inputs * kernel <= _LANES)
-        and instruction_set()
-    )
+    """Whether the weight gradient of this convolution of preact_resnet.py is ours, given inputs of bfloat16 and an even
+    size that the stride divides. Raises UserError where our kernels cannot be built."""
+    kernel, inputs = conv.kernel_size[0], conv.in_channels
+    shapes = kernel in (1, 3) and (inputs % _LANES == 0 or _TAPS <= inputs * kernel <= _LANES)
+    return bool(shapes and conv.out_channels % _LANES == 0 and instruction_set())
 
 
 def _suits(conv: nn.Conv2d, x: Tensor) -> bool:
     stride = conv.stride[0]
     return (
-        x.device.type == "cpu"
-        and x.shape[2] % stride == 0
+        x.shape[2] % stride == 0
         and x.shape[3] % (2 * stride) == 0
         and torch.is_grad_enabled()
         and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and made_for(conv)
     )
 
@@ -90,38 +77,27 @@ class _Convolution(torch.autograd.Function):
         stride, kernel = ctx.stride, weight.shape[2]
         dx = None
         if ctx.needs_input_grad[0]:
-            both = [[stride] * 2, [kernel // 2] * 2, [1, 1]]
-            dx = torch.ops.aten.convolution_backward(
-                dy, x, weight, None, *both, False, [0, 0], 1, [True, False, False]
-            )[0]
+            how, wanted = ([stride] * 2, [kernel // 2] * 2, [1, 1]), [True, False, False]
+            dx = torch.ops.aten.convolution_backward(dy, x, weight, None, *how, False, [0, 0], 1, wanted)[0]
         return dx, _weight_gradient(x, dy, kernel, stride), None
 
 
 def _weight_gradient(x: Tensor, dy: Tensor, kernel: int, stride: int) -> Tensor:
     """float32 [O, I, kernel, kernel] of x [N, I, H, W] and dy [N, O, H / stride, W / stride], all channels_last."""
-    threads = torch.get_num_threads()
-    plan = _plan(*x.shape, dy.shape[1], kernel, stride, instruction_set() == "AMX")
-    work = _work(plan.parts + threads * plan.packed)
-    dw = torch.empty(plan.dw).permute(0, 3, 1, 2)
+    threads, outputs = torch.get_num_threads(), dy.shape[1]
+    arguments, parts, packed = _plan(*x.shape, outputs, kernel, stride, instruction_set() == "AMX")
+    work = _work(parts + threads * packed)
+    dw = torch.empty(outputs, kernel, kernel, x.shape[1]).permute(0, 3, 1, 2)
     addresses = x.data_ptr(), dy.data_ptr(), dw.data_ptr()
-    library().weight_gradient(*addresses, *plan.arguments, work, work + 4 * plan.parts, threads)
+    library().weight_gradient(*addresses, *arguments, work, work + 4 * parts, threads)
     return dw
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """How the gradient of one shape is computed."""
-
-    dw: tuple[int, int, int, int]
-    arguments: tuple[Any, ...]
-    parts: int
-    """Of 4 bytes, as all here."""
-    packed: int
-    """For each thread."""
-
-
 @cache
-def _plan(n: int, inputs: int, height: int, width: int, outputs: int, kernel: int, stride: int, tiles: bool) -> _Plan:
+def _plan(
+    n: int, inputs: int, height: int, width: int, outputs: int, kernel: int, stride: int, tiles: bool
+) -> tuple[tuple[Any, ...], int, int]:
+    """How the gradient of one shape is computed: arguments, and words of 4 bytes for all sums and for each thread."""
     pixels, sums = height * width // stride**2, kernel * kernel * inputs * outputs
     small = min(_CHUNK_ELEMENTS // (inputs * height * width), _MOST_PIXELS // pixels, _MOST_IMAGES)
     few_sums = min(-(-n // max(1, _MOST_SUMS // sums)), _MOST_PIXELS // pixels)
@@ -134,8 +110,7 @@ def _plan(n: int, inputs: int, height: int, width: int, outputs: int, kernel: in
     near = max(1, _NEAR_WORDS // (chunk * height * width * block)) * block
     shape = (ctypes.c_int64 * 7)(n, height, width, inputs, outputs, kernel, stride)  # as convolution.cpp takes it
     arguments = shape, chunk, splits, near, int(tiles)
-    packed = library().packed_words(*arguments)
-    return _Plan((outputs, kernel, kernel, inputs), arguments, chunks * sums, packed)
+    return arguments, chunks * sums, library().packed_words(*arguments)
 
 
 _kept = threading.local()  # since Python lets another thread run meanwhile

@@ -47,7 +47,7 @@ def skeleton(network: Network, num_classes: int, *, dropout: float = 0.0) -> nn.
         raise UserError(f"{network.name}: {num_classes} classes", "give a number of classes from 1, such as 10")
     with torch.device("meta"):
         if network.is_preactivation:
-            return PreActResNet(network, num_classes, dropout)
+            return PreActResNet(network, num_classes, dropout if network.dropout else 0.0)
         return PostActResNet(network, num_classes)
 
 

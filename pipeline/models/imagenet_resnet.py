@@ -5,12 +5,12 @@ convolution `group1.block1.{shortcut_conv,shortcut_bn}`, then `fc`; all count fr
 """
 
 from collections import OrderedDict
-from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.names import Network
+from pipeline.models.names import Block, Network
+from pipeline.models.preact_resnet import convolutions, shortcut
 
 
 class PostActBlock(nn.Module):
@@ -19,19 +19,16 @@ class PostActBlock(nn.Module):
     Maps (B, widths[0], H, W) to (B, widths[-1], H/stride, W/stride).
     """
 
-    def __init__(self, widths: tuple[int, ...], kernels: tuple[int, ...], stride: int) -> None:
-        """`widths` is the input's and then each convolution's; the first 3x3 convolution has the stride."""
+    def __init__(self, network: Network, block: Block) -> None:
         super().__init__()
-        self.length = len(kernels)
-        strided = kernels.index(3) + 1
-        for i, (kernel, (inputs, outputs)) in enumerate(zip(kernels, pairwise(widths), strict=True), start=1):
-            step = stride if i == strided else 1
-            setattr(self, f"conv{i}", nn.Conv2d(inputs, outputs, kernel, step, kernel // 2, bias=False))
-            setattr(self, f"bn{i}", nn.BatchNorm2d(outputs))
-        self.identity = widths[0] == widths[-1] and stride == 1
+        self.length = len(network.kernels)
+        for i, conv in enumerate(convolutions(network, block), start=1):
+            setattr(self, f"conv{i}", conv)
+            setattr(self, f"bn{i}", nn.BatchNorm2d(conv.out_channels))
+        self.identity = block.keeps_shape
         if not self.identity:
-            self.shortcut_conv = nn.Conv2d(widths[0], widths[-1], 1, stride, bias=False)
-            self.shortcut_bn = nn.BatchNorm2d(widths[-1])
+            self.shortcut_conv = shortcut(block)
+            self.shortcut_bn = nn.BatchNorm2d(block.widths[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
@@ -51,7 +48,7 @@ class PostActResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, network.stem_width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(network.stem_width)
         for group, blocks in enumerate(network.groups(), start=1):
-            modules = ((block.name, PostActBlock(block.widths, network.kernels, block.stride)) for block in blocks)
+            modules: dict[str, nn.Module] = {block.name: PostActBlock(network, block) for block in blocks}
             setattr(self, f"group{group}", nn.Sequential(OrderedDict(modules)))
         self.fc = nn.Linear(network.group_widths[-1][1], num_classes)
 

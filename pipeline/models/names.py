@@ -23,9 +23,8 @@ IMAGENET_BLOCKS: dict[Family, dict[int, tuple[int, ...]]] = {
 PREACT_KERNELS: dict[int, tuple[int, ...]] = {110: (3, 3), 164: (1, 3, 1), 1001: (1, 3, 1)}
 """Kernels of the thin pre-activation ResNets for CIFAR. 110 is also 9n+2, so depth does not tell the block."""
 
-_CIFAR = re.compile(r"WRN-([1-9][0-9]*)-([0-9]+)(?:-B\(([^()]*)\))?(-dropout)?")
-_BASIC = re.compile(r"WRN-([1-9][0-9]*)-([0-9]+\.[0-9]+)")
-_BOTTLENECK = re.compile(r"WRN-([1-9][0-9]*)-([0-9]+)-bottleneck")
+_WRN = re.compile(r"WRN-([1-9][0-9]*)-([0-9]+)(?:-B\(([^()]*)\))?(-dropout)?")
+_IMAGENET = re.compile(r"WRN-([1-9][0-9]*)-(?:([0-9]+\.[0-9]+)|([0-9]+)-bottleneck)")
 _RESNET = re.compile(r"(|pre-act-|pre-)ResNet-([1-9][0-9]*)")
 _FORMS = "WRN-28-10, WRN-40-2-B(3,1,3), WRN-16-4-dropout; for ImageNet WRN-18-2.0, WRN-50-2-bottleneck, ResNet-50; "
 _FORMS += "pre-act-ResNet-164, pre-ResNet-200"
@@ -45,6 +44,11 @@ class Block:
     stride: int
     activates_input: bool
     """False for the first block of a pre-activation network whose stem already ends in BN-ReLU."""
+
+    @property
+    def keeps_shape(self) -> bool:
+        """So that its shortcut is the identity."""
+        return self.widths[0] == self.widths[-1] and self.stride == 1
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class Network:
         if self.family == "imagenet-basic":
             return base
         # The bare WRN-34-2 is the paper's COCO detector, so CIFAR's net of that size has to spell its block.
-        block = "" if self.kernels == (3, 3) and base != _COCO else _printed_block(self.kernels)
+        block = "" if self.kernels == (3, 3) and base != _COCO else f"-B({','.join(map(str, self.kernels))})"
         return base + block + ("-dropout" if self.dropout else "")
 
     @property
@@ -170,17 +174,23 @@ def parse(name: str) -> Network:
             f"{name} is the paper's COCO detector (MultiPathNet); only its classification backbone exists here",
             "use WRN-34-2.0 for the ImageNet backbone, or WRN-34-2-B(3,3) for a CIFAR network of that size",
         )
-    if match := _CIFAR.fullmatch(name):
-        kernels = _parse_block(name, match[3]) if match[3] is not None else (3, 3)
-        if int(match[1]) > _DEEPEST or int(match[2]) > _WIDEST:
+    if match := _WRN.fullmatch(name):
+        depth, widen, block = int(match[1]), int(match[2]), match[3]
+        if block is not None and not re.fullmatch("(?=.*3)[13](,[13])*", block):
             raise UserError(
-                f"{name}: deeper than {_DEEPEST} layers or wider than {_WIDEST} times", "write WRN-28-10, for example"
+                f"{name}: unknown block B({block})",
+                "list kernel sizes 1 and 3, with at least one 3, without spaces, as in B(3,1,3)",
             )
-        return Network("wrn", int(match[1]), int(match[2]), kernels, match[4] is not None)
-    if (match := _BASIC.fullmatch(name)) and int(match[1]) in IMAGENET_BLOCKS["imagenet-basic"]:
-        return Network("imagenet-basic", int(match[1]), float(match[2]))
-    if match := _BOTTLENECK.fullmatch(name):
-        return Network("imagenet-bottleneck", int(match[1]), int(match[2]), (1, 3, 1))
+        if depth > _DEEPEST or widen > _WIDEST:
+            what = f"{name}: deeper than {_DEEPEST} layers or wider than {_WIDEST} times"
+            raise UserError(what, "write WRN-28-10, for example")
+        kernels = tuple(map(int, (block or "3,3").split(",")))
+        return Network("wrn", depth, widen, kernels, match[4] is not None)
+    if match := _IMAGENET.fullmatch(name):
+        if match[3]:
+            return Network("imagenet-bottleneck", int(match[1]), int(match[3]), (1, 3, 1))
+        if int(match[1]) in IMAGENET_BLOCKS["imagenet-basic"]:
+            return Network("imagenet-basic", int(match[1]), float(match[2]))
     if match := _RESNET.fullmatch(name):
         depth = int(match[2])
         if match[1] == "pre-act-":
@@ -206,16 +216,6 @@ def _spelling(name: str) -> str:
         return ""
 
 
-def _parse_block(name: str, text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if not all(part in ("1", "3") for part in parts) or "3" not in parts:
-        raise UserError(
-            f"{name}: unknown block B({text})",
-            "list kernel sizes 1 and 3, with at least one 3, without spaces, as in B(3,1,3)",
-        )
-    return tuple(int(part) for part in parts)
-
-
 def _layers_per_block(kernels: tuple[int, ...]) -> int:
     """By how much depth grows with one block in each of the three groups.
 
@@ -223,10 +223,6 @@ def _layers_per_block(kernels: tuple[int, ...]) -> int:
     only come out when blocks with a 1x1 convolution are counted as two layers, whatever their length.
     """
     return 3 * len(kernels) if 1 not in kernels else 6
-
-
-def _printed_block(kernels: tuple[int, ...]) -> str:
-    return f"-B({','.join(map(str, kernels))})"
 
 
 def _check_wrn(network: Network) -> None:
@@ -242,13 +238,9 @@ def _check_wrn(network: Network) -> None:
     if depth >= 4 + step and (depth - 4) % step == 0:
         return
     below = max(1, (depth - 4) // step)
-    names = [replace(network, depth=4 + step * blocks).name for blocks in (below, below + 1)]
-    imagenet = ""
+    write = " or ".join(replace(network, depth=4 + step * blocks).name for blocks in (below, below + 1))
     if network.kernels == (3, 3) and not network.dropout:
-        if depth in IMAGENET_BLOCKS["imagenet-basic"]:
-            imagenet = f"WRN-{depth}-{widen}.0 for ImageNet, or for CIFAR "
-        elif depth in IMAGENET_BLOCKS["imagenet-bottleneck"]:
-            imagenet = f"WRN-{depth}-{widen}-bottleneck for ImageNet, or for CIFAR "
-    raise UserError(
-        f"{network.name}: depth {depth} is not {step}N+4 with N from 1", f"write {imagenet}{' or '.join(names)}"
-    )
+        for depths, ending in ((18, 34), ".0"), ((50, 101, 152), "-bottleneck"):
+            if depth in depths:
+                write = f"WRN-{depth}-{widen}{ending} for ImageNet, or for CIFAR {write}"
+    raise UserError(f"{network.name}: depth {depth} is not {step}N+4 with N from 1", f"write {write}")

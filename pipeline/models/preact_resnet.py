@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.names import Network
+from pipeline.models.names import Block, Network
 
 Activate = Callable[[nn.BatchNorm2d, Tensor], tuple[Tensor, Tensor]]
 """BN-ReLU. Maps x to x itself, for a shortcut, and relu(bn(x)); bn_relu.py has another than the one below."""
@@ -24,6 +24,17 @@ def batch_norm_relu(bn: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
     """x and relu(bn(x)), by torch."""
     # In place is safe after BN: its backward needs its input, not its output.
     return x, F.relu(bn(x), inplace=True)
+
+
+def convolutions(network: Network, block: Block) -> list[nn.Conv2d]:
+    """Those of a block in order, each padded to keep the image's size where it has no stride."""
+    strides = [block.stride if i == network.strided else 1 for i in range(1, len(network.kernels) + 1)]
+    of_each = zip(pairwise(block.widths), network.kernels, strides, strict=True)
+    return [nn.Conv2d(*widths, kernel, stride, kernel // 2, bias=False) for widths, kernel, stride in of_each]
+
+
+def shortcut(block: Block) -> nn.Conv2d:
+    return nn.Conv2d(block.widths[0], block.widths[-1], 1, block.stride, bias=False)
 
 
 def convolution(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -42,31 +53,19 @@ class PreActBlock(nn.Module):
     bn1: nn.BatchNorm2d
     conv1: nn.Conv2d
 
-    def __init__(
-        self,
-        widths: tuple[int, ...],
-        kernels: tuple[int, ...],
-        stride: int,
-        *,
-        dropout: float = 0.0,
-        strided: int = 1,
-        activate_input: bool = True,
-    ) -> None:
-        """`widths` is the input's and then each convolution's; convolution number `strided` (from 1) has the stride."""
+    def __init__(self, network: Network, block: Block, dropout: float = 0.0) -> None:
         super().__init__()
-        self.length = len(kernels)
-        for i, (kernel, (inputs, outputs)) in enumerate(zip(kernels, pairwise(widths), strict=True), start=1):
-            if i > 1 or activate_input:
-                setattr(self, f"bn{i}", nn.BatchNorm2d(inputs))
-            step = stride if i == strided else 1
-            setattr(self, f"conv{i}", nn.Conv2d(inputs, outputs, kernel, step, kernel // 2, bias=False))
-        self.activate_input = activate_input
+        self.length = len(network.kernels)
+        for i, conv in enumerate(convolutions(network, block), start=1):
+            if i > 1 or block.activates_input:
+                setattr(self, f"bn{i}", nn.BatchNorm2d(conv.in_channels))
+            setattr(self, f"conv{i}", conv)
+        self.activate_input = block.activates_input
         self.activate: Activate = batch_norm_relu
         self.convolve: Convolve = convolution
         # nn.Dropout draws its masks from torch's global generator, which the trainer seeds at every step.
         self.dropout = nn.Dropout(dropout) if dropout else None
-        identity = widths[0] == widths[-1] and stride == 1
-        self.shortcut = None if identity else nn.Conv2d(widths[0], widths[-1], 1, stride, bias=False)
+        self.shortcut = None if block.keeps_shape else shortcut(block)
 
     def forward(self, x: Tensor) -> Tensor:
         x, activated = self.activate(self.bn1, x) if self.activate_input else (x, x)
@@ -90,21 +89,8 @@ class PreActResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(width) if network.is_imagenet else None
         self.groups = len(network.blocks_per_group)
         for group, blocks in enumerate(network.groups(), start=1):
-            modules: OrderedDict[str, nn.Module] = OrderedDict(
-                (
-                    block.name,
-                    PreActBlock(
-                        block.widths,
-                        network.kernels,
-                        block.stride,
-                        dropout=dropout,
-                        strided=network.strided,
-                        activate_input=block.activates_input,
-                    ),
-                )
-                for block in blocks
-            )
-            setattr(self, f"group{group}", nn.Sequential(modules))
+            modules: dict[str, nn.Module] = {block.name: PreActBlock(network, block, dropout) for block in blocks}
+            setattr(self, f"group{group}", nn.Sequential(OrderedDict(modules)))
         width = network.group_widths[-1][1]
         self.bn = nn.BatchNorm2d(width)
         self.fc = nn.Linear(width, num_classes)

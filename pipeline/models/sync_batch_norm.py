@@ -24,9 +24,7 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        normalised: Tensor = _Normalise.apply(
-            x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps
-        )
+        normalised: Tensor = _Normalise.apply(x, self.weight, self.bias, self)
         return normalised
 
 
@@ -43,16 +41,7 @@ def synchronise(model: nn.Module, device: torch.device) -> str:
 
 class _Normalise(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        running_mean: Tensor,
-        running_variance: Tensor,
-        momentum: float,
-        eps: float,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, bn: Any) -> Tensor:
         own_variance, own_mean = (m.double() for m in torch.var_mean(x.float(), _PER_CHANNEL, correction=0))
         own = x.numel() // x.shape[1]
         # In float64 the difference of two large numbers below keeps all digits that float32 has.
@@ -61,10 +50,10 @@ class _Normalise(torch.autograd.Function):
         n, total, squares = torch.split(sums, [1, x.shape[1], x.shape[1]])
         mean = total / n
         variance = (squares / n - mean.square()).clamp_(min=0)
-        running_mean.lerp_(mean.float(), momentum)
-        running_variance.lerp_((variance * n / (n - 1)).float(), momentum)
-        ctx.save_for_backward(x, weight, mean.float(), (variance + eps).rsqrt().float(), n)
-        return F.batch_norm(x, mean.float(), variance.float(), weight, bias, training=False, eps=eps)
+        bn.running_mean.lerp_(mean.float(), bn.momentum)
+        bn.running_var.lerp_((variance * n / (n - 1)).float(), bn.momentum)
+        ctx.save_for_backward(x, weight, mean.float(), (variance + bn.eps).rsqrt().float(), n)
+        return F.batch_norm(x, mean.float(), variance.float(), weight, bias, training=False, eps=bn.eps)
 
     @staticmethod
     @once_differentiable
@@ -77,7 +66,7 @@ class _Normalise(torch.autograd.Function):
         _add_up(sums)
         of_bias, of_weight = (sums / n).float()
         dx = _wide(weight * scale) * (dy - _wide(of_bias) - normalised * _wide(of_weight))
-        return dx.to(x.dtype), dweight, dbias, None, None, None, None
+        return dx.to(x.dtype), dweight, dbias, None
 
 
 def _add_up(sums: Tensor) -> None:

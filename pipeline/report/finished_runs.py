@@ -38,10 +38,8 @@ def load_finished(root: Path, results: Iterable[Result]) -> list[Finished]:
     """The runs of `results`, in their order. Raises UserError that names a file that is missing or broken."""
     found = []
     for result in results:
-        again, evaluation = f"wrn-pipe repro {result.run}", root / "evaluations" / result.run
+        again, evaluation = f"wrn-pipe repro {result.run}", root / result.folder
         record = read_record(evaluation / "run.json", again, "protocol_name")
         digests = read_record(evaluation / "digests.json", again, "files")["files"]
-        found.append(
-            Finished(result, record, read_history(root / "models" / result.run / "history.csv", again), digests)
-        )
+        found.append(Finished(result, record, read_history(root / result.history, again), digests))
     return found

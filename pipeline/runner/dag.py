@@ -14,10 +14,10 @@ from pipeline.provenance import filled, read_dvc_yaml
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage as DVC names it. Paths are of files and folders, below the repository's root."""
+    """One stage as DVC names it: train@RUN, or summarize, which there is only one of. Paths lie below the repository's
+    root."""
 
     name: str
-    """train@RUN, or summarize, which there is only one of."""
     command: str
     deps: tuple[str, ...]
     params: tuple[str, ...]
@@ -64,13 +64,12 @@ def stages(root: Path, plan: Plan | None = None) -> list[Stage]:
 def read_dag(plan: Plan) -> dict[str, Stage]:
     """All stages by name, each behind those that it needs, else in the order of dvc.yaml."""
     found = {stage.name: stage for stage in stages(Path(), plan)}
+    writer = {path: stage.name for stage in found.values() for path in stage.outs}
     within: dict[str, set[str]] = {}
     """A path, or a folder above it -> who writes it."""
-    for stage in found.values():
-        for path in stage.outs:
-            for place in _upwards(path):
-                within.setdefault(place, set()).add(stage.name)
-    writer = {path: stage.name for stage in found.values() for path in stage.outs}
+    for path, name in writer.items():
+        for place in _upwards(path):
+            within.setdefault(place, set()).add(name)
     for name, stage in found.items():
         needs = {writer[place] for path in stage.deps for place in _upwards(path) if place in writer}
         needs.update(*(within.get(path, ()) for path in stage.deps))
@@ -78,8 +77,7 @@ def read_dag(plan: Plan) -> dict[str, Stage]:
     sorter = TopologicalSorter({name: stage.needs for name, stage in found.items()})
     sorter.prepare()
     ordered: dict[str, Stage] = {}
-    while sorter.is_active():
-        ready = set(sorter.get_ready())
+    while ready := set(sorter.get_ready()):
         ordered |= {name: stage for name, stage in found.items() if name in ready}
         sorter.done(*ready)
     return ordered
@@ -110,8 +108,8 @@ def _stages(dag: dict[str, Any], params: dict[str, Any]) -> list[Stage]:
         if "foreach" not in body:
             made.append(_stage(name, body))
             continue
-        items = params[body["foreach"].removeprefix("${").removesuffix("}")]
-        keyed = items if isinstance(items, dict) else {item: item for item in items}
+        items = params[body["foreach"].strip("${}")]
+        keyed = items if isinstance(items, dict) else dict(zip(items, items, strict=True))
         made += [_stage(f"{name}@{key}", filled(body["do"], key, item)) for key, item in keyed.items()]
     return made
 

@@ -21,8 +21,7 @@ class Step:
     stage: str
     why: tuple[str, ...]
     cost: Cost | None
-    """Of what is left of a training, estimated from multiply-adds; None for other stages, which take seconds to minutes
-    (ImageNet's data: hours)."""
+    """Of what is left of a training, estimated from multiply-adds; None for other stages."""
     fetches: int | None
     """Bytes that a download gets from its first source, where params.yaml has their number."""
     unfinished: Heartbeat | None
@@ -43,11 +42,10 @@ def steps(plan: Plan, targets: Sequence[str], force: bool = False, fresh: bool =
     changed = ask(seen.values(), running, wait=True)
     found = []
     for name, before in with_behind(seen, seen if force else {*changed, *running}).items():
-        if name in running:
-            continue
-        why = changed.get(name) or (["--force"] if force else [f"{before} comes before it"])
-        only_if = before if not force and name not in changed else None
-        found.append(_step(stages[name], why, only_if, plan, fresh))
+        if name not in running:
+            why = changed.get(name) or (["--force"] if force else [f"{before} comes before it"])
+            only_if = None if force or name in changed else before
+            found.append(_step(stages[name], why, only_if, plan, fresh))
     return found
 
 

@@ -17,14 +17,16 @@ from typing import Any
 
 import psutil
 
+from pipeline.artifacts import SCRATCH
 from pipeline.dvc_lock import locked
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import EXIT_CODE_FILE, StoppedError, UserError, WrnPipeError
 from pipeline.params import PARAMS, Plan, nearest
 from pipeline.progress import say
+from pipeline.provenance import fingerprint
 from pipeline.runner.dag import Stage, read_dag, with_needed
+from pipeline.runner.interruptions import handled
 from pipeline.runner.running_stages import running_stages, stage_processes
-from pipeline.signals import handled
 
 _POLL_S = 0.2
 
@@ -41,28 +43,20 @@ def command(*arguments: str) -> list[str]:
 
 def need_repository() -> None:
     """Raise UserError where DVC could do nothing: without .dvc or git, or with an invalid dvc.lock."""
-    here = Path.cwd()
-    config = Path(".dvc/config")
+    here, config = Path.cwd(), Path(".dvc/config")
     if not config.is_file():
-        raise UserError(
-            f"{here}: not a DVC repository, it has no {config}",
-            "git checkout .dvc, or dvc init; or work in a git clone, which has it",
-        )
-    if "no_scm" not in config.read_text(encoding="utf-8") and not any(
-        (folder / ".git").exists() for folder in (here, *here.parents)
-    ):
-        raise UserError(
-            f"{here}: not a git repository, which DVC needs",
-            "work in a git clone; or git init; or, without git, dvc config core.no_scm true",
-        )
+        remedy = "git checkout .dvc, or dvc init; or work in a git clone, which has it"
+        raise UserError(f"{here}: not a DVC repository, it has no {config}", remedy)
+    without_git = not any((folder / ".git").exists() for folder in (here, *here.parents))
+    if without_git and "no_scm" not in config.read_text(encoding="utf-8"):
+        remedy = "work in a git clone; or git init; or, without git, dvc config core.no_scm true"
+        raise UserError(f"{here}: not a git repository, which DVC needs", remedy)
     read_lock()
 
 
 def resolve(plan: Plan, targets: Sequence[str], stages: Collection[str]) -> list[str]:
-    """DVC's names for what the user typed: a stage, a group of stages such as train, a run id (its evaluation).
-
-    A pattern such as `cifar10-wrn-40-1-*` stands for all run ids that fit it. `stages`: the names of all of the plan's.
-    """
+    """DVC's names for what the user typed: a stage, a group of stages such as train, a run id or a pattern of some
+    (their evaluations). `stages`: the names of all of the plan's."""
     groups = {name.partition("@")[0] for name in stages}
     resolved = []
     for target in targets:
@@ -85,10 +79,10 @@ def _addition(plan: Plan, target: str) -> str | None:
     groups, _ = groups_of(PAPER, PAPER.claims, plan, None)
     seeds = range(1, 6)  # what wrn-pipe plan adds of each network unless told otherwise
     fitting = [group for group in groups if fnmatch.filter(map(group.run_id, seeds), target)]
-    if not fitting:
-        return None
     if len(fitting) > 1:
         return f"wrn-pipe plan --paper-table TABLE --row NETWORK adds one of the {len(fitting)} networks it stands for"
+    if not fitting:
+        return None
     claim = fitting[0].claims[0]
     filters = shlex.join(["--paper-table", claim.table, "--row", claim.model, "--dataset", claim.dataset])
     return f"wrn-pipe plan {filters} adds it"
@@ -101,14 +95,23 @@ def looked_at(plan: Plan, targets: Sequence[str], stages: dict[str, Stage]) -> l
     return with_needed(stages, chosen or stages)
 
 
+def how_far(plan: Plan, targets: Sequence[str]) -> list[str]:
+    """Where each training that these targets look at is, of those that have begun and are not published."""
+    from pipeline.runner.heartbeat import read
+
+    found, stages = [], read_dag(plan)
+    for stage in (stages[name] for name in looked_at(plan, targets, stages)):
+        if stage.kind == "train" and (beat := read(SCRATCH / fingerprint(plan, stage.key))):
+            found.append(f"{stage.key} is in epoch {beat.epoch} of {beat.epochs}")
+    return found
+
+
 def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> int:
     """Run `dvc repro`. The exit code of the stage that failed, where one did, else DVC's own.
 
-    Where another repro runs one of the stages that are asked for, waits for its end first: DVC would fail instead, even
-    where that repro was killed a moment ago and its processes are still ending.
-
-    An interrupt or SIGTERM reaches the running stage, which saves its state; DVC then ends in order. Raises
-    StoppedError where no stage was there to answer it, UserError where there is nothing that DVC could work in.
+    Where another repro runs one of the stages that are asked for, waits for its end first, since DVC would fail. An
+    interrupt or SIGTERM reaches the running stage, which saves its state; DVC then ends in order. Raises StoppedError
+    where no stage was there to answer it, UserError where there is nothing that DVC could work in.
     """
     need_repository()
     stages = read_dag(plan)
@@ -128,8 +131,7 @@ def repro(plan: Plan, targets: Sequence[str], options: Sequence[str] = ()) -> in
 def _repro(names: Sequence[str], targets: Sequence[str], options: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         failed = Path(folder) / "exit-code"
-        environment_with_file = {**environment(), EXIT_CODE_FILE: str(failed)}
-        child = subprocess.Popen(command("repro", *options, *names), env=environment_with_file)
+        child = subprocess.Popen(command("repro", *options, *names), env={**environment(), EXIT_CODE_FILE: str(failed)})
         received: list[int] = []
         told: set[psutil.Process] = set()
 
@@ -146,8 +148,8 @@ def _repro(names: Sequence[str], targets: Sequence[str], options: Sequence[str])
         with handled(forward):
             while (code := _ended(child)) is None:
                 if received:  # no further stage is completed: with --keep-going DVC would start one
-                    further = set(stage_processes(child.pid)) - told
-                    told |= further
+                    further = stage_processes(child.pid) - told
+                    told.update(further)
                     _terminate(further)
         if failed.is_file():
             last = int(failed.read_text())
@@ -176,21 +178,23 @@ def record(names: Sequence[str]) -> None:
 
     Raises WrnPipeError when DVC fails; nothing is recorded then.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.runner.dvc_patches", "record"],
-        input="\n".join(names),
-        capture_output=True,
-        text=True,
-        env=environment(),
-        check=False,
-        start_new_session=True,  # a terminal's Ctrl-C must not leave half of it
-    )
+    done = _asked(command("record"), "\n".join(names))
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise WrnPipeError(
-            f"DVC cannot record {len(names)} stages: {lines[-1]}",
+            f"DVC cannot record {len(names)} stages: {_lines(done)[-1]}",
             "fix that and run it again: results and last states are kept, nothing is trained again",
         )
+
+
+def _asked(words: Sequence[str], said: str | None = None) -> "subprocess.CompletedProcess[str]":
+    # In a session of its own: a terminal's Ctrl-C must not leave half of what is written.
+    return subprocess.run(
+        words, input=said, capture_output=True, text=True, env=environment(), check=False, start_new_session=True
+    )
+
+
+def _lines(done: "subprocess.CompletedProcess[str]") -> list[str]:
+    return done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
 
 
 def changes(stages: Collection[str], wait: bool = True) -> dict[str, list[Any]]:
@@ -204,13 +208,12 @@ def changes(stages: Collection[str], wait: bool = True) -> dict[str, list[Any]]:
     asking = command("status", "--json", *stages)
     if not wait:
         asking.remove("--wait-for-lock")
-    done = subprocess.run(asking, capture_output=True, text=True, env=environment(), check=False)
+    done = _asked(asking)
     if done.returncode != 0:
         need_repository()
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         busy = any(word in done.stderr for word in ("is busy", "Unable to acquire lock"))
         remedy = "wait for the other DVC: wrn-pipe status shows it" if busy else "wrn-pipe doctor says what is wrong"
-        raise WrnPipeError(f"dvc status: {lines[0].removeprefix('ERROR: ').rstrip(':')}", remedy)
+        raise WrnPipeError(f"dvc status: {_lines(done)[0].removeprefix('ERROR: ').rstrip(':')}", remedy)
     found: dict[str, list[Any]] = json.loads(done.stdout)
     return found
 
@@ -238,21 +241,21 @@ def _reasons(change: Sequence[Any], lost: Sequence[str]) -> list[str]:
     words: list[str] = []
     for part in change:
         if not isinstance(part, dict):
-            words.append("it never ran here" if part == "always changed" else str(part))
+            words.append(str(part))
             continue
         for what, items in part.items():
-            noun = "" if what == "changed deps" else "output "
             for path, how in items.items():
                 if isinstance(how, dict):  # a params file: {key: how}
                     words += [f"{path}: {key} {_HOW.get(value, value)}" for key, value in how.items()]
-                elif how == "modified" and Path(path).is_dir() and not holds_a_file(Path(path)):
-                    words.append(f"{noun}{path} is empty")
+                    continue
+                now = _HOW.get(how, how)
+                if how == "modified" and Path(path).is_dir() and not holds_a_file(Path(path)):
+                    now = "is empty"
                 elif how == "modified" and any(out.startswith(f"{path}/") for out in lost):
-                    words.append(f"{noun}{path} is not all there")
+                    now = "is not all there"
                 elif how == "not in cache" and not holds_a_file(Path(path)):
-                    words.append(f"{noun}{path} is not there")
-                else:
-                    words.append(f"{noun}{path} {_HOW.get(how, how)}")
+                    now = "is not there"
+                words.append(f"{'' if what == 'changed deps' else 'output '}{path} {now}")
     return words
 
 
@@ -269,17 +272,11 @@ def changed_results(before: str, after: str) -> list[str]:
     """Stages whose inputs and command are those of the earlier dvc.lock while an output is not."""
     old, new = locked(before), locked(after)
 
+    def md5s(stage: dict[str, Any], kind: str) -> list[Any]:
+        return [(entry["path"], entry.get("md5")) for entry in stage.get(kind, ())]
+
     def inputs(stage: dict[str, Any]) -> Any:
-        return stage["cmd"], stage.get("params"), _md5s(stage.get("deps", ()))
+        return stage["cmd"], stage.get("params"), md5s(stage, "deps")
 
-    return [
-        name
-        for name, stage in new.items()
-        if name in old
-        and inputs(stage) == inputs(old[name])
-        and _md5s(stage.get("outs", ())) != _md5s(old[name].get("outs", ()))
-    ]
-
-
-def _md5s(entries: Sequence[dict[str, Any]]) -> list[Any]:
-    return [(entry["path"], entry.get("md5")) for entry in entries]
+    both = [(name, old[name], stage) for name, stage in new.items() if name in old]
+    return [name for name, was, now in both if inputs(was) == inputs(now) and md5s(was, "outs") != md5s(now, "outs")]

@@ -1,14 +1,12 @@
 """DVC's command line, for plans of hundreds of runs: `python -m pipeline.runner.dvc_patches status`.
 
-- DVC 3.67 parses params.yaml for every stage, up to three times, and then walks all of it for every key: with 300 runs
-  that is a minute and a half of `dvc status`. It parses dvc.yaml and dvc.lock for every target: 3 s each with 400 runs.
-  Here a file is parsed once, and a key is looked up.
+- DVC 3.67 parses params.yaml for every stage and walks all of it for every key, and parses dvc.yaml and dvc.lock for
+  every target: minutes with 300 runs. Here a file is parsed once, and a key is looked up.
 - It parses and writes all of dvc.lock after every stage, in pure Python: 40 s with 400 runs. Here the text of the
   stages that are written is replaced, and the text of all others stays. `record` writes many stages at once.
-- It has no run cache for a stage with an out `cache: false` that is neither metric nor plot. It restores what a stage
-  made only where its cache holds all outs, those of git too, and `dvc push --run-cache` pushes none of these. So a
-  training would run again when an edit is taken back, in a clone whose cache has the weights, and where workers share
-  results by a remote. Here the files that git keeps go into the cache as well, where DVC itself puts such metrics.
+- It has no run cache for a stage with an out `cache: false` that is neither metric nor plot. So a training would run
+  again when an edit is taken back, in a clone whose cache has the weights, and where workers share results by a remote.
+  Here the files that git keeps go into the cache as well, where DVC itself puts such metrics.
 - A zombie holds no path in use.
 
 What DVC finds and writes is the same: tests/runner/test_dvc_patches.py.
@@ -27,7 +25,7 @@ if __name__ == "__main__":
 import re
 from collections.abc import Iterable
 from copy import deepcopy
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,36 +46,30 @@ from dvc_data.hashfile.hash_info import HashInfo
 from pipeline.publish import new_file
 from pipeline.runner.running_stages import is_alive
 
+# Functions below have the place of these, and their names.
 _read_param_file, _load_file, _dump_stages = params.read_param_file, dvcfile.load_file, Lockfile.dump_stages
 _run, _save, _push = Stage.run, Stage.save, StageCache.push
-_MISSING = object()
-
-
-def apply_patches() -> None:
-    """Let DVC in this process do as described above."""
-    params.read_param_file = read_param_file
-    rwlock.psutil = SimpleNamespace(pid_exists=is_alive)  # a killed DVC may stay a zombie for long
-    dvcfile.load_file = load_file
-    Lockfile.dump_stages = dump_stages
-    Stage.run, Stage.save, StageCache.push = run, save, push
 
 
 def read_param_file(fs: Any, path: str, key_paths: list[str] | None = None, flatten: bool = False, **more: Any) -> Any:
-    """In place of DVC's."""
     plain = flatten and key_paths and not more and isinstance(fs, LocalFileSystem)
     if not plain or not Path(path).is_file():
         return _read_param_file(fs, path, key_paths, flatten, **more)
     content = _parsed(path, _stamp(Path(path)))
     found: dict[str, Any] = {}
     for key in key_paths or ():
-        value = content
-        for part in key.split("."):
-            value = value.get(part, _MISSING) if isinstance(value, dict) else _MISSING
-        if value is _MISSING or set("*?[!") & set(key):  # absent, a position in a list, or a pattern
-            found |= _read_param_file(fs, path, [key], flatten)
-        else:
+        try:
+            value = reduce(_entry, key.split("."), content)
             found[key] = deepcopy(value)  # else stages share it, and dvc.lock gets YAML's anchors for it
+        except KeyError:  # absent, a position in a list, or a pattern
+            found |= _read_param_file(fs, path, [key], flatten)
     return found
+
+
+def _entry(value: Any, part: str) -> Any:
+    if not isinstance(value, dict) or set("*?[!") & set(part):
+        raise KeyError(part)
+    return value[part]
 
 
 @cache
@@ -86,7 +78,6 @@ def _parsed(path: str, stamp: Any) -> Any:
 
 
 def load_file(repo: Any, path: Any, **options: Any) -> Any:
-    """In place of DVC's."""
     if options or Path(path).name != dvcfile.PROJECT_FILE or not isinstance(repo.fs, LocalFileSystem):
         return _load_file(repo, path, **options)
     # All that its stages and what is recorded of them are read from.
@@ -114,7 +105,7 @@ _NOT_PLAIN = re.compile(r"^\S|#|[&*]id[0-9]|\t|^ {2}[^ ](?![\w@.-]*:$)", re.MULT
 
 
 def dump_stages(file: Lockfile, stages: Iterable[Stage], **options: Any) -> None:
-    """In place of Lockfile.dump_stages. Where the text is not plainly what DVC writes, DVC writes it."""
+    """Where the text is not plainly what DVC writes, DVC writes it."""
     stages = list(stages)
     path = Path(file.path)
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -150,7 +141,7 @@ def spliced(text: str, stages: dict[str, str]) -> str | None:
 
 
 def run(stage: Stage, dry: bool = False, **options: Any) -> None:
-    """In place of Stage.run, which removes all outs before it looks whether a cache has them."""
+    """DVC's removes all outs before it looks whether a cache has them."""
     if not dry and _is_mixed(stage) and all(out.hash_info for out in stage.outs):
         for out in stage.repo.stage_cache._uncached_outs(stage, to_single_stage_lockfile(stage)):
             if out.exists and not out.changed_checksum():
@@ -159,12 +150,11 @@ def run(stage: Stage, dry: bool = False, **options: Any) -> None:
 
 
 def save(stage: Stage, allow_missing: bool = False, run_cache: bool = True) -> None:
-    """In place of Stage.save."""
     _save(stage, allow_missing=allow_missing, run_cache=run_cache or _is_mixed(stage))
 
 
 def push(cache: StageCache, remote: str | None, odb: Any = None) -> list[tuple[str, str]]:
-    """In place of StageCache.push: its entries, and the files that git keeps of what these made."""
+    """DVC's entries, and the files that git keeps of what these made."""
     entries: list[tuple[str, str]] = _push(cache, remote, odb)
     small = {out.def_path for stage in cache.repo.index.stages if _is_mixed(stage) for out in _in_git(stage)}
     outs = [out for key, value in entries for out in (cache._load_cache(key, value) or {}).get("outs", ())]
@@ -181,12 +171,9 @@ def _is_mixed(stage: Stage) -> bool:
 
 
 def record(names: Iterable[str]) -> None:
-    """Take the outputs of these stages, as they lie here, for what their command makes of the present inputs.
-
-    As `dvc commit --force` does for each stage, in the order in which `dvc repro` runs them, but dvc.lock is written
-    once: 2 s a stage with 80 runs else. Waits for DVC's lock. Raises dvc.exceptions.DvcException for an output that is
-    not there, and KeyError for an unknown stage; nothing is recorded then.
-    """
+    """As `dvc commit --force` for each of these stages, in the order in which `dvc repro` runs them, but dvc.lock is
+    written once: 2 s a stage with 80 runs else. Raises DvcException for an output that is not there, and KeyError for
+    an unknown stage; nothing is recorded then."""
     wanted = set(names)
     with Repo(_wait_for_lock=True) as repo, lock_repo(repo), repo.scm_context:
         stages = [stage for stage in plan_repro(repo.index.graph) if stage.addressing in wanted]
@@ -201,11 +188,13 @@ def record(names: Iterable[str]) -> None:
 
 
 if __name__ == "__main__":
-    apply_patches()
+    params.read_param_file, dvcfile.load_file, Lockfile.dump_stages = read_param_file, load_file, dump_stages
+    Stage.run, Stage.save, StageCache.push = run, save, push
+    rwlock.psutil = SimpleNamespace(pid_exists=is_alive)  # a killed DVC may stay a zombie for long
     gc.freeze()
     gc.enable()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if sys.argv[1:] == ["record"]:
+    if "record" in sys.argv[1:3]:
         record(sys.stdin.read().split())
     else:
         sys.exit(main(sys.argv[1:]))

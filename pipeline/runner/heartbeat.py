@@ -1,5 +1,4 @@
-"""How far a training is: on the terminal's bar every second, or in a log every half minute; and in a small file every
-ten seconds, for `wrn-pipe status`."""
+"""How far a training is: on a bar, or in a log, and in a small file for `wrn-pipe status`."""
 
 import json
 import os
@@ -24,47 +23,43 @@ WINDOW_S = 60.0
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What the file says."""
+    """What the file says. `epoch`: the one under way, from 1. `step`: how many of it are done. `loss`: mean over the
+    samples of this epoch until now; None before the first. `error`: percent of the same samples misclassified.
+    `seconds_left`: to the last epoch's end. `written`: Unix time."""
 
     run: str
     epoch: int
-    """The epoch under way, from 1."""
     epochs: int
     step: int
-    """Steps done of it."""
     steps: int
     loss: float | None
-    """Mean over the samples of this epoch until now, of its mini-batches as they came; None before the first."""
     error: float | None
-    """Percent of the same samples misclassified."""
     images_per_s: float | None
     seconds_left: float | None
-    """To the last epoch's end."""
     written: float
-    """Unix time."""
 
 
 @dataclass
 class Monitor(hooks.Monitor):
-    """Counts a training's images; the sums behind loss and error are read, which waits for a GPU, only when due."""
+    """Counts a training's images; the sums behind loss and error are read, which waits for a GPU, only when due.
+    `steps`: of one epoch."""
 
     run: str
     folder: Path
     epochs: int
     steps: int
-    """Of one epoch."""
     batch: int
     bar: Task | None
     latest: Heartbeat | None = None
-    _images: int = field(default=0, init=False)
-    _marks: deque[tuple[float, int]] = field(default_factory=deque, init=False)
+    _images: int = 0
+    _marks: deque[tuple[float, int]] = field(default_factory=deque)
     """Time and images so far, of each `show` of the window."""
-    _shown: float = field(default_factory=lambda: time.monotonic(), init=False)
-    _kept: float = field(default=0.0, init=False)
-    _said: float = field(default_factory=lambda: time.monotonic(), init=False)
+    _shown: float = field(default_factory=lambda: time.monotonic())
+    _said: float = field(default_factory=lambda: time.monotonic())
+    _kept: float = 0.0
 
     def step(self, images: int) -> bool:
-        """Count a step of `images`; whether `show` is due."""
+        """As of the base."""
         now = time.monotonic()
         if self._marks:
             self._images += images

@@ -1,36 +1,66 @@
-"""How work ends before its time: by a signal, or for want of memory. What it says, and the exit code."""
+"""How work ends before its time: by a signal, or for want of memory."""
 
+import os
+import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from pipeline.errors import OUTSIDE, InterruptedTrainingError, StoppedError, WrnPipeError, continue_with
+from pipeline.errors import (
+    OUTSIDE,
+    InterruptedTrainingError,
+    StoppedError,
+    TimeOverError,
+    UserError,
+    WrnPipeError,
+    continue_with,
+)
 from pipeline.progress import say
-from pipeline.signals import handled
 
 NOTHING_HALF_DONE = "nothing half-done is left"
-_NO_MEMORY = (
-    "can't allocate memory",
-    "bad_alloc",
-    "out of memory",
-    "could not create a memory",
-    "_ALLOC_FAILED",
-    "_ALLOCATION_FAILED",
-)
+_NO_MEMORY = re.compile("can't allocate memory|bad_alloc|out of memory|could not create a memory|_ALLOC(ATION)?_FAILED")
 """In the text of torch's plain RuntimeErrors: of the CPU's allocator, oneDNN, cuBLAS and cuDNN."""
+_RESERVE_S = 30.0
 _heard: list[int] = []
 """Signals that have come within `stop_at_once` or `stop_training_at_once`."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let `handler` answer both, and afterwards whatever answered before."""
+    before = {s: signal.signal(s, handler) for s in _SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, kept in before.items():
+            signal.signal(signum, kept)
+
+
+@contextmanager
+def children_hear_no_signal() -> Iterator[None]:
+    """Processes that are started in the block leave it to this one to end them.
+
+    A terminal's Ctrl-C goes to all of a group: they would print tracebacks of their own. Blocked, since that is handed
+    on to a process from its first instruction on; this one hears a signal when the block is over.
+    """
+    from multiprocessing import resource_tracker  # takes a tenth of the time of --help
+
+    resource_tracker.ensure_running()  # when multiprocessing starts it by itself, it lifts the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
 def stop_at_once(kept: Callable[[], str], command: str, how: str = "continue with") -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM unwind the block, which cleans up as after any error; StoppedError says the rest.
-
-    kept: what the block leaves behind, told when it has ended. command: the one that goes on. how: where it starts
-    again, the words before it. Yields whether a signal has come.
-    """
+    """SIGINT and SIGTERM unwind the block, which cleans up as after any error; then StoppedError says what it has
+    `kept` and the `command` that goes on, after the words `how`. Yields whether a signal has come."""
     with _unwound(lambda signum: StoppedError(signum, f"stopped; {kept()}", f"{how}: {command}")):
         yield lambda: bool(_heard)
 
@@ -76,10 +106,8 @@ def _on_the_way_out() -> bool:
 
 @contextmanager
 def stop_after_step(alone: bool = True) -> Iterator[list[int]]:
-    """The signals that asked to stop while the block runs; a second one kills at once.
-
-    Of processes that train together none is killed so and none speaks: that is for the one that started them.
-    """
+    """The signals that asked to stop while the block runs; a second one kills at once. Not where processes train
+    together: there the one that started them speaks and kills."""
     received = list(_heard)
 
     def note(signum: int, frame: FrameType | None) -> None:
@@ -94,6 +122,43 @@ def stop_after_step(alone: bool = True) -> Iterator[list[int]]:
         yield received
 
 
+def seconds(text: str, option: str) -> int:
+    """Of a time such as 8h, 2h30m, 1d12h or 90s. Raises UserError for anything else."""
+    found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    if not text or found is None:
+        raise UserError(
+            f"{option} {text!r}: invalid time", "write days, hours, minutes, seconds: 8h, 2h30m, 1d12h, 90s"
+        )
+    return sum(int(part or 0) * unit for part, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
+
+
+@contextmanager
+def time_budget(text: str | None, again: str, how_far: Callable[[], list[str]]) -> Iterator[None]:
+    """What the block does ends in time, as by SIGTERM, which saves what trains; then TimeOverError says `how_far` it is
+    and the command that goes on. The signal comes half a minute early, or a tenth: a step and a save still follow."""
+    if text is None:
+        yield
+        return
+    budget, over = seconds(text, "--for"), threading.Event()
+
+    def end() -> None:
+        over.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    timer = threading.Timer(budget - min(_RESERVE_S, budget / 10), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (StoppedError, KeyboardInterrupt) as error:
+        if not over.is_set():
+            raise
+        what = "; ".join([f"the time of --for {text} is over, nothing is lost", *how_far()])
+        raise TimeOverError(what, f"go on with: {again}") from error
+    finally:
+        timer.cancel()
+
+
 @contextmanager
 def explain_no_memory(run_id: str, where: Callable[[], str]) -> Iterator[None]:
     """Turn numpy's, torch's and Python's ways to say that memory is short into a WrnPipeError. `where`: what to add."""
@@ -102,8 +167,7 @@ def explain_no_memory(run_id: str, where: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        plain = not isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if plain and not any(words in str(error) for words in _NO_MEMORY):
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not _NO_MEMORY.search(str(error)):
             raise
         raise WrnPipeError(
             f"run {run_id}: out of memory {where()}",

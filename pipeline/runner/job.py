@@ -1,31 +1,112 @@
-"""One run in a job of its own: `python -m pipeline.runner.job RUN FINGERPRINT STAGE`.
+"""One run in a job of its own: `python -m pipeline.runner.job RUN FINGERPRINT STAGE`; and which jobs a cluster has.
 
 It trains and evaluates into scratch/<fingerprint>/ only. DVC's lock, dvc.lock and the tracking database are the
 driver's (pipeline/runner/job_driver.py), so any number of jobs run beside each other.
 """
 
+import getpass
 import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.artifacts import SCRATCH
-from pipeline.errors import UserError, exit_on_error
+from pipeline.errors import UserError, WrnPipeError, exit_on_error
 from pipeline.params import Plan
 from pipeline.provenance import dependencies, digests_of, fingerprint
 from pipeline.publish import new_folder
-from pipeline.runner.failure_record import keep_failure_record
 from pipeline.runner.interruptions import stop_training_at_once
 from pipeline.runner.launch import Task, train
 from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import hold
+from pipeline.runner.stage_entry import keep_failure_record
 from pipeline.training.processes import number_of_processes
 
+JOBS = SCRATCH / "jobs"
+RECORDS = JOBS / "slurm"
+"""submitit's, of each job that it has submitted. By these a second driver finds the jobs of a first one that was
+stopped, and submits nothing twice; a local job needs none: who trains has the run's lock."""
 FirstStage = Literal["train", "evaluate"]
 """train: train and evaluate; evaluate: what lies in models/<run>."""
+Activity = Literal["queued", "running"]
+_QUEUED = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "REQUEUE_FED"}
+"""Slurm's states of a job that no node works on, but one will; of squeue's others a node is at work or about to be."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run to bring to its end."""
+
+    run: str
+    fingerprint: str
+    stage: FirstStage
+
+    @property
+    def stages(self) -> list[str]:
+        """DVC's names of all that it does."""
+        return [f"{stage}@{self.run}" for stage in ("train", "evaluate")[self.stage == "evaluate" :]]
+
+
+@dataclass(frozen=True)
+class Job(Work):
+    """One attempt at it."""
+
+    id: str
+    """Slurm's, such as 12 or 12_3; of a local job its process."""
+    log: str
+    """Path of what it prints."""
+    slurm: bool = False
+    activity: Activity = "running"
+
+    def __str__(self) -> str:
+        return f"job {self.id}" if self.slurm else f"process {self.id}"
+
+
+def record_of(job_id: str) -> Path:
+    return RECORDS / f"{job_id}_submitted.pkl"
+
+
+def cluster_jobs() -> dict[str, Job]:
+    """Fingerprint -> its job, of this checkout's jobs on the cluster that are not over.
+
+    Raises WrnPipeError when Slurm does not answer.
+    """
+    if not any(RECORDS.glob(record_of("*").name)):
+        return {}
+    from submitit.core.utils import DelayedSubmission
+
+    found = {}
+    for job_id, state in slurm_queue().items():
+        if record_of(job_id).is_file():
+            attempt: Any = DelayedSubmission.load(record_of(job_id)).function  # pipeline.runner.submit.Attempt
+            work = attempt.work
+            log = str(RECORDS / f"{job_id}_0_log.out")
+            activity: Activity = "queued" if state in _QUEUED else "running"
+            found[work.fingerprint] = Job(work.run, work.fingerprint, work.stage, job_id, log, True, activity)
+    return found
+
+
+def slurm_queue() -> dict[str, str]:
+    """Job id -> state, of all of this user's jobs that are not over. Raises WrnPipeError when Slurm does not answer."""
+    if shutil.which("squeue") is None:
+        raise WrnPipeError("squeue, which lists the jobs, not found", "ask on a login node of the cluster")
+    asked = subprocess.run(
+        ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i %T"],
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,  # a terminal's Ctrl-C is for the driver
+    )
+    if asked.returncode != 0:
+        lines = asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"]
+        raise WrnPipeError(f"squeue: {lines[0]}", "wait for Slurm to answer, then give the same command again")
+    return dict(line.split(maxsplit=1) for line in asked.stdout.splitlines())
 
 
 def trained(print_of_run: str) -> Path:
@@ -45,7 +126,7 @@ def evaluated(plan: Plan, run_id: str, print_of_run: str) -> Path:
     return SCRATCH / print_of_run / f"evaluated-{digest[:16]}"
 
 
-def main(run_id: str, print_of_run: str, stage: FirstStage) -> None:
+def main(run_id: str, print_of_run: str, stage: str) -> None:
     """Bring one run to its end. Raises UserError when its inputs are not those that the job was submitted for."""
     plan = load()
     with _attempt("train", run_id, print_of_run):
@@ -66,7 +147,7 @@ def main(run_id: str, print_of_run: str, stage: FirstStage) -> None:
 
 
 @contextmanager
-def _attempt(stage: FirstStage, run_id: str, print_of_run: str) -> Iterator[None]:
+def _attempt(stage: str, run_id: str, print_of_run: str) -> Iterator[None]:
     with (
         keep_failure_record(f"{stage}@{run_id}"),
         stop_training_at_once(run_id),
@@ -77,5 +158,4 @@ def _attempt(stage: FirstStage, run_id: str, print_of_run: str) -> Iterator[None
 
 if __name__ == "__main__":
     with exit_on_error():
-        run, print_of_run, stage = sys.argv[1:]
-        main(run, print_of_run, "train" if stage == "train" else "evaluate")
+        main(*sys.argv[1:])

@@ -1,15 +1,11 @@
-"""Many runs at once: one driver asks DVC what is out of date, lets jobs fill scratch/, and publishes what they made.
-
-DVC's lock, dvc.lock and MLflow belong to the driver alone, so what comes out is what `dvc repro` by itself gives, byte
-for byte where the jobs have as many threads.
-"""
+"""Many runs at once: one driver asks DVC what is out of date, lets jobs fill scratch/, and publishes what they made:
+what `dvc repro` by itself gives, byte for byte where the jobs have as many threads."""
 
 import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,18 +16,15 @@ from pipeline.errors import StoppedError, UserError, WrnPipeError
 from pipeline.params import Plan
 from pipeline.progress import Task, counted, progress, say
 from pipeline.provenance import fingerprint
-from pipeline.publication.wide_resnet import PAPER
 from pipeline.publish import new_folder
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, looked_at, record, repro
-from pipeline.runner.failure_record import failure_record, forget_failure_record
-from pipeline.runner.job import evaluated, trained
-from pipeline.runner.jobs import JOBS, Activity, Job, Work, activities, forget, noted
+from pipeline.runner.interruptions import handled
+from pipeline.runner.job import JOBS, Job, Work, cluster_jobs, evaluated, record_of, trained
 from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import discard_unless_locked, living_owner
+from pipeline.runner.stage_entry import failure_record, forget_failure_record, mirror
 from pipeline.runner.submit import Place
-from pipeline.signals import handled
-from pipeline.tracking.sync import log_runs
 
 ATTEMPTS = 3
 """Of one run by one driver, before it is given up."""
@@ -41,16 +34,22 @@ _SETTLE_S = 20.0
 
 
 def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, force: bool = False) -> int:
-    """Bring `targets` up to date with jobs for the runs. The exit code as `repro` gives it.
+    """Bring `targets` up to date with jobs for the runs, all of them with `force`. The exit code as `repro` gives it.
 
-    `again`: the command that goes on. `force`: train and evaluate all runs, even when nothing changed.
-
-    Raises UserError when another driver is at work here or the jobs are refused, StoppedError on a signal, and
-    WrnPipeError when runs failed, which are named; everything else is published then.
+    `again`: the command that goes on. Raises UserError when another driver is at work here or the jobs are refused,
+    StoppedError on a signal, and WrnPipeError when runs failed; everything else is published then.
     """
     stages = read_dag(plan)
     wanted = looked_at(plan, targets, stages)
-    with _sole_driver():
+    JOBS.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(JOBS / "driver.lock").acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            "another wrn-pipe repro --jobs or --slurm drives the jobs of this checkout",
+            "watch it with wrn-pipe status; after Ctrl-C there this command takes its jobs over",
+        ) from None
+    with lock:
         upstream = [name for name in wanted if stages[name].kind in ("download", "convert")]
         if upstream and (code := repro(plan, upstream)):
             return code
@@ -69,7 +68,7 @@ def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, 
             publish(plan, made)
         # The stages downstream of failed runs would train them here, one after another.
         code = 0 if failures else repro(plan, targets)
-        log_runs(PAPER, plan, [work.run for work in made])
+        mirror(plan, [work.run for work in made])
         if failures:
             for run, why in failures.items():
                 say(f"failed: {run}: {why}")
@@ -79,10 +78,7 @@ def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, 
 
 
 def stale_runs(plan: Plan, wanted: Sequence[str], stages: dict[str, Stage], force: bool = False) -> list[Work]:
-    """The runs among `wanted` stages that are out of date, and from which stage on.
-
-    Asks DVC, which takes its time with many runs. `force`: all of them, from their training on.
-    """
+    """The runs among `wanted` stages that are out of date, and from which stage on; with `force` all of them."""
     ours = [name for name in wanted if stages[name].kind in ("train", "evaluate")]
     changed = set(ours) if force else set(ask([stages[name] for name in ours], (), wait=True))
     behind = with_behind({name: stages[name] for name in ours}, changed)
@@ -91,10 +87,8 @@ def stale_runs(plan: Plan, wanted: Sequence[str], stages: dict[str, Stage], forc
 
 
 def publish(plan: Plan, works: Sequence[Work]) -> None:
-    """Put what the jobs made where DVC looks for it, and write all of it into dvc.lock at once.
-
-    Should this be killed, nothing is trained again: the last state of each training stays until all is recorded.
-    """
+    """Put what the jobs made where DVC looks for it, and write all of it into dvc.lock at once. The last state of each
+    training stays until then: should this be killed, nothing is trained again."""
     for work in works:
         places = [(evaluated(plan, work.run, work.fingerprint), Path("evaluations") / work.run)]
         if work.stage == "train":
@@ -110,27 +104,23 @@ def publish(plan: Plan, works: Sequence[Work]) -> None:
 
 
 def drive(plan: Plan, works: Sequence[Work], place: Place, again: str) -> dict[str, str]:
-    """Let jobs bring all works to their end: submitted as there is room, watched, and tried again. Returns the runs
-    that were given up, and why."""
+    """Let jobs bring all works to their end; returns the runs that were given up, and why."""
     received: list[int] = []
-    hear = handled(lambda signum, _: received.append(signum))
-    with progress("runs", len(works), "runs", notes=True) as task, hear:
+    with progress("runs", len(works), "runs", notes=True) as task, handled(lambda signum, _: received.append(signum)):
         driver = _Driver(plan, place, task, list(works))
         driver.find()
-        quiet = time.monotonic()
+        quiet, before = time.monotonic(), (0, 0)
         while driver.waiting or driver.active:
             if received:
                 _leave(driver, received, again)
-            before = (len(driver.waiting), len(driver.active), len(driver.running))
             driver.fill()
             driver.look()
-            after = (len(driver.waiting), len(driver.active), len(driver.running))
-            task.note(f"{after[2]} running, {after[0] + after[1] - after[2]} waiting, {len(driver.failures)} failed")
-            if before != after:
+            running, others = len(driver.running), len(driver.waiting) + len(driver.active) - len(driver.running)
+            task.note(f"{running} running, {others} waiting, {len(driver.failures)} failed")
+            if before != (before := (running, others)):
                 quiet = time.monotonic()
             # Often while something happens; a cluster is asked less and less while nothing does.
-            pause = min(_MOST_POLL_S, max(_LEAST_POLL_S, (time.monotonic() - quiet) / 20))
-            until = time.monotonic() + pause
+            until = time.monotonic() + min(_MOST_POLL_S, max(_LEAST_POLL_S, (time.monotonic() - quiet) / 20))
             while not received and (left := until - time.monotonic()) > 0:  # a signal does not end Python's own sleep
                 time.sleep(min(left, _LEAST_POLL_S))
         return driver.failures
@@ -147,7 +137,7 @@ class _Driver:
     active: dict[Work, Job | None] = field(default_factory=dict)
     """None of a run that somebody else trains, such as wrn-pipe stage train, or a job of a driver that was killed."""
     running: set[Work] = field(default_factory=set)
-    """Of the active ones, those that were seen at work."""
+    """Of the active ones, those whose job was seen at work."""
     attempts: Counter[Work] = field(default_factory=Counter)
     over: dict[Work, float] = field(default_factory=dict)
     """When its job was first seen to be over without a result."""
@@ -155,22 +145,21 @@ class _Driver:
 
     def find(self) -> None:
         """What earlier drivers and jobs have left: results, and jobs that are under way."""
-        jobs = noted()
-        doing = activities(jobs)
+        jobs = cluster_jobs()
         for work in list(self.waiting):
-            job, does = jobs.get(work.fingerprint), doing.get(work.fingerprint)
-            if job and does and job.stage == work.stage:
-                say(f"{work.run}: {job} of an earlier driver is {does}, log: {job.log}")
-                self._activate(work, job)
-                if does == "running":
-                    self.running.add(work)
+            job = jobs.get(work.fingerprint)
+            if job and job.stage == work.stage:
+                say(f"{work.run}: {job} of an earlier driver is {job.activity}, log: {job.log}")
+                self.active[work] = job
             elif self._made(work):
                 say(f"{work.run}: made by an earlier job")
-                self.waiting.remove(work)
                 self.task.advance()
             elif owner := living_owner(SCRATCH / work.fingerprint):
                 say(f"{work.run} is being trained by {owner}: waiting for its end")
-                self._activate(work, None)
+                self.active[work] = None
+            else:
+                continue
+            self.waiting.remove(work)
 
     def fill(self) -> None:
         """Submit as much as there is room for. Lately failed runs come last."""
@@ -178,31 +167,31 @@ class _Driver:
         some = self.waiting[: max(0, self.place.free() - others)]
         for stage in (stage for work in some for stage in work.stages):
             forget_failure_record(stage)
-        for work, job in zip(some, self.place.submit(some) if some else [], strict=True):
-            self.attempts[work] += 1
-            self._activate(work, job)
+        if some:
+            self.active |= zip(some, self.place.submit(some), strict=True)
+            self.attempts.update(some)
+            del self.waiting[: len(some)]
 
     def look(self) -> None:
         """See which jobs are over, and what came of them."""
-        doing: dict[str, Activity] = dict.fromkeys(self.place.local(), "running")
-        doing |= activities({job.fingerprint: job for job in self.active.values() if job and job.slurm})
+        doing = cluster_jobs() | self.place.local()
         for work, job in list(self.active.items()):
-            if does := doing.get(work.fingerprint):
+            if now := doing.get(work.fingerprint):
                 self.over.pop(work, None)
-                if job and does == "running" and work not in self.running:
+                if job and now.activity == "running" and work not in self.running:
                     self.running.add(work)
                     say(f"{work.run}: runs as {job}, log: {job.log}")
                 continue
-            if not job and living_owner(SCRATCH / work.fingerprint):
-                continue
             made = self._made(work)
-            if not made and job and job.slurm:
-                since = self.over.setdefault(work, time.monotonic())
-                if time.monotonic() - since < _SETTLE_S:
-                    continue
-            del self.active[work]
+            if not made and job is None and living_owner(SCRATCH / work.fingerprint):
+                continue
+            since = self.over.setdefault(work, time.monotonic())
+            if not made and job and job.slurm and time.monotonic() - since < _SETTLE_S:
+                continue
+            del self.active[work], self.over[work]
             self.running.discard(work)
-            forget(work.fingerprint)
+            if job and job.slurm:
+                record_of(job.id).unlink(missing_ok=True)
             if made:
                 self.task.advance()
                 say(f"{work.run}: done")
@@ -211,16 +200,11 @@ class _Driver:
             else:
                 self._failed(work, job)
 
-    def _activate(self, work: Work, job: Job | None) -> None:
-        self.waiting.remove(work)
-        self.active[work] = job
-
     def _made(self, work: Work) -> bool:
         whole = evaluated(self.plan, work.run, work.fingerprint).is_dir()
         return whole and (work.stage == "evaluate" or trained(work.fingerprint).is_dir())
 
     def _failed(self, work: Work, job: Job) -> None:
-        self.over.pop(work, None)
         ended = failure_record(f"train@{work.run}") or failure_record(f"evaluate@{work.run}")
         why = f"{ended.what if ended else 'it ended without a failure record'}; log: {job.log}"
         mistake = ended is not None and (ended.exit_code == UserError.exit_code or ended.stopped)
@@ -243,27 +227,13 @@ def _leave(driver: _Driver, received: Sequence[int], again: str) -> None:
             f"{counted(len(jobs), 'job')} of the cluster go on without this driver; wrn-pipe status shows them",
             f"attach again with: {again} (or end them with: scancel {ids})",
         )
-    trainings = driver.place.local().values()
-    say(f"{signal.Signals(signum).name}: {counted(len(trainings), 'training')} save and end")
-    while any(process.poll() is None for process in trainings):
+    trainings = counted(len(driver.place.local()), "training")
+    say(f"{signal.Signals(signum).name}: {trainings} save and end")
+    while jobs := list(driver.place.local().values()):
         if told < min(len(received), 2):  # a training that is told twice ends at once, as one without a driver does
             told += 1
-            for process in trainings:
-                process.terminate()
+            for job in jobs:
+                os.kill(int(job.id), signal.SIGTERM)
         time.sleep(_LEAST_POLL_S)
     kept = "nothing is lost" if told < 2 else "their last saved states are kept"
-    raise StoppedError(signum, f"stopped {counted(len(trainings), 'training')}, {kept}", f"continue with: {again}")
-
-
-@contextmanager
-def _sole_driver() -> Iterator[None]:
-    JOBS.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(JOBS / "driver.lock").acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            "another wrn-pipe repro --jobs or --slurm drives the jobs of this checkout",
-            "watch it with wrn-pipe status; after Ctrl-C there this command takes its jobs over",
-        ) from None
-    with lock:
-        yield
+    raise StoppedError(signum, f"stopped {trainings}, {kept}", f"continue with: {again}")

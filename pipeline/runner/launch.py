@@ -1,6 +1,5 @@
 """A run's training, here or by many processes. Then torchrun's agent is in this process, which has the run's lock and
-speaks for them at their end; each of them is `python -m pipeline.runner.launch TASK PARENT`: a Task as JSON, and the
-process id of the one that started it."""
+speaks for them at their end; each of them is `python -m pipeline.runner.launch TASK PARENT THREADS REPORTS`."""
 
 import json
 import logging
@@ -23,9 +22,8 @@ from pipeline.errors import OUTSIDE, InterruptedTrainingError, UserError, WrnPip
 from pipeline.params import Plan
 from pipeline.progress import leave_speaking_to_another, say
 from pipeline.provenance import fingerprint
-from pipeline.runner.interruptions import stop_training_at_once
+from pipeline.runner.interruptions import handled, stop_training_at_once
 from pipeline.runner.params_file import load
-from pipeline.signals import handled
 from pipeline.training.openmp_threads import bind_threads
 
 _GRACE_S = 20
@@ -34,39 +32,33 @@ _GRACE_S = 20
 
 @dataclass(frozen=True)
 class Task:
-    """What to train, as strings that a command line can carry."""
+    """What to train, as a command line can carry it. For the last two see RunHooks."""
 
     run_id: str
     fingerprint: str
     scratch: str
     to: str
     checkpoint_steps: int | None = None
-    """As of RunHooks, and so is `mirrored`."""
     mirrored: bool = False
 
 
 @dataclass(frozen=True)
 class _Report:
-    """How a process ended that did not train to the end."""
+    """How a process ended that did not train to the end. `remedy`: None for an unforeseen error. `exit_code`: 0 where
+    all stopped together after a step. `stopped`: where a signal did that, if one did."""
 
     rank: int
     time: float
-    """Unix time."""
     what: str
     remedy: str | None
-    """None for an unforeseen error."""
     exit_code: int
-    """0 where all stopped together after a step."""
     stopped: str | None = None
-    """Where a signal stopped it."""
     signum: int = 0
-    """Of that signal."""
     trace: str = ""
-    """Of an unforeseen error."""
 
 
 def train(plan: Plan, task: Task, processes: int) -> None:
-    """As training.train_run.train_run, by `processes` of this machine.
+    """As train_run, by `processes` of this machine.
 
     SIGTERM and SIGINT stop them after the step under way; a second one kills them and this process.
     Raises what the first of them that failed raised, as a WrnPipeError; the others are ended.
@@ -77,7 +69,7 @@ def train(plan: Plan, task: Task, processes: int) -> None:
         return
     import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     threads = max(1, torch.get_num_threads() // processes)
@@ -93,20 +85,17 @@ def train(plan: Plan, task: Task, processes: int) -> None:
             signals_to_handle="SIGQUIT",  # the two others are ours
             logs_specs=DefaultLogsSpecs(log_dir=reports),
         )
-        exit_codes: dict[int, int] = {}
+        ended: dict[int, ProcessFailure] = {}
         logging.disable(logging.CRITICAL)  # the reports say it in two lines
         try:
             words = json.dumps(asdict(task)), str(os.getpid()), str(threads), reports
             elastic_launch(config, sys.executable)("-m", "pipeline.runner.launch", *words)
         except ChildFailedError as error:
-            began = min(failure.timestamp for failure in error.failures.values())
-            exit_codes = {
-                rank: failure.exitcode
-                for rank, failure in error.failures.items()
-                if failure.timestamp < began + _GRACE_S
-            }
+            ended = error.failures
         finally:
             logging.disable(logging.NOTSET)
+        until = min((failure.timestamp for failure in ended.values()), default=0) + _GRACE_S
+        exit_codes = {rank: failure.exitcode for rank, failure in ended.items() if failure.timestamp < until}
         found = [_Report(**json.loads(path.read_text())) for path in Path(reports).glob("rank-*.json")]
         _explain(task.run_id, processes, exit_codes, sorted(found, key=lambda report: report.time), asked)
 
@@ -151,9 +140,8 @@ def _explain(run_id: str, processes: int, exit_codes: dict[int, int], reports: l
         raise InterruptedTrainingError(asked[0], where, run_id)
     remedy = f"continue with: {continue_with(run_id)}"
     # torchrun ends the others by SIGTERM: that tells why only where nothing else does.
-    for rank, code in sorted(silent.items(), key=lambda each: each[1] == -signal.SIGTERM):
-        if reports and code == -signal.SIGTERM:
-            break
+    telling = {rank: code for rank, code in silent.items() if code != -signal.SIGTERM}
+    for rank, code in (telling or (silent if not reports else {})).items():
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         memory = ", as the system does when memory is short" if code == -signal.SIGKILL else ""
         raise WrnPipeError(f"run {run_id}: process {rank} of {processes} {how}{memory}", remedy)

@@ -1,4 +1,4 @@
-"""What goes on around the steps of a run that a stage, a job or a command trains: see pipeline/training/hooks.py."""
+"""What goes on around a run's steps: see pipeline/training/hooks.py."""
 
 import math
 import sys
@@ -26,11 +26,10 @@ LEAST_SECONDS = 10.0
 
 @dataclass
 class CheckpointInterval(hooks.CheckpointInterval):
-    """When a training saves its state between epoch ends: every `steps` steps, or with None as many as keep saving
-    below one hundredth of the training's time.
+    """Saves every `steps` steps, or with None as often as costs one hundredth of the training's time.
 
-    Steps take from milliseconds to minutes and states from 1 MB to 1 GB, so no fixed number suits: the number follows
-    from what the last save and the steps since were measured to take. It decides only when, never what is computed.
+    Steps take from milliseconds to minutes and states from 1 MB to 1 GB, so no fixed number suits: it follows from what
+    the last save and the steps since were measured to take.
     """
 
     steps: int | None = None
@@ -48,9 +47,7 @@ class CheckpointInterval(hooks.CheckpointInterval):
 
     def due(self) -> bool:
         self.done += 1
-        if self.steps is not None:
-            return self.done >= self.steps
-        return time.monotonic() - self.since >= self.seconds
+        return self.done >= self.steps if self.steps else time.monotonic() - self.since >= self.seconds
 
     def saved(self, cost: float, where: str) -> None:
         """As of the base. Says once how many steps a crash can now lose at most."""
@@ -63,13 +60,14 @@ class CheckpointInterval(hooks.CheckpointInterval):
         self.done, self.since = 0, now
 
 
+@dataclass
 class RunHooks(Hooks):
     """Saves states in time, stops after a step when asked to, shows progress, and has MLflow follow."""
 
-    def __init__(self, checkpoint_steps: int | None = None, mirrored: Paper | None = None) -> None:
-        """checkpoint_steps: save after every such number of steps; None: as CheckpointInterval finds cheap. mirrored:
-        MLflow follows the run, as one of this paper; without, somebody else records the files later."""
-        self.checkpoint_steps, self.mirrored = checkpoint_steps, mirrored
+    checkpoint_steps: int | None = None
+    """Save after every such number of steps; None: as CheckpointInterval finds cheap."""
+    mirrored: Paper | None = None
+    """MLflow follows the run, as one of this paper; without, somebody else records the files later."""
 
     def checkpoint_interval(self) -> CheckpointInterval:
         return CheckpointInterval(self.checkpoint_steps)

@@ -1,5 +1,6 @@
 """One process at a time trains a run: a lock that ends with the process, and a note that says whose it is."""
 
+import fcntl
 import json
 import os
 import platform
@@ -11,7 +12,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
 from filelock import FileLock, Timeout
 
 from pipeline.artifacts import SAVED_STATES
@@ -44,13 +44,12 @@ def hold(scratch: Path, run_id: str, wait: bool = False, resumes: bool = True) -
     """Own the training whose state lies in `scratch` while the block runs.
 
     The lock is flock on `<scratch>.lock`, which ends with the process however it ends: a note whose lock is free was
-    left by a killed process, even if its process id is in use again. NFS passes flock on to the server, so processes on
-    other hosts count.
+    left by a killed process. NFS passes flock on to the server, so processes on other hosts count.
 
     Raises UserError that names the owner when there is one; with `wait`, waits for its end instead. Raises
     WrnPipeError when the disk is full or fails. `resumes`: what is stopped there is taken up again.
     """
-    lock = FileLock(scratch.with_name(f"{scratch.name}.lock"))
+    lock = FileLock(_beside(scratch, "lock"))
     with _explain_disk(run_id, scratch.parent):
         scratch.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -62,18 +61,18 @@ def hold(scratch: Path, run_id: str, wait: bool = False, resumes: bool = True) -
                 raise UserError(f"run {run_id} is being trained by {who}", _remedy(run_id, owner, resumes)) from None
             say(f"run {run_id} is being trained by {who}: waiting for its end")
             held = lock.acquire()
-    note = _note(scratch)
     with held:
         if left := noted_owner(scratch):
             say(f"{left} was killed; {'its last saved state counts' if resumes else 'this starts again'}")
+        us = LockOwner(os.getpid(), platform.node(), time.strftime("%Y-%m-%d %H:%M:%S"), " ".join(sys.orig_argv))
         with _explain_disk(run_id, scratch.parent):
-            new_file(note, json.dumps(asdict(_this_process())).encode())
+            new_file(_beside(scratch, "owner.json"), json.dumps(asdict(us)).encode())
         try:
             yield
         finally:
-            note.unlink(missing_ok=True)
             # Under the lock: whoever waits for this file sees that it has no name any more and makes a new one.
-            Path(lock.lock_file).unlink(missing_ok=True)
+            for name in ("owner.json", "lock"):
+                _beside(scratch, name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -94,7 +93,7 @@ def discard(scratch: Path) -> None:
         path.unlink(missing_ok=True)
     for made in (*scratch.glob("*trained*"), *scratch.glob("*evaluated-*")):  # by a job: pipeline/runner/job.py
         shutil.rmtree(made)
-    if scratch.is_dir() and not any(scratch.iterdir()):
+    with suppress(OSError):  # what is not ours stays, and its folder
         scratch.rmdir()
 
 
@@ -108,32 +107,22 @@ def discard_unless_locked(scratch: Path, run_id: str) -> None:
 def noted_owner(scratch: Path) -> LockOwner | None:
     """Whom the note names, alive or not; None where there is no note."""
     with suppress(FileNotFoundError):
-        return LockOwner(**json.loads(_note(scratch).read_text(encoding="utf-8")))
+        return LockOwner(**json.loads(_beside(scratch, "owner.json").read_text(encoding="utf-8")))
     return None
 
 
 def living_owner(scratch: Path) -> LockOwner | None:
-    """Who trains in `scratch` right now, told without touching its lock, so that nobody else is turned away.
-
-    On this host the process must still be the one that wrote the note; of another host the note is believed.
-    """
-    who = noted_owner(scratch)
-    if who is None or who.host != platform.node():
-        return who
-    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-        process = psutil.Process(who.pid)
-        if process.status() != psutil.STATUS_ZOMBIE and " ".join(process.cmdline()) == who.command:
-            return who
+    """Who trains in `scratch` right now. Whoever begins to in this moment waits longer than it takes to look."""
+    with suppress(FileNotFoundError), _beside(scratch, "lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:  # it is held; or there are no locks on this file system, and the note is believed
+            return noted_owner(scratch)
     return None
 
 
-def _note(scratch: Path) -> Path:
-    return scratch.with_name(f"{scratch.name}.owner.json")
-
-
-def _this_process() -> LockOwner:
-    command = " ".join(psutil.Process().cmdline() or sys.argv)
-    return LockOwner(os.getpid(), platform.node(), time.strftime("%Y-%m-%d %H:%M:%S"), command)
+def _beside(scratch: Path, name: str) -> Path:
+    return scratch.with_name(f"{scratch.name}.{name}")
 
 
 def _remedy(run_id: str, owner: LockOwner | None, resumes: bool) -> str:

@@ -16,14 +16,13 @@ from pipeline.publication.claims import canonical
 from pipeline.publication.paper import Paper
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, holds_a_file, only_absent
-from pipeline.runner.failure_record import failure_record
 from pipeline.runner.heartbeat import Heartbeat
 from pipeline.runner.heartbeat import read as read_heartbeat
-from pipeline.runner.job import evaluated, trained
-from pipeline.runner.jobs import Activity, Job, activities, noted
+from pipeline.runner.job import Job, cluster_jobs, evaluated, trained
 from pipeline.runner.remote import to_have
 from pipeline.runner.run_lock import LockOwner, living_owner, noted_owner
 from pipeline.runner.running_stages import running_stages, waits_for_lock
+from pipeline.runner.stage_entry import failure_record
 
 State = Literal["running", "queued", "made", "done", "stale", "failed", "stopped", "not started"]
 """queued: a job for it waits for its turn; made: a job's results lie in scratch, and are not recorded yet."""
@@ -100,9 +99,7 @@ class _Facts:
     heartbeats: dict[str, list[tuple[Path, Heartbeat]]]
     """Run id -> its scratch folders, whatever settings they are of."""
     jobs: dict[str, Job]
-    """Fingerprint -> its job, of those that are not over, as far as that is known."""
-    activities: dict[str, Activity]
-    """Fingerprint -> what that job does; empty where the cluster does not answer."""
+    """Fingerprint -> its job on the cluster, of those that are not over; empty where the cluster does not answer."""
 
 
 def plan_status(paper: Paper, plan: Plan) -> PlanStatus:
@@ -114,12 +111,13 @@ def plan_status(paper: Paper, plan: Plan) -> PlanStatus:
     for folder in sorted(SCRATCH.glob("*/")):
         if beat := read_heartbeat(folder):
             heartbeats.setdefault(beat.run, []).append((folder, beat))
-    jobs, doing, silent = noted(), {}, None
+    jobs: dict[str, Job] = {}
+    silent = None
     try:
-        doing = activities(jobs)
+        jobs = cluster_jobs()
     except WrnPipeError as error:  # the cluster does not answer
         silent = error.what
-    facts = _Facts(plan, stages, running, stale, edited, heartbeats, jobs, doing)
+    facts = _Facts(plan, stages, running, stale, edited, heartbeats, jobs)
     runs = tuple(_run(run_id, facts) for run_id in plan.runs)
     others = {}
     for name, why in (stale or {}).items():
@@ -164,8 +162,8 @@ def _run(run_id: str, facts: _Facts) -> RunStatus:
             return status("running", train, edited, heartbeat=beat, owner=owner, job=job)
     if owner := living_owner(scratch):
         return status("running", train, ("starting",), owner=owner, job=job)
-    if activity := facts.activities.get(scratch.name):
-        return status(activity, train, heartbeat=read_heartbeat(scratch), job=job)
+    if job:
+        return status(job.activity, train, heartbeat=read_heartbeat(scratch), job=job)
     for stage in (train, evaluate):
         if stage in facts.running:
             return status("running", stage)
@@ -174,7 +172,7 @@ def _run(run_id: str, facts: _Facts) -> RunStatus:
         return status("done")
     evaluation = evaluated(facts.plan, run_id, scratch.name).is_dir()
     if evaluation and (trained(scratch.name).is_dir() or train not in (facts.stale or {})):
-        return status("made", next=f"wrn-pipe repro {'--slurm' if job else '--jobs 1'} {run_id}", job=job)
+        return status("made", next=f"wrn-pipe repro --jobs 1 {run_id}")
     saved = any(scratch.glob(SAVED_STATES))
     unfinished = partial(status, next=f"wrn-pipe repro {run_id}")
     halted = partial(unfinished, heartbeat=read_heartbeat(scratch))

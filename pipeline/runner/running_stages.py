@@ -22,12 +22,12 @@ def is_alive(pid: int) -> bool:
 
 def running_stages(stages: "dict[str, Stage]") -> dict[str, int]:
     """Name -> process id of the DVC on this machine that runs it. Its outputs are not to be read meanwhile."""
-    written: dict[str, int] = {}
+    written: dict[Path, int] = {}
     with suppress(FileNotFoundError, ValueError):  # DVC rewrites the file in place: a torn read is as good as none
-        for path, info in json.loads(RWLOCK.read_text(encoding="utf-8")).get("write", {}).items():
-            if is_alive(info["pid"]) and Path(path).is_relative_to(Path.cwd()):
-                written[Path(path).relative_to(Path.cwd()).as_posix()] = info["pid"]
-    return {stage.name: written[path] for stage in stages.values() for path in stage.outs[:1] if path in written}
+        rwlock = json.loads(RWLOCK.read_text(encoding="utf-8"))
+        written = {Path(path): info["pid"] for path, info in rwlock.get("write", {}).items() if is_alive(info["pid"])}
+    first_outs = {stage.name: Path.cwd() / stage.outs[0] for stage in stages.values() if stage.outs}
+    return {name: written[out] for name, out in first_outs.items() if out in written}
 
 
 def waits_for_lock(pid: int) -> bool:
@@ -37,12 +37,12 @@ def waits_for_lock(pid: int) -> bool:
     return True  # it has ended
 
 
-def stage_processes(pid: int) -> list[psutil.Process]:
+def stage_processes(pid: int) -> set[psutil.Process]:
     """All processes below `pid` that run `python -m stages.NAME`: not DVC."""
-    found = []
+    found = set()
     with suppress(psutil.NoSuchProcess):
         for process in psutil.Process(pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):  # it has ended meanwhile, or is a zombie
                 if any(word.startswith("stages.") for word in process.cmdline()[:3]):
-                    found.append(process)
+                    found.add(process)
     return found

@@ -1,21 +1,22 @@
 """Where jobs run: slots of this machine, or a Slurm cluster, through submitit."""
 
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
-from pipeline.runner.failure_record import forget_failure_record
-from pipeline.runner.jobs import JOBS, Job, Work, note, slurm_queue
+from pipeline.runner.interruptions import seconds
+from pipeline.runner.job import JOBS, RECORDS, Job, Work, slurm_queue
+from pipeline.runner.stage_entry import forget_failure_record
 from pipeline.training.openmp_threads import wait_briefly
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _ARRAY = 1000
 """Jobs in one array: Slurm's own limit, MaxArraySize, is 1001 unless somebody has set it."""
 _TIMEOUTS = 10_000
-"""A training may take many times a job's time: each time it saves, is put back into the queue and goes on."""
+"""Times that a job saves, is put back into the queue and goes on."""
 _GRACE_S = 120
 """From the signal before a job's time is over to its end: enough to finish a step and save."""
 _PATIENCE_S = 600.0
@@ -46,12 +47,12 @@ class Slots:
     """This machine, shared out: each slot has its own GPU or its own cores."""
 
     slots: Sequence[Slot]
-    taken: dict[int, tuple[str, "subprocess.Popen[bytes]"]] = field(default_factory=dict)
-    """Slot -> fingerprint and process of its last job."""
+    taken: dict[int, tuple[Job, "subprocess.Popen[bytes]"]] = field(default_factory=dict)
+    """Slot -> its last job."""
 
-    def local(self) -> dict[str, "subprocess.Popen[bytes]"]:
-        """Fingerprint -> process, of the jobs that are not over."""
-        return dict(job for job in self.taken.values() if job[1].poll() is None)
+    def local(self) -> dict[str, Job]:
+        """Fingerprint -> job, of those that are not over."""
+        return {job.fingerprint: job for job, process in self.taken.values() if process.poll() is None}
 
     def free(self) -> int:
         """How many jobs it takes now."""
@@ -59,19 +60,15 @@ class Slots:
 
     def submit(self, works: Sequence[Work]) -> list[Job]:
         """One job for each, at most as many as are free."""
-        jobs = []
-        for work in works:
-            number = next(
-                number
-                for number in range(len(self.slots))
-                if number not in self.taken or self.taken[number][1].poll() is not None
-            )
+        JOBS.mkdir(parents=True, exist_ok=True)
+        at_work = self.local().values()
+        idle = [n for n in range(len(self.slots)) if n not in self.taken or self.taken[n][0] not in at_work]
+        for number, work in zip(idle, works, strict=False):
             log = JOBS / f"{work.run}.log"
-            log.parent.mkdir(parents=True, exist_ok=True)
             process = _start(work, self.slots[number], log)
-            self.taken[number] = work.fingerprint, process
-            jobs.append(Job(work.run, work.fingerprint, work.stage, str(process.pid), str(log)))
-        return jobs
+            job = Job(work.run, work.fingerprint, work.stage, str(process.pid), str(log))
+            self.taken[number] = job, process
+        return [self.taken[number][0] for number in idle[: len(works)]]
 
 
 def _start(work: Work, slot: Slot, log: Path) -> "subprocess.Popen[bytes]":
@@ -99,9 +96,7 @@ def _command(work: Work) -> list[str]:
 
 def slots(count: int, gpus: Sequence[str]) -> list[Slot]:
     """`count` slots over these GPUs, in turns, or with none over the cores that this process may use, in equal parts.
-
-    Raises UserError when there are fewer cores than slots.
-    """
+    Raises UserError when there are fewer cores than slots."""
     if gpus:
         return [Slot(gpus[number % len(gpus)], ()) for number in range(count)]
     cores = sorted(os.sched_getaffinity(0))
@@ -122,76 +117,64 @@ def visible_gpus() -> list[str]:
 
 @dataclass(frozen=True)
 class Slurm:
-    """A cluster, through sbatch; jobs wait there, not here."""
+    """A cluster, through sbatch; jobs wait there, not here, and `max_jobs` run at the same time."""
 
-    minutes: int
-    """After this time a job saves and is put back into the queue."""
     max_jobs: int
-    """That run at the same time."""
-    partition: str | None = None
-    gpus: int = 0
-    cpus: int = 1
-    options: tuple[tuple[str, str], ...] = ()
-    """Further options of sbatch, without their dashes."""
+    options: dict[str, Any]
+    """Of sbatch, as submitit names them. After `time` a job saves and is put back into the queue."""
 
     def free(self) -> int:
         return 1_000_000
 
-    def local(self) -> dict[str, "subprocess.Popen[bytes]"]:
+    def local(self) -> dict[str, Job]:
         return {}
 
     def submit(self, works: Sequence[Work]) -> list[Job]:
-        """One job for each, in arrays, and a note of it. Raises UserError when they are refused."""
+        """One job for each, in arrays. Raises UserError when they are refused."""
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        jobs = []
-        arrays = -(-len(works) // _ARRAY)
-        executor = SlurmExecutor(folder=JOBS / "slurm", max_num_timeout=_TIMEOUTS)
+        arrays = [works[start : start + _ARRAY] for start in range(0, len(works), _ARRAY)]
+        executor = SlurmExecutor(folder=RECORDS, max_num_timeout=_TIMEOUTS)
         executor.update_parameters(
             job_name="wrn-pipe",
-            time=self.minutes,
-            partition=self.partition,
-            gpus_per_node=self.gpus or None,
-            cpus_per_task=self.cpus,
-            array_parallelism=max(1, self.max_jobs // arrays),
+            array_parallelism=max(1, self.max_jobs // len(arrays)),
             signal_delay_s=_GRACE_S,
             stderr_to_stdout=True,
             use_srun=True,  # without srun the signal reaches nobody
-            additional_parameters={"requeue": True, **dict(self.options)},
+            **self.options,
         )
-        for start in range(0, len(works), _ARRAY):
-            some = works[start : start + _ARRAY]
-            # A terminal's Ctrl-C is for the driver, not for sbatch.
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            try:
-                with executor.batch():
-                    made = [executor.submit(Attempt(work)) for work in some]
-            except (FailedJobError, FailedSubmissionError) as error:
-                said = str(error).strip().splitlines() or ["no reason given"]
-                raise UserError(
-                    f"sbatch refused the jobs: {said[-1]}",
-                    "correct --partition, --gpus, --cpus, --time or --sbatch; sinfo shows what the cluster has",
-                ) from error
-            finally:
-                signal.signal(signal.SIGINT, before)
-            for work, job in zip(some, made, strict=True):
-                log = os.path.relpath(job.paths.stdout)
-                jobs.append(Job(work.run, work.fingerprint, work.stage, job.job_id, log, slurm=True))
-                note(jobs[-1])
-        return jobs
+        made = []
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the driver, not for sbatch
+        try:
+            for array in arrays:
+                made += executor.submit_array([Attempt(work) for work in array])
+        except (FailedJobError, FailedSubmissionError) as error:
+            said = str(error).strip().splitlines() or ["no reason given"]
+            raise UserError(
+                f"sbatch refused the jobs: {said[-1]}",
+                "correct --partition, --gpus, --cpus, --time or --sbatch; sinfo shows what the cluster has",
+            ) from error
+        finally:
+            signal.signal(signal.SIGINT, before)
+        return [
+            Job(work.run, work.fingerprint, work.stage, job.job_id, os.path.relpath(job.paths.stdout), slurm=True)
+            for work, job in zip(works, made, strict=True)
+        ]
 
 
 Place = Slots | Slurm
 """Takes work and makes jobs of it."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Attempt:
     """What submitit runs on a node, as it pickles it: a child process that trains, since that answers SIGTERM by
     finishing its step and saving, which a signal handler in the middle of the step could not do."""
 
     work: Work
+    child: int | None = field(default=None, init=False, compare=False)
+    """Its process id."""
 
     def __call__(self) -> None:
         """Wait for the child's end. Raises RuntimeError with its exit code unless that is 0."""
@@ -205,7 +188,7 @@ class Attempt:
             preexec_fn=partial(signal.signal, signal.SIGUSR2, signal.SIG_IGN),
             stdin=subprocess.DEVNULL,
         )
-        _CHILDREN.append(child.pid)
+        self.child = child.pid
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # no lock is held: a handler may wait as well
         code = child.wait()
         if code in (128 + signal.SIGTERM, -signal.SIGTERM):
@@ -219,20 +202,14 @@ class Attempt:
         """Called in the handler of submitit's signal: let the training save, then be submitted again."""
         from submitit.helpers import DelayedSubmission
 
-        for pid in _CHILDREN:
-            try:
-                os.kill(pid, signal.SIGTERM)
-                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-            except (ProcessLookupError, ChildProcessError):  # it has ended and was waited for
-                continue
+        if self.child is not None:
+            with suppress(ProcessLookupError, ChildProcessError):  # it has ended and was waited for
+                os.kill(self.child, signal.SIGTERM)
+                os.waitid(os.P_PID, self.child, os.WEXITED | os.WNOWAIT)
         # Should the job not start again, the driver must not find that it was stopped.
         for stage in self.work.stages:
             forget_failure_record(stage)
-        return DelayedSubmission(self)
-
-
-_CHILDREN: list[int] = []
-"""Of this process: an Attempt itself is pickled."""
+        return DelayedSubmission(Attempt(self.work))
 
 
 def need_slurm() -> None:
@@ -252,10 +229,7 @@ def need_slurm() -> None:
 
 def minutes(text: str) -> int:
     """Of a time such as 8h, 90m or 1d12h. Raises UserError for anything else, and for less time than saving needs."""
-    found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?", text)
-    if not text or found is None:
-        raise UserError(f"--time {text!r}: invalid time", "write days, hours and minutes: 8h, 90m or 1d12h")
-    total = sum(int(part or 0) * unit for part, unit in zip(found.groups(), (1440, 60, 1), strict=True))
-    if total * 60 < 2 * _GRACE_S:
+    total = seconds(text, "--time")
+    if total < 2 * _GRACE_S:
         raise UserError(f"--time {text} is too short", f"a job saves {_GRACE_S} s before its end: give at least 4m")
-    return total
+    return total // 60

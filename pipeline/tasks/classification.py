@@ -1,7 +1,7 @@
 """Classification of images: the loss that trains a network, its predictions, and the errors that they are scored by."""
 
 import math
-from contextlib import nullcontext
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.artifacts import Predictions
-from pipeline.data.loader import Ints, Loader
-from pipeline.data.preprocessing import Preprocessing
+from pipeline.data.loader import Ints
 from pipeline.params import Plan
-from pipeline.progress import progress
-from pipeline.tasks.metric import Metric, for_file
 
 _TOP5_CLASSES = 50
 """Top-5 error is reported from ten times as many classes on."""
@@ -23,70 +20,57 @@ _TOP5_CLASSES = 50
 
 @dataclass(frozen=True)
 class Classification:
-    """The task of telling one class for each image: see task.Task. Outputs are logits [B, classes], targets labels."""
+    """What the training loop and the evaluation ask of a task, as `task_of` gives it. Outputs: logits [B, classes]."""
 
     label_smoothing: float = 0.0
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy over a mini-batch."""
+        """Mean cross-entropy over a mini-batch, in float32, whatever the outputs' precision is."""
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
 
     def count_errors(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Samples of a mini-batch that the network got wrong, for history.csv; on their device."""
         return (logits.argmax(1) != labels).sum()
 
-    def predict(
-        self,
-        model: nn.Module,
-        loader: Loader,
-        preprocessing: Preprocessing,
-        device: torch.device,
-        samples: Ints,
-        shown: bool = True,
-    ) -> Predictions:
-        """fp32 whatever the training's precision was; no test-time augmentation (paper, section 3)."""
+    def predict(self, model: nn.Module, batches: Iterable[tuple[Tensor, Ints]]) -> Predictions:
+        """Of normalised images, in their order, in fp32; no test-time augmentation (paper, section 3)."""
         model.eval()
         labels, rows = [], []
-        bar = progress("evaluate", len(samples), "images") if shown else nullcontext()
-        with torch.inference_mode(), bar as task:
-            for batch in loader.batches(samples):
-                logits = model(preprocessing(torch.from_numpy(batch.images).to(device)))
-                rows.append(torch.softmax(logits.double(), 1).cpu().numpy())
-                labels.append(batch.labels)
-                if task:
-                    task.advance(len(batch.labels))
+        with torch.inference_mode():
+            for images, own in batches:
+                rows.append(torch.softmax(model(images).double(), 1).cpu().numpy())
+                labels.append(own)
         probabilities = np.concatenate(rows)
         return Predictions(np.concatenate(labels), probabilities.argmax(1), probabilities)
 
-    def score(self, predictions: Predictions) -> list[Metric]:
-        """top1_error with its binomial standard error, errors, n, likelihood; top5_error of many classes."""
-        labels, predicted, probabilities = predictions
-        n, classes = probabilities.shape
-        errors = int((labels != predicted).sum())
-        # A diverged network may give the true class a probability that float64 cannot hold: it counts as 708 nats.
-        true = np.maximum(probabilities[np.arange(n), labels], np.finfo(np.float64).tiny)
-        likelihood = round(float(-np.log(true).mean()), 6)
-        found = [
-            _percentage("top1_error", errors / n, n),
-            Metric("errors", errors, "images", "lower"),
-            Metric("n", n, "images", None),
-            Metric("negative_log_likelihood", likelihood, "nats", "lower"),
-        ]
-        if classes >= _TOP5_CLASSES:
-            top5 = np.argsort(-probabilities, axis=1, kind="stable")[
-                :, :5
-            ]  # of equals the lowest, as the prediction is
-            found.append(_percentage("top5_error", 1 - float((top5 == labels[:, None]).any(1).mean()), n))
-        return found
+    def score(self, predictions: Predictions) -> dict[str, float]:
+        """The metrics of metrics.json; first the one that the paper reports."""
+        return metrics(*predictions)
 
 
-def _percentage(name: str, rate: float, n: int) -> Metric:
-    error = round(100 * math.sqrt(rate * (1 - rate) / n), 6)
-    return Metric(name, round(100 * rate, 6), "%", "lower", error)
+def task_of(plan: Plan, run_id: str) -> Classification:
+    return Classification(plan.protocols[plan.run(run_id).protocol].label_smoothing)
 
 
 def metrics(labels: Ints, predicted: Ints, probabilities: npt.NDArray[np.float64]) -> dict[str, float]:
-    """What metrics.json says of these predictions."""
-    return for_file(Classification().score(Predictions(labels, predicted, probabilities)))
+    """What metrics.json says of these predictions: errors in percent, the first with its binomial standard error, and
+    the negative log likelihood in nats; top5_error of many classes."""
+    n, classes = probabilities.shape
+    errors = int((labels != predicted).sum())
+    rate = errors / n
+    # A diverged network may give the true class a probability that float64 cannot hold: it counts as 708 nats.
+    true = np.maximum(probabilities[np.arange(n), labels], np.finfo(np.float64).tiny)
+    found = {
+        "top1_error": round(100 * rate, 6),
+        "standard_error": round(100 * math.sqrt(rate * (1 - rate) / n), 6),
+        "errors": errors,
+        "n": n,
+        "negative_log_likelihood": round(float(-np.log(true).mean()), 6),
+    }
+    if classes >= _TOP5_CLASSES:
+        top5 = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]  # of equals the lowest, as the prediction is
+        found["top5_error"] = round(100 * (1 - float((top5 == labels[:, None]).any(1).mean())), 6)
+    return found
 
 
 def about(plan: Plan, run_id: str) -> dict[str, float | int | str]:

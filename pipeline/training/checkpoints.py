@@ -9,8 +9,27 @@ from torch.optim import Optimizer
 
 from pipeline.artifacts import SAVED_STATES, Progress, read_checkpoint, write_checkpoint
 from pipeline.errors import WrnPipeError
+from pipeline.params import WeightAverage
 from pipeline.progress import say
-from pipeline.training.ema import EMA
+
+
+class EMA:
+    """The exponential moving average of a model's weights and batch statistics: Protocol.weight_average."""
+
+    def __init__(self, model: nn.Module, settings: WeightAverage) -> None:
+        self.model, self.settings = model, settings
+        self.tensors: dict[str, torch.Tensor] = {}
+        """Empty before the first update, then what state_dict has, but for counters."""
+
+    def update(self, done: int) -> None:
+        """After `done` steps of the training in all."""
+        if done % self.settings.every:
+            return
+        now = {k: v for k, v in self.model.state_dict().items() if v.is_floating_point()}
+        if self.tensors:
+            torch._foreach_lerp_(list(self.tensors.values()), list(now.values()), 1 - self.settings.decay)
+        else:
+            self.tensors = {k: v.clone() for k, v in now.items()}
 
 
 class Checkpoints:
@@ -65,15 +84,11 @@ class Checkpoints:
         return Progress()
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        for key, parameter in self.model.named_parameters():
-            buffer = self.optimizer.state[parameter].get("momentum_buffer")
-            if buffer is not None:
-                tensors[f"momentum.{key}"] = buffer
-        if self.ema:
-            tensors |= {f"average.{k}": v for k, v in self.ema.tensors.items()}
-        tensors["totals"] = self.totals
-        return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        momentum = {k: self.optimizer.state[p].get("momentum_buffer") for k, p in self.model.named_parameters()}
+        average = self.ema.tensors if self.ema else {}
+        parts = {"model": self.model.state_dict(), "momentum": momentum, "average": average}
+        tensors = {f"{part}.{k}": v for part, named in parts.items() for k, v in named.items() if v is not None}
+        return {k: v.detach().cpu().contiguous() for k, v in (tensors | {"totals": self.totals}).items()}
 
     def _restore(self, tensors: dict[str, torch.Tensor]) -> None:
         def of(prefix: str) -> dict[str, torch.Tensor]:

@@ -37,15 +37,13 @@ def choose(setting: Device, rank: int = 0, size: int = 1) -> torch.device:
     gpus = torch.cuda.device_count() if setting != "cpu" and torch.cuda.is_available() else 0
     if gpus >= size:
         return torch.device("cuda", rank)
-    if size > 1 and (gpus or setting == "cuda"):
-        raise UserError(
-            f"{size} processes need a GPU each, but torch sees {gpus}",
-            "set device: cpu in params.yaml, or a smaller number of processes in the protocol",
-        )
-    if setting == "cuda":
-        remedy = "set device: auto in params.yaml, or see wrn-pipe doctor"
-        raise UserError("device: cuda, but torch sees no CUDA GPU", remedy)
-    return torch.device("cpu")
+    if not gpus and setting != "cuda":
+        return torch.device("cpu")
+    if size > 1:
+        remedy = "set device: cpu in params.yaml, or a smaller number of processes in the protocol"
+        raise UserError(f"{size} processes need a GPU each, but torch sees {gpus}", remedy)
+    remedy = "set device: auto in params.yaml, or see wrn-pipe doctor"
+    raise UserError("device: cuda, but torch sees no CUDA GPU", remedy)
 
 
 def prepare(device: torch.device) -> None:
@@ -57,7 +55,7 @@ def prepare(device: torch.device) -> None:
     torch.backends.cudnn.allow_tf32 = False  # else a GPU's convolutions in fp32 round their inputs to 10 bits
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
+    elif platform.libc_ver()[0] == "glibc":
         _keep_memory()
 
 
@@ -79,12 +77,12 @@ def _keep_memory() -> None:
 def facts(device: torch.device) -> dict[str, str | int]:
     """Kind of processor and number of threads, and of a GPU the libraries: with the same of all, the same bits."""
     if device.type == "cuda":
-        cudnn: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        libraries = {"cuda": str(torch.version.cuda), "cudnn": str(cudnn)}
-        name = torch.cuda.get_device_name(device)
-        return {"type": "cuda", "name": name, "threads": torch.get_num_threads(), **libraries}
-    capability = f"{torch.backends.cpu.get_cpu_capability()}, {_native_bf16() or 'no native bf16'}"
-    return {"type": "cpu", "name": _processor()[0], "capability": capability, "threads": torch.get_num_threads()}
+        cudnn = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+        here = {"name": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda), "cudnn": cudnn}
+    else:
+        capability = f"{torch.backends.cpu.get_cpu_capability()}, {_native_bf16() or 'no native bf16'}"
+        here = {"name": _processor()[0], "capability": capability}
+    return {"type": device.type, **here, "threads": torch.get_num_threads()}
 
 
 def computed_in(precision: Precision, device: torch.device) -> Precision:
@@ -142,8 +140,7 @@ def explain_compile_errors() -> Iterator[None]:
 def _processor() -> tuple[str, list[str]]:
     """Model name and feature flags."""
     path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    # Of the first core: later lines come first here, and are overwritten.
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    first_core = path.read_text().split("\n\n")[0] if path.is_file() else ""
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first_core.splitlines())}
     name = fields.get("model name", platform.processor() or platform.machine())
     return name, fields.get("flags", fields.get("Features", "")).split()

@@ -1,12 +1,13 @@
 """One run's network on the images it is evaluated on: from weights to the files of evaluations/<run>."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from pipeline.artifacts import (
     DIGESTS,
@@ -29,9 +30,8 @@ from pipeline.errors import UserError
 from pipeline.models.build import skeleton
 from pipeline.models.names import parse
 from pipeline.params import Plan
-from pipeline.tasks.classification import about
-from pipeline.tasks.metric import for_file
-from pipeline.tasks.task import task_of
+from pipeline.progress import progress
+from pipeline.tasks.classification import about, task_of
 from pipeline.training import device as devices
 from pipeline.training.run_digests import digests
 
@@ -44,14 +44,15 @@ def evaluate(plan: Plan, run_id: str, trained: Path, work: Path) -> dict[str, fl
     `work`; return what metrics.json says. Raises UserError for a file that is missing or broken."""
     for name in MODEL_FILES:
         if not (trained / name).is_file():
-            remedy = f"wrn-pipe repro train@{run_id}, or dvc pull if a remote is set up"
-            raise UserError(f"{trained / name} not found", remedy)
+            raise UserError(
+                f"{trained / name} not found", f"wrn-pipe repro train@{run_id}, or dvc pull if a remote is set up"
+            )
     weights = read_weights(trained / WEIGHTS)
     device, task, path = devices.choose(plan.device), task_of(plan, run_id), work / PREDICTIONS
     devices.prepare(device)
     samples, predict = predictor(plan, run_id, device)
     write_predictions(path, samples, predict(weights))
-    values = about(plan, run_id) | for_file(task.score(read_predictions(path)))
+    values = about(plan, run_id) | task.score(read_predictions(path))
     Evaluation.model_validate(values).write(work / METRICS)
     shutil.copyfile(trained / RECORD, work / RECORD)
     digests(run_id, trained, work, beton_of(plan.run(run_id)), devices.facts(device)).write(work / DIGESTS)
@@ -70,18 +71,20 @@ def predictor(plan: Plan, run_id: str, device: torch.device) -> tuple[Ints, Call
     samples = held_out(loader.samples, protocol.holdout) if protocol.holdout else np.arange(loader.samples)
     preprocessing = Preprocessing(protocol.preprocessing).to(device)
 
-    def predict(weights: Mapping[str, torch.Tensor], shown: bool = True) -> Predictions:
-        model = _network(run.network, plan.datasets[run.dataset].classes, weights).to(device)
-        return task.predict(model.to(memory_format=torch.channels_last), loader, preprocessing, device, samples, shown)
+    def predict(weights: Mapping[str, Tensor], shown: bool = True) -> Predictions:
+        model = skeleton(parse(run.network), plan.datasets[run.dataset].classes)
+        try:
+            model.load_state_dict(weights, assign=True)
+        except RuntimeError as error:
+            what = f"the weights are not those of {run.network}: {' '.join(str(error).split())[:200]}"
+            raise UserError(what, "dvc checkout, or train it again") from None
+        return task.predict(model.to(device).to(memory_format=torch.channels_last), batches(shown))
+
+    def batches(shown: bool) -> Iterator[tuple[Tensor, Ints]]:
+        with progress("evaluate", len(samples), "images") if shown else nullcontext() as bar:
+            for each in loader.batches(samples):
+                yield preprocessing(torch.from_numpy(each.images).to(device)), each.labels
+                if bar:
+                    bar.advance(len(each.labels))
 
     return samples, predict
-
-
-def _network(name: str, classes: int, weights: Mapping[str, torch.Tensor]) -> nn.Module:
-    model = skeleton(parse(name), classes)
-    try:
-        model.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        what = " ".join(str(error).split())[:200]
-        raise UserError(f"the weights are not those of {name}: {what}", "dvc checkout, or train it again") from None
-    return model

@@ -16,15 +16,13 @@ from pipeline.data.batches import Input, Inputs
 from pipeline.data.counter_rng import Stream, draw
 from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
-from pipeline.data.sampler import sample_order
+from pipeline.data.sampler import Shard, sample_order
 from pipeline.errors import InterruptedTrainingError, UserError, WrnPipeError
 from pipeline.params import Precision, Protocol
 from pipeline.progress import say
-from pipeline.tasks.task import Task
-from pipeline.training.async_copy import AsyncCopy
-from pipeline.training.checkpoints import Checkpoints
+from pipeline.tasks.classification import Classification
+from pipeline.training.checkpoints import EMA, Checkpoints
 from pipeline.training.device import computed_in, explain_compile_errors, facts, note_unrepeatable
-from pipeline.training.ema import EMA
 from pipeline.training.hooks import Hooks, Monitor
 from pipeline.training.ranks import ALONE, Ranks
 from pipeline.training.schedule import learning_rate, resets_momentum
@@ -43,7 +41,7 @@ class Training:
     run_id: str
     protocol: Protocol
     seed: int
-    task: Task
+    task: Classification
     model: nn.Module
     """Initialised, in training mode, on `device`."""
     loader: Loader
@@ -55,8 +53,6 @@ class Training:
     """What goes on around the steps."""
     ranks: Ranks = ALONE
     """Who trains it together. The loader delivers this one's share of a mini-batch."""
-    forward: nn.Module | None = None
-    """`model` as the ranks' steps call it; None: as it is."""
     test: Callable[[dict[str, torch.Tensor]], float] | None = None
     """The test error of weights, in percent, for the protocol's test_every."""
     makes_way: bool = False
@@ -70,8 +66,9 @@ class Training:
     @property
     def facts(self) -> dict[str, str | int]:
         """What run.json says of where it trains: all that its bits depend on besides the protocol."""
-        differs = {"precision": self.precision} if self.precision != self.protocol.precision else {}
-        return facts(self.device) | self.ranks.facts | differs
+        precision = {"precision": self.precision} if self.precision != self.protocol.precision else {}
+        processes = {"processes": self.ranks.size} if self.ranks.size > 1 else {}
+        return facts(self.device) | processes | precision
 
 
 def train(training: Training, on_epoch: OnEpoch) -> Progress:
@@ -106,7 +103,7 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
             record = loop.record()
             rate = (steps - first) * batch / (time.perf_counter() - started)
             tested = ""
-            if training.test and protocol.test_every and record.epoch % protocol.test_every == 0:
+            if training.test and record.epoch % protocol.test_every == 0:
                 record.test_error = training.test(loop.weights())
                 tested = f"test error {record.test_error:.2f} %, "
             loop.show()
@@ -120,29 +117,51 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
             on_epoch(record, rate)
             loop.save()
     if loop.ema:
-        loop.ema.copy_to(training.model)
+        training.model.load_state_dict(loop.ema.tensors, strict=False)
     return at
 
 
 def _note_device(at: Progress, here: dict[str, str | int]) -> None:
-    if at.devices and at.devices[-1] != here:
-        say(
-            f"until now on {at.devices[-1]}, from here on {here}: sums round differently, so no single machine gives "
-            "these bits; run.json names both"
-        )
-    if not at.devices or at.devices[-1] != here:
-        at.devices.append(here)
+    last = {key: value for key, value in at.devices[-1].items() if key != "from_epoch"} if at.devices else None
+    if last == here:
+        return
+    if last:
+        before = f"until now on {last}, from here on {here}"
+        say(f"{before}: sums round differently, so no single machine gives these bits; run.json names both")
+    at.devices.append({**here, "from_epoch": at.epoch + 1})
+
+
+class AsyncCopy:
+    """A copy of a small tensor that is asked for at one step and read at a later one, when it has long been made."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+        # Only to page-locked memory does a GPU copy without the process waiting for it.
+        self.copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+        self.copied = torch.Event(tensor.device) if tensor.is_cuda else None
+        self.step: int | None = None
+
+    def at(self, step: int) -> tuple[int, list[float]] | None:
+        """The values asked for last and their step; None where the device is not so far. Then asks for those of now."""
+        if self.step is not None and self.copied and not self.copied.query():
+            return None
+        seen = None if self.step is None else (self.step, self.copy.tolist())
+        self.copy.copy_(self.tensor, non_blocking=True)
+        if self.copied:
+            self.copied.record()
+        self.step = step
+        return seen
 
 
 class _Loop:
     """A training under way: what its steps change, and the saving of it when due or asked for."""
 
     monitor = Monitor()
-    make_way: Callable[[], None] | None = None
 
     def __init__(self, training: Training) -> None:
         protocol, ranks, model = training.protocol, training.ranks, training.model
         self.training, self.protocol, self.ranks, self.model = training, protocol, ranks, model
+        self.forward = ranks.around(model)
         self.samples = training.loader.samples - protocol.holdout
         batch = protocol.batch_size
         self.steps = self.samples // batch if protocol.drop_last else math.ceil(self.samples / batch)
@@ -157,38 +176,28 @@ class _Loop:
                 "take fewer processes, or set drop_last: true",
             )
         # Fused: one pass over the parameters; CPU and CUDA both have it. Each step sets its own rate.
+        momentum, decay, nesterov = protocol.momentum, protocol.weight_decay, protocol.nesterov
         self.optimizer = torch.optim.SGD(
-            model.parameters(),
-            momentum=protocol.momentum,
-            nesterov=protocol.nesterov,
-            weight_decay=protocol.weight_decay,
-            fused=True,
+            model.parameters(), momentum=momentum, weight_decay=decay, nesterov=nesterov, fused=True
         )
         # Of the epoch: summed loss, misclassified samples, steps since the loss is non-finite.
         self.totals = torch.zeros(3, dtype=torch.float64, device=training.device)
-        self.inputs = Inputs(
-            training.loader,
-            training.preprocessing,
-            protocol.flip,
-            protocol.crop,
-            training.seed,
-            torch.bfloat16 if training.precision == "bf16" else torch.float32,
-            training.device,
-            ranks.shard,
-            batch,
-            protocol.color,
-        )
+        shard = Shard(ranks.rank, ranks.size)
+        dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
+        loader, seed, device = training.loader, training.seed, training.device
+        flip, crop, color = protocol.flip, protocol.crop, protocol.color
+        self.inputs = Inputs(loader, training.preprocessing, flip, crop, seed, dtype, device, shard, batch, color)
         self.ema = EMA(model, protocol.weight_average) if protocol.weight_average else None
         self.states = Checkpoints(training.scratch, model, self.optimizer, self.totals, self.ema)
         self.at = self.states.resume()
-        ranks.require_equal(
-            (self.at.epoch << 32) + self.at.step,
-            f"run {training.run_id}: its processes resumed from different states in {training.scratch}",
-            "start it again; if that repeats, delete the newest state there",
-        )
+        place = (self.at.epoch << 32) + self.at.step
+        if ranks.largest(place) != -ranks.largest(-place):
+            what = f"run {training.run_id}: its processes resumed from different states in {training.scratch}"
+            raise WrnPipeError(what, "start it again; if that repeats, delete the newest state there")
         self.interval = training.hooks.checkpoint_interval()
         self.watched = AsyncCopy(self.totals)
         self.stop: list[int] = []
+        self.make_way: Callable[[], None] = lambda: None
 
     def epoch(self) -> None:
         """Do the steps of the epoch under way, from the one that is next, saving the state now and then."""
@@ -204,8 +213,7 @@ class _Loop:
                 group["lr"] = learning_rate(protocol, at.epoch, at.step, steps)
             joined = min(batch_size, len(order) - at.step * batch_size)
             loss, wrong = self.step(batch, joined)
-            if self.make_way:
-                self.make_way()
+            self.make_way()
             added = torch.stack([loss * len(batch.labels), wrong])
             self.ranks.all_reduce_sum(added)
             self.totals[:2] += added
@@ -233,7 +241,7 @@ class _Loop:
             torch.manual_seed(int(draw(training.seed, Stream.DROPOUT, at.epoch, place)[0] >> 1))
         with training.hooks.own_cores() if training.device.type == "cpu" else nullcontext():
             with torch.autocast(training.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-                outputs = (training.forward or self.model)(batch.images)
+                outputs = self.forward(batch.images)
             loss = task.loss(outputs, batch.labels)
             self.optimizer.zero_grad(set_to_none=True)
             ranks.scale_loss(loss, len(batch.labels), joined).backward()  # type: ignore[no-untyped-call]
@@ -271,7 +279,7 @@ class _Loop:
             raise InterruptedTrainingError(signum, place, self.training.run_id)
 
     def where(self) -> str:
-        return f"in epoch {self.at.epoch + 1} after step {self.at.step}; {self._last_state()}"
+        return self._place("after", self.at.step)
 
     def _require_finite_loss(self, step: int, totals: list[float]) -> None:
         loss, _, since = totals
@@ -279,11 +287,8 @@ class _Loop:
             raise self._non_finite("loss", step - int(since) + 1)
 
     def _non_finite(self, what: str, step: int) -> WrnPipeError:
-        return WrnPipeError(
-            f"run {self.training.run_id}: non-finite {what} in epoch {self.at.epoch + 1} at step {step}; "
-            f"{self._last_state()}",
-            "lower the learning rate or use precision: fp32 (another run, from its start)",
-        )
+        remedy = "lower the learning rate or use precision: fp32 (another run, from its start)"
+        return WrnPipeError(f"run {self.training.run_id}: non-finite {what} {self._place('at', step)}", remedy)
 
-    def _last_state(self) -> str:
-        return f"last good state: {self.states.newest or 'none'}"
+    def _place(self, word: str, step: int) -> str:
+        return f"in epoch {self.at.epoch + 1} {word} step {step}; last good state: {self.states.newest or 'none'}"

@@ -1,12 +1,12 @@
 """How a training's threads wait for each other and where they run, so that other processes on the same cores cost it
-little. benchmarks/neighbours.py measures it; sums are the same to the bit."""
+little. Sums are the same to the bit."""
 
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 POLICY = {"GOMP_SPINCOUNT": "30000"}
@@ -39,14 +39,13 @@ def bind_threads(kernels: str) -> bool:
     use: with fewer, two trainings would take the same. Not where the user has set it; not for compiled `kernels`, since
     compilers run where the thread may that calls them; not after torch is imported, which is when OpenMP reads it.
 
-    OpenMP binds the main thread as well, and with it all that it starts later, such as threads that read data. It is
-    set free again here; see `on_own_core`.
+    OpenMP binds the main thread as well, and so all that it starts later: it is set free again, but for `on_own_core`.
     """
     if kernels == "compiled" or "torch" in sys.modules or any(name in os.environ for name in USERS_OWN_BINDING):
         return False
     cores = os.sched_getaffinity(0)
     threads = os.environ.get("OMP_NUM_THREADS")
-    if len(cores) == 1 or threads not in (None, str(len(cores)), str(len({_siblings(core) for core in cores}))):
+    if len(cores) == 1 or threads not in (None, str(len(cores))):
         return False
     os.environ.update(BINDING)
     try:
@@ -58,12 +57,6 @@ def bind_threads(kernels: str) -> bool:
         for name in BINDING:  # not for another OpenMP, loaded later, nor for child processes
             del os.environ[name]
     return True
-
-
-def _siblings(core: int) -> str:
-    """The threads of the processor's own that share a core with this one, as torch counts cores."""
-    listed = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
-    return listed.read_text() if listed.is_file() else str(core)
 
 
 @contextmanager
@@ -81,45 +74,29 @@ def on_own_core() -> Iterator[None]:
 
 
 _TASKS = Path("/proc/self/task")
-_LOOK_S = 1.0
+_LOOK_S, _CALM_LOOKS = 1.0, 2
 _CONTENDED, _CALM = 0.1, 0.03
 """Of the time, in which the thread that waited most was ready to compute and another one had its core."""
 _CROWDED_BOUND, _CROWDED_FREE = 0.42, 0.32
 """The same, as the mean of all threads, bound and free: so much they wait where no core is free for them to go to."""
-_CALM_LOOKS = 2
 
 
-class Yielding:
+class Yielding(ExitStack):
     """Lets a training's threads make way while other processes are busy on their cores.
 
     Alone, threads are fastest that stay on their cores and spin while they wait. Beside a busy process a step then
-    takes as long as the thread that shares its core. So as soon as a thread has to wait for its core, all of them may
-    go to any core, and sleep as soon as they wait for each other; when nobody disturbs them any more, or every core is
-    taken, all is as before. It is for networks whose threads wait for each other in OpenMP only
-    (`kernels.waits_in_openmp`): others lose milliseconds each time when two of them share a core.
-
-    How long to spin OpenMP reads once, at its start. But GNU's spins 100 times at most while it has more threads than
-    there are cores (libgomp's manual, GOMP_SPINCOUNT), so some more that sleep are kept for as long. They must end
-    before the process does, so this is a context manager.
+    takes as long as the thread that shares its core. So as soon as a thread has to wait for its core, all make way,
+    until nobody disturbs them any more or every core is taken. It is for networks whose threads wait for each other in
+    OpenMP only (kernels/apply.py): others lose milliseconds each time when two of them share a core.
     """
 
     def __init__(self) -> None:
-        own = any(name in os.environ and os.environ[name] != POLICY.get(name) for name in USERS_OWN)
+        super().__init__()
+        own = any(os.environ.get(name, POLICY.get(name)) != POLICY.get(name) for name in USERS_OWN)
         self._able = bool(_own_core) and not own and Path("/proc/self/schedstat").is_file()
         self._looked, self._before = time.monotonic(), _waited() if self._able else {}
-        self._calm_looks = 0
-        self._cores: dict[int, set[int]] = {}
-        """Thread -> where it was bound; empty unless they make way."""
-        self._main: set[int] = set()
-        self._end = threading.Event()
-        self._helper: threading.Thread | None = None
-
-    def __enter__(self) -> "Yielding":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.makes_way:
-            self._return()
+        self._calm_looks, self.makes_way = 0, False
+        self._bound: dict[int, set[int]] = {}
 
     def look(self) -> None:
         """To be called between steps, by the main thread; looks about once in a second."""
@@ -127,52 +104,50 @@ class Yielding:
         if not self._able or elapsed < _LOOK_S:
             return
         waited = _waited()
-        compute = [threading.get_native_id(), *(self._cores or _bound())]
-        shares = [(waited[one] - self._before[one]) / elapsed for one in compute if one in self._before.keys() & waited]
-        if shares:
-            self.judge(max(shares), sum(shares) / len(shares))
+        compute = waited.keys() & self._before.keys() & {threading.get_native_id(), *(self._bound or _bound())}
+        shares = [(waited[thread] - self._before[thread]) / elapsed for thread in compute]
+        self.judge(max(shares), sum(shares) / len(shares))
         self._looked, self._before = time.monotonic(), waited
 
     def judge(self, most: float, mean: float) -> None:
         """Make way or no longer, by the shares of the time that the threads have waited for their cores."""
         if not self.makes_way:
             if most > _CONTENDED and mean < _CROWDED_BOUND:
-                self._make_way()
+                self._calm_looks, self.makes_way = 0, True
+                self._bound = self.enter_context(_way_made())
             return
         self._calm_looks = self._calm_looks + 1 if most < _CALM else 0
         if self._calm_looks == _CALM_LOOKS or mean > _CROWDED_FREE:
-            self._return()
-
-    @property
-    def makes_way(self) -> bool:
-        return bool(self._cores)
-
-    def _make_way(self) -> None:
-        if not (bound := _bound()):
-            return
-        self._cores = bound
-        _move(dict.fromkeys(self._cores, os.sched_getaffinity(0)))
-        self._main, self._calm_looks = set(_own_core), 0
-        _own_core.clear()
-        self._end = threading.Event()
-        self._helper = threading.Thread(target=_sleep_among_threads, args=(self._end,), name="more-threads")
-        self._helper.start()
-
-    def _return(self) -> None:
-        assert self._helper
-        self._end.set()
-        self._helper.join()
-        _move(self._cores)
-        _own_core.update(self._main)
-        self._cores = {}
+            self.close()
+            self.makes_way, self._bound = False, {}
 
 
-def _sleep_among_threads(end: threading.Event) -> None:
-    """Have threads of OpenMP of one's own, all asleep, until `end`."""
-    import torch
+@contextmanager
+def _way_made() -> Iterator[dict[int, set[int]]]:
+    """While the block runs, threads may go to any core and sleep as soon as they wait. The value is where they belong.
 
-    torch.zeros(1 << 20).fill_(1.0)
-    end.wait()
+    How long to spin OpenMP reads once, at its start. But GNU's spins 100 times at most while it has more threads than
+    there are cores (libgomp's manual, GOMP_SPINCOUNT), so some more that sleep are kept for as long.
+    """
+    bound, main, end = _bound(), set(_own_core), threading.Event()
+
+    def sleep_among_threads() -> None:
+        import torch
+
+        torch.zeros(1 << 20).fill_(1.0)  # which gives this thread some of OpenMP's for its own
+        end.wait()
+
+    helper = threading.Thread(target=sleep_among_threads)
+    _move(dict.fromkeys(bound, os.sched_getaffinity(0)))
+    _own_core.clear()
+    helper.start()
+    try:
+        yield bound
+    finally:
+        end.set()
+        helper.join()
+        _move(bound)
+        _own_core.update(main)
 
 
 def _move(threads: dict[int, set[int]]) -> None:

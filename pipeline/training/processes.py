@@ -9,24 +9,17 @@ from pipeline.params import Plan
 def number_of_processes(plan: Plan, run_id: str, asked: Literal["auto"] | int | None) -> int:
     """The protocol's number where none is asked for. auto: one for each GPU, and where there is none the protocol's.
 
-    Raises UserError as `require_allowed`.
+    Raises UserError unless this number of processes trains what the run's protocol says, but for rounding.
     """
-    protocol = plan.protocols[plan.run(run_id).protocol]
+    run = plan.run(run_id)
+    protocol = plan.protocols[run.protocol]
     if asked == "auto":
         import torch
 
         asked = torch.cuda.device_count() if plan.device != "cpu" and torch.cuda.is_available() else None
     processes = asked or protocol.processes
-    require_allowed(plan, run_id, processes)
-    return processes
-
-
-def require_allowed(plan: Plan, run_id: str, processes: int) -> None:
-    """Raise UserError unless this number of processes can train what the run's protocol says, but for rounding."""
-    run = plan.run(run_id)
-    protocol = plan.protocols[run.protocol]
     if processes == protocol.processes:
-        return
+        return processes
     said = f"run {run_id} by {_number(processes)}: its protocol {run.protocol} says {protocol.processes}"
     there = f"there (another run); or take {_number(protocol.processes)}"
     if protocol.batch_norm == "per-process":
@@ -38,6 +31,7 @@ def require_allowed(plan: Plan, run_id: str, processes: int) -> None:
         raise UserError(f"{said}, and each draws its own dropout masks", f"set processes: {processes} {there}")
     if processes > protocol.batch_size:
         raise UserError(f"{said}, and a mini-batch has {protocol.batch_size} images", "take fewer processes")
+    return processes
 
 
 def _number(processes: int) -> str:

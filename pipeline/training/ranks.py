@@ -10,8 +10,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.data.sampler import Shard
-from pipeline.errors import WrnPipeError
 from pipeline.params import Device
 from pipeline.training import device as devices
 
@@ -31,15 +29,6 @@ class Ranks:
     def is_rank_zero(self) -> bool:
         """The one that speaks and writes."""
         return self.rank == 0
-
-    @property
-    def shard(self) -> Shard:
-        return Shard(self.rank, self.size)
-
-    @property
-    def facts(self) -> dict[str, str | int]:
-        """What run.json says of them beside the device: with another number sums round differently."""
-        return {"processes": self.size} if self.size > 1 else {}
 
     def around(self, model: nn.Module) -> nn.Module:
         """`model` as the steps call it: its gradients are the means over the processes. Collective."""
@@ -73,11 +62,6 @@ class Ranks:
         dist.all_reduce(found, dist.ReduceOp.MAX, self.hosts)
         return int(found)
 
-    def require_equal(self, number: int, what: str, remedy: str) -> None:
-        """Raise WrnPipeError in all processes where they do not hold the same number. Collective."""
-        if self.largest(number) != -self.largest(-number):
-            raise WrnPipeError(what, remedy)
-
 
 ALONE = Ranks()
 
@@ -90,12 +74,12 @@ def joined(setting: Device) -> Iterator[Ranks]:
     """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     device = devices.choose(setting, rank, size)
-    devices.prepare(device)
+    hosts = None
     if device.type == "cuda":
         dist.init_process_group("nccl", device_id=device)
+        hosts = dist.new_group(backend="gloo")
     else:
         dist.init_process_group("gloo")
-    hosts = dist.new_group(backend="gloo") if device.type == "cuda" else None
     yield Ranks(rank, size, device, hosts)  # type: ignore[arg-type]
     # Not after an error: another process may be gone, and then this would wait for it.
     dist.destroy_process_group()

@@ -8,24 +8,24 @@ from typing import Any
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
-from torch import nn
 
 from pipeline.artifacts import HISTORY, RECORD, WEIGHTS, RunRecord, beton_of, write_history, write_weights
 from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
+from pipeline.data.sampler import Shard
 from pipeline.errors import OUTSIDE, WrnPipeError, continue_with
+from pipeline.kernels.apply import speed_up
 from pipeline.models.build import build, count_parameters
 from pipeline.models.sync_batch_norm import synchronise
-from pipeline.params import Kernels, Plan, Precision
+from pipeline.params import Plan
 from pipeline.progress import say
 from pipeline.provenance import versions
 from pipeline.publish import new_folder
-from pipeline.tasks.task import task_of
+from pipeline.tasks.classification import task_of
 from pipeline.training import device as devices
 from pipeline.training.evaluate_run import predictor
 from pipeline.training.hooks import Hooks
 from pipeline.training.loop import Training, train
-from pipeline.training.processes import require_allowed
 from pipeline.training.ranks import ALONE, Ranks
 
 
@@ -53,7 +53,8 @@ def train_run(
             )
         with hooks.run_logger(run_id, record) as logger:
             done = train(training, logger.epoch)
-            record |= {"device": done.devices[-1], "devices": done.devices, "unrepeatable_kernels": done.unrepeatable}
+            last = {key: value for key, value in done.devices[-1].items() if key != "from_epoch"}
+            record |= {"device": last, "devices": done.devices, "unrepeatable_kernels": done.unrepeatable}
             try:
                 with new_folder(to) as work:
                     write_weights(work / WEIGHTS, training.model.state_dict())
@@ -69,23 +70,13 @@ def train_run(
 def prepare(
     plan: Plan, run_id: str, print_of_run: str, scratch: Path, hooks: Hooks, ranks: Ranks = ALONE
 ) -> tuple[Training, dict[str, Any]]:
-    """A training ready to start, keeping its state in `scratch`, and what run.json says of it before its first step.
-
-    Raises UserError where that number of ranks would train something else than the protocol says.
-    """
-    require_allowed(plan, run_id, ranks.size)
+    """A training ready to start, keeping its state in `scratch`, and what run.json says of it before its first step."""
     run = plan.run(run_id)
     protocol, task = plan.protocols[run.protocol], task_of(plan, run_id)
     device = ranks.device or devices.choose(plan.device)
     devices.prepare(device)
-    model = build(
-        run.network,
-        plan.datasets[run.dataset].classes,
-        conv_init=protocol.conv_init,
-        bn_init=protocol.bn_init,
-        dropout=protocol.dropout if run.network.endswith("-dropout") else 0.0,
-        seed=run.seed,
-    )
+    classes, conv_init, bn_init = plan.datasets[run.dataset].classes, protocol.conv_init, protocol.bn_init
+    model = build(run.network, classes, conv_init=conv_init, bn_init=bn_init, dropout=protocol.dropout, seed=run.seed)
     model = model.to(device).to(memory_format=torch.channels_last)
     if protocol.batch_norm == "synchronised":
         kernels, makes_way = synchronise(model, device), False
@@ -94,31 +85,17 @@ def prepare(
         kernels, makes_way = speed_up(plan.kernels, model, device, precision)
     # Several processes share the cores: as many threads decode JPEGs in each as compute there.
     workers = torch.get_num_threads() if ranks.size > 1 and run.representation == "jpeg" else None
-    share = ranks.shard.size(protocol.batch_size)
+    share = Shard(ranks.rank, ranks.size).size(protocol.batch_size)
     loader = Loader(beton_of(run), "train", share, plan.loading.backend, workers)
-    forward = ranks.around(model)
-    test = None
+    preprocessing, test = Preprocessing(protocol.preprocessing).to(device), None
     if protocol.test_every and ranks.is_rank_zero:
         _, predict = predictor(plan, run_id, device)
 
         def test(weights: dict[str, torch.Tensor]) -> float:
-            return task.score(predict(weights, shown=False))[0].value
+            return next(iter(task.score(predict(weights, shown=False)).values()))
 
     training = Training(
-        run_id,
-        protocol,
-        run.seed,
-        task,
-        model,
-        loader,
-        Preprocessing(protocol.preprocessing).to(device),
-        device,
-        scratch,
-        hooks,
-        ranks,
-        forward,
-        test,
-        makes_way,
+        run_id, protocol, run.seed, task, model, loader, preprocessing, device, scratch, hooks, ranks, test, makes_way
     )
     record = {
         "run": run_id,
@@ -134,16 +111,3 @@ def prepare(
         "versions": versions(),
     }
     return training, record
-
-
-def speed_up(kernels: Kernels, model: nn.Module, device: torch.device, precision: Precision) -> tuple[str, bool]:
-    """pipeline.kernels.apply.speed_up, or torch's own kernels where that folder was deleted, which is said."""
-    try:
-        from pipeline.kernels.apply import speed_up as by_folder
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("pipeline.kernels"):
-            raise
-        if kernels != "torch":
-            say(f"kernels: {kernels} needs the folder pipeline/kernels, which is not here; training with torch's own")
-        return "torch", False
-    return by_folder(kernels, model, device, precision)

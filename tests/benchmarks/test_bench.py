@@ -1,8 +1,7 @@
-"""`wrn-pipe bench` and what is measured by hand in benchmarks/: that they run and what they compare; never how fast."""
+"""`wrn-pipe bench`: that it runs and what it compares; never how fast."""
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 import tracemalloc
@@ -12,46 +11,32 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.benchmarks import measuring, train_bench
+from pipeline.benchmarks.loader_bench import WAYS
 from pipeline.benchmarks.loader_bench import bench as loader_bench
-from pipeline.benchmarks.loading_ways import WAYS
 from pipeline.benchmarks.measuring import spread
 from pipeline.benchmarks.train_bench import Way, default, ways
 from pipeline.cli import main as command_line
-from pipeline.data.ffcv_patches import tables_only
+from pipeline.data import beton
+from pipeline.data.ffcv_loader import tables_only
 from pipeline.errors import UserError
 from pipeline.progress import say
 
 ROOT = Path(__file__).resolve().parents[2]
-BENCHMARKS = ROOT / "benchmarks"
-
-
-def run(command: list[str], cwd: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def measured(cwd: Path, *options: str) -> dict[str, Any]:
     """What `wrn-pipe bench` says as JSON."""
-    code = "from pipeline.cli.main import main; main()"
-    result: dict[str, Any] = json.loads(run(["-c", code, "bench", *options, "--json"], cwd))
+    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "bench", *options, "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
     return result
-
-
-@pytest.fixture
-def checkout(tiny_beton: Path, tmp_path: Path) -> Path:
-    """params.yaml and a few real images as data/beton/cifar10-rgb."""
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    (tmp_path / "data" / "beton").mkdir(parents=True)
-    (tmp_path / train_bench.DATA).symlink_to(tiny_beton)
-    return tmp_path
 
 
 @pytest.mark.parametrize("bf16", [True, False])
@@ -123,50 +108,28 @@ def test_mistakes_are_found_before_anything_is_measured(
 
 @pytest.mark.endurance
 @pytest.mark.soak
-def test_the_commands_measure_in_processes_of_their_own(checkout: Path) -> None:
-    result = measured(checkout, "train", "--networks", "WRN-10-1", "--repeats", "1")
+def test_the_commands_measure_in_processes_of_their_own(tiny_beton: Path, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "data" / "beton").mkdir(parents=True)
+    (tmp_path / train_bench.DATA).symlink_to(tiny_beton)
+    result = measured(tmp_path, "train", "--networks", "WRN-10-1", "--repeats", "1")
     device = torch.device(result["machine"]["type"])
     assert [row["label"] for row in result["rows"]] == list(ways(device, compiled=False, backend="ffcv"))
     assert result["machine"]["deterministic"] == "True", "as in the process that measured, not in this one"
-    result = measured(checkout, "loader", "--repeats", "1", "--workers", "1")
+    result = measured(tmp_path, "loader", "--repeats", "1", "--workers", "1")
     assert [rate["way"] for rate in result["rates"]] == list(WAYS)
     assert min(rate["images_per_s"]["median"] for rate in result["rates"]) > 0
-    assert result["images"] == 260
-
-
-@pytest.mark.endurance
-@pytest.mark.soak
-def test_figure_4_sets_our_ratios_beside_the_papers(tmp_path: Path) -> None:
-    result = measured(tmp_path, "figure-4", "--repeats", "1", "--precision", "bf16")
-    assert result["precision"] == "bf16"
-    timings = {timing["network"]: timing for timing in result["timings"]}
-    assert {name: timing["paper_ms"] for name, timing in timings.items()} == {
-        "pre-act-ResNet-164": 85,
-        "pre-act-ResNet-1001": 512,
-        "WRN-40-4": 68,
-        "WRN-16-10": 164,
-        "WRN-28-10": 312,
+    assert (result["images"], result["machine"]["threads"]) == (260, "1")
+    timings = {
+        each["network"]: each
+        for each in measured(tmp_path, "figure-4", "--repeats", "1", "--precision", "bf16")["timings"]
     }
+    paper = {name: timing["paper_ms"] for name, timing in timings.items()}
+    thin = {"pre-act-ResNet-164": 85, "pre-act-ResNet-1001": 512}
+    assert paper == {**thin, "WRN-40-4": 68, "WRN-16-10": 164, "WRN-28-10": 312}
     for timing in timings.values():
         assert timing["ratio"] == pytest.approx(timing["ms"]["median"] / timings["WRN-40-4"]["ms"]["median"])
         assert timing["paper_ratio"] == pytest.approx(timing["paper_ms"] / 68)
-
-
-@pytest.mark.endurance
-@pytest.mark.soak
-@pytest.mark.parametrize(
-    ("words", "rows"),
-    [
-        (["epochs.py", "--network", "WRN-10-1"], 3),
-        (["neighbours.py", "--network", "WRN-10-1", "--repeats", "1"], 7),
-        (["scale.py", "--samples", "3000", "--repeats", "1"], 7),
-        (["scale.py", "--data", "data/beton/cifar10-rgb", "--repeats", "1"], 7),
-    ],
-    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
-)
-def test_what_developers_measure_by_hand_runs(words: list[str], rows: int, checkout: Path) -> None:
-    assert len(run([str(BENCHMARKS / words[0]), *words[1:]], checkout).splitlines()) == rows
-    assert not (checkout / "scratch").exists() or not list((checkout / "scratch").iterdir())
 
 
 def test_no_python_object_stays_for_a_sample(tmp_path: Path) -> None:
@@ -175,11 +138,11 @@ def test_no_python_object_stays_for_a_sample(tmp_path: Path) -> None:
     from ffcv.reader import Reader
 
     n = 5_000
-    runpy.run_path(str(BENCHMARKS / "scale.py"))["write"](tmp_path / "small-jpeg", n)
+    beton.write(tmp_path / "train.beton", "jpeg", np.full((n, 2), 8), np.zeros(n), [b"a JPEG"] * n)
     before = ffcv.loader.loader.OSCacheManager
 
     def bytes_of_a_sample() -> float:
-        reader = Reader(str(tmp_path / "small-jpeg" / "train.beton"))
+        reader = Reader(str(tmp_path / "train.beton"))
         tracemalloc.start()
         kept = ffcv.loader.loader.OSCacheManager(reader)
         size = tracemalloc.get_traced_memory()[0] / n

@@ -1,11 +1,13 @@
 """Files that are missing or broken: two lines, exit code 2, and nothing of what is committed is lost."""
 
+import json
 import shutil
+from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
-from typing import Any
 
 import pytest
+from clones import told
 from project import ROOT, Project, copy_repository
 
 from pipeline.cli import main as command_line
@@ -18,33 +20,38 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Committed results without the records of the run that they are made of; its tests put back what they break."""
     project = copy_repository(tmp_path_factory.mktemp("clone") / "c", "params.yaml", "dvc.lock")
     shutil.copytree(ROOT / "results", project.root / "results")
-    assert project.run("git", "init", "-q", "-b", "main").returncode == 0
     project.commit("start")
     return project
 
 
-def refused(root: Path, typed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """The two lines of a command that the user's files stop."""
-    monkeypatch.setattr("sys.argv", ["wrn-pipe", *typed.split()])
-    with chdir(root), pytest.raises(SystemExit) as ended:
-        command_line.main()
-    shown = capsys.readouterr()
-    assert ended.value.code == 2, shown
-    what, fix = shown.err.splitlines()
-    assert what.startswith("error: ")
-    assert fix.startswith("  fix: ")
-    return shown.err
+Refused = Callable[[str], str]
+
+
+@pytest.fixture
+def refused(clone: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Run a command that the user's files stop; its two lines."""
+
+    def run(typed: str) -> str:
+        monkeypatch.setattr("sys.argv", ["wrn-pipe", *typed.split()])
+        with chdir(clone.root), pytest.raises(SystemExit) as ended:
+            command_line.main()
+        shown = capsys.readouterr()
+        assert ended.value.code == 2, shown
+        what, fix = shown.err.splitlines()
+        assert what.startswith("error: ")
+        assert fix.startswith("  fix: ")
+        return shown.err
+
+    return run
 
 
 @pytest.mark.parametrize("stage", ["summarize", "tabulate 4", "manifest", "report"])
-def test_results_stay_where_the_records_of_their_run_were_deleted(
-    clone: Project, stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_results_stay_where_the_records_of_their_run_were_deleted(clone: Project, stage: str, refused: Refused) -> None:
     def results() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in (clone.root / "results").rglob("*") if path.is_file()}
 
     before = results()
-    said = refused(clone.root, f"stage {stage}", monkeypatch, capsys)
+    said = refused(f"stage {stage}")
     assert f"evaluations/{RUN} is not here, though dvc.lock has it" in said
     assert f"git checkout evaluations/{RUN}, or wrn-pipe repro {RUN}" in said
     assert results() == before
@@ -52,18 +59,14 @@ def test_results_stay_where_the_records_of_their_run_were_deleted(
 
 @pytest.mark.parametrize("file", ["metrics.json", "run.json"])
 @pytest.mark.parametrize("content", ["[]", "{}", "{"])
-def test_summarize_names_a_broken_record(
-    clone: Project, file: str, content: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_summarize_names_a_broken_record(clone: Project, file: str, content: str, refused: Refused) -> None:
     before, folder = (clone.root / "results/runs.csv").read_bytes(), clone.root / "evaluations" / RUN
     folder.mkdir(parents=True)
     try:
-        (folder / "metrics.json").write_text(
-            f'{{"run": "{RUN}", "dataset": "cifar10", "network": "WRN-40-1", "split": "test", "n": 2, "errors": 1, '
-            '"top1_error": 50.0}'
-        )
+        metrics = {"run": RUN, "dataset": "cifar10", "network": "WRN-40-1", "split": "test", "n": 2, "errors": 1}
+        (folder / "metrics.json").write_text(json.dumps({**metrics, "top1_error": 50.0}))
         (folder / file).write_text(content)
-        said = refused(clone.root, "stage summarize", monkeypatch, capsys)
+        said = refused("stage summarize")
     finally:
         shutil.rmtree(clone.root / "evaluations")
     assert f"evaluations/{RUN}/" in said
@@ -81,13 +84,7 @@ BROKEN: dict[str, tuple[str, bytes | None, str, str, str]] = {
     "train, dag": ("dvc.yaml", b"{:\n}\n", f"stage train {RUN}", "dvc.yaml:", "git checkout dvc.yaml"),
     "params": ("params.yaml", b"# caf\xe9\n", "plan --paper-table 4", "not UTF-8, but byte 0xe9", "save it as UTF-8"),
     "no lock": ("dvc.lock", None, "repro", "dvc.lock not found, though git has it", "git checkout dvc.lock; or"),
-    "no lock, dry": (
-        "dvc.lock",
-        None,
-        "repro --dry",
-        "though git has it",
-        "git checkout dvc.lock",
-    ),
+    "no lock, dry": ("dvc.lock", None, "repro --dry", "though git has it", "git checkout dvc.lock"),
     "no .dvc": (".dvc/config", None, "repro", "it has no .dvc/config", "git checkout .dvc, or dvc init"),
     "convert": ("none", None, "stage convert cifar10-rgb", "images.npy not found", "wrn-pipe repro download@cifar10"),
     "evaluate": ("none", None, f"stage evaluate {RUN}", "model.safetensors not found", f"wrn-pipe repro train@{RUN}"),
@@ -95,9 +92,7 @@ BROKEN: dict[str, tuple[str, bytes | None, str, str, str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_file_is_named_with_its_line(
-    clone: Project, case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_broken_file_is_named_with_its_line(clone: Project, case: str, refused: Refused) -> None:
     file, more, typed, what, remedy = BROKEN[case]
     path = clone.root / file
     before = path.read_bytes() if path.exists() else None
@@ -106,7 +101,11 @@ def test_a_broken_file_is_named_with_its_line(
             path.unlink(missing_ok=True)
         else:
             path.write_bytes((before or b"") + more)
-        said = refused(clone.root, typed, monkeypatch, capsys)
+        said = refused(typed)
+        if case == "repro, lock":
+            shown = told(clone.cli("status"))
+            assert "dvc.lock:" in shown
+            assert "Next: settle the conflict there" in shown
     finally:
         if before is not None:
             path.write_bytes(before)
@@ -114,48 +113,26 @@ def test_a_broken_file_is_named_with_its_line(
     assert remedy in said
 
 
-def test_weights_that_are_none(
-    clone: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_that_are_none_and_a_missing_repository(clone: Project, refused: Refused) -> None:
     folder = clone.root / "models" / RUN
     folder.mkdir(parents=True)
+    (clone.root / ".git").rename(clone.root / "git")
     try:
         for name in ("model.safetensors", "run.json", "history.csv"):
             (folder / name).write_bytes(b"{}")
-        said = refused(clone.root, f"stage evaluate {RUN}", monkeypatch, capsys)
+        assert f"models/{RUN}/model.safetensors holds no weights" in refused(f"stage evaluate {RUN}")
+        assert not list(clone.root.glob("evaluations/*"))
+        assert "not a git repository" in refused("repro")
     finally:
         shutil.rmtree(clone.root / "models")
-    assert f"models/{RUN}/model.safetensors holds no weights" in said
-    assert not (clone.root / "evaluations").exists() or not any((clone.root / "evaluations").iterdir())
-
-
-def test_a_conflict_and_a_missing_repository_are_told_with_the_fix(
-    clone: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    lock = clone.root / "dvc.lock"
-    before = lock.read_bytes()
-    lock.write_bytes(before + CONFLICT)
-    shown = clone.cli("status")
-    lock.write_bytes(before)
-    assert shown.returncode == 0
-    assert "dvc.lock:" in shown.stdout
-    assert "Next: settle the conflict there" in shown.stdout
-    (clone.root / ".git").rename(clone.root / "git")
-    try:
-        assert "not a git repository" in refused(clone.root, "repro", monkeypatch, capsys)
-    finally:
         (clone.root / "git").rename(clone.root / ".git")
 
 
 def test_a_run_that_never_ran_is_not_told_as_edited(clone: Project) -> None:
-    before = clone.lock()
-
-    def another(params: Any) -> None:
-        params["runs"][RUN[:-1] + "2"] = {**params["runs"][RUN], "seed": 2}
-
-    params = (clone.root / "params.yaml").read_bytes()
-    clone.edit(another)
-    shown = clone.cli("repro", "--dry", f"train@{RUN[:-1]}2")
+    before, params = clone.lock(), (clone.root / "params.yaml").read_bytes()
+    second = f"{RUN[:-1]}2"
+    clone.edit(lambda params: params["runs"].update({second: {**params["runs"][RUN], "seed": 2}}))
+    shown = told(clone.cli("repro", "--dry", f"train@{second}"))
     (clone.root / "params.yaml").write_bytes(params)
-    assert f"train@{RUN[:-1]}2: it never ran here" in shown.stdout
+    assert f"train@{second}: it never ran here" in shown
     assert clone.lock() == before

@@ -1,17 +1,15 @@
 """What the shell offers at Tab, asked as bash asks it."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from project import ROOT, Project
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from pipeline.cli import completion
 from pipeline.cli.main import app
 
-ROOT = Path(__file__).resolve().parents[2]
 RUN = "cifar10-wrn-40-1-quick-s1"
 
 
@@ -53,19 +51,11 @@ def test_words_of_the_plan_and_the_paper(typed: str, some: list[str]) -> None:
     assert len(words) == len(set(words))
 
 
-def test_a_stage_offers_only_what_it_works_on() -> None:
+def test_no_more_is_offered_than_a_command_takes() -> None:
     assert offered("stage tabulate ") == ["4"]
     assert offered("stage summarize ") == []
-
-
-def test_explain_does_not_offer_all_tables_which_it_refuses() -> None:
+    assert offered("stage ") == list(YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"])
     assert set(offered("compare --paper-table ")) - set(offered("explain --paper-table ")) == {"all"}
-
-
-def test_the_stages_are_those_of_dvc_yaml() -> None:
-    from ruamel.yaml import YAML
-
-    assert list(completion.STAGES) == list(YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"])
 
 
 def test_a_broken_plan_offers_nothing_and_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,12 +71,5 @@ def test_a_shell_is_answered_quickly() -> None:
         "try:\n    app()\nfinally:\n    print('heavy:', {'torch', 'mlflow', 'pandas', 'numba'} & set(sys.modules))"
     )
     environment = {"_WRN_PIPE_COMPLETE": "complete_bash", "COMP_WORDS": "wrn-pipe repro cifar", "COMP_CWORD": "2"}
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ran = Project(ROOT).run(sys.executable, "-c", code, **environment)
     assert ran.stdout.splitlines() == [RUN, "heavy: set()"]

@@ -36,10 +36,13 @@ def listed() -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in json.loads(done.stdout)}
 
 
-def verdicts(*arguments: str) -> dict[str, tuple[str, str]]:
+def findings(*arguments: str) -> dict[str, tuple[str, str]]:
+    """Path -> state, and why it is so with what helps."""
     done = run("verify", *arguments, "--json")
-    found = {file["path"]: (file["verdict"], file["why"]) for file in json.loads(done.stdout)["files"]}
-    assert done.exit_code == any(verdict in ("wrong", "missing") for verdict, _ in found.values())
+    found = {
+        each["path"]: (each["state"], f"{each['why']}; {each['fix']}") for each in json.loads(done.stdout)["findings"]
+    }
+    assert done.exit_code == any(state == "wrong" for state, _ in found.values())
     return found
 
 
@@ -88,6 +91,12 @@ def test_a_dataset_goes_from_missing_to_converted_with_evidence_for_each_step(pr
     assert (row["state"], row["representations"]) == ("verified", {"rgb": "missing"})
 
     shutil.move("aside", BETON)
+    content = project.root.joinpath("params.yaml").read_text()
+    project.edit(lambda params: params["datasets"][NAME]["digests"].update(test="0" * 64))
+    row = listed()[NAME]
+    assert (row["state"], row["representations"]) == ("fetched", {"rgb": "unverified"}), "checked against other digests"
+    project.root.joinpath("params.yaml").write_text(content)
+
     flip(BETON / "train.beton")
     flip(RAW / "train_images.npy")
     row = listed()[NAME]
@@ -97,15 +106,6 @@ def test_a_dataset_goes_from_missing_to_converted_with_evidence_for_each_step(pr
     assert listed()[NAME]["state"] == "fetched"
     (RAW / "test_labels.npy").unlink()
     assert listed()[NAME]["state"] == "missing"
-
-
-def test_what_was_checked_against_another_digest_is_not_called_verified(project: Project) -> None:
-    def change(params: Any) -> None:
-        params["datasets"][NAME]["digests"]["test"] = "0" * 64
-
-    project.edit(change)
-    row = listed()[NAME]
-    assert (row["state"], row["representations"]) == ("fetched", {"rgb": "unverified"})
 
 
 def test_the_list_names_what_params_does_not_have(project: Project) -> None:
@@ -121,19 +121,13 @@ def test_the_list_names_what_params_does_not_have(project: Project) -> None:
 
 
 def test_verify_reads_everything_and_finds_it_right(project: Project) -> None:
-    found = verdicts()
+    found = findings()
     arrays = [RAW / f"{split}_{what}.npy" for split in SPLITS for what in ("images", "labels")]
-    betons = [BETON / f"{split}.beton" for split in SPLITS]
-    assert list(found) == [*map(str, arrays), f"{RAW}/", *map(str, betons), f"{BETON}/"]
-    assert {verdict for verdict, _ in found.values()} == {"right"}
-    last = run("verify", NAME).stdout.splitlines()[-1]
-    assert last == "8 right, 0 wrong or missing, 0 on no record."
-
-
-def truncate(path: Path) -> None:
-    content = path.read_bytes()
-    path.unlink()
-    path.write_bytes(content[: len(content) // 2])
+    assert set(found) == {*map(str, arrays), *(str(BETON / f"{split}.beton") for split in SPLITS), str(RAW), str(BETON)}
+    assert {state for state, _ in found.values()} == {"right"}
+    assert run("verify", NAME).stdout.splitlines()[-1] == "8 right, 0 wrong, 0 not checked."
+    (RAW / "more.npy").write_bytes(b"x")
+    assert findings()[str(RAW)][0] == "wrong", "a file that does not belong there"
 
 
 def retitle(card: Path) -> None:
@@ -144,40 +138,30 @@ def retitle(card: Path) -> None:
     card.write_text(json.dumps(content))
 
 
-DAMAGES: dict[str, tuple[Path, Callable[[Path], object], str, str]] = {  # file, damage, verdict, what is said
-    "a pixel": (RAW / "train_images.npy", flip, "wrong", "digest of images and labels is "),
-    "a label": (RAW / "test_labels.npy", lambda p: flip(p, -8), "wrong", ", pinned in params.yaml "),
-    "a label out of range": (RAW / "test_labels.npy", flip, "wrong", "test: labels 0..72057594037927"),
-    "half a file": (RAW / "test_images.npy", truncate, "wrong", "unreadable arrays"),
-    "no array": (RAW / "test_images.npy", lambda p: p.write_bytes(b""), "wrong", "unreadable arrays"),
-    "lost labels": (RAW / "train_labels.npy", Path.unlink, "missing", "wrn-pipe repro download@cifar10-tiny"),
-    "a beton's byte": (BETON / "test.beton", lambda p: flip(p, 5000), "wrong", "is not the file that"),
-    "a lost beton": (BETON / "test.beton", Path.unlink, "missing", "wrn-pipe repro convert@cifar10-tiny-rgb"),
-    "a card of others": (BETON / "card.json", retitle, "wrong", "its card says content 0"),
-    "a broken card": (BETON / "card.json", lambda p: p.write_text("{"), "wrong", ""),
-}
+DAMAGES: list[tuple[Path, Callable[[Path], object], str]] = [  # file, damage, what is said
+    (RAW / "train_images.npy", flip, "digest of images and labels is "),
+    (RAW / "test_labels.npy", flip, "test: labels 0..72057594037927"),
+    (RAW / "test_images.npy", lambda path: path.write_bytes(b""), "not as params.yaml says: "),
+    (RAW / "train_labels.npy", Path.unlink, "not found; wrn-pipe repro download@cifar10-tiny"),
+    (BETON / "test.beton", lambda path: flip(path, 5000), "is not the file that"),
+    (BETON / "test.beton", Path.unlink, "not found; wrn-pipe repro convert@cifar10-tiny-rgb"),
+    (BETON / "card.json", retitle, "its card says content 0"),
+    (BETON / "card.json", lambda path: path.write_text("{"), "card.json: "),
+]
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_verify_names_the_file_that_is_not_right(project: Project, damage: str) -> None:
-    path, spoil, verdict, why = DAMAGES[damage]
+@pytest.mark.parametrize(("path", "spoil", "why"), DAMAGES)
+def test_verify_names_the_file_that_is_not_right(
+    project: Project, path: Path, spoil: Callable[[Path], object], why: str
+) -> None:
     spoil(path)
-    found = verdicts(NAME)
-    blamed = BETON / "test.beton" if verdict == "wrong" and path.name == "card.json" else path
-    assert found[str(blamed)][0] == verdict
+    found = findings(NAME)
+    blamed = BETON / "test.beton" if path.name == "card.json" else path
+    assert found[str(blamed)][0] == "wrong"
     assert why in found[str(blamed)][1]
     # The folder as a whole is another one than dvc.lock records, the other folder is right.
-    assert found[f"{path.parent}/"][0] == "wrong"
-    assert found[f"{BETON if path.parent == RAW else RAW}/"][0] == "right"
-    said = run("verify").stdout
-    assert said.splitlines()[-1] == f"To get them right: delete {path.parent}, then wrn-pipe repro convert"
-
-
-def test_a_file_that_does_not_belong_there_is_named(project: Project) -> None:
-    (RAW / "more.npy").write_bytes(b"x")
-    verdict, why = verdicts()[f"{RAW}/"]
-    assert verdict == "wrong"
-    assert "more.npy" in why
+    assert found[str(path.parent)][0] == "wrong"
+    assert found[str(BETON if path.parent == RAW else RAW)][0] == "right"
 
 
 def test_without_a_pinned_digest_the_card_is_compared_and_without_a_card_nothing_is_claimed(project: Project) -> None:
@@ -186,14 +170,14 @@ def test_without_a_pinned_digest_the_card_is_compared_and_without_a_card_nothing
 
     project.edit(unpin)
     images = str(RAW / "train_images.npy")
-    assert verdicts()[images][1].endswith("as in data/beton/cifar10-tiny-rgb/card.json")
+    assert "as in data/beton/cifar10-tiny-rgb/card.json" in findings()[images][1]
     flip(RAW / "train_labels.npy", -8)
-    assert verdicts()[images][0] == "wrong"
+    assert findings()[images][0] == "wrong"
     flip(RAW / "train_labels.npy", -8)
     shutil.rmtree(BETON)
     Path("dvc.lock").unlink()
-    found = verdicts()
-    assert {verdict for verdict, _ in found.values()} == {"unrecorded"}
+    found = findings()
+    assert {state for state, _ in found.values()} == {"unchecked"}
     assert "pin it in params.yaml" in found[images][1]
 
 
@@ -213,15 +197,13 @@ def test_a_mistake_is_told_with_its_remedy(project: Project, arguments: list[str
     assert caught.value.remedy.startswith(remedy)
 
 
-@pytest.mark.parametrize("command", ["verify", "show"])
-def test_a_dataset_that_is_not_here_is_a_mistake_with_the_command_that_fetches_it(
-    project: Project, command: str
-) -> None:
+def test_a_dataset_that_is_not_here_is_a_mistake_with_the_command_that_fetches_it(project: Project) -> None:
     shutil.rmtree("data")
-    with pytest.raises(UserError) as caught:
-        run(command, NAME)
-    assert caught.value.remedy == f"wrn-pipe repro download@{NAME}"
-    assert run("verify").stdout.splitlines()[-1] == f"Not here: {NAME}."
+    for command in ("verify", "show"):
+        with pytest.raises(UserError) as caught:
+            run(command, NAME)
+        assert caught.value.remedy == f"wrn-pipe repro download@{NAME}"
+    assert "not here" in findings()[str(RAW)][1]
 
 
 def cells(picture: Image.Image, line: int, n: int) -> np.ndarray:
@@ -243,7 +225,5 @@ def test_the_picture_shows_what_a_training_sees_first(project: Project, tiny_ima
     assert not np.array_equal(moved, images[order])
     assert np.array_equal(cells(picture, 1, 10), moved)
     assert picture.height == image_sheet.TITLE + 2 * (image_sheet.LABEL + 2 * 36 * 3)
-    run(*arguments[:-1], "again.png")
-    assert Path("again.png").read_bytes() == Path("seen.png").read_bytes()
     run("show", NAME, "--count", "3")
     assert np.array_equal(cells(Image.open(f"{NAME}.png"), 0, 3), images[sample_order(1, 0, 260)[:3]])

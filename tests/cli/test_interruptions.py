@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,18 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import psutil
 import pytest
 from project import BIN, Project, make_project
-
-from pipeline.data.readers import Splits
 
 if TYPE_CHECKING:
     from tests.conftest import ArchiveServer
 
 pytestmark = pytest.mark.slow
-RAW, BETON = "data/raw/cifar10-tiny", "data/beton/cifar10-tiny-rgb"
 
 
 @dataclass(frozen=True)
@@ -50,21 +45,7 @@ def interrupted(
     sends them; `to_all` says otherwise.
     """
     log = project.root / "log"
-    with log.open("w") as file:
-        running = subprocess.Popen(
-            [sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments],
-            cwd=project.root,
-            env={
-                **os.environ,
-                "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-                "MLFLOW_TRACKING_URI": "none://",
-                **environment,
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    running = project.start(log, *arguments, **{"MLFLOW_TRACKING_URI": "none://", **environment})
     try:
         until = time.monotonic() + 120
         while not (listens(running.pid) and under_way()):
@@ -168,7 +149,7 @@ def test_a_download_that_is_stopped_goes_on_where_it_was(
     again = project.cli("repro", stage)
     assert again.returncode == 0, again.stderr
     assert archive_server.requests[-1].range == f"bytes={arrived}-"
-    assert len(list((project.root / RAW).iterdir())) == 4
+    assert len(list((project.root / "data/raw/cifar10-tiny").iterdir())) == 4
 
 
 @pytest.mark.parametrize(
@@ -210,31 +191,6 @@ def test_what_fails_by_a_signal_is_not_gone_on_from(
     ended = interrupted(project, signal.SIGINT, lambda: any(parts.glob("[ab]/*.part")), *words)
     assert ended.code == 128 + signal.SIGINT, ended.lines
     assert len({request.path for request in archive_server.requests}) == 1, ended.lines
-
-
-@pytest.fixture
-def many(tmp_path: Path, tiny_images: Splits, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Project:
-    """So many images that writing them takes seconds."""
-    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"))
-    (project.root / RAW).mkdir(parents=True)
-    for split, (images, labels) in tiny_images.items():
-        times = 100_000 // len(labels)
-        np.save(project.root / RAW / f"{split}_images.npy", np.tile(images, (times, 1, 1, 1)))
-        np.save(project.root / RAW / f"{split}_labels.npy", np.tile(labels, times))
-    return project
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_conversion_that_is_stopped_leaves_no_half_file(signum: signal.Signals, many: Project) -> None:
-    data = many.root / "data/beton"
-
-    def under_way() -> bool:
-        return any(path.stat().st_size > 2**23 for path in data.glob(".*.part/train.beton"))
-
-    ended = interrupted(many, signum, under_way, "stage", "convert", "cifar10-tiny-rgb")
-    told(signum, ended, "nothing half-done is left", "repro convert@cifar10-tiny-rgb")
-    assert not list(data.iterdir())
 
 
 @pytest.mark.parametrize(

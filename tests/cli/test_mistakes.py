@@ -5,27 +5,25 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from clones import told
+from project import ROOT, Project
 from typer.testing import CliRunner
 
 from pipeline.cli import main as command_line
 
-ROOT = Path(__file__).resolve().parents[2]
-
 MISTYPED = {
     "statsu": ("wrn-pipe: No such command 'statsu'. Did you mean 'status'?", "wrn-pipe --help"),
     "status --jsno": ("wrn-pipe status: No such option: --jsno (Possible options: --json)", "wrn-pipe status --help"),
-    "status more": ("wrn-pipe status: Got unexpected extra argument(s) (more)", "wrn-pipe status --help"),
     "verify --deeper": ("wrn-pipe verify: Option '--deeper' requires an argument.", "wrn-pipe verify --help"),
     "data --json show --out": ("wrn-pipe data show: Option '--out' requires", "wrn-pipe data show --help"),
     "compare --json": ("compare has no --json", "wrn-pipe compare --format json"),
-    "compare --json --orderings": ("compare has no --json", "wrn-pipe compare --format json"),
     "plan": ("wrn-pipe plan: Missing option '--paper-table'.", "wrn-pipe plan --help"),
     "plan --paper-table 4 --seeds none": ("wrn-pipe plan: Invalid value for '--seeds'", "wrn-pipe plan --help"),
     "data verfiy": ("wrn-pipe data: No such command 'verfiy'. Did you mean 'verify'?", "wrn-pipe data --help"),
@@ -49,7 +47,6 @@ MISTYPED = {
         "--nproc four: invalid number",
         "give one, such as 2, or auto",
     ),
-    "stage evaluate cifar10-wrn-40-1-quick-s1 --nproc 2": ("stage evaluate has no option --nproc", "stage train"),
     "explain --paper-table all --row WRN-40-1": ("the paper has no table 'all'", "known tables: 2, 3, 4"),
     "net WRN-1000000-1": ("deeper than 2000 layers", "write WRN-28-10"),
     "net WRN-28-100000": ("wider than 100 times", "write WRN-28-10"),
@@ -57,36 +54,42 @@ MISTYPED = {
 }
 
 
-@pytest.mark.parametrize("typed", MISTYPED)
-def test_a_mistake_is_two_lines(
-    typed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+Typed = Callable[[str], tuple[Any, str, str]]
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    """Exit code and both streams of what is typed after wrn-pipe."""
+
+    def run(words: str) -> tuple[Any, str, str]:
+        monkeypatch.setattr("sys.argv", ["wrn-pipe", *words.split()])
+        with pytest.raises(SystemExit) as ended:
+            command_line.main()
+        shown = capsys.readouterr()
+        return ended.value.code, shown.out, shown.err
+
+    return run
+
+
+@pytest.mark.parametrize("words", MISTYPED)
+def test_a_mistake_is_two_lines(words: str, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("sys.argv", ["wrn-pipe", *typed.split()])
-    with pytest.raises(SystemExit) as ended:
-        command_line.main()
-    assert ended.value.code == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    what, fix = shown.err.splitlines()
-    said, remedy = MISTYPED[typed]
+    code, out, err = typed(words)
+    assert (code, out) == (2, "")
+    what, fix = err.splitlines()
+    said, remedy = MISTYPED[words]
     assert what.startswith("error: ")
     assert said in what
     assert fix.startswith("  fix: ")
     assert remedy in fix
 
 
-@pytest.mark.parametrize(("typed", "code"), [("", 2), ("--help", 0), ("data --help", 0)])
-def test_help_is_no_mistake(
-    typed: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["wrn-pipe", *typed.split()])
-    with pytest.raises(SystemExit) as ended:
-        command_line.main()
-    assert ended.value.code == code
-    shown = capsys.readouterr()
-    assert "Usage: wrn-pipe" in shown.out + shown.err
-    assert "error:" not in shown.err
+@pytest.mark.parametrize(("words", "code"), [("", 2), ("--help", 0), ("data --help", 0)])
+def test_help_is_no_mistake(words: str, code: int, typed: Typed) -> None:
+    ended, out, err = typed(words)
+    assert ended == code
+    assert "Usage: wrn-pipe" in out + err
+    assert "error:" not in err
 
 
 def test_a_reader_that_leaves_is_no_failure_of_ours() -> None:
@@ -100,35 +103,25 @@ def test_a_reader_that_leaves_is_no_failure_of_ours() -> None:
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
-@pytest.mark.parametrize("below", [True, False])
 def test_another_folder_than_the_repositorys_is_told_the_way(
-    below: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(ROOT / "docs" / "how-to" if below else tmp_path)
-    monkeypatch.setattr("sys.argv", ["wrn-pipe", "status"])
-    with pytest.raises(SystemExit) as ended:
-        command_line.main()
-    assert ended.value.code == 2
-    what, fix = capsys.readouterr().err.splitlines()
-    assert what == f"error: params.yaml not found in {Path.cwd()}"
-    assert (
-        fix
-        == f"  fix: {f'cd {ROOT}' if below else 'cd into the repository; git checkout params.yaml if it was deleted'}"
-    )
+    otherwise = "cd into the repository; git checkout params.yaml if it was deleted"
+    for folder, remedy in ((ROOT / "docs" / "how-to", f"cd {ROOT}"), (tmp_path, otherwise)):
+        monkeypatch.chdir(folder)
+        said = f"error: params.yaml not found in {folder}\n  fix: {remedy}\n"
+        assert typed("status") == (2, "", said)
 
 
 def test_the_version_names_the_commit_that_is_checked_out(tmp_path: Path) -> None:
     """Of its own checkout, not of the user's folder, and none where it is installed."""
 
-    def run(*words: str, cwd: Path) -> str:
-        return subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
-
-    command = (sys.executable, "-c", "from pipeline.cli.main import main; main()", "--version")
-    said, head = f"wrn-pipe {version('wrn-pipe')}", run("git", "rev-parse", "HEAD", cwd=ROOT)[:12]
-    shutil.copytree(ROOT / "pipeline", tmp_path / "installed" / "pipeline")
-    run("git", "init", "-q", cwd=tmp_path)
-    assert run(*command, cwd=ROOT).removesuffix(" with edits") == f"{said}, commit {head}"
-    assert run(*command, cwd=tmp_path / "installed") == said
+    here, there = Project(ROOT), Project(tmp_path / "installed")
+    said, head = f"wrn-pipe {version('wrn-pipe')}", told(here.run("git", "rev-parse", "HEAD"))[:12]
+    shutil.copytree(ROOT / "pipeline", there.root / "pipeline")
+    told(Project(tmp_path).run("git", "init", "-q"))
+    assert told(here.cli("--version")).strip().removesuffix(" with edits") == f"{said}, commit {head}"
+    assert told(there.cli("--version")).strip() == said
 
 
 def paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

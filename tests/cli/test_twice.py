@@ -68,15 +68,12 @@ def test_it_is_stopped_at_once_and_says_how_to_start_again(
 
 @pytest.mark.soak
 @pytest.mark.parametrize("when", [starting, stepping])
-def test_no_training_outlives_a_command_that_is_killed(project: Project, when: Callable[[Project], bool]) -> None:
+def test_no_training_outlives_a_command_that_is_killed_and_another_starts_again(
+    project: Project, when: Callable[[Project], bool]
+) -> None:
     ended = interrupted(project, signal.SIGKILL, lambda: when(project), *COMMAND)  # which waits for all of its session
     assert ended.code == -signal.SIGKILL
     assert [line for line in ended.lines if "error" in line or "Traceback" in line] == []
-
-
-@pytest.mark.soak
-def test_after_one_that_was_killed_another_starts_again(project: Project) -> None:
-    interrupted(project, signal.SIGKILL, lambda: stepping(project), *COMMAND)
     again = project.cli(*COMMAND, "--steps", "2")
     assert again.returncode == 0, again.stderr
     assert " was killed; this starts again\n" in again.stderr

@@ -16,7 +16,6 @@ from pipeline.runner.params_file import load
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """As freshly cloned, where dvc.lock has results that are not here; the working directory is in it."""
     project = copy_repository(tmp_path, "params.yaml", "dvc.lock")
-    assert project.run("git", "init", "-q").returncode == 0  # DVC asks for it
     monkeypatch.chdir(tmp_path)
     return project
 
@@ -27,27 +26,22 @@ def shown(*words: str) -> str:
     return done.stdout
 
 
-def check_widths(text: str) -> None:
-    assert "…" not in text
-    assert max(map(len, text.partition("table")[0].splitlines())) <= 80
-
-
 def test_run_ids_and_files_are_whole_in_the_list_of_runs(project: Project) -> None:
     (run,) = load().runs
     (found,) = json.loads(shown("status", "--json"))["runs"]
     assert found["state"] == "not started"
     assert len(found["why"]) == len(set(found["why"]))
     assert sum(f"models/{run}/model.safetensors" in reason for reason in found["why"]) == 1
-    text = shown("status")
-    assert {run, f"models/{run}/model.safetensors"} <= set(text.split())
-    assert f"Next: wrn-pipe repro {run} trains {run}; " in text
-    check_widths(text)
+    few = shown("status")
+    assert {run, f"models/{run}/model.safetensors"} <= set(few.split())
+    assert f"Next: wrn-pipe repro {run} trains {run}; " in few
     shown("plan", "--paper-table", "8", "--seeds", "1", "--yes")
-    runs = load().runs
+    runs, many = load().runs, shown("status")
     assert max(map(len, runs)) > 40
-    text = shown("status")
-    assert [run for run in runs if run not in text.split()] == []
-    check_widths(text)
+    assert [run for run in runs if run not in many.split()] == []
+    for text in (few, many):
+        assert "…" not in text
+        assert max(map(len, text.partition("table")[0].splitlines())) <= 80
 
 
 def test_names_are_whole_in_the_list_of_datasets(project: Project) -> None:

@@ -257,6 +257,33 @@ def test_a_dash_shows_another_dropout_as_a_deviation(compared) -> None:
     assert [str(d) for d in dash.deviations if d.material] == ["dropout: 0.1 instead of 0.4"]
 
 
+def test_evidence_counts_beside_the_plan_each_seed_once(compared) -> None:
+    """Also where the plan names none of it; of two runs of a seed and a recipe the one that is committed counts."""
+    commit = "0123456789abcdef" * 2
+    claim, runs = CLAIMS["3/cifar10/WRN-40-2-B(3,3)/top1_error"], five(NEAR, network="WRN-40-2")
+    evidence = [replace(run, commit=commit) for run in runs]
+    alone = cell_of(claim, planned(PAPER, compared([]).plan, evidence))
+    assert (alone.verdict, alone.ours.n) == (Verdict.REPRODUCED, 5)
+    assert set(alone.origins) == {"evidence of commit 0123456789ab"}
+    again = [result(900, network="WRN-40-2", seed=seed) for seed in (1, 2)]
+    both = cell_of(claim, planned(PAPER, compared(again).plan, [*evidence[:3], *again]))
+    assert (both.ours.n, both.verdict, set(both.origins)) == (3, Verdict.REPRODUCED, set(alone.origins))
+    assert [e.reason for e in both.excluded] == ["its seed is counted already"] * 2
+    beside = cell_of(claim, planned(PAPER, compared(runs[3:]).plan, [*evidence[:3], *runs[3:]]))
+    assert beside.ours == alone.ours
+    assert beside.origins == (*alone.origins[:3], "this plan", "this plan")
+
+
+def test_a_look_waits_for_planned_seeds_below_those_of_evidence(compared) -> None:
+    claim, runs = CLAIMS["3/cifar10/WRN-40-2-B(3,3)/top1_error"], five(NEAR, network="WRN-40-2")
+    waits = replace(compared(runs[:1]), results=[])
+    evidence = [
+        replace(r, commit="c", record=r.record.model_copy(update={"protocol_name": "brief"})) for r in runs[1:4]
+    ]
+    found = cell_of(claim, replace(waits, results=evidence))
+    assert (found.ours.n, found.verdict, found.judgement.look) == (3, Verdict.INCONCLUSIVE, None)
+
+
 def test_the_order_of_results_does_not_matter(compared, brief) -> None:
     runs = [*five(NEAR[:3], network="WRN-40-2"), result(900, network="WRN-40-2", protocol=brief, seed=4)]
     cells = {cell("4/cifar10/WRN-40-2/top1_error", compared, list(p)) for p in itertools.permutations(runs)}

@@ -1,4 +1,4 @@
-"""Archives and packages as published, made of real images, and pieces to spoil them with."""
+"""Archives and packages as published, made of real images."""
 
 import io
 import json
@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import photos
 from PIL import Image
 
 from pipeline.data import readers
@@ -14,14 +15,8 @@ from pipeline.data.readers import Splits
 BATCHES = "cifar-10-batches-py"
 
 
-def tar(path: Path, members: dict[str, bytes], *extra: tarfile.TarInfo) -> Path:
-    with tarfile.open(path, "w:gz") as packed:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            packed.addfile(info, io.BytesIO(content))
-        for info in extra:
-            packed.addfile(info)
+def tar(path: Path, members: dict[str, bytes]) -> Path:
+    path.write_bytes(photos.tar(members, "w:gz"))
     return path
 
 
@@ -41,9 +36,3 @@ def npm_members(splits: Splits) -> dict[str, bytes]:
             members[f"package/{part}.png"] = buffer.getvalue()
         members[f"package/{split}_lables.json"] = json.dumps(labels.tolist()).encode()
     return members
-
-
-def png(width: int, height: int, mode: str = "RGB") -> bytes:
-    buffer = io.BytesIO()
-    Image.new(mode, (width, height)).save(buffer, "PNG")
-    return buffer.getvalue()

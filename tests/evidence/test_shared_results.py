@@ -1,7 +1,4 @@
-"""Results in a DVC remote, a folder or a real S3 server: taken by clones that train nothing; and its users' mistakes.
-
-tests/runner/test_workers.py has workers that really train.
-"""
+"""Results in a DVC remote, a folder or a real S3 server: taken by clones that train nothing; users' mistakes."""
 
 import shutil
 from collections.abc import Iterator

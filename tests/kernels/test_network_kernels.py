@@ -88,38 +88,23 @@ VERBOSE = """
 import sys, torch
 from pipeline.models.build import build
 from pipeline.kernels.apply import speed_up
-name, precision, kernels, size = sys.argv[1:]
-model = build(name, 10, conv_init="fan_in", bn_init="uniform", seed=1).to(memory_format=torch.channels_last)
-in_openmp = speed_up(kernels, model, torch.device("cpu"), precision)[1]
+precision = sys.argv[1]
+model = build("WRN-16-2", 10, conv_init="fan_in", bn_init="uniform", seed=1).to(memory_format=torch.channels_last)
+in_openmp = speed_up("fused", model, torch.device("cpu"), precision)[1]
 with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-    model(torch.randn(4, 3, int(size), int(size)).to(memory_format=torch.channels_last)).sum().backward()
-print("in OpenMP" if in_openmp else "elsewhere")
+    model(torch.randn(4, 3, 32, 32).to(memory_format=torch.channels_last)).sum().backward()
+print(in_openmp)
 """
 
 
 @OF_BF16
-@pytest.mark.parametrize(
-    ("name", "precision", "size", "where"),
-    [
-        ("WRN-16-2", "bf16", 32, "in OpenMP"),
-        pytest.param("WRN-16-1", "fp32", 32, "elsewhere", marks=pytest.mark.soak),
-        pytest.param("WRN-50-2-bottleneck", "bf16", 64, "elsewhere", marks=pytest.mark.soak),
-    ],
-)
-def test_where_no_weight_gradient_is_onednns_threads_wait_in_openmp(
-    name: str, precision: str, size: int, where: str
-) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", VERBOSE, name, precision, "fused", str(size)],
-        env={**os.environ, "ONEDNN_VERBOSE": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    *told, found = ran.stdout.splitlines()
-    assert found == where
-    assert any(",convolution," in line and ",backward_data," in line for line in told)
-    assert any(",backward_weights," in line for line in told) == (where == "elsewhere")
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.soak)])
+def test_where_no_weight_gradient_is_onednns_threads_wait_in_openmp(precision: str) -> None:
+    command = [sys.executable, "-c", VERBOSE, precision]
+    told = subprocess.check_output(command, env={**os.environ, "ONEDNN_VERBOSE": "1"}, text=True)
+    assert told.splitlines()[-1] == str(precision == "bf16")
+    assert ",backward_data," in told
+    assert (",backward_weights," in told) == (precision == "fp32")
 
 
 def test_a_gpu_trains_with_torch_compile_or_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,16 +180,9 @@ def test_what_cannot_be_compiled_whole_is_an_error_of_one_line() -> None:
 
 
 @pytest.mark.soak
-def test_one_process_compiles_any_number_of_networks_and_few_shapes_of_each() -> None:
+def test_one_process_compiles_any_number_of_networks() -> None:
     """torch keeps what it compiles with a piece of code that all networks share, and refuses to keep more than 8."""
     for width in range(1, 2 * LIMIT):
         model = torch.nn.Linear(width, 1)
         speed_up("compiled", model, CPU, "fp32")
         assert model(torch.ones(2, width)).shape == (2, 1)
-    for images in range(3, 2 + LIMIT):
-        model(torch.ones(images, width))
-    with (
-        pytest.raises(WrnPipeError, match=r"torch\.compile failed: Dynamo recompile limit exceeded\n"),
-        explain_compile_errors(),
-    ):
-        model(torch.ones(2 + LIMIT, width))

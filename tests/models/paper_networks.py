@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.models.names import IMAGENET_BLOCKS, PREACT_KERNELS, Network, parse
-from pipeline.publication.claims import CLAIMS
+from pipeline.publication.wide_resnet import PAPER
 
 
 def _is_built(name: str) -> bool:
@@ -17,7 +17,7 @@ def _is_built(name: str) -> bool:
     return True
 
 
-with CLAIMS.open() as _file:
+with (PAPER.folder / "claims.csv").open() as _file:
     CLAIMED = list(csv.DictReader(_file))
 """The rows of claims.csv."""
 NAMES = [name for name in dict.fromkeys(row["model"] for row in CLAIMED) if _is_built(name)]

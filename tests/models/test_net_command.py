@@ -2,12 +2,10 @@
 
 import json
 
-import pytest
 import typer
 from typer.testing import CliRunner
 
 from pipeline.cli.net import net
-from pipeline.errors import UserError
 
 app = typer.Typer()
 app.command()(net)
@@ -48,8 +46,3 @@ def test_json_lists_every_layer() -> None:
     assert sum(layer["multiply_adds"] for layer in leaves) == described["multiply_adds"]
     fc = {"name": "fc", "kind": "linear", "output": [1000], "parameters": 2_049_000, "multiply_adds": 2_048_000}
     assert fc in leaves
-
-
-def test_a_bad_name_is_a_user_error() -> None:
-    with pytest.raises(UserError, match="depth 27"):
-        run("WRN-27-10")

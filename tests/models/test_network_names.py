@@ -30,44 +30,17 @@ def test_different_networks_have_different_names(one: Network, other: Network) -
     [
         ("WRN-28-10", Network("wrn", 28, 10)),
         ("WRN-40-2-B(3,3)", Network("wrn", 40, 2)),
-        ("WRN-40-2-B(1,3,1)", Network("wrn", 40, 2, (1, 3, 1))),
-        ("WRN-16-8-dropout", Network("wrn", 16, 8, dropout=True)),
         ("WRN-22-2-B(3,1,3)-dropout", Network("wrn", 22, 2, (3, 1, 3), True)),
         ("WRN-34-2-B(3,3)", Network("wrn", 34, 2)),
-        ("WRN-34-10", Network("wrn", 34, 10)),
         ("WRN-18-2.0", Network("imagenet-basic", 18, 2.0)),
         ("ResNet-34", Network("imagenet-basic", 34, 1.0)),
         ("WRN-50-2-bottleneck", Network("imagenet-bottleneck", 50, 2, (1, 3, 1))),
-        ("WRN-101-1-bottleneck", Network("imagenet-bottleneck", 101, 1, (1, 3, 1))),
-        ("ResNet-152", Network("imagenet-bottleneck", 152, 1, (1, 3, 1))),
         ("pre-act-ResNet-110", Network("preact-resnet", 110, 1, (3, 3))),
-        ("pre-act-ResNet-1001", Network("preact-resnet", 1001, 1, (1, 3, 1))),
         ("pre-ResNet-200", Network("imagenet-preact", 200, 1, (1, 3, 1))),
     ],
 )
 def test_parse(name: str, network: Network) -> None:
     assert parse(name) == network
-
-
-@pytest.mark.parametrize(
-    ("name", "blocks"),
-    [
-        # Table 3 keeps 36 block convolutions; Table 2's counts need N = (depth - 4) / 6.
-        ("WRN-40-2-B(3)", (12, 12, 12)),
-        ("WRN-40-2", (6, 6, 6)),
-        ("WRN-40-2-B(3,3,3)", (4, 4, 4)),
-        ("WRN-40-2-B(3,3,3,3)", (3, 3, 3)),
-        ("WRN-40-2-B(3,1)", (6, 6, 6)),
-        ("WRN-40-2-B(3,1,1)", (6, 6, 6)),
-        ("WRN-22-2-B(3,1,3)", (3, 3, 3)),
-        ("pre-act-ResNet-110", (18, 18, 18)),
-        ("pre-act-ResNet-164", (18, 18, 18)),
-        ("pre-act-ResNet-1001", (111, 111, 111)),
-        ("ResNet-50", (3, 4, 6, 3)),
-    ],
-)
-def test_blocks_per_group(name: str, blocks: tuple[int, ...]) -> None:
-    assert parse(name).blocks_per_group == blocks
 
 
 @pytest.mark.parametrize(
@@ -79,28 +52,19 @@ def test_blocks_per_group(name: str, blocks: tuple[int, ...]) -> None:
         ("WRN-18-2", "depth 18 is not 6N+4", "write WRN-18-2.0 for ImageNet, or for CIFAR WRN-16-2 or WRN-22-2"),
         ("WRN-50-2", "depth 50 is not 6N+4", "write WRN-50-2-bottleneck for ImageNet"),
         ("WRN-40-2-B(5,5)", "unknown block B(5,5)", "with at least one 3, without spaces, as in B(3,1,3)"),
-        ("WRN-40-2-B()", "unknown block B()", "B(3,1,3)"),
         ("WRN-40-2-B(1,1)", "unknown block B(1,1)", "at least one 3"),
         ("WRN-40-2-B(3)-dropout", "B(3) has only one", "leave -dropout out"),
         ("WRN-40-0", "widen factor 0 is not a whole number from 1", "write WRN-28-10"),
         ("WRN-18-0.3", "widen factor 0.3", "WRN-18-1.5"),
-        ("WRN-18-0.0", "widen factor 0.0", "WRN-18-1.5"),
-        ("WRN-50-0-bottleneck", "widen factor 0", "WRN-50-2-bottleneck"),
         ("WRN-40-2-bottleneck", "depth 40 is not one of 50, 101, 152", "write WRN-50-2-bottleneck"),
         ("ResNet-100", "depth 100 is not one of 50, 101, 152", "write ResNet-101"),
-        ("pre-act-ResNet-200", "depth 200 is not one of 110, 164, 1001", "write pre-act-ResNet-164"),
         ("pre-ResNet-50", "depth 50 is not one of 200", "write pre-ResNet-200"),
         ("WRN-34-2", "COCO detector (MultiPathNet); only its classification backbone", "WRN-34-2.0"),
         ("WRN-28-10.0", "unknown network 'WRN-28-10.0'", "names are written like WRN-28-10"),
-        ("WRN-18-2.0-dropout", "unknown network", "for ImageNet WRN-18-2.0"),
         ("WRN-50-2-bottleneck-B(3,3)", "unknown network", "WRN-50-2-bottleneck"),
-        ("NIN", "unknown network 'NIN'", "names are written like WRN-28-10"),
-        ("wrn-28-10", "unknown network 'wrn-28-10'", "did you mean WRN-28-10?"),
         ("Wide-ResNet-34-10", "unknown network", "did you mean WRN-34-10?"),
         ("WRN-40-2_b(3, 1)", "unknown network", "did you mean WRN-40-2-B(3,1)?"),
-        ("resnet-50", "unknown network", "did you mean ResNet-50?"),
         ("WRN-28-10\n", "unknown network 'WRN-28-10\\n'", "did you mean WRN-28-10?"),
-        ("", "unknown network ''", "WRN-28-10"),
     ],
 )
 def test_a_bad_name_says_what_is_wrong_and_what_to_write(name: str, what: str, remedy: str) -> None:

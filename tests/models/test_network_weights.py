@@ -101,9 +101,7 @@ def test_equal_weights_in_the_authors_layout_give_the_papers_function(name: str)
     ("name", "layout", "what"),
     [
         ("WRN-40-2-B(3,1)", "authors", "has no layout in the authors' PyTorch release"),
-        ("ResNet-50", "authors", "has no layout in the authors' PyTorch release"),
         ("WRN-40-2", "torchvision", "has no torchvision layout"),
-        ("pre-ResNet-200", "torchvision", "has no torchvision layout"),
     ],
 )
 def test_networks_that_a_layout_does_not_have(name: str, layout: Layout, what: str) -> None:

@@ -237,7 +237,7 @@ def test_figures_are_coloured_by_the_page_alone(read, text) -> None:
     pictures = read.all("svg")
     assert len(pictures) == len(read.all("figure")) >= 6
     for picture in pictures:
-        every = picture.all(*page_checks._tags(picture))
+        every = list(picture.iter())
         style = " ".join(e.attributes.get("style", "") + e.attributes.get("fill", "") for e in every)
         assert "var(--ink)" in style
         assert not re.findall(r"#[0-9a-f]{6}", style)

@@ -90,9 +90,6 @@ def test_a_folder_that_takes_no_file_stops_no_training(tmp_path: Path, capfd: py
     assert "cannot write" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0, "0 s"), (99, "99 s"), (100, "2 min"), (5940, "99 min"), (6060, "1 h 41 min"), (200_000, "2 d 07 h")],
-)
-def test_durations(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+def test_durations() -> None:
+    words = {0: "0 s", 99: "99 s", 100: "2 min", 5940: "99 min", 6060: "1 h 41 min", 200_000: "2 d 07 h"}
+    assert {seconds: duration(seconds) for seconds in words} == words

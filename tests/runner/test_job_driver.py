@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 from made_up_runs import plan_text, result
 from project import ROOT
+from submitit.core.utils import DelayedSubmission
 
 from pipeline.artifacts import SCRATCH
 from pipeline.errors import StoppedError
 from pipeline.params import PARAMS, Plan
-from pipeline.runner.job import evaluated, trained
+from pipeline.runner.job import Job, Work, cluster_jobs, evaluated, record_of, trained
 from pipeline.runner.job_driver import drive
-from pipeline.runner.jobs import Job, Work, activities, forget, note, noted
 from pipeline.runner.params_file import parse_plan
-from pipeline.runner.run_lock import hold
+from pipeline.runner.submit import Attempt
 
 RUNS = [result(700, seed=seed) for seed in (1, 2, 3, 4)]
 FIRST, SECOND, THIRD, FOURTH = (run.run for run in RUNS)
@@ -59,9 +59,12 @@ class Shell:
     submitted: list[str] = field(default_factory=list)
     """The run of each job so far."""
     processes: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
 
-    def local(self) -> "dict[str, subprocess.Popen[bytes]]":
-        alive = {fingerprint: each for fingerprint, each in self.processes.items() if each.poll() is None}
+    def local(self) -> dict[str, Job]:
+        alive = {
+            fingerprint: job for fingerprint, job in self.jobs.items() if self.processes[fingerprint].poll() is None
+        }
         return {} if self.slurm else alive
 
     def free(self) -> int:
@@ -83,10 +86,17 @@ class Shell:
                 stdout=file,
                 stderr=file,
             )
-        job = Job(of.run, of.fingerprint, of.stage, str(len(self.submitted)), str(log), self.slurm)
+        job_id = str(len(self.submitted) if self.slurm else self.processes[of.fingerprint].pid)
+        self.jobs[of.fingerprint] = Job(of.run, of.fingerprint, of.stage, job_id, str(log), self.slurm)
         if self.slurm:
-            note(job)
-        return job
+            record(job_id, of)
+        return self.jobs[of.fingerprint]
+
+
+def record(job_id: str, of: Work) -> None:
+    """As submitit leaves it of a job."""
+    record_of(job_id).parent.mkdir(parents=True, exist_ok=True)
+    DelayedSubmission(Attempt(of)).dump(record_of(job_id))
 
 
 @pytest.fixture
@@ -114,18 +124,6 @@ def made(plan: Plan, of: Work) -> bool:
     return trained(of.fingerprint).is_dir() and evaluated(plan, of.run, of.fingerprint).is_dir()
 
 
-def test_a_run_that_fails_is_tried_three_times_after_the_others_and_named(
-    plan: Plan, shell: Callable[..., Any]
-) -> None:
-    place = shell(f'test "$run" = {FIRST} || {{ {FINISH} exit 0; }}\n{ENOUGH}{FAIL}', width=1)
-    works = [work(run) for run in (FIRST, SECOND, THIRD)]
-    ((run, why),) = drive(plan, works, place, AGAIN).items()
-    assert run == FIRST
-    assert "the disk is on fire" in Path(why.rpartition("log: ")[2]).read_text()
-    assert place.submitted == [FIRST, SECOND, THIRD, FIRST, FIRST]
-    assert all(made(plan, each) for each in works[1:])
-
-
 # What the jobs of a run do -> how many there are, and what is said of the run; None once it is made.
 ENDS: dict[str, tuple[str, int, str | None]] = {
     "a usage error": (fail("train", 2), 1, "its record"),
@@ -143,7 +141,7 @@ def test_what_is_tried_again_and_what_is_not(shell: Callable[..., Any]) -> None:
     runs = {f"run-{seed}": end for seed, end in enumerate(ENDS.values(), 1)}
     plan = parse_plan(plan_text([result(700, seed=int(run[4:]), run=run) for run in runs]), PARAMS)
     cases = [f"{run})\n{ENOUGH}{script};;" for run, (script, _, _) in runs.items()]
-    place = shell("\n".join(["case $run in", *cases, "esac"]), width=len(runs), plan=plan)
+    place = shell("\n".join(["case $run in", *cases, "esac"]), plan=plan)
     failures_folder = Path("scratch/failures")
     failures_folder.mkdir(parents=True)
     for run in runs:  # of an earlier attempt: a job that is killed leaves none
@@ -151,6 +149,7 @@ def test_what_is_tried_again_and_what_is_not(shell: Callable[..., Any]) -> None:
             text = '{"exit_code": 2, "what": "of yesterday", "remedy": null}'
             (failures_folder / f"{stage}@{run}.json").write_text(text)
     failures = drive(plan, [work(run) for run in runs], place, AGAIN)
+    assert set(place.submitted[: len(runs)]) == set(runs), "others come before a second attempt"
     for run, (_, attempts, why) in runs.items():
         said = failures.get(run)
         assert place.submitted.count(run) == attempts, run
@@ -170,48 +169,6 @@ def test_what_an_earlier_job_made_is_not_made_again(plan: Plan, shell: Callable[
     place = shell(FINISH)
     assert drive(plan, [whole, half, evaluation, edited], place, AGAIN) == {}
     assert sorted(place.submitted) == [SECOND, FOURTH]
-
-
-def test_an_evaluation_needs_no_training_in_scratch(plan: Plan, shell: Callable[..., Any]) -> None:
-    place = shell('test "$stage" = evaluate && mkdir -p "$evaluated"\n')
-    assert drive(plan, [work(FIRST, "evaluate")], place, AGAIN) == {}
-    assert place.submitted == [FIRST]
-
-
-@contextmanager
-def trained_by_hand(of: Work, then: Callable[[], object]) -> Iterator[None]:
-    """Somebody else trains the run, from before the block until a little later, and at the end does `then`."""
-    begun = threading.Event()
-
-    def train() -> None:
-        with hold(SCRATCH / of.fingerprint, of.run):
-            begun.set()
-            time.sleep(0.7)
-            then()
-
-    thread = threading.Thread(target=train)
-    thread.start()
-    try:
-        assert begun.wait(60)
-        yield
-    finally:
-        thread.join()
-
-
-def test_runs_that_somebody_else_trains_are_waited_for_and_take_slots(plan: Plan, shell: Callable[..., Any]) -> None:
-    """By hand, or in a job of a driver that was killed. The first is made, the third left unfinished."""
-    first, second, third = work(FIRST), work(SECOND), work(THIRD)
-    place = shell(f"ls scratch; {FINISH}", width=2)
-
-    def finish() -> None:
-        for folder in (trained(first.fingerprint), evaluated(plan, first.run, first.fingerprint)):
-            folder.mkdir(parents=True)
-
-    with trained_by_hand(first, finish), trained_by_hand(third, lambda: None):
-        assert drive(plan, [first, second, third], place, AGAIN) == {}
-    assert sorted(place.submitted) == [SECOND, THIRD]
-    there = Path(f"{SECOND}.log").read_text()
-    assert not all(f"{each.fingerprint}.owner.json" in there for each in (first, third))
 
 
 @contextmanager
@@ -272,15 +229,14 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return told
 
 
-def test_the_last_note_of_a_run_counts_and_the_cluster_says_what_its_job_does(plan: Plan, queue: Path) -> None:
+def test_the_cluster_says_what_its_jobs_do(plan: Plan, queue: Path) -> None:
+    assert cluster_jobs() == {}
     for n in range(5):
-        note(Job(FIRST, f"print-{n}", "train", "6", "log", slurm=True))
-        note(Job(FIRST, f"print-{n}", "train", f"7_{n}", "log", slurm=True))
+        record(f"7_{n}", Work(FIRST, f"print-{n}", "train"))
     queue.write_text("6 RUNNING\n7_0 PENDING\n7_1 RUNNING\n7_2 REQUEUED\n7_3 COMPLETING\n70_4 RUNNING\n")
-    assert activities(noted()) == {"print-0": "queued", "print-1": "running", "print-2": "queued", "print-3": "running"}
-    for _ in range(2):
-        forget("print-1")
-    assert "print-1" not in noted()
+    found = [(job.fingerprint, job.id, job.activity) for job in cluster_jobs().values()]
+    activities = ("queued", "running", "queued", "running")
+    assert found == [(f"print-{n}", f"7_{n}", activity) for n, activity in enumerate(activities)]
 
 
 def test_a_result_that_a_shared_folder_shows_late_counts(plan: Plan, shell: Callable[..., Any], queue: Path) -> None:
@@ -288,26 +244,4 @@ def test_a_result_that_a_shared_folder_shows_late_counts(plan: Plan, shell: Call
     place = shell(f"sleep 0.7; {FINISH}", slurm=True)
     assert drive(plan, [work(FIRST)], place, AGAIN) == {}
     assert place.submitted == [FIRST]
-    assert noted() == {}
-
-
-def test_a_driver_that_ends_leaves_the_clusters_jobs_to_the_next_one(
-    plan: Plan, shell: Callable[..., Any], queue: Path
-) -> None:
-    queue.write_text("1 RUNNING\n")
-    until_go = "for _ in $(seq 300); do test -e go && break; sleep 0.1; done\n"
-    place = shell(f"touch ready\n{until_go}{FINISH}: > {queue}", slurm=True)
-    with signalled_when(Path("ready")), pytest.raises(StoppedError) as stopped:
-        drive(plan, [work(FIRST)], place, AGAIN)
-    assert "1 job of the cluster go on without this driver" in stopped.value.what
-    assert "scancel 1)" in stopped.value.remedy
-    assert AGAIN in stopped.value.remedy
-    (process,) = place.processes.values()
-    assert process.poll() is None
-    over = threading.Timer(0.7, Path("go").touch)
-    over.start()
-    following = shell(FINISH, slurm=True)
-    assert drive(plan, [work(FIRST)], following, AGAIN) == {}
-    over.join()
-    assert following.submitted == []
-    assert made(plan, work(FIRST))
+    assert not record_of("1").exists()

@@ -1,11 +1,9 @@
 """Many runs at once by the real commands: slots of this machine, kills and Ctrl-C, failures, and what DVC records."""
 
-import hashlib
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,8 +12,8 @@ from typing import Any
 
 import psutil
 import pytest
-from clones import clone
-from project import BIN, ROOT, Project, make_project
+from clones import clone, made
+from project import ROOT, Project, make_project
 from typer.testing import CliRunner
 
 from pipeline.cli.main import app
@@ -23,8 +21,8 @@ from pipeline.errors import UserError
 from pipeline.provenance import fingerprint
 from pipeline.runner.dag import read_dag
 from pipeline.runner.dvc import looked_at
+from pipeline.runner.job import Work
 from pipeline.runner.job_driver import stale_runs
-from pipeline.runner.jobs import Work
 from pipeline.runner.params_file import load
 
 pytestmark = pytest.mark.slow
@@ -64,11 +62,6 @@ def folder(tiny_archive: Path) -> dict[str, str]:
     return {"WRN_PIPE_DATA_DIR": str(tiny_archive.parent)}
 
 
-def digests(project: Project) -> dict[str, str]:
-    kept = [p for top in ("data", "models", "evaluations", "results") for p in (project.root / top).rglob("*")]
-    return {str(p.relative_to(project.root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in kept if p.is_file()}
-
-
 def states(project: Project, **environment: str) -> dict[str, str]:
     ran = project.cli("status", "--json", **environment)
     assert ran.returncode == 0, ran.stderr
@@ -77,23 +70,14 @@ def states(project: Project, **environment: str) -> dict[str, str]:
 
 @contextmanager
 def driving(project: Project, log: Path, *arguments: str, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A driver in the background, in a session of its own as a terminal gives it; ended with all below it."""
-    with log.open("w") as file:
-        driver = subprocess.Popen(
-            [sys.executable, "-c", "from pipeline.cli.main import main; main()", "repro", *arguments],
-            cwd=project.root,
-            env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **environment},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            yield driver
-        finally:
-            for process in at_work_in(project):
-                process.kill()
-            driver.kill()
-            driver.wait()
+    """A driver in the background; ended with all below it."""
+    driver = project.start(log, "repro", *arguments, **environment)
+    try:
+        yield driver
+    finally:
+        for process in at_work_in(project):
+            process.kill()
+        driver.wait()
 
 
 @contextmanager
@@ -159,7 +143,7 @@ def test_jobs_that_ctrl_c_stopped_go_on_and_make_what_dvc_repro_makes(
     logs = "".join(path.read_text() for path in (project.root / "scratch/jobs").glob("*.log"))
     assert logs.count("resuming from scratch/") == 2
     assert project.lock() == serial.lock()
-    assert digests(project) == digests(serial)
+    assert made(project) == made(serial)
     assert project.run("dvc", "status").stdout == "Data and pipelines are up to date.\n"
     assert states(project) == dict.fromkeys(NAMES, "done")
     assert not list((project.root / "scratch").glob("*/*.safetensors"))

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,14 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from project import RUN, Project, make_project
 
-from pipeline.errors import UserError, WrnPipeError
-from pipeline.params import Plan, Protocol
-from pipeline.runner import launch
+from pipeline.errors import UserError
+from pipeline.params import Plan
 from pipeline.runner.params_file import load
 from pipeline.training.processes import number_of_processes
 
 FILES = ("model.safetensors", "history.csv", "run.json")
-START = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "stage", "train", RUN]
 
 
 class Runs:
@@ -33,17 +30,8 @@ class Runs:
         self.started: list[subprocess.Popen[bytes]] = []
 
     def start(self, *options: str) -> "subprocess.Popen[bytes]":
-        """As a shell does it: in a process group of its own. The log is that of this attempt."""
-        with self.log.open("wb") as log:
-            process = subprocess.Popen(
-                [*START, *options],
-                cwd=self.project.root,
-                env={**os.environ, "MLFLOW_TRACKING_URI": "none://"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                process_group=0,
-            )
+        """The log is that of this attempt."""
+        process = self.project.start(self.log, "stage", "train", RUN, *options, MLFLOW_TRACKING_URI="none://")
         self.started.append(process)
         return process
 
@@ -164,33 +152,6 @@ def test_another_number_of_processes_goes_on_where_normalisation_is_synchronised
     assert record["kernels"] == "torch, batch normalisation synchronised"
 
 
-def report(rank: int, code: int, **more: Any) -> launch._Report:
-    told = {"what": f"what {rank} says", "remedy": None if code == 1 else "a fix", **more}
-    return launch._Report(rank, float(rank), exit_code=code, **told)
-
-
-STOP = {"stopped": "in epoch 1, saved as x", "signum": signal.SIGTERM}
-# Exit codes by rank, reports, signals to the parent -> exit code and words of the error.
-ENDS: dict[str, tuple[dict[int, int], list[launch._Report], list[int], int, str]] = {
-    "a usage error": ({0: 2, 1: -15}, [report(0, 2)], [], 2, "what 0 says"),
-    "killed": ({1: -9, 0: 1}, [report(0, 1)], [], 1, "process 1 of 2 was killed by SIGKILL, as the system does"),
-    "one ended, the other by torchrun": ({0: 3, 1: -15}, [], [], 1, "process 0 of 2 ended with exit code 3"),
-    "an unforeseen error": ({1: 1, 0: -15}, [report(1, 1)], [], 1, "process 1 of 2 failed: what 1 says"),
-    "stopped after a step": ({}, [report(1, 0, **STOP), report(0, 0, **STOP)], [2], 130, "SIGINT: stopped in epoch 1"),
-    "stopped before they could say so": ({0: -15, 1: -15}, [], [15], 143, "SIGTERM: stopped before or after"),
-    "one of them stopped": ({}, [report(1, 0, **STOP), report(0, 0, **STOP)], [], 143, "SIGTERM: stopped in epoch 1"),
-}
-
-
-@pytest.mark.parametrize("end", ENDS)
-def test_what_ended_the_run_is_told_once(end: str) -> None:
-    exit_codes, reports, asked, code, words = ENDS[end]
-    with pytest.raises(WrnPipeError) as error:
-        launch._explain("a-run", 2, exit_codes, reports, asked)
-    assert error.value.exit_code == code
-    assert words in error.value.what
-
-
 QUICK = load(Path(__file__).resolve().parents[2] / "params.yaml")
 QUICK_RUN = "cifar10-wrn-40-1-quick-s1"
 
@@ -228,8 +189,3 @@ def test_the_number_is_the_protocols_unless_it_only_rounds_otherwise() -> None:
     assert number_of_processes(plan(processes=4), QUICK_RUN, None) == 4
     assert number_of_processes(plan(processes=4), QUICK_RUN, "auto") == 4  # device: cpu, so no GPU counts
     assert number_of_processes(plan(batch_norm="synchronised"), QUICK_RUN, 3) == 3
-
-
-def test_shares_are_even() -> None:
-    with pytest.raises(ValueError, match="3 processes cannot share batch_size 128 evenly"):
-        Protocol.model_validate({**QUICK.protocols["quick"].model_dump(), "processes": 3})

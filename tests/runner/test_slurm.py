@@ -3,8 +3,9 @@
 import os
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ SLURM = ("--slurm", "--partition", "short", "--time", "10m", "--sbatch", "commen
 
 
 @pytest.fixture(scope="module")
-def here(cluster: dict[str, str], tiny_archive: Path) -> dict[str, str]:
-    return {**cluster, **ONE_THREAD, "WRN_PIPE_DATA_DIR": str(tiny_archive.parent)}
+def here(tiny_archive: Path) -> Iterator[dict[str, str]]:
+    """What tells commands of the cluster."""
+    short = tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp")
+    with short as folder, slurm_cluster.cluster(Path(folder) / "c") as cluster:
+        yield {**cluster, **ONE_THREAD, "WRN_PIPE_DATA_DIR": str(tiny_archive.parent)}
 
 
 @pytest.fixture

@@ -51,20 +51,16 @@ def threads() -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def test_the_newest_state_is_the_end_and_the_one_before_is_kept(saved: tuple[Path, Training]) -> None:
-    assert [path.name[:22] for path in states(saved[0])] == ["epoch-0001-step-000000", "epoch-0002-step-000000"]
-    assert [path.name for path in saved[0].iterdir() if path not in states(saved[0])] == ["heartbeat.json"]
-
-
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), torn=st.booleans())
 def test_a_damaged_state_is_reported_and_the_one_before_is_taken(
     saved: tuple[Path, Training], tmp_path: Path, capfd: pytest.CaptureFixture[str], where: float, bit: int, torn: bool
 ) -> None:
-    """One flipped bit anywhere, or an end that is missing."""
+    """One flipped bit anywhere, or an end that is missing. The last two states are kept."""
     folder = tmp_path / "fingerprint"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(saved[0], folder)
+    assert [path.name[:22] for path in states(folder)] == ["epoch-0001-step-000000", "epoch-0002-step-000000"]
     damaged = states(folder)[1]
     content = bytearray(damaged.read_bytes())
     at = int(where * len(content))
@@ -111,13 +107,6 @@ def test_short_memory_is_explained(folder: Path, tiny_beton: Path) -> None:
         train(run, ignore)
     assert "wrn-pipe repro train@tiny" in error.value.remedy
     assert "batch_size" in error.value.remedy
-
-
-def test_a_bug_is_not_taken_for_short_memory(tiny_beton: Path, tmp_path: Path) -> None:
-    run = training(tiny_beton, tmp_path / "fingerprint", batch_size=130)
-    run.model.register_forward_hook(lambda *_: torch.ones(2) @ torch.ones(3))
-    with pytest.raises(RuntimeError, match="size"):
-        train(run, ignore)
 
 
 @pytest.mark.parametrize(

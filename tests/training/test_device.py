@@ -4,7 +4,6 @@ import os
 import platform
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from pipeline.errors import UserError, WrnPipeError
 from pipeline.params import Device
 from pipeline.runner.interruptions import explain_no_memory
 from pipeline.training import device as devices
-from pipeline.training.device import explain_compile_errors, note_unrepeatable
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -39,20 +37,19 @@ def test_a_process_takes_a_gpu_of_its_own_unless_the_setting_says_cpu(
 
 
 @pytest.mark.parametrize(
-    ("setting", "gpus", "size", "what", "remedy"),
+    ("setting", "gpus", "size", "what"),
     [
-        ("cuda", 0, 1, "torch sees no CUDA GPU", "device: auto"),
-        ("cuda", 0, 2, "2 processes need a GPU each, but torch sees 0", "device: cpu"),
-        ("auto", 1, 2, "2 processes need a GPU each, but torch sees 1", "device: cpu"),
+        ("cuda", 0, 1, "torch sees no CUDA GPU"),
+        ("cuda", 0, 2, "2 processes need a GPU each, but torch sees 0"),
+        ("auto", 1, 2, "2 processes need a GPU each, but torch sees 1"),
     ],
 )
 def test_too_few_gpus_are_a_usage_error(
-    setting: Device, gpus: int, size: int, what: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+    setting: Device, gpus: int, size: int, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_gpus(gpus, monkeypatch)
-    with pytest.raises(UserError, match=what) as error:
+    with pytest.raises(UserError, match=what):
         devices.choose(setting, 0, size)
-    assert remedy in error.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -75,24 +72,15 @@ def test_bf16_is_computed_in_fp32_where_a_cpu_has_no_instructions_for_it(
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_a_gpu_is_asked_for_bf16_that_is_not_emulated(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_asked_for_bf16_and_its_libraries(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For bf16 that is not emulated; and what bits depend on is said."""
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: including_emulation or native)
     assert devices.computed_in("bf16", GPU) == ("bf16" if native else "fp32")
-
-
-def test_a_gpus_libraries_are_part_of_what_bits_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92400)
     found = devices.facts(GPU)
     assert (found["type"], found["name"], found["cudnn"]) == ("cuda", "a GPU", "92400")
     assert found["cuda"] == str(torch.version.cuda)
-
-
-def test_torchs_warning_names_its_kernel() -> None:
-    names: list[str] = []
-    with note_unrepeatable(names):
-        warnings.warn("index_add_cuda_ does not have a deterministic implementation, but you set ...", stacklevel=1)
-    assert names == ["index_add_cuda_"]
 
 
 FRESH = """
@@ -127,11 +115,6 @@ def test_what_a_process_that_trains_has_set_up() -> None:
     assert int(faults) < 400
     assert int(heap_kb) > 1_000_000
     assert workspace == ":4096:8"
-
-
-def test_another_error_than_the_compilers_passes() -> None:
-    with pytest.raises(RuntimeError, match=r"^another$"), explain_compile_errors():
-        raise RuntimeError("another")
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from torch import nn
 from pipeline.data import color
 from pipeline.data.augmentation import flips
 from pipeline.data.beton import open_split
-from pipeline.data.jpeg import boxes, views
-from pipeline.data.loader import Loader
+from pipeline.data.loader import Loader, boxes, views
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.resized_crop import RandomCrops
 from pipeline.data.sampler import sample_order

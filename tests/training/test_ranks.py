@@ -14,7 +14,6 @@ import crew
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
@@ -169,14 +168,6 @@ def test_the_shares_of_a_mini_batch_are_the_mini_batch(tiny_beton: Path, size: i
         assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
 
 
-@pytest.fixture
-def group_of_one() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-@pytest.mark.usefixtures("group_of_one")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_synchronised_alone_is_batch_normalisation(dtype: torch.dtype) -> None:
     """Within the rounding of `dtype`: outputs, all gradients, running statistics. In evaluation to the bit."""
@@ -195,21 +186,6 @@ def test_synchronised_alone_is_batch_normalisation(dtype: torch.dtype) -> None:
     for plain, synchronised in zip(*seen, strict=True):
         assert plain.dtype == synchronised.dtype
         torch.testing.assert_close(synchronised, plain, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
-
-
-@pytest.mark.usefixtures("group_of_one")
-def test_sums_over_processes_go_into_gradients_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes that hold the same images: all_reduce doubles."""
-    monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.mul_(2))
-    x, gradient = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5)
-    shares = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
-    synchronise(shares, CPU)
-    own, whole = x.clone().requires_grad_(), torch.cat([x, x]).requires_grad_()
-    shares(own).backward(gradient)
-    torch.nn.BatchNorm2d(3)(whole).backward(torch.cat([gradient, gradient]))
-    assert own.grad is not None
-    assert whole.grad is not None
-    torch.testing.assert_close(own.grad, whole.grad[:4], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("device", [CPU, torch.device("cuda")])

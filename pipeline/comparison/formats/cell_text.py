@@ -109,11 +109,19 @@ def evidence(cell: Cell, letters: Letters, paper: Paper) -> str:
     if sample.sd is not None:
         spread = f"{sample.smallest:.2f} to {sample.largest:.2f}"
         runs += f", sd {sample.sd:.3f}, median {sample.median:.2f}, {spread}"
-    parts = [f"{name}: {runs} ({', '.join(cell.runs)})"]
+    parts = [f"{name}: {runs} ({'; '.join(_by_origin(cell))})"]
     if cell.judgement is not None:
         parts.append(_judged(cell.judgement, cell.margin))
     parts.extend(_also(excluded, letters) for excluded in cell.excluded)
     return "; ".join(parts)
+
+
+def _by_origin(cell: Cell) -> list[str]:
+    """`this plan: a, b`, or evidence of a commit: the runs behind a cell by where they come from."""
+    pairs = list(zip(cell.origins, cell.runs, strict=True))
+    return [
+        f"{origin}: {', '.join(run for its, run in pairs if its == origin)}" for origin in dict.fromkeys(cell.origins)
+    ]
 
 
 def _judged(judgement: Judgement, margin: float | None) -> str:

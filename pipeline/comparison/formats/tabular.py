@@ -13,7 +13,7 @@ from pipeline.comparison.tables import Table
 COLUMNS = (
     *("table", "network", "dataset", "metric", "kind", "published", "statistic", "n", "mean", "median", "min", "max"),
     *("sd", "count", "time", "difference", "low", "high", "margin", "verdict", "look", "next_look", "deviations"),
-    *("caveats", "runs", "excluded"),
+    *("caveats", "runs", "origins", "excluded"),
 )
 
 
@@ -50,6 +50,7 @@ def _row(cell: Cell) -> dict[str, str]:
         "deviations": "; ".join(f"{d} ({'material' if d.material else 'minor'})" for d in cell.deviations),
         "caveats": " ".join(map(str, cell.caveats)),
         "runs": " ".join(cell.runs),
+        "origins": "; ".join(dict.fromkeys(cell.origins)),
         "excluded": " ".join(excluded.run for excluded in cell.excluded),
     }
 
@@ -110,6 +111,7 @@ def as_object(cell: Cell) -> dict[str, Any]:
         "deviations": [asdict(deviation) for deviation in cell.deviations],
         "caveats": list(cell.caveats),
         "runs": list(cell.runs),
+        "origins": list(cell.origins),
         "excluded": [{"run": e.run, "error": round(e.error, 3), "reason": e.reason} for e in cell.excluded],
     }
 

@@ -1,0 +1,112 @@
+"""wrn-pipe evidence: finished runs that count in every comparison, committed, whoever trained them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli import completion
+
+if TYPE_CHECKING:
+    from pipeline.evidence.findings import Finding
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Keep finished runs, of this checkout or of others, that count in every comparison whatever the code is now.",
+    epilog="Example: wrn-pipe evidence add cifar10-wrn-40-1-paper-zca-s1",
+)
+
+
+@app.command(epilog="Example: wrn-pipe evidence add wrn-pipe.zip --run cifar10-wrn-40-1-paper-zca-s1")
+def add(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|FILE",
+            help="A finished run of this checkout, or an archive of wrn-pipe bundle.",
+            autocompletion=completion.runs,
+        ),
+    ],
+    run: Annotated[
+        list[str] | None, typer.Option(help="Of an archive only this run. Repeatable. Default: all that are finished.")
+    ] = None,
+    weights: Annotated[bool, typer.Option("--weights", help="Keep the weights too, where they have at most 3 MB.")] = (
+        False
+    ),
+) -> None:
+    """Check a finished run and copy its small records into evidence/, to be committed.
+
+    Checked: digests of its files, metrics from the full predictions, the fingerprint from settings and content, the
+    code against the commit that is said to have it, the data's digests, and that no evidence is the same run. Whether
+    it was trained as it says, nothing can tell; git and whoever commits it vouch for that. Refused: exit code 2.
+    """
+    from pipeline.errors import UserError
+    from pipeline.evidence.evidence_folder import add, add_archive
+    from pipeline.runner.params_file import load
+
+    if Path(what).is_file():
+        added = add_archive(Path(what), run or [], load(), weights)
+    elif run:
+        raise UserError("--run chooses runs of an archive", f"wrn-pipe evidence add {what}")
+    else:
+        added = {what: add(load(), what, weights)}
+    for run_id, findings in added.items():
+        _print(findings)
+        typer.echo(f"added evidence/{run_id}; commit it: git add evidence/{run_id} && git commit")
+
+
+@app.command("list", epilog="Example: wrn-pipe evidence list")
+def show() -> None:
+    """List the runs in evidence/: error, protocol, seed and commit of each."""
+    from rich.console import Console
+
+    from pipeline.artifacts import EVIDENCE, METRICS, ORIGIN, RECORD, Evaluation, Origin, RunRecord
+    from pipeline.cli.row_table import row_table
+    from pipeline.evidence.evidence_folder import Row, runs_here
+
+    rows = []
+    for run_id in runs_here():
+        folder = EVIDENCE / run_id
+        record, origin = RunRecord.read(folder / RECORD), Origin.read(folder / ORIGIN)
+        error = Evaluation.read(folder / METRICS).model_dump()["top1_error"]
+        rows.append(Row(run_id, error, record.protocol_name, record.seed, origin.commit[:12]))
+    if rows:
+        Console(highlight=False).print(row_table("Evidence", rows))
+    else:
+        typer.echo("No evidence yet: wrn-pipe evidence add RUN takes a finished run.")
+
+
+@app.command(epilog="Example: wrn-pipe evidence verify")
+def verify() -> None:
+    """Check every run in evidence/ as far as its files, this repository's history and the data here allow.
+
+    Exit code: 0 nothing is wrong, 1 something is.
+    """
+    from pipeline.artifacts import EVIDENCE
+    from pipeline.evidence.evidence_folder import check, runs_here
+    from pipeline.runner.params_file import load
+
+    plan = load()
+    found = [finding for run_id in runs_here() for finding in check(EVIDENCE / run_id, run_id, plan)]
+    if _print(found):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: wrn-pipe evidence remove cifar10-wrn-40-1-paper-zca-s1")
+def remove(run: Annotated[str, typer.Argument(help="A run in evidence/.")]) -> None:
+    """Take a run out of evidence/; git still has it. A run is removed because it is faulty, never for what it says."""
+    from pipeline.evidence.evidence_folder import remove
+
+    remove(run)
+    typer.echo(f"removed evidence/{run}; say why in the commit")
+
+
+def _print(findings: "Iterable[Finding]") -> int:
+    """One line a finding, and how many there are; returns the number of wrong ones."""
+    counted = dict.fromkeys(("right", "wrong", "unchecked"), 0)
+    for finding in findings:
+        counted[finding.state] += 1
+        typer.echo(f"{finding.state:<9}  {finding.path}  {finding.why}")
+    typer.echo(f"{counted['right']} right, {counted['wrong']} wrong, {counted['unchecked']} not checked.")
+    return counted["wrong"]

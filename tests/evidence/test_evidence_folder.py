@@ -1,0 +1,226 @@
+"""Evidence: what is added is checked, counts whatever the code is now, and is named when somebody has changed it."""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from project import RUN, Project
+
+from pipeline.artifacts import read_predictions
+from pipeline.cli.verify import run_stage
+from pipeline.comparison.results import load_results, planned_results
+from pipeline.errors import UserError
+from pipeline.evidence.bundling import bundle
+from pipeline.evidence.evidence_folder import add, add_archive, check, remove, runs_here
+from pipeline.evidence.findings import Finding
+from pipeline.publication.wide_resnet import PAPER
+from pipeline.runner.params_file import load
+
+OWN = Path("evidence") / RUN
+
+
+def wrong(findings: list[Finding]) -> dict[str, str]:
+    return {finding.path: finding.why for finding in findings if finding.state == "wrong"}
+
+
+def checked() -> dict[str, str]:
+    return wrong(check(OWN, RUN, load()))
+
+
+@pytest.fixture
+def evidence(copy: Project) -> Project:
+    add(load(), RUN, weights=True)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def sent(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished project as an archive."""
+    path = tmp_path_factory.mktemp("sent") / "wrn.zip"
+    with chdir(finished.root):
+        bundle(PAPER, load(), path, run_stage)
+    return path
+
+
+def edited(path: Path, change: Callable[[Any], None]) -> None:
+    """A JSON file, changed by hand."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def test_what_is_added_counts_without_weights_data_and_plan(evidence: Project, tmp_path: Path) -> None:
+    assert checked() == {}
+    for name in ("metrics.json", "run.json", "digests.json"):
+        assert (OWN / name).read_bytes() == Path("evaluations", RUN, name).read_bytes()
+    full = read_predictions(Path("evaluations", RUN, "predictions.parquet"))
+    slim = pq.read_table(OWN / "predictions.parquet").to_pydict()
+    assert (slim["label"], slim["prediction"]) == (full.labels.tolist(), full.predicted.tolist())
+    assert (OWN / "predictions.parquet").stat().st_size < 60_000
+    (planned,) = planned_results(load(), Path())
+    head = evidence.run("git", "rev-parse", "HEAD").stdout.strip()
+    assert (planned.run, planned.commit, planned.origin) == (RUN, head, f"evidence of commit {head[:12]}")
+    evidence.commit("evidence")
+    clone = tmp_path / "clone"
+    assert evidence.run("git", "clone", "-q", ".", str(clone)).returncode == 0
+    with chdir(clone):
+        shutil.rmtree("evaluations")
+        (counted,) = load_results(Path())
+        assert counted == planned
+        verified = Project(clone).cli("evidence", "verify")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert f"files of code and environment are those of commit {head[:12]}" in verified.stdout
+    assert " 0 wrong, " in verified.stdout
+
+
+def test_an_edit_of_the_code_leaves_evidence_as_it_was(evidence: Project) -> None:
+    before = load_results(Path())
+    with Path("pipeline/training/loop.py").open("a") as file:
+        file.write("# a comment\n")
+    assert checked() == {}
+    assert load_results(Path()) == before
+    shown = evidence.cli("show", RUN).stdout
+    head = evidence.run("git", "rev-parse", "HEAD").stdout.strip()
+    assert f"git checkout {head}" in " ".join(shown.split())
+    assert f"wrn-pipe repro {RUN}" in " ".join(shown.split())
+
+
+def other_class(path: Path, right_ones: bool) -> None:
+    """One prediction is another class: of an image that was right, or of one that stays wrong."""
+    columns = pq.read_table(path).to_pydict()
+    labels, predicted = columns["label"], columns["prediction"]
+    at = next(i for i in range(len(labels)) if (labels[i] == predicted[i]) is right_ones)
+    predicted[at] = next(k for k in range(10) if k not in (labels[at], predicted[at]))
+    pq.write_table(pa.table(columns, schema=pq.read_schema(path)), path, compression="zstd")
+
+
+def hand_in_hand(name: str, change: Callable[[Any], None]) -> None:
+    """Change a record and, so that it is not noticed, the sha256 that vouches for it."""
+    from pipeline.data.beton import sha256
+
+    edited(OWN / name, change)
+    place = f"evaluations/{RUN}/{name}"
+    edited(OWN / "digests.json", lambda told: told["files"].update({place: sha256(OWN / name)}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda: other_class(OWN / "predictions.parquet", True), "predictions.parquet"),
+        (lambda: other_class(OWN / "predictions.parquet", False), "predictions.parquet"),
+        (lambda: edited(OWN / "metrics.json", lambda m: m.update(errors=1)), "metrics.json"),
+        (lambda: hand_in_hand("metrics.json", lambda m: m.update(errors=1)), "predictions.parquet"),
+        (lambda: hand_in_hand("run.json", lambda r: r.update(seed=7)), "run.json"),
+        (lambda: hand_in_hand("run.json", lambda r: r["protocol"].update(label_smoothing=0.2)), "run.json"),
+        (lambda: edited(OWN / "origin.json", lambda o: o["settings"]["run"].update(seed=7)), "origin.json"),
+        (lambda: edited(OWN / "digests.json", lambda d: d["data"].update(train="0" * 64)), "digests.json"),
+        (lambda: (OWN / "history.csv").write_text("\n".join((OWN / "history.csv").read_text().splitlines()[:2]) + "\n"),
+         "history.csv"),
+        (lambda: (OWN / "model.safetensors").write_bytes(b"other"), "model.safetensors"),
+        (lambda: (OWN / "run.json").write_text("{"), ""),
+    ],
+    ids=["prediction", "wrong-stays-wrong", "metric", "metric-and-digest", "seed", "protocol", "origin", "data",
+         "history", "weights", "cut"],
+)  # fmt: skip
+def test_what_was_changed_is_named(evidence: Project, spoil: Callable[[], object], named: str) -> None:
+    spoil()
+    assert str(OWN / named) in checked(), checked()
+    assert evidence.cli("evidence", "verify").returncode == 1
+
+
+def test_another_commit_than_that_of_the_code_is_named(evidence: Project) -> None:
+    with Path("pipeline/training/loop.py").open("a") as file:
+        file.write("# another\n")
+    evidence.commit("another")
+    head = evidence.run("git", "rev-parse", "HEAD").stdout.strip()
+    edited(OWN / "origin.json", lambda origin: origin.update(commit=head))
+    assert "pipeline/training/loop.py" in checked()[str(OWN / "origin.json")]
+    edited(OWN / "origin.json", lambda origin: origin.update(commit="0" * 40))
+    unchecked = [f.why for f in check(OWN, RUN, load()) if f.state == "unchecked"]
+    assert any("is not in this repository" in why for why in unchecked)
+
+
+def test_a_run_counts_under_one_name(evidence: Project) -> None:
+    other = OWN.with_name("another-name")
+    shutil.copytree(OWN, other)
+    named = wrong(check(other, other.name, load()))
+    assert "which is evidence already" in named[str(other)]
+
+
+def test_what_can_not_be_evidence_is_refused(copy: Project) -> None:
+    with Path("pipeline/training/loop.py").open("a") as file:
+        file.write("# edited\n")
+    with pytest.raises(UserError, match="edits that are not committed"):
+        add(load(), RUN, weights=False)
+    copy.commit("edited")
+    with pytest.raises(UserError, match="does not follow"):  # trained by the code of before
+        add(load(), RUN, weights=False)
+    with pytest.raises(UserError, match="no run"):
+        add(load(), "another", weights=False)
+    assert runs_here() == []
+
+
+def test_it_is_added_once_and_removed_by_name(evidence: Project) -> None:
+    with pytest.raises(UserError, match="is there already"):
+        add(load(), RUN, weights=False)
+    with pytest.raises(UserError, match="no evidence of 'another'"):
+        remove("another")
+    remove(RUN)
+    assert runs_here() == []
+
+
+def test_an_archive_from_elsewhere_is_taken(copy: Project, sent: Path) -> None:
+    """Without the run's own weights and data here, and into a repository whose code has changed since."""
+    with Path("pipeline/training/loop.py").open("a") as file:
+        file.write("# newer\n")
+    copy.commit("newer")
+    for folder in ("models", "evaluations", "data"):
+        shutil.rmtree(folder)
+    assert list(add_archive(sent, [], load(), weights=True)) == [RUN]
+    assert checked() == {}
+    with pytest.raises(UserError, match="no finished run another"):
+        add_archive(sent, ["another"], load(), weights=True)
+
+
+def repacked(sent: Path, to: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+    with zipfile.ZipFile(sent) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    with zipfile.ZipFile(to, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return to
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda m: m.update({f"evaluations/{RUN}/metrics.json": b"{}"}), "sha256"),
+        (lambda m: m.update({"../evil.txt": b"x"}), "evil.txt"),
+        (lambda m: m.pop(f"models/{RUN}/model.safetensors"), "not in the archive"),
+        (lambda m: m.pop("ro-crate-metadata.json"), "does not describe"),
+    ],
+    ids=["metric", "outside", "absent", "no-description"],
+)
+def test_an_archive_that_was_changed_is_refused(
+    copy: Project, sent: Path, tmp_path: Path, change: Any, why: str
+) -> None:
+    with pytest.raises(UserError, match=why):
+        add_archive(repacked(sent, tmp_path / "spoilt.zip", change), [], load(), weights=False)
+    assert runs_here() == []
+    assert not (tmp_path / "evil.txt").exists()
+    assert not (copy.root.parent / "evil.txt").exists()
+
+
+def test_a_truncated_archive_is_refused(copy: Project, sent: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.zip"
+    cut.write_bytes(sent.read_bytes()[: sent.stat().st_size // 2])
+    with pytest.raises(UserError, match="damaged"):
+        add_archive(cut, [], load(), weights=False)

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 import torch
 
+from pipeline.artifacts import EVALUATIONS, METRICS
 from pipeline.benchmarks import measuring
 from pipeline.benchmarks.measuring import ask, process
 from pipeline.benchmarks.train_bench import Way, default, training_rate
@@ -42,7 +42,6 @@ class Estimate:
     megabytes: float
     """10^6 bytes that stay: the weights."""
     done: bool
-    """Its evaluation is there."""
     caveats: tuple[str, ...]
     """What of its training is not in the hours."""
 
@@ -57,7 +56,6 @@ class Sum:
     done: int
     hours: float
     hours_left: float
-    """Of those that are not done."""
     megabytes: float
 
 
@@ -90,7 +88,7 @@ def estimate(paper: Paper, plan: Plan, run_ids: Sequence[str], say: Callable[[st
             trained = (dataset.splits["train"] - protocol.holdout) * protocol.epochs
             images = trained + looks * dataset.splits["test"] / FORWARD_AND_BACKWARD
             megabytes = BYTES * parameters(network, dataset.classes) / 1e6
-            done = (Path("evaluations") / run_id / "metrics.json").is_file()
+            done = (EVALUATIONS / run_id / METRICS).is_file()
             seen = (rates[key], images / rates[key] / 3600, megabytes, done, caveats(run, protocol))
             result.append(Estimate(run_id, network.name, tables_of(run, paper), *seen))
     return result
@@ -117,32 +115,25 @@ def caveats(run: Run, protocol: Protocol) -> tuple[str, ...]:
 
 def tables_of(run: Run, paper: Paper) -> tuple[str, ...]:
     """The paper's tables that have the run's network on its dataset, by its protocol if that is one of the paper's."""
-    its_own = run.protocol in paper.protocols
-    found = {
-        claim.table: None
+    found = [
+        claim.table
         for claim in paper.claims
         if (protocol := paper.protocol_of(claim))
         and (claim.dataset, claim.network) == (run.dataset, canonical(run.network))
-        and (not its_own or protocol.name == run.protocol)
-    }
-    return tuple(found)
+        and (run.protocol not in paper.protocols or protocol.name == run.protocol)
+    ]
+    return tuple(dict.fromkeys(found))
 
 
 def sums(paper: Paper, estimates: Sequence[Estimate]) -> list[Sum]:
     """For each of the paper's tables that has one of the runs, then for all runs."""
-    parts = [(table, [each for each in estimates if table in each.tables]) for table in paper.tables]
-    return [
-        Sum(
-            table,
-            len(part),
-            sum(each.done for each in part),
-            sum(each.hours for each in part),
-            sum(each.hours for each in part if not each.done),
-            sum(each.megabytes for each in part),
-        )
-        for table, part in [*parts, ("all", list(estimates))]
-        if part
-    ]
+    found = []
+    for table in (*paper.tables, "all"):
+        if part := [each for each in estimates if table in (*each.tables, "all")]:
+            left = [each.hours for each in part if not each.done]
+            hours, megabytes = sum(each.hours for each in part), sum(each.megabytes for each in part)
+            found.append(Sum(table, len(part), len(part) - len(left), hours, sum(left), megabytes))
+    return found
 
 
 def disk(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, float]:

@@ -40,7 +40,7 @@ def estimate(
     from pipeline.publication.claims import canonical
     from pipeline.publish import json_text
     from pipeline.runner.params_file import load
-    from pipeline.runner.plan_edit import extend, groups_of, read
+    from pipeline.runner.plan_edit import extend, groups_of
 
     plan = load()
     run_ids = list(plan.runs)
@@ -49,7 +49,7 @@ def estimate(
         groups, _ = groups_of(PAPER, [claim for claim in PAPER.claims if claim.table in tables], plan, None)
         if not groups:
             raise UserError(f"table {paper_table} has nothing to train", f"choose {PAPER.trainable_tables}")
-        plan = extend(PAPER, read(PARAMS), groups, [], seeds).plan
+        plan = extend(PAPER, PARAMS.read_bytes().decode(), groups, [], seeds).plan
         names = {(group.dataset, group.network, group.protocol) for group in groups}
         run_ids = [
             run_id

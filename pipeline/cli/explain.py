@@ -11,10 +11,7 @@ EPILOG = "Example: wrn-pipe explain --paper-table 4 --row WRN-40-1 --dataset cif
 
 
 def explain(
-    paper_table: Annotated[
-        str,
-        typer.Option(metavar="TABLE", help=ONE_TABLE, autocompletion=completion.single_tables),
-    ],
+    paper_table: Annotated[str, typer.Option(metavar="TABLE", help=ONE_TABLE, autocompletion=completion.single_tables)],
     row: Annotated[
         str, typer.Option(help="A network of it, as the paper prints it.", autocompletion=completion.networks)
     ],

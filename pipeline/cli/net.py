@@ -33,8 +33,7 @@ def net(
     from pipeline.models.param_count import layers
 
     network = parse(name)
-    classes = network.num_classes if num_classes is None else num_classes
-    size = network.image_size if image_size is None else image_size
+    classes, size = num_classes or network.num_classes, image_size or network.image_size
     rows = layers(network, size, classes)
     top = [row for row in rows if "." not in row.name]
     parameters = sum(row.parameters for row in top)
@@ -43,9 +42,9 @@ def net(
         from dataclasses import asdict
         from json import dumps
 
-        head = {"name": network.name, "num_classes": classes, "image_size": size}
-        counts = {"parameters": parameters, "multiply_adds": multiply_adds}
-        typer.echo(dumps({**head, **counts, "layers": [asdict(row) for row in rows]}, indent=2))
+        told = {"name": network.name, "num_classes": classes, "image_size": size, "parameters": parameters}
+        told |= {"multiply_adds": multiply_adds, "layers": [asdict(row) for row in rows]}
+        typer.echo(dumps(told, indent=2))
         return
     from rich.console import Console
     from rich.table import Table

@@ -13,14 +13,10 @@ if TYPE_CHECKING:
     from pipeline.runner.plan_edit import Addition
 
 EPILOG = "Example: wrn-pipe plan --paper-table 4 --row WRN-16-8 --dataset cifar100 --seeds 5"
-"""Shown below the command's help."""
 
 
 def plan(
-    paper_table: Annotated[
-        str,
-        typer.Option(metavar="TABLE", help=TABLES, autocompletion=completion.tables),
-    ],
+    paper_table: Annotated[str, typer.Option(metavar="TABLE", help=TABLES, autocompletion=completion.tables)],
     row: Annotated[
         str | None, typer.Option(help="Only this network, as the paper prints it.", autocompletion=completion.networks)
     ] = None,
@@ -49,18 +45,12 @@ def plan(
     from pipeline.errors import UserError
     from pipeline.params import PARAMS
     from pipeline.runner.params_file import load
-    from pipeline.runner.plan_edit import extend, groups_of, read, write
+    from pipeline.runner.plan_edit import extend, groups_of, write
 
     if yes and dry_run:
         raise UserError("--yes writes and --dry-run does not", "leave one of them out")
     tables = PAPER.table_names(paper_table)
-    PAPER.check_filters(tables, dataset, row)
-    current = load()
-    claims = [
-        claim
-        for claim in PAPER.claims
-        if claim.table in tables and dataset in (None, claim.dataset) and row in (None, claim.model, claim.network)
-    ]
+    claims, current = PAPER.chosen(tables, dataset, row), load()
     groups, left_out = groups_of(PAPER, claims, current, protocol)
     if not groups:
         raise UserError(
@@ -68,13 +58,15 @@ def plan(
             f"choose a table with errors that the paper measured itself: {PAPER.trainable_tables}",
         )
     needed = {claim.table for group in groups for claim in group.claims}
-    addition = extend(PAPER, read(PARAMS), groups, [table for table in tables if table in needed], seeds)
+    text = PARAMS.read_bytes().decode()  # with its own line breaks
+    addition = extend(PAPER, text, groups, [table for table in tables if table in needed], seeds)
     if left_out:
         typer.echo(f"Left out: {'; '.join(left_out)}.")
     if addition.after == addition.before:
         typer.echo(f"{PARAMS} has all {addition.present} runs already: nothing to add.")
         return
-    _show(addition, seeds)
+    _show(addition)
+    typer.echo(_outlook(addition, seeds))
     if dry_run:
         typer.echo(f"{PARAMS} is unchanged (--dry-run).")
     elif not yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -86,8 +78,8 @@ def plan(
         typer.echo(f"{PARAMS} is unchanged.")
 
 
-def _show(addition: "Addition", seeds: int) -> None:
-    """The unified difference, in colour on a terminal, what it adds up to, and what it could tell."""
+def _show(addition: "Addition") -> None:
+    """The unified difference, in colour on a terminal, and what it adds up to."""
     import difflib
     import os
     import sys
@@ -102,13 +94,12 @@ def _show(addition: "Addition", seeds: int) -> None:
         typer.echo(typer.style(line, fg=style) if colour and style else line)
     runs = sum(map(len, addition.added.values()))
     already = f" ({addition.present} more are there already)" if addition.present else ""
-    typer.echo(
-        f"\nAdds {runs} {'run' if runs == 1 else 'runs'}{already}: {cost_of(PAPER, addition)} in all, estimated."
-    )
-    typer.echo(_outlook(addition, seeds))
+    count = f"{runs} run{'' if runs == 1 else 's'}{already}"
+    typer.echo(f"\nAdds {count}: {cost_of(PAPER, addition)} in all, estimated.")
 
 
 def _outlook(addition: "Addition", seeds: int) -> str:
+    """What the added runs could tell of the paper's numbers and orderings."""
     import textwrap
     from collections import Counter
 
@@ -130,8 +121,7 @@ def _outlook(addition: "Addition", seeds: int) -> str:
     if not found:
         return "params.yaml has no margin to judge them by: comparison.margins."
     reproduced, one_off, two_off = (
-        _range([100 * getattr(one, name) for one in found], ".0f")
-        for name in ("reproduced", "differs_one", "differs_two")
+        _range([100 * getattr(one, name) for one in found]) for name in ("reproduced", "differs_one", "differs_two")
     )
     lines = [
         f"Where a number of the paper holds, {seeds} seeds say reproduced in {reproduced} of 100 cases; where it is "
@@ -149,6 +139,6 @@ def _outlook(addition: "Addition", seeds: int) -> str:
     return "\n".join(lines)
 
 
-def _range(values: "Sequence[float]", form: str) -> str:
-    low, high = format(min(values), form), format(max(values), form)
+def _range(values: "Sequence[float]") -> str:
+    low, high = f"{min(values):.0f}", f"{max(values):.0f}"
     return low if low == high else f"{low} to {high}"

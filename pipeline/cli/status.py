@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from pipeline.runner.run_status import PlanStatus, RunStatus
 
 EPILOG = "Example: wrn-pipe status --json"
-"""Shown below the command's help."""
 
 _COLOUR = {
     "done": "green",
@@ -69,21 +68,18 @@ def _print(found: "PlanStatus") -> None:
         counts = (str(table.claims), str(table.planned), str(table.answered))
         tables.add_row(table.table, _coloured(table.state), *counts, its + left)
     console.print(tables)
-    for run in found.runs:
-        if run.state == "failed":
-            typer.echo(f"{run.stage} failed: {_some(run.why)}")
+    said = [f"{run.stage} failed: {_some(run.why)}" for run in found.runs if run.state == "failed"]
     for table in found.tables:
         if table.state in ("failed", "stale"):
-            typer.echo(f"tabulate@{table.table} {_STATE[table.state]}: {_some(table.why)}")
-    for stage, why in found.other_stages.items():
-        typer.echo(f"{stage} has to run: {_some(why)}")
+            said.append(f"tabulate@{table.table} {_STATE[table.state]}: {_some(table.why)}")
+    said += [f"{stage} has to run: {_some(why)}" for stage, why in found.other_stages.items()]
     if found.running:
-        typer.echo("DVC runs " + ", ".join(f"{stage} (process {pid})" for stage, pid in found.running.items()))
+        said.append("DVC runs " + ", ".join(f"{stage} (process {pid})" for stage, pid in found.running.items()))
     if found.jobs_unknown:
-        typer.echo(f"What is queued is not known: {found.jobs_unknown}.")
+        said.append(f"What is queued is not known: {found.jobs_unknown}.")
     if not found.asked_dvc:
-        typer.echo(f"What is stale is not known, done only says that a result lies here: {found.why_not}.")
-    typer.echo(_next(found))
+        said.append(f"What is stale is not known, done only says that a result lies here: {found.why_not}.")
+    typer.echo("\n".join([*said, _next(found)]))
 
 
 def _print_runs(runs: "Sequence[RunStatus]", console: "Console") -> None:

@@ -4,6 +4,7 @@ A material deviation makes the run not comparable; a minor one becomes a footnot
 evidence for it, is publication/deviations.yaml.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +13,15 @@ from pipeline.dataset_config import Dataset
 from pipeline.params import Protocol, Representation, StepSchedule, WeightAverage
 from pipeline.publication.claims import Claim
 from pipeline.publication.paper import Paper
-from pipeline.publication.protocols import Hardware, PaperProtocol, Weight
+from pipeline.publication.statements import Hardware, PaperProtocol, Weight
 
 _REENCODED = "JPEGs scaled down and encoded a second time; the network sees them at 224 pixels a side"
 _REENCODED_EVIDENCE = (
     "libffcv/ffcv-imagenet: a ResNet-50 comes to 78.4 % top-1 on images of at most 500 pixels, half of them encoded "
     "again at quality 90; no comparison with the original files is known"
 )
-_WELL_ENCODED = {"max_side": 500, "quality": 90}
-"""What that evidence covers."""
+_WELL_ENCODED = 500, 90
+"""The side and the quality that this evidence covers."""
 
 
 @dataclass(frozen=True, order=True)
@@ -53,9 +54,9 @@ def deviations(
     the plan has them.
     """
     found = [
-        *_protocol_deviations(result.record.protocol, claim, recipe, paper.weights),
-        *_data_deviations(result, claim, paper, dataset, stored),
-        *_hardware_deviations(result, paper.hardware),
+        *_of_protocol(result.record.protocol, claim, recipe, paper.weights),
+        *_of_data(result, claim, paper, dataset, stored),
+        *_of_hardware(result, paper.hardware),
     ]
     return tuple(sorted(found, key=lambda deviation: not deviation.material))
 
@@ -64,10 +65,9 @@ def is_comparable(found: tuple[Deviation, ...]) -> bool:
     return not any(deviation.material for deviation in found)
 
 
-def _protocol_deviations(
+def _of_protocol(
     ours: Protocol, claim: Claim, recipe: PaperProtocol, weights: dict[str, Weight]
-) -> list[Deviation]:
-    found = []
+) -> Iterator[Deviation]:
     for field in Protocol.model_fields:
         weight = weights[field]
         theirs, our = getattr(recipe.protocol, field), getattr(ours, field)
@@ -83,8 +83,7 @@ def _protocol_deviations(
             material, reason, evidence = False, weight.minor_reason, weight.minor_evidence
         elif field == "processes" and ours.batch_norm == "synchronised":
             material, reason, evidence = False, weights["batch_norm"].reason, weights["batch_norm"].evidence
-        found.append(Deviation(field, _show(theirs), _show(our), material, reason, evidence))
-    return found
+        yield Deviation(field, _show(theirs), _show(our), material, reason, evidence)
 
 
 def _show(value: Any) -> str:
@@ -102,39 +101,35 @@ def _show(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _data_deviations(
+def _of_data(
     result: Result, claim: Claim, paper: Paper, dataset: Dataset | None, stored: Representation | None
-) -> list[Deviation]:
-    found = []
+) -> Iterator[Deviation]:
     metrics, record = result.metrics, result.record
-    whole = paper.images(claim.dataset, "test")
+    whole, trained = paper.images(claim.dataset, "test"), paper.images(claim.dataset, "train")
     if metrics.split != "test" or metrics.n != whole:
         ours = f"{metrics.n} images of the {metrics.split} split"
-        found.append(Deviation("test_split", f"{whole} images", ours, True, "another test split"))
-    trained = paper.images(claim.dataset, "train")
+        yield Deviation("test_split", f"{whole} images", ours, True, "another test split")
     if dataset is not None and dataset.splits["train"] != trained:
         ours = f"{dataset.splits['train']} images"
-        found.append(Deviation("training_split", f"{trained} images", ours, True, "another training split"))
+        yield Deviation("training_split", f"{trained} images", ours, True, "another training split")
     if record.epochs != record.protocol.epochs:
-        ours = f"{record.epochs} epochs"
-        found.append(Deviation("completed", f"{record.protocol.epochs} epochs", ours, True, "unfinished training"))
-    needed = record.protocol.representation
-    if record.representation != needed:
-        found.append(Deviation("representation", needed, record.representation, True, "preprocessing"))
+        planned, ours = f"{record.protocol.epochs} epochs", f"{record.epochs} epochs"
+        yield Deviation("completed", planned, ours, True, "unfinished training")
+    if record.representation != record.protocol.representation:
+        needed = record.protocol.representation
+        yield Deviation("representation", needed, record.representation, True, "preprocessing")
     if stored and stored.max_side and stored.quality:
         ours = f"longer side at most {stored.max_side}, quality {stored.quality}"
-        poor = any(getattr(stored, key) < least for key, least in _WELL_ENCODED.items())
-        found.append(Deviation("stored_images", "the original files", ours, poor, _REENCODED, _REENCODED_EVIDENCE))
-    return found
+        poor = stored.max_side < _WELL_ENCODED[0] or stored.quality < _WELL_ENCODED[1]
+        yield Deviation("stored_images", "the original files", ours, poor, _REENCODED, _REENCODED_EVIDENCE)
 
 
-def _hardware_deviations(result: Result, theirs: Hardware) -> list[Deviation]:
+def _of_hardware(result: Result, theirs: Hardware) -> Iterator[Deviation]:
     record = result.record
-    device = record.device.name if record.device.name else record.device.type
-    found = []
+    device = record.device.name or record.device.type
     if device != theirs.device:
-        found.append(Deviation("device", theirs.device, device, False, "rounding only"))
+        yield Deviation("device", theirs.device, device, False, "rounding only")
     # No run of this tool is one of Torch7: the library always differs.
-    library = f"PyTorch {record.versions['torch']}" if "torch" in record.versions else "PyTorch, version not recorded"
-    found.append(Deviation("library", theirs.library, library, False, "rounding and defaults of another library"))
-    return found
+    version = record.versions.get("torch")
+    library = f"PyTorch {version}" if version else "PyTorch, version not recorded"
+    yield Deviation("library", theirs.library, library, False, "rounding and defaults of another library")

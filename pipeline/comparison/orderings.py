@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from statistics import fmean
 
 from pipeline.comparison.cells import Comparison, errors_of
 from pipeline.comparison.power import of_ordering
@@ -44,18 +45,19 @@ def judge_ordering(ordering: Ordering, of: Comparison) -> Judged:
     It holds when every pair has p <= DIFFERS in its favour (so no correction for several pairs is needed), and is
     contradicted when some pair has p <= DIFFERS against it after Bonferroni's correction.
     """
-    sides = [tuple(_errors(claim, of) for claim in pair) for pair in ordering.pairs]
+    sides = [(_errors(lower, of), _errors(higher, of)) for lower, higher in ordering.pairs]
     runs = tuple((len(lower.values), len(higher.values)) for lower, higher in sides)
     differences = tuple(
-        _mean(lower) - _mean(higher) if lower.values and higher.values else None for lower, higher in sides
+        fmean(lower.values) - fmean(higher.values) if lower.values and higher.values else None
+        for lower, higher in sides
     )
-    judged = [_common_look(pair, lower, higher) for pair, (lower, higher) in zip(ordering.pairs, sides, strict=True)]
+    judged = [_common_look(pair, both) for pair, both in zip(ordering.pairs, sides, strict=True)]
     measured = [(lower, higher) for lower, higher in judged if lower.values and higher.values]
     against = [p_value(higher, lower, of.spread) for lower, higher in measured]
     p = max(p_value(lower, higher, of.spread) for lower, higher in measured) if len(measured) == len(sides) else None
     if any(value <= DIFFERS / len(sides) for value in against):
         standing = Standing.CONTRADICTED
-    elif any(difference is None for difference in differences):
+    elif None in differences:
         standing = Standing.NOT_RUN
     else:
         standing = Standing.HOLDS if p is not None and p <= DIFFERS else Standing.INCONCLUSIVE
@@ -69,16 +71,12 @@ def _errors(claim: Claim, of: Comparison) -> Errors:
     return errors_of(claim, of)
 
 
-def _common_look(pair: tuple[Claim, Claim], lower: Errors, higher: Errors) -> tuple[Errors, Errors]:
+def _common_look(pair: tuple[Claim, Claim], sides: tuple[Errors, Errors]) -> tuple[Errors, Errors]:
     """Both sides at the last look that both have reached."""
-    both = tuple(zip(pair, (lower, higher), strict=True))
+    both = tuple(zip(pair, sides, strict=True))
     look = min(len(side.at_look) for claim, side in both if claim.kind != "quoted")
     first, second = (
         side if claim.kind == "quoted" else replace(side, values=side.values[:look], settled=None)
         for claim, side in both
     )
     return first, second
-
-
-def _mean(side: Errors) -> float:
-    return sum(side.values) / len(side.values)

@@ -8,23 +8,11 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from pipeline.comparison.statistics import (
-    DIFFERS,
-    LOOKS,
-    SIDE,
-    look_at,
-    paper_variance,
-    published_spread,
-    student,
-)
+from pipeline.comparison.statistics import DIFFERS, LOOKS, SIDE, look_at, paper_variance, published_spread, student
 from pipeline.params import Plan
 from pipeline.publication.claims import Claim
 from pipeline.publication.paper import Paper
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _DRAWS = 20_000
 
@@ -73,7 +61,10 @@ def outlook(runs: int, sd: float, freedom: int, *, variance: float, margin: floa
     if not n:
         raise ValueError(f"{runs} runs are never judged: the first look is at {LOOKS[0]}")
     generator = np.random.default_rng(n)
-    means, estimate, freedom = _runs(generator, n, sd, freedom)
+    draws = generator.standard_normal((_DRAWS, n)) * sd
+    means, squares = draws.mean(axis=1), ((draws - draws.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    estimate = np.sqrt((freedom * sd**2 + squares) / (freedom + n - 1))  # pooled with the prior
+    freedom += n - 1
     same = means - generator.standard_normal(_DRAWS) * sd * math.sqrt(variance)
     half_width = student(1 - SIDE, freedom) * estimate / math.sqrt(n) + rounding
     reach = student(1 - DIFFERS / 2, freedom) * estimate * math.sqrt(1 / n + variance) + rounding
@@ -85,22 +76,11 @@ def outlook(runs: int, sd: float, freedom: int, *, variance: float, margin: floa
     return Outlook(runs, margin, reproduced, differs(margin), differs(2 * margin))
 
 
-def _runs(generator: "np.random.Generator", n: int, sd: float, prior: int) -> tuple["np.ndarray", "np.ndarray", int]:
-    """Deviations of the mean of n runs from the truth, their pooled spread, and its degrees of freedom."""
-    import numpy as np
-
-    draws = generator.standard_normal((_DRAWS, n)) * sd
-    freedom = prior + n - 1
-    squares = prior * sd**2 + ((draws - draws.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
-    return draws.mean(axis=1), np.sqrt(squares / freedom), freedom
-
-
 def of_ordering(pairs: Sequence[tuple[Claim, Claim]], runs: int, paper: Paper) -> float:
     """Probability that `runs` runs of each network say that an ordering holds, if the printed numbers are true.
 
     All of its pairs have to hold. A quoted number stands as printed, and is judged as one run's. The spread is that of
-    the published re-runs.
-    0 below the first look.
+    the published re-runs. 0 below the first look.
     """
     import numpy as np
 

@@ -143,7 +143,6 @@ class Judgement:
     spread: float
     """Standard deviation between runs that the distances were judged by, in points."""
     freedom: int
-    """Degrees of freedom of that spread."""
 
 
 def summarise(errors: Sequence[float]) -> Sample:
@@ -161,10 +160,6 @@ def paper_variance(claim: Claim) -> float:
 def look_at(runs: int) -> int:
     """The last look that a number of runs has reached; 0 before the first."""
     return max((look for look in LOOKS if look <= runs), default=0)
-
-
-def next_look(runs: int) -> int | None:
-    return min((look for look in LOOKS if look > runs), default=None)
 
 
 def judge(
@@ -201,8 +196,8 @@ def judge(
         verdict = Verdict.REPRODUCED
     elif look and abs(look.difference) > max(margin, look.reach):
         verdict = Verdict.BETTER if (look.difference < 0) is not higher_is_better else Verdict.WORSE
-    following = next_look(ready) if verdict is Verdict.INCONCLUSIVE else None
-    return Judgement(verdict, now, look, following, sd, spread.freedom)
+    later = [number for number in LOOKS if number > ready and verdict is Verdict.INCONCLUSIVE]
+    return Judgement(verdict, now, look, min(later, default=None), sd, spread.freedom)
 
 
 def pooled(cells: Iterable[Errors], prior: Spread) -> Spread:

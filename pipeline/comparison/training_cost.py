@@ -11,7 +11,6 @@ from pipeline.params import Precision, Protocol
 FORWARD_AND_BACKWARD = 3
 """Multiply-adds of a training step over those of a forward pass: the backward pass has two products for each one."""
 
-
 _WRN_40_1 = 83_280_512
 """Multiply-adds of WRN-40-1 for one CIFAR image, which the CPU rate below was measured with."""
 
@@ -46,8 +45,7 @@ class Cost:
 def training_cost(network: str, images: int, protocol: Protocol) -> Cost:
     """Cost of one training on `images` images an epoch; evaluation and reading the images are not counted."""
     total = training_multiply_adds(network, images, protocol.epochs)
-    seconds = {name: total / rate[protocol.precision] for name, rate in (("gpu", GPU_RATE), ("cpu", CPU_RATE))}
-    return Cost(seconds["gpu"] / 3600, seconds["cpu"] / 3600)
+    return Cost(total / GPU_RATE[protocol.precision] / 3600, total / CPU_RATE[protocol.precision] / 3600)
 
 
 def training_multiply_adds(network: str, images: int, epochs: int) -> int:

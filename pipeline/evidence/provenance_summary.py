@@ -46,7 +46,7 @@ def of_claims(paper: Paper, plan: Plan, paper_table: str, row: str, dataset: str
     Raises UserError that names the nearest where the paper has no such place.
     """
     name = paper.table_name(paper_table)
-    paper.check_filters([name], dataset, row)
+    paper.chosen([name], dataset, row)
     of = _comparison(paper, plan)
     cells = [
         cell

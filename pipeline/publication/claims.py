@@ -1,21 +1,21 @@
-"""The paper's claims, typed. `claims.csv` is the data; its schema stands here only.
+"""The paper's claims, typed. `claims.csv` is the data.
 
 It holds every number of Tables 2 to 9; of the text the SVHN error without dropout, a parameter count, and the gains and
 speed-ups that it states; of Figure 4 the times and the labels. Figures 1 to 3 are curves, whose labels repeat
 Tables 5 and 6 but for 2.07 of WRN-52-1 on SVHN, which stands in a caveat.
 """
 
+import csv
 import functools
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.errors import UserError
 from pipeline.models.names import parse
-
-if TYPE_CHECKING:
-    import pandera.pandas
 
 Metric = Literal[
     "top1_error",
@@ -54,26 +54,31 @@ class Claim:
     table: str
     """Key of `Paper.tables`."""
     dataset: str
-    model: str
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9(),.-]+$")]
     """The network's name as printed, or as claims.csv completes it."""
-    depth: int | None
-    widen: float | None
-    block: str | None
-    """Kernels of a block as 3-1-3, or basic, or bottleneck."""
-    dropout: float | None
-    preprocessing: str | None
     metric: Metric
-    text: str
+    text: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?$")]
     """The number exactly as printed, in the metric's unit: 20.50 stays 20.50."""
-    value: float
-    decimals: int
-    """Printed decimals, which bound the number's rounding error."""
     statistic: Statistic
-    note: str
+    depth: int | None = None
+    widen: float | None = None
+    block: str | None = None
+    """Kernels of a block as 3-1-3, or basic, or bottleneck."""
+    dropout: float | None = None
+    preprocessing: Literal["zca", "meanstd", "unit", "imagenet"] | None = None
+    note: str = ""
 
     @property
     def id(self) -> str:
         return f"{self.table}/{self.dataset}/{self.model}/{self.metric}"
+
+    @property
+    def value(self) -> float:
+        return float(self.text)
+
+    @property
+    def decimals(self) -> int:
+        return len(self.text.partition(".")[2])
 
     @property
     def rounding(self) -> float:
@@ -103,64 +108,29 @@ def canonical(model: str) -> str:
         return model
 
 
+_COLUMNS = [
+    *("table", "dataset", "model", "depth", "widen", "block", "dropout", "preprocessing"),
+    *("metric", "value", "statistic", "note"),
+]
+
+
 def read_claims(path: Path, tables: Collection[str], datasets: Collection[str]) -> tuple[Claim, ...]:
-    """All claims in the order of a claims.csv. Raises UserError when the file does not fit its schema."""
-    # pandas takes most of a second to import, so only those who read claims pay for it
-    import pandas as pd
-    import pandera.errors
-
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    try:
-        schema(tables, datasets).validate(frame, lazy=True)
-    except pandera.errors.SchemaErrors as error:
-        first = error.failure_cases.iloc[0]
-        where = f"{path.name}: {first['column'] or ''} {first['check']}: {first['failure_case']!r}"
-        raise UserError(where, f"restore the file: git checkout {path}") from None
-    return tuple(_claim({str(key): str(value) for key, value in row.items()}) for row in frame.to_dict("records"))
-
-
-def schema(tables: Collection[str], datasets: Collection[str]) -> "pandera.pandas.DataFrameSchema":
-    """claims.csv's columns, all text: exactly these, in this order, with these vocabularies; one row a number."""
-    import pandera.pandas as pa
-
-    def text(pattern: str) -> pa.Column:
-        return pa.Column(str, pa.Check.str_matches(f"^(?:{pattern})$"))
-
-    return pa.DataFrameSchema(
-        {
-            "table": pa.Column(str, pa.Check.isin(list(tables))),
-            "dataset": pa.Column(str, pa.Check.isin(list(datasets))),
-            "model": text(r"[A-Za-z0-9(),.-]+"),
-            "depth": text(r"[0-9]*"),
-            "widen": text(r"|[0-9]+(\.[0-9])?"),
-            "block": text(r"|basic|bottleneck|[13](-[13])*"),
-            "dropout": text(r"|0(\.[0-9])?"),
-            "preprocessing": pa.Column(str, pa.Check.isin(["", "zca", "meanstd", "unit", "imagenet"])),
-            "metric": pa.Column(str, pa.Check.isin(get_args(Metric))),
-            "value": text(r"[0-9]+(\.[0-9]+)?"),
-            "statistic": pa.Column(str, pa.Check.isin(get_args(Statistic))),
-            "note": pa.Column(str),
-        },
-        strict=True,
-        ordered=True,
-        unique=["table", "dataset", "model", "metric"],
-    )
-
-
-def _claim(row: dict[str, str]) -> Claim:
-    return Claim(
-        table=row["table"],
-        dataset=row["dataset"],
-        model=row["model"],
-        depth=int(row["depth"]) if row["depth"] else None,
-        widen=float(row["widen"]) if row["widen"] else None,
-        block=row["block"] or None,
-        dropout=float(row["dropout"]) if row["dropout"] else None,
-        preprocessing=row["preprocessing"] or None,
-        metric=cast(Metric, row["metric"]),
-        text=row["value"],
-        value=float(row["value"]),
-        decimals=len(row["value"].partition(".")[2]),
-        statistic=cast(Statistic, row["statistic"]),
-        note=row["note"],
-    )
+    """All claims in the order of a claims.csv, one a row. Raises UserError with the first line that is wrong."""
+    valid = TypeAdapter(Claim)
+    claims: dict[str, Claim] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        try:
+            if rows.fieldnames != _COLUMNS:
+                raise ValueError(f"the columns are not {', '.join(_COLUMNS)}")
+            for row in rows:
+                row["text"] = row.pop("value")
+                claim = valid.validate_python({column: text for column, text in row.items() if text})
+                if claim.table not in tables or claim.dataset not in datasets or claim.id in claims:
+                    raise ValueError(f"{claim.id} is there twice, or of no table or dataset of the paper")
+                claims[claim.id] = claim
+        except ValueError as error:
+            first = error.errors()[0] if isinstance(error, ValidationError) else None
+            why = f"{first['loc'][0]}: {first['msg']}" if first else str(error)
+            raise UserError(f"{path.name}:{rows.line_num}: {why}", f"restore the file: git checkout {path}") from None
+    return tuple(claims.values())

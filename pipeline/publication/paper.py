@@ -10,11 +10,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.errors import UserError
-from pipeline.params import nearest
-from pipeline.publication.caveats import Caveat, read_caveats
+from pipeline.params import Protocol, nearest
 from pipeline.publication.claims import Claim, read_claims
-from pipeline.publication.protocols import Hardware, PaperProtocol, Weight, paper_protocols, read_weights
-from pipeline.publication.statements import Ordering, read_orderings
+from pipeline.publication.statements import Caveat, Hardware, Ordering, PaperProtocol, Weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,46 +52,62 @@ class Paper:
 
     @cached_property
     def claims(self) -> tuple[Claim, ...]:
-        """All numbers that it prints, in its order. Raises UserError when claims.csv does not fit its schema."""
+        """All numbers that it prints, in its order. Raises UserError when claims.csv is not what it should be."""
         return read_claims(self.folder / "claims.csv", self.tables, self.datasets)
 
     @cached_property
     def protocols(self) -> dict[str, PaperProtocol]:
         """By name."""
-        return paper_protocols(self._data["protocols"])
+        return {
+            name: PaperProtocol(
+                name,
+                Protocol.model_validate({field: value for field, (value, _) in fields.items()}),
+                {field: source for field, (_, source) in fields.items()},
+            )
+            for name, fields in self._measured["protocols"].items()
+        }
 
     @cached_property
     def weights(self) -> dict[str, Weight]:
         """Field of Protocol -> what a deviation there weighs."""
-        return read_weights(self.folder / "deviations.yaml")
+        return {field: Weight(**entry) for field, entry in self._read("deviations.yaml").items()}
 
     @cached_property
     def caveats(self) -> tuple[Caveat, ...]:
         """All footnotes, by number."""
-        return read_caveats(self.folder / "caveats.yaml")
+        return tuple(Caveat(number=n, **entry) for n, entry in sorted(self._read("caveats.yaml").items()))
 
     @cached_property
     def orderings(self) -> tuple[Ordering, ...]:
         """All that it says about which network is better, in its order."""
-        return read_orderings(self.folder / "orderings.yaml", self.claims)
+        claims = {claim.id: claim for claim in self.claims}
+        return tuple(
+            Ordering(
+                name,
+                entry["text"],
+                entry["source"],
+                tuple((claims[f"{low}/top1_error"], claims[f"{high}/top1_error"]) for low, high in entry["pairs"]),
+            )
+            for name, entry in self._read("orderings.yaml").items()
+        )
 
     @cached_property
     def reruns(self) -> tuple[tuple[float, ...], int]:
         """Errors in percent of honest re-runs of one network, and the images of the test split: spread.yaml."""
-        known = YAML(typ="safe", pure=True).load((self.folder / "spread.yaml").read_text(encoding="utf-8"))
+        known = self._read("spread.yaml")
         return tuple(100 - accuracy for accuracy in known["accuracies"]), int(known["images"])
 
     @property
     def hardware(self) -> Hardware:
-        return Hardware(**self._data["hardware"])
+        return Hardware(**self._measured["hardware"])
 
     def images(self, dataset: str, split: str) -> int:
         """Images in a split as the paper used it. Raises KeyError for datasets it did not train on."""
-        return int(self._data["images"][dataset][split])
+        return int(self._measured["images"][dataset][split])
 
     def classes(self, dataset: str) -> int:
         """Raises KeyError for datasets that the paper did not train on."""
-        return int(self._data["classes"][dataset])
+        return int(self._measured["classes"][dataset])
 
     def caveats_of(self, claim: Claim) -> tuple[Caveat, ...]:
         """The footnotes of a claim, by number."""
@@ -132,20 +146,27 @@ class Paper:
         names = {claim.table for claim in self.claims if claim.kind == "runnable"}
         return f"{', '.join(name for name in self.tables if name in names)}, or all"
 
-    def check_filters(self, tables: Sequence[str], dataset: str | None, row: str | None) -> None:
-        """Raise UserError for a dataset or a network that the chosen tables do not have."""
+    def chosen(self, tables: Sequence[str], dataset: str | None, row: str | None) -> list[Claim]:
+        """The claims of these tables, of one dataset and one network where they are given.
+
+        Raises UserError for a dataset or a network that the tables do not have.
+        """
         claims = [claim for claim in self.claims if claim.table in tables]
         datasets = {claim.dataset for claim in claims}
         where = f"table {tables[0]}" if len(tables) == 1 else "the paper"
         if dataset is not None and dataset not in datasets:
             raise UserError(f"{where} has no dataset {dataset!r}", nearest(dataset, datasets, "dataset"))
-        models = {claim.model for claim in claims if dataset in (None, claim.dataset)}
-        spellings = models | {claim.network for claim in claims if claim.model in models}
-        if row is not None and row not in spellings:
-            raise UserError(f"{where} has no row {row!r}", nearest(row, models, "row"))
+        claims = [claim for claim in claims if dataset in (None, claim.dataset)]
+        found = [claim for claim in claims if row in (None, claim.model, claim.network)]
+        if not found:
+            what = f"{where} has no row {row!r}"
+            raise UserError(what, nearest(row or "", {claim.model for claim in claims}, "row"))
+        return found
 
     @cached_property
-    def _data(self) -> dict[str, Any]:
-        path = self.folder / "protocols.yaml"
-        data: dict[str, Any] = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-        return data
+    def _measured(self) -> dict[str, Any]:
+        return self._read("protocols.yaml")
+
+    def _read(self, name: str) -> dict[Any, Any]:
+        content: dict[Any, Any] = YAML(typ="safe", pure=True).load(self.folder / name)
+        return content

@@ -1,22 +1,71 @@
-"""What the paper says about which network is better. The data is orderings.yaml."""
+"""What stands beside the paper's numbers: its protocols with the source of each field, what a deviation from them
+weighs, what it says about which network is better, and our footnotes to it."""
 
-from collections.abc import Iterable
+import fnmatch
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from ruamel.yaml import YAML
 
-from pipeline.publication.claims import Claim
+from pipeline.params import Protocol
+from pipeline.publication.claims import Claim, Kind, Statistic
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+@dataclass(frozen=True)
+class PaperProtocol:
+    """A protocol of the paper with its sources."""
 
+    name: str
+    protocol: Protocol
+    sources: dict[str, str]
+    """Field of `protocol` -> where it is said."""
+
+    def is_stated(self, field: str) -> bool:
+        """Whether the paper or its code gives the field's value."""
+        return not self.sources[field].startswith("unstated")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the paper's numbers were measured with."""
+
+    device: str
+    library: str
+
+
+class Weight(BaseModel):
+    """What a difference in one field of a protocol weighs: an entry of deviations.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: Literal["material", "minor", "none"]
+    reason: str
+    evidence: str
+    """What the weight rests on: the paper, the authors' code, or a measurement."""
+    minor_among: tuple[str, ...] = ()
+    """Values among which a difference is minor, whatever `weight` says."""
+    minor_reason: str = ""
+    minor_evidence: str = ""
+
+
+class Caveat(BaseModel):
+    """A numbered footnote: a contradiction of the paper, or how the tool reads what it leaves unsaid. Its number is the
+    same in every table, so it can be cited."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    number: int
     text: str
-    source: str
-    pairs: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = Field(min_length=1)
+    claims: tuple[str, ...] = Field(min_length=1)
+    """Patterns of claim ids, as fnmatch reads them."""
+    statistic: Statistic | None = None
+    kind: Kind | None = None
+    """These two restrict it to claims of a statistic and of a kind."""
+
+    def covers(self, claim: Claim) -> bool:
+        if self.statistic not in (None, claim.statistic) or self.kind not in (None, claim.kind):
+            return False
+        return any(fnmatch.fnmatchcase(claim.id, pattern) for pattern in self.claims)
 
 
 @dataclass(frozen=True)
@@ -28,14 +77,3 @@ class Ordering:
     source: str
     pairs: tuple[tuple[Claim, Claim], ...]
     """(lower error, higher error), as the paper has it."""
-
-
-def read_orderings(path: Path, claims: Iterable[Claim]) -> tuple[Ordering, ...]:
-    """All orderings, in the paper's order. Raises KeyError when one names a claim that there is not."""
-    known = {claim.id: claim for claim in claims}
-    found = []
-    for name, value in YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")).items():
-        entry = _Entry.model_validate(value)
-        pairs = [(known[f"{lower}/top1_error"], known[f"{higher}/top1_error"]) for lower, higher in entry.pairs]
-        found.append(Ordering(name, entry.text, entry.source, tuple(pairs)))
-    return tuple(found)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.report.finished_runs import Finished
@@ -18,7 +19,8 @@ _COLOURS = {
     f"#a0000{digit}": f"var(--{name})"
     for digit, name in enumerate(["ink", "faint", "line", "paper", *(f"series-{i}" for i in range(_SERIES))])
 }
-"""What matplotlib is given -> what the page colours it with, so that one drawing serves light, dark and print."""
+"""What matplotlib is given -> what the page colours it with, so that one drawing serves light, dark and print.
+report.mplstyle has the same."""
 _INK, _FAINT, _LINE, _PAPER, *_SERIES_COLOURS = _COLOURS
 _MARKERS = ("o", "s", "^", "v", "P", "X")
 _DASHES = ("-", "--", ":", "-.")
@@ -28,22 +30,24 @@ _WIDTH = 420
 
 def curves(name: str, runs: Sequence[Finished]) -> str:
     """Loss, error and learning rate by epoch of runs that differ in their seed; the final errors marked."""
-    with _drawing(_WIDTH, 520) as figure:
+    with _drawing(520) as figure:
         loss, error, rate = figure.subplots(3, 1, sharex=True, height_ratios=[3, 4, 2])
+        last = []
         for i, run in enumerate(runs):
             colour, dash = _SERIES_COLOURS[i % _SERIES], _DASHES[i // _SERIES % len(_DASHES)]
             epochs = [row.epoch for row in run.history]
             marker = "o" if len(epochs) <= 20 else ""
             style: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": marker, "markersize": 4}
-            seed = run.result.record.seed
+            final, seed = run.result.top1_error, run.result.record.seed
+            last.append(f"{run.error}, seed {seed}")
             loss.plot(epochs, [row.train_loss for row in run.history], **style)
             error.plot(epochs, [row.train_error for row in run.history], label=f"train, seed {seed}", **style)
             tested = [(row.epoch, row.test_error) for row in run.history if row.test_error is not None]
             if tested:
                 error.plot(*zip(*tested, strict=True), label=f"test, seed {seed}", **{**style, "linewidth": 2.5})
             rate.plot(epochs, [row.learning_rate for row in run.history], **style)
-            label = f"{run.error_name[:-6]} at the end, seed {seed}"
-            error.plot(epochs[-1:], [run.result.top1_error], "D", color=colour, mec=_INK, ms=8, label=label)
+            label = f"{run.result.metrics.split} at the end, seed {seed}"
+            error.plot(epochs[-1:], [final], "D", color=colour, mec=_INK, ms=8, label=label)
         for axes, label in ((loss, "train loss"), (error, "error, %"), (rate, "learning rate")):
             axes.set_ylabel(label)
             axes.set_ylim(bottom=0)
@@ -52,26 +56,24 @@ def curves(name: str, runs: Sequence[Finished]) -> str:
         figure.align_ylabels()
         if len(runs) <= _SERIES:
             error.legend(loc="upper right")
-        last = [f"{run.error_name} {run.result.top1_error:.2f} %, seed {run.result.record.seed}" for run in runs]
         label = f"Train loss, train error and learning rate over {len(runs[0].history)} epochs; at the end: "
         return _svg(figure, name, label + "; ".join(last))
 
 
-def scatter(name: str, title: str, axis: Literal["parameters", "multiply_adds"], points: Sequence[Point]) -> str:
+def scatter(name: str, dataset: str, axis: Literal["parameters", "multiply_adds"], points: Sequence[Point]) -> str:
     """Error against size or training compute, both logarithmic; published points by depth, ours as diamonds.
 
     Points without the axis' value are left out.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    unit, words = {
-        "parameters": (1e6, "parameters, millions"),
-        "multiply_adds": (1e15, "multiply-adds of the whole training, 10¹⁵"),
-    }[axis]
+    unit, words, what = 1e6, "parameters, millions", "parameters"
+    if axis == "multiply_adds":
+        unit, words, what = 1e15, "multiply-adds of the whole training, 10¹⁵", "training compute"
     drawn = [point for point in points if getattr(point, axis) is not None]
     # The paper's groups first, so that one of them has one colour with and without ours.
     names = sorted({_group(p) for p in drawn}, key=lambda group: (group.startswith("ours"), group))
-    with _drawing(_WIDTH, 380) as figure:
+    with _drawing(380) as figure:
         axes = figure.subplots()
         for number, group in enumerate(names):
             members = [point for point in drawn if _group(point) == group]
@@ -84,7 +86,8 @@ def scatter(name: str, title: str, axis: Literal["parameters", "multiply_adds"],
             one.set_minor_formatter(NullFormatter())
         figure.legend(loc="outside lower center", ncols=3)
         published = sum(not point.ours for point in drawn)
-        return _svg(figure, name, f"{title}: {published} published points and {len(drawn) - published} of ours")
+        said = f"{dataset}: error against {what}: {published} published points and {len(drawn) - published} of ours"
+        return _svg(figure, name, said)
 
 
 def _group(point: Point) -> str:
@@ -103,36 +106,13 @@ def _style(point: Point, number: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _drawing(width: int, height: int) -> "Iterator[Figure]":
+def _drawing(height: int) -> "Iterator[Figure]":
     """An empty figure of this many units, whatever the user's own matplotlibrc says."""
-    import matplotlib
+    import matplotlib.style
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(
-            {
-                "svg.fonttype": "none",
-                "svg.hashsalt": "wrn-pipe",
-                "font.size": 11,
-                "legend.fontsize": 10,
-                "legend.frameon": False,
-                "text.color": _INK,
-                "axes.labelcolor": _INK,
-                "axes.edgecolor": _FAINT,
-                "axes.facecolor": "none",
-                "axes.grid": True,
-                "axes.spines.top": False,
-                "axes.spines.right": False,
-                "grid.color": _LINE,
-                "xtick.color": _FAINT,
-                "ytick.color": _FAINT,
-                "xtick.labelcolor": _INK,
-                "ytick.labelcolor": _INK,
-                "figure.facecolor": "none",
-            }
-        )
-        yield Figure(figsize=(width / 72, height / 72), layout="constrained")  # an SVG has 72 units an inch
+    with matplotlib.style.context(Path(__file__).with_name("report.mplstyle"), after_reset=True):
+        yield Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")  # an SVG has 72 units an inch
 
 
 def _svg(figure: "Figure", name: str, label: str) -> str:

@@ -28,18 +28,18 @@ class Finished:
         return str(self.record["protocol_name"])
 
     @property
-    def error_name(self) -> str:
-        """What its final error is: one of the test split, or of training images that it held out."""
-        return "test error" if self.result.metrics.split == "test" else "held-out error"
+    def error(self) -> str:
+        """With what it is one of: the test split, or training images that were held out."""
+        name = "test error" if self.result.metrics.split == "test" else "held-out error"
+        return f"{name} {self.result.top1_error:.2f} %"
 
 
 def load_finished(root: Path, results: Iterable[Result]) -> list[Finished]:
     """The runs of `results`, in their order. Raises UserError that names a file that is missing or broken."""
-    return [_load(root, result) for result in results]
-
-
-def _load(root: Path, result: Result) -> Finished:
-    again, evaluation = f"wrn-pipe repro {result.run}", root / result.folder
-    record = read_record(evaluation / "run.json", again, "protocol_name")
-    digests = read_record(evaluation / "digests.json", again, "files")["files"]
-    return Finished(result, record, read_history(root / result.history, again), digests)
+    found = []
+    for result in results:
+        again, evaluation = f"wrn-pipe repro {result.run}", root / result.folder
+        record = read_record(evaluation / "run.json", again, "protocol_name")
+        digests = read_record(evaluation / "digests.json", again, "files")["files"]
+        found.append(Finished(result, record, read_history(root / result.history, again), digests))
+    return found

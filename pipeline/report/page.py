@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline.comparison.cells import Cell, Comparison, runs_wanted
 from pipeline.comparison.formats import cell_text, html
-from pipeline.comparison.orderings import SEEDS, Judged, judge_ordering
-from pipeline.comparison.power import of_claim
+from pipeline.comparison.orderings import SEEDS, judge_ordering
+from pipeline.comparison.power import Outlook, of_claim
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Table
 from pipeline.params import Plan
@@ -23,24 +23,34 @@ FOLDER = Path(__file__).parent
 def render(of: Comparison, tables: Sequence[Table], finished: Sequence[Finished]) -> str:
     """The page for `tables` of a comparison and for its runs, with all that is told of them."""
     paper, plan = of.paper, of.plan
-    environment = html.environment(FOLDER)
-    return (
-        environment.get_template("report.html.jinja")
+    trained = [
+        cell.dataset
+        for table in tables
+        for cell in table.cells
+        if cell.metric == "top1_error" and cell.claim and paper.protocol_of(cell.claim)
+    ]
+    orderings = [
+        judge_ordering(ordering, of)
+        for ordering in paper.orderings
+        if {claim.table for pair in ordering.pairs for claim in pair} <= set(plan.tables)
+    ]
+    text = (
+        html.environment(FOLDER)
+        .get_template("report.html.jinja")
         .render(
             paper=paper,
             headline=_headline(tables, finished),
             tables=[html.section(table, _link) for table in tables],
             curves=_curves(finished, paper),
-            scatters=[_scatter(dataset, of, finished) for dataset in _datasets(tables, paper)],
+            scatters=[_scatter(dataset, of, finished) for dataset in dict.fromkeys(trained)],
             waiting=_waiting(tables, of),
-            orderings=_orderings(of),
+            orderings=orderings,
             seeds=SEEDS,
             unfinished=[run for run in plan.runs if run not in {each.result.run for each in finished}],
-            runs=[_run(run, plan) for run in finished],
+            runs=[(_slug("run", run.result.run), run, _groups(run, plan)) for run in finished],
         )
-        .strip()
-        + "\n"
     )
+    return text.strip() + "\n"
 
 
 def _headline(tables: Sequence[Table], finished: Sequence[Finished]) -> list[str]:
@@ -58,41 +68,15 @@ def _headline(tables: Sequence[Table], finished: Sequence[Finished]) -> list[str
     return [f"{count} {verdict}.", *lines]
 
 
-def _waiting(tables: Sequence[Table], of: Comparison) -> list[dict[str, str]]:
-    """Operating characteristics of the next look at each claim that is not settled."""
+def _waiting(tables: Sequence[Table], of: Comparison) -> list[tuple[Cell, int, Outlook]]:
+    """Each claim that is not settled, with the seeds of its next look and that look's operating characteristics."""
     rows = []
     for cell in (cell for table in tables for cell in table.cells):
         wanted = runs_wanted(cell, of.paper)
         seeds = (wanted or 0) + (cell.judgement.now.n if cell.judgement else 0)
         if wanted and cell.claim and (outlook := of_claim(cell.claim, of.plan, seeds, of.paper)):
-            chances = (outlook.reproduced, outlook.differs_one, outlook.differs_two)
-            names = ("reproduced", "one", "two")
-            rows.append(
-                {
-                    "network": cell.model,
-                    "dataset": of.paper.datasets[cell.dataset],
-                    "published": f"{cell.claim.text} (Table {cell.table})",
-                    "seeds": str(seeds),
-                    **{name: f"{chance:.0%}" for name, chance in zip(names, chances, strict=True)},
-                }
-            )
+            rows.append((cell, seeds, outlook))
     return rows
-
-
-def _orderings(of: Comparison) -> list[Judged]:
-    """Of the orderings that the plan's tables are about."""
-    return [
-        judge_ordering(ordering, of)
-        for ordering in of.paper.orderings
-        if {claim.table for pair in ordering.pairs for claim in pair} <= set(of.plan.tables)
-    ]
-
-
-def _datasets(tables: Sequence[Table], paper: Paper) -> list[str]:
-    cells = [cell for table in tables for cell in table.cells]
-    return list(
-        dict.fromkeys(c.dataset for c in cells if c.metric == "top1_error" and c.claim and paper.protocol_of(c.claim))
-    )
 
 
 def _slug(*words_of_it: str) -> str:
@@ -113,10 +97,7 @@ def _curves(finished: Sequence[Finished], paper: Paper) -> list[dict[str, Any]]:
         {
             "title": f"{network} on {paper.datasets.get(dataset, dataset)} by protocol {protocol}",
             "svg": figures.curves(_slug("curves", dataset, network, protocol), runs),
-            "runs": [
-                (each.result.run, len(each.history), f"{each.error_name} {each.result.top1_error:.2f} %")
-                for each in runs
-            ],
+            "runs": runs,
         }
         for (dataset, network, protocol), runs in groups.items()
     ]
@@ -128,54 +109,28 @@ def _scatter(dataset: str, of: Comparison, finished: Sequence[Finished]) -> dict
     return {
         "id": _slug("figures", dataset),
         "dataset": name,
-        "size": figures.scatter(_slug("size", dataset), f"{name}: error against parameters", "parameters", points),
-        "compute": figures.scatter(
-            _slug("compute", dataset), f"{name}: error against training compute", "multiply_adds", points
-        ),
+        "size": figures.scatter(_slug("size", dataset), name, "parameters", points),
+        "compute": figures.scatter(_slug("compute", dataset), name, "multiply_adds", points),
         "uncounted": sum(point.multiply_adds is None for point in points),
-        "points": [
-            {
-                "network": point.network,
-                "source": point.source,
-                "error": f"{point.error:.2f}",
-                "parameters": f"{point.parameters / 1e6:,.3g}",
-                "compute": "not known" if point.multiply_adds is None else f"{point.multiply_adds / 1e15:,.3g}",
-            }
-            for point in points
-        ],
+        "points": points,
     }
 
 
-def _run(run: Finished, plan: Plan) -> dict[str, Any]:
+def _groups(run: Finished, plan: Plan) -> dict[str, list[tuple[str, str]]]:
     """Where a run's number comes from. Everything of run.json is shown, so that nothing new in it is lost here."""
-    record, metrics = run.record, run.result.metrics
-    dataset = plan.datasets[run.result.record.dataset]
+    record, digests = run.record, plan.datasets[run.result.record.dataset].digests
+    pinned = _flat(dict(digests) if digests else {"digests": "not pinned"})
     return {
-        "id": _slug("run", run.result.run),
-        "run": run.result.run,
-        "error": f"{run.error_name} {run.result.top1_error:.2f} %",
-        "counts": f"{metrics.errors} of {metrics.n} images of the {metrics.split} split",
-        "groups": [
-            ("Run", _flat({k: v for k, v in record.items() if k not in _GROUPS})),
-            (f"Protocol {run.protocol}", _flat(record["protocol"])),
-            ("Device", _flat({"device": record["device"], "devices": record.get("devices", [])})),
-            ("Versions", _flat(record["versions"])),
-            ("Data, sha256 of images and labels as params.yaml pins it", _flat(_digests(dataset.digests))),
-            ("Files, sha256", list(run.digests.items())),
-        ],
-        "commands": [
-            ("train and evaluate it again where anything changed", f"wrn-pipe repro {run.result.run}"),
-            ("train it again from nothing, outside DVC", f"wrn-pipe stage train {run.result.run} --fresh"),
-            ("set it beside the paper", f"wrn-pipe compare --run {run.result.run}"),
-        ],
+        "Run": _flat({k: v for k, v in record.items() if k not in _GROUPS}),
+        f"Protocol {run.protocol}": _flat(record["protocol"]),
+        "Device": _flat({"device": record["device"], "devices": record.get("devices", [])}),
+        "Versions": _flat(record["versions"]),
+        "Data, sha256 of images and labels as params.yaml pins it": pinned,
+        "Files, sha256": list(run.digests.items()),
     }
 
 
 _GROUPS = ("protocol", "device", "devices", "versions")
-
-
-def _digests(digests: Any) -> dict[str, Any]:
-    return dict(digests) if digests else {"digests": "not pinned"}
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -9,7 +9,6 @@ from pipeline.comparison.training_cost import training_multiply_adds
 from pipeline.errors import UserError
 from pipeline.models.names import parse
 from pipeline.models.param_count import parameters
-from pipeline.params import Plan
 from pipeline.publication.claims import Claim
 from pipeline.publication.paper import Paper
 from pipeline.report.finished_runs import Finished
@@ -35,33 +34,35 @@ class Point:
 
 def published_points(dataset: str, paper: Paper) -> list[Point]:
     """The paper's top-1 errors on `dataset` in its order, without networks of unknown size."""
-    claims = [claim for claim in paper.claims if (claim.dataset, claim.metric) == (dataset, "top1_error")]
-    return [point for claim in claims if (point := _published(claim, paper)) is not None]
+    points = []
+    for claim in paper.claims:
+        if (claim.dataset, claim.metric) != (dataset, "top1_error") or (size := _size(claim, paper)) is None:
+            continue
+        recipe, work = paper.protocol_of(claim), None
+        if recipe is not None:
+            work = training_multiply_adds(claim.network, paper.images(dataset, "train"), recipe.protocol.epochs)
+        source = paper.tables[claim.table].partition(":")[0] + (", quoted" if claim.kind == "quoted" else "")
+        points.append(Point(claim.model, source, claim.value, size, work, ours=False, comparable=True))
+    return points
 
 
 def our_points(dataset: str, of: Comparison, finished: Sequence[Finished]) -> list[Point]:
     """Our runs on `dataset`: a point for the seeds of one network by one protocol. Held-out errors are left out."""
     claims = [claim for claim in of.paper.claims if claim.kind == "runnable"]
-    comparable = {result.run for claim in claims for result, _ in comparable_runs(claim, of)}
+    counted = {result.run for claim in claims for result, _ in comparable_runs(claim, of)}
     groups: dict[tuple[str, str, bool], list[Finished]] = {}
     for run in finished:
         if (run.result.record.dataset, run.result.metrics.split) == (dataset, "test"):
-            key = (run.result.network, run.protocol, run.result.run in comparable)
+            key = (run.result.network, run.protocol, run.result.run in counted)
             groups.setdefault(key, []).append(run)
-    return [_ours(network, of.plan, runs, fits) for (network, _, fits), runs in groups.items()]
-
-
-def _published(claim: Claim, paper: Paper) -> Point | None:
-    size = _size(claim, paper)
-    if size is None:
-        return None
-    recipe, work = paper.protocol_of(claim), None
-    if recipe is not None:
-        images = paper.images(claim.dataset, "train")
-        work = training_multiply_adds(claim.network, images, recipe.protocol.epochs)
-    table = paper.tables[claim.table].partition(":")[0]
-    source = f"{table}, quoted" if claim.kind == "quoted" else table
-    return Point(claim.model, source, claim.value, size, work, ours=False, comparable=True)
+    points = []
+    for (network, protocol, comparable), runs in groups.items():
+        record = runs[0].result.record
+        work = training_multiply_adds(network, of.plan.datasets[dataset].splits["train"], record.epochs)
+        source = f"ours, {protocol}, n={len(runs)}" + ("" if comparable else ", not comparable")
+        error = summarise([run.result.top1_error for run in runs]).mean
+        points.append(Point(network, source, error, record.parameters, work, ours=True, comparable=comparable))
+    return points
 
 
 def _size(claim: Claim, paper: Paper) -> int | None:
@@ -71,18 +72,3 @@ def _size(claim: Claim, paper: Paper) -> int | None:
         printed = [c for c in paper.claims if (c.model, c.metric) == (claim.model, "params_millions")]
         return round(printed[0].value * 1e6) if printed else None
     return parameters(network, paper.classes(claim.dataset))
-
-
-def _ours(network: str, plan: Plan, runs: Sequence[Finished], comparable: bool) -> Point:
-    record = runs[0].result.record
-    images = plan.datasets[record.dataset].splits["train"]
-    source = f"ours, {runs[0].protocol}, n={len(runs)}" + ("" if comparable else ", not comparable")
-    return Point(
-        network,
-        source,
-        summarise([run.result.top1_error for run in runs]).mean,
-        record.parameters,
-        training_multiply_adds(network, images, record.epochs),
-        ours=True,
-        comparable=comparable,
-    )

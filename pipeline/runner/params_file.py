@@ -1,7 +1,7 @@
 """params.yaml read and checked, also against the networks, tables and datasets there are; mistakes with their line."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,9 @@ def parse_plan(text: str, path: Path = PARAMS) -> Plan:
         # An unknown key first: where it is a misspelt one, the right one is reported missing as well.
         problem = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
         raise _mistake(path, text, problem) from None
-    try:
-        _check_references(plan)
-    except _MisfitError as error:
-        raise UserError(f"{path}:{line_of(text, *error.keys)}: {error.place}: {error.what}", error.remedy) from None
+    for keys, what, remedy in _misfits(plan):
+        place = ".".join(key for key in keys if isinstance(key, str))
+        raise UserError(f"{path}:{line_of(text, *keys)}: {place}: {what}", remedy)
     return plan
 
 
@@ -101,81 +100,72 @@ def _place(node: Any, loc: Sequence[str | int]) -> tuple[list[str | int], set[st
     return keys, siblings
 
 
-class _MisfitError(Exception):
-    """A value that does not fit what it refers to."""
-
-    def __init__(self, keys: Sequence[Any], what: str, remedy: str) -> None:
-        super().__init__(what)
-        self.keys, self.what, self.remedy = keys, what, remedy
-        self.place = ".".join(key for key in keys if isinstance(key, str))
+_Misfit = tuple[Sequence[Any], str, str]
+"""A value that does not fit what it refers to: its keys, what is wrong, a remedy."""
 
 
-def _known(keys: Sequence[Any], word: str, names: Any, noun: str) -> None:
+def _unknown(keys: Sequence[Any], word: str, names: Any, noun: str) -> Iterator[_Misfit]:
     if word not in names:
-        raise _MisfitError(keys, f"no {noun} {word!r}", nearest(word, set(names), noun))
+        yield keys, f"no {noun} {word!r}", nearest(word, set(names), noun)
 
 
-def _check_references(plan: Plan) -> None:
+def _misfits(plan: Plan) -> Iterator[_Misfit]:
+    """Only the first may be taken: what is checked later relies on what was checked before."""
     for section in ("datasets", "protocols"):
         for name in getattr(plan, section):
             if "." in name:
                 # Stages depend on `protocols.<name>`, where DVC takes every dot for a step into the mapping.
-                raise _MisfitError([section, name], "a name has no dots", f"rename it {name.replace('.', '-')}")
+                yield [section, name], "a name has no dots", f"rename it {name.replace('.', '-')}"
     known = PAPER.known_datasets
     papers = yaml_mapping(known.read_text(encoding="utf-8"), known, "git checkout it")["datasets"]
     for name in plan.comparison.margins:  # those of datasets that are not planned yet stand there as well
-        _known(["comparison", "margins", name], name, papers | plan.datasets, "dataset")
+        yield from _unknown(["comparison", "margins", name], name, papers | plan.datasets, "dataset")
     for number, table in enumerate(plan.tables):
         if table not in PAPER.tables:
             what = f"the paper has no table {table!r} with numbers"
-            raise _MisfitError(["tables", number], what, nearest(table, set(PAPER.tables), "table"))
+            yield ["tables", number], what, nearest(table, set(PAPER.tables), "table")
     for name in plan.representations:
-        _check_representation(plan, name)
+        yield from _misfits_of_representation(plan, name)
     for run_id in plan.runs:
-        _check_run(plan, run_id)
+        yield from _misfits_of_run(plan, run_id)
 
 
-def _check_representation(plan: Plan, name: str) -> None:
+def _misfits_of_representation(plan: Plan, name: str) -> Iterator[_Misfit]:
     representation, at = plan.representations[name], ["representations", name]
-    _known([*at, "dataset"], representation.dataset, plan.datasets, "dataset")
+    yield from _unknown([*at, "dataset"], representation.dataset, plan.datasets, "dataset")
     expected = f"{representation.dataset}-{representation.kind}"
     if name != expected:
-        raise _MisfitError(at, "must be named <dataset>-<kind>", f"rename it {expected}")
+        yield at, "must be named <dataset>-<kind>", f"rename it {expected}"
     jpeg, one_shape = representation.kind == "jpeg", plan.datasets[representation.dataset].shape is not None
     if jpeg == one_shape:
-        raise _MisfitError(
-            [*at, "kind"],
-            f"{representation.dataset} has images of {'one shape' if one_shape else 'many shapes'}",
-            f"choose {'rgb or zca' if one_shape else 'jpeg'}, and the name that goes with it",
-        )
+        shapes, kinds = ("one shape", "rgb or zca") if one_shape else ("many shapes", "jpeg")
+        what = f"{representation.dataset} has images of {shapes}"
+        yield [*at, "kind"], what, f"choose {kinds}, and the name that goes with it"
     for key, usual in (("max_side", 500), ("quality", 90)):
         if (getattr(representation, key) is not None) != jpeg:
             what = f"jpeg needs a {key}" if jpeg else f"only jpeg has a {key}"
-            raise _MisfitError(at, what, f"add {key}: {usual}" if jpeg else f"remove {key}")
+            yield at, what, f"add {key}: {usual}" if jpeg else f"remove {key}"
 
 
-def _check_run(plan: Plan, run_id: str) -> None:
+def _misfits_of_run(plan: Plan, run_id: str) -> Iterator[_Misfit]:
     run, at = plan.runs[run_id], ["runs", run_id]
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", run_id):
-        example = f"e.g. {run.dataset}-wrn-40-1-quick-s1"
-        raise _MisfitError(at, "a run id has lower-case letters, digits and hyphens", example)
-    _known([*at, "dataset"], run.dataset, plan.datasets, "dataset")
-    _known([*at, "protocol"], run.protocol, plan.protocols, "protocol")
-    _known([*at, "representation"], f"{run.dataset}-{run.representation}", plan.representations, "representation")
+        yield at, "a run id has lower-case letters, digits and hyphens", f"e.g. {run.dataset}-wrn-40-1-quick-s1"
+    stored = f"{run.dataset}-{run.representation}"
+    yield from _unknown([*at, "dataset"], run.dataset, plan.datasets, "dataset")
+    yield from _unknown([*at, "protocol"], run.protocol, plan.protocols, "protocol")
+    yield from _unknown([*at, "representation"], stored, plan.representations, "representation")
     protocol, dataset = plan.protocols[run.protocol], plan.datasets[run.dataset]
     if protocol.holdout >= dataset.splits["train"]:
-        raise _MisfitError(
-            ["protocols", run.protocol, "holdout"], f"{run.dataset} has no more training images", "lower it"
-        )
+        yield ["protocols", run.protocol, "holdout"], f"{run.dataset} has no more training images", "lower it"
     many = dataset.shape is None
     if (protocol.crop == "random-resized") != many:
         crops = "does not crop at random sizes" if many else "crops at random sizes"
         what = f"{run.protocol} {crops}, {run.dataset} has images of {'many sizes' if many else 'one size'}"
-        raise _MisfitError([*at, "protocol"], what, "choose another protocol")
+        yield [*at, "protocol"], what, "choose another protocol"
     if run.representation != (needs := "jpeg" if many else protocol.representation):
-        what = f"protocol {run.protocol} needs {needs}"
-        raise _MisfitError([*at, "representation"], what, f"write representation: {needs}")
+        yield [*at, "representation"], f"protocol {run.protocol} needs {needs}", f"write representation: {needs}"
     try:
         parse(run.network)
     except UserError as error:
-        raise _MisfitError([*at, "network"], error.what, error.remedy) from None
+        yield [*at, "network"], error.what, error.remedy

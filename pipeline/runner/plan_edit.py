@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from pipeline.comparison.training_cost import Cost, training_cost
 from pipeline.dataset_config import Dataset
 from pipeline.errors import UserError
-from pipeline.params import PARAMS, Plan, Protocol, nearest
+from pipeline.params import PARAMS, Plan, nearest
 from pipeline.publication.claims import STATISTIC, Claim, canonical
 from pipeline.publication.paper import Paper
 from pipeline.publish import new_file
@@ -50,11 +50,6 @@ class Group:
         network = re.sub(r"-b\(([0-9,]+)\)", lambda block: "-b" + block[1].replace(",", ""), self.network.lower())
         return f"{self.dataset}-{network.replace('.', '-')}-{self.protocol}"
 
-    @property
-    def stored(self) -> str:
-        """The representation's key in params.yaml."""
-        return f"{self.dataset}-{self.representation}"
-
     def run_id(self, seed: int) -> str:
         return f"{self.name}-s{seed}"
 
@@ -67,7 +62,6 @@ class Addition:
     after: str
     """The whole text of params.yaml, checked."""
     plan: Plan
-    """`after`, typed."""
     added: dict[Group, tuple[int, ...]]
     """Seeds of the runs that `after` has and `before` has not."""
     present: int
@@ -93,8 +87,8 @@ def groups_of(paper: Paper, claims: Sequence[Claim], plan: Plan, protocol: str |
         name = protocol or recipe.name
         many_sizes = _dataset(claim.dataset, plan, paper).shape is None
         if many_sizes != (known[name].crop == "random-resized"):
-            sizes = "vary in size" if many_sizes else "have one size"
-            reasons[f"on {claim.dataset}, whose images {sizes}: {name} is not made for them"] += 1
+            why = f"whose images {'vary in size' if many_sizes else 'have one size'}: {name} is not made for them"
+            reasons[f"on {claim.dataset}, {why}"] += 1
             continue
         key = (claim.dataset, claim.network, name)
         if key not in groups:
@@ -122,34 +116,34 @@ def extend(paper: Paper, text: str, groups: Sequence[Group], tables: Sequence[st
     another run by a name that is needed, or is laid out so that nothing can be added in place.
     """
     plan = parse_plan(text, PARAMS)
-    datasets = {group.dataset: f"\n{_known_dataset(group.dataset, paper)[0]}" for group in groups}
-    stored = {
-        g.stored: f"{g.stored}: {{dataset: {g.dataset}, kind: {g.representation}{_STORED.get(g.representation, '')}}}"
-        for g in groups
-    }
+    datasets = dict.fromkeys(group.dataset for group in groups if group.dataset not in plan.datasets)
+    stored = {f"{group.dataset}-{group.representation}": group for group in groups}
+    representations = [
+        f"{name}: {{dataset: {group.dataset}, kind: {group.representation}{_STORED.get(group.representation, '')}}}"
+        for name, group in stored.items()
+        if name not in plan.representations
+    ]
     edits = [
-        *appended(text, "datasets", [entry for name, entry in datasets.items() if name not in plan.datasets]),
-        *appended(text, "representations", [e for name, e in stored.items() if name not in plan.representations]),
+        *appended(text, "datasets", [f"\n{_known_dataset(name, paper)[0]}" for name in datasets]),
+        *appended(text, "representations", representations),
         *appended(text, "protocols", _protocol_texts(text, plan, groups, paper)),
     ]
-    lacking = {group: _lacking_seeds(text, plan, group, seeds) for group in groups}
+    missing = {group: _lacking_seeds(text, plan, group, seeds) for group in groups}
+    added = {group: lacking for group, lacking in missing.items() if lacking}
     fresh: list[str] = []
-    for group in groups:
-        entries = [_run_text(group, seed) for seed in lacking[group]]
-        if not entries:
-            continue
+    for group, lacking in added.items():
+        entries = [_run_text(group, seed) for seed in lacking]
         comments = _comments(group, plan, paper)
         if comments[0] not in text:
             entries = ["", *comments, *entries]
-        if ours := [run_id for run_id in plan.runs if _identity(plan, run_id)[:-1] == group.identity]:
+        if ours := [run_id for run_id in plan.runs if _identity(plan, run_id) == group.identity]:
             edits += appended(text, "runs", entries, after=ours[-1])
         else:
             fresh += entries
     edits += appended(text, "runs", fresh)
     edits += appended_tables(text, [table for table in tables if table not in plan.tables])
     after = edited(text, edits)
-    present = len(groups) * seeds - sum(map(len, lacking.values()))
-    added = {group: seeds for group, seeds in lacking.items() if seeds}
+    present = len(groups) * seeds - sum(map(len, added.values()))
     return Addition(text, after, parse_plan(after, PARAMS), added, present)
 
 
@@ -166,13 +160,13 @@ def _dataset(name: str, plan: Plan, paper: Paper) -> Dataset:
 
 
 def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group], paper: Paper) -> list[str]:
+    """The paper's protocols that the plan lacks. Raises UserError where it has another one of such a name."""
     blocks = []
     for name in dict.fromkeys(group.protocol for group in groups):
         if name not in plan.protocols:
-            blocks.append(f"\n{_protocol_text(name, paper)}")
+            blocks.append(_protocol_text(name, paper))
         elif name in paper.protocols:
-            for field in Protocol.model_fields:
-                ours, papers = (getattr(p, field) for p in (plan.protocols[name], paper.protocols[name].protocol))
+            for (field, ours), (_, papers) in zip(plan.protocols[name], paper.protocols[name].protocol, strict=True):
                 if ours != papers:
                     raise UserError(
                         f"{PARAMS}:{line_of(text, 'protocols', name, field)}: protocols.{name}.{field} is "
@@ -183,25 +177,17 @@ def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group], paper: Paper
 
 
 def _protocol_text(name: str, paper: Paper) -> str:
-    recipe = paper.protocols[name].protocol
-    tables = [
-        table
-        for table in paper.tables
-        if any((of := paper.protocol_of(claim)) and of.name == name for claim in paper.claims if claim.table == table)
-    ]
+    needing = {claim.table for claim in paper.claims if (of := paper.protocol_of(claim)) and of.name == name}
+    tables = _listed([table for table in paper.tables if table in needing])
     source = (paper.folder / "protocols.yaml").relative_to(Path(__file__).parents[2]).as_posix()
-    lines = [
-        f"# The paper's recipe of {_listed(tables)}. The source of each value: {source}.",
-        f"{name}:",
-        *(f"  {field}: {_flow(getattr(recipe, field))}" for field in Protocol.model_fields),
-    ]
-    return "\n".join(lines)
+    head = f"\n# The paper's recipe of {tables}. The source of each value: {source}.\n{name}:"
+    return "\n".join([head, *(f"  {field}: {_flow(value)}" for field, value in paper.protocols[name].protocol)])
 
 
 def _flow(value: Any) -> str:
     """A value as YAML on one line, strings of a vocabulary as they are."""
     if isinstance(value, BaseModel):
-        return "{" + ", ".join(f"{field}: {_flow(getattr(value, field))}" for field in type(value).model_fields) + "}"
+        return "{" + ", ".join(f"{field}: {_flow(inner)}" for field, inner in value) + "}"
     if isinstance(value, tuple):
         return f"[{', '.join(map(_flow, value))}]"
     if value is None:
@@ -217,15 +203,16 @@ def _listed(tables: Sequence[str]) -> str:
     return lead + (words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}")
 
 
-def _identity(plan: Plan, run_id: str) -> tuple[str, str, str, str, int]:
+def _identity(plan: Plan, run_id: str) -> tuple[str, str, str, str]:
+    """As Group.identity."""
     run = plan.runs[run_id]
-    return run.dataset, run.representation, canonical(run.network), run.protocol, run.seed
+    return run.dataset, run.representation, canonical(run.network), run.protocol
 
 
 def _lacking_seeds(text: str, plan: Plan, group: Group, seeds: int) -> tuple[int, ...]:
     """Seeds from 1 that no run of the plan has, by whatever id. Raises UserError when an id means something else."""
-    present = {_identity(plan, run_id) for run_id in plan.runs}
-    lacking = tuple(seed for seed in range(1, seeds + 1) if (*group.identity, seed) not in present)
+    present = {run.seed for run_id, run in plan.runs.items() if _identity(plan, run_id) == group.identity}
+    lacking = tuple(seed for seed in range(1, seeds + 1) if seed not in present)
     for run_id in map(group.run_id, lacking):
         if run_id in plan.runs:
             raise UserError(
@@ -245,6 +232,7 @@ def _run_text(group: Group, seed: int) -> str:
 
 def _comments(group: Group, plan: Plan, paper: Paper) -> list[str]:
     lines = [f"# {group.network} on {_dataset(group.dataset, plan, paper).title} by {group.protocol}."]
+    cost = _group_cost(group, plan, paper)
     for claim in group.claims:
         recipe = paper.protocol_of(claim)
         printed = f"{claim.text} % ({_listed([claim.table])}, {STATISTIC[claim.statistic]})"
@@ -252,10 +240,11 @@ def _comments(group: Group, plan: Plan, paper: Paper) -> list[str]:
             lines.append(f"#   The paper's {METRIC[claim.metric]} by {recipe.name}: {printed}; expect another.")
         else:
             lines.append(f"#   Expected {METRIC[claim.metric]}: {printed}.")
-    cost = _group_cost(group, plan, paper)
-    lines.append(f"#   Cost of each: {cost}, estimated from multiply-adds (pipeline/comparison/training_cost.py).")
-    lines.append(f"#   Train them: wrn-pipe repro '{group.name}-s*'")
-    return lines
+    return [
+        *lines,
+        f"#   Cost of each: {cost}, estimated from multiply-adds (pipeline/comparison/training_cost.py).",
+        f"#   Train them: wrn-pipe repro '{group.name}-s*'",
+    ]
 
 
 def _group_cost(group: Group, plan: Plan, paper: Paper) -> Cost:
@@ -271,11 +260,6 @@ def cost_of(paper: Paper, addition: Addition) -> Cost:
     return sum(costs, start=Cost(0.0, 0.0))
 
 
-def read(path: Path) -> str:
-    """The text of a file with its own line breaks, which Python's text mode would change."""
-    return path.read_bytes().decode("utf-8")
-
-
 def write(path: Path, addition: Addition) -> None:
     """Replace the text of `path`, whole or not at all.
 
@@ -283,7 +267,7 @@ def write(path: Path, addition: Addition) -> None:
     """
     target = path.resolve()  # a link stays one
     try:
-        if read(target) != addition.before:
+        if target.read_bytes().decode() != addition.before:
             raise UserError(f"{path} was edited while its plan was shown", "run the same command again")
         mode = target.stat().st_mode
         new_file(target, addition.after.encode("utf-8"))

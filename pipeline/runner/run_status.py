@@ -1,6 +1,5 @@
 """How far each run and each table of the plan has come: read from the files, from DVC, and from who is at work."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pipeline.artifacts import SAVED_STATES, SCRATCH
-from pipeline.errors import WrnPipeError
+from pipeline.artifacts import EVALUATIONS, METRICS, SAVED_STATES, SCRATCH, read_record
+from pipeline.errors import UserError, WrnPipeError
 from pipeline.params import Plan
 from pipeline.provenance import fingerprint
 from pipeline.publication.claims import canonical
@@ -44,7 +43,6 @@ class RunStatus:
     heartbeat: Heartbeat | None = None
     """How far the training is; None unless it is running, queued, failed or stopped."""
     owner: LockOwner | None = None
-    """Who trains it."""
     job: Job | None = None
     """The cluster's job that does, or will."""
     next: str | None = None
@@ -65,7 +63,6 @@ class TableStatus:
     answered: int
     """Those for which a run is done."""
     runs: dict[State, int]
-    """Of the plan's runs for them."""
     seconds_left: float | None
     """Of the trainings for it that are under way; None where there is none, or none yet known."""
 
@@ -85,7 +82,7 @@ class PlanStatus:
     """Stages of no run or table, such as download@cifar10, that are out of date or lack outputs, and why; how it
     failed first, of one that did."""
     running: dict[str, int]
-    """Stages that DVC runs, with its process id."""
+    """Stage that DVC runs -> its process id."""
     runs: tuple[RunStatus, ...]
     tables: tuple[TableStatus, ...]
 
@@ -121,15 +118,15 @@ def plan_status(paper: Paper, plan: Plan) -> PlanStatus:
     except WrnPipeError as error:  # the cluster does not answer
         silent = error.what
     facts = _Facts(plan, stages, running, stale, edited, heartbeats, jobs)
-    runs = [_run(run_id, facts) for run_id in plan.runs]
-    others = {
-        name: (*(failed.lines if (failed := failure_record(name)) and not failed.stopped else ()), *why)
-        for name, why in (stale or {}).items()
-        if stages[name].kind not in ("train", "evaluate", "tabulate")
-        and (name in edited or not all(holds_a_file(Path(out)) for out in stages[name].outs))
-    }
+    runs = tuple(_run(run_id, facts) for run_id in plan.runs)
+    others = {}
+    for name, why in (stale or {}).items():
+        whole = all(holds_a_file(Path(out)) for out in stages[name].outs)
+        if stages[name].kind not in ("train", "evaluate", "tabulate") and (name in edited or not whole):
+            failed = failure_record(name)
+            others[name] = (*(failed.lines if failed and not failed.stopped else ()), *why)
     tables = tuple(_table(table, paper, facts, runs) for table in plan.tables)
-    return PlanStatus(stale is not None, why_not, remedy, silent, others, running, tuple(runs), tables)
+    return PlanStatus(stale is not None, why_not, remedy, silent, others, running, runs, tables)
 
 
 def _ask_dvc(
@@ -144,12 +141,11 @@ def _ask_dvc(
         changed = ask(stages.values(), running, wait=False)
     except WrnPipeError as error:
         return None, frozenset(), error.what, error.remedy
-    found: dict[str, list[str]] = {}
-    for name, before in with_behind(stages, {*changed, *running}).items():
-        if name in changed:
-            found[name] = changed[name]
-        elif before:
-            found[name] = [f"{before} {'runs' if before in running else 'is out of date'}"]
+    found = {
+        name: changed.get(name, [f"{before} {'runs' if before in running else 'is out of date'}"])
+        for name, before in with_behind(stages, {*changed, *running}).items()
+        if name in changed or before
+    }
     edits = {name for name, why in changed.items() if not only_absent(why)}
     return found, frozenset(with_behind(stages, {*edits, *running})), None, None
 
@@ -158,7 +154,6 @@ def _run(run_id: str, facts: _Facts) -> RunStatus:
     train, evaluate = f"train@{run_id}", f"evaluate@{run_id}"
     scratch = SCRATCH / fingerprint(facts.plan, run_id)
     error = _error(run_id)
-    again = f"wrn-pipe repro {run_id}"
     job = facts.jobs.get(scratch.name)
     status = partial(RunStatus, run_id, error=error)
     for folder, beat in facts.heartbeats.get(run_id, []):
@@ -178,24 +173,23 @@ def _run(run_id: str, facts: _Facts) -> RunStatus:
     evaluation = evaluated(facts.plan, run_id, scratch.name).is_dir()
     if evaluation and (trained(scratch.name).is_dir() or train not in (facts.stale or {})):
         return status("made", next=f"wrn-pipe repro --jobs 1 {run_id}")
-    last = read_heartbeat(scratch)
     saved = any(scratch.glob(SAVED_STATES))
+    unfinished = partial(status, next=f"wrn-pipe repro {run_id}")
+    halted = partial(unfinished, heartbeat=read_heartbeat(scratch))
     for stage in (train, evaluate):
         # What was stopped before its settings or code were edited is not what would go on now.
         if (failed := failure_record(stage)) and (saved or not failed.stopped):
-            state: State = "stopped" if failed.stopped else "failed"
-            return status(state, stage, failed.lines, heartbeat=last, next=again)
+            return halted("stopped" if failed.stopped else "failed", stage, failed.lines)
     if left := noted_owner(scratch):
-        why = (f"{left} was killed, or the machine went down",)
-        return status("failed", train, why, heartbeat=last, next=again)
+        return halted("failed", train, (f"{left} was killed, or the machine went down",))
     if saved:
-        return status("stopped", train, heartbeat=last, next=again)
+        return halted("stopped", train)
     if error is not None and not facts.edited & {train, evaluate}:
         return status("done", None, (f"its files are not all here: {to_have(run_id)}", *why))
     if error is not None:
-        return status("stale", None, why, next=again)
+        return unfinished("stale", None, why)
     only_evaluation = facts.stale is not None and train not in facts.stale
-    return status("not started", evaluate if only_evaluation else None, why, next=again)
+    return unfinished("not started", evaluate if only_evaluation else None, why)
 
 
 def _why(train: str, evaluate: str, facts: _Facts) -> tuple[str, ...]:
@@ -209,9 +203,8 @@ def _why(train: str, evaluate: str, facts: _Facts) -> tuple[str, ...]:
 
 def _error(run_id: str) -> float | None:
     """As evaluations/<run>/metrics.json has it; None where there is none."""
-    with suppress(FileNotFoundError, ValueError, KeyError):
-        values = json.loads((Path("evaluations") / run_id / "metrics.json").read_text(encoding="utf-8"))
-        return float(values["top1_error"])
+    with suppress(UserError):
+        return float(read_record(EVALUATIONS / run_id / METRICS, None, "top1_error")["top1_error"])
     return None
 
 
@@ -221,9 +214,7 @@ def _table(table: str, paper: Paper, facts: _Facts, runs: Sequence[RunStatus]) -
     wanted = {(claim.dataset, claim.network) for claim in claims}
     ours = [run for run in runs if networks[run.run] in wanted]
     finished = {networks[run.run] for run in ours if run.state == "done"}
-    left = [
-        seconds for run in ours if run.state == "running" and (seconds := run.heartbeat and run.heartbeat.seconds_left)
-    ]
+    beats = [run.heartbeat for run in ours if run.state == "running" and run.heartbeat]
     state, why = _table_state(f"tabulate@{table}", facts)
     return TableStatus(
         table=table,
@@ -233,7 +224,7 @@ def _table(table: str, paper: Paper, facts: _Facts, runs: Sequence[RunStatus]) -
         planned=sum((claim.dataset, claim.network) in networks.values() for claim in claims),
         answered=sum((claim.dataset, claim.network) in finished for claim in claims),
         runs=dict(Counter(run.state for run in ours)),
-        seconds_left=max(left) if left else None,
+        seconds_left=max((beat.seconds_left for beat in beats if beat.seconds_left), default=None),
     )
 
 

@@ -14,7 +14,8 @@ COMMAND = (
     *(sys.executable, "-c", "from pipeline.cli.main import main; main()"),
     *("plan", "--paper-table", "4", "--row", "WRN-16-8", "--dataset", "cifar100", "--seeds", "1"),
 )
-"""A single run: on a dataset and by a protocol that params.yaml lacks."""
+RUN = "cifar100-wrn-16-8-paper-zca-s1"
+"""Which it adds: on a dataset and by a protocol that params.yaml lacks."""
 
 
 @pytest.fixture
@@ -50,10 +51,7 @@ def on_a_terminal(project: Project, answer: str) -> str:
 def test_a_terminal_is_asked_once(project: Project, answer: str) -> None:
     before = (project.root / "params.yaml").read_text()
     printed = on_a_terminal(project, f"{answer}\n")
-    assert "cifar100-wrn-16-8-paper-zca-s1: {" in printed.partition("[y/N]")[0], (
-        "the difference stands before the question"
-    )
-    assert ("cifar100-wrn-16-8-paper-zca-s1" in (project.root / "params.yaml").read_text()) is (answer == "y")
-    if answer == "n":
-        assert (project.root / "params.yaml").read_text() == before
-        assert "params.yaml is unchanged." in printed
+    assert f"{RUN}: {{" in printed.partition("[y/N]")[0], "the difference stands before the question"
+    after = (project.root / "params.yaml").read_text()
+    assert RUN in after if answer == "y" else after == before
+    assert ("params.yaml is unchanged." in printed) is (answer == "n")

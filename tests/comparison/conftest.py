@@ -11,7 +11,6 @@ from pipeline.params import Plan, Protocol, Run
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
 
-PlanOf = Callable[[Sequence[Result]], Plan]
 Compared = Callable[[Sequence[Result]], Comparison]
 
 
@@ -29,26 +28,12 @@ def brief(base_plan: Plan) -> Protocol:
 
 
 @pytest.fixture(scope="session")
-def plan_of(base_plan: Plan) -> PlanOf:
-    """A plan whose runs are these results."""
-
-    def plan(results: Sequence[Result]) -> Plan:
-        runs = {
-            r.run: Run(
-                dataset=r.record.dataset,
-                representation=r.record.representation,
-                network=r.record.network,
-                protocol="brief",
-                seed=r.record.seed,
-            )
-            for r in results
-        }
-        return base_plan.model_copy(update={"runs": runs})
-
-    return plan
-
-
-@pytest.fixture(scope="session")
-def compared(plan_of: PlanOf) -> Compared:
+def compared(base_plan: Plan) -> Compared:
     """These results with the paper, by a plan that names them."""
-    return lambda results: Comparison(PAPER, plan_of(results), results)
+
+    def comparison(results: Sequence[Result]) -> Comparison:
+        same = {"dataset", "representation", "network", "seed"}
+        runs = {r.run: Run(**r.record.model_dump(include=same), protocol="brief") for r in results}
+        return Comparison(PAPER, base_plan.model_copy(update={"runs": runs}), results)
+
+    return comparison

@@ -26,28 +26,12 @@ def layouts(draw: st.DrawFn) -> str:
     """The shipped file with comments and blanks put anywhere, and other spellings of its parts."""
     text = SHIPPED
     if draw(st.booleans()):
-        text = text.replace(
-            'tables: ["4"]',
-            draw(
-                st.sampled_from(
-                    [
-                        'tables:\n  - "4"',
-                        'tables:\n- "4"  # mine',
-                        "tables: []",
-                        'tables: [\n  "4",\n]',
-                        'tables: [ "4" ] # x',
-                    ]
-                )
-            ),
-        )
+        spelt = ['\n  - "4"', '\n- "4"  # mine', " []", ' [\n  "4",\n]', ' [ "4" ] # x']
+        text = text.replace('tables: ["4"]', f"tables:{draw(st.sampled_from(spelt))}")
     if draw(st.booleans()):
         start = text.index(RUN)
-        end = text.index("\n\n", start)
-        text = (
-            text[:start].rstrip("\n").removesuffix("runs:")
-            + draw(st.sampled_from(["runs: {}", "runs: {}  # none yet"]))
-            + text[end:]
-        )
+        empty = draw(st.sampled_from(["runs: {}", "runs: {}  # none yet"]))
+        text = text[:start].rstrip("\n").removesuffix("runs:") + empty + text[text.index("\n\n", start) :]
     if draw(st.booleans()):  # another order of sections, so that runs end the file
         head, _, tail = text.partition("# Run id -> settings.")
         runs, _, rest = tail.partition("# The paper's tables")
@@ -55,11 +39,8 @@ def layouts(draw: st.DrawFn) -> str:
     lines = []
     for line in text.splitlines():
         indent = " " * draw(st.sampled_from([0, 2, 4, 7]))
-        lines += draw(
-            st.sampled_from(
-                [[line]] * 6 + [[f"{line} "], ["", line], [f"{indent}# a: [comment", line], [f"{indent}#", "", line]]
-            )
-        )
+        others = [[f"{line} "], ["", line], [f"{indent}# a: [comment", line], [f"{indent}#", "", line]]
+        lines += draw(st.sampled_from([[line]] * 6 + others))
     ending = draw(st.sampled_from(["\n", "\r\n"]))
     return ending.join(lines) + draw(st.sampled_from(["", ending, ending * 2]))
 

@@ -17,33 +17,27 @@ FILES: dict[str, Format] = {".csv": "csv", ".md": "markdown"}
 
 def render(tables: "Sequence[Table]", form: Format, paper: "Paper", width: int = 100) -> str:
     """The tables in a format, ending with a newline. `width` is the terminal's, in columns; the others ignore it."""
-    # jinja2, rich and pandas are imported only by those who print with them
+    # jinja2 and rich are imported only by those who print with them
+    from pipeline.comparison.formats import latex, markdown, tabular
+
     if form == "terminal":
         from pipeline.comparison.formats import terminal
 
         return terminal.render(tables, width)
-    if form == "markdown":
-        from pipeline.comparison.formats import markdown
-
-        return markdown.render(tables)
     if form == "html":
         from pipeline.comparison.formats import html
 
         return html.render(tables, paper)
-    if form == "latex":
-        from pipeline.comparison.formats import latex
+    writers = {
+        "markdown": markdown.render,
+        "latex": latex.render,
+        "csv": tabular.render_csv,
+        "json": tabular.render_json,
+    }
+    return writers[form](tables)
 
-        return latex.render(tables)
-    from pipeline.comparison.formats import tabular
 
-    return tabular.render_csv(tables, paper) if form == "csv" else tabular.render_json(tables)
-
-
-def write_table(written: "Table", folder: Path) -> tuple[Path, ...]:
-    """Write table-4.csv and .md into `folder`, the same bytes for the same table, and return their paths."""
-    paths = []
+def write_table(written: "Table", folder: Path) -> None:
+    """Write table-4.csv and .md into `folder`, the same bytes for the same table."""
     for suffix, form in FILES.items():
-        path = folder / f"{written.stem}{suffix}"
-        paths.append(path)
-        new_file(path, render([written], form, written.paper).encode("utf-8"))
-    return tuple(paths)
+        new_file(folder / f"{written.stem}{suffix}", render([written], form, written.paper).encode("utf-8"))

@@ -145,8 +145,15 @@ def _also(excluded: Excluded, letters: Letters) -> str:
     return f"also run: {excluded.run} {excluded.error:.2f} ({excluded.reason}{': ' + why if why else ''})"
 
 
-def all_evidence(table: Table, letters: Letters) -> list[str]:
-    return [line for cell in table.cells if (line := evidence(cell, letters, table.paper))]
+def notes(table: Table, letters: Letters) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What stands below a table: (title, its (mark, sentence)), a mark may be empty; lists without any are left out."""
+    lists = {
+        "Runs": [("", line) for cell in table.cells if (line := evidence(cell, letters, table.paper))],
+        "Deviations from the paper's protocol": [(f"[{mark}]", text) for mark, text in letters.legend()],
+        "Footnotes": [(f"[{caveat.number}]", caveat.text) for caveat in table.caveats],
+        "Words": [(f"{word}:", meaning) for word, meaning in meanings(table)],
+    }
+    return [(title, found) for title, found in lists.items() if found]
 
 
 def meanings(table: Table) -> list[tuple[str, str]]:

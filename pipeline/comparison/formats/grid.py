@@ -4,68 +4,55 @@ from dataclasses import dataclass
 
 from pipeline.comparison.cells import Cell
 from pipeline.comparison.formats import cell_text
-from pipeline.comparison.tables import Column, Table
+from pipeline.comparison.tables import Table
+from pipeline.publication.claims import Metric
+
+JUDGED = ("top1_error", "top5_error", "map")
 
 
 @dataclass(frozen=True)
-class Group:
-    """The columns that stand for one column of the paper."""
+class Place:
+    """A column of the paper in one row, as the columns that stand for it here."""
 
-    heading: str
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Texts, not yet escaped for any format."""
-
-    groups: tuple[Group, ...]
-    rows: tuple[tuple[str, ...], ...]
-    """The network's name, then the texts of each group."""
-    cells: tuple[tuple[Cell | None, ...], ...]
-    """Row by row, the cell behind each group's texts; None where the paper's table has no such place."""
+    cell: Cell | None
+    """None where the paper's table has no such place."""
+    texts: dict[str, str]
+    """Name of each column -> its text, not yet escaped for any format."""
 
 
-def grid(table: Table, letters: cell_text.Letters) -> Grid:
-    groups = tuple(Group(cell_text.heading(column, table.paper), _names(column)) for column in table.columns)
-    rows, cells = [], []
+Group = tuple[str, list[str]]
+"""Heading of one of the paper's columns, and the names of those that stand for it."""
+Row = tuple[str, list[Place]]
+"""The network's name, and a place for each group."""
+
+
+def grid(table: Table, letters: cell_text.Letters) -> tuple[list[Group], list[Row]]:
+    """Lay a table out."""
+    columns = table.columns
+    groups = [(cell_text.heading(each, table.paper), list(_texts(None, each.metric, letters))) for each in columns]
+    rows = []
     for model in table.models:
-        found = tuple(_find(table, model, column) for column in table.columns)
-        texts = [model]
-        for column, cell in zip(table.columns, found, strict=True):
-            texts.extend(_texts(cell, column, letters))
-        rows.append(tuple(texts))
-        cells.append(found)
-    return Grid(groups, tuple(rows), tuple(cells))
+        cells = [(column, table.cell(model, column)) for column in columns]
+        rows.append((model, [Place(cell, _texts(cell, column.metric, letters)) for column, cell in cells]))
+    return groups, rows
 
 
-def _find(table: Table, model: str, column: Column) -> Cell | None:
-    found = [c for c in table.cells if (c.model, c.dataset, c.metric) == (model, column.dataset, column.metric)]
-    return found[0] if found else None
+def texts(row: Row) -> list[str]:
+    """Of a row, its name first."""
+    model, places = row
+    return [model, *(text for place in places for text in place.texts.values())]
 
 
-def _names(column: Column) -> tuple[str, ...]:
-    if column.metric == "params_millions":
-        return ("paper", "ours, exact")
-    if column.metric in ("top1_error", "top5_error", "map"):
-        return ("paper", "ours", "difference", "verdict")
-    if column.metric == "batch32_ms":
-        return ("paper", "ours, verdict")
-    return ("paper",)
-
-
-def _texts(cell: Cell | None, column: Column, letters: cell_text.Letters) -> tuple[str, ...]:
-    names = _names(column)
-    if cell is None:
-        return ("",) * len(names)
-    marks = cell_text.marks(cell, letters)
-    judged = f"{cell_text.verdict(cell)} {marks}".strip()
-    if len(names) == 4:
-        return (cell_text.published(cell), cell_text.ours(cell), cell_text.difference(cell), judged)
-    note = f" {marks}" if marks else ""
-    if column.metric == "batch32_ms":
-        return (cell_text.published(cell), f"{cell_text.ours(cell)} {judged}".strip())
-    if len(names) == 2:
-        count = cell_text.ours(cell) if cell_text.verdict(cell) in ("same count", "not counted") else judged
-        return (cell_text.published(cell) + note, count)
-    return (cell_text.published(cell) + note,)
+def _texts(cell: Cell | None, metric: Metric, letters: cell_text.Letters) -> dict[str, str]:
+    published, ours, difference, said, marks = [""] * 5
+    if cell is not None:
+        published, ours, difference = cell_text.published(cell), cell_text.ours(cell), cell_text.difference(cell)
+        said, marks = cell_text.verdict(cell), cell_text.marks(cell, letters)
+    judged, noted = f"{said} {marks}".strip(), f"{published} {marks}".strip()
+    if metric in JUDGED:
+        return {"paper": published, "ours": ours, "difference": difference, "verdict": judged}
+    if metric == "batch32_ms":
+        return {"paper": published, "ours, verdict": f"{ours} {judged}".strip()}
+    if metric == "params_millions":
+        return {"paper": noted, "ours, exact": ours if said in ("", "same count", "not counted") else judged}
+    return {"paper": noted}

@@ -1,12 +1,12 @@
 """Comparisons as one HTML page that needs nothing beside it, legible in light and dark, by eye, ear and keyboard."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.comparison.cells import Cell
 from pipeline.comparison.formats import cell_text
-from pipeline.comparison.formats.grid import grid
+from pipeline.comparison.formats.grid import Place, grid
 from pipeline.comparison.tables import Table
 from pipeline.publication.paper import Paper
 
@@ -37,35 +37,25 @@ def environment(*folders: Path) -> "jinja2.Environment":
 def section(table: Table, link: Callable[[Cell], str] | None = None) -> dict[str, Any]:
     """What the macro `comparison` prints. `link` names the id in the page that tells more about a cell; "" for none."""
     letters = cell_text.letters_of(table)
-    laid = grid(table, letters)
-    rows = []
-    for texts, cells in zip(laid.rows, laid.cells, strict=True):
-        rest = iter(texts[1:])
-        places = []
-        for group, cell in zip(laid.groups, cells, strict=True):
-            own = [next(rest) for _ in group.names]
-            # The last text of what is judged or counted is its verdict; the paper's own number never is.
-            styles = [""] * (len(own) - 1) + [style(cell) if cell and len(own) > 1 else ""]
-            to = link(cell) if link and cell else ""
-            links = [to if name == "verdict" else "" for name in group.names]
-            places += [
-                {"text": t, "style": s, "link": to, "wide": name == "verdict"}
-                for t, s, to, name in zip(own, styles, links, group.names, strict=True)
-            ]
-        rows.append({"model": texts[0], "places": places})
+    groups, rows = grid(table, letters)
     return {
         "id": table.stem,
         "title": table.title,
         "summary": cell_text.summary(table),
-        "groups": laid.groups,
-        "rows": rows,
-        "notes": [
-            ("Runs", [("", line) for line in cell_text.all_evidence(table, letters)]),
-            ("Deviations from the paper's protocol", [(f"[{mark}]", text) for mark, text in letters.legend()]),
-            ("Footnotes", [(f"[{caveat.number}]", caveat.text) for caveat in table.caveats]),
-            ("Words", [(f"{word}:", text) for word, text in cell_text.meanings(table)]),
-        ],
+        "groups": groups,
+        "rows": [(model, [text for place in places for text in _texts(place, link)]) for model, places in rows],
+        "notes": cell_text.notes(table, letters),
     }
+
+
+def _texts(place: Place, link: Callable[[Cell], str] | None) -> Iterator[dict[str, Any]]:
+    last = [*place.texts][-1]
+    for name, text in place.texts.items():
+        # The last text of what is judged or counted is its verdict; the paper's own number never is.
+        shown = style(place.cell) if place.cell and name == last != "paper" else ""
+        wide = name == "verdict"
+        to = link(place.cell) if wide and link and place.cell else ""
+        yield {"text": text, "style": shown, "link": to, "wide": wide}
 
 
 def style(cell: Cell) -> str:

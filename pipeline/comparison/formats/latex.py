@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from pipeline.comparison.formats import cell_text
-from pipeline.comparison.formats.grid import grid
+from pipeline.comparison.formats.grid import grid, texts
 from pipeline.comparison.tables import Table
 
 _DOCUMENT = r"""\documentclass[10pt]{article}
@@ -49,16 +49,14 @@ def escape(text: str) -> str:
 
 def _table(table: Table) -> str:
     letters = cell_text.letters_of(table)
-    laid = grid(table, letters)
-    alignment, top, rules, names, at = "l", ["Network"], [], [""], 2
-    for group in laid.groups:
-        width = len(group.names)
+    groups, rows = grid(table, letters)
+    alignment, top, rules, names = "l", ["Network"], [], [""]
+    for heading, columns in groups:
+        width, at = len(columns), len(names) + 1
         alignment += {1: "r", 2: "rr", 4: "rrrl"}[width]
-        top.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(group.heading)}}}")
+        top.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(heading)}}}")
         rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
-        names.extend(map(escape, group.names))
-        at += width
-    body = [" & ".join(map(escape, row)) + r" \\" for row in laid.rows]
+        names.extend(map(escape, columns))
     lines = [
         rf"\section*{{{escape(table.title)}}}",
         escape(cell_text.summary(table)) + r"\par\medskip",
@@ -70,16 +68,15 @@ def _table(table: Table) -> str:
         " ".join(rules),
         " & ".join(names) + r" \\",
         r"\midrule",
-        *body,
+        *(" & ".join(map(escape, texts(row))) + r" \\" for row in rows),
         r"\bottomrule",
         r"\end{tabular}}",
         r"\par\medskip\footnotesize",
+        *(
+            escape(f"{mark} {text}".strip()) + r"\par"
+            for _, notes in cell_text.notes(table, letters)
+            for mark, text in notes
+        ),
+        r"\normalsize",
     ]
-    notes = [
-        *cell_text.all_evidence(table, letters),
-        *(f"[{mark}] {text}" for mark, text in letters.legend()),
-        *(f"[{caveat.number}] {caveat.text}" for caveat in table.caveats),
-        *(f"{word}: {meaning}" for word, meaning in cell_text.meanings(table)),
-    ]
-    lines.extend(escape(note) + r"\par" for note in notes)
-    return "\n".join([*lines, r"\normalsize", ""])
+    return "\n".join(lines) + "\n"

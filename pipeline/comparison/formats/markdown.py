@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.comparison.formats import cell_text
-from pipeline.comparison.formats.grid import grid
+from pipeline.comparison.formats.grid import grid, texts
 from pipeline.comparison.tables import Table
 
 
@@ -13,25 +13,20 @@ def render(tables: Sequence[Table]) -> str:
 
 def _table(table: Table) -> str:
     letters = cell_text.letters_of(table)
-    laid = grid(table, letters)
+    groups, rows = grid(table, letters)
     names = ["network"]
-    for group in laid.groups:
-        names.extend(f"{group.heading}: {name}" if name == "paper" else name for name in group.names)
+    for heading, columns in groups:
+        names.extend(f"{heading}: {name}" if name == "paper" else name for name in columns)
     lines = [f"# {table.title}", "", cell_text.summary(table), "", _row(names), _row(["---"] * len(names))]
-    lines.extend(_row(row) for row in laid.rows)
-    for title, items in (
-        ("Runs", [f"- {_escape(line)}" for line in cell_text.all_evidence(table, letters)]),
-        ("Deviations from the paper's protocol", [f"- [{mark}] {_escape(text)}" for mark, text in letters.legend()]),
-        ("Footnotes", [f"- [{caveat.number}] {_escape(caveat.text)}" for caveat in table.caveats]),
-        ("Words", [f"- {word}: {_escape(meaning)}" for word, meaning in cell_text.meanings(table)]),
-    ):
-        if items:
-            lines.extend(["", f"## {title}", "", *items])
+    lines.extend(_row(texts(row)) for row in rows)
+    for title, notes in cell_text.notes(table, letters):
+        lines.extend(["", f"## {title}", ""])
+        lines.extend(f"- {mark} {_escape(text)}" if mark else f"- {_escape(text)}" for mark, text in notes)
     return "\n".join(lines) + "\n"
 
 
-def _row(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(map(_escape, texts))} |"
+def _row(columns: Sequence[str]) -> str:
+    return f"| {' | '.join(map(_escape, columns))} |"
 
 
 def _escape(text: str) -> str:

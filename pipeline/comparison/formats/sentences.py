@@ -7,8 +7,10 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.comparison.formats import Format
 from pipeline.comparison.orderings import SEEDS, Judged, Standing
 from pipeline.comparison.statistics import DIFFERS
+from pipeline.errors import UserError
 
 _MEANINGS = {
     Standing.HOLDS: f"our runs show it, p <= {DIFFERS:g} for every pair at this look",
@@ -18,41 +20,40 @@ _MEANINGS = {
 }
 
 
-_OPEN = (Standing.INCONCLUSIVE, Standing.NOT_RUN)
+def render(judged: Sequence[Judged], form: Format, width: int) -> str:
+    """What the paper says, and what our runs say of it; in a terminal wrapped at `width` columns.
+
+    Raises UserError for a format that orderings do not have.
+    """
+    if form == "terminal":
+        return _text(judged, width)
+    if form == "json":
+        return json.dumps([_object(one) for one in judged], indent=2, ensure_ascii=False) + "\n"
+    rows = [[o.ordering.name, o.ordering.text, o.ordering.source, str(o.standing), _p(o), _runs(o)] for o in judged]
+    if form == "markdown":
+        table = [["the paper says", "source", "our runs", "p", "runs"], ["---"] * 5, *(row[1:] for row in rows)]
+        return "\n".join(["# Orderings", "", *(f"| {' | '.join(row)} |" for row in table)]) + "\n"
+    if form == "csv":
+        text = io.StringIO()
+        heads = ["ordering", "text", "source", "standing", "p_value", "runs"]
+        csv.writer(text, lineterminator="\n").writerows([heads, *rows])
+        return text.getvalue()
+    raise UserError(f"--orderings has no format {form}", "use --format terminal, markdown, csv or json")
 
 
-def render_text(judged: Sequence[Judged], width: int) -> str:
-    """What the paper says, then what our runs say of it, wrapped at `width` columns."""
+def _text(judged: Sequence[Judged], width: int) -> str:
     lines = ["Orderings: what the paper says about which network is better, judged by our comparable runs", ""]
     for number, one in enumerate(judged, 1):
         lines.extend(_wrapped(f"{number}. ", f"{one.ordering.text} ({one.ordering.source})", width))
-        lines.extend(_wrapped("   ", f"-> {_verdict(one)}", width))
+        contradicted, open_ = one.standing is Standing.CONTRADICTED, one.standing in ("inconclusive", "not run")
+        p = f", p = {_p(one)}" if one.p_value is not None and not contradicted else ""
+        power = f"; {SEEDS} seeds each show it in {100 * one.power:.0f} of 100 cases" if open_ else ""
+        lines.extend(_wrapped("   ", f"-> {one.standing}{p}; runs: {_runs(one)}{power}", width))
     lines.append("")
     for standing in Standing:
         if any(one.standing is standing for one in judged):
             lines.extend(_wrapped("", f"{standing}: {_MEANINGS[standing]}", width))
     return "\n".join(lines) + "\n"
-
-
-def render_markdown(judged: Sequence[Judged]) -> str:
-    lines = ["# Orderings", "", "| the paper says | source | our runs | p | runs |", "| --- | --- | --- | --- | --- |"]
-    for one in judged:
-        lines.append(f"| {one.ordering.text} | {one.ordering.source} | {one.standing} | {_p(one)} | {_runs(one)} |")
-    return "\n".join(lines) + "\n"
-
-
-def render_csv(judged: Sequence[Judged]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["ordering", "text", "source", "standing", "p_value", "runs"])
-    for one in judged:
-        ordering = one.ordering
-        writer.writerow([ordering.name, ordering.text, ordering.source, str(one.standing), _p(one), _runs(one)])
-    return text.getvalue()
-
-
-def render_json(judged: Sequence[Judged]) -> str:
-    return json.dumps([_object(one) for one in judged], indent=2, ensure_ascii=False) + "\n"
 
 
 def _object(one: Judged) -> dict[str, Any]:
@@ -75,12 +76,6 @@ def _object(one: Judged) -> dict[str, Any]:
             for (lower, higher), difference, runs in pairs
         ],
     }
-
-
-def _verdict(one: Judged) -> str:
-    p = f", p = {_p(one)}" if one.p_value is not None and one.standing is not Standing.CONTRADICTED else ""
-    power = f"; {SEEDS} seeds each show it in {100 * one.power:.0f} of 100 cases" if one.standing in _OPEN else ""
-    return f"{one.standing}{p}; runs: {_runs(one)}{power}"
 
 
 def _p(one: Judged) -> str:

@@ -9,29 +9,24 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from pipeline.comparison.cells import Cell
 from pipeline.comparison.formats import cell_text
+from pipeline.comparison.formats.grid import JUDGED
 from pipeline.comparison.tables import Column, Table
 
-JUDGED = ("top1_error", "top5_error", "map")
 STYLES = {
-    "reproduced": "green",
-    "same count": "green",
-    "same order": "green",
+    **dict.fromkeys(("reproduced", "same count", "same order"), "green"),
+    **dict.fromkeys(("worse", "other count", "other order"), "red"),
+    **dict.fromkeys(("inconclusive", "not comparable"), "yellow"),
     "better": "cyan",
-    "worse": "red",
-    "other count": "red",
-    "other order": "red",
-    "inconclusive": "yellow",
-    "not comparable": "yellow",
 }
 """First words of a verdict -> colour. Colour repeats what the words say, so nothing is lost without it."""
 
 
 def render(tables: Sequence[Table], width: int, *, colour: bool = False) -> str:
     """Text of at most `width` columns, without trailing blanks; ANSI codes only with `colour`."""
+    written = io.StringIO()
     console = Console(
-        file=io.StringIO(),
+        file=written,
         width=width,
         force_terminal=colour,
         color_system="standard" if colour else None,
@@ -42,8 +37,6 @@ def render(tables: Sequence[Table], width: int, *, colour: bool = False) -> str:
     )
     for table in tables:
         _print(console, table)
-    written = console.file
-    assert isinstance(written, io.StringIO)
     text = "\n".join(line.rstrip() for line in written.getvalue().split("\n"))
     return re.sub("\n{3,}", "\n\n", text)
 
@@ -56,10 +49,15 @@ def _print(console: Console, table: Table) -> None:
     for column in sorted(table.columns, key=lambda column: column.metric not in JUDGED):
         console.print()
         console.print(_section(table, column, letters))
-    _list(console, "Runs", [("-", line) for line in cell_text.all_evidence(table, letters)])
-    _list(console, "Deviations from the paper's protocol", [(f"[{m}]", text) for m, text in letters.legend()])
-    _list(console, "Footnotes", [(f"[{caveat.number}]", caveat.text) for caveat in table.caveats])
-    _list(console, "Words", [(f"{word}:", meaning) for word, meaning in cell_text.meanings(table)])
+    for title, notes in cell_text.notes(table, letters):
+        console.print()
+        console.print(Text(title, style="bold"))
+        listed = Grid.grid(padding=(0, 1, 0, 0))
+        listed.add_column(no_wrap=True)
+        listed.add_column(overflow="fold")
+        for mark, text in notes:
+            listed.add_row(Text(mark or "-"), Text(text))
+        console.print(listed)
     console.print()
 
 
@@ -82,25 +80,9 @@ def _section(table: Table, column: Column, letters: cell_text.Letters) -> Grid:
     grid.add_column("verdict", overflow="fold")
     grid.add_column("notes", overflow="fold")
     for cell in cells:
-        grid.add_row(*_row(cell, letters, len(grid.columns)))
+        said = cell_text.verdict(cell)
+        style = STYLES.get(said.partition(",")[0], "dim")
+        texts = [cell.model, cell_text.published(cell), cell_text.ours(cell), cell_text.difference(cell)]
+        shown = texts[: len(grid.columns) - 2]
+        grid.add_row(*map(Text, shown), Text(said, style=style), Text(cell_text.marks(cell, letters)))
     return grid
-
-
-def _row(cell: Cell, letters: cell_text.Letters, columns: int) -> list[Text]:
-    texts = [cell_text.published(cell), cell_text.ours(cell), cell_text.difference(cell)][: columns - 3]
-    said = cell_text.verdict(cell)
-    style = STYLES.get(said.partition(",")[0], "dim")
-    return [Text(cell.model), *map(Text, texts), Text(said, style=style), Text(cell_text.marks(cell, letters))]
-
-
-def _list(console: Console, title: str, items: list[tuple[str, str]]) -> None:
-    if not items:
-        return
-    console.print()
-    console.print(Text(title, style="bold"))
-    grid = Grid.grid(padding=(0, 1, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for mark, text in items:
-        grid.add_row(Text(mark), Text(text))
-    console.print(grid)

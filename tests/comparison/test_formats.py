@@ -11,11 +11,13 @@ from collections import Counter
 from typing import get_args
 
 import page_checks
+import pandas as pd
+import pandera.errors
 import pytest
 from made_up_runs import five, result
 
 from pipeline.comparison.deviations import Deviation
-from pipeline.comparison.formats import FILES, Format, cell_text, latex, render, terminal, write_table
+from pipeline.comparison.formats import FILES, Format, cell_text, latex, render, tabular, terminal, write_table
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Column, Table, table
 from pipeline.publication.wide_resnet import PAPER
@@ -81,6 +83,19 @@ def test_csv_says_what_json_says(tables) -> None:
         values = {name: told[name] for name in ("count", "difference", "margin")} | {"low": low, "high": high}
         values |= told["ours"] or dict.fromkeys(("n", "mean", "median", "min", "max", "sd"))
         assert {name: float(row[name]) if row[name] else None for name in values} == values
+
+
+def test_schema_refuses_another_column_or_word(tables) -> None:
+    frame = pd.read_csv(io.StringIO(tabular.render_csv(tables)), dtype=str, keep_default_na=False)
+    tabular.results_schema().validate(frame)
+    for wrong in (
+        frame.rename(columns={"median": "average"}),
+        frame.drop(columns="n"),
+        frame.assign(verdict="fine"),
+        frame.assign(median="5.4"),
+    ):
+        with pytest.raises((pandera.errors.SchemaError, pandera.errors.SchemaErrors)):
+            tabular.results_schema().validate(wrong)
 
 
 def test_json_reads_back(tables) -> None:

@@ -73,7 +73,7 @@ def test_a_changed_file_is_refused(change, tmp_path: Path) -> None:
     frame = pd.read_csv(PAPER.folder / "claims.csv", dtype=str, keep_default_na=False)
     changed = tmp_path / "claims.csv"
     change(frame).to_csv(changed, index=False)
-    with pytest.raises(UserError, match=r"claims\.csv:\d+: "):
+    with pytest.raises(UserError, match=r"claims\.csv: "):
         read_claims(changed, PAPER.tables, PAPER.datasets)
 
 

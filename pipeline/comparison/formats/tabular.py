@@ -1,31 +1,65 @@
 """Comparisons for programs: CSV and JSON, one row or object per place of a paper's table."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pipeline.comparison.cells import Cell
+from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Table
+from pipeline.publication.claims import Kind, Metric, Statistic
 
-COLUMNS = (
-    *("table", "network", "dataset", "metric", "kind", "published", "statistic", "n", "mean", "median", "min", "max"),
-    *("sd", "count", "time", "difference", "low", "high", "margin", "verdict", "look", "next_look", "deviations"),
-    *("caveats", "runs", "origins", "excluded"),
-)
+if TYPE_CHECKING:
+    import pandera.pandas
+
+
+def results_schema() -> "pandera.pandas.DataFrameSchema":
+    """Columns of a results table as results/table-N.csv holds them: exactly these, in this order, all text.
+
+    Errors, differences, intervals and margins are in percent and points with three decimals, counts whole; what does
+    not exist is empty. `published` is as printed, or a dash.
+    """
+    import pandera.pandas as pa
+
+    def text(pattern: str = ".*") -> pa.Column:
+        return pa.Column(str, pa.Check.str_matches(f"^(?:{pattern})$"))
+
+    def words(*allowed: str) -> pa.Column:
+        return pa.Column(str, pa.Check.isin(allowed))
+
+    number, signed, whole = r"|[0-9]+\.[0-9]{3}", r"|[+-][0-9]+\.[0-9]{3}", "[0-9]*"
+    return pa.DataFrameSchema(
+        {
+            **{"table": text(".+"), "network": text(".+"), "dataset": text("[a-z0-9]+")},
+            "metric": words(*get_args(Metric)),
+            "kind": words(*get_args(Kind), "unpublished"),
+            "published": text(r"-|[0-9]+(\.[0-9]+)?"),
+            "statistic": words("", *get_args(Statistic)),
+            "n": text(whole),
+            **{name: text(number) for name in ("mean", "median", "min", "max", "sd")},
+            **{"count": text(whole), "time": text(number)},
+            **{name: text(signed) for name in ("difference", "low", "high")},
+            "margin": text(number),
+            "verdict": words("", *Verdict),
+            **{"look": text(whole), "next_look": text(whole), "deviations": text()},
+            "caveats": text("|[0-9]+( [0-9]+)*"),
+            **{name: text() for name in ("runs", "origins", "excluded")},
+        },
+        strict=True,
+        ordered=True,
+        unique=["table", "network", "dataset", "metric"],
+    )
 
 
 def render_csv(tables: Sequence[Table]) -> str:
-    """All cells under one header. Errors, differences, intervals and margins are in percent and points with three
-    decimals, counts whole; what does not exist is empty. `published` is as printed, or a dash.
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_row(cell) for table in tables for cell in table.cells)
-    return text.getvalue()
+    """All cells under one header, checked against `results_schema`."""
+    import pandas as pd
+
+    schema = results_schema()
+    rows = [_row(cell) for table in tables for cell in table.cells]
+    frame = schema.validate(pd.DataFrame(rows, columns=list(schema.columns), dtype=str))
+    return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
 def _row(cell: Cell) -> dict[str, str]:

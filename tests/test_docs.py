@@ -135,7 +135,10 @@ def test_a_driver_collects_what_a_worker_trained(done: tuple[Project, str], tmp_
 @pytest.mark.soak
 @pytest.mark.parametrize(
     "page",
-    ["one-row-on-a-gpu", "one-run-on-many-processes", "many-runs", "add-a-dataset", "add-a-network", "your-own-paper"],
+    [
+        *("one-row-on-a-gpu", "one-run-on-many-processes", "many-runs", "add-a-dataset", "add-a-network"),
+        *("your-own-paper", "train-in-sittings", "../../CONTRIBUTING"),
+    ],
 )
 def test_the_commands_of_a_page_work(done: tuple[Project, str], page: str, tmp_path: Path) -> None:
     copy = tmp_path / "project"
@@ -143,7 +146,7 @@ def test_the_commands_of_a_page_work(done: tuple[Project, str], page: str, tmp_p
     assert run_all(Project(copy), DOCS / "how-to" / f"{page}.md")
 
 
-WITH_COMMANDS = [page for page in (*PAGES, ROOT / "README.md") if commands(page)]
+WITH_COMMANDS = [page for page in (*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md") if commands(page)]
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.stem)
@@ -165,8 +168,8 @@ def test_the_commands_of_a_page_are_understood(page: Path) -> None:
 def test_what_is_not_run_stands_on_a_page_and_every_page_is_run() -> None:
     assert set(NOT_RUN) <= {line for page in PAGES for line in commands(page)}
     how_to = {"share-results", "workers-without-a-shared-disk", "one-row-on-a-gpu", "add-a-dataset", "add-a-network"}
-    run = {"tutorial", "your-own-paper", "one-run-on-many-processes", "many-runs", *how_to}
-    assert {page.stem for page in WITH_COMMANDS} == {*run, "README"}
+    run = {"tutorial", "your-own-paper", "one-run-on-many-processes", "many-runs", "train-in-sittings", *how_to}
+    assert {page.stem for page in WITH_COMMANDS} == {*run, "README", "CONTRIBUTING"}
 
 
 @pytest.mark.parametrize("name", reference.pages())
@@ -175,7 +178,7 @@ def test_a_page_made_from_the_code_is_current(name: str) -> None:
     assert written == reference.pages()[name], "run: make docs"
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text(encoding="utf-8")):
         place, anchor = target

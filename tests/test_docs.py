@@ -27,6 +27,7 @@ from pipeline.params import Plan
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NOT_RUN = {
     "make setup": "fetches a gigabyte of packages; CI runs it",
@@ -146,7 +147,7 @@ def test_the_commands_of_a_page_work(done: tuple[Project, str], page: str, tmp_p
     assert run_all(Project(copy), DOCS / "how-to" / f"{page}.md")
 
 
-WITH_COMMANDS = [page for page in (*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md") if commands(page)]
+WITH_COMMANDS = [page for page in (*PAGES, ROOT / "README.md", CONTRIBUTING) if commands(page)]
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.stem)
@@ -178,7 +179,9 @@ def test_a_page_made_from_the_code_is_current(name: str) -> None:
     assert written == reference.pages()[name], "run: make docs"
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "README.md", CONTRIBUTING], ids=lambda page: page.relative_to(ROOT).as_posix()
+)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text(encoding="utf-8")):
         place, anchor = target

@@ -72,7 +72,7 @@ def test_a_command_whose_time_is_over_says_how_to_go_on(project: Project) -> Non
         assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_half_a_training_goes_on_in_another_clone_to_the_same_bits(project: Project, tmp_path: Path) -> None:
     """The state is taken after some epochs, by a copy of the file while the training goes on to its end."""
     project.commit("plan")

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.atomic_write import json_text, new_file
 from pipeline.dataset_config import SCRATCH as SCRATCH
 from pipeline.errors import UserError
 from pipeline.params import Protocol, Run
-from pipeline.publish import json_text, new_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,6 +125,8 @@ class Origin(JsonFile):
     """File that the training depended on -> sha256."""
     predictions: str
     """sha256 of the slim predictions."""
+    weights_at: str | None = None
+    """An address where the weights are to be had, if anywhere; digests.json has their sha256."""
 
     @property
     def fingerprint(self) -> str:

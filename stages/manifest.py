@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from pipeline.atomic_write import json_text, new_file
 from pipeline.comparison.results import planned_results
 from pipeline.evidence.table_manifest import manifest
 from pipeline.publication.wide_resnet import PAPER
-from pipeline.publish import json_text, new_file
 from pipeline.runner.params_file import load
 from pipeline.runner.stage_entry import run_stage
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from pipeline.atomic_write import new_file
 from pipeline.comparison.cells import Comparison
 from pipeline.comparison.results import planned_results
 from pipeline.comparison.tables import table
 from pipeline.publication.wide_resnet import PAPER
-from pipeline.publish import new_file
 from pipeline.report.finished_runs import load_finished
 from pipeline.report.page import render
 from pipeline.runner.params_file import load

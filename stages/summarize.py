@@ -5,9 +5,9 @@ import io
 from pathlib import Path
 
 from pipeline.artifacts import EVALUATIONS, METRICS, RECORD, Evaluation, RunRecord
+from pipeline.atomic_write import new_file
 from pipeline.comparison.results import planned_results
 from pipeline.errors import UserError
-from pipeline.publish import new_file
 from pipeline.runner.params_file import load
 from pipeline.runner.stage_entry import run_stage
 

@@ -19,7 +19,7 @@ CALLERS = {"runner", "tracking"}
 """Packages that decide when and where a stage works, and show that it did; never what it computes."""
 TRAINER = "pipeline/training/train_run.py"
 """Called by pipeline/runner/launch.py, here or in many processes, for the train stage."""
-WRITERS = {"pipeline/artifacts.py", "pipeline/publish.py"}
+WRITERS = {"pipeline/artifacts.py", "pipeline/atomic_write.py"}
 """Of the files that lie in pipeline/ itself those that write results. The others hold settings, which DVC watches in
 params.yaml, names and messages, or read what is there."""
 BELOW = {"data", "kernels", "models", "tasks", "training"} & {path.name for path in (ROOT / "pipeline").iterdir()}

@@ -96,8 +96,8 @@ def _print(result: Any, title: str, rows: Sequence[Any], repeats: int, as_json: 
 
     from rich.console import Console
 
+    from pipeline.atomic_write import json_text
     from pipeline.cli.row_table import row_table
-    from pipeline.publish import json_text
 
     if as_json:
         typer.echo(json_text(asdict(result)), nl=False)

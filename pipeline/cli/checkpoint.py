@@ -20,7 +20,7 @@ def export(
     to: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
 ) -> None:
     """Write the last saved state of a run into one file that checks itself."""
-    from pipeline.runner.checkpoint_file import export
+    from pipeline.runner.checkpoint_transfer import export
     from pipeline.runner.params_file import load
 
     epochs, steps, size = export(load(), run, to)
@@ -31,7 +31,7 @@ def export(
 @app.command("import", epilog="Example: wrn-pipe checkpoint import s1.zip")
 def take(file: Annotated[Path, typer.Argument(help="A file of wrn-pipe checkpoint export.")]) -> None:
     """Put such a state where its training goes on from. Refused, with what differs, for other settings, code, data."""
-    from pipeline.runner.checkpoint_file import take
+    from pipeline.runner.checkpoint_transfer import take
     from pipeline.runner.params_file import load
 
     run, epochs, steps = take(load(), file)

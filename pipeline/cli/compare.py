@@ -95,7 +95,7 @@ def compare(
         found = load_results(Path())
         strays = ", ".join(result.run for result in found if result.run not in plan.runs)
         about = f"Ignored, because params.yaml does not name them: {strays}.\n" if strays else ""
-    for run_id in run or ():
+    for run_id in set(run or ()) - {result.run for result in found if result.commit}:
         plan.run(run_id)
     if orderings and (run or timings):
         raise UserError("--orderings judges all runs and no times", "leave --run and --timings out")

@@ -30,6 +30,7 @@ def estimate(
 
     from rich.console import Console
 
+    from pipeline.atomic_write import json_text
     from pipeline.benchmarks.measuring import say_if_busy
     from pipeline.benchmarks.plan_estimate import disk, sums
     from pipeline.benchmarks.plan_estimate import estimate as measure
@@ -38,7 +39,6 @@ def estimate(
     from pipeline.params import PARAMS
     from pipeline.progress import say
     from pipeline.publication.claims import canonical
-    from pipeline.publish import json_text
     from pipeline.runner.params_file import load
     from pipeline.runner.plan_edit import extend, groups_of
 

@@ -34,6 +34,10 @@ def add(
     weights: Annotated[bool, typer.Option("--weights", help="Keep the weights too, where they have at most 3 MB.")] = (
         False
     ),
+    weights_at: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Note where the weights are to be had.", show_default=False),
+    ] = None,
 ) -> None:
     """Check a finished run and copy its small records into evidence/, to be committed.
 
@@ -46,11 +50,11 @@ def add(
     from pipeline.runner.params_file import load
 
     if Path(what).is_file():
-        added = add_archive(Path(what), run or [], load(), weights)
+        added = add_archive(Path(what), run or [], load(), weights, weights_at)
     elif run:
         raise UserError("--run chooses runs of an archive", f"wrn-pipe evidence add {what}")
     else:
-        added = {what: add(load(), what, weights)}
+        added = {what: add(load(), what, weights, weights_at)}
     for run_id, findings in added.items():
         _print(findings)
         typer.echo(f"added evidence/{run_id}; commit it: git add evidence/{run_id} && git commit")

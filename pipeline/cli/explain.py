@@ -23,8 +23,8 @@ def explain(
     """Tell what the paper claims in a row of a table and where it says so, what stands behind our number, and why the
     verdict is what it is.
     """
+    from pipeline.atomic_write import json_text
     from pipeline.evidence import provenance_summary, provenance_text
-    from pipeline.publish import json_text
     from pipeline.runner.params_file import load
 
     told = provenance_summary.of_claims(PAPER, load(), paper_table, row, dataset)

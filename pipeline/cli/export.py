@@ -40,9 +40,9 @@ def export(
     refuse_kept(to, "--to")
     from safetensors.torch import load_file, save
 
+    from pipeline.atomic_write import new_file
     from pipeline.models.names import parse
     from pipeline.models.weights import in_layout
-    from pipeline.publish import new_file
 
     tensors = in_layout(parse(told["network"]), load_file(weights), layout)
     about = {"run": run, "network": told["network"], "preprocessing": told["protocol"]["preprocessing"]}

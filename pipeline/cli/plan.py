@@ -103,7 +103,7 @@ def _outlook(addition: "Addition", seeds: int) -> str:
     import textwrap
     from collections import Counter
 
-    from pipeline.comparison.power import of_claim, of_ordering
+    from pipeline.comparison.statistical_power import of_claim, of_ordering
     from pipeline.comparison.statistics import LOOKS
     from pipeline.publication.claims import canonical
 

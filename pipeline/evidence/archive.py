@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.atomic_write import json_text
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.publication.paper import Paper
-from pipeline.publish import json_text
 
 DESCRIPTION = "ro-crate-metadata.json"
 LICENCES = "LICENCES.md"

@@ -42,13 +42,13 @@ from pipeline.artifacts import (
     read_slim,
     write_slim,
 )
+from pipeline.atomic_write import new_folder
 from pipeline.data.beton import sha256 as digest_of
 from pipeline.errors import UserError
 from pipeline.evidence import archive, bundling
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.params import PARAMS, Plan, read_text, yaml_mapping
 from pipeline.provenance import commit, dependencies, digests_of, inputs
-from pipeline.publish import new_folder
 
 LARGEST_WEIGHTS = 3_000_000
 """Bytes of weights that may be committed."""
@@ -57,10 +57,12 @@ _COPIED = {RECORD: EVALUATIONS, METRICS: EVALUATIONS, DIGESTS: EVALUATIONS, HIST
 
 
 class Source(NamedTuple):
-    """Where a run is taken from: a checkout or an unpacked archive, and the commit of its code."""
+    """Where a run is taken from: a checkout or an unpacked archive, the commit of its code, and an address of its
+    weights, if they have one."""
 
     root: Path
     commit: str
+    weights_at: str | None
 
 
 @dataclass(frozen=True)
@@ -79,17 +81,19 @@ def runs_here() -> list[str]:
     return sorted(path.parent.name for path in EVIDENCE.glob(f"[!.]*/{ORIGIN}"))
 
 
-def add(plan: Plan, run_id: str, weights: bool) -> list[Finding]:
+def add(plan: Plan, run_id: str, weights: bool, weights_at: str | None = None) -> list[Finding]:
     """Take a finished run of this checkout into evidence/. Returns what was checked; raises as `_add`."""
     plan.run(run_id)
     head, dirty = commit()
     if dirty:
         raise UserError("this checkout has edits that are not committed", "git commit them: evidence names its commit")
     settings, content = inputs(plan, run_id)
-    return _add(Source(Path.cwd(), head), run_id, settings, content, plan, weights)
+    return _add(Source(Path.cwd(), head, weights_at), run_id, settings, content, plan, weights)
 
 
-def add_archive(path: Path, chosen: Sequence[str], plan: Plan, weights: bool) -> dict[str, list[Finding]]:
+def add_archive(
+    path: Path, chosen: Sequence[str], plan: Plan, weights: bool, weights_at: str | None = None
+) -> dict[str, list[Finding]]:
     """Take the finished runs of an archive of `wrn-pipe bundle`, or the `chosen` of them, into evidence/.
 
     Returns what was checked of each; raises as `_add`, and for an archive that does not match its own description.
@@ -120,7 +124,7 @@ def add_archive(path: Path, chosen: Sequence[str], plan: Plan, weights: bool) ->
                 for file, digest in digests_of(dependency).items()
             }
             with chdir(here):
-                added[run_id] = _add(Source(root, made.commit), run_id, settings, content, plan, weights)
+                added[run_id] = _add(Source(root, made.commit, weights_at), run_id, settings, content, plan, weights)
     return added
 
 
@@ -148,7 +152,11 @@ def _add(
         if weights and (trained / WEIGHTS).stat().st_size <= LARGEST_WEIGHTS:
             shutil.copy(trained / WEIGHTS, folder / WEIGHTS)
         Origin(
-            commit=source.commit, settings=settings, content=content, predictions=digest_of(folder / PREDICTIONS)
+            commit=source.commit,
+            settings=settings,
+            content=content,
+            predictions=digest_of(folder / PREDICTIONS),
+            weights_at=source.weights_at,
         ).write(folder / ORIGIN)
         found += [_metrics_of_all(evaluated / PREDICTIONS, folder / METRICS), *check(folder, run_id, plan)]
         if bad := [finding for finding in found if finding.state == "wrong"]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from pipeline.comparison.cells import Cell, Comparison, planned, runs_wanted
 from pipeline.comparison.orderings import SEEDS
-from pipeline.comparison.power import of_claim, of_ordering
 from pipeline.comparison.results import load_results
+from pipeline.comparison.statistical_power import of_claim, of_ordering
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import table
 from pipeline.dvc_lock import LOCK

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from pipeline.artifacts import EVALUATION_FILES, MODEL_FILES, read_history, read_record
 from pipeline.artifacts import read_predictions as read
+from pipeline.atomic_write import json_text
 from pipeline.data.beton import inspect, sha256
 from pipeline.data.sampler import held_out
 from pipeline.errors import UserError
@@ -17,7 +18,6 @@ from pipeline.models.names import parse
 from pipeline.models.param_count import parameters
 from pipeline.params import Plan
 from pipeline.provenance import fingerprint
-from pipeline.publish import json_text
 from pipeline.tasks.classification import about, metrics
 from pipeline.training.run_digests import digests
 

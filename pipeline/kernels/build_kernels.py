@@ -9,8 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
+from pipeline.atomic_write import sync
 from pipeline.errors import UserError
-from pipeline.publish import sync
 
 _NAMES = "bn_relu.cpp", "convolution_amx.h", "convolution_avx512.h", "convolution.cpp"
 SOURCES = tuple(Path(__file__).with_name(name) for name in _NAMES)

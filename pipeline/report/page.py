@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.comparison.cells import Cell, Comparison, runs_wanted
 from pipeline.comparison.formats import cell_text, html
 from pipeline.comparison.orderings import SEEDS, judge_ordering
-from pipeline.comparison.power import Outlook, of_claim
+from pipeline.comparison.statistical_power import Outlook, of_claim
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Table
 from pipeline.params import Plan
@@ -118,10 +118,11 @@ def _scatter(dataset: str, of: Comparison, finished: Sequence[Finished]) -> dict
 
 def _groups(run: Finished, plan: Plan) -> dict[str, list[tuple[str, str]]]:
     """Where a run's number comes from. Everything of run.json is shown, so that nothing new in it is lost here."""
-    record, digests = run.record, plan.datasets[run.result.record.dataset].digests
+    record, dataset = run.record, plan.datasets.get(run.result.record.dataset)
+    digests = dataset.digests if dataset else None
     pinned = _flat(dict(digests) if digests else {"digests": "not pinned"})
     return {
-        "Run": _flat({k: v for k, v in record.items() if k not in _GROUPS}),
+        "Run": [("counted from", run.result.origin), *_flat({k: v for k, v in record.items() if k not in _GROUPS})],
         f"Protocol {run.protocol}": _flat(record["protocol"]),
         "Device": _flat({"device": record["device"], "devices": record.get("devices", [])}),
         "Versions": _flat(record["versions"]),

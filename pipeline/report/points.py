@@ -58,7 +58,9 @@ def our_points(dataset: str, of: Comparison, finished: Sequence[Finished]) -> li
     points = []
     for (network, protocol, comparable), runs in groups.items():
         record = runs[0].result.record
-        work = training_multiply_adds(network, of.plan.datasets[dataset].splits["train"], record.epochs)
+        known = of.plan.datasets.get(dataset)
+        images = known.splits["train"] if known else of.paper.images(dataset, "train")
+        work = training_multiply_adds(network, images, record.epochs)
         source = f"ours, {protocol}, n={len(runs)}" + ("" if comparable else ", not comparable")
         error = summarise([run.result.top1_error for run in runs]).mean
         points.append(Point(network, source, error, record.parameters, work, ours=True, comparable=comparable))

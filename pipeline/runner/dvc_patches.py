@@ -43,7 +43,7 @@ from dvc.stage.serialize import to_lockfile, to_single_stage_lockfile
 from dvc.utils.serialize import dumps_yaml
 from dvc_data.hashfile.hash_info import HashInfo
 
-from pipeline.publish import new_file
+from pipeline.atomic_write import new_file
 from pipeline.runner.running_stages import is_alive
 
 # Functions below have the place of these, and their names.

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.artifacts import SCRATCH
+from pipeline.atomic_write import new_folder
 from pipeline.errors import UserError, WrnPipeError, exit_on_error
 from pipeline.params import Plan
 from pipeline.provenance import dependencies, digests_of, fingerprint
-from pipeline.publish import new_folder
 from pipeline.runner.interruptions import stop_training_at_once
 from pipeline.runner.launch import Task, train
 from pipeline.runner.params_file import load

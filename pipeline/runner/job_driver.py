@@ -12,11 +12,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.artifacts import SCRATCH
+from pipeline.atomic_write import new_folder
 from pipeline.errors import StoppedError, UserError, WrnPipeError
 from pipeline.params import Plan
 from pipeline.progress import Task, counted, progress, say
 from pipeline.provenance import fingerprint
-from pipeline.publish import new_folder
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, looked_at, record, repro
 from pipeline.runner.interruptions import handled

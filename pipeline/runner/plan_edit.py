@@ -12,13 +12,13 @@ from typing import Any
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
+from pipeline.atomic_write import new_file
 from pipeline.comparison.training_cost import Cost, training_cost
 from pipeline.dataset_config import Dataset
 from pipeline.errors import UserError
 from pipeline.params import PARAMS, Plan, nearest
 from pipeline.publication.claims import STATISTIC, Claim, canonical
 from pipeline.publication.paper import Paper
-from pipeline.publish import new_file
 from pipeline.runner.params_file import line_of, parse_plan
 from pipeline.runner.yaml_text import appended, appended_tables, edited
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.artifacts import SAVED_STATES
+from pipeline.atomic_write import new_file
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.progress import say
-from pipeline.publish import new_file
 from pipeline.runner import heartbeat
 
 

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.artifacts import SCRATCH
+from pipeline.atomic_write import new_file
 from pipeline.errors import WrnPipeError, exit_on_error
 from pipeline.params import Plan
-from pipeline.publish import new_file
 from pipeline.runner.interruptions import NOTHING_HALF_DONE, stop_at_once
 
 

@@ -24,8 +24,8 @@ from pipeline.tasks.task import Task
 from pipeline.training.checkpoints import EMA, Checkpoints
 from pipeline.training.device import computed_in, explain_compile_errors, facts, note_unrepeatable
 from pipeline.training.hooks import Hooks, Monitor
+from pipeline.training.optimizer import learning_rate, optimizer_of, resets_momentum
 from pipeline.training.ranks import ALONE, Ranks
-from pipeline.training.schedule import learning_rate, resets_momentum
 
 CHECK_LOSS_STEPS = 50
 """A non-finite loss is noticed within twice as many steps; to read it at once would stall a GPU."""
@@ -175,11 +175,7 @@ class _Loop:
                 f"run {training.run_id}: a mini-batch of {smallest} images is too small for {ranks.size} processes",
                 "take fewer processes, or set drop_last: true",
             )
-        # Fused: one pass over the parameters; CPU and CUDA both have it. Each step sets its own rate.
-        momentum, decay, nesterov = protocol.momentum, protocol.weight_decay, protocol.nesterov
-        self.optimizer = torch.optim.SGD(
-            model.parameters(), momentum=momentum, weight_decay=decay, nesterov=nesterov, fused=True
-        )
+        self.optimizer = optimizer_of(protocol, model)
         # Of the epoch: summed loss, misclassified samples, steps since the loss is non-finite.
         self.totals = torch.zeros(3, dtype=torch.float64, device=training.device)
         shard = Shard(ranks.rank, ranks.size)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.artifacts import HISTORY, RECORD, WEIGHTS, RunRecord, beton_of, write_history, write_weights
+from pipeline.atomic_write import new_folder
 from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sampler import Shard
@@ -20,7 +21,6 @@ from pipeline.models.sync_batch_norm import synchronise
 from pipeline.params import Kernels, Plan, Precision
 from pipeline.progress import say
 from pipeline.provenance import versions
-from pipeline.publish import new_folder
 from pipeline.tasks.task import task_of
 from pipeline.training import device as devices
 from pipeline.training.evaluate_run import predictor

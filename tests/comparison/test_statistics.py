@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.comparison.power import of_ordering, outlook
+from pipeline.comparison.statistical_power import of_ordering, outlook
 from pipeline.comparison.statistics import (
     LOOKS,
     Errors,

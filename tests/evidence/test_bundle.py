@@ -21,6 +21,7 @@ from project import ROOT, RUN, Project
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
+from pipeline.atomic_write import json_text
 from pipeline.cli.main import app, main
 from pipeline.cli.verify import run_stage
 from pipeline.errors import UserError, WrnPipeError
@@ -28,7 +29,6 @@ from pipeline.evidence.archive import DESCRIPTION, unpack
 from pipeline.evidence.bundling import bundle, check, gathered
 from pipeline.evidence.lock_check import Disk
 from pipeline.publication.wide_resnet import PAPER
-from pipeline.publish import json_text
 from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
 

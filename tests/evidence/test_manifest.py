@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from project import RUN, Project
 
+from pipeline.atomic_write import json_text
 from pipeline.errors import UserError
 from pipeline.evidence.table_manifest import manifest
 from pipeline.publication.wide_resnet import PAPER
-from pipeline.publish import json_text
 from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
 

@@ -12,10 +12,10 @@ from ruamel.yaml import YAML
 from test_verify import BETON, findings, flip, json_edit, lock, replace, rerecord
 
 from pipeline.artifacts import read_predictions as read
+from pipeline.atomic_write import json_text
 from pipeline.cli.verify import TELLING, run_stage
 from pipeline.evidence.findings import Finding
 from pipeline.provenance import fingerprint
-from pipeline.publish import json_text
 from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
 from pipeline.tasks.classification import about, metrics

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from pipeline.artifacts import read_predictions as read
+from pipeline.atomic_write import json_text
 from pipeline.cli.main import app
 from pipeline.cli.verify import TELLING, run_stage
 from pipeline.errors import UserError
@@ -24,7 +25,6 @@ from pipeline.evidence import recompute
 from pipeline.evidence.findings import Finding
 from pipeline.evidence.lock_check import Disk
 from pipeline.evidence.verification import verify
-from pipeline.publish import json_text
 from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
 from pipeline.tasks.classification import about, metrics

@@ -13,9 +13,9 @@ from mlflow.entities import Run, ViewType
 from project import Project, make_project
 
 from pipeline.artifacts import EpochRecord, read_history
+from pipeline.atomic_write import json_text
 from pipeline.provenance import fingerprint
 from pipeline.publication.wide_resnet import PAPER
-from pipeline.publish import json_text
 from pipeline.runner.params_file import load
 from pipeline.tasks.classification import about, metrics
 from pipeline.tracking.mlflow_logger import mirrored

@@ -23,7 +23,7 @@ from pipeline.runner.params_file import load
 from pipeline.training import device
 from pipeline.training.hooks import Hooks
 from pipeline.training.loop import train
-from pipeline.training.schedule import learning_rate, resets_momentum
+from pipeline.training.optimizer import learning_rate, resets_momentum
 from pipeline.training.train_run import train_run
 
 

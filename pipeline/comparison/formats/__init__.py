@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.publish import new_file
+from pipeline.atomic_write import new_file
 
 if TYPE_CHECKING:
     from pipeline.comparison.tables import Table

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import SAVED_STATES, SCRATCH, fingerprint_of, read_checkpoint
+from pipeline.atomic_write import json_text, new_file, writing
 from pipeline.errors import UserError
 from pipeline.params import Plan
 from pipeline.provenance import inputs
-from pipeline.publish import json_text, new_file, writing
 from pipeline.runner.run_lock import living_owner
 
 Inputs = tuple[dict[str, Any], dict[str, str]]

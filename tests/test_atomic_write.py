@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.publish import new_folder
+from pipeline.atomic_write import new_folder
 
 
 def names(folder: Path) -> list[str]:

@@ -90,7 +90,7 @@ def commit(root: Path = Path()) -> tuple[str, bool]:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     head = git("rev-parse", "HEAD")
-    made = (":!results", ":!dvc.lock", ":!models", ":!evaluations")
+    made = (":!results", ":!dvc.lock", ":!models", ":!evaluations", ":!evidence")
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *made)
     return head or "none", bool(changed)
 

@@ -113,3 +113,24 @@ def test_what_a_stage_needs_and_what_needs_it() -> None:
     assert behind[f"evaluate@{RUN}"] is None
     assert behind["summarize"] == behind["tabulate@4"] == f"evaluate@{RUN}"
     assert f"train@{RUN}" not in behind
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("pipeline/comparison/tables.py", {"summarize", "manifest", "tabulate", "report"}),
+        ("pipeline/report/page.py", {"report"}),
+        ("pipeline/models/preact_resnet.py", {"train", "evaluate"}),
+        ("pipeline/training/loop.py", {"train", "evaluate"}),
+        ("pipeline/kernels/bn_relu.cpp", {"train"}),
+        ("pipeline/runner/heartbeat.py", set()),
+        ("environment/requirements.lock", {"train", "evaluate", "report"}),
+        ("pipeline/tracking/mlflow_logger.py", set()),
+        ("evidence/README.md", {"summarize", "manifest", "tabulate", "report"}),
+    ],
+)
+def test_an_edit_makes_stale_what_depends_on_it_and_no_more(file: str, expected: set[str]) -> None:
+    assert (ROOT / file).is_file()
+    listed = {stage: [entry for entry in body(stage)["deps"] if isinstance(entry, str)] for stage in STAGES}
+    found = {stage for stage, deps in listed.items() if any(file == dep or file.startswith(f"{dep}/") for dep in deps)}
+    assert found == expected

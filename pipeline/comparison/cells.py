@@ -165,7 +165,11 @@ def errors_of(claim: Claim, of: Comparison) -> Errors:
 
 
 def _settled(counted: Sequence[Result], of: Comparison) -> int:
-    """How many of the runs `counted`, by seed, come before the first seed planned for their kind that is missing."""
+    """How many of the runs `counted`, by seed, come before the first seed planned for their kind that is missing.
+
+    Where evidence counts, whose plan may be elsewhere, every seed from 1 to its highest is taken for planned: one that
+    was left out for what it says would hold up the verdict.
+    """
     kinds = {
         (result.record.dataset, result.network, result.record.protocol_name)
         if result.commit
@@ -179,6 +183,8 @@ def _settled(counted: Sequence[Result], of: Comparison) -> int:
         for name, run in of.plan.runs.items()
         if _kind(run) in kinds and name not in finished and run.seed not in seeds
     ]
+    highest = max((result.record.seed for result in counted if result.commit), default=0)
+    pending += [seed for seed in range(1, highest) if seed not in seeds]
     return sum(result.record.seed < min(pending) for result in counted) if pending else len(counted)
 
 

@@ -111,11 +111,13 @@ def add_archive(
         if made.dirty:
             raise UserError(f"{path} was made of code that nobody committed", "commit it there, and bundle again")
         raw = yaml_mapping(read_text(PARAMS, again), PARAMS, again)
+        if not {"runs", "loading", "device", "kernels"} <= raw.keys():
+            raise UserError(f"{path}: its {PARAMS} is incomplete", again)
         finished = [run_id for run_id in raw["runs"] if f"{EVALUATIONS}/{run_id}/{PREDICTIONS}" in members]
         if absent := set(chosen) - set(finished):
             raise UserError(f"{path} has no finished run {sorted(absent)[0]}", f"it has: {', '.join(finished)}")
         for run_id in chosen or finished:
-            record = json.loads((EVALUATIONS / run_id / RECORD).read_bytes())
+            record = read_record(EVALUATIONS / run_id / RECORD, None, "protocol")
             settings = {key: raw[key] for key in ("loading", "device", "kernels")}
             settings |= {"run": raw["runs"][run_id], "protocol": record["protocol"]}
             content = {
@@ -177,6 +179,13 @@ def _metrics_of_all(full: Path, path: Path) -> Finding:
 
 def check(folder: Path, run_id: str, plan: Plan) -> list[Finding]:
     """What the files of a run in evidence show. `folder`: where they lie, `run_id`: as what they count."""
+    try:
+        return _check(folder, run_id, plan)
+    except (KeyError, TypeError) as error:  # of a record that is JSON, and not what such a record says
+        return [wrong(EVIDENCE / run_id, f"one of its records is incomplete: {error!r}")]
+
+
+def _check(folder: Path, run_id: str, plan: Plan) -> list[Finding]:
     found: list[Finding] = []
     shown = EVIDENCE / run_id
     try:

@@ -274,6 +274,16 @@ def test_evidence_counts_beside_the_plan_each_seed_once(compared) -> None:
     assert beside.origins == (*alone.origins[:3], "this plan", "this plan")
 
 
+def test_a_seed_that_evidence_leaves_out_holds_up_the_verdict(compared) -> None:
+    """Somebody trained seeds 1 to 5 and contributes those that please."""
+    claim, runs = CLAIMS["3/cifar10/WRN-40-2-B(3,3)/top1_error"], five(NEAR, network="WRN-40-2")
+    chosen = [replace(run, commit="c") for run in runs if run.record.seed != 2]
+    found = cell_of(claim, planned(PAPER, compared([]).plan, chosen))
+    assert (found.ours.n, found.verdict, found.judgement.look) == (4, Verdict.INCONCLUSIVE, None)
+    ours = replace(compared(runs[1:2]), results=[*chosen, runs[1]])
+    assert cell_of(claim, ours).verdict is Verdict.REPRODUCED
+
+
 def test_a_look_waits_for_planned_seeds_below_those_of_evidence(compared) -> None:
     claim, runs = CLAIMS["3/cifar10/WRN-40-2-B(3,3)/top1_error"], five(NEAR, network="WRN-40-2")
     waits = replace(compared(runs[:1]), results=[])

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,3 +73,14 @@ def exit_on_error() -> Iterator[None]:
         if path := os.environ.get(EXIT_CODE_FILE):
             Path(path).write_text(str(error.exit_code))
         raise SystemExit(error.exit_code) from None
+
+
+def nearest(word: str, known: Iterable[str], noun: str) -> str:
+    """A remedy that names the nearest known word, or all of them."""
+    import difflib
+
+    known = sorted(known)
+    if close := difflib.get_close_matches(word, known, n=1, cutoff=0.6):
+        return f"did you mean {close[0]}?"
+    shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+    return f"known {noun}s: {shown or 'none'}"

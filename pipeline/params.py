@@ -1,7 +1,5 @@
 """params.yaml as frozen, strictly checked objects: what to reproduce, and with which protocol."""
 
-import difflib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +9,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.dataset_config import Dataset, Strict
 from pipeline.errors import UserError
+from pipeline.errors import nearest as nearest
 
 PARAMS = Path("params.yaml")
 Precision = Literal["fp32", "bf16"]
@@ -192,15 +191,6 @@ class Plan(Strict):
         if run_id not in self.runs:
             raise UserError(f"{PARAMS} has no run {run_id!r}", nearest(run_id, self.runs, "run"))
         return self.runs[run_id]
-
-
-def nearest(word: str, known: Sequence[str] | dict[str, Any] | set[str], noun: str) -> str:
-    """A remedy that names the nearest known word, or all of them."""
-    known = sorted(known)
-    if close := difflib.get_close_matches(word, known, n=1, cutoff=0.6):
-        return f"did you mean {close[0]}?"
-    shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
-    return f"known {noun}s: {shown or 'none'}"
 
 
 def read_text(path: Path, remedy: str) -> str:

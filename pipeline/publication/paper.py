@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ruamel.yaml import YAML
+from pipeline.errors import UserError, nearest
 
-from pipeline.errors import UserError
-from pipeline.params import Protocol, nearest
-from pipeline.publication.claims import Claim, read_claims
-from pipeline.publication.statements import Caveat, Hardware, Ordering, PaperProtocol, Weight
+if TYPE_CHECKING:  # every command imports the paper for its help, few of them what is in it
+    from pipeline.publication.claims import Claim
+    from pipeline.publication.statements import Caveat, Hardware, Ordering, PaperProtocol, Weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,13 +50,18 @@ class Paper:
         return self.folder / "datasets.yaml"
 
     @cached_property
-    def claims(self) -> tuple[Claim, ...]:
+    def claims(self) -> "tuple[Claim, ...]":
         """All numbers that it prints, in its order. Raises UserError when claims.csv is not what it should be."""
+        from pipeline.publication.claims import read_claims
+
         return read_claims(self.folder / "claims.csv", self.tables, self.datasets)
 
     @cached_property
-    def protocols(self) -> dict[str, PaperProtocol]:
+    def protocols(self) -> "dict[str, PaperProtocol]":
         """By name."""
+        from pipeline.params import Protocol
+        from pipeline.publication.statements import PaperProtocol
+
         return {
             name: PaperProtocol(
                 name,
@@ -68,18 +72,24 @@ class Paper:
         }
 
     @cached_property
-    def weights(self) -> dict[str, Weight]:
+    def weights(self) -> "dict[str, Weight]":
         """Field of Protocol -> what a deviation there weighs."""
+        from pipeline.publication.statements import Weight
+
         return {field: Weight(**entry) for field, entry in self._read("deviations.yaml").items()}
 
     @cached_property
-    def caveats(self) -> tuple[Caveat, ...]:
+    def caveats(self) -> "tuple[Caveat, ...]":
         """All footnotes, by number."""
+        from pipeline.publication.statements import Caveat
+
         return tuple(Caveat(number=n, **entry) for n, entry in sorted(self._read("caveats.yaml").items()))
 
     @cached_property
-    def orderings(self) -> tuple[Ordering, ...]:
+    def orderings(self) -> "tuple[Ordering, ...]":
         """All that it says about which network is better, in its order."""
+        from pipeline.publication.statements import Ordering
+
         claims = {claim.id: claim for claim in self.claims}
         return tuple(
             Ordering(
@@ -98,7 +108,9 @@ class Paper:
         return tuple(100 - accuracy for accuracy in known["accuracies"]), int(known["images"])
 
     @property
-    def hardware(self) -> Hardware:
+    def hardware(self) -> "Hardware":
+        from pipeline.publication.statements import Hardware
+
         return Hardware(**self._measured["hardware"])
 
     def images(self, dataset: str, split: str) -> int:
@@ -109,11 +121,11 @@ class Paper:
         """Raises KeyError for datasets that the paper did not train on."""
         return int(self._measured["classes"][dataset])
 
-    def caveats_of(self, claim: Claim) -> tuple[Caveat, ...]:
+    def caveats_of(self, claim: "Claim") -> "tuple[Caveat, ...]":
         """The footnotes of a claim, by number."""
         return tuple(caveat for caveat in self.caveats if caveat.covers(claim))
 
-    def protocol_of(self, claim: Claim) -> PaperProtocol | None:
+    def protocol_of(self, claim: "Claim") -> "PaperProtocol | None":
         """The protocol behind a claim; None where no training of this tool can answer it.
 
         That is for counts, timings, numbers quoted from others, and COCO, whose detector (MultiPathNet) is another
@@ -135,7 +147,7 @@ class Paper:
         """The keys of all tables for `all`, else the one that `word` names. Raises UserError that names the nearest."""
         return list(self.tables) if word == "all" else [self.table_name(word)]
 
-    def claims_of(self, table: str) -> list[Claim]:
+    def claims_of(self, table: str) -> "list[Claim]":
         """The claims of one table, in the paper's order."""
         name = self.table_name(table)
         return [claim for claim in self.claims if claim.table == name]
@@ -146,7 +158,7 @@ class Paper:
         names = {claim.table for claim in self.claims if claim.kind == "runnable"}
         return f"{', '.join(name for name in self.tables if name in names)}, or all"
 
-    def chosen(self, tables: Sequence[str], dataset: str | None, row: str | None) -> list[Claim]:
+    def chosen(self, tables: Sequence[str], dataset: str | None, row: str | None) -> "list[Claim]":
         """The claims of these tables, of one dataset and one network where they are given.
 
         Raises UserError for a dataset or a network that the tables do not have.
@@ -168,5 +180,7 @@ class Paper:
         return self._read("protocols.yaml")
 
     def _read(self, name: str) -> dict[Any, Any]:
+        from ruamel.yaml import YAML
+
         content: dict[Any, Any] = YAML(typ="safe", pure=True).load(self.folder / name)
         return content

@@ -61,6 +61,7 @@ def result(
     metrics |= {key: changes.pop(key) for key in metrics if key in changes}
     record = {
         "representation": "zca" if recipe.preprocessing == "zca" else "rgb",
+        "protocol_name": "brief",
         "protocol": recipe,
         "seed": seed,
         "epochs": recipe.epochs,

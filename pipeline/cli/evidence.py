@@ -1,15 +1,25 @@
 """wrn-pipe evidence: finished runs that count in every comparison, committed, whoever trained them."""
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pipeline.cli import completion
+from pipeline.cli.verify import report
 
-if TYPE_CHECKING:
-    from pipeline.evidence.findings import Finding
+
+@dataclass(frozen=True)
+class Row:
+    """A run as it is listed."""
+
+    run: str
+    error: float
+    protocol: str
+    seed: int
+    commit: str
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,7 +66,7 @@ def add(
     else:
         added = {what: add(load(), what, weights, weights_at)}
     for run_id, findings in added.items():
-        _print(findings)
+        report(findings, False, "", "Not checked is what is not here to be compared with: each line says what.")
         typer.echo(f"added evidence/{run_id}; commit it: git add evidence/{run_id} && git commit")
 
 
@@ -65,16 +75,14 @@ def show() -> None:
     """List the runs in evidence/: error, protocol, seed and commit of each."""
     from rich.console import Console
 
-    from pipeline.artifacts import EVIDENCE, METRICS, ORIGIN, RECORD, Evaluation, Origin, RunRecord
     from pipeline.cli.row_table import row_table
-    from pipeline.evidence.evidence_folder import Row, runs_here
+    from pipeline.comparison.results import load_results
 
-    rows = []
-    for run_id in runs_here():
-        folder = EVIDENCE / run_id
-        record, origin = RunRecord.read(folder / RECORD), Origin.read(folder / ORIGIN)
-        error = Evaluation.read(folder / METRICS).model_dump()["top1_error"]
-        rows.append(Row(run_id, error, record.protocol_name, record.seed, origin.commit[:12]))
+    rows = [
+        Row(each.run, each.top1_error, each.record.protocol_name, each.record.seed, each.commit[:12])
+        for each in load_results(Path())
+        if each.commit
+    ]
     if rows:
         Console(highlight=False).print(row_table("Evidence", rows))
     else:
@@ -84,6 +92,7 @@ def show() -> None:
 @app.command(epilog="Example: wrn-pipe evidence verify")
 def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Evaluate the weights that lie there again.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check every run in evidence/ as far as its files, this repository's history and the data here allow.
 
@@ -99,8 +108,8 @@ def verify(
         from pipeline.evidence.recompute import of_evidence
 
         found += [of_evidence(plan, run_id) for run_id in runs_here()]
-    if _print(found):
-        raise typer.Exit(1)
+    fix = "git checkout what somebody has edited; a run that is faulty: wrn-pipe evidence remove RUN"
+    report(found, json, fix, "Not checked is what is not here to be compared with: each line says what.")
 
 
 @app.command(epilog="Example: wrn-pipe evidence remove cifar10-wrn-40-1-paper-zca-s1")
@@ -110,13 +119,3 @@ def remove(run: Annotated[str, typer.Argument(help="A run in evidence/.")]) -> N
 
     remove(run)
     typer.echo(f"removed evidence/{run}; say why in the commit")
-
-
-def _print(findings: "Iterable[Finding]") -> int:
-    """One line a finding, and how many there are; returns the number of wrong ones."""
-    counted = dict.fromkeys(("right", "wrong", "unchecked"), 0)
-    for finding in findings:
-        counted[finding.state] += 1
-        typer.echo(f"{finding.state:<9}  {finding.path}  {finding.why}")
-    typer.echo(f"{counted['right']} right, {counted['wrong']} wrong, {counted['unchecked']} not checked.")
-    return counted["wrong"]

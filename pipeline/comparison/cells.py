@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 from pipeline.comparison.deviations import Deviation, deviations, is_comparable
-from pipeline.comparison.results import Result
+from pipeline.comparison.results import Result, counted
 from pipeline.comparison.statistics import (
     LOOKS,
     Errors,
@@ -23,7 +23,7 @@ from pipeline.comparison.statistics import (
 from pipeline.errors import UserError
 from pipeline.models.names import parse
 from pipeline.models.param_count import parameters
-from pipeline.params import PARAMS, Plan, Run
+from pipeline.params import PARAMS, Plan
 from pipeline.publication.claims import Claim, Kind, Metric, canonical
 from pipeline.publication.paper import Paper
 
@@ -52,8 +52,8 @@ class Comparison:
 
 
 def planned(paper: Paper, plan: Plan, results: Sequence[Result]) -> Comparison:
-    """Of evidence and those results that the plan names: a run that was taken out of it leaves its folder behind."""
-    return Comparison(paper, plan, [result for result in results if result.commit or result.run in plan.runs])
+    """Of those results that count."""
+    return Comparison(paper, plan, counted(plan, results))
 
 
 @dataclass(frozen=True)
@@ -164,32 +164,24 @@ def errors_of(claim: Claim, of: Comparison) -> Errors:
     return Errors(tuple(error for _, error in runs), of.paper.images(claim.dataset, "test"), settled)
 
 
-def _settled(counted: Sequence[Result], of: Comparison) -> int:
-    """How many of the runs `counted`, by seed, come before the first seed planned for their kind that is missing.
+def _settled(ours: Sequence[Result], of: Comparison) -> int:
+    """How many of `ours`, the runs that count for a claim, by seed, come before the first planned seed that is missing.
 
     Where evidence counts, whose plan may be elsewhere, every seed from 1 to its highest is taken for planned: one that
     was left out for what it says would hold up the verdict.
     """
-    kinds = {
-        (result.record.dataset, result.network, result.record.protocol_name)
-        if result.commit
-        else _kind(of.plan.runs[result.run])
-        for result in counted
-        if result.commit or result.run in of.plan.runs
-    }
-    finished, seeds = {result.run for result in of.results}, {result.record.seed for result in counted}
+    kinds = {(result.record.dataset, result.network, result.record.protocol_name) for result in ours}
+    finished, seeds = {result.run for result in of.results}, {result.record.seed for result in ours}
     pending = [
         run.seed
         for name, run in of.plan.runs.items()
-        if _kind(run) in kinds and name not in finished and run.seed not in seeds
+        if (run.dataset, canonical(run.network), run.protocol) in kinds
+        and name not in finished
+        and run.seed not in seeds
     ]
-    highest = max((result.record.seed for result in counted if result.commit), default=0)
+    highest = max((result.record.seed for result in ours if result.commit), default=0)
     pending += [seed for seed in range(1, highest) if seed not in seeds]
-    return sum(result.record.seed < min(pending) for result in counted) if pending else len(counted)
-
-
-def _kind(run: Run) -> tuple[str, str, str]:
-    return run.dataset, canonical(run.network), run.protocol
+    return sum(result.record.seed < min(pending) for result in ours) if pending else len(ours)
 
 
 @dataclass(frozen=True)

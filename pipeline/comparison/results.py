@@ -1,6 +1,7 @@
 """Finished runs, of the plan and in evidence/, read from two files of each: metrics.json and run.json."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
@@ -51,7 +52,7 @@ class Record(_Record):
     dataset: str
     representation: str
     network: str
-    protocol_name: str = ""
+    protocol_name: str
     protocol: Protocol
     seed: Annotated[int, Field(ge=0)]
     epochs: Annotated[int, Field(ge=0)]
@@ -121,13 +122,18 @@ def load_results(root: Path) -> list[Result]:
     return [*evidence, *(result for result in ours if result.record.fingerprint not in known)]
 
 
+def counted(plan: Plan, results: Sequence[Result]) -> list[Result]:
+    """Evidence and those that the plan names: a run that was taken out of it leaves its folder behind."""
+    return [result for result in results if result.commit or result.run in plan.runs]
+
+
 def planned_results(plan: Plan, root: Path) -> list[Result]:
-    """Those of `load_results` that the plan names, and evidence. For stages, whose outputs git keeps.
+    """Those of `load_results` that count. For stages, whose outputs git keeps.
 
     Raises UserError also for a run that dvc.lock has and that is not here: what would be written without it says "not
     run" where the committed file says its error.
     """
-    results = [result for result in load_results(root) if result.commit or result.run in plan.runs]
+    results = counted(plan, load_results(root))
     absent = sorted(plan.runs.keys() - {result.run for result in results})
     if absent and (known := read_lock(root)):
         for run in absent:

@@ -128,6 +128,8 @@ def gathered(plan: Plan, paths: Sequence[Path]) -> tuple[Plan, list[Result]]:
         for result in found:
             if result.run not in its.runs or f"evaluations/{result.run}/predictions.parquet" not in members:
                 continue
+            if origin.get(result.run) == path:  # there as evidence too, which was counted first
+                continue
             if result.run in origin:
                 raise UserError(f"{path} and {origin[result.run]} both have {result.run}", "name one of the two")
             origin[result.run] = path

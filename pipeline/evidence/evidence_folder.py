@@ -8,12 +8,10 @@ and whoever committed it vouch for.
 """
 
 import io
-import json
 import shutil
 import subprocess
 from collections.abc import Sequence
 from contextlib import chdir
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.artifacts import (
+    BETON,
     DIGESTS,
     EVALUATIONS,
     EVIDENCE,
@@ -43,12 +42,15 @@ from pipeline.artifacts import (
     write_slim,
 )
 from pipeline.atomic_write import new_folder
+from pipeline.data.beton import open_card
 from pipeline.data.beton import sha256 as digest_of
+from pipeline.dataset_config import SPLITS
 from pipeline.errors import UserError
 from pipeline.evidence import archive, bundling
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.params import PARAMS, Plan, read_text, yaml_mapping
 from pipeline.provenance import commit, dependencies, digests_of, inputs
+from pipeline.training.run_digests import content
 
 LARGEST_WEIGHTS = 3_000_000
 """Bytes of weights that may be committed."""
@@ -63,17 +65,6 @@ class Source(NamedTuple):
     root: Path
     commit: str
     weights_at: str | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A run as it is listed."""
-
-    run: str
-    error: float
-    protocol: str
-    seed: int
-    commit: str
 
 
 def runs_here() -> list[str]:
@@ -120,13 +111,15 @@ def add_archive(
             record = read_record(EVALUATIONS / run_id / RECORD, None, "protocol")
             settings = {key: raw[key] for key in ("loading", "device", "kernels")}
             settings |= {"run": raw["runs"][run_id], "protocol": record["protocol"]}
-            content = {
+            its_content = {
                 file: digest
                 for dependency in dependencies("train", run_id, raw["runs"][run_id])
                 for file, digest in digests_of(dependency).items()
             }
             with chdir(here):
-                added[run_id] = _add(Source(root, made.commit, weights_at), run_id, settings, content, plan, weights)
+                added[run_id] = _add(
+                    Source(root, made.commit, weights_at), run_id, settings, its_content, plan, weights
+                )
     return added
 
 
@@ -141,6 +134,9 @@ def _add(
     for path in (evaluated / PREDICTIONS, trained / WEIGHTS):
         if not path.is_file():
             raise UserError(f"{path} is not here", f"a run is taken whole: wrn-pipe repro {run_id}, or dvc pull")
+    if weights and (size := (trained / WEIGHTS).stat().st_size) > LARGEST_WEIGHTS:
+        what = f"--weights: {size / 1e6:.1f} MB of {run_id}, where git takes {LARGEST_WEIGHTS / 1e6:g} at most"
+        raise UserError(what, "leave it out; --weights-at URL notes where they are to be had")
     told, found = Digests.read(evaluated / DIGESTS), []
     for path in (evaluated / PREDICTIONS, trained / WEIGHTS):
         name = path.relative_to(source.root).as_posix()
@@ -151,7 +147,7 @@ def _add(
         for name, place in _COPIED.items():
             shutil.copy(source.root / place / run_id / name, folder / name)
         write_slim(folder / PREDICTIONS, evaluated / PREDICTIONS)
-        if weights and (trained / WEIGHTS).stat().st_size <= LARGEST_WEIGHTS:
+        if weights:
             shutil.copy(trained / WEIGHTS, folder / WEIGHTS)
         Origin(
             commit=source.commit,
@@ -230,7 +226,7 @@ def _check(folder: Path, run_id: str, plan: Plan) -> list[Finding]:
             right(shown / METRICS, f"{again['errors']} errors of {again['n']} images, as the predictions give")
         )
     found += [_data(shown / DIGESTS, told, record, plan), _labels(folder, run_id, record, metrics.split)]
-    if told.data["card"] != origin.content.get(f"data/beton/{told.data['name']}/card.json"):
+    if told.data["card"] != origin.content.get(f"{BETON}/{told.data['name']}/card.json"):
         found.append(wrong(shown / DIGESTS, "was evaluated on other data than it was trained on"))
     found.append(_code(shown / ORIGIN, origin))
     for other in runs_here():
@@ -252,19 +248,18 @@ def _errors(slim: dict[str, Any]) -> dict[str, float]:
 
 def _data(path: Path, told: Digests, record: RunRecord, plan: Plan) -> Finding:
     """The digests of the data's content against the pinned ones, or those of the card that lies here."""
-    splits, dataset = ("train", "test"), plan.datasets.get(record.dataset)
+    dataset = plan.datasets.get(record.dataset)
     if record.representation == "rgb" and dataset and dataset.digests:
         if all(told.data[split] == dataset.digests[split] for split in dataset.digests):
             return right(path, f"trained and evaluated on the content pinned in {PARAMS}")
         return wrong(path, f"trained or evaluated on other data: its digests are not those pinned in {PARAMS}")
-    card = Path("data/beton") / told.data["name"] / "card.json"
-    if not card.is_file():
-        return unchecked(path, f"{card}, whose digests it could be compared with, is not here")
-    here = json.loads(card.read_bytes())["splits"]
-    known = {split: here[split].get("source_digest", here[split].get("digest")) for split in splits}
-    if any(told.data[split] != known[split] for split in splits):
-        return wrong(path, f"trained or evaluated on other data than {card} is of")
-    return right(path, f"trained and evaluated on the data that {card} is of")
+    here = BETON / told.data["name"]
+    if not (here / "card.json").is_file():
+        return unchecked(path, f"{here}, whose digests it could be compared with, is not here")
+    card = open_card(here)
+    if any(told.data[split] != content(card, split) for split in SPLITS):
+        return wrong(path, f"trained or evaluated on other data than {here}")
+    return right(path, f"trained and evaluated on the data in {here}")
 
 
 def _labels(folder: Path, run_id: str, record: RunRecord, split: str) -> Finding:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import EVIDENCE, ORIGIN, Origin
 from pipeline.comparison.cells import Cell, Comparison, planned, runs_wanted
 from pipeline.comparison.orderings import SEEDS
 from pipeline.comparison.results import load_results
@@ -129,6 +130,7 @@ def _of_runs(of: Comparison, run_ids: Sequence[str]) -> list[dict[str, Any]]:
         if not told[run_id]["stages"]:  # evidence, of which nothing here is an input
             found.append(
                 {"run": run_id, **told[run_id], "absent": [], "to_have": None, "lock": {}, "recorded_in": None}
+                | {"weights_at": Origin.read(EVIDENCE / run_id / ORIGIN).weights_at}
             )
             continue
         absent = [path for path in told[run_id]["files"] if not Path(path).exists()]

@@ -98,6 +98,8 @@ def _run(told: dict[str, Any], checkout: dict[str, Any], paper: Paper) -> list[s
         recorded = f"dvc.lock has these weights since commit {told['recorded_in'][:12]}"
     state = "with edits that are not committed" if checkout["dirty"] else "clean"
     of_plan = [("origin", told["origin"])]
+    if told.get("weights_at"):
+        of_plan.append(("weights", told["weights_at"]))
     if told["lock"]:
         of_plan = [
             ("commit", f"{recorded}; checked out is {checkout['commit'][:12]}, {state}"),

@@ -21,7 +21,7 @@ from pipeline.publication.paper import Paper
 def manifest(paper: Paper, plan: Plan, root: Path) -> dict[str, Any]:
     """The tables of the plan, cell by cell with verdicts as the comparison has them, and the runs behind them.
 
-    Reads evaluations/ below `root` only, so it can be made again where weights and data are not.
+    Reads evaluations/ and evidence/ below `root` only, so it can be made again where weights and data are not.
     Raises UserError that names the file when an evaluation is broken.
     """
     of = planned(paper, plan, load_results(root))

@@ -117,7 +117,7 @@ def test_half_a_training_goes_on_in_another_clone_to_the_same_bits(project: Proj
     assert (again.returncode, "as far or further lies here" in again.stderr) == (2, True)
     finished = other.cli("stage", "train", RUN, MLFLOW_TRACKING_URI="none://")
     assert finished.returncode == 0, finished.stderr
-    assert "epoch 1/6" not in finished.stderr, "it began anew"
+    assert "epoch 1/6" not in finished.stderr, "it started over"
     assert [(other.root / "models" / RUN / name).read_bytes() for name in FILES] == whole
     other.edit(lambda params: params["protocols"]["brief"].update(label_smoothing=0.3))
     with (other.root / "pipeline/training/loop.py").open("a") as file:

@@ -24,6 +24,9 @@ COPIED = (
     "evidence/README.md",
 )
 
+WrnPipe = Callable[..., "subprocess.CompletedProcess[str]"]
+"""The fixture wrn_pipe."""
+
 
 @dataclass(frozen=True)
 class Project:

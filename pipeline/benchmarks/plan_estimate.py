@@ -1,6 +1,6 @@
 """`wrn-pipe estimate`: what runs will take on this machine, from a short probe of each network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -16,8 +16,10 @@ from pipeline.errors import WrnPipeError
 from pipeline.models.names import Network, parse
 from pipeline.models.param_count import multiply_adds, parameters
 from pipeline.params import Plan, Protocol, Run
+from pipeline.progress import say
 from pipeline.publication.claims import canonical
 from pipeline.publication.paper import Paper
+from pipeline.training.device import computed_in
 
 PROBE_FLOP = 0.7e12
 """On a CPU a probe's mini-batch is made smaller until its step takes no more: large networks are no less efficient at
@@ -43,7 +45,7 @@ class Estimate:
     """10^6 bytes that stay: the weights."""
     done: bool
     caveats: tuple[str, ...]
-    """What of its training is not in the hours."""
+    """What of its training is not in the hours: they are of steps of one process, on images that lie in memory."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,12 @@ class Sum:
     megabytes: float
 
 
-def estimate(paper: Paper, plan: Plan, run_ids: Sequence[str], say: Callable[[str], None]) -> list[Estimate]:
+def estimate(paper: Paper, plan: Plan, run_ids: Sequence[str]) -> list[Estimate]:
     """Hours and disk of each run. Runs of one network and batch share a probe: training steps on random images.
 
     Raises WrnPipeError where a network cannot be compiled, or not be trained in the GPU's memory.
     """
-    rates: dict[tuple[str, Way, bool, int, int], float] = {}
+    rates: dict[tuple[str, int, int, Way, bool], float] = {}
     result = []
     with process(prepared=True, kernels=plan.kernels, setting=plan.device) as child:
         device = ask(child, measuring.device)
@@ -72,12 +74,12 @@ def estimate(paper: Paper, plan: Plan, run_ids: Sequence[str], say: Callable[[st
             run = plan.run(run_id)
             protocol, dataset, network = plan.protocols[run.protocol], plan.datasets[run.dataset], parse(run.network)
             batch, size = probed(network, dataset, protocol, device)
-            way = default(protocol.precision == "bf16" and measuring.has_bf16(device), kernels=plan.kernels)
-            synchronised = protocol.batch_norm == "synchronised"
-            if (key := (network.name, way, synchronised, batch, size)) not in rates:
+            way = default(computed_in(protocol.precision, device) == "bf16", kernels=plan.kernels)
+            probe = (network.name, batch, size, way, protocol.batch_norm == "synchronised")
+            if probe not in rates:
                 say(f"{network.name}: {batch} images a step, {protocol.precision}")
                 try:
-                    rates[key] = ask(child, training_rate, network.name, batch, size, way, synchronised=synchronised)
+                    rates[probe] = ask(child, training_rate, *probe[:4], synchronised=probe[4])
                 except torch.OutOfMemoryError as error:
                     raise WrnPipeError(
                         f"{network.name}: {batch} images in {protocol.precision} do not fit the memory of {device}",
@@ -87,10 +89,23 @@ def estimate(paper: Paper, plan: Plan, run_ids: Sequence[str], say: Callable[[st
             looks = 1 + (protocol.epochs // protocol.test_every if protocol.test_every else 0)
             trained = (dataset.splits["train"] - protocol.holdout) * protocol.epochs
             images = trained + looks * dataset.splits["test"] / FORWARD_AND_BACKWARD
-            megabytes = BYTES * parameters(network, dataset.classes) / 1e6
-            done = (EVALUATIONS / run_id / METRICS).is_file()
-            seen = (rates[key], images / rates[key] / 3600, megabytes, done, caveats(run, protocol))
-            result.append(Estimate(run_id, network.name, tables_of(run, paper), *seen))
+            caveats = []
+            if protocol.processes > 1:
+                caveats.append(f"{protocol.processes} processes train it; the hours are of one that trains it alone")
+            if run.representation == "jpeg":
+                caveats.append("it reads JPEGs; to decode them is not in the hours, and takes longer with few cores")
+            result.append(
+                Estimate(
+                    run_id,
+                    network.name,
+                    tables_of(run, paper),
+                    rates[probe],
+                    hours=images / rates[probe] / 3600,
+                    megabytes=BYTES * parameters(network, dataset.classes) / 1e6,
+                    done=(EVALUATIONS / run_id / METRICS).is_file(),
+                    caveats=tuple(caveats),
+                )
+            )
     return result
 
 
@@ -101,16 +116,6 @@ def probed(network: Network, dataset: Dataset, protocol: Protocol, device: torch
         return protocol.batch_size, size
     flop = 2 * FORWARD_AND_BACKWARD * multiply_adds(network, size, dataset.classes)
     return max(1, min(protocol.batch_size, int(PROBE_FLOP / flop))), size
-
-
-def caveats(run: Run, protocol: Protocol) -> tuple[str, ...]:
-    """How the run's training differs from what is probed: steps of one process, on images that lie in memory."""
-    result = []
-    if protocol.processes > 1:
-        result.append(f"{protocol.processes} processes train it; the hours are of one that trains it alone")
-    if run.representation == "jpeg":
-        result.append("it reads JPEGs; to decode them is not in the hours, and takes longer where cores are few")
-    return tuple(result)
 
 
 def tables_of(run: Run, paper: Paper) -> tuple[str, ...]:
@@ -143,13 +148,14 @@ def disk(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, float]:
     JPEGs. dvc_copy: DVC's copy of these and of the weights, where the disk cannot link files. checkpoints: while one
     run trains at a time, the largest.
     """
-    runs = [plan.run(each.run) for each in estimates]
-    raw = sum(plan.datasets[name].size_on_disk for name in {run.dataset for run in runs}) / 1e6
+    stored = {(plan.run(each.run).dataset, plan.run(each.run).representation) for each in estimates}
+    raw = sum(plan.datasets[name].size_on_disk for name in {name for name, _ in stored}) / 1e6
     beton = 0.0
-    for name, kind in {(run.dataset, run.representation) for run in runs}:
-        dataset = plan.datasets[name]
-        pixels = sum(dataset.splits.values()) * prod(dataset.image_shape) if kind == "zca" else 0
-        beton += (BYTES * pixels or dataset.size_on_disk) / 1e6
+    for dataset, kind in ((plan.datasets[name], kind) for name, kind in stored):
+        if kind == "zca":
+            beton += BYTES * sum(dataset.splits.values()) * prod(dataset.image_shape) / 1e6
+        else:
+            beton += dataset.size_on_disk / 1e6
     weights = [each.megabytes for each in estimates]
     checkpoints = 2 * STATES * max(weights, default=0)
     return {"raw": raw, "beton": beton, "dvc_copy": raw + beton + sum(weights), "checkpoints": checkpoints}

@@ -2,42 +2,29 @@
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
-from pipeline.cli import completion
-from pipeline.publication.wide_resnet import PAPER, TABLES
-
-EPILOG = "Example: wrn-pipe estimate --paper-table 4 --seeds 5"
+from pipeline.cli.options import TABLES, Json, any_table
+from pipeline.cli.output import print_json, row_table
+from pipeline.errors import UserError
+from pipeline.publication.wide_resnet import PAPER
 
 
 def estimate(
-    paper_table: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TABLE",
-            help=f"{TABLES} Planned or not. Default: what params.yaml has.",
-            autocompletion=completion.tables,
-        ),
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each network of the table.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    paper_table: Annotated[str | None, Option(metavar="TABLE", help=TABLES, autocompletion=any_table)] = None,
+    seeds: Annotated[int, Option(min=1, help="Runs of each network of the table.")] = 1,
+    as_json: Json = False,
 ) -> None:
     """Hours and disk of each run, of each of the paper's tables and of all, from a probe of seconds for each network.
 
-    On this machine; what is done, and the rest. Nothing is written. `wrn-pipe plan` estimates without a probe.
+    Of what params.yaml has, or of a table, planned or not, on this machine; what is done, and the rest. Nothing is
+    written. `wrn-pipe plan` estimates without a probe.
     """
-    from dataclasses import asdict
-
     from rich.console import Console
 
-    from pipeline.atomic_write import json_text
+    from pipeline.benchmarks import plan_estimate
     from pipeline.benchmarks.measuring import say_if_busy
-    from pipeline.benchmarks.plan_estimate import disk, sums
-    from pipeline.benchmarks.plan_estimate import estimate as measure
-    from pipeline.cli.row_table import row_table
-    from pipeline.errors import UserError
     from pipeline.params import PARAMS
-    from pipeline.progress import say
     from pipeline.publication.claims import canonical
     from pipeline.runner.params_file import load
     from pipeline.runner.plan_edit import extend, groups_of
@@ -45,8 +32,7 @@ def estimate(
     plan = load()
     run_ids = list(plan.runs)
     if paper_table is not None:
-        tables = PAPER.table_names(paper_table)
-        groups, _ = groups_of(PAPER, [claim for claim in PAPER.claims if claim.table in tables], plan, None)
+        groups, _ = groups_of(PAPER, PAPER.chosen(PAPER.table_names(paper_table), None, None), plan, None)
         if not groups:
             raise UserError(f"table {paper_table} has nothing to train", f"choose {PAPER.trainable_tables}")
         plan = extend(PAPER, PARAMS.read_bytes().decode(), groups, [], seeds).plan
@@ -57,11 +43,10 @@ def estimate(
             if (run.dataset, canonical(run.network), run.protocol) in names and run.seed <= seeds
         ]
     say_if_busy()
-    estimates = measure(PAPER, plan, run_ids, say)
-    parts, space = sums(PAPER, estimates), disk(plan, estimates)
+    estimates = plan_estimate.estimate(PAPER, plan, run_ids)
+    parts, space = plan_estimate.sums(PAPER, estimates), plan_estimate.disk(plan, estimates)
     if as_json:
-        told = {"runs": [asdict(each) for each in estimates], "sums": [asdict(part) for part in parts]}
-        typer.echo(json_text({**told, "disk_megabytes": space}), nl=False)
+        print_json({"runs": estimates, "sums": parts, "disk_megabytes": space})
         return
     console = Console(highlight=False)
     columns = ("run", "images_per_s", "hours", "megabytes", "done")

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 from clones import told
-from project import ROOT, Project, copy_repository
-
-from pipeline.cli import main as command_line
+from project import ROOT, Project, WrnPipe, copy_repository
 
 RUN = "cifar10-wrn-40-1-quick-s1"
 
@@ -28,19 +26,17 @@ Refused = Callable[[str], str]
 
 
 @pytest.fixture
-def refused(clone: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+def refused(clone: Project, wrn_pipe: WrnPipe) -> Refused:
     """Run a command that the user's files stop; its two lines."""
 
     def run(typed: str) -> str:
-        monkeypatch.setattr("sys.argv", ["wrn-pipe", *typed.split()])
-        with chdir(clone.root), pytest.raises(SystemExit) as ended:
-            command_line.main()
-        shown = capsys.readouterr()
-        assert ended.value.code == 2, shown
-        what, fix = shown.err.splitlines()
+        with chdir(clone.root):
+            done = wrn_pipe(*typed.split())
+        assert done.returncode == 2, done
+        what, fix = done.stderr.splitlines()
         assert what.startswith("error: ")
         assert fix.startswith("  fix: ")
-        return shown.err
+        return done.stderr
 
     return run
 

@@ -120,11 +120,7 @@ def told(signum: signal.Signals, ended: Ended, kept: str, stage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("signum", "command"),
-    [
-        (signal.SIGINT, "repro"),
-        (signal.SIGTERM, "stage"),
-    ],
+    ("signum", "command"), [(signal.SIGINT, "repro"), pytest.param(signal.SIGTERM, "stage", marks=pytest.mark.soak)]
 )
 def test_a_download_that_is_stopped_goes_on_where_it_was(
     signum: signal.Signals,
@@ -193,9 +189,8 @@ def test_what_fails_by_a_signal_is_not_gone_on_from(
     assert len({request.path for request in archive_server.requests}) == 1, ended.lines
 
 
-@pytest.mark.parametrize(
-    ("signum", "seconds"), [(signal.SIGINT, 1), pytest.param(signal.SIGTERM, 6, marks=pytest.mark.soak)]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize(("signum", "seconds"), [(signal.SIGINT, 1), (signal.SIGTERM, 6)])
 def test_an_estimate_that_is_stopped_leaves_no_process(
     signum: signal.Signals, seconds: float, tmp_path: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
 ) -> None:

@@ -1,16 +1,18 @@
 """wrn-pipe plan, run as a user would, in a copy of this repository's params.yaml."""
 
+import os
+import pty
 import re
+import select
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from made_up_runs import result
-from project import ROOT, Project, copy_repository
+from project import ROOT, Project, WrnPipe
 
-from pipeline.cli.main import main
 from pipeline.comparison.cells import Comparison, comparable_runs
 from pipeline.comparison.results import Result
 from pipeline.params import Plan
@@ -25,33 +27,18 @@ ONE = ("plan", "--paper-table", "4", "--row", "WRN-16-8", "--dataset", "cifar100
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return copy_repository(tmp_path, "params.yaml", "dvc.lock")
-
-
-Cli = Callable[..., "Done"]
-
-
-@dataclass(frozen=True)
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """No more of this repository than planning reads; the working directory is in it."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return Project(tmp_path)
 
 
 @pytest.fixture
-def cli(project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run wrn-pipe in this process, in the project: importing torch again for each command would take the most time."""
-    monkeypatch.chdir(project.root)
-
-    def run(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["wrn-pipe", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Done(int(ended.value.code or 0), *capsys.readouterr())
-
-    return run
+def cli(project: Project, wrn_pipe: WrnPipe) -> WrnPipe:
+    """In the project."""
+    return wrn_pipe
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +79,7 @@ def test_all_gives_every_claim_of_the_paper_five_comparable_runs(planned_all: Ad
     assert not any("." in run_id for run_id in plan.runs), "DVC takes a dot for a step into the mapping"
 
 
-def test_one_cell_with_what_it_needs(project: Project, cli: Cli) -> None:
+def test_one_cell_with_what_it_needs(project: Project, cli: WrnPipe) -> None:
     before = text_of(project)
     done = cli(*ONE, "--seeds", "2", "--yes")
     assert (done.returncode, done.stderr) == (0, "")
@@ -123,14 +110,14 @@ def test_one_cell_with_what_it_needs(project: Project, cli: Cli) -> None:
 QUICK = ("plan", "--paper-table", "4", "--row", "WRN-40-1", "--dataset", "cifar10", "--protocol", "quick")
 
 
-def test_a_cost_that_is_hardly_any_is_said_in_plain_words(cli: Cli) -> None:
+def test_a_cost_that_is_hardly_any_is_said_in_plain_words(cli: WrnPipe) -> None:
     done = cli(*QUICK)
     assert done.returncode == 0, done.stderr
     assert "Cost of each: below 0.01 GPU-hours or 0.01 hours on 2 CPU cores, estimated" in done.stdout
     assert "They say nothing about the paper's numbers, which were measured by another protocol." in done.stdout
 
 
-def test_it_tells_the_power_of_orderings_whose_networks_are_planned(project: Project, cli: Cli) -> None:
+def test_it_tells_the_power_of_orderings_whose_networks_are_planned(project: Project, cli: WrnPipe) -> None:
     told = "WRN-40-4, WRN-16-8 and WRN-28-10 are better than the thin ResNet-1001"
     done = cli("plan", "--paper-table", "5", "--seeds", "5", "--dry-run")
     said = " ".join(done.stdout.split())
@@ -139,7 +126,7 @@ def test_it_tells_the_power_of_orderings_whose_networks_are_planned(project: Pro
     assert told not in one.stdout
 
 
-def test_more_seeds_join_their_group(project: Project, cli: Cli) -> None:
+def test_more_seeds_join_their_group(project: Project, cli: WrnPipe) -> None:
     once = cli(*ONE, "--seeds", "1", "--yes")
     assert once.returncode == 0
     assert "Fewer than 3 seeds of a network are not judged" in once.stdout
@@ -153,7 +140,7 @@ def test_more_seeds_join_their_group(project: Project, cli: Cli) -> None:
     assert text_of(project).count("# WRN-16-8 on CIFAR-100 by paper-zca.") == 1
 
 
-def test_a_run_counts_whatever_its_id(project: Project, cli: Cli) -> None:
+def test_a_run_counts_whatever_its_id(project: Project, cli: WrnPipe) -> None:
     project.edit(
         lambda params: params["runs"].update(
             mine={**params["runs"]["cifar10-wrn-40-1-quick-s1"], "seed": 2, "network": "WRN-40-1-B(3,3)"}
@@ -167,7 +154,7 @@ def test_a_run_counts_whatever_its_id(project: Project, cli: Cli) -> None:
     assert said in text_of(project)
 
 
-def test_quick_leaves_imagenet_out_and_says_so(project: Project, cli: Cli) -> None:
+def test_quick_leaves_imagenet_out_and_says_so(project: Project, cli: WrnPipe) -> None:
     done = cli("plan", "--paper-table", "9", "--protocol", "quick", "--seeds", "1", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "2 on imagenet, whose images vary in size: quick is not made for them" in done.stdout
@@ -189,7 +176,7 @@ def test_quick_leaves_imagenet_out_and_says_so(project: Project, cli: Cli) -> No
         (("--paper-table", "4", "--yes", "--dry-run"), "--yes writes and --dry-run does not", "leave one"),
     ],
 )  # fmt: skip
-def test_mistakes(project: Project, cli: Cli, arguments: tuple[str, ...], what: str, remedy: str) -> None:
+def test_mistakes(project: Project, cli: WrnPipe, arguments: tuple[str, ...], what: str, remedy: str) -> None:
     before = text_of(project)
     done = cli("plan", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
@@ -207,7 +194,7 @@ def test_mistakes(project: Project, cli: Cli, arguments: tuple[str, ...], what: 
     ],
 )  # fmt: skip
 def test_another_protocol_of_the_papers_name_is_refused(
-    project: Project, cli: Cli, before, after, field, values
+    project: Project, cli: WrnPipe, before, after, field, values
 ) -> None:
     text = text_of(project)
     assert before in text
@@ -221,7 +208,7 @@ def test_another_protocol_of_the_papers_name_is_refused(
     assert text_of(project) == edited
 
 
-def test_an_id_that_means_another_run_is_refused(project: Project, cli: Cli) -> None:
+def test_an_id_that_means_another_run_is_refused(project: Project, cli: WrnPipe) -> None:
     project.edit(lambda params: params["runs"]["cifar10-wrn-40-1-quick-s1"].update(seed=7))
     done = cli(*QUICK)
     assert done.returncode == 2
@@ -229,7 +216,7 @@ def test_an_id_that_means_another_run_is_refused(project: Project, cli: Cli) -> 
 
 
 @pytest.mark.parametrize(("flags", "said"), [((), "Add --yes"), (("--dry-run",), "(--dry-run)")])
-def test_without_a_yes_nothing_is_written(project: Project, cli: Cli, flags: tuple[str, ...], said: str) -> None:
+def test_without_a_yes_nothing_is_written(project: Project, cli: WrnPipe, flags: tuple[str, ...], said: str) -> None:
     before = text_of(project)
     done = cli(*ONE, *flags)
     assert done.returncode == 0
@@ -240,7 +227,7 @@ def test_without_a_yes_nothing_is_written(project: Project, cli: Cli, flags: tup
     assert sorted(path.name for path in project.root.glob(".*.part")) == []
 
 
-def test_a_file_that_cannot_be_written_is_named(project: Project, cli: Cli) -> None:
+def test_a_file_that_cannot_be_written_is_named(project: Project, cli: WrnPipe) -> None:
     (project.root / ".params.yaml.part").mkdir()  # in the way of what is written aside
     before = text_of(project)
     done = cli(*ONE, "--yes")
@@ -248,7 +235,32 @@ def test_a_file_that_cannot_be_written_is_named(project: Project, cli: Cli) -> N
     assert done.stderr == "error: cannot write params.yaml: Is a directory\n  fix: fix that; the file is as it was\n"
 
 
-def test_an_empty_plan_is_filled(project: Project, cli: Cli) -> None:
+def test_an_empty_plan_is_filled(project: Project, cli: WrnPipe) -> None:
     project.edit(lambda params: params.update(runs={}))
     assert cli(*ONE, "--seeds", "1", "--yes").returncode == 0
     assert list(plan_of(project).runs) == ["cifar100-wrn-16-8-paper-zca-s1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answer", ["y", pytest.param("n", marks=pytest.mark.soak)])
+def test_a_terminal_is_asked_once(project: Project, answer: str) -> None:
+    before, run = text_of(project), "cifar100-wrn-16-8-paper-zca-s1"
+    master, slave = pty.openpty()
+    command = (sys.executable, "-c", "from pipeline.cli.main import main; main()", *ONE, "--seeds", "1")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=project.root, env=env, stdin=slave, stdout=slave, stderr=slave) as child:
+        os.close(slave)
+        printed, answered = "", False
+        while select.select([master], [], [], 120)[0]:
+            try:
+                printed += os.read(master, 65536).decode()
+            except OSError:  # Linux's end of file on a terminal
+                break
+            if not answered and "[y/N]" in printed:
+                answered = True
+                os.write(master, f"{answer}\n".encode())
+        assert child.wait(60) == 0
+    os.close(master)
+    assert f"{run}: {{" in printed.partition("[y/N]")[0], "the difference stands before the question"
+    assert run in text_of(project) if answer == "y" else text_of(project) == before
+    assert ("params.yaml is unchanged." in printed) is (answer == "n")

@@ -63,13 +63,20 @@ def test_what_is_done_in_time_ends_as_ever() -> None:
 
 
 @pytest.mark.slow
-def test_a_command_whose_time_is_over_says_how_to_go_on(project: Project) -> None:
-    for words in (("repro",), ("repro", "--jobs", "1"), ("stage", "train", RUN)):
-        ended = project.cli(*words, "--for", "1s", MLFLOW_TRACKING_URI="none://")
-        assert ended.returncode == 75, ended.stdout + ended.stderr
-        assert "the time of --for 1s is over, nothing is lost" in ended.stderr
-        assert f"fix: go on with: -c {' '.join(words)} --for 1s" in ended.stderr.replace("wrn-pipe", "-c")
-        assert "Traceback" not in ended.stderr
+@pytest.mark.parametrize(
+    "words",
+    [
+        "repro",
+        pytest.param("repro --jobs 1", marks=pytest.mark.soak),
+        pytest.param(f"stage train {RUN}", marks=pytest.mark.soak),
+    ],
+)
+def test_a_command_whose_time_is_over_says_how_to_go_on(project: Project, words: str) -> None:
+    ended = project.cli(*words.split(), "--for", "1s", MLFLOW_TRACKING_URI="none://")
+    assert ended.returncode == 75, ended.stdout + ended.stderr
+    assert "the time of --for 1s is over, nothing is lost" in ended.stderr
+    assert f"fix: go on with: wrn-pipe {words} --for 1s" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.soak

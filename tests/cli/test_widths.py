@@ -1,6 +1,5 @@
 """What is printed on a terminal of 80 columns: names can be copied from it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,10 @@ def shown(*words: str) -> str:
 
 def test_run_ids_and_files_are_whole_in_the_list_of_runs(project: Project) -> None:
     (run,) = load().runs
-    (found,) = json.loads(shown("status", "--json"))["runs"]
-    assert found["state"] == "not started"
-    assert len(found["why"]) == len(set(found["why"]))
-    assert sum(f"models/{run}/model.safetensors" in reason for reason in found["why"]) == 1
     few = shown("status")
-    assert {run, f"models/{run}/model.safetensors"} <= set(few.split())
-    assert f"Next: wrn-pipe repro {run} trains {run}; " in few
+    assert few.split().count(f"models/{run}/model.safetensors") == 1, "both stages' reason, said once"
+    assert f"{run}  not started" in few
+    assert f"Next: wrn-pipe repro {run}; " in few
     shown("plan", "--paper-table", "8", "--seeds", "1", "--yes")
     runs, many = load().runs, shown("status")
     assert max(map(len, runs)) > 40

@@ -1,9 +1,7 @@
 """wrn-pipe compare: the paper's tables with our results beside them, and a verdict on each number."""
 
-import os
 import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +12,13 @@ from typer import Option
 
 from pipeline.atomic_write import writing
 from pipeline.cli.options import OfDataset, Row, Runs, Tables
-from pipeline.cli.output import refuse_kept
+from pipeline.cli.output import in_colour, refuse_kept
 from pipeline.comparison.formats import Format
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.publication.wide_resnet import PAPER
 
 if TYPE_CHECKING:
-    from pipeline.comparison.cells import Comparison
+    from pipeline.comparison.cells import Cell, Comparison
     from pipeline.comparison.tables import Table
 
 _PIPED_WIDTH = 100
@@ -69,8 +67,6 @@ def compare(
     plan = load()
     if output is not None:
         refuse_kept(output, "--output")
-        if output.is_file() and b"\0" in output.read_bytes()[:4096]:
-            raise UserError(f"--output {output} is a binary file", "write it under another name: --output FILE")
     if bundle:
         from pipeline.evidence.bundling import gathered
 
@@ -101,7 +97,7 @@ def compare(
             tables = [replace(each, cells=judged(each.cells, times, PAPER.hardware)) for each in tables]
         tables = _select(tables, dataset, row, run or [])
         if form == "terminal":
-            text = terminal.render(tables, width, colour=output is None and _colour())
+            text = terminal.render(tables, width, colour=output is None and in_colour())
             text += about + _next_step(tables, of, dataset, row) + "\n"
         else:
             text = render(tables, form, PAPER)
@@ -160,22 +156,19 @@ def _next_step(tables: Sequence["Table"], of: "Comparison", dataset: str | None,
     if not tables:
         return "Next: no claim has these runs; wrn-pipe compare shows all claims."
     finished = {result.run for result in of.results}
-    open_, lacking, coming = 0, [], set()
+    planned = {name: (run.dataset, canonical(run.network), run.protocol) for name, run in of.plan.runs.items()}
+    coming: dict[Cell, set[str]] = {}
     for cell in (cell for table in tables for cell in table.cells):
-        recipe, wanted = PAPER.protocol_of(cell.claim) if cell.claim else None, runs_wanted(cell, PAPER)
-        if not recipe or not wanted:
-            continue
-        its = (cell.dataset, canonical(cell.model), recipe.name)
-        runs = {id_ for id_, run in of.plan.runs.items() if (run.dataset, canonical(run.network), run.protocol) == its}
-        open_ += 1
-        coming |= runs - finished
-        if len(runs - finished) < wanted:
-            lacking.append(cell)
-    if not open_:
+        if cell.claim and runs_wanted(cell, PAPER) and (recipe := PAPER.protocol_of(cell.claim)):
+            its = (cell.dataset, cell.claim.network, recipe.name)
+            coming[cell] = {name for name, identity in planned.items() if identity == its} - finished
+    if not coming:
         return "Next: nothing is open here; wrn-pipe compare --orderings judges what the text says."
-    needs = "1 claim needs" if open_ == 1 else f"{open_} claims need"
+    needs = "1 claim needs" if len(coming) == 1 else f"{len(coming)} claims need"
+    lacking = [cell for cell, runs in coming.items() if len(runs) < (runs_wanted(cell, PAPER) or 0)]
     if not lacking:
-        targets = coming if len(coming) == 1 else {f"{run.rpartition('-s')[0]}-s*" for run in coming}
+        runs = set.union(*coming.values())
+        targets = runs if len(runs) == 1 else {f"{run.rpartition('-s')[0]}-s*" for run in runs}
         target = f" {shlex.quote(targets.pop())}" if len(targets) == 1 else ""
         return f"Next: {needs} comparable runs, which params.yaml has: wrn-pipe repro{target} trains them."
     filters = ["--paper-table", tables[0].name if len(tables) == 1 else "all"]
@@ -191,7 +184,3 @@ def _next_step(tables: Sequence["Table"], of: "Comparison", dataset: str | None,
 def _width() -> int:
     """Columns of the terminal; of COLUMNS if set; a readable width when piped."""
     return max(_NARROWEST, min(shutil.get_terminal_size((_PIPED_WIDTH, 24)).columns, _PIPED_WIDTH))
-
-
-def _colour() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

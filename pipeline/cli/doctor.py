@@ -66,15 +66,8 @@ COMMANDS: dict[str, tuple[Sequence[str], State, str]] = {
 """Name -> a command that ends well where it is there, what it is where it is not, and the remedy."""
 
 
-def check_command(name: str) -> Check:
-    """By a process of its own, which may crash."""
-    command, otherwise, remedy = COMMANDS[name]
-    ok, found = run(*command)
-    return Check(name, "ok", found or "yes") if ok else Check(name, otherwise, found, remedy)
-
-
 def run(*command: str) -> tuple[bool, str]:
-    """Whether a command ended well, and the last line that it printed, or how it failed."""
+    """Whether a command ended well, and the last line that it printed, or how it failed. It may crash."""
     # The user's own npm comes before that of set-up, which runs on the node beside it.
     path = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
     env, stdin = {**os.environ, "PATH": path}, subprocess.DEVNULL
@@ -96,7 +89,6 @@ def check_packages() -> Check:
     from importlib.metadata import PackageNotFoundError, version
 
     from packaging.requirements import Requirement
-    from packaging.version import Version
 
     if not LOCK.exists():
         return Check("packages", "missing", f"{LOCK} not found", f"use wrn-pipe in a clone of the repository: {SET_UP}")
@@ -104,13 +96,13 @@ def check_packages() -> Check:
     pins = [pin for pin in map(Requirement, lines) if pin.marker is None or pin.marker.evaluate()]
     differences = []
     for pin in pins:
-        locked = next(iter(pin.specifier)).version
         try:
-            # A build tag (torch's +cu130, +cpu) is the same release from another index.
-            if Version(installed := version(pin.name)).public != Version(locked).public:
-                differences.append(f"{pin.name} {installed} (lock: {locked})")
+            installed = version(pin.name)
         except PackageNotFoundError:
-            differences.append(f"{pin.name} not installed (lock: {locked})")
+            installed = "not installed"
+        # A build tag (torch's +cu130, +cpu) is the same release from another index, and fits.
+        if installed == "not installed" or not pin.specifier.contains(installed, prereleases=True):
+            differences.append(f"{pin.name} {installed} (lock: {str(pin.specifier).removeprefix('==')})")
     if not differences:
         return Check("packages", "ok", f"all {len(pins)} as in environment/requirements.lock, at {sys.prefix}")
     more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""
@@ -128,8 +120,14 @@ def check_disk() -> Check:
 
 def checks() -> list[Check]:
     """All of them."""
+
+    def by_command(name: str) -> Check:
+        command, otherwise, remedy = COMMANDS[name]
+        ok, found = run(*command)
+        return Check(name, "ok", found or "yes") if ok else Check(name, otherwise, found, remedy)
+
     with ThreadPoolExecutor(max_workers=4) as pool:  # the slow ones wait for child processes
-        return [check_packages(), *pool.map(check_command, COMMANDS), check_disk()]
+        return [check_packages(), *pool.map(by_command, COMMANDS), check_disk()]
 
 
 def doctor(as_json: Json = False) -> None:

@@ -1,7 +1,9 @@
 """What commands print and write: JSON, tables for the terminal, and files that a user names."""
 
 import json
+import os
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 def print_json(value: Any) -> None:
     """With sorted keys; dataclasses in it become objects."""
     typer.echo(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=asdict))
+
+
+def in_colour() -> bool:
+    """On a terminal, unless told otherwise: https://no-color.org."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def row_table(title: str, rows: Sequence[Any], *columns: str) -> "Table":
@@ -78,30 +85,17 @@ def report(findings: "Iterable[Finding]", json: bool, fix: str, absent: str) -> 
 
 
 def refuse_kept(to: Path, option: str) -> None:
-    """Raise UserError where `to` cannot be written, is a file that git tracks, lies where a stage reads or writes, or
-    in git's store."""
-    if not to.parent.is_dir():
-        raise UserError(f"{option} {to}: no folder {to.parent}", "name a file in a folder that exists")
-    for place in {to.absolute(), to.resolve()}:  # a link, and what it leads to
-        if why := _kept(place):
-            raise UserError(f"{option} {to} is {why}", f"write it under another name: {option} FILE")
-
-
-def _kept(place: Path) -> str | None:
-    from pipeline.dvc_lock import LOCK
-    from pipeline.evidence.lock_check import IGNORED
-    from pipeline.params import PARAMS
+    """Raise UserError where there is no folder for `to`, git tracks it, or it lies where a stage reads or writes."""
     from pipeline.runner.dag import DAG, stages
 
-    if {".git", ".dvc"} & set(place.parts):
-        return "in the store of git or DVC"
-    asked = ["git", "-C", str(place.parent), "--literal-pathspecs", "ls-files", "--error-unmatch", "--", place.name]
-    if subprocess.run(asked, capture_output=True, check=False).returncode == 0:
-        return "a file that git tracks"
+    if not to.parent.is_dir():
+        raise UserError(f"{option} {to}: no folder {to.parent}", "name a file in a folder that exists")
     root = Path.cwd()
-    if place in {root / name for name in (PARAMS, DAG, LOCK, IGNORED)}:
-        return "a file of the pipeline"
-    for stage in stages(root) if (root / DAG).is_file() else ():
-        if any(place.is_relative_to(root / path) for path in (*stage.deps, *stage.outs)):
-            return f"what {stage.name} reads or writes"
-    return None
+    for place in {to.absolute(), to.resolve()}:  # a link, and what it leads to
+        asked = ["git", "-C", place.parent, "--literal-pathspecs", "ls-files", "--error-unmatch", "--", place.name]
+        what = "a file that git tracks" if subprocess.run(asked, capture_output=True).returncode == 0 else None
+        for stage in stages(root) if DAG.is_file() else ():
+            if any(place.is_relative_to(root / path) for path in (*stage.deps, *stage.outs)):
+                what = f"what {stage.name} reads or writes"
+        if what:
+            raise UserError(f"{option} {to} is {what}", f"write it under another name: {option} FILE")

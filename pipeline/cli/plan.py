@@ -1,7 +1,6 @@
 """wrn-pipe plan: write the runs behind the paper's numbers into params.yaml."""
 
 import difflib
-import os
 import sys
 import textwrap
 from collections import Counter
@@ -11,6 +10,7 @@ import typer
 from typer import Option
 
 from pipeline.cli.options import OfDataset, Row, Tables, of_plan
+from pipeline.cli.output import in_colour
 from pipeline.errors import UserError
 from pipeline.progress import counted
 from pipeline.publication.wide_resnet import PAPER
@@ -79,11 +79,10 @@ def _show(addition: "Addition") -> None:
     """The unified difference, in colour on a terminal, and what it adds up to."""
     from pipeline.runner.plan_edit import cost_of
 
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     before, after = addition.before.splitlines(), addition.after.splitlines()
     for line in difflib.unified_diff(before, after, "params.yaml", "params.yaml (planned)", lineterm=""):
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[0])
-        typer.echo(typer.style(line, fg=style) if colour else line)
+        typer.echo(typer.style(line, fg=style) if in_colour() else line)
     already = f" ({addition.present} more are there already)" if addition.present else ""
     runs = counted(sum(map(len, addition.added.values())), "run")
     typer.echo(f"\nAdds {runs}{already}: {cost_of(PAPER, addition)} in all, estimated.")

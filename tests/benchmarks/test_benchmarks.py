@@ -17,19 +17,18 @@ import torch
 from clones import told
 from project import ROOT, WrnPipe
 
-from pipeline.benchmarks import plan_estimate, train_bench
+from pipeline.benchmarks import measuring, train_bench
 from pipeline.benchmarks.loader_bench import WAYS
 from pipeline.benchmarks.loader_bench import bench as loader_bench
 from pipeline.benchmarks.measuring import ask, in_rounds, process, say_if_busy
-from pipeline.benchmarks.plan_estimate import Estimate, disk, estimate, probed, sums, tables_of
 from pipeline.benchmarks.train_bench import Way, default, training_rate, ways
+from pipeline.cli.estimate import Estimate, disk, estimates_of, probed, sums, tables_of
 from pipeline.data import beton
 from pipeline.data.ffcv_loader import tables_only
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.models.names import parse
 from pipeline.models.param_count import parameters
 from pipeline.params import Run
-from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
 
 RUN = "cifar10-wrn-40-1-quick-s1"
@@ -163,8 +162,8 @@ def test_hours_follow_from_the_rate_and_a_finished_run_is_known(
     (tmp_path / "evaluations" / RUN).mkdir(parents=True)
     (tmp_path / "evaluations" / RUN / "metrics.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plan_estimate, "process", lambda **_: nullcontext())
-    monkeypatch.setattr(plan_estimate, "ask", lambda _, asked, *of, **options: 100.0 if of else asked())
+    monkeypatch.setattr(measuring, "process", lambda **_: nullcontext())
+    monkeypatch.setattr(measuring, "ask", lambda _, asked, *of, **options: 100.0 if of else asked())
     result = json.loads(told(wrn_pipe("estimate", "--json")))
     (run,) = result["runs"]
     assert (run["run"], run["done"], run["images_per_s"], run["caveats"]) == (RUN, True, 100.0, [])
@@ -202,7 +201,7 @@ def test_synchronised_networks_are_probed_as_such_and_need_no_compiler(
     runs = {"a": run.model_copy(update={"protocol": "synchronised"}), "b": run}
     plan = plan.model_copy(update={"kernels": "compiled", "protocols": protocols, "runs": runs})
     with pytest.raises(UserError, match=r"g\+\+ not found") as error:
-        estimate(PAPER, plan, ["a", "b"])
+        estimates_of(plan, ["a", "b"])
     assert capsys.readouterr().err.count("WRN-10-1: 128 images a step") == 2
     assert "kernels: torch" in error.value.remedy
 
@@ -228,7 +227,7 @@ def test_tables_are_summed_and_a_run_of_two_counts_once_in_all() -> None:
         Estimate("a", "WRN-40-1", ("4",), 100.0, 1.0, 2.0, True, ()),
         Estimate("b", "WRN-40-4", ("4", "5"), 100.0, 10.0, 2.0, False, ()),
     ]
-    assert [(part.table, part.runs, part.done, part.hours, part.hours_left) for part in sums(PAPER, made)] == [
+    assert [(part.table, part.runs, part.done, part.hours, part.hours_left) for part in sums(made)] == [
         ("4", 2, 1, 11.0, 10.0),
         ("5", 1, 0, 10.0, 10.0),
         ("all", 2, 1, 11.0, 10.0),
@@ -252,7 +251,7 @@ def test_a_run_stands_in_the_tables_that_its_protocol_answers(
     network: str, protocol: str, tables: tuple[str, ...]
 ) -> None:
     run = Run(dataset="cifar10", representation="rgb", network=network, protocol=protocol, seed=1)
-    assert tables_of(run, PAPER) == tables
+    assert tables_of(run) == tables
 
 
 def test_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -120,6 +119,7 @@ def check_disk() -> Check:
 
 def checks() -> list[Check]:
     """All of them."""
+    from concurrent.futures import ThreadPoolExecutor
 
     def by_command(name: str) -> Check:
         command, otherwise, remedy = COMMANDS[name]

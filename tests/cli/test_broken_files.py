@@ -10,6 +10,8 @@ import pytest
 from clones import told
 from project import ROOT, Project, WrnPipe, copy_repository
 
+from pipeline.runner.params_file import load
+
 RUN = "cifar10-wrn-40-1-quick-s1"
 
 
@@ -122,12 +124,24 @@ def test_weights_that_are_none_and_a_missing_repository(clone: Project, refused:
         (clone.root / "git").rename(clone.root / ".git")
 
 
-def test_a_run_that_never_ran_is_not_told_as_edited(clone: Project, wrn_pipe: WrnPipe) -> None:
+def test_what_is_not_here_is_named_whole_and_not_told_as_edited(
+    clone: Project, wrn_pipe: WrnPipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after cloning, on a terminal of 80 columns; names can be copied from it."""
+    monkeypatch.setenv("COLUMNS", "80")
     before, params = clone.lock(), (clone.root / "params.yaml").read_bytes()
-    second = f"{RUN[:-1]}2"
-    clone.edit(lambda params: params["runs"].update({second: {**params["runs"][RUN], "seed": 2}}))
     with chdir(clone.root):
-        shown = told(wrn_pipe("repro", "--dry", f"train@{second}"))
+        few = told(wrn_pipe("status"))
+        told(wrn_pipe("plan", "--paper-table", "8", "--seeds", "1", "--yes"))
+        runs, many = load().runs, told(wrn_pipe("status"))
+        dry = told(wrn_pipe("repro", "--dry", f"train@{[*runs][-1]}"))
     (clone.root / "params.yaml").write_bytes(params)
-    assert f"train@{second}: it never ran here" in shown
+    assert few.split().count(f"models/{RUN}/model.safetensors") == 1, "both stages' reason, said once"
+    assert f"Next: wrn-pipe repro {RUN}; " in few
+    assert max(map(len, runs)) > 40
+    assert [run for run in runs if run not in many.split()] == []
+    for text in (few, many):
+        assert "…" not in text
+        assert max(map(len, text.partition("table")[0].splitlines())) <= 80
+    assert f"train@{[*runs][-1]}: it never ran here" in dry
     assert clone.lock() == before

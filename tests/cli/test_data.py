@@ -27,7 +27,7 @@ RAW, BETON = Path("data/raw") / NAME, Path("data/beton") / f"{NAME}-rgb"
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments, env={"COLUMNS": "100", "TERM": "dumb"}, catch_exceptions=False)
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "80", "TERM": "dumb"}, catch_exceptions=False)
 
 
 def listed() -> dict[str, dict[str, Any]]:
@@ -108,13 +108,21 @@ def test_a_dataset_goes_from_missing_to_converted_with_evidence_for_each_step(pr
     assert listed()[NAME]["state"] == "missing"
 
 
-def test_the_list_names_what_params_does_not_have(project: Project) -> None:
+def test_the_list_is_whole_on_a_narrow_terminal_and_names_what_params_does_not_have(project: Project) -> None:
+    long = "cifar10-as-somebody-else-has-cropped-it"
+
+    def add(params: Any) -> None:
+        params["datasets"][long] = params["datasets"][NAME]
+        params["representations"][f"{long}-rgb"] = {"dataset": long, "kind": "rgb"}
+
+    project.edit(add)
     lines = run().stdout.splitlines()
-    absent = [line.split()[0] for line in lines if "not in params.yaml" in line]
+    assert long in "".join(line[2:].split("  ")[0] for line in lines if line.startswith("  "))
+    assert "…" not in "".join(lines)
+    absent = [line.split()[0] for line in lines if "not in" in line]
     assert absent == ["cifar10", "cifar100", "svhn", "imagenet"]
     (line,) = [line for line in lines if line.startswith("  svhn ")]
     assert f"({(604_388 + 26_032) * (3072 + 8) / 1e9:.1f} GB)" in line
-    assert "ufldl.stanford.edu" in line
 
 
 def test_verify_reads_everything_and_finds_it_right(project: Project) -> None:

@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from pipeline.atomic_write import writing
-from pipeline.cli.options import OfDataset, Row, Runs, Tables
+from pipeline.cli.options import Json, OfDataset, Row, Runs, Tables
 from pipeline.cli.output import in_colour, refuse_kept
 from pipeline.comparison.formats import Format
 from pipeline.errors import UserError, WrnPipeError
@@ -46,12 +46,14 @@ def compare(
     timings: Annotated[
         Path | None, Option(metavar="FILE", help="Judge Figure 4 by what wrn-pipe bench figure-4 --json printed.")
     ] = None,
-    json: Annotated[bool, Option("--json", hidden=True)] = False,
+    json: Json = False,
 ) -> None:
     """Compare finished runs with the paper: published, ours, difference, verdict, deviations, footnotes.
 
-    A claim without runs is shown as not run. --strict counts a claim as holding when the verdict is reproduced or
-    better (our error is lower); inconclusive, worse and not comparable do not hold, nor does nothing to compare.
+    --run chooses claims that a run answers; --bundle takes the runs of an archive instead of those here. Both can be
+    given several times. A claim without runs is shown as not run. --strict counts a claim as holding when the verdict
+    is reproduced or better (our error is lower); inconclusive, worse and not comparable do not hold, nor does nothing
+    to compare.
     """
     from pipeline.comparison.cells import planned
     from pipeline.comparison.formats import render, sentences, terminal
@@ -62,9 +64,7 @@ def compare(
     from pipeline.comparison.timings import judged, read
     from pipeline.runner.params_file import load
 
-    if json:  # what most other commands have, and so what is tried
-        raise UserError("compare has no --json: it writes more than that", "wrn-pipe compare --format json")
-    plan = load()
+    plan, form = load(), "json" if json else form
     if output is not None:
         refuse_kept(output, "--output")
     if bundle:

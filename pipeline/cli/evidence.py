@@ -22,14 +22,7 @@ app = typer.Typer(
 
 @app.command(epilog=f"{EXAMPLE} add wrn-pipe.zip --run cifar10-wrn-40-1-paper-zca-s1")
 def add(
-    what: Annotated[
-        str,
-        Argument(
-            metavar="RUN|FILE",
-            help="A finished run of this checkout, or an archive of wrn-pipe bundle.",
-            autocompletion=of_plan("runs"),
-        ),
-    ],
+    what: Annotated[str, Argument(metavar="RUN|FILE", help="A run, or an archive.", autocompletion=of_plan("runs"))],
     run: Runs = None,
     weights: Annotated[bool, Option("--weights", help="Keep weights of at most 3 MB too.")] = False,
     weights_at: Annotated[str | None, Option(metavar="URL", help="Note where the weights are to be had.")] = None,

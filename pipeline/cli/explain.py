@@ -5,13 +5,15 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from pipeline.cli.options import Json, OfDataset, networks, one_table
+from pipeline.cli.options import Json, OfDataset, networks
 from pipeline.cli.output import print_json
 from pipeline.publication.wide_resnet import PAPER
 
 
 def explain(
-    paper_table: Annotated[str, Option(metavar="TABLE", help=f"{', '.join(PAPER.tables)}.", autocompletion=one_table)],
+    paper_table: Annotated[
+        str, Option(metavar="TABLE", help=f"{', '.join(PAPER.tables)}.", autocompletion=lambda: list(PAPER.tables))
+    ],
     row: Annotated[str, Option(help="A network of it, as the paper prints it.", autocompletion=networks)],
     dataset: OfDataset = None,
     json: Json = False,

@@ -50,11 +50,6 @@ def _claimed(column: str) -> Callable[[], list[str]]:
 networks = _claimed("model")
 
 
-def one_table() -> list[str]:
-    """The paper's."""
-    return list(PAPER.tables)
-
-
 def any_table() -> list[str]:
     """The paper's, and all of them."""
     return [*PAPER.tables, "all"]

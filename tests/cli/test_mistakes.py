@@ -24,7 +24,6 @@ MISTYPED = {
     "status --jsno": ("wrn-pipe status: No such option: --jsno (Possible options: --json)", "wrn-pipe status --help"),
     "verify --deeper": ("wrn-pipe verify: Option '--deeper' requires an argument.", "wrn-pipe verify --help"),
     "data --json show --out": ("wrn-pipe data show: Option '--out' requires", "wrn-pipe data show --help"),
-    "compare --json": ("compare has no --json", "wrn-pipe compare --format json"),
     "plan": ("wrn-pipe plan: Missing option '--paper-table'.", "wrn-pipe plan --help"),
     "plan --paper-table 4 --seeds none": ("wrn-pipe plan: Invalid value for '--seeds'", "wrn-pipe plan --help"),
     "data verfiy": ("wrn-pipe data: No such command 'verfiy'. Did you mean 'verify'?", "wrn-pipe data --help"),

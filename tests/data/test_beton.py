@@ -96,7 +96,6 @@ def test_what_does_not_fit_the_layout_is_not_written(tmp_path: Path) -> None:
         ("card.json", None, "card.json not found"),
         ("card.json", b"{", "card.json: "),
         ("card.json", b"3", "card.json: "),
-        ("card.json", b"{}", "card.json does not describe train"),
         ("card.json", b'{"splits": {"train": {"beton": null}}}', "card.json does not describe train"),
     ],
 )
@@ -128,10 +127,7 @@ def test_converting_twice_gives_equal_bytes_and_leaves_nothing_else(
     with pytest.raises(UserError, match=r"train_images\.npy not found") as caught:
         convert(raw, tmp_path / "to", 10)
     assert caught.value.remedy == "wrn-pipe repro download@raw"
-    raw.mkdir()
-    for split, (images, labels) in tiny_images.items():
-        np.save(raw / f"{split}_images.npy", images[:, 12:18, 12:20])
-        np.save(raw / f"{split}_labels.npy", labels)
+    photos.raw({split: (images[:, 12:18, 12:20], labels) for split, (images, labels) in tiny_images.items()}, raw)
     for _ in range(2):
         convert(raw, tmp_path / "to", 10, kind)
         made.append({path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()})

@@ -39,14 +39,9 @@ def tars(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, di
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def get(tree: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, bytes]]:
+def get(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, bytes]]:
     """Acquire from a folder; the published files."""
+    monkeypatch.chdir(tmp_path)
 
     def acquire_from(folder: Path, md5: dict[str, str] | None = None, **changes: Any) -> dict[str, bytes]:
         monkeypatch.setenv(DATA_DIR, str(folder))
@@ -57,16 +52,9 @@ def get(tree: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     return acquire_from
 
 
-def flat(tree: Path, to: Path) -> Path:
-    """val/*.JPEG without class folders."""
-    shutil.copytree(tree / "train", to / "train")
-    (to / "val").mkdir()
-    for path in (tree / "val").rglob("*.JPEG"):
-        shutil.copy(path, to / "val")
-    return to
-
-
-def test_every_layout_gives_the_same_bytes(tree: Path, tars: tuple[Path, dict[str, str]], get: Any, here: Path) -> None:
+def test_every_layout_gives_the_same_bytes(
+    tree: Path, tars: tuple[Path, dict[str, str]], get: Any, tmp_path: Path
+) -> None:
     folder, md5 = tars
     with pytest.raises(UserError, match="read from a folder of yours") as caught:
         get("")
@@ -76,7 +64,11 @@ def test_every_layout_gives_the_same_bytes(tree: Path, tars: tuple[Path, dict[st
         *("synsets.txt", "test_images.bin", "test_index.csv", "train_images.bin", "train_index.csv")
     ]
     assert get(folder, md5) == expected
-    unlabelled = flat(tree, here / "unlabelled")
+    unlabelled = tmp_path / "unlabelled"
+    shutil.copytree(tree / "train", unlabelled / "train")
+    (unlabelled / "val").mkdir()
+    for path in (tree / "val").rglob("*.JPEG"):
+        shutil.copy(path, unlabelled / "val")
     with pytest.raises(UserError, match=f"lacks {DEVKIT}"):
         get(unlabelled)
     shutil.copy(folder / DEVKIT, unlabelled)
@@ -86,7 +78,7 @@ def test_every_layout_gives_the_same_bytes(tree: Path, tars: tuple[Path, dict[st
     with pytest.raises(UserError, match="the 8 images are not numbered 1 to 8"):
         get(unlabelled, md5)
     # An archive for one split, folders for the other, and an archive that is not needed where class folders label.
-    mixed = here / "mixed"
+    mixed = tmp_path / "mixed"
     shutil.copytree(tree / "val", mixed / "val")
     shutil.copy(folder / TRAIN, mixed)
     shutil.copy(folder / VAL, mixed)
@@ -100,7 +92,8 @@ def test_what_is_published_are_the_files_in_the_order_of_synset_and_name_and_the
     tree: Path, get: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     published = get(tree)
-    told = dict(line.split(": no digest is pinned; that of this content is ") for line in _pinnings(capsys))
+    pinning = ": no digest is pinned; that of this content is "
+    told = dict(line.split(pinning) for line in capsys.readouterr().err.splitlines() if pinning in line)
     synsets = sorted(path.name for path in (tree / "train").iterdir())
     assert published["synsets.txt"].decode().split() == synsets
     for split, folder in (("train", "train"), ("test", "val")):
@@ -124,15 +117,11 @@ def test_what_is_published_are_the_files_in_the_order_of_synset_and_name_and_the
             sha.update(hashlib.sha256(content).digest())
         assert told[split] == sha.hexdigest()
     get(tree, digests=told)
-    assert not _pinnings(capsys)
+    assert pinning not in capsys.readouterr().err
     shutil.rmtree(TO)
     with pytest.raises(UserError, match=f"wrong content: test digest {told['test']}, not 0000"):
         get(tree, digests={**told, "test": "0" * 64})
     assert not TO.exists()
-
-
-def _pinnings(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    return [line for line in capsys.readouterr().err.splitlines() if "no digest is pinned" in line]
 
 
 def first(root: Path, split: str = "train") -> Path:
@@ -166,9 +155,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_folder_that_is_not_the_dataset_is_refused_and_leaves_nothing(
-    damage: str, tree: Path, get: Any, here: Path
+    damage: str, tree: Path, get: Any, tmp_path: Path
 ) -> None:
-    root = here / "damaged"
+    root = tmp_path / "damaged"
     shutil.copytree(tree, root)
     spoil, said = DAMAGES[damage]
     spoil(root)

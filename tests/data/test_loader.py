@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipeline.data.batches import Inputs
+from pipeline.data.ffcv_loader import compiling_later
 from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.readers import Splits
@@ -19,24 +20,33 @@ from pipeline.data.sampler import sample_order
 from pipeline.errors import WrnPipeError
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["1 worker", "2 workers"])
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.soak)], ids=["1 worker", "2 workers"])
 def ffcv_loader(tiny_beton: Path, request: pytest.FixtureRequest) -> Loader:
-    """Opened once for each number of workers: FFCV compiles for seconds."""
+    """Opened once for each number of workers: FFCV compiles for seconds. It believes that it sees a GPU: what it would
+    do then fails here, where there is none, in its first epoch."""
     if request.param > len(os.sched_getaffinity(0)):
         pytest.skip("FFCV takes no more workers than there are cores")
+    with compiling_later():
+        from ffcv.loader import epoch_iterator
+    epoch_iterator.IS_CUDA = True
     return Loader(tiny_beton, "train", 32, "ffcv", workers=request.param)
 
 
 def stacked(batches: Iterator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    kept = list(batches)  # all are kept, so a batch that FFCV's ring overwrote would show
-    return tuple(np.concatenate([getattr(b, name) for b in kept]) for name in ("indices", "images", "labels"))
+    kept = [(batch.indices, batch.images, batch.labels) for batch in batches]
+    return tuple(np.concatenate(each) for each in zip(*kept, strict=True))
 
 
 def test_both_backends_deliver_the_source_in_our_order(
     tiny_beton: Path, ffcv_loader: Loader, tiny_images: Splits
 ) -> None:
+    """The compiled pass reads FFCV's ring where it lies, so a slot overwritten too early would show."""
     images, labels = tiny_images["train"]
-    plain = Loader(tiny_beton, "train", 32, "numpy")
+    plain, cpu = Loader(tiny_beton, "train", 32, "numpy"), torch.device("cpu")
+    over = [
+        Inputs(loader, Preprocessing("meanstd"), "per-image", "per-image", 1, torch.float32, cpu)
+        for loader in (ffcv_loader, plain)
+    ]
     for epoch in range(4):
         order = sample_order(1, epoch, len(labels))
         for loader in (ffcv_loader, plain):
@@ -44,21 +54,9 @@ def test_both_backends_deliver_the_source_in_our_order(
             assert np.array_equal(indices, order)
             assert np.array_equal(delivered, images[order])
             assert np.array_equal(classes, labels[order])
-
-
-def test_finished_inputs_are_the_same_over_both_backends(tiny_beton: Path, ffcv_loader: Loader) -> None:
-    """The compiled pass reads FFCV's ring where it lies, so a slot overwritten too early would show."""
-    meanstd = Preprocessing("meanstd")
-    over = [
-        Inputs(loader, meanstd, "per-image", "per-image", 1, torch.float32, torch.device("cpu"))
-        for loader in (ffcv_loader, Loader(tiny_beton, "train", 32, "numpy"))
-    ]
-    for epoch in range(8):
-        order = sample_order(1, epoch, 260)
-        for ffcv, plain in zip(over[0].batches(epoch, order), over[1].batches(epoch, order), strict=True):
-            assert torch.equal(ffcv.images, plain.images)
-            assert torch.equal(ffcv.labels, plain.labels)
-            assert np.array_equal(ffcv.indices, plain.indices)
+        for one, other in zip(*(each.batches(epoch, order) for each in over), strict=True):
+            assert torch.equal(one.images, other.images)
+            assert torch.equal(one.labels, other.labels)
 
 
 @pytest.mark.parametrize("left_at", [0, 1, 8])
@@ -86,12 +84,8 @@ def test_nothing_comes_after_the_end_and_nothing_hangs(ffcv_loader: Loader) -> N
     assert next(batches, None) is None
     assert next(batches, None) is None
     assert list(ffcv_loader.batches(np.arange(0))) == []
-    for index in (260, -1):  # refused before FFCV reads it
-        with pytest.raises(ValueError, match="split of 260"):
-            ffcv_loader.batches(np.array([index]))
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("at", [0, 1, 8])
 def test_an_error_in_the_reading_thread_is_an_error_here_and_does_not_hang(
     ffcv_loader: Loader, tiny_images: Splits, monkeypatch: pytest.MonkeyPatch, at: int
@@ -106,11 +100,10 @@ def test_an_error_in_the_reading_thread_is_an_error_here_and_does_not_hang(
             raise MemoryError("planted")
         return honest(self, number, *rest)
 
-    monkeypatch.setattr(threading, "excepthook", lambda _: None)
     monkeypatch.setattr(EpochIterator, "run_pipeline", fail)
     batches = ffcv_loader.batches(np.arange(260))
     assert [next(batches).indices[0] for _ in range(at)] == [32 * number for number in range(at)]
-    with pytest.raises(WrnPipeError, match="FFCV's reading thread died"):
+    with pytest.raises(WrnPipeError, match="FFCV's reading thread died: MemoryError"):
         next(batches)
     assert threading.active_count() <= before
     monkeypatch.undo()
@@ -134,10 +127,3 @@ print(seen + [torch.get_num_threads()])
 """
     done = subprocess.run([sys.executable, "-c", code, str(tiny_beton)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str([3] * 10)
-
-
-def test_ffcv_touches_no_gpu(tiny_beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it would do where it sees one fails here, where there is none, in its first epoch."""
-    monkeypatch.setattr("ffcv.loader.epoch_iterator.IS_CUDA", True)
-    loader = Loader(tiny_beton, "test", 32, "ffcv")
-    assert sum(len(batch.labels) for batch in loader.batches(np.arange(loader.samples))) == loader.samples

@@ -62,13 +62,13 @@ def offsets(kind: Crop, seed: int, epoch: int, indices: Ints, batch: int | Ints)
 def sources(height: int, width: int) -> tuple[Ints, Ints]:
     """Source rows int64 [2*PAD+1, height] for each offset, and source columns [2, 2*PAD+1, width] of a plain and of a
     mirrored image."""
-    down, across = (
-        np.stack(
-            [np.pad(np.arange(size), PAD, mode="reflect")[offset : offset + size] for offset in range(2 * PAD + 1)]
-        )
-        for size in (height, width)
-    )
-    return down, np.stack([across, width - 1 - across])
+
+    def shifted(size: int) -> Ints:
+        padded = np.pad(np.arange(size), PAD, mode="reflect")
+        return np.stack([padded[offset : offset + size] for offset in range(2 * PAD + 1)])
+
+    across = shifted(width)
+    return shifted(height), np.stack([across, width - 1 - across])
 
 
 @dataclass(frozen=True)

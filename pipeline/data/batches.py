@@ -76,19 +76,20 @@ class Inputs:
         """The mini-batches of `views`, moved so, on the CPU."""
         table, words = self.preprocessing.table(self.dtype), _WORDS[self.dtype]
         bits = None if table is None else table.view(words).numpy()
-        start = 0
+        (mirrored, rows, columns), start = moves, 0
         for view in views:
+            part = slice(start, start + len(view.at))
+            start = part.stop
             out = torch.empty((len(view.at), *view.images.shape[1:]), dtype=words)
-            fill(out.numpy(), view.images, view.at, *(each[start : start + len(view.at)] for each in moves), bits)
-            start += len(view.at)
+            fill(out.numpy(), view.images, view.at, (mirrored[part], rows[part], columns[part]), bits)
             yield Input(view.indices, out.view(self.dtype).permute(0, 3, 1, 2), torch.from_numpy(view.labels))
 
     def resident(self, order: Ints) -> Iterator[_OnDevice]:
         """The mini-batches of `order`, each as places in the split, which is copied to the device once."""
         if self.split is None:
             whole = list(self.loader.batches(np.arange(self.loader.samples)))
-            images, labels = (np.concatenate([getattr(batch, of) for batch in whole]) for of in ("images", "labels"))
-            self.split = self._sent(images), self._sent(labels)
+            images = self._sent(np.concatenate([batch.images for batch in whole]))
+            self.split = images, self._sent(np.concatenate([batch.labels for batch in whole]))
         stored, labels = self.split
         at = self._sent(order)
         for start in range(0, len(order), self.loader.batch_size):
@@ -149,17 +150,9 @@ def _bf16(word):  # type: ignore[no-untyped-def]
     return np.uint16((word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
-def fill(
-    out: Words,
-    images: Stored,
-    at: Ints,
-    mirrored: npt.NDArray[np.bool_],
-    rows: Ints,
-    columns: Ints,
-    table: Words | None,
-) -> None:
-    """Write images[at[i]], mirrored, reflect-padded and cropped at (rows[i], columns[i]), to out[i], on one thread: the
-    bits that `augment`, then `Preprocessing`, then a cast give.
+def fill(out: Words, images: Stored, at: Ints, moves: Moves, table: Words | None) -> None:
+    """Write images[at[i]], moved, to out[i], on one thread: the bits that `augment`, then `Preprocessing`, then a cast
+    give.
 
     out: [B,H,W,3], the bits of float32 or bfloat16. images: [N,H,W,3], a whole split or a batch: bytes, which go
     through `table` [3,256], bits by channel and byte; or without a table finite float32, which move and are rounded.
@@ -168,7 +161,7 @@ def fill(
     stored = images if table is not None else images.view(np.uint32)
     lines = -1, height, 3 * width
     down, across = sources(height, width)
-    _fill(out.reshape(lines), stored.reshape(lines), at, mirrored, rows, columns, down, 3 * across, table)
+    _fill(out.reshape(lines), stored.reshape(lines), at, *moves, down, 3 * across, table)
 
 
 @_compiled

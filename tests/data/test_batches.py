@@ -69,6 +69,7 @@ def test_an_epoch_continues_where_it_was_left(tiny_beton: Path, era: Era) -> Non
         same(of.batches(1, order[first * 48 :], first), whole[first:])
 
 
+@pytest.mark.soak  # torch imports for seconds before it makes a tensor without values
 def test_the_host_reads_nothing_from_the_device(tiny_beton: Path) -> None:
     """Tensors on torch's meta device have no values: whoever waits for one gets an error."""
     of = inputs(tiny_beton, dtype=torch.bfloat16, device="meta")

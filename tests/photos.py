@@ -156,6 +156,12 @@ def packed(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
+def source(server: Any, path: Path) -> dict[str, Any]:
+    """The entry in params.yaml of a file that `server` has from now on."""
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    return {"archive": server.put(path), "md5": md5, "bytes": path.stat().st_size}
+
+
 def other_content(archive: Path, to: Path) -> Path:
     """The same archive, but for one training image, whose bytes stand backwards."""
     members, batch = read_members(archive), "cifar-10-batches-py/data_batch_1"

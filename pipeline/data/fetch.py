@@ -129,7 +129,7 @@ def _download(client: httpx.Client, url: str, part: Path, size: int) -> None:
             continue
         try:
             _stream(client, url, part, have, size)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol) as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
             raise SourceError(f"cannot be reached: {error or type(error).__name__}") from error
         except (httpx.TransportError, _TransientError) as error:
             failures = failures + 1 if _arrived(part) - have <= size // 100 else 1

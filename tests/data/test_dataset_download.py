@@ -135,8 +135,7 @@ def test_other_content_is_refused_and_the_next_source_is_tried(
     with pytest.raises(UserError, match=r"wrong content: train records are not"):
         _acquire(entry, record_digests={split: ["0" * 64] for split in SPLITS})
     assert not TO.exists()
-    other = photos.other_content(tiny_archive, archive_server.folder / "other.tar.gz")
-    source = {"archive": f"{archive_server.url}/other.tar.gz", "md5": _md5(other), "bytes": other.stat().st_size}
+    source = photos.source(archive_server, photos.other_content(tiny_archive, here / "other.tar.gz"))
     # A damaged archive in the user's folder gives way to the next source as well.
     (here / tiny_archive.name).write_bytes(tiny_archive.read_bytes()[:-1])
     monkeypatch.setenv(DATA_DIR, str(here))
@@ -152,17 +151,12 @@ def test_other_content_is_refused_and_the_next_source_is_tried(
         assert f"{split}: no digest is pinned; that of this content is {entry['digests'][split]}" in said
 
 
-def _md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
-
-
 def test_of_several_files_each_is_fetched_once(
     here: Path, entry: Entry, tiny_images: Splits, archive_server: ArchiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SVHN's three: what came and was right is not fetched again, and from a folder nothing is."""
-    files, paths = [], photos.svhn(tiny_images, here)
-    for path in paths:
-        files.append({"archive": archive_server.put(path), "md5": _md5(path), "bytes": path.stat().st_size})
+    paths = photos.svhn(tiny_images, here)
+    files = [photos.source(archive_server, path) for path in paths]
     entry.update(reader="svhn-mat", record_digests=None)
     archive_server.plan(files[2]["archive"], archive_server.status(404))
     with pytest.raises(UserError, match=r"test_32x32\.mat: the server answers 404"):

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import photos
 import pytest
-import torch
 from PIL import Image
 
 from pipeline.data import jpeg_store
@@ -16,7 +15,6 @@ from pipeline.data.augmentation import RandomCrops
 from pipeline.data.beton import Beton, open_card, open_split
 from pipeline.data.conversion import convert_jpegs
 from pipeline.data.loader import Loader, boxes, views
-from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sampler import sample_order
 from pipeline.errors import UserError
 
@@ -121,17 +119,6 @@ def test_ffcv_sees_the_same_boxes(folder: Path, workers: int) -> None:
     left.close()
     one, other = (list(fast.batches(order, RandomCrops(1, 2))) for _ in range(2))
     assert all(np.array_equal(first.images, again.images) for first, again in zip(one, other, strict=True))
-
-
-def test_red_stays_red_on_the_way_to_the_network() -> None:
-    """The first channel is red, with the mean and standard deviation of ImageNet's red."""
-    red = np.zeros((1, 224, 224, 3), np.uint8)
-    red[..., 0] = 255
-    decoded = jpeg_store.decode(photos.jpeg(Image.fromarray(red[0])), "red")
-    assert np.abs(decoded.reshape(-1, 3).mean(axis=0) - [254, 0, 0]).max() < 2
-    passed = Preprocessing("imagenet")(torch.from_numpy(red))
-    expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225]
-    assert np.allclose(passed.mean(dim=(0, 2, 3)).numpy(), expected, atol=1e-4)
 
 
 def test_an_image_that_cannot_be_decoded_ends_the_conversion(tmp_path: Path) -> None:

@@ -5,13 +5,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import photos
 import pytest
 import torch
 
+from pipeline.data import beton
 from pipeline.data.batches import Inputs
+from pipeline.data.conversion import convert
 from pipeline.data.ffcv_loader import compiling_later
 from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
@@ -19,17 +23,44 @@ from pipeline.data.readers import Splits
 from pipeline.data.sampler import sample_order
 from pipeline.errors import WrnPipeError
 
+soak = pytest.mark.soak
 
-@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.soak)], ids=["1 worker", "2 workers"])
-def ffcv_loader(tiny_beton: Path, request: pytest.FixtureRequest) -> Loader:
-    """Opened once for each number of workers: FFCV compiles for seconds. It believes that it sees a GPU: what it would
-    do then fails here, where there is none, in its first epoch."""
-    if request.param > len(os.sched_getaffinity(0)):
+
+@dataclass(frozen=True)
+class Opened:
+    """A split by both backends, and what they are to deliver."""
+
+    ffcv: Loader
+    plain: Loader
+    preprocessing: Preprocessing
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("rgb", 1), pytest.param(("rgb", 2), marks=soak), pytest.param(("zca", 1), marks=soak)],
+    ids=lambda kind_and_workers: "{} {}".format(*kind_and_workers),
+)
+def opened(
+    tiny_beton: Path, tiny_images: Splits, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Opened:
+    """Once for each kind and number of FFCV's workers, which compiles for seconds. It believes that it sees a GPU: what
+    it would do then fails here, where there is none, in its first epoch."""
+    kind, workers = request.param
+    if workers > len(os.sched_getaffinity(0)):
         pytest.skip("FFCV takes no more workers than there are cores")
     with compiling_later():
         from ffcv.loader import epoch_iterator
     epoch_iterator.IS_CUDA = True
-    return Loader(tiny_beton, "train", 32, "ffcv", workers=request.param)
+    folder, (images, labels) = tiny_beton, tiny_images["train"]
+    if kind == "zca":
+        small = {split: (images[:, 11:20, 12:20], labels) for split, (images, labels) in tiny_images.items()}
+        folder = tmp_path_factory.mktemp("beton") / "tiny-zca"
+        convert(photos.raw(small, tmp_path_factory.mktemp("small") / "raw"), folder, 10, "zca")
+        images, _ = beton.read(folder / "train.beton")
+    ffcv, plain = Loader(folder, "train", 32, "ffcv", workers), Loader(folder, "train", 32, "numpy")
+    return Opened(ffcv, plain, Preprocessing("zca" if kind == "zca" else "meanstd"), images, labels)
 
 
 def stacked(batches: Iterator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -37,35 +68,31 @@ def stacked(batches: Iterator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return tuple(np.concatenate(each) for each in zip(*kept, strict=True))
 
 
-def test_both_backends_deliver_the_source_in_our_order(
-    tiny_beton: Path, ffcv_loader: Loader, tiny_images: Splits
-) -> None:
+def test_both_backends_deliver_the_source_in_our_order(opened: Opened) -> None:
     """The compiled pass reads FFCV's ring where it lies, so a slot overwritten too early would show."""
-    images, labels = tiny_images["train"]
-    plain, cpu = Loader(tiny_beton, "train", 32, "numpy"), torch.device("cpu")
+    loaders = opened.ffcv, opened.plain
     over = [
-        Inputs(loader, Preprocessing("meanstd"), "per-image", "per-image", 1, torch.float32, cpu)
-        for loader in (ffcv_loader, plain)
+        Inputs(each, opened.preprocessing, "per-image", "per-image", 1, torch.float32, torch.device("cpu"))
+        for each in loaders
     ]
     for epoch in range(4):
-        order = sample_order(1, epoch, len(labels))
-        for loader in (ffcv_loader, plain):
+        order = sample_order(1, epoch, 260)
+        for loader in loaders:
             indices, delivered, classes = stacked(loader.batches(order))
             assert np.array_equal(indices, order)
-            assert np.array_equal(delivered, images[order])
-            assert np.array_equal(classes, labels[order])
+            assert delivered.dtype == opened.images.dtype
+            assert np.array_equal(delivered, opened.images[order])
+            assert np.array_equal(classes, opened.labels[order])
         for one, other in zip(*(each.batches(epoch, order) for each in over), strict=True):
             assert torch.equal(one.images, other.images)
             assert torch.equal(one.labels, other.labels)
 
 
 @pytest.mark.parametrize("left_at", [0, 1, 8])
-def test_an_epoch_left_midway_does_not_show_in_the_next(
-    tiny_beton: Path, ffcv_loader: Loader, tiny_images: Splits, left_at: int
-) -> None:
+def test_an_epoch_left_midway_does_not_show_in_the_next(opened: Opened, left_at: int) -> None:
     """Whether the loop is left by break or by an error of the training's own."""
     before = threading.active_count()
-    for loader in (ffcv_loader, Loader(tiny_beton, "train", 32, "numpy")):
+    for loader in (opened.ffcv, opened.plain):
         for number, _ in enumerate(loader.batches(sample_order(1, 6, 260))):
             if number == left_at:
                 break
@@ -74,21 +101,21 @@ def test_an_epoch_left_midway_does_not_show_in_the_next(
         assert threading.active_count() <= before, "FFCV's reading thread is left"
         order = np.array([5, 5, 259, 0] * 10)  # part of an epoch, and samples again and again
         _, delivered, classes = stacked(loader.batches(order))
-        assert np.array_equal(delivered, tiny_images["train"][0][order])
-        assert np.array_equal(classes, tiny_images["train"][1][order])
+        assert np.array_equal(delivered, opened.images[order])
+        assert np.array_equal(classes, opened.labels[order])
 
 
-def test_nothing_comes_after_the_end_and_nothing_hangs(ffcv_loader: Loader) -> None:
-    batches = ffcv_loader.batches(np.arange(33))
+def test_nothing_comes_after_the_end_and_nothing_hangs(opened: Opened) -> None:
+    batches = opened.ffcv.batches(np.arange(33))
     assert [len(batch.labels) for batch in batches] == [32, 1]
     assert next(batches, None) is None
     assert next(batches, None) is None
-    assert list(ffcv_loader.batches(np.arange(0))) == []
+    assert list(opened.ffcv.batches(np.arange(0))) == []
 
 
 @pytest.mark.parametrize("at", [0, 1, 8])
 def test_an_error_in_the_reading_thread_is_an_error_here_and_does_not_hang(
-    ffcv_loader: Loader, tiny_images: Splits, monkeypatch: pytest.MonkeyPatch, at: int
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     """FFCV's own iterator would wait for ever. The fault is planted in FFCV's thread, where a full memory would be."""
     from ffcv.loader.epoch_iterator import EpochIterator
@@ -101,17 +128,17 @@ def test_an_error_in_the_reading_thread_is_an_error_here_and_does_not_hang(
         return honest(self, number, *rest)
 
     monkeypatch.setattr(EpochIterator, "run_pipeline", fail)
-    batches = ffcv_loader.batches(np.arange(260))
+    batches = opened.ffcv.batches(np.arange(260))
     assert [next(batches).indices[0] for _ in range(at)] == [32 * number for number in range(at)]
     with pytest.raises(WrnPipeError, match="FFCV's reading thread died: MemoryError"):
         next(batches)
     assert threading.active_count() <= before
     monkeypatch.undo()
-    _, images, _ = stacked(ffcv_loader.batches(np.arange(260)))
-    assert np.array_equal(images, tiny_images["train"][0])
+    _, images, _ = stacked(opened.ffcv.batches(np.arange(260)))
+    assert np.array_equal(images, opened.images)
 
 
-@pytest.mark.soak
+@soak
 def test_torch_keeps_its_threads(tiny_beton: Path) -> None:
     """In a process of its own, since importing FFCV is what first takes them away."""
     code = """

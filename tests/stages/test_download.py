@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +28,7 @@ def test_a_dataset_comes_or_is_two_lines_at_the_end_and_unpinned_content_is_that
 
     def use(archive: Path) -> None:
         """Without a digest of the content."""
-        md5 = hashlib.md5(archive.read_bytes()).hexdigest()
-        source = {"archive": archive_server.put(archive), "md5": md5, "bytes": archive.stat().st_size}
+        source = photos.source(archive_server, archive)
         unpinned = {"sources": [source], "digests": None, "record_digests": None}
         project.edit(lambda params: params["datasets"][NAME].update(unpinned))
 

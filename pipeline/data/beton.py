@@ -86,11 +86,7 @@ def open_split(folder: Path, split: str) -> Beton:
     path, card = folder / f"{split}.beton", open_card(folder)
     if not path.is_file():
         raise UserError(f"{path} not found", f"wrn-pipe repro convert@{folder.name}")
-    try:
-        right = sha256(path) == card["splits"][split]["beton"]["sha256"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'card.json'} does not describe {split}: {error!r}", _fix(folder)) from None
-    if not right:
+    if sha256(path) != card["splits"][split]["beton"]["sha256"]:
         raise UserError(f"{path} is not the file that {folder / 'card.json'} describes", _fix(folder))
     return inspect(path)
 

@@ -4,16 +4,17 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from pipeline.atomic_write import json_text, new_folder, writing
 from pipeline.data import beton, jpeg_store, zca
 from pipeline.data.beton import Beton, Ints
 from pipeline.data.digest import Images, Labels, Stored, split_digest
-from pipeline.data.jpeg_store import Store
 from pipeline.dataset_config import SPLITS, SourceError
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.progress import say
@@ -82,35 +83,37 @@ def convert_jpegs(raw: Path, to: Path, classes: int, max_side: int, quality: int
     UserError for an image that cannot be decoded."""
     with _folder(to, kind="jpeg", max_side=max_side, quality=quality) as (work, card):
         for split in SPLITS:
-            path, store = work / f"{split}.beton", jpeg_store.open_split(raw, split)
-            sizes, labels = store.index[["width", "height"]].to_numpy(np.int64), store.index["label"].to_numpy(np.int64)
+            path, index = work / f"{split}.beton", jpeg_store.open_index(raw, split)
+            sizes, labels = index[["width", "height"]].to_numpy(np.int64), index["label"].to_numpy(np.int64)
             # FFCV's scaling, in its own order of operations on floats, since it cuts off the fractions.
             ratio = max_side / sizes.max(axis=1, keepdims=True)
             sides = np.where(ratio < 1, (ratio * sizes).astype(np.int64), sizes)
-            beton.write(path, "jpeg", sides, labels, _encoded(store, split, sides, quality))
+            beton.write(path, "jpeg", sides, labels, _encoded(raw, split, index, sides, quality))
             say(f"{to.name} {split}: {len(sides)} images, {path.stat().st_size / 1e6:.1f} MB")
-            digest = jpeg_store.files_digest(labels, store.index["sha256"])
+            digest = jpeg_store.files_digest(labels, index["sha256"])
             card["splits"][split] = {**describe_jpegs(beton.inspect(path), classes), "source_digest": digest}
 
 
-def _encoded(store: Store, split: str, sides: Ints, quality: int) -> Iterator[bytes]:
+def _encoded(raw: Path, split: str, index: pd.DataFrame, sides: Ints, quality: int) -> Iterator[bytes]:
     """The JPEGs of a split in their order, made on all cores."""
     import cv2
 
-    def encode(i: int) -> bytes:
+    def encode(content: bytes, name: str, side: Ints) -> bytes:
         try:
-            pixels = jpeg_store.decode(store.read(i), f"{split} {store.index['name'][i]}")
+            pixels = jpeg_store.decode(content, f"{split} {name}")
         except SourceError as error:
             raise UserError(str(error), "replace that image in your folder, and run wrn-pipe repro download") from None
-        width, height = sides[i].tolist()
+        width, height = side.tolist()
         if pixels.shape[:2] != (height, width):
             pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-        content = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        return content.tobytes()
+        bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
+    files = jpeg_store.contents(raw, split, index["bytes"])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(sides), _JPEGS):
-            yield from pool.map(encode, range(start, min(start + _JPEGS, len(sides))))
+        for start in range(0, len(index), _JPEGS):
+            part = slice(start, start + _JPEGS)
+            yield from pool.map(encode, islice(files, _JPEGS), index["name"][part], sides[part])
 
 
 def describe(images: Stored, labels: Labels, classes: int) -> dict[str, Any]:

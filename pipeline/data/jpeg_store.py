@@ -11,7 +11,7 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,32 +32,13 @@ _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, IndexError, struct.error, zli
 
 @dataclass(frozen=True)
 class ImageFile:
-    """Where one image file lies: in a file of its own, or inside another."""
+    """Where one image file lies: in a file of its own, or inside an uncompressed archive."""
 
     synset: str
     name: str
     path: Path
     start: int
     length: int
-
-
-@dataclass(frozen=True)
-class Store:
-    """One split as `write_split` left it."""
-
-    path: Path
-    index: pd.DataFrame
-    """Of <split>_index.csv, with `start`: the place of each file's first byte."""
-
-    def read(self, i: int) -> bytes:
-        """Image file number `i`."""
-        return _read(self.path, int(self.index["start"][i]), int(self.index["bytes"][i]))
-
-
-def _read(path: Path, start: int, length: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(start)
-        return file.read(length)
 
 
 def decode(content: bytes, name: str) -> Images:
@@ -90,7 +71,9 @@ def write_split(folder: Path, split: Split, files: Iterable[ImageFile], synsets:
     ):
         for file in ordered:
             try:
-                content = _read(file.path, file.start, file.length)
+                with file.path.open("rb") as source:
+                    source.seek(file.start)
+                    content = source.read(file.length)
                 with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
                     size = image.size
             except _BROKEN_IMAGE as error:
@@ -103,10 +86,16 @@ def write_split(folder: Path, split: Split, files: Iterable[ImageFile], synsets:
     return files_digest(index["label"], index["sha256"])
 
 
-def open_split(folder: Path, split: str) -> Store:
-    """Read a split's index. Raises UserError when it is missing."""
+def open_index(folder: Path, split: str) -> pd.DataFrame:
+    """<split>_index.csv. Raises UserError when it is missing."""
     try:
-        index = pd.read_csv(folder / f"{split}_index.csv", dtype={"name": str, "sha256": str}, keep_default_na=False)
+        return pd.read_csv(folder / f"{split}_index.csv", dtype={"name": str, "sha256": str}, keep_default_na=False)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} not found", f"wrn-pipe repro download@{folder.name}") from None
-    return Store(folder / f"{split}_images.bin", index.assign(start=index["bytes"].cumsum() - index["bytes"]))
+
+
+def contents(folder: Path, split: str, lengths: Iterable[int]) -> Iterator[bytes]:
+    """The image files of a split, one after another."""
+    with (folder / f"{split}_images.bin").open("rb") as blob:
+        for length in lengths:
+            yield blob.read(length)

@@ -48,10 +48,10 @@ def test_the_card_describes_the_images_and_converting_again_gives_equal_bytes(
     assert (card["kind"], card["max_side"], card["quality"]) == ("jpeg", MAX_SIDE, QUALITY)
     for split, each in (("train", 3), ("test", 2)):
         entry, beton = card["splits"][split], open_split(folder, split)
-        store = jpeg_store.open_split(raw, split)
+        index = jpeg_store.open_index(raw, split)
         assert entry["images"] == beton.samples == 4 * each
         assert entry["images_per_class"] == [each] * 4
-        assert entry["source_digest"] == jpeg_store.files_digest(store.index["label"], store.index["sha256"])
+        assert entry["source_digest"] == jpeg_store.files_digest(index["label"], index["sha256"])
         assert entry["beton"]["bytes"] == beton.path.stat().st_size
         assert entry["jpeg_bytes"]["total"] == beton.sizes.sum()
         for name, values in (("height", beton.heights), ("width", beton.widths), ("jpeg_bytes", beton.sizes)):

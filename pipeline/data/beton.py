@@ -25,11 +25,13 @@ Kind = Literal["rgb", "zca", "jpeg"]
 Ints = npt.NDArray[np.int64]
 
 _HEADER = np.dtype(
-    {
-        "names": ["version", "num_fields", "page_size", "num_samples", "alloc_table_ptr"],
-        "formats": ["<u2", "<u2", "<u4", "<u8", "<u8"],
-    },
-    align=True,
+    [
+        ("version", "<u2"),
+        ("num_fields", "<u2"),
+        ("page_size", "<u4"),
+        ("num_samples", "<u8"),
+        ("alloc_table_ptr", "<u8"),
+    ]
 )
 _FIELD = np.dtype([("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True)
 _RGB = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])

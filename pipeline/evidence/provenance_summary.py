@@ -1,21 +1,26 @@
-"""Where a number comes from and what would change it, from files, dvc.lock, DVC and git: plain values, for JSON.
+"""Where a number comes from and what would change it, from files, dvc.lock, DVC and git: plain values, for JSON, and
+those in words, for a terminal; and which numbers wait for more runs.
 
 What belongs to the checkout and not to the result stands here, not in results/manifest.json, which says why.
 """
 
 import subprocess
+import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import EVIDENCE, ORIGIN, Origin
 from pipeline.comparison.cells import Cell, Comparison, planned, runs_wanted
+from pipeline.comparison.formats.cell_text import MEANINGS
+from pipeline.comparison.formats.tabular import as_object
 from pipeline.comparison.orderings import SEEDS
 from pipeline.comparison.results import load_results
 from pipeline.comparison.statistical_power import of_claim, of_ordering
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import table
+from pipeline.comparison.training_cost import training_cost
 from pipeline.dvc_lock import LOCK
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError
@@ -29,12 +34,20 @@ from pipeline.runner.dvc import ask, only_absent
 from pipeline.runner.remote import to_have
 from pipeline.runner.running_stages import running_stages
 
+_WIDTH = 100
+_STATISTICS = {
+    "median5": ", the median of 5 runs",
+    "derived": ", from other numbers",
+    "single": ", of a single run",
+    "unstated": " and does not say of how many runs",
+    "exact": ", a count",
+    "quoted": ", quoted from other work",
+}
+
 
 def of_run(paper: Paper, plan: Plan, run_id: str) -> dict[str, Any]:
     """Where the number of one run comes from. Raises UserError for one that is not evaluated, or unknown."""
-    of = _comparison(paper, plan)
-    if not any(result.run == run_id for result in of.results):
-        plan.run(run_id)
+    of = planned(paper, plan, load_results(Path()))
     (told,) = _of_runs(of, [run_id])
     cells = [cell for name in paper.tables for cell in table(name, of).cells]
     behind = [cell for cell in cells if run_id in (*cell.runs, *(each.run for each in cell.excluded))]
@@ -48,7 +61,7 @@ def of_claims(paper: Paper, plan: Plan, paper_table: str, row: str, dataset: str
     """
     name = paper.table_name(paper_table)
     paper.chosen([name], dataset, row)
-    of = _comparison(paper, plan)
+    of = planned(paper, plan, load_results(Path()))
     cells = [
         cell
         for cell in table(name, of).cells
@@ -59,93 +72,104 @@ def of_claims(paper: Paper, plan: Plan, paper_table: str, row: str, dataset: str
     return {"cells": told, "runs": _of_runs(of, runs), "checkout": _checkout()}
 
 
-def _comparison(paper: Paper, plan: Plan) -> Comparison:
-    return planned(paper, plan, load_results(Path()))
+@dataclass(frozen=True)
+class OpenCell:
+    """A number of the paper whose next look needs more seeds."""
+
+    table: str
+    network: str
+    dataset: str
+    printed: str
+    seeds: int
+    """That count already."""
+    next_look: int
+    """Seeds at which a verdict is given next."""
+    cpu_hours: float
+    """Of all seeds that are missing, on 2 CPU cores."""
+    gpu_hours: float
+
+
+def open_cells(of: Comparison, tables: Sequence[str]) -> list[OpenCell]:
+    """Of these tables, the cheapest first; what two tables print is named once."""
+    found: dict[tuple[str, str, str], OpenCell] = {}
+    for cell in (cell for name in tables for cell in table(name, of).cells):
+        claim, missing = cell.claim, runs_wanted(cell, of.paper)
+        recipe = of.paper.protocol_of(claim) if claim else None
+        if claim and recipe and missing:
+            cost = training_cost(claim.network, of.paper.images(cell.dataset, "train"), recipe.protocol) * missing
+            place, seeds = (cell.table, cell.model, cell.dataset, claim.text), _counted(cell)
+            open_cell = OpenCell(*place, seeds, seeds + missing, cost.cpu_hours, cost.gpu_hours)
+            found.setdefault((claim.network, cell.dataset, recipe.name), open_cell)
+    return sorted(found.values(), key=lambda cell: cell.cpu_hours)
 
 
 def seeds_to_plan(cell: Cell, paper: Paper) -> int:
     """How many seeds of a network `wrn-pipe plan` should know, for a cell that waits for runs."""
-    counted = cell.ours.n if cell.ours and cell.verdict is Verdict.INCONCLUSIVE else 0
-    return max(SEEDS, (runs_wanted(cell, paper) or 0) + counted)
+    return max(SEEDS, (runs_wanted(cell, paper) or 0) + _counted(cell))
+
+
+def _counted(cell: Cell) -> int:
+    """The seeds behind a verdict that more of them can change."""
+    return cell.ours.n if cell.ours and cell.verdict is Verdict.INCONCLUSIVE else 0
 
 
 def _of_cell(cell: Cell, of: Comparison) -> dict[str, Any]:
     """What the paper prints, where and by what protocol; what we have, and what the two add up to."""
-    paper, wanted = of.paper, runs_wanted(cell, of.paper)
-    recipe, waits = paper.protocol_of(cell.claim) if cell.claim else None, cell.claim if wanted else None
-    outlook = of_claim(waits, of.plan, seeds_to_plan(cell, paper), paper) if waits else None
+    paper, claim, wanted = of.paper, cell.claim, runs_wanted(cell, of.paper)
+    recipe = paper.protocol_of(claim) if claim else None
+    seeds = seeds_to_plan(cell, paper) if wanted else None
+    outlook = of_claim(claim, of.plan, seeds, paper) if claim and seeds else None
     return {
+        **as_object(cell),
         "table": cell.table,
         "title": paper.tables[cell.table],
-        "claim": cell.claim.id if cell.claim else None,
-        "network": cell.model,
-        "dataset": cell.dataset,
-        "metric": cell.metric,
-        "kind": cell.kind,
-        "printed": cell.claim.text if cell.claim else None,
-        "statistic": cell.claim.statistic if cell.claim else None,
+        "claim": claim.id if claim else None,
         "protocol": recipe.name if recipe else None,
-        "count": cell.count,
         "mean": cell.ours.mean if cell.ours else None,
         "median": cell.ours.median if cell.ours else None,
-        "difference": cell.difference,
-        "interval": cell.interval,
-        "margin": cell.margin,
-        "verdict": str(cell.verdict) if cell.verdict else None,
         "runs_wanted": wanted,
-        "seeds_to_plan": seeds_to_plan(cell, paper) if wanted else None,
+        "seeds_to_plan": seeds,
         "outlook": {**asdict(outlook), "text": str(outlook)} if outlook else None,
         "orderings": [
             {"text": ordering.text, "power": of_ordering(ordering.pairs, SEEDS, paper)}
             for ordering in paper.orderings
-            if any(cell.claim in pair for pair in ordering.pairs)
+            if any(claim in pair for pair in ordering.pairs)
         ],
         "deviations": [
-            {
-                "text": str(each),
-                "material": each.material,
-                "reason": each.reason,
-                "evidence": each.evidence,
-                "source": recipe.sources.get(each.field) if recipe else None,
-            }
+            {**asdict(each), "text": str(each), "source": recipe.sources.get(each.field) if recipe else None}
             for each in cell.deviations
         ],
-        "runs": list(cell.runs),
-        "excluded": [{"run": e.run, "error": e.error, "reason": e.reason} for e in cell.excluded],
         "footnotes": {str(c.number): c.text for c in paper.caveats if c.number in cell.caveats},
     }
 
 
 def _of_runs(of: Comparison, run_ids: Sequence[str]) -> list[dict[str, Any]]:
     """What the manifest says of each run, with its stages as dvc.lock and `dvc status` have them."""
-    plan = of.plan
-    told = {result.run: table_manifest.run(result, Path()) for result in reversed(of.results) if result.run in run_ids}
+    results = {result.run: result for result in reversed(of.results)}
     for run_id in run_ids:
-        if run_id not in told:
+        if run_id not in results:
+            of.plan.run(run_id)
             raise UserError(f"run {run_id} has no evaluation here", f"wrn-pipe repro {run_id}")
-    entries, dag = read_lock(), read_dag(plan)
-    stale = _stale(dag, list(dict.fromkeys(name for run in told.values() for name in run["stages"])))
-    found = []
-    for run_id in run_ids:
-        if not told[run_id]["stages"]:  # evidence, of which nothing here is an input
-            found.append(
-                {"run": run_id, **told[run_id], "absent": [], "to_have": None, "lock": {}, "recorded_in": None}
-                | {"weights_at": Origin.read(EVIDENCE / run_id / ORIGIN).weights_at}
-            )
+    found = [{"run": run_id, **table_manifest.run(results[run_id], Path())} for run_id in run_ids]
+    entries, dag = read_lock(), read_dag(of.plan)
+    stale = _stale(dag, list(dict.fromkeys(name for told in found for name in told["stages"])))
+    for told in found:
+        run_id = told["run"]
+        told |= {"absent": [], "to_have": None, "lock": {}, "recorded_in": None}
+        if not told["stages"]:  # evidence, of which nothing here is an input
+            told["weights_at"] = Origin.read(EVIDENCE / run_id / ORIGIN).weights_at
             continue
-        absent = [path for path in told[run_id]["files"] if not Path(path).exists()]
-        about = {"run": run_id, **told[run_id], "absent": absent, "to_have": to_have(run_id) if absent else None}
-        about["lock"] = {
-            name: {
+        if absent := [path for path in told["files"] if not Path(path).exists()]:
+            told |= {"absent": absent, "to_have": to_have(run_id)}
+        told["recorded_in"] = _recorded_in(entries.get(f"train@{run_id}", {}))
+        for name in told["stages"]:
+            told["lock"][name] = {
                 "outs": {out["path"]: out["md5"] for out in entries.get(name, {}).get("outs", ())},
                 "stale": [line for line in stale[name] if not (absent and only_absent([line]))] or None,
                 "settings": list(dag[name].params),
                 "inputs": list(dag[name].deps),
                 "command": dag[name].command,
             }
-            for name in about["stages"]
-        }
-        found.append(about | {"recorded_in": _recorded_in(entries.get(f"train@{run_id}", {}))})
     return found
 
 
@@ -170,3 +194,139 @@ def _recorded_in(entry: dict[str, Any]) -> str | None:
 def _checkout() -> dict[str, Any]:
     head, dirty = commit()
     return {"commit": head, "dirty": dirty}
+
+
+def run_text(summary: dict[str, Any], paper: Paper) -> str:
+    """`wrn-pipe show RUN`."""
+    lines = [*_run(summary, summary["checkout"], paper), "", "What it says about the paper"]
+    if not summary["claims"]:
+        lines += _told("Nothing: no table of the paper has this network on this dataset.")
+    for cell in summary["claims"]:
+        lines += _told(f"{cell['title'].partition(':')[0]}, {_what(cell, paper)}: {_sentence(cell)}")
+    return "\n".join([*lines, "", *_changes(summary)]) + "\n"
+
+
+def claims_text(summary: dict[str, Any], paper: Paper) -> str:
+    """`wrn-pipe explain`."""
+    lines: list[str] = []
+    for cell in summary["cells"]:
+        lines += [*_cell(cell, paper), ""]
+    for told in summary["runs"]:
+        lines += [*_run(told, summary["checkout"], paper), "", *_changes(told), ""]
+    return "\n".join(lines)
+
+
+def _what(cell: dict[str, Any], paper: Paper) -> str:
+    return f"{cell['network']}, {paper.datasets[cell['dataset']]}, {paper.metrics[cell['metric']]}"
+
+
+def _cell(cell: dict[str, Any], paper: Paper) -> list[str]:
+    lines = [*textwrap.wrap(f"{cell['title']}: {_what(cell, paper)}", _WIDTH), *_told(_sentence(cell))]
+    if cell["printed"] is not None:
+        recipe = f" Its recipe is {cell['protocol']}: wrn-pipe plan adds runs by it." if cell["protocol"] else ""
+        lines += _told(f"The paper prints {cell['printed']}{_STATISTICS[cell['statistic']]}.{recipe}")
+    for deviation in cell["deviations"]:
+        weight = "material" if deviation["material"] else "minor"
+        said = f"; its weight rests on: {deviation['evidence']}" if deviation["evidence"] else ""
+        said += f"; the paper's is from: {deviation['source']}" if deviation["source"] else ""
+        lines += _told(f"- {deviation['text']} ({weight}: {deviation['reason']}{said})")
+    for number, text in cell["footnotes"].items():
+        lines += _told(f"[{number}] {text}")
+    if cell["runs_wanted"]:
+        command = (
+            f"wrn-pipe plan --paper-table {cell['table']} --row '{cell['network']}' --dataset {cell['dataset']} "
+            f"--seeds {cell['seeds_to_plan']}, then wrn-pipe repro"
+        )
+        then = f". Then, {cell['outlook']['text']}." if cell["outlook"] else ""
+        lines += _told(f"To the next look: {cell['runs_wanted']} more comparable runs. {command}{then}")
+    for ordering in cell["orderings"]:
+        power = f"{SEEDS} seeds of each network show it in {100 * ordering['power']:.0f} of 100 cases, if it is true"
+        lines += _told(f"Ordering: {ordering['text']} {power}.")
+    return lines
+
+
+def _sentence(cell: dict[str, Any]) -> str:
+    """Both numbers and what they add up to."""
+    printed = cell["printed"] or "nothing"
+    if cell["kind"] == "count":
+        return f"{printed} in the paper, exactly {cell['count']:,} here: {cell['verdict']}"
+    if cell["mean"] is None:
+        return f"{printed} in the paper, {cell['verdict'] or cell['kind']}"
+    runs = "1 run" if len(cell["runs"]) == 1 else f"the mean of {len(cell['runs'])} runs"
+    ours = f"{printed} in the paper, {cell['mean']:.2f} here ({runs}: {', '.join(cell['runs'])})"
+    if cell["difference"] is not None:
+        ours += f", {cell['difference']:+.2f}"
+    if cell["interval"] is not None:
+        low, high = cell["interval"]
+        ours += f" with an interval of {low:+.2f} to {high:+.2f} and a margin of {cell['margin']:g}"
+    if cell["verdict"]:
+        ours += f": {cell['verdict']} ({MEANINGS[cell['verdict']].partition(';')[0]})"
+    return ours
+
+
+def _run(told: dict[str, Any], checkout: dict[str, Any], paper: Paper) -> list[str]:
+    metrics, data, settings = told["metrics"], told["data"], told["settings"]
+    devices = (
+        f"{each['name']} ({each['type']}, {each['threads']} threads) from epoch {each.get('from_epoch', 1)} on"
+        for each in told["devices"]
+    )
+    stale = {name: entry["stale"] for name, entry in told["lock"].items() if entry["stale"]}
+    recorded = "no commit has these weights in its dvc.lock"
+    if told["recorded_in"]:
+        recorded = f"dvc.lock has these weights since commit {told['recorded_in'][:12]}"
+    state = "with edits that are not committed" if checkout["dirty"] else "clean"
+    of_plan = [("origin", told["origin"])]
+    if told.get("weights_at"):
+        of_plan.append(("weights", told["weights_at"]))
+    if told["lock"]:
+        of_plan = [
+            ("commit", f"{recorded}; checked out is {checkout['commit'][:12]}, {state}"),
+            ("dvc.lock", "out of date:" if stale else "up to date with the files and settings here"),
+            *(("", f"{name}: {'; '.join(why)}") for name, why in stale.items()),
+            ("bits", f"wrn-pipe verify --deeper {told['run']} trains it again and compares"),
+        ]
+    rows = [
+        ("data", f"{data['name']}, content train {data['train'][:12]}, test {data['test'][:12]}"),
+        ("training", f"{settings['epochs']} epochs of protocol {told['protocol']}, seed {told['seed']}, "
+         f"{told['parameters']:,} parameters, loader {told['loader']}, kernels {told['kernels']}"),
+        ("machine", "; then ".join(devices)),
+        ("versions", ", ".join(f"{name} {version}" for name, version in told["versions"].items())),
+        ("fingerprint", f"{told['fingerprint']}, of settings, code, environment and data"),
+        *(("file", f"{path}, sha256 {digest[:12]}") for path, digest in told["files"].items()),
+        *([("not here", f"{', '.join(told['absent'])}. To have them: {told['to_have']}")] if told["absent"] else []),
+        *of_plan,
+        ("again", told["command"]),
+    ]  # fmt: skip
+    error = (
+        f"Test error {metrics['top1_error']:.2f} %: {metrics['errors']} of {metrics['n']} images wrong, "
+        f"standard error {metrics['standard_error']:.2f}."
+    )
+    lines = [
+        f"{told['run']}: {told['network']} on {paper.datasets.get(told['dataset'], told['dataset'])}",
+        *_told(error),
+    ]
+    for name, text in rows:
+        lines += _told(text, f"  {name:<12}", " " * 14)
+    return lines
+
+
+def _changes(told: dict[str, Any]) -> list[str]:
+    """What would make it another number."""
+    if not told["lock"]:
+        return _told("Nothing here changes it: it is bound to the commit that it was trained at.", "", "")
+    used = {name: entry for name, entry in told["lock"].items() if name.startswith(("train@", "evaluate@"))}
+    settings = dict.fromkeys(setting for entry in used.values() for setting in entry["settings"])
+    inputs = dict.fromkeys(path for entry in used.values() for path in entry["inputs"])
+    code = [path for path in inputs if path.startswith(("pipeline/", "stages/"))]
+    others = [path for path in inputs if path not in code and not path.startswith(("models/", "evaluations/"))]
+    return [
+        "What would change it",
+        *_told(f"- in params.yaml: {', '.join(settings)}"),
+        *_told(f"- the data and the environment: {', '.join(others)}"),
+        *_told(f"- code: {', '.join(code)}"),
+        *_told("- another kind of processor, number of threads or compiler: sums round otherwise"),
+    ]
+
+
+def _told(text: str, first: str = "  ", further: str = "    ") -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent=first, subsequent_indent=further, break_on_hyphens=False)

@@ -1,9 +1,10 @@
-"""Everything that `wrn-pipe verify` looks at, in one order: the lock, the data, each run, the results."""
+"""Everything that `wrn-pipe verify` looks at, in one order: the lock, the data, the results, each run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from pipeline.artifacts import EVIDENCE, ORIGIN, runs_in_evidence
 from pipeline.dvc_lock import LOCK
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError
@@ -18,23 +19,28 @@ OWN = RESULTS / "fast"
 """Of trainings outside the plan, see docs/reference/fast.md."""
 
 
+class Depth(NamedTuple):
+    """How much of the runs is computed again, beyond what takes seconds."""
+
+    deep: bool = False
+    """Predictions, from weights."""
+    deeper: str | None = None
+    """Of this run of the plan the weights, from nothing."""
+    epochs: int | None = None
+    """Of that training; None: all."""
+
+
+SHALLOW = Depth()
+
+
 def verify(
-    plan: Plan,
-    run: regenerate.Run,
-    *,
-    data: bool = True,
-    deep: bool = False,
-    deeper: str | None = None,
-    epochs: int | None = None,
-    other_code: str = "",
+    plan: Plan, run: regenerate.Run, depth: Depth = SHALLOW, *, data: bool = True, other_code: str = ""
 ) -> Iterator[Finding]:
     """Findings on the repository in the current folder, with `run` to run a stage's command.
 
-    Computed again: the md5 of every file that dvc.lock names; digests of the data's decoded content; metrics, from
-    predictions; labels, from the data; fingerprints, from settings, code and data; every result that git keeps, by its
-    own stage. `data` false leaves out what reads the datasets, which may be large. `deep`: predictions as well, from
-    weights. `deeper`: so are the weights of this run, from nothing, in this many `epochs`.
-    `other_code`: as regenerate has it.
+    Computed again: the md5 of every file that dvc.lock names; digests of the data's decoded content; every result that
+    git keeps, by its own stage; and of every run what `runs` does. `data` false leaves out what reads the datasets,
+    which may be large. `other_code`: as regenerate has it.
     """
     root = Path.cwd()
     disk, dag = lock_check.Disk(root), stages(root)
@@ -52,12 +58,36 @@ def verify(
     if data:
         for name in plan.datasets:
             yield from data_check.content(name, plan, disk)
-    for run_id in plan.runs:
-        yield from run_check.check(plan, run_id)
     yield from regenerate.check(plan, disk, dag, run, other_code)
     yield from _made_by_nothing(disk, dag, locked)
-    for run_id in plan.runs:
-        yield from _again(plan, run_id, deep, deeper == run_id, epochs)
+    yield from runs(plan, plan.runs, runs_in_evidence(), depth)
+
+
+def runs(plan: Plan, planned: Iterable[str], evidence: Iterable[str], depth: Depth) -> Iterator[Finding]:
+    """Findings on runs of the plan and in evidence/: as run_check has them, and what `depth` says."""
+    found = [run_check.of_plan(plan, run_id) for run_id in planned]
+    for run_id in evidence:
+        try:
+            found.append(run_check.of_evidence(run_id))
+        except UserError as error:
+            yield wrong(EVIDENCE / run_id / ORIGIN, error.what)
+    for run in found:
+        yield from run_check.check(run, plan)
+    for run in found:
+        if depth.deep:
+            from pipeline.evidence import recompute  # and with it torch
+
+            yield recompute.evaluated(run, plan)
+        elif run.weights.is_file():
+            why, fix = "was not computed again from the weights", f"wrn-pipe verify --deep {run.id}"
+            yield unchecked(run.predictions, why, fix)
+        if depth.deeper == run.id and not run.commit:
+            from pipeline.evidence import recompute
+
+            yield from recompute.trained(plan, run.id, depth.epochs)
+        elif run.weights.is_file() and not run.commit:
+            why = "weights and history.csv were not trained again"
+            yield unchecked(run.trained, why, f"wrn-pipe verify --deeper {run.id}")
 
 
 def _made_by_nothing(disk: lock_check.Disk, dag: Sequence[Stage], locked: dict[str, Any]) -> Iterator[Finding]:
@@ -76,19 +106,3 @@ def _made_by_nothing(disk: lock_check.Disk, dag: Sequence[Stage], locked: dict[s
             yield unchecked(path, "no stage makes it; docs/reference/fast.md says what it is")
         elif path not in made:
             yield wrong(path, f"no stage of {DAG} makes it", f"git rm it, or move it out of {RESULTS}/")
-
-
-def _again(plan: Plan, run_id: str, deep: bool, deeper: bool, epochs: int | None) -> Iterator[Finding]:
-    """Predictions from weights and weights from nothing; where that is not asked for, that it was not done."""
-    predictions, trained = Path("evaluations", run_id, "predictions.parquet"), Path("models", run_id)
-    if deep or deeper:
-        from pipeline.evidence import recompute  # and with it torch
-    if deep:
-        yield from recompute.evaluated(plan, run_id)
-    elif predictions.is_file():
-        yield unchecked(predictions, "was not computed again from the weights", "wrn-pipe verify --deep")
-    if deeper:
-        yield from recompute.trained(plan, run_id, epochs)
-    elif (trained / "model.safetensors").is_file():
-        why = "weights and history.csv were not trained again"
-        yield unchecked(trained, why, f"wrn-pipe verify --deeper {run_id}")

@@ -28,4 +28,4 @@ def explain(
     from pipeline.runner.params_file import load
 
     told = provenance_summary.of_claims(PAPER, load(), paper_table, row, dataset)
-    typer.echo(json_text(told) if json else provenance_summary.claims_text(told, PAPER), nl=False)
+    typer.echo(json_text(told) if json else provenance_summary.as_text(told, PAPER), nl=False)

@@ -23,4 +23,4 @@ def show(
     from pipeline.runner.params_file import load
 
     told = provenance_summary.of_run(PAPER, load(), run)
-    typer.echo(json_text(told) if json else provenance_summary.run_text(told, PAPER), nl=False)
+    typer.echo(json_text(told) if json else provenance_summary.as_text(told, PAPER), nl=False)

@@ -27,8 +27,7 @@ from pipeline.dvc_lock import LOCK
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence.findings import Finding, right, wrong
 from pipeline.evidence.lock_check import CARD, IGNORED, Disk
-from pipeline.evidence.regenerate import Run
-from pipeline.evidence.verification import verify
+from pipeline.evidence.verification import Run, verify
 from pipeline.params import PARAMS, Plan
 from pipeline.provenance import commit
 from pipeline.publication.paper import Paper

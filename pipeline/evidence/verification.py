@@ -1,15 +1,20 @@
 """Everything that `wrn-pipe verify` looks at, in one order: the lock, the data, the results, each run."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import chdir, contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.artifacts import EVIDENCE, ORIGIN, runs_in_evidence
 from pipeline.dvc_lock import LOCK
 from pipeline.dvc_lock import read as read_lock
-from pipeline.errors import UserError
-from pipeline.evidence import data_check, lock_check, regenerate, run_check
-from pipeline.evidence.findings import Finding, unchecked, wrong
+from pipeline.errors import UserError, WrnPipeError
+from pipeline.evidence import data_check, lock_check, run_check
+from pipeline.evidence.findings import Finding, right, unchecked, wrong
+from pipeline.evidence.lock_check import Disk
 from pipeline.params import PARAMS, Plan
 from pipeline.runner.dag import DAG, Stage, stages
 from pipeline.runner.running_stages import running_stages
@@ -17,6 +22,9 @@ from pipeline.runner.running_stages import running_stages
 RESULTS = Path("results")
 OWN = RESULTS / "fast"
 """Of trainings outside the plan, see docs/reference/fast.md."""
+Run = Callable[[str], None]
+"""Runs a stage's command, such as `python -m stages.tabulate 4`, in the current folder."""
+_HIDDEN = {"scratch", "tracking"}
 
 
 class Depth(NamedTuple):
@@ -34,16 +42,17 @@ SHALLOW = Depth()
 
 
 def verify(
-    plan: Plan, run: regenerate.Run, depth: Depth = SHALLOW, *, data: bool = True, other_code: str = ""
+    plan: Plan, run: Run, depth: Depth = SHALLOW, *, data: bool = True, other_code: str = ""
 ) -> Iterator[Finding]:
     """Findings on the repository in the current folder, with `run` to run a stage's command.
 
     Computed again: the md5 of every file that dvc.lock names; digests of the data's decoded content; every result that
     git keeps, by its own stage; and of every run what `runs` does. `data` false leaves out what reads the datasets,
-    which may be large. `other_code`: as regenerate has it.
+    which may be large. `other_code`: why the code here may make other results than those that are compared; they are
+    then unchecked, not wrong.
     """
     root = Path.cwd()
-    disk, dag = lock_check.Disk(root), stages(root)
+    disk, dag = Disk(root), stages(root)
     locked: dict[str, Any] = {}
     for name, pid in running_stages({stage.name: stage for stage in dag}).items():
         yield unchecked(DAG, f"{name} runs (process {pid}): what it writes, and all that needs it, is about to change")
@@ -58,7 +67,7 @@ def verify(
     if data:
         for name in plan.datasets:
             yield from data_check.content(name, plan, disk)
-    yield from regenerate.check(plan, disk, dag, run, other_code)
+    yield from _made_again(plan, disk, dag, run, other_code)
     yield from _made_by_nothing(disk, dag, locked)
     yield from runs(plan, plan.runs, runs_in_evidence(), depth)
 
@@ -78,7 +87,7 @@ def runs(plan: Plan, planned: Iterable[str], evidence: Iterable[str], depth: Dep
             from pipeline.evidence import recompute  # and with it torch
 
             yield recompute.evaluated(run, plan)
-        elif run.weights.is_file():
+        elif run.predictions.is_file():
             why, fix = "was not computed again from the weights", f"wrn-pipe verify --deep {run.id}"
             yield unchecked(run.predictions, why, fix)
         if depth.deeper == run.id and not run.commit:
@@ -90,7 +99,67 @@ def runs(plan: Plan, planned: Iterable[str], evidence: Iterable[str], depth: Dep
             yield unchecked(run.trained, why, f"wrn-pipe verify --deeper {run.id}")
 
 
-def _made_by_nothing(disk: lock_check.Disk, dag: Sequence[Stage], locked: dict[str, Any]) -> Iterator[Finding]:
+@contextmanager
+def _view(root: Path, *own: str) -> Iterator[Path]:
+    """A folder that shows the repository at `root` by links, but has empty folders `own` of its own: the current one.
+
+    What a stage writes to those is lost at the end, and MLflow's store and unfinished trainings are out of its sight.
+    """
+    root = root.resolve()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for path in root.iterdir():
+            if path.name not in (*own, *_HIDDEN) and not path.name.startswith("."):
+                (folder / path.name).symlink_to(path)
+        for each in own:
+            (folder / each).mkdir()
+        with chdir(folder):
+            yield folder
+
+
+def _made_again(plan: Plan, disk: Disk, dag: Sequence[Stage], run: Run, other_code: str) -> Iterator[Finding]:
+    """Each output of the stages whose outputs all are in git, against what the stage makes now of the files here: they
+    read what git has of the runs, so a fresh clone can do it.
+
+    The plan is cut down to the runs that are evaluated: the others are not in these results yet.
+    """
+    made = [stage for stage in dag if stage.in_git]
+    evaluated = {name: each for name, each in plan.runs.items() if disk.is_here(f"evaluations/{name}/metrics.json")}
+    with _view(disk.root, *{Path(out).parts[0] for stage in made for out in stage.outs}) as folder:
+        if len(evaluated) < len(plan.runs):
+            (folder / PARAMS).unlink()
+            cut = plan.model_copy(update={"runs": evaluated})
+            (folder / PARAMS).write_text(json.dumps(cut.model_dump(mode="json")), encoding="utf-8")
+        for stage in made:
+            for finding in _compare(disk, stage, run, folder):
+                differs = other_code and finding.state == "wrong" and (disk.root / finding.path).is_file()
+                yield unchecked(finding.path, other_code) if differs else finding
+
+
+def _compare(disk: Disk, stage: Stage, run: Run, folder: Path) -> Iterator[Finding]:
+    for out in stage.outs:
+        (folder / out).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        run(stage.command)
+    except Exception as error:  # noqa: BLE001 - a stage trusts its inputs, which somebody may have edited
+        why = error.what if isinstance(error, WrnPipeError) else repr(error)
+        yield from (wrong(out, f"cannot be made again: {why}") for out in stage.outs)
+        return
+    for out in stage.outs:
+        here, made = disk.root.resolve() / out, folder / out
+        if not here.is_file():
+            yield wrong(out, "not found", f"git checkout {out}, or wrn-pipe repro {stage.name}")
+        elif not made.is_file():
+            yield wrong(out, f"is not what {stage.name} makes: {stage.command}")
+        elif here.read_bytes() == made.read_bytes():
+            yield right(out, f"is what {stage.name} makes of the runs here")
+        else:
+            lines = zip_longest(*(path.read_bytes().split(b"\n") for path in (here, made)))
+            first = next(number for number, (one, other) in enumerate(lines, 1) if one != other)
+            yield wrong(out, f"is not what {stage.name} makes of the runs here: line {first}")
+
+
+def _made_by_nothing(disk: Disk, dag: Sequence[Stage], locked: dict[str, Any]) -> Iterator[Finding]:
     """Entries of dvc.lock without a stage, and results that no stage makes."""
     kinds = {stage.kind for stage in dag}
     names = {stage.name for stage in dag}

@@ -59,15 +59,16 @@ class JsonFile(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Raises UserError that names the file, and the field where one is wrong."""
+    def read(cls, path: Path, again: str | None = None) -> Self:
+        """Raises UserError that names the file, the field where one is wrong, and `again` as what writes it."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
-            raise _unreadable(path, error) from None
+            raise _unreadable(path, error, again) from None
         except ValidationError as error:
             first = error.errors()[0]
-            raise _unreadable(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            where = ".".join(map(str, first["loc"]))
+            raise _unreadable(path, f"{where}: {first['msg']}".removeprefix(": "), again) from None
 
     def write(self, path: Path) -> None:
         path.write_text(json_text(self.model_dump(mode="json")), encoding="utf-8")
@@ -189,12 +190,7 @@ def read_record(path: Path, again: str | None = None, *keys: str) -> dict[str, A
 
     Raises UserError, with `again` as the command that writes it, for another file than an object with these `keys`.
     """
-    try:
-        record = dict(json.loads(path.read_bytes()))
-    except OSError as error:
-        raise _unreadable(path, error, again) from None
-    except (ValueError, TypeError) as error:
-        raise _unreadable(path, f"not a record of a run: {error!r}", again) from None
+    record = JsonFile.read(path, again).model_dump()
     if lacking := [key for key in keys if key not in record]:
         raise _unreadable(path, f"it does not say {', '.join(lacking)}", again)
     return record

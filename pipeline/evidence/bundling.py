@@ -27,7 +27,7 @@ from pipeline.dvc_lock import LOCK
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence.findings import Finding, right, wrong
 from pipeline.evidence.lock_check import CARD, IGNORED, Disk
-from pipeline.evidence.verification import Run, verify
+from pipeline.evidence.verification import Depth, Run, verify
 from pipeline.params import PARAMS, Plan
 from pipeline.provenance import commit
 from pipeline.publication.paper import Paper
@@ -78,7 +78,7 @@ def bundle(paper: Paper, plan: Plan, to: Path, run: Run, runs: Collection[str] =
     Raises WrnPipeError when something here is wrong, as a bundle would say the same of it elsewhere, or not here.
     """
     wanted = _names(plan, runs or plan.runs)
-    for finding in verify(plan, run, data=False):
+    for finding in verify(plan, run, Depth(), data=False):
         absent = finding.path in wanted and not Path(finding.path).exists()
         if finding.state == "wrong" or absent:
             general = "wrn-pipe repro" if absent else "wrn-pipe verify lists all, and what to do"
@@ -228,7 +228,7 @@ def check(path: Path, run: Run) -> Iterator[Finding]:
                 f"made by other code than this: {code} differs; git checkout "
                 f"{made.commit if made else 'its commit'}{edits} and check it by that"
             )
-            for finding in verify(load(), run, other_code=other if code else ""):
+            for finding in verify(load(), run, Depth(), other_code=other if code else ""):
                 yield replace(finding, why=finding.why.replace("not here", "not in the archive"), fix="")
 
 

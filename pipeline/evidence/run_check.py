@@ -117,7 +117,7 @@ def check(run: FinishedRun, plan: Plan) -> Iterator[Finding]:
                 yield _absent(run, path, "not here")
         except UserError as error:
             yield wrong(path, error.what)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             yield wrong(path, f"cannot be checked, it or what belongs to it is broken: {error!r}")
 
 
@@ -141,7 +141,7 @@ def _metrics(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
         if not valid or not np.array_equal(predicted, probabilities.argmax(1)):
             why = "its predictions are not the most probable classes, or its probabilities not valid"
             yield wrong(predictions, why)
-    split = "held-out" if run.settings["protocol"].get("holdout") else "test"
+    split = "held-out" if run.settings["protocol"].get("holdout", 0) else "test"
     about = {"run": run.id, **{key: run.settings["run"][key] for key in ("dataset", "network")}, "split": split}
     told = read_record(path)
     if unlike := [f"{key} {value}" for key, value in (about | again).items() if told.get(key) != value]:
@@ -164,7 +164,7 @@ def _errors(slim: dict[str, Ints]) -> dict[str, float]:
 
 def _labels(run: FinishedRun, path: Path, labels: Ints) -> Finding:
     """Against those of the data or, where that is not here, of other evidence on the same images."""
-    holdout = run.settings["protocol"].get("holdout")
+    holdout = run.settings["protocol"].get("holdout", 0)
     known, of = None, run.data / ("train.beton" if holdout else "test.beton")
     if of.is_file():
         known = inspect(of).labels
@@ -173,7 +173,7 @@ def _labels(run: FinishedRun, path: Path, labels: Ints) -> Finding:
         for other in map(of_evidence, runs_in_evidence()):
             its = other.settings
             same = its["run"]["dataset"] == run.settings["run"]["dataset"]
-            if other.id != run.id and same and its["protocol"].get("holdout") == holdout:
+            if other.id != run.id and same and its["protocol"].get("holdout", 0) == holdout:
                 known, of = read_slim(other.predictions)["label"], other.evaluated
                 break
     if known is None:
@@ -195,15 +195,13 @@ def _record(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
     unlike = [key for key, value in expected.items() if record.get(key) != value]
     if unlike:
         yield wrong(path, f"{', '.join(unlike)}: not as {run.said_by} has it")
-    if f"{run.data}/card.json" not in run.content:
+    if not run.commit and f"{run.data}/card.json" not in run.content:
         yield unchecked(path, "the data's card.json, which its fingerprint covers, is not here")
     elif record.get("fingerprint") != found:
         why = f"the fingerprint in {RECORD} does not follow from settings, code and data, which give {found}"
         yield wrong(run.said_by if run.slim else path, why)
     elif not unlike:
-        yield right(
-            path, f"says what {run.said_by} says; fingerprint {found[:12]} follows from settings, code and data"
-        )
+        yield right(path, f"as {run.said_by} has it; fingerprint {found[:12]} follows from settings, code and data")
 
 
 def _history(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
@@ -258,18 +256,17 @@ def _code(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
     """The code that the fingerprint covers against the commit that is said to have it."""
     head = str(run.commit)
     files = {name: digest for name, digest in run.content.items() if not name.startswith("data/")}
-    unlike = [name for name, digest in files.items() if _digest_at(head, name) != digest]
-    if len(unlike) == len(files):
+    if _digest_at(head, "") is None:
         yield unchecked(run.said_by, f"commit {head[:12]}, whose code it is said to be, is not in this repository")
-    elif unlike:
-        yield wrong(run.said_by, f"commit {head[:12]} has another {unlike[0]}")
+    elif unlike := next((name for name, digest in files.items() if _digest_at(head, name) != digest), None):
+        yield wrong(run.said_by, f"commit {head[:12]} has another {unlike}")
     else:
         yield right(run.said_by, f"{len(files)} files of code and environment are those of commit {head[:12]}")
 
 
 @lru_cache(maxsize=4096)
 def _digest_at(head: str, path: str) -> str | None:
-    """sha256 of a file as a commit has it; None where it has none."""
+    """sha256 of a file as a commit has it; None where it, or the commit, is not there."""
     told = subprocess.run(["git", "show", f"{head}:{path}"], capture_output=True, check=False)
     return sha256(told.stdout).hexdigest() if told.returncode == 0 else None
 

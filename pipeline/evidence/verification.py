@@ -38,12 +38,7 @@ class Depth(NamedTuple):
     """Of that training; None: all."""
 
 
-SHALLOW = Depth()
-
-
-def verify(
-    plan: Plan, run: Run, depth: Depth = SHALLOW, *, data: bool = True, other_code: str = ""
-) -> Iterator[Finding]:
+def verify(plan: Plan, run: Run, depth: Depth, *, data: bool = True, other_code: str = "") -> Iterator[Finding]:
     """Findings on the repository in the current folder, with `run` to run a stage's command.
 
     Computed again: the md5 of every file that dvc.lock names; digests of the data's decoded content; every result that

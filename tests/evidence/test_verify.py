@@ -37,7 +37,7 @@ BETON, RAW = Path("data/beton/cifar10-tiny-rgb"), Path("data/raw/cifar10-tiny")
 
 
 def findings() -> list[Finding]:
-    return list(verify(load(), run_stage))
+    return list(verify(load(), run_stage, Depth()))
 
 
 def wrong() -> str:

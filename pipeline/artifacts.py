@@ -173,13 +173,13 @@ def read_history(path: Path, again: str | None = None) -> list[EpochRecord]:
     history: list[EpochRecord] = []
     try:
         for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
-            numbers = [float(row[name]) for name in ("learning_rate", "train_loss", "train_error")]
+            rate, loss, error = (float(row[name]) for name in ("learning_rate", "train_loss", "train_error"))
             test_error = float(row["test_error"]) if row.get("test_error") else None
-            history.append(EpochRecord(int(row["epoch"]), *numbers, test_error))
-    except OSError as error:
-        raise _unreadable(path, error, again) from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise _unreadable(path, f"line {len(history) + 2}: {error!r}", again) from None
+            history.append(EpochRecord(int(row["epoch"]), rate, loss, error, test_error))
+    except OSError as failure:
+        raise _unreadable(path, failure, again) from None
+    except (KeyError, TypeError, ValueError) as failure:
+        raise _unreadable(path, f"line {len(history) + 2}: {failure!r}", again) from None
     if [row.epoch for row in history] != list(range(1, len(history) + 1)):
         raise _unreadable(path, f"its epochs are not 1 to {len(history)}, one a row", again)
     return history

@@ -23,10 +23,10 @@ from pipeline.artifacts import EVALUATIONS, PREDICTIONS
 from pipeline.atomic_write import json_text
 from pipeline.comparison.results import Result, load_results
 from pipeline.data.beton import sha256
-from pipeline.dvc_lock import LOCK
+from pipeline.dvc_lock import IGNORED, LOCK
 from pipeline.errors import UserError, WrnPipeError
+from pipeline.evidence.file_check import CARD, Disk
 from pipeline.evidence.findings import Finding, right, wrong
-from pipeline.evidence.lock_check import CARD, IGNORED, Disk
 from pipeline.evidence.verification import Depth, Run, verify
 from pipeline.params import PARAMS, Plan
 from pipeline.provenance import commit

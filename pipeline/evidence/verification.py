@@ -12,9 +12,9 @@ from pipeline.artifacts import EVIDENCE, ORIGIN, runs_in_evidence
 from pipeline.dvc_lock import LOCK
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.evidence import data_check, lock_check, run_check
+from pipeline.evidence import file_check, run_check
+from pipeline.evidence.file_check import Disk
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
-from pipeline.evidence.lock_check import Disk
 from pipeline.params import PARAMS, Plan
 from pipeline.runner.dag import DAG, Stage, stages
 from pipeline.runner.running_stages import running_stages
@@ -53,7 +53,7 @@ def verify(plan: Plan, run: Run, depth: Depth, *, data: bool = True, other_code:
         yield unchecked(DAG, f"{name} runs (process {pid}): what it writes, and all that needs it, is about to change")
     try:
         locked = read_lock(root)
-        yield from lock_check.check(disk, dag, locked, data=data)
+        yield from file_check.check(disk, dag, locked, data=data)
     except UserError as error:
         yield wrong(LOCK, error.what, error.remedy)
     else:
@@ -61,7 +61,7 @@ def verify(plan: Plan, run: Run, depth: Depth, *, data: bool = True, other_code:
             yield wrong(LOCK, "not found", f"git checkout {LOCK}, or wrn-pipe repro")
     if data:
         for name in plan.datasets:
-            yield from data_check.content(name, plan, disk)
+            yield from file_check.content(name, plan, disk)
     yield from _made_again(plan, disk, dag, run, other_code)
     yield from _made_by_nothing(disk, dag, locked)
     yield from runs(plan, plan.runs, runs_in_evidence(), depth)

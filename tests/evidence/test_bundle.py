@@ -24,7 +24,7 @@ from pipeline.cli.main import app
 from pipeline.cli.verify import run_stage
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence.bundling import DESCRIPTION, bundle, check, gathered, unpack
-from pipeline.evidence.lock_check import Disk
+from pipeline.evidence.file_check import Disk
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
 

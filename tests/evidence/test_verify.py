@@ -23,8 +23,8 @@ from pipeline.cli.main import app
 from pipeline.cli.verify import TELLING, run_stage
 from pipeline.errors import UserError
 from pipeline.evidence import recompute
+from pipeline.evidence.file_check import Disk
 from pipeline.evidence.findings import Finding
-from pipeline.evidence.lock_check import Disk
 from pipeline.evidence.verification import Depth, verify
 from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load

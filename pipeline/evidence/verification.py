@@ -82,7 +82,7 @@ def runs(plan: Plan, planned: Iterable[str], evidence: Iterable[str], depth: Dep
             from pipeline.evidence import recompute  # and with it torch
 
             yield recompute.evaluated(run, plan)
-        elif run.predictions.is_file():
+        elif (run.weights if run.commit else run.predictions).is_file():
             why, fix = "was not computed again from the weights", f"wrn-pipe verify --deep {run.id}"
             yield unchecked(run.predictions, why, fix)
         if depth.deeper == run.id and not run.commit:

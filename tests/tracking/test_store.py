@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.main import main
-from pipeline.errors import UserError
-from pipeline.tracking.store import name, reason, uri
+from pipeline.tracking.store import name, uri
 
 
 @pytest.mark.parametrize(
@@ -49,9 +48,3 @@ def test_servers_and_databases_keep_their_address(monkeypatch: pytest.MonkeyPatc
     local = uri()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", local)  # as MLflow does, before the folder is made
     assert (uri(), name()) == (local, "tracking/mlflow.db")
-
-
-def test_a_reason_is_one_line() -> None:
-    assert reason(ValueError("cannot reach\n http://host:5000/api:  gone")) == "cannot reach http://host:5000/api: gone"
-    assert reason(UserError("what", "remedy")) == "what"
-    assert reason(ValueError()) == "ValueError"

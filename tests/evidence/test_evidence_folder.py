@@ -24,6 +24,7 @@ from pipeline.evidence.evidence_folder import add, add_archive, remove
 from pipeline.evidence.findings import Finding
 from pipeline.evidence.recompute import evaluated
 from pipeline.evidence.run_check import check, of_evidence
+from pipeline.evidence.verification import Depth, verify
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
 
@@ -167,7 +168,7 @@ def test_another_commit_than_that_of_the_code_is_named(evidence: Project) -> Non
 def test_a_run_counts_under_one_name(evidence: Project) -> None:
     other = OWN.with_name("another-name")
     shutil.copytree(OWN, other)
-    named = wrong(check(of_evidence(other.name), load()))
+    named = wrong(verify(load(), run_stage, Depth(), data=False))
     assert "which is evidence already" in named[str(other)]
 
 

@@ -1,4 +1,4 @@
-"""wrn-pipe track sync: MLflow's records follow the files, whatever happened to either."""
+"""wrn-pipe track sync: MLflow's records follow the files, whatever happened to either, and tell no secret."""
 
 import csv
 import hashlib
@@ -14,12 +14,14 @@ from tracking.conftest import FIRST, SECOND, Place, copy
 from typer.testing import CliRunner
 
 from pipeline.artifacts import EpochRecord
-from pipeline.cli.main import app
+from pipeline.cli.main import app, main
 from pipeline.errors import UserError
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
 from pipeline.tracking.mlflow_logger import mirrored
 from pipeline.tracking.run_record import finished
+from pipeline.tracking.store import name as store_name
+from pipeline.tracking.store import uri
 from pipeline.tracking.sync import log_runs
 
 
@@ -245,3 +247,45 @@ def test_a_database_that_fails_is_an_error_with_a_remedy(place: Place, damage: s
         "make tracking/ writable, with room on its disk; a database that is broken: move tracking/mlflow.db away, "
         "then: wrn-pipe track sync"
     )
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "nonsense",
+        "user:sesame@host/db",
+        "postgresql://u:sesame@host/db",
+        "sqlite://u:sesame@host/x.db",
+        "file:///tmp/sesame",
+        "https://",
+        "http://user:sesame@host:5000",
+        "http://127.0.0.1:1/?token=sesame",
+        "http://127.0.0.1:1/#sesame",
+        "http://user:a/b@sesame:5000",
+    ],
+)
+def test_another_address_is_an_error_that_does_not_repeat_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setattr("sys.argv", ["wrn-pipe", "track", "sync"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    said, fix = shown.err.splitlines()
+    assert "MLFLOW_TRACKING_URI is neither" in said
+    assert "MLFLOW_TRACKING_PASSWORD" in fix
+    assert "sesame" not in shown.out + shown.err
+
+
+def test_servers_and_databases_keep_their_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for address in (f"sqlite:///{tmp_path}/m@y.db", "https://host.example:8080/base", "http://127.0.0.1:5000"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        assert uri() == store_name() == address
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    local = uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", local)  # as MLflow does, before the folder is made
+    assert (uri(), store_name()) == (local, "tracking/mlflow.db")

@@ -74,11 +74,9 @@ def add_archive(
             protocol = read_record(EVALUATIONS / run_id / RECORD, None, "protocol")["protocol"]
             settings = {key: raw[key] for key in ("loading", "device", "kernels")}
             settings |= {"run": raw["runs"][run_id], "protocol": protocol}
-            folders, content = (
-                (root / MODELS / run_id, root / EVALUATIONS / run_id),
-                content_of(run_id, settings["run"]),
-            )
-            run = FinishedRun(run_id, *folders, settings, content, PARAMS, made.commit)
+            content = content_of(run_id, settings["run"])
+            trained, evaluated = (root / folder / run_id for folder in (MODELS, EVALUATIONS))
+            run = FinishedRun(run_id, trained, evaluated, settings, content, PARAMS, made.commit)
             with chdir(here):
                 found = _add(run, plan, weights, weights_at)
             added[run_id] = [replace(each, path=each.path.removeprefix(f"{root}/")) for each in found]
@@ -98,7 +96,7 @@ def _add(run: FinishedRun, plan: Plan, weights: bool, weights_at: str | None) ->
         raise UserError(what, "leave it out; --weights-at URL notes where they are to be had")
     found = list(run_check.check(run, plan))
     if bad := [finding for finding in found if finding.state == "wrong"]:
-        said = "; ".join(f"{finding.path} {finding.why}" for finding in bad)
+        said = "; ".join(f"{Path(finding.path).name} {finding.why}" for finding in bad)
         raise UserError(f"{run.id} is not taken as evidence: {said}", "nothing was written")
     copied = [run.trained / HISTORY, *(run.evaluated / name for name in (RECORD, METRICS, DIGESTS))]
     with new_folder(to) as folder:

@@ -91,7 +91,7 @@ def verify(
     is said to be unchecked, and is not wrong. Exit code: 0 nothing is wrong, 1 something is, 2 a mistake to fix.
     """
     from pipeline.cli.verify import report
-    from pipeline.evidence.data_check import verify as findings
+    from pipeline.evidence.file_check import datasets as findings
     from pipeline.runner.data_state import RAW, beton_folders
     from pipeline.runner.params_file import load
 

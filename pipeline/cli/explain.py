@@ -24,8 +24,8 @@ def explain(
     verdict is what it is.
     """
     from pipeline.atomic_write import json_text
-    from pipeline.evidence import provenance_summary, provenance_text
+    from pipeline.evidence import provenance_summary
     from pipeline.runner.params_file import load
 
     told = provenance_summary.of_claims(PAPER, load(), paper_table, row, dataset)
-    typer.echo(json_text(told) if json else provenance_text.claims(told, PAPER), nl=False)
+    typer.echo(json_text(told) if json else provenance_summary.as_text(told, PAPER), nl=False)

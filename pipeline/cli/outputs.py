@@ -14,8 +14,7 @@ def refuse_kept(to: Path, option: str) -> None:
 
 
 def _kept(place: Path) -> str | None:
-    from pipeline.dvc_lock import LOCK
-    from pipeline.evidence.lock_check import IGNORED
+    from pipeline.dvc_lock import IGNORED, LOCK
     from pipeline.params import PARAMS
     from pipeline.runner.dag import DAG, stages
 

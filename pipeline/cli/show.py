@@ -18,9 +18,9 @@ def show(
     Data, training, machine, versions, the digests of its files, the commit, and whether DVC finds them up to date.
     """
     from pipeline.atomic_write import json_text
-    from pipeline.evidence import provenance_summary, provenance_text
+    from pipeline.evidence import provenance_summary
     from pipeline.publication.wide_resnet import PAPER
     from pipeline.runner.params_file import load
 
     told = provenance_summary.of_run(PAPER, load(), run)
-    typer.echo(json_text(told) if json else provenance_text.run(told, PAPER), nl=False)
+    typer.echo(json_text(told) if json else provenance_summary.as_text(told, PAPER), nl=False)

@@ -53,6 +53,7 @@ def _print(found: "PlanStatus") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from pipeline.artifacts import runs_in_evidence
     from pipeline.runner.heartbeat import duration
 
     console = Console(highlight=False)
@@ -79,6 +80,8 @@ def _print(found: "PlanStatus") -> None:
         said.append(f"What is queued is not known: {found.jobs_unknown}.")
     if not found.asked_dvc:
         said.append(f"What is stale is not known, done only says that a result lies here: {found.why_not}.")
+    if kept := len(runs_in_evidence()):
+        said.append(f"evidence/ has {kept} finished run{', which counts' if kept == 1 else 's, which count'} as well.")
     typer.echo("\n".join([*said, _next(found)]))
 
 

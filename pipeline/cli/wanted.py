@@ -28,7 +28,7 @@ def wanted(
     from pipeline.cli.row_table import row_table
     from pipeline.comparison.cells import planned
     from pipeline.comparison.results import load_results
-    from pipeline.evidence.open_cells import open_cells
+    from pipeline.evidence.provenance_summary import open_cells
     from pipeline.runner.params_file import load
 
     plan = load()

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,8 +13,6 @@ from made_up_runs import five, result, write
 
 from pipeline.cli.main import main
 from pipeline.comparison.results import Result
-from pipeline.evidence import archive
-from pipeline.publication.wide_resnet import PAPER
 
 ROOT = Path(__file__).resolve().parents[2]
 Command = Callable[..., tuple[int, str, str]]
@@ -163,11 +162,12 @@ def packed(results: Sequence[Result], folder: Path, **others: bytes) -> str:
     """An archive beside `folder` with what a comparison reads of one: the plan and the records of these runs."""
     folder.mkdir()
     write(results, folder)
-    members: dict[str, bytes | Path] = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
-    members |= dict.fromkeys((archive.LICENCES, "dvc.lock", "dvc.yaml"), b"{}")
+    members = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    members |= dict.fromkeys(("LICENCES.md", "ro-crate-metadata.json", "dvc.lock", "dvc.yaml"), b"{}")
     members |= {f"evaluations/{each.run}/predictions.parquet": b"" for each in results}
-    made = archive.Checkout("0" * 40, "2026-01-01", dirty=False)
-    archive.write(folder.with_suffix(".zip"), members | others, made, PAPER)
+    with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as archive:
+        for name, content in (members | others).items():
+            archive.writestr(name, content)
     return f"{folder.name}.zip"
 
 

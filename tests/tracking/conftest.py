@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 from project import Project, make_project
 
 from pipeline.artifacts import EpochRecord, read_history
@@ -105,11 +105,11 @@ class Place:
     def client(self) -> MlflowClient:
         return MlflowClient(f"sqlite:///{self.root / 'tracking' / 'mlflow.db'}")
 
-    def runs(self, view: int = ViewType.ACTIVE_ONLY) -> dict[str, Run]:
+    def runs(self) -> dict[str, Run]:
         """Run id -> MLflow's newest run of it."""
         client = self.client()
         where = client.get_experiment_by_name(PAPER.slug).experiment_id
-        found = client.search_runs([where], "", view, order_by=["attributes.start_time ASC"])
+        found = client.search_runs([where], order_by=["attributes.start_time ASC"])
         return {run.info.run_name: run for run in found}
 
 

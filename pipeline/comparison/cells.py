@@ -116,11 +116,6 @@ class Cell:
         return tuple(run.run for run in self.shown)
 
     @property
-    def origins(self) -> tuple[str, ...]:
-        """Of each of them: this plan, or evidence of which commit."""
-        return tuple(run.result.origin for run in self.shown)
-
-    @property
     def difference(self) -> float | None:
         """Our mean minus the printed number, in points; None without the two."""
         return self.ours.mean - self.claim.value if self.ours and self.claim else None

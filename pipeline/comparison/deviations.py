@@ -18,8 +18,6 @@ _REENCODED_EVIDENCE = (
     "libffcv/ffcv-imagenet: a ResNet-50 comes to 78.4 % top-1 on images of at most 500 pixels, half of them encoded "
     "again at quality 90; no comparison with the original files is known"
 )
-_WELL_ENCODED = 500, 90
-"""The side and the quality that this evidence covers."""
 
 
 @dataclass(frozen=True, order=True)
@@ -95,7 +93,7 @@ def _of_run(result: Result, claim: Claim, paper: Paper, plan: Plan) -> Iterator[
     stored = plan.representations.get(f"{claim.dataset}-{record.representation}")
     if stored and stored.max_side and stored.quality:
         ours = f"longer side at most {stored.max_side}, quality {stored.quality}"
-        poor = stored.max_side < _WELL_ENCODED[0] or stored.quality < _WELL_ENCODED[1]
+        poor = stored.max_side < 500 or stored.quality < 90  # which the evidence does not cover
         yield Deviation("stored_images", "the original files", ours, poor, _REENCODED, _REENCODED_EVIDENCE)
     device = str(record.device.get("name") or record.device["type"])
     if device != theirs.device:

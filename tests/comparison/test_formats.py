@@ -17,7 +17,6 @@ import pandera.errors
 import pytest
 from made_up_runs import five, result
 
-from pipeline.comparison.deviations import Deviation
 from pipeline.comparison.formats import FILES, Format, cell_text, documents, render, tabular, terminal, write_table
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Column, Table, table
@@ -202,17 +201,6 @@ def test_a_cell_in_words(tables) -> None:
     assert "1 run, mean 5.93 (" in cell_text.evidence(three.cell("WRN-40-2-B(3,3,3,3)", C10), letters, PAPER)
     assert cell_text.ours(four.cell("WRN-40-1", Column("cifar10", "params_millions"))) == "563,930"
     assert cell_text.difference(four.cell("WRN-40-1", C10)) == "+5.49"
-
-
-def test_letters_go_on_after_the_alphabet(tables) -> None:
-    many = tuple(Deviation(f"field {number:02}", "a", "b", number < 3, "why") for number in range(53))
-    made = Table(PAPER, "4", (replace(tables["4"].cells[0], deviations=many),))
-    letters = cell_text.letters_of(made)
-    assert [letters[many[at]] for at in (0, 25, 26, 51, 52)] == ["a", "z", "aa", "zz", "aaa"]
-    assert dict(cell_text.notes(made, letters))["Deviations from the paper's protocol"][2:4] == [
-        ("[c]", "field 02: b instead of a (material: why)"),
-        ("[d]", "field 03: b instead of a (minor: why)"),
-    ]
 
 
 def test_written_files_are_the_same_bytes_each_time(tables, tmp_path) -> None:

@@ -45,7 +45,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Cell], Any]]] = {
     ),
     "caveats": ("|[0-9]+( [0-9]+)*", lambda cell: " ".join(map(str, cell.caveats))),
     "runs": (".*", lambda cell: " ".join(cell.runs)),
-    "origins": (".*", lambda cell: "; ".join(dict.fromkeys(cell.origins))),
+    "origins": (".*", lambda cell: "; ".join(dict.fromkeys(run.result.origin for run in cell.shown))),
     "excluded": (".*", lambda cell: " ".join(run.run for run in cell.excluded)),
 }
 """Name in results/table-N.csv -> the pattern of its text, and its value in a cell.
@@ -126,7 +126,7 @@ def as_object(cell: Cell) -> dict[str, Any]:
         "deviations": [asdict(deviation) for deviation in cell.deviations],
         "caveats": cell.caveats,
         "runs": cell.runs,
-        "origins": cell.origins,
+        "origins": [run.result.origin for run in cell.shown],
         "excluded": [{"run": run.run, "error": run.error, "reason": run.reason} for run in cell.excluded],
     }
     return {name: _rounded(value) for name, value in told.items()}

@@ -208,7 +208,7 @@ def test_what_power_foretells_is_what_verdicts_come_to(base_plan, paper_runs) ->
     told = [of_claim(number, base_plan, look, PAPER) for look in LOOKS]
     names = (("reproduced", "reproduced"), ("differs", "differs_one"), ("differs", "differs_two"))
     for margins, (verdict, name) in enumerate(names):
-        found = rates(paper_runs, prior.sd(TRUTH, IMAGES), margins * MARGIN, prior=prior)[verdict]
+        *found, _ = rates(paper_runs, prior.sd(TRUTH, IMAGES), margins * MARGIN, prior=prior)[verdict]
         assert [100 * getattr(one, name) for one in told] == pytest.approx(found, abs=3)
     assert of_claim(number, base_plan, 2, PAPER) is None, "fewer runs than the first look's"
 

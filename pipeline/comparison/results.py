@@ -103,10 +103,14 @@ def planned_results(plan: Plan, root: Path) -> list[Result]:
 
 
 def _load(folder: Path, commit: str | None = None) -> Result:
-    metrics, record = Metrics.read(folder / METRICS), RunRecord.read(folder / RECORD)
+    again = f"it is written by: wrn-pipe repro evaluate@{folder.name}" if commit is None else f"git checkout {folder}"
+    try:
+        metrics, record = Metrics.read(folder / METRICS), RunRecord.read(folder / RECORD)
+    except UserError as error:
+        raise UserError(error.what, again) from None
     named = folder.name, record.dataset, record.network
     if named != (metrics.run, metrics.dataset, metrics.network) or record.run != folder.name:
         what = f"{folder}: {METRICS} is of {metrics.run}, {metrics.network} on {metrics.dataset}"
         what += f", and {RECORD} of {record.run}, {record.network} on {record.dataset}"
-        raise UserError(what, f"wrn-pipe repro evaluate@{folder.name}" if commit is None else f"git checkout {folder}")
+        raise UserError(what, again)
     return Result(metrics, record, commit)

@@ -42,4 +42,4 @@ def test_a_broken_record_is_named(tmp_path, file, change, named) -> None:
         load_results(tmp_path)
     assert f"evaluations/{run.run}" in caught.value.what
     assert named in caught.value.what
-    assert "wrn-pipe repro" in caught.value.remedy
+    assert caught.value.remedy == f"it is written by: wrn-pipe repro evaluate@{run.run}"

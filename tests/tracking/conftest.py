@@ -45,7 +45,7 @@ def lay(run_id: str) -> dict[str, Any]:
         "protocol": plan.protocols["brief"].model_dump(mode="json"),
         "fingerprint": fingerprint(plan, run_id),
         **{"parameters": 563_930, "epochs": 2, "loader": "numpy", "kernels": "torch", "versions": {"torch": "2.14.1"}},
-        "device": {"type": "cpu", "name": "a processor"},
+        **{"device": {"type": "cpu", "name": "a processor"}, "devices": [], "unrepeatable_kernels": []},
     }
     trained, evaluated = Path("models") / run_id, Path("evaluations") / run_id
     for folder in (trained, evaluated):

@@ -5,6 +5,7 @@ torch, numpy and pyarrow are imported by the functions that need them: commands 
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
@@ -38,7 +39,6 @@ EVALUATION_FILES = (PREDICTIONS, METRICS, RECORD)
 """Of evaluations/<run>, which digests.json lists; the record is a copy, so that tables need no weights."""
 SAVED_STATES = "epoch-*.safetensors"
 """Names of a training's checkpoints in scratch/<fingerprint>, the later the further."""
-_PROBABILITY = "probability_"
 _ABOUT = "training"
 """The one metadata key of a checkpoint: safetensors writes several in random order."""
 
@@ -48,21 +48,27 @@ def beton_of(run: Run) -> Path:
     return BETON / f"{run.dataset}-{run.representation}"
 
 
+def runs_in_evidence() -> list[str]:
+    """By id, in the current folder."""
+    return sorted(path.parent.name for path in EVIDENCE.glob(f"[!.]*/{ORIGIN}"))
+
+
 class JsonFile(BaseModel):
     """Content of a JSON file with sorted keys. Unknown keys are kept: newer code may have written them."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Raises UserError that names the file, and the field where one is wrong."""
+    def read(cls, path: Path, again: str | None = None) -> Self:
+        """Raises UserError that names the file, the field where one is wrong, and `again` as what writes it."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
-            raise _unreadable(path, error.strerror or str(error)) from None
+            raise _unreadable(path, error, again) from None
         except ValidationError as error:
             first = error.errors()[0]
-            raise _unreadable(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            where = ".".join(map(str, first["loc"]))
+            raise _unreadable(path, f"{where}: {first['msg']}".removeprefix(": "), again) from None
 
     def write(self, path: Path) -> None:
         path.write_text(json_text(self.model_dump(mode="json")), encoding="utf-8")
@@ -164,25 +170,16 @@ def write_history(path: Path, history: Iterable[EpochRecord]) -> None:
 
 def read_history(path: Path, again: str | None = None) -> list[EpochRecord]:
     """Raises UserError, with `again` as the command that writes it, for a file without epochs 1 to n, one a row."""
+    history: list[EpochRecord] = []
     try:
-        rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
-    except OSError as error:
-        raise _unreadable(path, error.strerror or str(error), again) from None
-    except UnicodeDecodeError as error:
-        raise _unreadable(path, str(error), again) from None
-    try:
-        history = [
-            EpochRecord(
-                int(row["epoch"]),
-                float(row["learning_rate"]),
-                float(row["train_loss"]),
-                float(row["train_error"]),
-                float(row["test_error"]) if row.get("test_error") else None,
-            )
-            for row in rows
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise _unreadable(path, f"line {rows.line_num}: {error!r}", again) from None
+        for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
+            rate, loss, error = (float(row[name]) for name in ("learning_rate", "train_loss", "train_error"))
+            test_error = float(row["test_error"]) if row.get("test_error") else None
+            history.append(EpochRecord(int(row["epoch"]), rate, loss, error, test_error))
+    except OSError as failure:
+        raise _unreadable(path, failure, again) from None
+    except (KeyError, TypeError, ValueError) as failure:
+        raise _unreadable(path, f"line {len(history) + 2}: {failure!r}", again) from None
     if [row.epoch for row in history] != list(range(1, len(history) + 1)):
         raise _unreadable(path, f"its epochs are not 1 to {len(history)}, one a row", again)
     return history
@@ -193,12 +190,7 @@ def read_record(path: Path, again: str | None = None, *keys: str) -> dict[str, A
 
     Raises UserError, with `again` as the command that writes it, for another file than an object with these `keys`.
     """
-    try:
-        record = dict(json.loads(path.read_bytes()))
-    except OSError as error:
-        raise _unreadable(path, error.strerror or str(error), again) from None
-    except (ValueError, TypeError) as error:
-        raise _unreadable(path, f"not a record of a run: {error!r}", again) from None
+    record = JsonFile.read(path, again).model_dump()
     if lacking := [key for key in keys if key not in record]:
         raise _unreadable(path, f"it does not say {', '.join(lacking)}", again)
     return record
@@ -234,62 +226,57 @@ class Predictions(NamedTuple):
 
 def write_predictions(path: Path, samples: "Ints", predictions: Predictions) -> None:
     """Columns: index (in the split: `samples`), label, prediction, probability_0..."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     columns = {"index": samples, "label": predictions.labels, "prediction": predictions.predicted}
-    columns |= {f"{_PROBABILITY}{k}": column for k, column in enumerate(predictions.probabilities.T)}
-    pq.write_table(pa.table({name: pa.array(column) for name, column in columns.items()}), path, compression="zstd")
+    columns |= {f"probability_{k}": column for k, column in enumerate(predictions.probabilities.T)}
+    _write_columns(path, columns)
 
 
 def read_predictions(path: Path) -> Predictions:
     """Raises UserError for a file that holds no predictions."""
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        table = pq.read_table(path)
-        names = [f"{_PROBABILITY}{k}" for k in range(len(table.column_names) - 3)]
-        if table.column_names != ["index", "label", "prediction", *names]:
-            raise pa.ArrowInvalid(f"columns are {table.column_names}")
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} holds no predictions: {error}", _restore(path)) from None
-    probabilities = np.stack([table.column(name).to_numpy() for name in names], axis=1)
-    return Predictions(table.column("label").to_numpy(), table.column("prediction").to_numpy(), probabilities)
-
-
-_TOP = tuple(f"top_{k}" for k in range(2, 6))
+    _, labels, predicted, *probabilities = _read_columns(path, r"probability_\d+").values()
+    return Predictions(labels, predicted, np.stack(probabilities, axis=1))
 
 
 def write_slim(path: Path, full: Path) -> None:
     """The columns index, label and prediction of a predictions.parquet, and of fifty classes and more the next four."""
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    labels, predicted, probabilities = read_predictions(full)
+    index, labels, predicted, *probabilities = _read_columns(full, r"probability_\d+").values()
     columns = {"label": labels, "prediction": predicted}
-    if probabilities.shape[1] >= 50:
-        order = np.argsort(-probabilities, axis=1, kind="stable")
-        columns |= dict(zip(_TOP, order[:, 1:5].T, strict=True))
-    columns = {name: column.astype(np.int16) for name, column in columns.items()}
-    columns = {"index": pq.read_table(full, columns=["index"])["index"].to_numpy().astype(np.int32), **columns}
-    pq.write_table(pa.table({name: pa.array(column) for name, column in columns.items()}), path, compression="zstd")
+    if len(probabilities) >= 50:
+        order = np.argsort(-np.stack(probabilities, axis=1), axis=1, kind="stable")
+        columns |= {f"top_{k + 1}": order[:, k] for k in range(1, 5)}
+    narrow = {name: column.astype(np.int16) for name, column in columns.items()}
+    _write_columns(path, {"index": index.astype(np.int32), **narrow})
 
 
 def read_slim(path: Path) -> "dict[str, Ints]":
     """The columns that write_slim wrote. Raises UserError for another file."""
+    return _read_columns(path, r"top_[2-5]")
+
+
+def _write_columns(path: Path, columns: "dict[str, Any]") -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({name: pa.array(column) for name, column in columns.items()}), path, compression="zstd")
+
+
+def _read_columns(path: Path, others: str) -> dict[str, Any]:
+    """The columns index, label, prediction, and others of such names."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(path)
-        if table.column_names not in (["index", "label", "prediction"], ["index", "label", "prediction", *_TOP]):
-            raise pa.ArrowInvalid(f"columns are {table.column_names}")
+        names = table.column_names
+        if names[:3] != ["index", "label", "prediction"] or not all(re.fullmatch(others, name) for name in names[3:]):
+            raise pa.ArrowInvalid(f"columns are {names}")
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} holds no slim predictions: {error}", f"git checkout {path}") from None
-    return {name: table[name].to_numpy() for name in table.column_names}
+        raise UserError(f"{path} holds no predictions: {error}", _restore(path)) from None
+    return {name: table[name].to_numpy() for name in names}
 
 
 @dataclass
@@ -339,7 +326,8 @@ def read_checkpoint(path: Path) -> "tuple[Progress, dict[str, Tensor]]":
     return Progress(**{**about, "history": [EpochRecord(**row) for row in about["history"]]}), load(content)
 
 
-def _unreadable(path: Path, why: str, again: str | None = None) -> UserError:
+def _unreadable(path: Path, why: str | OSError, again: str | None = None) -> UserError:
+    why = (why.strerror or str(why)) if isinstance(why, OSError) else why
     remedy = f"it is written by: {again}" if again else _restore(path)
     return UserError(f"{path} cannot be read ({why})", remedy)
 

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.params import PARAMS, read_text, yaml_mapping
 
-LOCK = Path("dvc.lock")
+LOCK, IGNORED = Path("dvc.lock"), Path(".dvcignore")
 _REMEDY = f"settle the conflict there, if it has one, or git checkout {LOCK}"
 
 

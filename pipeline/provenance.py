@@ -49,22 +49,22 @@ def fingerprint(plan: Plan, run_id: str) -> str:
 
 
 def inputs(plan: Plan, run_id: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """A run's settings, and file by file the sha256 of what its stage depends on.
-
-    A folder of .beton files counts by its card, which pins their digests.
-    """
+    """A run's settings, and its `content_of`."""
     run = plan.run(run_id)
     parts = {"run": run, "protocol": plan.protocols[run.protocol], "loading": plan.loading}
     settings: dict[str, Any] = {name: part.model_dump(mode="json") for name, part in parts.items()}
     settings |= {"device": plan.device, "kernels": plan.kernels}
-    content: dict[str, str] = {}
-    for path in dependencies("train", run_id, settings["run"]):
-        content |= digests_of(path)
-    return settings, content
+    return settings, content_of(run_id, settings["run"])
+
+
+def content_of(run_id: str, run: dict[str, Any]) -> dict[str, str]:
+    """File by file the sha256 of what the training of `run` depends on, in the current folder."""
+    paths = dependencies("train", run_id, run)
+    return {file: digest for path in paths for file, digest in digests_of(path).items()}
 
 
 def digests_of(path: Path) -> dict[str, str]:
-    """The sha256 of a file, or of each file of a folder; of a folder of .beton files only of its card."""
+    """The sha256 of a file, or of each file of a folder; of .beton files only of their card, which pins theirs."""
     if (card := path / "card.json").is_file():
         files = [card]
     elif path.is_file():

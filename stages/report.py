@@ -7,8 +7,8 @@ from pipeline.comparison.cells import Comparison
 from pipeline.comparison.results import planned_results
 from pipeline.comparison.tables import table
 from pipeline.publication.wide_resnet import PAPER
-from pipeline.report.finished_runs import load_finished
 from pipeline.report.page import render
+from pipeline.report.plotted import load_finished
 from pipeline.runner.params_file import load
 from pipeline.runner.stage_entry import run_stage
 

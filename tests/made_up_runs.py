@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.comparison.results import Device, Metrics, Record, Result
+from pipeline.artifacts import RunRecord
+from pipeline.comparison.results import Metrics, Result
 from pipeline.params import Protocol
 from pipeline.publication.wide_resnet import PAPER
 
@@ -52,11 +53,8 @@ def result(
 ) -> Result:
     """A finished run with `errors` wrong test images. `changes` are of run.json or metrics.json."""
     recipe = PAPER.protocols[protocol].protocol if isinstance(protocol, str) else protocol
-    about = {
-        "run": run or re.sub(r"[^a-z0-9]+", "-", f"{dataset}-{network}-s{seed}".lower()),
-        "dataset": dataset,
-        "network": network,
-    }
+    name = run or re.sub(r"[^a-z0-9]+", "-", f"{dataset}-{network}-s{seed}".lower())
+    about = {"run": name, "dataset": dataset, "network": network}
     metrics = {"split": "test", "n": PAPER.images(dataset, "test"), "top5_error": None}
     metrics |= {key: changes.pop(key) for key in metrics if key in changes}
     record = {
@@ -65,14 +63,14 @@ def result(
         "protocol": recipe,
         "seed": seed,
         "epochs": recipe.epochs,
-        "fingerprint": f"fingerprint of {about['run']}",
+        "fingerprint": f"fingerprint of {name}",
         "parameters": 563930,
-        "device": Device(type="cuda", name="NVIDIA H200"),
+        **{"loader": "ffcv", "kernels": "torch", "devices": [], "unrepeatable_kernels": []},
+        "device": {"type": "cuda", "name": "NVIDIA H200"},
         "versions": {"torch": "2.14.1"},
         **changes,
     }
-    error = 100 * errors / metrics["n"]
-    return Result(Metrics(**about, **metrics, errors=errors, top1_error=error), Record(**about, **record))
+    return Result(Metrics(**about, **metrics, errors=errors), RunRecord(**about, **record))
 
 
 def changed(name: str, **fields: Any) -> Protocol:
@@ -92,4 +90,4 @@ def write(results: Sequence[Result], root: Path) -> None:
         folder = root / "evaluations" / each.run
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text(each.metrics.model_dump_json(exclude_none=True), encoding="utf-8")
-        (folder / "run.json").write_text(each.record.model_dump_json(), encoding="utf-8")
+        each.record.write(folder / "run.json")

@@ -77,7 +77,7 @@ def verify(
     .beton files; each .beton file with its card; each folder as a whole with dvc.lock. What is not here or on no record
     is said to be unchecked, and is not wrong. Exit code: 0 nothing is wrong, 1 something is, 2 a mistake to fix.
     """
-    from pipeline.evidence.data_check import verify
+    from pipeline.evidence.file_check import datasets as findings
     from pipeline.runner.data_state import RAW, beton_folders
     from pipeline.runner.params_file import load
 
@@ -86,7 +86,7 @@ def verify(
         _need(dataset, plan, RAW / dataset, *beton_folders(dataset, plan).values())
     fix = "To get them right: delete the folder that each is in, then wrn-pipe repro convert"
     absent = "Not checked is what is not here or on no record: each line says why."
-    report(verify(plan.datasets if dataset is None else [dataset], plan), json, fix, absent)
+    report(findings(plan.datasets if dataset is None else [dataset], plan), json, fix, absent)
 
 
 @app.command(epilog="Example: wrn-pipe data show cifar10 --augmented --seed 1 --epoch 3 --out cifar10.png")

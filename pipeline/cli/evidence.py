@@ -69,16 +69,11 @@ def verify(
 
     Exit code: 0 nothing is wrong, 1 something is.
     """
-    from pipeline.artifacts import EVIDENCE
-    from pipeline.evidence.evidence_folder import check, runs_here
+    from pipeline.artifacts import runs_in_evidence
+    from pipeline.evidence.verification import Depth, runs
     from pipeline.runner.params_file import load
 
-    plan = load()
-    found = [finding for run_id in runs_here() for finding in check(EVIDENCE / run_id, run_id, plan)]
-    if deep:
-        from pipeline.evidence.recompute import of_evidence
-
-        found += [of_evidence(plan, run_id) for run_id in runs_here()]
+    found = runs(load(), [], runs_in_evidence(), Depth(deep))
     fix = "git checkout what somebody has edited; a run that is faulty: wrn-pipe evidence remove RUN"
     report(found, json, fix, ABSENT)
 

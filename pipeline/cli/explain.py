@@ -20,11 +20,11 @@ def explain(
 ) -> None:
     """Tell what the paper claims in a row of a table and where it says so, what stands behind our number, and why the
     verdict is what it is."""
-    from pipeline.evidence import provenance_summary, provenance_text
+    from pipeline.evidence import provenance_summary
     from pipeline.runner.params_file import load
 
     told = provenance_summary.of_claims(PAPER, load(), paper_table, row, dataset)
     if json:
         print_json(told)
     else:
-        typer.echo(provenance_text.claims(told, PAPER), nl=False)
+        typer.echo(provenance_summary.as_text(told, PAPER), nl=False)

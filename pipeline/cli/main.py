@@ -24,7 +24,7 @@ COMMANDS = {
     "wanted": "--paper-table 4",
     "show": "cifar10-wrn-40-1-quick-s1",
     "explain": "--paper-table 4 --row WRN-40-1 --dataset cifar10",
-    "verify": "--deep",
+    "verify": "--deep cifar10-wrn-40-1-quick-s1",
     "bundle": "--to wrn.zip, and elsewhere: wrn-pipe verify --bundle wrn.zip",
     "export": "cifar10-wrn-40-1-quick-s1 --layout authors --to wrn-40-1.safetensors",
     "stage": "train cifar10-wrn-40-1-quick-s1",

@@ -13,11 +13,11 @@ def show(run: Run, json: Json = False) -> None:
     Data, training, machine, versions, the digests of its files, the commit, and whether DVC finds them up to date.
     --json: with all inputs and dvc.lock's digests.
     """
-    from pipeline.evidence import provenance_summary, provenance_text
+    from pipeline.evidence import provenance_summary
     from pipeline.runner.params_file import load
 
     told = provenance_summary.of_run(PAPER, load(), run)
     if json:
         print_json(told)
     else:
-        typer.echo(provenance_text.run(told, PAPER), nl=False)
+        typer.echo(provenance_summary.as_text(told, PAPER), nl=False)

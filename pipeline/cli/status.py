@@ -107,6 +107,8 @@ def _some(reasons: Sequence[str]) -> str:
 
 def _said(found: "PlanStatus") -> list[str]:
     """What is wrong, under way or not known."""
+    from pipeline.artifacts import runs_in_evidence
+
     said = [f"{run.stage} failed: {_some(run.why)}" for run in found.runs if run.state == "failed"]
     for table in found.tables:
         if table.state in _STATE:
@@ -118,6 +120,8 @@ def _said(found: "PlanStatus") -> list[str]:
         said.append(f"What is queued is not known: {found.jobs_unknown}.")
     if not found.asked_dvc:
         said.append(f"What is stale is not known, done only says that a result lies here: {found.why_not}.")
+    if kept := len(runs_in_evidence()):
+        said.append(f"evidence/ has {kept} finished run{', which counts' if kept == 1 else 's, which count'} as well.")
     return said
 
 

@@ -4,7 +4,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
 from pipeline.cli.options import Json, of_plan
 from pipeline.cli.output import report
@@ -15,6 +15,9 @@ TELLING = ("summarize", "tabulate", "manifest", "report")
 
 
 def verify(
+    run: Annotated[
+        str | None, Argument(help="Only this run, of params.yaml or in evidence/.", autocompletion=of_plan("runs"))
+    ] = None,
     deep: Annotated[bool, Option("--deep", help="Evaluate the weights again and compare predictions.")] = False,
     deeper: Annotated[
         str | None,
@@ -26,23 +29,25 @@ def verify(
 ) -> None:
     """Recompute what the results claim, from the files they are said to come from.
 
-    Every file against dvc.lock, read byte by byte; the data's content against the pinned digests; metrics from
-    predictions; labels from the data; each run's fingerprint from settings, code and data; tables, manifest and report
-    made again by their own stages. --deep computes predictions from weights, --deeper RUN weights from nothing: to the
-    same bits on the kind of machine that run.json names. Nothing can tell whether it names the right one or, on another
-    kind, whether weights and all that follows were forged to fit: git's history and a bundle's sha256 vouch for those.
+    Every file against dvc.lock, read byte by byte; the data's content against the pinned digests; tables, manifest and
+    report made again by their own stages; and of every run, of params.yaml or in evidence/, metrics from predictions,
+    labels from the data, the fingerprint from settings, code and data. --deep computes predictions from weights,
+    --deeper RUN weights from nothing: to the same bits on the kind of machine that run.json names. Nothing can tell
+    whether it names the right one or, on another kind, whether weights and all that follows were forged to fit: git's
+    history and a bundle's sha256 vouch for those.
 
     Exit code: 0 nothing is wrong, 1 something is. What is not here, and what takes --deep or --deeper, is listed as not
     checked, and is not wrong.
     """
+    from pipeline.artifacts import runs_in_evidence
     from pipeline.evidence import bundling, verification
     from pipeline.runner.params_file import load
 
     if epochs is not None and deeper is None:
         raise UserError("--epochs without --deeper", "wrn-pipe verify --deeper RUN --epochs 1")
     if bundle is not None:
-        if deep or deeper:
-            raise UserError("--bundle with --deep or --deeper: an archive has no data", "unpack it where the data is")
+        if run or deep or deeper:
+            raise UserError("--bundle with RUN, --deep or --deeper: it has no data", "unpack it where the data is")
         fix = "Get the archive again from whoever made it: these files are not as it, or the others, say."
         absent = "Not checked is what needs the images, which no archive has, or this code where another made it."
         report(bundling.check(bundle, run_stage), json, fix, absent)
@@ -55,7 +60,16 @@ def verify(
         "or wrn-pipe repro to make again what follows from your edits."
     )
     absent = "Not checked is what is not here, has nothing here to be compared with, or takes long: each line says why."
-    report(verification.verify(plan, run_stage, deep=deep, deeper=deeper, epochs=epochs), json, fix, absent)
+    depth = verification.Depth(deep, deeper, epochs)
+    if run is None:
+        found = verification.verify(plan, run_stage, depth)
+    else:
+        planned = [each for each in plan.runs if each in (run, deeper)]
+        evidence = [each for each in runs_in_evidence() if each in (run, deeper)]
+        if run not in (*planned, *evidence):
+            plan.run(run)
+        found = verification.runs(plan, planned, evidence, depth)
+    report(found, json, fix, absent)
 
 
 def run_stage(command: str) -> None:

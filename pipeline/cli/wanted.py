@@ -19,7 +19,7 @@ def wanted(paper_table: Tables = "all", as_json: Json = False) -> None:
 
     from pipeline.comparison.cells import planned
     from pipeline.comparison.results import load_results
-    from pipeline.evidence.open_cells import open_cells
+    from pipeline.evidence.provenance_summary import open_cells
     from pipeline.runner.params_file import load
 
     cells = open_cells(planned(PAPER, load(), load_results(Path())), PAPER.table_names(paper_table))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from pipeline.comparison.deviations import Deviation, deviations, is_comparable
+from pipeline.comparison.deviations import Deviation, deviations
 from pipeline.comparison.results import Result, counted
 from pipeline.comparison.statistics import (
     LOOKS,
@@ -15,7 +15,6 @@ from pipeline.comparison.statistics import (
     Spread,
     Verdict,
     judge,
-    paper_variance,
     pooled,
     published_spread,
     summarise,
@@ -57,15 +56,24 @@ def planned(paper: Paper, plan: Plan, results: Sequence[Result]) -> Comparison:
 
 
 @dataclass(frozen=True)
-class Excluded:
-    """A finished run of the claim's network that the verdict leaves out."""
+class Weighed:
+    """A finished run of a claim's network on its dataset."""
 
-    run: str
+    result: Result
     error: float
-    """In percent."""
+    """By the claim's metric, in percent."""
     deviations: tuple[Deviation, ...]
-    """Empty when the run was left out because another one has its seed."""
-    reason: str
+    reason: str = ""
+    """Why the verdict leaves it out; empty for one that it rests on."""
+
+    @property
+    def run(self) -> str:
+        return self.result.run
+
+    @property
+    def material(self) -> tuple[Deviation, ...]:
+        """What makes it not comparable; empty for one that is."""
+        return tuple(deviation for deviation in self.deviations if deviation.material)
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,10 @@ class Cell:
     """The claim's kind; unpublished where the paper's table prints a dash."""
     claim: Claim | None
     """None when unpublished."""
-    ours: Sample | None = None
+    shown: tuple[Weighed, ...] = ()
+    """The runs behind `ours`, one per seed."""
+    excluded: tuple[Weighed, ...] = ()
+    """The other finished runs of the network."""
     judgement: Judgement | None = None
     """The statistics behind the verdict; None unless there are comparable runs."""
     verdict: Verdict | None = None
@@ -92,20 +103,22 @@ class Cell:
     time: float | None = None
     """Ours, in the metric's unit, for a timing that was measured here."""
     deviations: tuple[Deviation, ...] = ()
-    """Of the runs in `runs`; without repetition."""
+    """Of what is shown, material ones first; without repetition."""
     caveats: tuple[int, ...] = ()
-    runs: tuple[str, ...] = ()
-    """Ids of the runs behind `ours`."""
-    origins: tuple[str, ...] = ()
-    """Of each of them: this plan, or evidence of which commit."""
-    excluded: tuple[Excluded, ...] = ()
+
+    @property
+    def ours(self) -> Sample | None:
+        return summarise([run.error for run in self.shown]) if self.shown else None
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Ids of the runs behind `ours`."""
+        return tuple(run.run for run in self.shown)
 
     @property
     def difference(self) -> float | None:
         """Our mean minus the printed number, in points; None without the two."""
-        if self.ours is None or self.claim is None:
-            return None
-        return self.ours.mean - self.claim.value
+        return self.ours.mean - self.claim.value if self.ours and self.claim else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -118,50 +131,56 @@ def cell_of(claim: Claim, of: Comparison) -> Cell:
 
     Raises UserError when the plan has no margin for a dataset that has runs to judge.
     """
-    cell = Cell(
-        claim.table,
-        claim.dataset,
-        claim.model,
-        claim.metric,
-        claim.kind,
-        claim,
-        caveats=tuple(caveat.number for caveat in of.paper.caveats_of(claim)),
-    )
+    caveats = tuple(caveat.number for caveat in of.paper.caveats_of(claim))
+    cell = Cell(claim.table, claim.dataset, claim.model, claim.metric, claim.kind, claim, caveats=caveats)
     if claim.kind == "count":
-        return _count(cell, claim, of.paper)
+        # A count is the paper's when it rounds to the printed figure; otherwise the network is another one.
+        count = parameters(parse(claim.network), of.paper.classes(claim.dataset))
+        same = f"{count / 1e6:.{claim.decimals}f}" == claim.text
+        return replace(cell, count=count, verdict=Verdict.SAME_COUNT if same else Verdict.OTHER_COUNT)
     if claim.kind != "runnable":
         return cell
-    recipe, weighed = of.paper.protocol_of(claim), _weighed(claim, of)
-    if recipe is None or not weighed:
+    found = _weighed(claim, of)
+    if not found:
         return replace(cell, verdict=Verdict.NOT_RUN)
-    return _with_runs(cell, claim, weighed, of)
+    comparable = [run for run in found if not run.material]
+    alike = comparable or _nearest_recipe(found)
+    shown, repeated = _one_per_seed(alike)
+    excluded = [replace(run, reason="its seed is counted already") for run in repeated]
+    reason = "not comparable" if comparable else "another protocol"
+    excluded += [replace(run, reason=reason) for run in found if run not in alike]
+    unique = dict.fromkeys(deviation for run in shown for deviation in run.deviations)
+    cell = replace(
+        cell,
+        shown=tuple(shown),
+        excluded=tuple(excluded),
+        deviations=tuple(sorted(unique, key=lambda deviation: not deviation.material)),
+        verdict=Verdict.NOT_COMPARABLE,
+    )
+    if not comparable:
+        return cell
+    margin = of.plan.comparison.margins.get(claim.dataset)
+    if margin is None:
+        raise UserError(
+            f"{PARAMS}: comparison.margins has no margin for {claim.dataset}",
+            f"add {claim.dataset}: and the points of error that still are the same, with the reason",
+        )
+    judgement = judge(claim, errors_of(claim, of), of.spread, margin)
+    return replace(cell, verdict=judgement.verdict, judgement=judgement, margin=margin)
 
 
-def unpublished_cell(table: str, dataset: str, model: str, metric: Metric) -> Cell:
-    """A place that the paper's table leaves empty."""
-    return Cell(table, dataset, model, metric, "unpublished", None)
-
-
-def unpublished_cell_with_runs(claim: Claim, model: str, of: Comparison) -> Cell:
-    """A dash of the paper's table: our runs of `model` are shown, with their deviations, and not judged.
-
-    `claim` is any claim of the same column, whose protocol the empty place would have had.
-    """
-    cell = cell_of(replace(claim, model=model), of)
-    return replace(cell, kind="unpublished", claim=None, judgement=None, verdict=None, margin=None, caveats=())
-
-
-def comparable_runs(claim: Claim, of: Comparison) -> tuple[tuple[Result, float], ...]:
-    """The runs that count for a claim, one per seed, with their errors in percent; by seed."""
-    chosen, _ = _one_per_seed([w for w in _weighed(claim, of) if is_comparable(w.deviations)])
-    return tuple((w.result, w.error) for w in chosen)
+def comparable_runs(claim: Claim, of: Comparison) -> list[Weighed]:
+    """The runs that count for a claim, one per seed, by seed."""
+    return _one_per_seed([run for run in _weighed(claim, of) if not run.material])[0]
 
 
 def errors_of(claim: Claim, of: Comparison) -> Errors:
-    """Of the runs that count for a claim."""
+    """Of the runs that count for a claim; a number that the paper quotes stands as printed, for one run."""
+    images = of.paper.images(claim.dataset, "test")
+    if claim.kind == "quoted":
+        return Errors((claim.value,), images)
     runs = comparable_runs(claim, of)
-    settled = _settled([result for result, _ in runs], of)
-    return Errors(tuple(error for _, error in runs), of.paper.images(claim.dataset, "test"), settled)
+    return Errors(tuple(run.error for run in runs), images, _settled([run.result for run in runs], of))
 
 
 def _settled(ours: Sequence[Result], of: Comparison) -> int:
@@ -172,125 +191,43 @@ def _settled(ours: Sequence[Result], of: Comparison) -> int:
     """
     kinds = {(result.record.dataset, result.network, result.record.protocol_name) for result in ours}
     finished, seeds = {result.run for result in of.results}, {result.record.seed for result in ours}
-    pending = [
+    expected = {
         run.seed
         for name, run in of.plan.runs.items()
-        if (run.dataset, canonical(run.network), run.protocol) in kinds
-        and name not in finished
-        and run.seed not in seeds
-    ]
-    highest = max((result.record.seed for result in ours if result.commit), default=0)
-    pending += [seed for seed in range(1, highest) if seed not in seeds]
-    return sum(result.record.seed < min(pending) for result in ours) if pending else len(ours)
+        if name not in finished and (run.dataset, canonical(run.network), run.protocol) in kinds
+    }
+    expected |= set(range(1, max((result.record.seed for result in ours if result.commit), default=0)))
+    missing = min(expected - seeds, default=None)
+    return len(ours) if missing is None else sum(seed < missing for seed in seeds)
 
 
-@dataclass(frozen=True)
-class _Weighed:
-    result: Result
-    error: float
-    deviations: tuple[Deviation, ...]
-
-
-def _with_runs(cell: Cell, claim: Claim, weighed: Sequence[_Weighed], of: Comparison) -> Cell:
-    comparable, repeated = _one_per_seed([w for w in weighed if is_comparable(w.deviations)])
-    others = [w for w in weighed if not is_comparable(w.deviations)]
-    if comparable:
-        rest = [*_excluded(repeated, "its seed is counted already"), *_excluded(others, "not comparable")]
-        margin = _margin(of.plan, claim.dataset)
-        judgement = judge(
-            [w.error for w in comparable],
-            claim.value,
-            of.spread,
-            variance=paper_variance(claim),
-            margin=margin,
-            rounding=claim.rounding,
-            images=of.paper.images(claim.dataset, "test"),
-            settled=_settled([w.result for w in comparable], of),
-            higher_is_better=claim.metric == "map",
-        )
-        return replace(_shown(cell, comparable, rest), verdict=judgement.verdict, judgement=judgement, margin=margin)
-    main, repeated = _one_per_seed(_nearest_recipe(others))
-    shown = {w.result.run for w in main} | {w.result.run for w in repeated}
-    rest = [
-        *_excluded(repeated, "its seed is counted already"),
-        *_excluded([w for w in others if w.result.run not in shown], "another protocol"),
-    ]
-    return replace(_shown(cell, main, rest), verdict=Verdict.NOT_COMPARABLE)
-
-
-def _shown(cell: Cell, chosen: Sequence[_Weighed], rest: Sequence[Excluded]) -> Cell:
-    unique = dict.fromkeys(deviation for w in chosen for deviation in w.deviations)
-    return replace(
-        cell,
-        ours=summarise([w.error for w in chosen]),
-        deviations=tuple(sorted(unique, key=lambda deviation: not deviation.material)),
-        runs=tuple(w.result.run for w in chosen),
-        origins=tuple(w.result.origin for w in chosen),
-        excluded=tuple(rest),
-    )
-
-
-def _excluded(weighed: Sequence[_Weighed], reason: str) -> list[Excluded]:
-    return [Excluded(w.result.run, w.error, w.deviations, reason) for w in weighed]
-
-
-def _runs_of(network: str, dataset: str, metric: Metric, results: Sequence[Result]) -> list[tuple[Result, float]]:
-    """Runs by id, so that the order in which they are given changes nothing."""
-    pairs = []
-    for result in sorted(results, key=lambda result: result.run):
-        error = result.error(metric)
-        if error is not None and (result.network, result.record.dataset) == (network, dataset):
-            pairs.append((result, error))
-    return pairs
-
-
-def _weighed(claim: Claim, of: Comparison) -> list[_Weighed]:
+def _weighed(claim: Claim, of: Comparison) -> list[Weighed]:
     """The runs of a claim's network on its dataset, by id, with their deviations; none for one without a protocol."""
     recipe = of.paper.protocol_of(claim)
-    if recipe is None:
-        return []
     found = []
-    for result, error in _runs_of(claim.network, claim.dataset, claim.metric, of.results):
-        stored = of.plan.representations.get(f"{claim.dataset}-{result.record.representation}")
-        its = deviations(result, claim, recipe, of.paper, of.plan.datasets.get(claim.dataset), stored)
-        found.append(_Weighed(result, error, its))
+    for result in sorted(of.results, key=lambda result: result.run):
+        error = result.error(claim.metric)
+        if recipe and error is not None and (result.network, result.record.dataset) == (claim.network, claim.dataset):
+            found.append(Weighed(result, error, deviations(result, claim, recipe, of.paper, of.plan)))
     return found
 
 
-def _one_per_seed(weighed: Sequence[_Weighed]) -> tuple[list[_Weighed], list[_Weighed]]:
+def _one_per_seed(runs: Sequence[Weighed]) -> tuple[list[Weighed], list[Weighed]]:
     """Two runs of one seed share data order and initialisation, so only the one nearest the paper's recipe counts; of
     equals evidence, which was counted first."""
-    best: dict[int, _Weighed] = {}
-    for w in sorted(weighed, key=lambda w: (len(w.deviations), w.result.commit is None, w.result.run)):
-        best.setdefault(w.result.record.seed, w)
-    chosen = [best[seed] for seed in sorted(best)]
-    return chosen, [w for w in weighed if best[w.result.record.seed] is not w]
+    best: dict[int, Weighed] = {}
+    for run in sorted(runs, key=lambda run: (len(run.deviations), run.result.commit is None, run.run)):
+        best.setdefault(run.result.record.seed, run)
+    return [best[seed] for seed in sorted(best)], [run for run in runs if best[run.result.record.seed] is not run]
 
 
-def _nearest_recipe(weighed: Sequence[_Weighed]) -> list[_Weighed]:
+def _nearest_recipe(runs: Sequence[Weighed]) -> list[Weighed]:
     """Of runs that all deviate materially, those of the one recipe that deviates least; they have a common median."""
-    groups: dict[tuple[Deviation, ...], list[_Weighed]] = {}
-    for w in weighed:
-        groups.setdefault(tuple(d for d in w.deviations if d.material), []).append(w)
+    groups: dict[tuple[Deviation, ...], list[Weighed]] = {}
+    for run in runs:
+        groups.setdefault(run.material, []).append(run)
     fewest = min(groups, key=lambda material: (len(material), -len(groups[material]), material))
     return groups[fewest]
-
-
-def _count(cell: Cell, claim: Claim, paper: Paper) -> Cell:
-    """A count is the paper's when it rounds to the printed figure; otherwise the network is another one."""
-    count = parameters(parse(claim.network), paper.classes(claim.dataset))
-    same = f"{count / 1e6:.{claim.decimals}f}" == claim.text
-    return replace(cell, count=count, verdict=Verdict.SAME_COUNT if same else Verdict.OTHER_COUNT)
-
-
-def _margin(plan: Plan, dataset: str) -> float:
-    margins = plan.comparison.margins
-    if dataset not in margins:
-        raise UserError(
-            f"{PARAMS}: comparison.margins has no margin for {dataset}",
-            f"add {dataset}: and the points of error that still are the same, with the reason",
-        )
-    return margins[dataset]
 
 
 def runs_wanted(cell: Cell, paper: Paper) -> int | None:

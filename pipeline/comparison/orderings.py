@@ -8,7 +8,7 @@ from pipeline.comparison.cells import Comparison, errors_of
 from pipeline.comparison.statistical_power import of_ordering
 from pipeline.comparison.statistics import DIFFERS, Errors, p_value
 from pipeline.publication.claims import Claim
-from pipeline.publication.statements import Ordering
+from pipeline.publication.paper import Ordering
 
 SEEDS = 5
 """Runs of each network by which an ordering's power is told: what `wrn-pipe plan` adds unless told otherwise."""
@@ -45,14 +45,14 @@ def judge_ordering(ordering: Ordering, of: Comparison) -> Judged:
     It holds when every pair has p <= DIFFERS in its favour (so no correction for several pairs is needed), and is
     contradicted when some pair has p <= DIFFERS against it after Bonferroni's correction.
     """
-    sides = [(_errors(lower, of), _errors(higher, of)) for lower, higher in ordering.pairs]
+    sides = [(errors_of(lower, of), errors_of(higher, of)) for lower, higher in ordering.pairs]
     runs = tuple((len(lower.values), len(higher.values)) for lower, higher in sides)
     differences = tuple(
         fmean(lower.values) - fmean(higher.values) if lower.values and higher.values else None
         for lower, higher in sides
     )
-    judged = [_common_look(pair, both) for pair, both in zip(ordering.pairs, sides, strict=True)]
-    measured = [(lower, higher) for lower, higher in judged if lower.values and higher.values]
+    looked = [_at_common_look(higher, *both) for (_, higher), both in zip(ordering.pairs, sides, strict=True)]
+    measured = [(lower, higher) for lower, higher in looked if lower.values and higher.values]
     against = [p_value(higher, lower, of.spread) for lower, higher in measured]
     p = max(p_value(lower, higher, of.spread) for lower, higher in measured) if len(measured) == len(sides) else None
     if any(value <= DIFFERS / len(sides) for value in against):
@@ -64,19 +64,9 @@ def judge_ordering(ordering: Ordering, of: Comparison) -> Judged:
     return Judged(ordering, standing, p, differences, runs, of_ordering(ordering.pairs, SEEDS, of.paper))
 
 
-def _errors(claim: Claim, of: Comparison) -> Errors:
-    """Of a claim's comparable runs; a number that the paper quotes stands as printed, for one run."""
-    if claim.kind == "quoted":
-        return Errors((claim.value,), of.paper.images(claim.dataset, "test"))
-    return errors_of(claim, of)
-
-
-def _common_look(pair: tuple[Claim, Claim], sides: tuple[Errors, Errors]) -> tuple[Errors, Errors]:
-    """Both sides at the last look that both have reached."""
-    both = tuple(zip(pair, sides, strict=True))
-    look = min(len(side.at_look) for claim, side in both if claim.kind != "quoted")
-    first, second = (
-        side if claim.kind == "quoted" else replace(side, values=side.values[:look], settled=None)
-        for claim, side in both
-    )
-    return first, second
+def _at_common_look(higher: Claim, ours: Errors, others: Errors) -> tuple[Errors, Errors]:
+    """Both sides at the last look that both have reached; only the higher one is ever quoted."""
+    if higher.kind == "quoted":
+        return replace(ours, values=ours.at_look), others
+    look = min(len(ours.at_look), len(others.at_look))
+    return replace(ours, values=ours.values[:look]), replace(others, values=others.values[:look])

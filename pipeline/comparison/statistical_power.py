@@ -4,12 +4,11 @@ By simulation of the rule in statistics.py with normal errors, each cell alone: 
 Probabilities are exact to about one in a hundred.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.comparison.statistics import DIFFERS, LOOKS, SIDE, look_at, paper_variance, published_spread, student
+from pipeline.comparison.statistics import DIFFERS, SIDE, look_at, paper_variance, published_spread, student
 from pipeline.params import Plan
 from pipeline.publication.claims import Claim
 from pipeline.publication.paper import Paper
@@ -40,40 +39,27 @@ class Outlook:
 
 
 def of_claim(claim: Claim, plan: Plan, runs: int, paper: Paper) -> Outlook | None:
-    """What `runs` runs by the claim's own protocol could tell; None where it has none, or params.yaml has no margin."""
-    if paper.protocol_of(claim) is None or claim.dataset not in plan.comparison.margins:
-        return None
-    prior, margin = published_spread(paper), plan.comparison.margins[claim.dataset]
-    sd = prior.sd(claim.value, paper.images(claim.dataset, "test"))
-    return outlook(runs, sd, prior.freedom, variance=paper_variance(claim), margin=margin, rounding=claim.rounding)
+    """What `runs` runs by the claim's own protocol could tell at the last look that they reach.
 
-
-@functools.cache
-def outlook(runs: int, sd: float, freedom: int, *, variance: float, margin: float, rounding: float) -> Outlook:
-    """By simulation at the last look that `runs` runs reach. `sd`: standard deviation between runs, in points, both
-    truly and by the prior with its `freedom`; else as `statistics.judge`.
-
-    Raises ValueError for fewer runs than the first look's.
+    None where it has no protocol, params.yaml has no margin, or there are fewer runs than the first look's.
     """
+    n, margin = look_at(runs), plan.comparison.margins.get(claim.dataset)
+    if paper.protocol_of(claim) is None or margin is None or not n:
+        return None
     import numpy as np
 
-    n = look_at(runs)
-    if not n:
-        raise ValueError(f"{runs} runs are never judged: the first look is at {LOOKS[0]}")
+    prior, variance = published_spread(paper), paper_variance(claim)
+    sd, freedom = prior.sd(claim.value, paper.images(claim.dataset, "test")), prior.freedom + n - 1
     generator = np.random.default_rng(n)
     draws = generator.standard_normal((_DRAWS, n)) * sd
     means, squares = draws.mean(axis=1), ((draws - draws.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
-    estimate = np.sqrt((freedom * sd**2 + squares) / (freedom + n - 1))  # pooled with the prior
-    freedom += n - 1
+    estimate = np.sqrt((prior.freedom * sd**2 + squares) / freedom)  # pooled with the prior
     same = means - generator.standard_normal(_DRAWS) * sd * math.sqrt(variance)
-    half_width = student(1 - SIDE, freedom) * estimate / math.sqrt(n) + rounding
-    reach = student(1 - DIFFERS / 2, freedom) * estimate * math.sqrt(1 / n + variance) + rounding
-
-    def differs(off: float) -> float:
-        return float((np.abs(same + off) > np.maximum(margin, reach)).mean())
-
+    half_width = student(1 - SIDE, freedom) * estimate / math.sqrt(n) + claim.rounding
+    reach = student(1 - DIFFERS / 2, freedom) * estimate * math.sqrt(1 / n + variance) + claim.rounding
     reproduced = float((np.abs(same) + half_width <= margin).mean())
-    return Outlook(runs, margin, reproduced, differs(margin), differs(2 * margin))
+    one, two = (float((np.abs(same + off) > np.maximum(margin, reach)).mean()) for off in (margin, 2 * margin))
+    return Outlook(runs, margin, reproduced, one, two)
 
 
 def of_ordering(pairs: Sequence[tuple[Claim, Claim]], runs: int, paper: Paper) -> float:

@@ -76,8 +76,8 @@ class Sample:
     n: int
     mean: float
     median: float
-    smallest: float
-    largest: float
+    min: float
+    max: float
     sd: float | None
     """Sample standard deviation, n-1 in the denominator; None for a single run."""
 
@@ -93,9 +93,13 @@ class Errors:
     the order in which runs finish changes no verdict."""
 
     @property
+    def ready(self) -> int:
+        return len(self.values) if self.settled is None else self.settled
+
+    @property
     def at_look(self) -> tuple[float, ...]:
         """Those of the last look."""
-        return self.values[: look_at(len(self.values) if self.settled is None else self.settled)]
+        return self.values[: look_at(self.ready)]
 
 
 @dataclass(frozen=True)
@@ -162,41 +166,27 @@ def look_at(runs: int) -> int:
     return max((look for look in LOOKS if look <= runs), default=0)
 
 
-def judge(
-    errors: Sequence[float],
-    published: float,
-    spread: Spread,
-    *,
-    variance: float,
-    margin: float,
-    rounding: float,
-    images: int,
-    settled: int | None = None,
-    higher_is_better: bool = False,
-) -> Judgement:
-    """Compare our errors, by ascending seed, with a printed one, all in percent.
+def judge(claim: Claim, errors: Errors, spread: Spread, margin: float) -> Judgement:
+    """Compare at least one run's errors with the printed number.
 
-    `variance`: `paper_variance` of the claim; `margin`: points of error that still are "the same"; `rounding`: half a
-    unit of the printed number's last place; `images`: size of the test split; `settled`: see `Errors`; `spread`: of all
-    comparable cells, this one included (`pooled`).
+    `spread`: of all comparable cells, this one included; `margin`: points of error that still are "the same".
     """
-    sd = spread.sd(published, images)
+    sd = spread.sd(claim.value, errors.images)
 
     def distance(n: int) -> Distance:
-        difference = math.fsum(errors[:n]) / n - published
-        half_width = student(1 - SIDE, spread.freedom) * sd / math.sqrt(n) + rounding
-        reach = student(1 - DIFFERS / 2, spread.freedom) * sd * math.sqrt(1 / n + variance) + rounding
-        return Distance(n, difference, half_width, reach)
+        difference = math.fsum(errors.values[:n]) / n - claim.value
+        half_width = student(1 - SIDE, spread.freedom) * sd / math.sqrt(n) + claim.rounding
+        chance = student(1 - DIFFERS / 2, spread.freedom) * sd * math.sqrt(1 / n + paper_variance(claim))
+        return Distance(n, difference, half_width, chance + claim.rounding)
 
-    ready = len(errors) if settled is None else settled
-    now, seeds = distance(len(errors)), look_at(ready)
+    now, seeds = distance(len(errors.values)), look_at(errors.ready)
     look = distance(seeds) if seeds else None
     verdict = Verdict.INCONCLUSIVE
     if look and abs(look.difference) + look.half_width <= margin:
         verdict = Verdict.REPRODUCED
     elif look and abs(look.difference) > max(margin, look.reach):
-        verdict = Verdict.BETTER if (look.difference < 0) is not higher_is_better else Verdict.WORSE
-    later = [number for number in LOOKS if number > ready and verdict is Verdict.INCONCLUSIVE]
+        verdict = Verdict.BETTER if (look.difference < 0) is not (claim.metric == "map") else Verdict.WORSE
+    later = [number for number in LOOKS if number > errors.ready and verdict is Verdict.INCONCLUSIVE]
     return Judgement(verdict, now, look, min(later, default=None), sd, spread.freedom)
 
 

@@ -1,15 +1,14 @@
 """The paper's tables with our results in them, as the paper lays them out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from pipeline.comparison.cells import Cell, Comparison, cell_of, unpublished_cell, unpublished_cell_with_runs
+from pipeline.comparison.cells import Cell, Comparison, cell_of
 from pipeline.publication.claims import Claim, Metric
-from pipeline.publication.paper import Paper
-from pipeline.publication.statements import Caveat
+from pipeline.publication.paper import Caveat, Paper
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """What one column of a paper's table holds."""
 
     dataset: str
@@ -53,7 +52,7 @@ class Table:
 
     def cell(self, model: str, column: Column) -> Cell | None:
         """None where the table has no such place."""
-        wanted = (model, column.dataset, column.metric)
+        wanted = (model, *column)
         return next((cell for cell in self.cells if (cell.model, cell.dataset, cell.metric) == wanted), None)
 
 
@@ -70,13 +69,18 @@ def table(name: str, of: Comparison) -> Table:
             if claim := claims.get((model, column)):
                 cells.append(cell_of(claim, of))
             elif name not in ("9", "text"):  # lists of single numbers; the others are rectangles with dashes
-                cells.append(_dash(name, model, column, claims, of))
+                alike = [other for (_, its), other in claims.items() if its == column]
+                cells.append(_dash(name, model, column, alike, of))
     return Table(of.paper, name, tuple(cells))
 
 
-def _dash(name: str, model: str, column: Column, claims: dict[tuple[str, Column], Claim], of: Comparison) -> Cell:
-    for (other, its_column), claim in claims.items():
-        alike = other.endswith("-dropout") == model.endswith("-dropout")
-        if its_column == column and claim.kind == "runnable" and alike:
-            return unpublished_cell_with_runs(claim, model, of)
-    return unpublished_cell(name, column.dataset, model, column.metric)
+def _dash(name: str, model: str, column: Column, claims: list[Claim], of: Comparison) -> Cell:
+    """A place that the paper leaves empty: our runs are shown, with their deviations, and not judged.
+
+    These are from the protocol of a claim of the same column, with dropout or without as the network.
+    """
+    for claim in claims:
+        if claim.kind == "runnable" and claim.model.endswith("-dropout") == model.endswith("-dropout"):
+            cell = cell_of(replace(claim, model=model), of)
+            return replace(cell, kind="unpublished", claim=None, judgement=None, verdict=None, margin=None, caveats=())
+    return Cell(name, column.dataset, model, column.metric, "unpublished", None)

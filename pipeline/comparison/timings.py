@@ -9,9 +9,7 @@ from pipeline.comparison.cells import Cell
 from pipeline.comparison.deviations import Deviation
 from pipeline.comparison.statistics import Verdict
 from pipeline.errors import UserError
-from pipeline.publication.statements import Hardware
-
-COMMAND = "wrn-pipe bench figure-4 --json"
+from pipeline.publication.paper import Hardware
 
 
 @dataclass(frozen=True)
@@ -32,25 +30,22 @@ def read(path: Path) -> Timings:
         return Timings(str(found["machine"]["name"]), str(found["precision"]), ms)
     except (OSError, ValueError, TypeError, KeyError) as error:
         why = error.strerror if isinstance(error, OSError) else f"not such a file: {error!r}"
-        raise UserError(f"--timings {path}: {why}", f"make it with: {COMMAND} > {path}") from None
+        raise UserError(f"--timings {path}: {why}", f"make it with: wrn-pipe bench figure-4 --json > {path}") from None
 
 
 def judged(cells: Sequence[Cell], timings: Timings, theirs: Hardware) -> tuple[Cell, ...]:
     """The cells, those with a measured time judged: "same order" where it stands to every other as the paper's does."""
-    if len(timings.ms) < 2:
-        return tuple(cells)
     ms = timings.ms
     found = [Deviation("device", theirs.device, timings.device, False, "only the order of times carries over")]
     if timings.precision != "fp32":
         found.append(Deviation("precision", "fp32", timings.precision, False, "another speed on most devices"))
     claims = [c.claim for c in cells if c.claim and c.claim.metric == "batch32_ms" and c.claim.network in ms]
-
-    def its(cell: Cell) -> Cell:
+    made = []
+    for cell in cells:
         claim = cell.claim
-        if claim is None or claim not in claims:
-            return cell
-        same = all((claim.value < other.value) == (ms[claim.network] < ms[other.network]) for other in claims)
-        verdict = Verdict.SAME_ORDER if same else Verdict.OTHER_ORDER
-        return replace(cell, time=ms[claim.network], verdict=verdict, deviations=tuple(found))
-
-    return tuple(its(cell) for cell in cells)
+        if claim in claims and claim and len(claims) > 1:
+            same = all((claim.value < other.value) == (ms[claim.network] < ms[other.network]) for other in claims)
+            verdict = Verdict.SAME_ORDER if same else Verdict.OTHER_ORDER
+            cell = replace(cell, time=ms[claim.network], verdict=verdict, deviations=tuple(found))
+        made.append(cell)
+    return tuple(made)

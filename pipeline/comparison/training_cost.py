@@ -11,17 +11,12 @@ from pipeline.params import Precision, Protocol
 FORWARD_AND_BACKWARD = 3
 """Multiply-adds of a training step over those of a forward pass: the backward pass has two products for each one."""
 
-_WRN_40_1 = 83_280_512
-"""Multiply-adds of WRN-40-1 for one CIFAR image, which the CPU rate below was measured with."""
-
 GPU_RATE: dict[Precision, float] = {"bf16": 10e12, "fp32": 5e12}
 """Multiply-adds a second: an assumption, 20 and 10 TFLOP/s sustained on a data-centre GPU (2 FLOP each)."""
-CPU_RATE: dict[Precision, float] = {
-    "bf16": 900 * FORWARD_AND_BACKWARD * _WRN_40_1,
-    "fp32": 450 * FORWARD_AND_BACKWARD * _WRN_40_1,
-}
-"""Multiply-adds a second on 2 cores with native bfloat16 (AMX): WRN-40-1 trains at 900 images/s in bf16, which was
-measured; fp32 is taken for half as fast."""
+_WRN_40_1 = FORWARD_AND_BACKWARD * 83_280_512
+CPU_RATE: dict[Precision, float] = {"bf16": 900 * _WRN_40_1, "fp32": 450 * _WRN_40_1}
+"""On 2 cores with native bfloat16 (AMX): WRN-40-1, whose multiply-adds for an image of CIFAR are above, trains at 900
+images/s in bf16, which was measured; fp32 is taken for half as fast."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +43,12 @@ def training_cost(network: str, images: int, protocol: Protocol) -> Cost:
     return Cost(total / GPU_RATE[protocol.precision] / 3600, total / CPU_RATE[protocol.precision] / 3600)
 
 
-def training_multiply_adds(network: str, images: int, epochs: int) -> int:
-    """Multiply-adds of one training with `images` images an epoch, forward and backward."""
-    return _of_one_image(network) * FORWARD_AND_BACKWARD * images * epochs
-
-
 @functools.cache
-def _of_one_image(name: str) -> int:
-    """Multiply-adds of a forward pass at the published size; the number of classes is lost in the rounding."""
-    network = parse(name)
-    return multiply_adds(network, network.image_size, network.num_classes)
+def training_multiply_adds(network: str, images: int, epochs: int) -> int:
+    """Multiply-adds of one training with `images` images an epoch, forward and backward, at the published size."""
+    built = parse(network)
+    forward = multiply_adds(built, built.image_size, built.num_classes)
+    return forward * FORWARD_AND_BACKWARD * images * epochs
 
 
 def hours(value: float) -> str:

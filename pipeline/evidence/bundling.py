@@ -2,40 +2,72 @@
 
 The archive is a part of a repository: every file that dvc.lock names, at its place; of data/ only the cards. Checking
 it is therefore what `wrn-pipe verify` does, in a folder where the data is not. Nothing from the archive is run: tables
-are made again by the code of whoever checks.
+are made again by the code of whoever checks. It is a ZIP described as an RO-Crate, which other tools read:
+https://w3id.org/ro/crate/1.2. The same files give the same bytes: nothing is compressed, as what is large is compressed
+already and zlib's versions give other bytes.
 """
 
+import hashlib
+import json
+import re
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from pipeline.artifacts import EVALUATIONS, PREDICTIONS
+from pipeline.atomic_write import json_text
 from pipeline.comparison.results import Result, load_results
 from pipeline.data.beton import sha256
-from pipeline.dvc_lock import LOCK
+from pipeline.dvc_lock import IGNORED, LOCK
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.evidence import archive
-from pipeline.evidence.archive import DESCRIPTION, LICENCES, Checkout
+from pipeline.evidence.file_check import CARD, Disk
 from pipeline.evidence.findings import Finding, right, wrong
-from pipeline.evidence.lock_check import CARD, IGNORED, Disk
-from pipeline.evidence.regenerate import Run
-from pipeline.evidence.verification import verify
+from pipeline.evidence.verification import Depth, Run, verify
 from pipeline.params import PARAMS, Plan
 from pipeline.provenance import commit
 from pipeline.publication.paper import Paper
 from pipeline.runner.dag import DAG, stages
 from pipeline.runner.params_file import load
 
+DESCRIPTION, LICENCES = "ro-crate-metadata.json", "LICENCES.md"
+_NEEDED = (DESCRIPTION, LICENCES, str(LOCK), str(PARAMS), str(DAG))
+_SPECIFICATION = "https://w3id.org/ro/crate/1.2"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The earliest time that the format knows: a file's own would change the bytes."""
 _OWN = Path(__file__).resolve().parents[2]
 """Where the code is that runs."""
-_NEEDED = (DESCRIPTION, LICENCES, str(LOCK), str(PARAMS), str(DAG))
+_CLEAN, _EDITED = "clean", "with edits that are not committed"
+
+
+class Checkout(NamedTuple):
+    """Where an archive was made."""
+
+    commit: str
+    state: str
+    """_CLEAN or _EDITED."""
+    date: str
+    """Of the commit, ISO 8601: a clock would make every archive another one."""
+
+    @property
+    def dirty(self) -> bool:
+        return self.state == _EDITED
+
+    def __str__(self) -> str:
+        return f"commit {self.commit} ({self.state})"
 
 
 def is_bundle(path: Path) -> bool:
     """Whether a file is an archive that `bundle` wrote, of whatever repository."""
-    return archive.holds(path, *_NEEDED)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return set(_NEEDED) <= set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def bundle(paper: Paper, plan: Plan, to: Path, run: Run, runs: Collection[str] = ()) -> tuple[int, Checkout]:
@@ -45,20 +77,44 @@ def bundle(paper: Paper, plan: Plan, to: Path, run: Run, runs: Collection[str] =
     tables are made as well, are always in it. Returns the number of files.
     Raises WrnPipeError when something here is wrong, as a bundle would say the same of it elsewhere, or not here.
     """
-    wanted = names(plan, runs or plan.runs)
-    for finding in verify(plan, run, data=False):
+    wanted = _names(plan, runs or plan.runs)
+    for finding in verify(plan, run, Depth(), data=False):
         absent = finding.path in wanted and not Path(finding.path).exists()
         if finding.state == "wrong" or absent:
             general = "wrn-pipe repro" if absent else "wrn-pipe verify lists all, and what to do"
             raise WrnPipeError(f"{finding.path}: {finding.why}", finding.fix or general)
-    contents: dict[str, bytes | Path] = {name: Path(name) for name in wanted}
-    contents[LICENCES] = _licences(plan, paper).encode()
-    checkout = _checkout()
-    archive.write(to, contents, checkout, paper)
-    return len(contents), checkout
+    head, dirty = commit()
+    asked = ["git", "show", "-s", "--format=%cI", "HEAD"]
+    date = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    if not date:
+        what, fix = "this folder has no commit", "git init, git add -A and git commit, or clone the repository"
+        raise UserError(what, fix)
+    checkout, part = Checkout(head, _EDITED if dirty else _CLEAN, date), to.with_name(f".{to.name}.part")
+    try:
+        with zipfile.ZipFile(part, "w") as archive:
+            files = []
+            for name in sorted((*wanted, LICENCES)):
+                content = _licences(plan, paper).encode() if name == LICENCES else Path(name).read_bytes()
+                files.append(_add(archive, name, content))
+            _add(archive, DESCRIPTION, json_text(_description(files, checkout, paper)).encode())
+        part.replace(to)
+    except OSError as error:
+        raise WrnPipeError(f"cannot write {to}: {error.strerror}", "name another place with --to") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return len(files), checkout
 
 
-def names(plan: Plan, runs: Collection[str]) -> list[str]:
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> dict[str, str]:
+    """Write a member; returns it as the description has it."""
+    about = zipfile.ZipInfo(name, _EPOCH)
+    about.external_attr = 0o644 << 16
+    archive.writestr(about, content)
+    size, digest = str(len(content)), hashlib.sha256(content).hexdigest()
+    return {"@id": name, "@type": "File", "name": name, "contentSize": size, "sha256": digest}
+
+
+def _names(plan: Plan, runs: Collection[str]) -> list[str]:
     """The repository's files that belong into its archive with the large files of `runs`, in order."""
     disk, dag = Disk(Path.cwd()), stages(Path.cwd())
     kept = {str(path) for path in (PARAMS, DAG, LOCK, IGNORED)}
@@ -68,15 +124,6 @@ def names(plan: Plan, runs: Collection[str]) -> list[str]:
     for path in {path for stage in dag for path in (*stage.deps, *stage.outs) if not path.startswith("data/")}:
         kept |= {f"{path}/{name}" for name in disk.names(path)} if Path(path).is_dir() else {path}
     return sorted(kept - left_out)
-
-
-def _checkout() -> Checkout:
-    head, dirty = commit()
-    done = subprocess.run(["git", "show", "-s", "--format=%cI", "HEAD"], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        what, fix = "this folder has no commit", "git init, git add -A and git commit, or clone the repository"
-        raise UserError(what, fix)
-    return Checkout(head, done.stdout.strip(), dirty)
 
 
 def _licences(plan: Plan, paper: Paper) -> str:
@@ -98,13 +145,97 @@ def _licences(plan: Plan, paper: Paper) -> str:
     return "\n".join(lines)
 
 
+def _description(files: list[dict[str, str]], checkout: Checkout, paper: Paper) -> dict[str, Any]:
+    """A JSON-LD graph with the archive as root Dataset, its files, and the paper."""
+    about = {"@id": DESCRIPTION, "@type": "CreativeWork", "conformsTo": {"@id": _SPECIFICATION}, "about": {"@id": "./"}}
+    root = {
+        "@id": "./",
+        "@type": "Dataset",
+        "name": f"Reproduction of {paper.title}",
+        "description": f"Made by wrn-pipe at {checkout}. wrn-pipe verify --bundle checks it.",
+        "datePublished": checkout.date,
+        "version": checkout.commit,
+        "creativeWorkStatus": checkout.state,
+        "license": {"@id": LICENCES},
+        "citation": {"@id": paper.url},
+        "hasPart": [{"@id": file["@id"]} for file in files],
+    }
+    article = {"@id": paper.url, "@type": "ScholarlyArticle", "name": paper.title}
+    context = [f"{_SPECIFICATION}/context", {"sha256": "https://schema.org/sha256"}]
+    return {"@context": context, "@graph": [about, root, article, *files]}
+
+
 @contextmanager
 def unpacked(path: Path) -> Iterator[list[str]]:
-    """Be in a folder with an archive's files; their names. Raises UserError as archive.unpack does."""
+    """Be in a folder with an archive's files; their names. Raises UserError as `unpack` does."""
     with tempfile.TemporaryDirectory() as name:
-        members = archive.unpack(path, Path(name))
+        members = unpack(path, Path(name))
         with chdir(name):
             yield members
+
+
+def unpack(path: Path, to: Path) -> list[str]:
+    """Write the members of an archive into the empty folder `to`, none of them above it; return the files' names.
+
+    Raises UserError for a damaged one, and before anything is written for one that would take more room than it has.
+    """
+    remedy = "get it again from whoever made it with wrn-pipe bundle"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                raise UserError(f"{path}: its members are compressed, or overlap", remedy)
+            archive.extractall(to)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}", "name a file of wrn-pipe bundle") from None
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"{path} is not an archive, or a damaged one: {error}", remedy) from None
+    return sorted(file.relative_to(to).as_posix() for file in to.rglob("*") if file.is_file())
+
+
+def described(members: Sequence[str]) -> tuple[Checkout | None, list[Finding]]:
+    """Where the archive in the current folder was made, if it says so, and its files against its description."""
+    try:
+        graph = {entity["@id"]: entity for entity in json.loads(Path(DESCRIPTION).read_bytes())["@graph"]}
+        told = {name: str(entity["sha256"]) for name, entity in graph.items() if entity["@type"] == "File"}
+        made = Checkout(*(graph["./"][key] for key in ("version", "creativeWorkStatus", "datePublished")))
+        if not re.fullmatch("[0-9a-f]{40,64}", made.commit):
+            raise ValueError("its version is not a commit")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return None, [wrong(DESCRIPTION, f"does not describe the archive: {error!r}")]
+    found, names = [], {*told, *members} - {DESCRIPTION}
+    for name in sorted(names):
+        if name not in told:
+            found.append(wrong(name, f"is in the archive, and {DESCRIPTION} does not describe it"))
+        elif name not in members:
+            found.append(wrong(name, f"is not in the archive, although {DESCRIPTION} describes it"))
+        elif (digest := sha256(Path(name))) != told[name]:
+            found.append(wrong(name, f"sha256 {digest[:12]}, where {DESCRIPTION} has {told[name][:12]}"))
+    alike = len(names) - len(found)
+    return made, [*found, right(DESCRIPTION, f"{alike} files have the sha256 that it says; made at {made}")]
+
+
+def check(path: Path, run: Run) -> Iterator[Finding]:
+    """Findings on an archive, wherever it is. Raises UserError as `unpack` does."""
+    with unpacked(path) as members:
+        lacking = [name for name in _NEEDED if name not in members]
+        yield from (wrong(name, "is not in the archive") for name in lacking)
+        made, found = described(members)
+        yield from found
+        if {str(LOCK), str(PARAMS), str(DAG)}.isdisjoint(lacking):
+            edits = ", with edits that nobody committed," if made and made.dirty else ""
+            code = next(filter(_is_other_code, members), None)
+            other = (
+                f"made by other code than this: {code} differs; git checkout "
+                f"{made.commit if made else 'its commit'}{edits} and check it by that"
+            )
+            for finding in verify(load(), run, Depth(), other_code=other if code else ""):
+                yield replace(finding, why=finding.why.replace("not here", "not in the archive"), fix="")
+
+
+def _is_other_code(name: str) -> bool:
+    own = _OWN / name
+    code = name.split("/")[0] in ("pipeline", "stages")
+    return code and not (own.is_file() and own.read_bytes() == Path(name).read_bytes())
 
 
 def gathered(plan: Plan, paths: Sequence[Path]) -> tuple[Plan, list[Result]]:
@@ -113,68 +244,24 @@ def gathered(plan: Plan, paths: Sequence[Path]) -> tuple[Plan, list[Result]]:
     Nothing is checked but what is read. Raises UserError for another file, for one with a broken record, and for a run
     that two of them have: it would count twice.
     """
-    datasets, runs, results = dict(plan.datasets), {}, []
-    origin: dict[str, Path] = {}
-    """Of each run, the archive that has it."""
+    datasets, runs = dict(plan.datasets), {}
+    found: dict[str, tuple[Path, Result]] = {}
+    """Of each run, the archive that has it, and the result."""
     for path in paths:
         if not is_bundle(path):
             raise UserError(f"{path}: not an archive of wrn-pipe bundle", "name one, or leave --bundle out")
         with unpacked(path) as members:
             try:
-                its, found = load(), load_results(Path())
+                its, results = load(), load_results(Path())
             except UserError as error:
                 raise UserError(f"{path}: {error.what}", f"wrn-pipe verify --bundle {path} tells all of it") from None
         datasets = {**its.datasets, **datasets}
-        for result in found:
-            if result.run not in its.runs or f"evaluations/{result.run}/predictions.parquet" not in members:
+        for result in results:
+            if result.run not in its.runs or f"{EVALUATIONS}/{result.run}/{PREDICTIONS}" not in members:
                 continue
-            if origin.get(result.run) == path:  # there as evidence too, which was counted first
-                continue
-            if result.run in origin:
-                raise UserError(f"{path} and {origin[result.run]} both have {result.run}", "name one of the two")
-            origin[result.run] = path
+            other, _ = found.setdefault(result.run, (path, result))  # evidence of it comes first
+            if other != path:
+                raise UserError(f"{path} and {other} both have {result.run}", "name one of the two")
             runs[result.run] = its.runs[result.run]
-            results.append(result)
+    results = [result for _, result in found.values()]
     return plan.model_copy(update={"datasets": datasets, "runs": runs}), results
-
-
-def check(path: Path, run: Run) -> Iterator[Finding]:
-    """Findings on an archive, wherever it is. Raises UserError as archive.unpack does."""
-    with unpacked(path) as members:
-        lacking = [name for name in _NEEDED if name not in members]
-        yield from (wrong(name, "is not in the archive") for name in lacking)
-        made = None
-        if DESCRIPTION in members:
-            try:
-                told, made = archive.read_description(Path(DESCRIPTION).read_text(encoding="utf-8"))
-            except ValueError as error:
-                yield wrong(DESCRIPTION, f"does not describe the archive: {error}")
-            else:
-                yield from described(told, made, members)
-        if {str(LOCK), str(PARAMS), str(DAG)}.isdisjoint(lacking):
-            at = "its commit" if made is None else f"{made.commit}{', with edits that nobody committed,' * made.dirty}"
-            code = next((name for name in members if _is_other_code(name)), None)
-            other = f"made by other code than this: {code} differs; git checkout {at} and check it by that"
-            for finding in verify(load(), run, other_code=other if code else ""):
-                yield replace(finding, why=finding.why.replace("not here", "not in the archive"), fix="")
-
-
-def described(told: dict[str, str], made: Checkout, members: Sequence[str]) -> Iterator[Finding]:
-    """The archive's files against its own description of them."""
-    alike = 0
-    for name in sorted({*told, *members} - {DESCRIPTION}):
-        if name not in told:
-            yield wrong(name, f"is in the archive, and {DESCRIPTION} does not describe it")
-        elif name not in members:
-            yield wrong(name, f"is not in the archive, although {DESCRIPTION} describes it")
-        elif (found := sha256(Path(name))) != told[name]:
-            yield wrong(name, f"sha256 {found[:12]}, where {DESCRIPTION} has {told[name][:12]}")
-        else:
-            alike += 1
-    yield right(DESCRIPTION, f"{alike} files have the sha256 that it says; made at {made}")
-
-
-def _is_other_code(name: str) -> bool:
-    own = _OWN / name
-    code = name.split("/")[0] in ("pipeline", "stages")
-    return code and not (own.is_file() and own.read_bytes() == Path(name).read_bytes())

@@ -1,21 +1,28 @@
-"""Where a number comes from and what would change it, from files, dvc.lock, DVC and git: plain values, for JSON.
+"""Where a number comes from and what would change it, from files, dvc.lock, DVC and git: plain values, for JSON, and
+those in words, for a terminal; and which numbers wait for more runs.
 
 What belongs to the checkout and not to the result stands here, not in results/manifest.json, which says why.
 """
 
 import subprocess
+import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from pipeline.artifacts import EVIDENCE, ORIGIN, Origin
 from pipeline.comparison.cells import Cell, Comparison, planned, runs_wanted
+from pipeline.comparison.formats.cell_text import MEANINGS
+from pipeline.comparison.formats.tabular import as_object
 from pipeline.comparison.orderings import SEEDS
 from pipeline.comparison.results import load_results
 from pipeline.comparison.statistical_power import of_claim, of_ordering
 from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import table
+from pipeline.comparison.training_cost import training_cost
 from pipeline.dvc_lock import LOCK
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError
@@ -32,9 +39,7 @@ from pipeline.runner.running_stages import running_stages
 
 def of_run(paper: Paper, plan: Plan, run_id: str) -> dict[str, Any]:
     """Where the number of one run comes from. Raises UserError for one that is not evaluated, or unknown."""
-    of = _comparison(paper, plan)
-    if not any(result.run == run_id for result in of.results):
-        plan.run(run_id)
+    of = planned(paper, plan, load_results(Path()))
     (told,) = _of_runs(of, [run_id])
     cells = [cell for name in paper.tables for cell in table(name, of).cells]
     behind = [cell for cell in cells if run_id in (*cell.runs, *(each.run for each in cell.excluded))]
@@ -48,7 +53,7 @@ def of_claims(paper: Paper, plan: Plan, paper_table: str, row: str, dataset: str
     """
     name = paper.table_name(paper_table)
     paper.chosen([name], dataset, row)
-    of = _comparison(paper, plan)
+    of = planned(paper, plan, load_results(Path()))
     cells = [
         cell
         for cell in table(name, of).cells
@@ -59,93 +64,104 @@ def of_claims(paper: Paper, plan: Plan, paper_table: str, row: str, dataset: str
     return {"cells": told, "runs": _of_runs(of, runs), "checkout": _checkout()}
 
 
-def _comparison(paper: Paper, plan: Plan) -> Comparison:
-    return planned(paper, plan, load_results(Path()))
+@dataclass(frozen=True)
+class OpenCell:
+    """A number of the paper whose next look needs more seeds."""
+
+    table: str
+    network: str
+    dataset: str
+    printed: str
+    seeds: int
+    """That count already."""
+    next_look: int
+    """Seeds at which a verdict is given next."""
+    cpu_hours: float
+    """Of all seeds that are missing, on 2 CPU cores."""
+    gpu_hours: float
+
+
+def open_cells(of: Comparison, tables: Sequence[str]) -> list[OpenCell]:
+    """Of these tables, the cheapest first; what two tables print is named once."""
+    found: dict[tuple[str, str, str], OpenCell] = {}
+    for cell in (cell for name in tables for cell in table(name, of).cells):
+        claim, missing = cell.claim, runs_wanted(cell, of.paper)
+        recipe = of.paper.protocol_of(claim) if claim else None
+        if claim and recipe and missing:
+            cost = training_cost(claim.network, of.paper.images(cell.dataset, "train"), recipe.protocol) * missing
+            place, seeds = (cell.table, cell.model, cell.dataset, claim.text), _counted(cell)
+            open_cell = OpenCell(*place, seeds, seeds + missing, cost.cpu_hours, cost.gpu_hours)
+            found.setdefault((claim.network, cell.dataset, recipe.name), open_cell)
+    return sorted(found.values(), key=lambda cell: cell.cpu_hours)
 
 
 def seeds_to_plan(cell: Cell, paper: Paper) -> int:
     """How many seeds of a network `wrn-pipe plan` should know, for a cell that waits for runs."""
-    counted = cell.ours.n if cell.ours and cell.verdict is Verdict.INCONCLUSIVE else 0
-    return max(SEEDS, (runs_wanted(cell, paper) or 0) + counted)
+    return max(SEEDS, (runs_wanted(cell, paper) or 0) + _counted(cell))
+
+
+def _counted(cell: Cell) -> int:
+    """The seeds behind a verdict that more of them can change."""
+    return cell.ours.n if cell.ours and cell.verdict is Verdict.INCONCLUSIVE else 0
 
 
 def _of_cell(cell: Cell, of: Comparison) -> dict[str, Any]:
     """What the paper prints, where and by what protocol; what we have, and what the two add up to."""
-    paper, wanted = of.paper, runs_wanted(cell, of.paper)
-    recipe, waits = paper.protocol_of(cell.claim) if cell.claim else None, cell.claim if wanted else None
-    outlook = of_claim(waits, of.plan, seeds_to_plan(cell, paper), paper) if waits else None
+    paper, claim, wanted = of.paper, cell.claim, runs_wanted(cell, of.paper)
+    recipe = paper.protocol_of(claim) if claim else None
+    seeds = seeds_to_plan(cell, paper) if wanted else None
+    outlook = of_claim(claim, of.plan, seeds, paper) if claim and seeds else None
     return {
+        **as_object(cell),
         "table": cell.table,
         "title": paper.tables[cell.table],
-        "claim": cell.claim.id if cell.claim else None,
-        "network": cell.model,
-        "dataset": cell.dataset,
-        "metric": cell.metric,
-        "kind": cell.kind,
-        "printed": cell.claim.text if cell.claim else None,
-        "statistic": cell.claim.statistic if cell.claim else None,
+        "claim": claim.id if claim else None,
         "protocol": recipe.name if recipe else None,
-        "count": cell.count,
         "mean": cell.ours.mean if cell.ours else None,
         "median": cell.ours.median if cell.ours else None,
-        "difference": cell.difference,
-        "interval": cell.interval,
-        "margin": cell.margin,
-        "verdict": str(cell.verdict) if cell.verdict else None,
         "runs_wanted": wanted,
-        "seeds_to_plan": seeds_to_plan(cell, paper) if wanted else None,
+        "seeds_to_plan": seeds,
         "outlook": {**asdict(outlook), "text": str(outlook)} if outlook else None,
         "orderings": [
             {"text": ordering.text, "power": of_ordering(ordering.pairs, SEEDS, paper)}
             for ordering in paper.orderings
-            if any(cell.claim in pair for pair in ordering.pairs)
+            if any(claim in pair for pair in ordering.pairs)
         ],
         "deviations": [
-            {
-                "text": str(each),
-                "material": each.material,
-                "reason": each.reason,
-                "evidence": each.evidence,
-                "source": recipe.sources.get(each.field) if recipe else None,
-            }
+            {**asdict(each), "text": str(each), "source": recipe.sources.get(each.field) if recipe else None}
             for each in cell.deviations
         ],
-        "runs": list(cell.runs),
-        "excluded": [{"run": e.run, "error": e.error, "reason": e.reason} for e in cell.excluded],
         "footnotes": {str(c.number): c.text for c in paper.caveats if c.number in cell.caveats},
     }
 
 
 def _of_runs(of: Comparison, run_ids: Sequence[str]) -> list[dict[str, Any]]:
     """What the manifest says of each run, with its stages as dvc.lock and `dvc status` have them."""
-    plan = of.plan
-    told = {result.run: table_manifest.run(result, Path()) for result in reversed(of.results) if result.run in run_ids}
+    results = {result.run: result for result in reversed(of.results)}
     for run_id in run_ids:
-        if run_id not in told:
+        if run_id not in results:
+            of.plan.run(run_id)
             raise UserError(f"run {run_id} has no evaluation here", f"wrn-pipe repro {run_id}")
-    entries, dag = read_lock(), read_dag(plan)
-    stale = _stale(dag, list(dict.fromkeys(name for run in told.values() for name in run["stages"])))
-    found = []
-    for run_id in run_ids:
-        if not told[run_id]["stages"]:  # evidence, of which nothing here is an input
-            found.append(
-                {"run": run_id, **told[run_id], "absent": [], "to_have": None, "lock": {}, "recorded_in": None}
-                | {"weights_at": Origin.read(EVIDENCE / run_id / ORIGIN).weights_at}
-            )
+    found = [{"run": run_id, **table_manifest.run(results[run_id], Path())} for run_id in run_ids]
+    entries, dag = read_lock(), read_dag(of.plan)
+    stale = _stale(dag, list(dict.fromkeys(name for told in found for name in told["stages"])))
+    for told in found:
+        run_id = told["run"]
+        told |= {"absent": [], "to_have": None, "lock": {}, "recorded_in": None}
+        if not told["stages"]:  # evidence, of which nothing here is an input
+            told["weights_at"] = Origin.read(EVIDENCE / run_id / ORIGIN).weights_at
             continue
-        absent = [path for path in told[run_id]["files"] if not Path(path).exists()]
-        about = {"run": run_id, **told[run_id], "absent": absent, "to_have": to_have(run_id) if absent else None}
-        about["lock"] = {
-            name: {
+        if absent := [path for path in told["files"] if not Path(path).exists()]:
+            told |= {"absent": absent, "to_have": to_have(run_id)}
+        told["recorded_in"] = _recorded_in(entries.get(f"train@{run_id}", {}))
+        for name in told["stages"]:
+            told["lock"][name] = {
                 "outs": {out["path"]: out["md5"] for out in entries.get(name, {}).get("outs", ())},
                 "stale": [line for line in stale[name] if not (absent and only_absent([line]))] or None,
                 "settings": list(dag[name].params),
                 "inputs": list(dag[name].deps),
                 "command": dag[name].command,
             }
-            for name in about["stages"]
-        }
-        found.append(about | {"recorded_in": _recorded_in(entries.get(f"train@{run_id}", {}))})
     return found
 
 
@@ -170,3 +186,29 @@ def _recorded_in(entry: dict[str, Any]) -> str | None:
 def _checkout() -> dict[str, Any]:
     head, dirty = commit()
     return {"commit": head, "dirty": dirty}
+
+
+def as_text(summary: dict[str, Any], paper: Paper) -> str:
+    """What `of_run` or `of_claims` found, for a terminal."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    page = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    known = {"meanings": MEANINGS, "seeds": SEEDS, "inputs_of": _inputs_of}
+    filled = page.get_template("provenance.txt.jinja").render(summary=summary, paper=paper, **known)
+    lines: list[str] = []
+    for line in filled.strip().splitlines():
+        start, _, text = line.partition("|")
+        further = " " * len(start)
+        broken = textwrap.wrap(text, 100, initial_indent=start, subsequent_indent=further, break_on_hyphens=False)
+        lines += broken or ([""] if lines and lines[-1] else [])
+    return "\n".join(lines) + "\n"
+
+
+def _inputs_of(told: dict[str, Any]) -> dict[str, list[str]]:
+    """What would make a run's number another one."""
+    used = [entry for name, entry in told["lock"].items() if name.startswith(("train@", "evaluate@"))]
+    settings, inputs = (
+        list(dict.fromkeys(each for entry in used for each in entry[key])) for key in ("settings", "inputs")
+    )
+    code = [path for path in inputs if path.startswith(("pipeline/", "stages/"))]
+    others = [path for path in inputs if path not in code and not path.startswith(("models/", "evaluations/"))]
+    return {"settings": settings, "code": code, "others": others}

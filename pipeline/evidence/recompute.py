@@ -5,32 +5,32 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors.torch import save
 
 from pipeline.artifacts import (
     DIGESTS,
     EVALUATIONS,
-    EVIDENCE,
+    HISTORY,
     PREDICTIONS,
     RECORD,
     WEIGHTS,
     Digests,
     EpochRecord,
+    Predictions,
     Progress,
     RunRecord,
-    beton_of,
     read_history,
-    read_record,
+    read_predictions,
     read_slim,
+    write_weights,
 )
-from pipeline.artifacts import read_predictions as read
 from pipeline.data.beton import sha256
 from pipeline.errors import UserError
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
-from pipeline.params import Plan, Run
+from pipeline.evidence.run_check import FinishedRun, of_plan
+from pipeline.evidence.step_checksums import EnoughError
+from pipeline.params import PARAMS, Plan, Run
 from pipeline.provenance import fingerprint
 from pipeline.runner.run_hooks import RunHooks
 from pipeline.training import device as devices
@@ -39,68 +39,59 @@ from pipeline.training.loop import train
 from pipeline.training.train_run import prepare
 
 ROUNDING = 1e-3
-"""How far apart the probabilities of two kinds of processor may lie, whose sums round otherwise."""
+"""How far apart the probabilities of two kinds of processor may lie, whose sums round otherwise; of slim predictions,
+which have none, the part of the images whose class may differ."""
 
 
-class _EnoughError(Exception):
-    """Ends a training after the epochs that were asked for."""
-
-
-def evaluated(plan: Plan, run_id: str) -> Iterator[Finding]:
-    """Whether the weights of a run still predict what predictions.parquet says.
+def evaluated(run: FinishedRun, plan: Plan) -> Finding:
+    """Whether the weights of a run still predict, by the code here, what is recorded of them.
 
     To the same bits on the kind of machine that digests.json names; elsewhere within ROUNDING, and with the same
     classes but where two are as probable as each other within that.
     """
-    path, weights = Path("evaluations") / run_id / "predictions.parquet", Path("models") / run_id / "model.safetensors"
+    path = run.predictions
     try:
-        _need(plan, run_id, path, weights)
-        machine = read_record(path.with_name("digests.json"), None, "device")["device"]
-    except UserError as error:  # which is a finding of the checks before this
-        yield unchecked(path, f"{error.what}, so the weights were not evaluated again")
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            evaluate(plan, run_id, Path("models") / run_id, Path(folder))
-            again, told = read(Path(folder) / path.name), read(path)
-        except UserError as error:
-            yield wrong(path, f"cannot be computed again: {error.what}")
-            return
-    apart = float(np.abs(told[2] - again[2]).max()) if told[2].shape == again[2].shape else float("inf")
-    if apart == 0 and all(map(np.array_equal, told, again)):
-        yield right(path, "the weights give it again, to the same bits")
-    elif machine == devices.facts(devices.choose(plan.device)):
-        yield wrong(path, f"the weights give other probabilities on the same kind of machine, by up to {apart:.2g}")
-    elif apart <= ROUNDING and np.array_equal(told[0], again[0]) and _same_classes(told[2], again[1]):
-        yield right(path, f"the weights give it again within {apart:.2g}, on another kind of machine")
-    else:
-        yield wrong(path, f"the weights give other probabilities, by up to {apart:.2g}, more than rounding explains")
-
-
-def of_evidence(plan: Plan, run_id: str) -> Finding:
-    """Whether the weights in evidence/<run> predict by the code here what is recorded of them.
-
-    To the same bits on the kind of machine that evaluated them; elsewhere but for one image in a thousand.
-    """
-    folder = EVIDENCE / run_id
-    path = folder / PREDICTIONS
-    if not (folder / WEIGHTS).is_file():
-        return unchecked(path, "its weights are not here, so they were not evaluated again")
-    record, told = RunRecord.read(folder / RECORD), Digests.read(folder / DIGESTS)
-    settings = {name: getattr(record, name) for name in ("dataset", "network", "representation", "seed")}
-    its = {"runs": {run_id: Run(protocol=record.protocol_name, **settings)}}
-    plan = plan.model_copy(update=its | {"protocols": {record.protocol_name: record.protocol}})
-    if record.dataset not in plan.datasets or not (beton_of(plan.run(run_id)) / "card.json").is_file():
-        return unchecked(path, f"the data of {record.dataset} is not here, so its weights were not evaluated again")
+        _need(run, path, run.weights)
+        record, told = RunRecord.read(run.evaluated / RECORD), Digests.read(run.evaluated / DIGESTS)
+        its = Run.model_validate(run.settings["run"])
+        if its.dataset not in plan.datasets:
+            raise UserError(f"{PARAMS} has no dataset {its.dataset}", "wrn-pipe plan")
+    except (UserError, KeyError, ValueError) as error:  # which is a finding of the checks before this
+        return unchecked(path, f"{_told(error)}, so the weights were not evaluated again")
+    alone = plan.model_copy(update={"runs": {run.id: its}, "protocols": {its.protocol: record.protocol}})
     with tempfile.TemporaryDirectory() as work:
-        evaluate(plan, run_id, folder, Path(work))
-        again = Path(work) / PREDICTIONS
-        if sha256(again) == told.files[f"{EVALUATIONS}/{run_id}/{PREDICTIONS}"]:
-            return right(path, "the weights give the full predictions again, to the same bits")
-        differ = int((read(again).predicted != read_slim(path)["prediction"]).sum())
-    if told.device == devices.facts(devices.choose(plan.device)) or differ > len(read_slim(path)["label"]) / 1000:
-        return wrong(path, f"the weights give other predictions: {differ} other classes")
-    return right(path, f"the weights give it again but for {differ} classes, on another kind of machine")
+        try:
+            evaluate(alone, run.id, run.trained, Path(work))
+            again = read_predictions(Path(work) / PREDICTIONS)
+            if run.slim:
+                same = sha256(Path(work) / PREDICTIONS) == told.files.get(f"{EVALUATIONS}/{run.id}/{PREDICTIONS}")
+                apart = float((again.predicted != read_slim(path)["prediction"]).mean())
+                near, what = apart <= ROUNDING, f"other classes of {100 * apart:.2g} % of the images"
+            else:
+                same, near, what = _compared(again, read_predictions(path))
+        except (UserError, ValueError) as error:
+            return wrong(path, f"cannot be computed again: {_told(error)}")
+    if same:
+        return right(path, "the weights give it again, to the same bits")
+    if told.device == devices.facts(devices.choose(plan.device)):
+        return wrong(path, f"the weights give {what}, on the same kind of machine")
+    if near:
+        return right(path, f"the weights give it again but for {what}, on another kind of machine")
+    return wrong(path, f"the weights give {what}, more than rounding explains")
+
+
+def _told(error: Exception) -> str:
+    return error.what if isinstance(error, UserError) else repr(error)
+
+
+def _compared(again: Predictions, told: Predictions) -> tuple[bool, bool, str]:
+    """Whether two predictions are the same, whether rounding explains their difference, and that in words."""
+    if told.probabilities.shape != again.probabilities.shape:
+        return False, False, "another number of probabilities"
+    apart = float(np.abs(told.probabilities - again.probabilities).max())
+    as_probable = told.probabilities.max(1) - told.probabilities[np.arange(len(told.labels)), again.predicted]
+    near = apart <= ROUNDING and np.array_equal(told.labels, again.labels) and (as_probable <= 2 * ROUNDING).all()
+    return all(map(np.array_equal, told, again)), bool(near), f"other probabilities, by up to {apart:.2g}"
 
 
 def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
@@ -108,16 +99,15 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
 
     Another kind of machine rounds otherwise, so that what differs there is unchecked, not wrong.
     """
-    folder = Path("models") / run_id
-    history, weights_file = folder / "history.csv", folder / "model.safetensors"
+    run = of_plan(plan, run_id)
+    folder, history, weights_file = run.trained, run.trained / HISTORY, run.weights
     try:
-        _need(plan, run_id, weights_file)
-        told = read_history(history)
-        told_of = read_record(folder / "run.json", None, "devices", "kernels")
+        _need(run, weights_file)
+        told, its = read_history(history), RunRecord.read(folder / RECORD)
     except UserError as error:
         yield unchecked(folder, f"{error.what}, so the run was not trained again")
         return
-    if (processes := max(device.get("processes", 1) for device in told_of["devices"])) > 1:
+    if (processes := max(int(device.get("processes", 1)) for device in its.devices)) > 1:
         why = f"{processes} processes trained it, which one can not do again"
         yield unchecked(folder, why, f"wrn-pipe stage train {run_id} --fresh")
         return
@@ -127,15 +117,17 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
     def note(record: EpochRecord, rate: float) -> None:
         rows.append(replace(record))
         if len(rows) == asked < plan.protocols[plan.run(run_id).protocol].epochs:
-            raise _EnoughError
+            raise EnoughError
 
+    done: Progress | None = None
     with tempfile.TemporaryDirectory() as scratch:
         training, record = prepare(plan, run_id, fingerprint(plan, run_id), Path(scratch), RunHooks())
-        done: Progress | None = None
-        with suppress(_EnoughError):
+        with suppress(EnoughError):
             done = train(training, note)
-    trained_on = [{k: v for k, v in each.items() if k != "from_epoch"} for each in told_of["devices"]]
-    same = trained_on == [record["device"]] and told_of["kernels"] == record["kernels"]
+        write_weights(Path(scratch) / WEIGHTS, training.model.state_dict())
+        again = (Path(scratch) / WEIGHTS).read_bytes()
+    trained_on = [{k: v for k, v in each.items() if k != "from_epoch"} for each in its.devices]
+    same = trained_on == [record["device"]] and its.kernels == record["kernels"]
     differ = wrong if same else unchecked
     where = "" if same else ", but this is another kind of machine than run.json names"
     unlike = next(((one, other) for one, other in zip(told, rows, strict=False) if one != other), None)
@@ -148,22 +140,14 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
     if done is None:
         yield unchecked(weights_file, f"only {len(rows)} epochs were trained again; without --epochs all are")
         return
-    weights = save({k: v.detach().cpu().contiguous() for k, v in training.model.state_dict().items()})
-    if weights == weights_file.read_bytes():
+    if again == weights_file.read_bytes():
         yield right(weights_file, "training it again gives the same bits")
     else:
         yield differ(weights_file, f"training it again gives other weights{where}")
 
 
-def _need(plan: Plan, run_id: str, *files: Path) -> None:
+def _need(run: FinishedRun, *files: Path) -> None:
     """Raise UserError for the first of these files, or of the run's data, that is not here."""
-    run = plan.run(run_id)
-    data = Path("data/beton") / f"{run.dataset}-{run.representation}"
-    for path in (*files, *(data / name for name in ("card.json", "train.beton", "test.beton"))):
+    for path in (*files, *(run.data / name for name in ("card.json", "train.beton", "test.beton"))):
         if not path.is_file():
-            raise UserError(f"{path} not found", f"wrn-pipe repro {run_id}")
-
-
-def _same_classes(told: Any, classes: Any) -> bool:
-    rows = np.arange(len(classes))
-    return bool((told.max(1) - told[rows, classes] <= 2 * ROUNDING).all())
+            raise UserError(f"{path} not found", f"wrn-pipe repro {run.id}")

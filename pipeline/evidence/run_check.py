@@ -1,143 +1,278 @@
-"""A run's files against each other and against its data: what each of them says, computed again from the others."""
+"""The checks of a finished run's record, be it of the plan, in evidence/, or about to be taken into it.
 
-from collections.abc import Callable, Iterator
-from functools import partial
+Each file is compared with what vouches for it, or computed again from what it should follow from. Whether the training
+took place as the record says, nothing here can tell: git and whoever committed it vouch for that.
+"""
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.artifacts import EVALUATION_FILES, MODEL_FILES, read_history, read_record
-from pipeline.artifacts import read_predictions as read
-from pipeline.atomic_write import json_text
-from pipeline.data.beton import inspect, sha256
+from pipeline.artifacts import (
+    BETON,
+    DIGESTS,
+    EVALUATION_FILES,
+    EVALUATIONS,
+    EVIDENCE,
+    HISTORY,
+    METRICS,
+    MODEL_FILES,
+    MODELS,
+    ORIGIN,
+    PREDICTIONS,
+    RECORD,
+    WEIGHTS,
+    Digests,
+    Origin,
+    RunRecord,
+    fingerprint_of,
+    read_history,
+    read_predictions,
+    read_record,
+    read_slim,
+    runs_in_evidence,
+)
+from pipeline.data.beton import Ints, inspect, open_card
+from pipeline.data.beton import sha256 as digest_of
 from pipeline.data.sampler import held_out
+from pipeline.dataset_config import SPLITS
 from pipeline.errors import UserError
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.models.names import parse
 from pipeline.models.param_count import parameters
-from pipeline.params import Plan
-from pipeline.provenance import fingerprint
-from pipeline.tasks.classification import about, metrics
-from pipeline.training.run_digests import digests
+from pipeline.params import PARAMS, Plan
+from pipeline.provenance import inputs
+from pipeline.tasks.classification import metrics
+from pipeline.training.run_digests import content
 
 
-def check(plan: Plan, run_id: str) -> Iterator[Finding]:
-    """What the files of one run of the plan show, in the current folder, the repository's root."""
-    evaluated, trained = Path("evaluations") / run_id, Path("models") / run_id
-    data = Path("data/beton") / f"{plan.runs[run_id].dataset}-{plan.runs[run_id].representation}"
-    yield from _predictions(plan, run_id, evaluated, data)
-    looks: list[tuple[Path, Callable[[Path], Iterator[Finding]]]] = [
-        (trained / "run.json", partial(_record, plan, run_id, data)),
-        (evaluated / "run.json", partial(_record, plan, run_id, data)),
-        (trained / "history.csv", partial(_history, plan, run_id)),
-        (evaluated / "digests.json", partial(_digests, run_id, trained, data)),
-    ]
+@dataclass(frozen=True)
+class FinishedRun:
+    """Where a run's files lie, and what they must agree with."""
+
+    id: str
+    trained: Path
+    """Folder of the weights, history.csv and run.json."""
+    evaluated: Path
+    """Folder of the predictions, metrics.json, digests.json and run.json; of evidence it is the same."""
+    settings: dict[str, Any]
+    content: dict[str, str]
+    """As in Origin: what its fingerprint is the hash of."""
+    said_by: Path
+    """params.yaml, or the origin.json that says so."""
+    commit: str | None = None
+    """That is said to have its code; None: it is the code here."""
+    slim: str | None = None
+    """sha256 of the predictions where they are slim, as in evidence/."""
+
+    @property
+    def weights(self) -> Path:
+        return self.trained / WEIGHTS
+
+    @property
+    def predictions(self) -> Path:
+        return self.evaluated / PREDICTIONS
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """As digests.json names them -> where they lie."""
+        folders = ((MODELS, self.trained, MODEL_FILES), (EVALUATIONS, self.evaluated, EVALUATION_FILES))
+        return {f"{top}/{self.id}/{name}": folder / name for top, folder, names in folders for name in names}
+
+    @property
+    def data(self) -> Path:
+        run = self.settings["run"]
+        return BETON / f"{run['dataset']}-{run['representation']}"
+
+
+def of_plan(plan: Plan, run_id: str) -> FinishedRun:
+    return FinishedRun(run_id, MODELS / run_id, EVALUATIONS / run_id, *inputs(plan, run_id), PARAMS)
+
+
+def of_evidence(run_id: str) -> FinishedRun:
+    """Raises UserError for a broken origin.json."""
+    folder = EVIDENCE / run_id
+    told = Origin.read(folder / ORIGIN)
+    said = told.settings, told.content, folder / ORIGIN, told.commit, told.predictions
+    return FinishedRun(run_id, folder, folder, *said)
+
+
+def check(run: FinishedRun, plan: Plan) -> Iterator[Finding]:
+    """What the files of a run show, with the datasets of `plan` and the data here."""
+    record = run.evaluated / RECORD
+    looks = [(run.evaluated / METRICS, _metrics), (record, _record), (run.trained / HISTORY, _history)]
+    looks += [(run.evaluated / DIGESTS, _digests)]
+    looks += [(record, _code), (record, _only_once)] if run.commit else [(run.trained / RECORD, _record)]
     for path, look in looks:
-        if not path.is_file():
-            yield unchecked(path, "not here")
-            continue
         try:
-            yield from look(path)
+            if path.is_file():
+                yield from look(run, plan, path)
+            else:
+                yield _absent(run, path, "not here")
         except UserError as error:
             yield wrong(path, error.what)
-        except OSError as error:  # code or data that its fingerprint covers
-            yield wrong(path, f"cannot be checked: {error}")
+        except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            yield wrong(path, f"cannot be checked, it or what belongs to it is broken: {error!r}")
 
 
-def _predictions(plan: Plan, run_id: str, folder: Path, data: Path) -> Iterator[Finding]:
-    path, told = folder / "predictions.parquet", folder / "metrics.json"
-    if not path.is_file():
-        yield unchecked(told, "the predictions that it should follow from are not here")
+def _absent(run: FinishedRun, path: Path, why: str) -> Finding:
+    """Of the plan a run may be half made, or its large files elsewhere; evidence is whole."""
+    return wrong(path, why) if run.commit else unchecked(path, why)
+
+
+def _metrics(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
+    predictions = run.predictions
+    if not predictions.is_file():
+        yield _absent(run, path, "the predictions that it should follow from are not here")
         return
-    try:
-        labels, predicted, probabilities = read(path)
-        expected = json_text(about(plan, run_id) | metrics(labels, predicted, probabilities))
-    except (UserError, ValueError, TypeError, IndexError) as error:
-        yield wrong(path, f"no metrics follow from it: {error!r}")
-        return
-    sums = probabilities.sum(1)
-    if not np.array_equal(predicted, probabilities.argmax(1)) or not np.allclose(sums, 1) or (probabilities < 0).any():
-        yield wrong(path, "its predictions are not the most probable classes, or its probabilities not valid")
-    yield _labels(path, labels, data, plan.protocols[plan.run(run_id).protocol].holdout)
-    if not told.is_file():
-        yield unchecked(told, "not here")
-    elif told.read_bytes() == expected.encode():
-        yield right(told, f"follows from the {len(labels)} predictions in {path.name}")
+    if run.slim:
+        slim = read_slim(predictions)
+        labels, again = slim["label"], _errors(slim)
     else:
-        lines = told.read_text(encoding="utf-8", errors="replace").splitlines()
-        other = ", ".join(line.strip(" ,") for line in expected.splitlines() if line not in lines)
-        yield wrong(told, f"{path.name} gives {other or 'less than it says'}")
+        labels, predicted, probabilities = full = read_predictions(predictions)
+        again = metrics(*full)
+        valid = np.allclose(probabilities.sum(1), 1) and (probabilities >= 0).all()
+        if not valid or not np.array_equal(predicted, probabilities.argmax(1)):
+            why = "its predictions are not the most probable classes, or its probabilities not valid"
+            yield wrong(predictions, why)
+    split = "held-out" if run.settings["protocol"].get("holdout", 0) else "test"
+    about = {"run": run.id, **{key: run.settings["run"][key] for key in ("dataset", "network")}, "split": split}
+    told = read_record(path)
+    if unlike := [f"{key} {value}" for key, value in (about | again).items() if told.get(key) != value]:
+        yield wrong(path, f"{predictions.name} and {run.said_by} give {', '.join(unlike)}")
+    else:
+        yield right(path, f"follows from the {len(labels)} predictions in {predictions.name}")
+    yield _labels(run, predictions, labels)
 
 
-def _labels(path: Path, labels: npt.NDArray[np.int64], folder: Path, holdout: int) -> Finding:
-    data = folder / ("train.beton" if holdout else "test.beton")
-    if not data.is_file():
-        return unchecked(path, f"{data}, whose labels it should have, is not here")
-    try:
-        known = inspect(data).labels
-    except UserError as error:
-        return wrong(data, error.what.removeprefix(f"{data}: "))
-    if holdout:
-        known = known[held_out(len(known), holdout)]
+def _errors(slim: dict[str, Ints]) -> dict[str, float]:
+    """The metrics that slim predictions give, as metrics.json names and rounds them."""
+    labels, n = slim["label"], len(slim["label"])
+    wrongs = int((labels != slim["prediction"]).sum())
+    found: dict[str, float] = {"n": n, "errors": wrongs, "top1_error": round(100 * wrongs / n, 6)}
+    if top := [column for name, column in slim.items() if name.startswith("top_")]:
+        missed = int(np.all([labels != column for column in (slim["prediction"], *top)], axis=0).sum())
+        found["top5_error"] = round(100 * missed / n, 6)
+    return found
+
+
+def _labels(run: FinishedRun, path: Path, labels: Ints) -> Finding:
+    """Against those of the data or, where that is not here, of other evidence on the same images."""
+    holdout = run.settings["protocol"].get("holdout", 0)
+    known, of = None, run.data / ("train.beton" if holdout else "test.beton")
+    if of.is_file():
+        known = inspect(of).labels
+        known = known[held_out(len(known), holdout)] if holdout else known
+    elif run.commit:
+        for other in map(of_evidence, runs_in_evidence()):
+            its = other.settings
+            same = its["run"]["dataset"] == run.settings["run"]["dataset"]
+            if other.id != run.id and same and its["protocol"].get("holdout", 0) == holdout:
+                known, of = read_slim(other.predictions)["label"], other.evaluated
+                break
+    if known is None:
+        return unchecked(path, f"{of}, whose labels it should have, is not here")
     if np.array_equal(labels, known):
-        return right(path, f"has the labels of {data}, in its order")
+        return right(path, f"has the labels of {of}, in its order")
     at = "another number of them" if len(labels) != len(known) else f"first at image {(labels != known).argmax()}"
-    return wrong(path, f"its labels are not those of {data}: {at}")
+    return wrong(path, f"its labels are not those of {of}: {at}")
 
 
-def _record(plan: Plan, run_id: str, data: Path, path: Path) -> Iterator[Finding]:
-    """run.json against the plan, and its fingerprint against the code, settings, lock file and data that are here."""
-    run = plan.run(run_id)
-    protocol = plan.protocols[run.protocol]
-    expected = {
-        "run": run_id,
-        **run.model_dump(mode="json"),
-        "protocol_name": run.protocol,
-        "protocol": protocol.model_dump(mode="json"),
-        "epochs": protocol.epochs,
-        "loader": plan.loading.backend,
-        "parameters": parameters(parse(run.network), plan.datasets[run.dataset].classes),
-    }
-    record = read_record(path, f"wrn-pipe repro {run_id}")
-    if unlike := [key for key, value in expected.items() if record.get(key) != value]:
-        yield wrong(path, f"{', '.join(unlike)}: not as params.yaml has it")
-    elif not (data / "card.json").is_file():
+def _record(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
+    """run.json against the settings, and its fingerprint against settings and content."""
+    its, protocol = run.settings["run"], run.settings["protocol"]
+    expected = {"run": run.id, **its, "protocol_name": its["protocol"], "protocol": protocol}
+    expected |= {"epochs": protocol["epochs"], "loader": run.settings["loading"]["backend"]}
+    if dataset := plan.datasets.get(its["dataset"]):
+        expected["parameters"] = parameters(parse(its["network"]), dataset.classes)
+    record, found = read_record(path), fingerprint_of(run.settings, run.content)
+    unlike = [key for key, value in expected.items() if record.get(key) != value]
+    if unlike:
+        yield wrong(path, f"{', '.join(unlike)}: not as {run.said_by} has it")
+    if not run.commit and f"{run.data}/card.json" not in run.content:
         yield unchecked(path, "the data's card.json, which its fingerprint covers, is not here")
-    elif record.get("fingerprint") != (found := fingerprint(plan, run_id)):
-        yield wrong(path, f"its fingerprint is of other settings, code or data than those here: {found} now")
-    else:
-        yield right(path, f"says what params.yaml says; fingerprint {found[:12]} is of settings, code and data here")
+    elif record.get("fingerprint") != found:
+        why = f"the fingerprint in {RECORD} does not follow from settings, code and data, which give {found}"
+        yield wrong(run.said_by if run.slim else path, why)
+    elif not unlike:
+        yield right(path, f"as {run.said_by} has it; fingerprint {found[:12]} follows from settings, code and data")
 
 
-def _history(plan: Plan, run_id: str, path: Path) -> Iterator[Finding]:
-    epochs, found = plan.protocols[plan.run(run_id).protocol].epochs, len(read_history(path))
+def _history(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
+    epochs, found = run.settings["protocol"]["epochs"], len(read_history(path))
     if found == epochs:
         yield right(path, f"has the {epochs} epochs of its protocol, one a row")
     else:
         yield wrong(path, f"has {found} epochs, its protocol {epochs}")
 
 
-def _digests(run_id: str, trained: Path, data: Path, path: Path) -> Iterator[Finding]:
-    """digests.json against the files that it lists; those that are not here are named."""
-    evaluated = path.parent
-    told = read_record(path, f"wrn-pipe repro evaluate@{run_id}", "data", "device", "files")
-    listed = told["files"] if isinstance(told["files"], dict) else {}
-    known = {str(file): listed.get(str(file)) for file in (trained / name for name in MODEL_FILES)}
-    known |= {str(file): listed.get(str(file)) for file in (evaluated / name for name in EVALUATION_FILES)}
-    if isinstance(told["data"], dict):
-        known[str(data / "card.json")] = told["data"].get("card")
-    alike = 0
+def _digests(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
+    """digests.json against the files that it vouches for, and against the data."""
+    told, alike = Digests.read(path), 0
+    known = {file: told.files.get(name) for name, file in run.files.items()}
+    if run.slim:
+        known[run.predictions] = run.slim
     for file, digest in known.items():
-        if not Path(file).is_file():
+        if not file.is_file():
             yield unchecked(file, f"not here; {path} has its sha256")
-        elif (found := sha256(Path(file))) != digest:
+        elif (found := digest_of(file)) != digest:
             yield wrong(file, f"sha256 {found[:12]}, where {path} has {str(digest)[:12]}")
         else:
             alike += 1
-    if alike == len(known):
-        expected = json_text(digests(run_id, trained, evaluated, data, told["device"]).model_dump())
-        if path.read_bytes() == expected.encode():
-            yield right(path, f"the sha256 of {alike} files")
-        else:
-            yield wrong(path, "is not what its files and the data's card give")
+    if told.files.keys() != run.files.keys():
+        yield wrong(path, "lists other files than those of a run")
+    elif alike == len(known):
+        yield right(path, f"has the sha256 of {alike} files")
+    card, its = run.content.get(f"{run.data}/card.json"), told.data["card"]
+    if card and its != card:
+        why = f"sha256 {card[:12]}, where {path} has {its[:12]}: evaluated on other data than it was trained on"
+        yield wrong(path if run.slim else run.data / "card.json", why)
+    yield _data(run, plan, path, told.data)
+
+
+def _data(run: FinishedRun, plan: Plan, path: Path, told: dict[str, str]) -> Finding:
+    """The digests of the data's content against the pinned ones, or those of the card that lies here."""
+    its, pinned, where = run.settings["run"], None, PARAMS
+    if its["representation"] == "rgb" and (dataset := plan.datasets.get(its["dataset"])):
+        pinned = dataset.digests
+    if pinned is None:
+        where = run.data
+        if not (where / "card.json").is_file():
+            return unchecked(path, f"{where}, whose digests it could be compared with, is not here")
+        card = open_card(where)
+        pinned = {split: content(card, split) for split in SPLITS}
+    if all(told[split] == digest for split, digest in pinned.items()):
+        return right(path, f"the data's digests are those in {where}")
+    return wrong(path, f"the data's digests are not those in {where}: trained or evaluated on other data")
+
+
+def _code(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
+    """The code that the fingerprint covers against the commit that is said to have it."""
+    head = str(run.commit)
+    files = {name: digest for name, digest in run.content.items() if not name.startswith("data/")}
+    if _digest_at(head, "") is None:
+        yield unchecked(run.said_by, f"commit {head[:12]}, whose code it is said to be, is not in this repository")
+    elif unlike := next((name for name, digest in files.items() if _digest_at(head, name) != digest), None):
+        yield wrong(run.said_by, f"commit {head[:12]} has another {unlike}")
+    else:
+        yield right(run.said_by, f"{len(files)} files of code and environment are those of commit {head[:12]}")
+
+
+@lru_cache(maxsize=4096)
+def _digest_at(head: str, path: str) -> str | None:
+    """sha256 of a file as a commit has it; None where it, or the commit, is not there."""
+    told = subprocess.run(["git", "show", f"{head}:{path}"], capture_output=True, check=False)
+    return sha256(told.stdout).hexdigest() if told.returncode == 0 else None
+
+
+def _only_once(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
+    fingerprint = RunRecord.read(path).fingerprint
+    for other in runs_in_evidence():
+        if other != run.id and RunRecord.read(EVIDENCE / other / RECORD).fingerprint == fingerprint:
+            yield wrong(EVIDENCE / run.id, f"is the run {other}, which is evidence already")

@@ -37,7 +37,7 @@ def _table(made: Table) -> dict[str, Any]:
     (told,) = json.loads(render_json([made]))
     for cell, entry in zip(made.cells, told["cells"], strict=True):
         entry["claim"] = cell.claim.id if cell.claim else None
-        ours = [run for run, origin in zip(cell.runs, cell.origins, strict=True) if origin == "this plan"]
+        ours = [run.run for run in cell.shown if run.result.commit is None]
         entry["command"] = f"wrn-pipe repro {' '.join(ours)}" if ours else None
     return {"title": told["title"], "cells": told["cells"], "footnotes": told["footnotes"]}
 

@@ -6,12 +6,11 @@ Tables 5 and 6 but for 2.07 of WRN-52-1 on SVHN, which stands in a caveat.
 """
 
 import functools
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
-
-from pydantic import TypeAdapter
 
 from pipeline.errors import UserError
 from pipeline.models.names import parse
@@ -62,10 +61,6 @@ class Claim:
     text: str
     """The number exactly as printed, in the metric's unit: 20.50 stays 20.50."""
     statistic: Statistic
-    depth: int | None = None
-    widen: float | None = None
-    block: str | None = None
-    """Kernels of a block as 3-1-3, or basic, or bottleneck."""
     dropout: float | None = None
     preprocessing: str | None = None
     note: str = ""
@@ -103,7 +98,7 @@ class Claim:
 
 @functools.cache
 def canonical(model: str) -> str:
-    """`pipeline.models.names.parse(model).name`, or `model` itself for networks that the tool does not build."""
+    """The one spelling of a network's name; `model` itself for networks that the tool does not build."""
     try:
         return parse(model).name
     except UserError:
@@ -112,13 +107,28 @@ def canonical(model: str) -> str:
 
 def read_claims(path: Path, tables: Collection[str], datasets: Collection[str]) -> tuple[Claim, ...]:
     """All claims in the order of a claims.csv. Raises UserError when the file does not fit its schema."""
-    # pandas takes most of a second to import, so only those who read claims pay for it
+    # these take most of a second to import, so only those who read claims pay for it
     import pandas as pd
     import pandera.errors
+    from pydantic import TypeAdapter
 
     frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    columns = {
+        "table": one_of(*tables),
+        "dataset": one_of(*datasets),
+        "model": r"[A-Za-z0-9(),.-]+",
+        "depth": r"[0-9]*",
+        "widen": r"|[0-9]+(\.[0-9])?",
+        "block": r"|basic|bottleneck|[13](-[13])*",
+        "dropout": r"|0(\.[0-9])?",
+        "preprocessing": "|zca|meanstd|unit|imagenet",
+        "metric": one_of(*get_args(Metric)),
+        "value": r"[0-9]+(\.[0-9]+)?",
+        "statistic": one_of(*get_args(Statistic)),
+        "note": ".*",
+    }
     try:
-        schema(tables, datasets).validate(frame, lazy=True)
+        schema(columns, unique=["table", "dataset", "model", "metric"]).validate(frame, lazy=True)
     except pandera.errors.SchemaErrors as error:
         first = error.failure_cases.iloc[0]
         where = f"{path.name}: {first['column'] or ''} {first['check']}: {first['failure_case']!r}"
@@ -128,32 +138,14 @@ def read_claims(path: Path, tables: Collection[str], datasets: Collection[str]) 
     return tuple(valid.validate_python({name: text for name, text in row.items() if text}) for row in rows)
 
 
-def schema(tables: Collection[str], datasets: Collection[str]) -> "pandera.pandas.DataFrameSchema":
-    """claims.csv's columns, all text: exactly these, in this order, with these vocabularies; one row a number."""
+def schema(columns: Mapping[str, str], unique: list[str]) -> "pandera.pandas.DataFrameSchema":
+    """Of a table that is all text: exactly these columns, in this order, each value as its column's pattern has it."""
     import pandera.pandas as pa
 
-    def text(pattern: str) -> pa.Column:
-        return pa.Column(str, pa.Check.str_matches(f"^(?:{pattern})$"))
+    checked = {name: pa.Column(str, pa.Check.str_matches(f"^(?:{pattern})$")) for name, pattern in columns.items()}
+    return pa.DataFrameSchema(checked, strict=True, ordered=True, unique=unique)
 
-    def words(*allowed: str) -> pa.Column:
-        return pa.Column(str, pa.Check.isin(allowed))
 
-    return pa.DataFrameSchema(
-        {
-            "table": words(*tables),
-            "dataset": words(*datasets),
-            "model": text(r"[A-Za-z0-9(),.-]+"),
-            "depth": text(r"[0-9]*"),
-            "widen": text(r"|[0-9]+(\.[0-9])?"),
-            "block": text(r"|basic|bottleneck|[13](-[13])*"),
-            "dropout": text(r"|0(\.[0-9])?"),
-            "preprocessing": words("", "zca", "meanstd", "unit", "imagenet"),
-            "metric": words(*get_args(Metric)),
-            "value": text(r"[0-9]+(\.[0-9]+)?"),
-            "statistic": words(*get_args(Statistic)),
-            "note": pa.Column(str),
-        },
-        strict=True,
-        ordered=True,
-        unique=["table", "dataset", "model", "metric"],
-    )
+def one_of(*words: str) -> str:
+    """The pattern of a column that has no other words."""
+    return "|".join(map(re.escape, words))

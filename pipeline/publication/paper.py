@@ -1,17 +1,84 @@
 """A paper that is reproduced, as data: one object, made in one place and passed to whatever compares with it."""
 
+import fnmatch
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import UserError, nearest
+from pipeline.publication.claims import Claim, Kind, Statistic, read_claims
 
-if TYPE_CHECKING:  # every command imports the paper for its help, few of them what is in it
-    from pipeline.publication.claims import Claim
-    from pipeline.publication.statements import Caveat, Hardware, Ordering, PaperProtocol, Weight
+if TYPE_CHECKING:  # every command imports the paper for its help, few of them what a protocol is
+    from pipeline.params import Protocol
+
+
+@dataclass(frozen=True)
+class PaperProtocol:
+    """A protocol of the paper with its sources."""
+
+    name: str
+    protocol: "Protocol"
+    sources: dict[str, str]
+    """Field of `protocol` -> where it is said."""
+
+    def is_stated(self, field: str) -> bool:
+        """Whether the paper or its code gives the field's value."""
+        return not self.sources[field].startswith("unstated")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the paper's numbers were measured with."""
+
+    device: str
+    library: str
+
+
+@dataclass(frozen=True)
+class Weight:
+    """What a difference in one field of a protocol weighs: an entry of deviations.yaml."""
+
+    weight: Literal["material", "minor", "none"]
+    reason: str
+    evidence: str
+    """What the weight rests on: the paper, the authors' code, or a measurement."""
+    minor_among: Sequence[str] = ()
+    """Values among which a difference is minor, whatever `weight` says."""
+    minor_reason: str = ""
+    minor_evidence: str = ""
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """A numbered footnote: a contradiction of the paper, or how the tool reads what it leaves unsaid."""
+
+    number: int
+    """The same in every table, so that it can be cited."""
+    text: str
+    claims: Sequence[str]
+    """Patterns of claim ids, as fnmatch reads them."""
+    statistic: Statistic | None = None
+    kind: Kind | None = None
+    """These two restrict it to claims of a statistic and of a kind."""
+
+    def covers(self, claim: Claim) -> bool:
+        if self.statistic not in (None, claim.statistic) or self.kind not in (None, claim.kind):
+            return False
+        return any(fnmatch.fnmatchcase(claim.id, pattern) for pattern in self.claims)
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """One statement of the paper about the order of errors."""
+
+    name: str
+    text: str
+    source: str
+    pairs: tuple[tuple[Claim, Claim], ...]
+    """(lower error, higher error), as the paper has it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,56 +117,40 @@ class Paper:
         return self.folder / "datasets.yaml"
 
     @cached_property
-    def claims(self) -> "tuple[Claim, ...]":
+    def claims(self) -> tuple[Claim, ...]:
         """All numbers that it prints, in its order. Raises UserError when claims.csv is not what it should be."""
-        from pipeline.publication.claims import read_claims
-
         return read_claims(self.folder / "claims.csv", self.tables, self.datasets)
 
     @cached_property
-    def protocols(self) -> "dict[str, PaperProtocol]":
+    def protocols(self) -> dict[str, PaperProtocol]:
         """By name."""
         from pipeline.params import Protocol
-        from pipeline.publication.statements import PaperProtocol
 
-        return {
-            name: PaperProtocol(
-                name,
-                Protocol.model_validate({field: value for field, (value, _) in fields.items()}),
-                {field: source for field, (_, source) in fields.items()},
-            )
-            for name, fields in self._measured["protocols"].items()
-        }
+        found = {}
+        for name, fields in self._measured["protocols"].items():
+            values = Protocol.model_validate({field: value for field, (value, _) in fields.items()})
+            found[name] = PaperProtocol(name, values, {field: source for field, (_, source) in fields.items()})
+        return found
 
     @cached_property
-    def weights(self) -> "dict[str, Weight]":
+    def weights(self) -> dict[str, Weight]:
         """Field of Protocol -> what a deviation there weighs."""
-        from pipeline.publication.statements import Weight
-
         return {field: Weight(**entry) for field, entry in self._read("deviations.yaml").items()}
 
     @cached_property
-    def caveats(self) -> "tuple[Caveat, ...]":
+    def caveats(self) -> tuple[Caveat, ...]:
         """All footnotes, by number."""
-        from pipeline.publication.statements import Caveat
-
         return tuple(Caveat(number=n, **entry) for n, entry in sorted(self._read("caveats.yaml").items()))
 
     @cached_property
-    def orderings(self) -> "tuple[Ordering, ...]":
+    def orderings(self) -> tuple[Ordering, ...]:
         """All that it says about which network is better, in its order."""
-        from pipeline.publication.statements import Ordering
-
         claims = {claim.id: claim for claim in self.claims}
-        return tuple(
-            Ordering(
-                name,
-                entry["text"],
-                entry["source"],
-                tuple((claims[f"{low}/top1_error"], claims[f"{high}/top1_error"]) for low, high in entry["pairs"]),
-            )
-            for name, entry in self._read("orderings.yaml").items()
-        )
+        found = []
+        for name, entry in self._read("orderings.yaml").items():
+            pairs = tuple((claims[f"{low}/top1_error"], claims[f"{high}/top1_error"]) for low, high in entry["pairs"])
+            found.append(Ordering(name, entry["text"], entry["source"], pairs))
+        return tuple(found)
 
     @cached_property
     def reruns(self) -> tuple[tuple[float, ...], int]:
@@ -108,9 +159,7 @@ class Paper:
         return tuple(100 - accuracy for accuracy in known["accuracies"]), int(known["images"])
 
     @property
-    def hardware(self) -> "Hardware":
-        from pipeline.publication.statements import Hardware
-
+    def hardware(self) -> Hardware:
         return Hardware(**self._measured["hardware"])
 
     def images(self, dataset: str, split: str) -> int:
@@ -121,11 +170,11 @@ class Paper:
         """Raises KeyError for datasets that the paper did not train on."""
         return int(self._measured["classes"][dataset])
 
-    def caveats_of(self, claim: "Claim") -> "tuple[Caveat, ...]":
+    def caveats_of(self, claim: Claim) -> tuple[Caveat, ...]:
         """The footnotes of a claim, by number."""
         return tuple(caveat for caveat in self.caveats if caveat.covers(claim))
 
-    def protocol_of(self, claim: "Claim") -> "PaperProtocol | None":
+    def protocol_of(self, claim: Claim) -> PaperProtocol | None:
         """The protocol behind a claim; None where no training of this tool can answer it.
 
         That is for counts, timings, numbers quoted from others, and COCO, whose detector (MultiPathNet) is another
@@ -147,7 +196,7 @@ class Paper:
         """The keys of all tables for `all`, else the one that `word` names. Raises UserError that names the nearest."""
         return list(self.tables) if word == "all" else [self.table_name(word)]
 
-    def claims_of(self, table: str) -> "list[Claim]":
+    def claims_of(self, table: str) -> list[Claim]:
         """The claims of one table, in the paper's order."""
         name = self.table_name(table)
         return [claim for claim in self.claims if claim.table == name]
@@ -158,21 +207,20 @@ class Paper:
         names = {claim.table for claim in self.claims if claim.kind == "runnable"}
         return f"{', '.join(name for name in self.tables if name in names)}, or all"
 
-    def chosen(self, tables: Sequence[str], dataset: str | None, row: str | None) -> "list[Claim]":
+    def chosen(self, tables: Sequence[str], dataset: str | None, row: str | None) -> list[Claim]:
         """The claims of these tables, of one dataset and one network where they are given.
 
         Raises UserError for a dataset or a network that the tables do not have.
         """
-        claims = [claim for claim in self.claims if claim.table in tables]
-        datasets = {claim.dataset for claim in claims}
         where = f"table {tables[0]}" if len(tables) == 1 else "the paper"
-        if dataset is not None and dataset not in datasets:
-            raise UserError(f"{where} has no dataset {dataset!r}", nearest(dataset, datasets, "dataset"))
-        claims = [claim for claim in claims if dataset in (None, claim.dataset)]
+        known = [claim for claim in self.claims if claim.table in tables]
+        claims = [claim for claim in known if dataset in (None, claim.dataset)]
+        if not claims:
+            remedy = nearest(str(dataset), {claim.dataset for claim in known}, "dataset")
+            raise UserError(f"{where} has no dataset {dataset!r}", remedy)
         found = [claim for claim in claims if row in (None, claim.model, claim.network)]
         if not found:
-            what = f"{where} has no row {row!r}"
-            raise UserError(what, nearest(row or "", {claim.model for claim in claims}, "row"))
+            raise UserError(f"{where} has no row {row!r}", nearest(str(row), {claim.model for claim in claims}, "row"))
         return found
 
     @cached_property

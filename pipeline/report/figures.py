@@ -8,8 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.report.finished_runs import Finished
-from pipeline.report.points import Point
+from pipeline.report.plotted import Finished, Point
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,38 +70,28 @@ def scatter(name: str, dataset: str, axis: Literal["parameters", "multiply_adds"
     if axis == "multiply_adds":
         unit, words, what = 1e15, "multiply-adds of the whole training, 10¹⁵", "training compute"
     drawn = [point for point in points if getattr(point, axis) is not None]
+    ours = [point for point in drawn if point.group.startswith("ours")]
     # The paper's groups first, so that one of them has one colour with and without ours.
-    names = sorted({_group(p) for p in drawn}, key=lambda group: (group.startswith("ours"), group))
+    names = sorted({point.group for point in drawn}, key=lambda group: (group.startswith("ours"), group))
     with _drawing(380) as figure:
         axes = figure.subplots()
         for number, group in enumerate(names):
-            members = [point for point in drawn if _group(point) == group]
+            members = [point for point in drawn if point.group == group]
             sizes, errors = [getattr(p, axis) / unit for p in members], [p.error for p in members]
-            axes.plot(sizes, errors, label=group, linestyle="", **_style(members[0], number))
+            marker, colour = _MARKERS[number % _SERIES], _SERIES_COLOURS[number % _SERIES]
+            style: dict[str, Any] = {"marker": marker, "ms": 6, "mec": _PAPER, "mew": 0.5, "mfc": colour}
+            if members[0] in ours:
+                face = _INK if group == "ours" else _PAPER
+                style = {"marker": "D", "ms": 10, "mec": _INK, "mew": 1.5, "mfc": face, "zorder": 3}
+            axes.plot(sizes, errors, label=group, linestyle="", **style)
         axes.set(xscale="log", yscale="log", xlabel=words, ylabel="test error, %")
         for one, steps in ((axes.xaxis, (1, 2, 5)), (axes.yaxis, (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8))):
             one.set_major_locator(LogLocator(subs=steps))
             one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
             one.set_minor_formatter(NullFormatter())
         figure.legend(loc="outside lower center", ncols=3)
-        published = sum(not point.ours for point in drawn)
-        said = f"{dataset}: error against {what}: {published} published points and {len(drawn) - published} of ours"
-        return _svg(figure, name, said)
-
-
-def _group(point: Point) -> str:
-    if point.ours:
-        return "ours" if point.comparable else "ours, not comparable"
-    depth = re.match(r"WRN-\d+", point.network)
-    return f"paper, {depth[0]}" if depth else "paper, others"
-
-
-def _style(point: Point, number: int) -> dict[str, Any]:
-    if point.ours:
-        face = _INK if point.comparable else _PAPER
-        return {"marker": "D", "ms": 10, "mew": 1.5, "mec": _INK, "mfc": face, "zorder": 3}
-    number %= _SERIES
-    return {"marker": _MARKERS[number], "ms": 6, "mec": _PAPER, "mew": 0.5, "mfc": _SERIES_COLOURS[number]}
+        count = f"{len(drawn) - len(ours)} published points and {len(ours)} of ours"
+        return _svg(figure, name, f"{dataset}: error against {what}: {count}")
 
 
 @contextmanager

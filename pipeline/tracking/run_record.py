@@ -1,14 +1,25 @@
 """What MLflow is to hold of a run, worked out from files and settings alone. Nothing here talks to MLflow."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import read_history, read_record
-from pipeline.comparison.cells import Comparison, planned
+from pipeline.artifacts import (
+    BETON,
+    EVALUATIONS,
+    HISTORY,
+    METRICS,
+    MODELS,
+    RECORD,
+    WEIGHTS,
+    read_history,
+    read_record,
+)
+from pipeline.comparison.cells import Cell, Comparison, cell_of, planned
+from pipeline.comparison.formats.cell_text import MEANINGS, difference, ours, published, verdict
 from pipeline.comparison.results import load_results
 from pipeline.data.beton import open_card
 from pipeline.data.beton import sha256 as digest_of
@@ -17,10 +28,11 @@ from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError
 from pipeline.params import Plan, Protocol
 from pipeline.provenance import commit, fingerprint
+from pipeline.publication.claims import Claim, canonical
 from pipeline.publication.paper import Paper
-from pipeline.tracking.verdict_tags import claims_for, judged, table_tag
 from pipeline.training.run_digests import content
 
+NO_CLAIM = "no claim"
 _COUNTS = {"errors", "n"}
 """Of metrics.json, behind the error; as charts they would only crowd the page."""
 
@@ -38,10 +50,6 @@ class RunRecord:
     """Name -> epochs completed -> value."""
     dataset: tuple[str, str] | None
     """Name of the representation and full digest of its training split; None where the data is not here."""
-
-    @property
-    def fingerprint(self) -> str:
-        return self.tags["fingerprint"]
 
 
 def started(run_id: str, record: dict[str, Any], paper: Paper) -> tuple[dict[str, str], dict[str, str]]:
@@ -67,28 +75,25 @@ def finished(paper: Paper, plan: Plan, run_ids: Iterable[str]) -> dict[str, RunR
 
 
 def _finished(run_id: str, of: Comparison, locked: dict[str, Any] | None, here: tuple[str, bool]) -> RunRecord:
-    folder, again = Path("models") / run_id, f"wrn-pipe repro {run_id}"
-    weights = folder / "model.safetensors"
-    record = read_record(folder / "run.json", again)
-    metrics: dict[str, dict[int, float]] = {}
-    for row in map(asdict, read_history(folder / "history.csv", again)):
-        for name in row.keys() - {"epoch"}:
-            if row[name] is not None:
-                metrics.setdefault(name, {})[row["epoch"]] = row[name]
-    verdict, note = "not evaluated", f"Trained, not evaluated: `wrn-pipe repro evaluate@{run_id}`."
+    folder, again = MODELS / run_id, f"wrn-pipe repro {run_id}"
+    record, weights = read_record(folder / RECORD, again), folder / WEIGHTS
+    rows = [asdict(row) for row in read_history(folder / HISTORY, again)]
+    names = [name for name in rows[0] if name != "epoch"]
+    metrics = {name: {row["epoch"]: row[name] for row in rows if row[name] is not None} for name in names}
+    about, note = "not evaluated", f"Trained, not evaluated: `wrn-pipe repro evaluate@{run_id}`."
     if any(r.run == run_id and r.record.fingerprint == record["fingerprint"] for r in of.results):
-        values = read_record(Path("evaluations") / run_id / "metrics.json", again)
+        values = read_record(EVALUATIONS / run_id / METRICS, again)
         numbers = {key for key, value in values.items() if isinstance(value, int | float)} - _COUNTS
         metrics |= {f"test_{key}": {record["epochs"]: values[key]} for key in numbers}
-        verdict, note = judged(run_id, claims_for(record["network"], record["dataset"], of.paper), of)
+        about, note = judged(run_id, claims_for(record["network"], record["dataset"], of.paper), of)
     note += f"\n\nWeights: `{weights.as_posix()}`. Everything again: `{again}`."
-    about = {"verdict": verdict, "mlflow.note.content": note}
-    about |= {"weights_sha256": digest_of(weights), "dvc_lock": _locked(locked, weights)}
+    tags = {"verdict": about, "mlflow.note.content": note}
+    tags |= {"weights_sha256": digest_of(weights), "dvc_lock": _locked(locked, weights)}
     # The checked-out commit is said of files that its code and settings would make again.
     own = fingerprint(of.plan, run_id) == record["fingerprint"]
-    data = Path("data/beton") / f"{record['dataset']}-{record['representation']}"
+    data = BETON / f"{record['dataset']}-{record['representation']}"
     return RunRecord(
-        tags=_tags(run_id, record, of.paper) | about,
+        tags=_tags(run_id, record, of.paper) | tags,
         origin=_origin(run_id, *here) if own else _origin(run_id, "unknown", "unknown"),
         params=_params(record),
         metrics=metrics,
@@ -134,3 +139,44 @@ def _locked(entry: dict[str, Any] | None, weights: Path) -> str:
     if file_digest(weights, "md5") not in [out["md5"] for out in entry["outs"]]:
         return "other weights"
     return sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
+
+
+def claims_for(network: str, dataset: str, paper: Paper) -> list[Claim]:
+    """The paper's claims that a training of this network on this dataset answers, in the paper's order."""
+    wanted = "runnable", canonical(network), dataset
+    return [claim for claim in paper.claims if (claim.kind, claim.network, claim.dataset) == wanted]
+
+
+def table_tag(claims: Sequence[Claim]) -> str:
+    """The tables of these claims: `4 5`. `no claim` when the paper prints no number for the run."""
+    return " ".join(dict.fromkeys(claim.table for claim in claims)) or NO_CLAIM
+
+
+def judged(run_id: str, claims: Sequence[Claim], of: Comparison) -> tuple[str, str]:
+    """A run's verdict tag and its note in Markdown.
+
+    The tag names each verdict once: a run answers the same question for several tables, and seldom differently.
+    """
+    if not claims:
+        return NO_CLAIM, "The paper prints no number for this network on this dataset."
+    words, parts, deviations = [], [], []
+    for cell in (cell_of(claim, of) for claim in claims):
+        left_out = next((excluded.reason for excluded in cell.excluded if excluded.run == run_id), None)
+        words.append(f"left out ({left_out})" if left_out else str(cell.verdict))
+        parts += (
+            [_sentence(cell, of.paper) + (f" This run is left out: {left_out}." if left_out else "")]
+            if cell.ours
+            else []
+        )
+        deviations += [f"- {d} ({d.reason})" for d in cell.deviations] if run_id in cell.runs else []
+    if deviations:
+        parts.append("\n".join(["Differs from the paper's protocol in:", *dict.fromkeys(deviations)]))
+    return ", ".join(dict.fromkeys(words)), "\n\n".join(parts)
+
+
+def _sentence(cell: Cell, paper: Paper) -> str:
+    table, dataset, metric = paper.tables[cell.table], paper.datasets[cell.dataset], paper.metrics[cell.metric]
+    where = f"{table.partition(':')[0]}, {cell.model} on {dataset}, {metric}"
+    numbers = f"the paper {published(cell)}, ours {ours(cell)}, difference {difference(cell)}"
+    meaning = MEANINGS[str(cell.verdict)].partition("; the letters")[0]  # there are none in a note
+    return f"**{verdict(cell)}** - {where}: {numbers}. {meaning[0].upper()}{meaning[1:]}."

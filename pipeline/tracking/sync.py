@@ -69,7 +69,7 @@ def _written(paper: Paper, plan: Plan, run_ids: Iterable[str]) -> Iterator[tuple
 
 
 def _write(client: "MlflowClient", experiment: str, record: RunRecord) -> tuple[str, list[str]]:
-    found, wanted = runs_of(experiment, record.fingerprint), _facts(record)
+    found, wanted = runs_of(experiment, record.tags["fingerprint"]), _facts(record)
     run, held = None, Facts()
     for other in found:
         if other.info.lifecycle_stage == "active":
@@ -78,12 +78,10 @@ def _write(client: "MlflowClient", experiment: str, record: RunRecord) -> tuple[
                 run, held = other, its
             else:
                 client.delete_run(other.info.run_id)
-    made = run is None
     if run is None:
-        run = _create(client, experiment, record, found)
-    changes = _log(client, run, record, wanted - held)
-    if made:
+        _log(client, _create(client, experiment, record, found), record, wanted)
         return "made", []
+    changes = _log(client, run, record, wanted - held)
     return ("changed", changes) if changes else (SAME, [])
 
 

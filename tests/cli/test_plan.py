@@ -57,7 +57,7 @@ def test_all_gives_every_claim_of_the_paper_five_comparable_runs() -> None:
     assert {claim.table for claim in trainable} == set("23456789") | {"text"} <= set(plan.tables)
     assert len(trainable) == 73
     for claim in trainable:
-        seeds = {result.record.seed for result, _ in comparable_runs(claim, of)}
+        seeds = {run.result.record.seed for run in comparable_runs(claim, of)}
         assert seeds == {1, 2, 3, 4, 5}, claim.id
     # 60 networks, datasets and protocols: those that two tables print are trained once.
     assert len(plan.runs) == 1 + 60 * 5

@@ -7,18 +7,16 @@ from made_up_runs import plan_text
 
 from pipeline.comparison.cells import Comparison
 from pipeline.comparison.results import Result
-from pipeline.params import Plan, Protocol, Run
+from pipeline.params import PARAMS, Plan, Protocol, Run
 from pipeline.publication.wide_resnet import PAPER
-from pipeline.runner.params_file import load
+from pipeline.runner.params_file import parse_plan
 
 Compared = Callable[[Sequence[Result]], Comparison]
 
 
 @pytest.fixture(scope="session")
-def base_plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    path = tmp_path_factory.mktemp("plan") / "params.yaml"
-    path.write_text(plan_text([]), encoding="utf-8")
-    return load(path)
+def base_plan() -> Plan:
+    return parse_plan(plan_text([]), PARAMS)
 
 
 @pytest.fixture(scope="session")

@@ -22,33 +22,24 @@ def test_reads_back_what_was_written(tmp_path) -> None:
     ("file", "change", "named"),
     [
         ("metrics.json", {"errors": "685"}, "errors"),
-        ("metrics.json", {"top1_error": 7.85}, "7.85"),
         ("metrics.json", {"network": "WRN-40-2"}, "WRN-40-2"),
         ("metrics.json", {"run": "another"}, "another"),
-        ("run.json", {"seed": -1}, "seed"),
+        ("run.json", {"run": "another"}, "another"),
         ("run.json", {"epochs": None}, "epochs"),
         ("run.json", {"protocol": {"epochs": 3}}, "protocol"),
+        ("run.json", None, "No such file"),
     ],
 )
 def test_a_broken_record_is_named(tmp_path, file, change, named) -> None:
     run = result(685)
     write([run], tmp_path)
     path = tmp_path / "evaluations" / run.run / file
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    if change is None:
+        path.unlink()
+    else:
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError) as caught:
         load_results(tmp_path)
-    assert f"evaluations/{run.run}/" in caught.value.what
+    assert f"evaluations/{run.run}" in caught.value.what
     assert named in caught.value.what
-    assert f"evaluate@{run.run}" in caught.value.remedy
-
-
-def test_half_a_file_and_a_missing_one(tmp_path) -> None:
-    run = result(685)
-    write([run], tmp_path)
-    record = tmp_path / "evaluations" / run.run / "run.json"
-    record.write_text(record.read_text()[:50])
-    with pytest.raises(UserError, match=r"run\.json"):
-        load_results(tmp_path)
-    record.unlink()
-    with pytest.raises(UserError, match=r"no run\.json"):
-        load_results(tmp_path)
+    assert caught.value.remedy == f"it is written by: wrn-pipe repro evaluate@{run.run}"

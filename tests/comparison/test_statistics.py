@@ -1,6 +1,7 @@
 """The rule keeps the error rates that it states, by a simulation of its own."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.comparison.statistical_power import of_ordering, outlook
+from pipeline.comparison.statistical_power import of_claim, of_ordering
 from pipeline.comparison.statistics import (
     LOOKS,
     Errors,
@@ -19,8 +20,8 @@ from pipeline.comparison.statistics import (
     p_value,
     pooled,
     published_spread,
-    summarise,
 )
+from pipeline.publication.claims import Claim
 from pipeline.publication.wide_resnet import PAPER
 
 MARGIN, ROUNDING, IMAGES, TRUTH = 0.3, 0.005, 10_000, 5.0
@@ -31,12 +32,28 @@ DIFFERS = (Verdict.BETTER, Verdict.WORSE)
 CASES = 4_000
 
 
-def verdict(errors: list[float], printed: float, variance: float) -> Verdict:
-    spread = pooled([Errors(tuple(errors), IMAGES)], PRIOR)
-    return judge(errors, printed, spread, variance=variance, margin=MARGIN, rounding=ROUNDING, images=IMAGES).verdict
+def claim(printed: float, paper_runs: int, metric: str = "top1_error") -> Claim:
+    """A number of the paper, with two decimals, of one run or the median of five."""
+    return Claim("4", "cifar10", "WRN-40-1", metric, f"{printed:.2f}", "median5" if paper_runs == 5 else "unstated")
 
 
-def rates(paper_runs: int, sd: float, off: float, *, exact: bool = False) -> dict[str, list[float]]:
+def judged(
+    errors: list[float],
+    printed: float,
+    paper_runs: int = 5,
+    *,
+    spread: Spread | None = None,
+    margin: float = MARGIN,
+    metric: str = "top1_error",
+    prior: Spread = PRIOR,
+) -> Judgement:
+    ours = Errors(tuple(errors), IMAGES)
+    return judge(claim(printed, paper_runs, metric), ours, spread or pooled([ours], prior), margin)
+
+
+def rates(
+    paper_runs: int, sd: float, off: float, *, exact: bool = False, prior: Spread = PRIOR
+) -> dict[str, list[float]]:
     """Of papers that print the median of their runs, and our runs `off` points away; `exact`: a printed truth.
 
     Percent reproduced and different at each look, and last of whoever stops at the first verdict.
@@ -44,9 +61,9 @@ def rates(paper_runs: int, sd: float, off: float, *, exact: bool = False) -> dic
     generator = np.random.default_rng([paper_runs, round(1000 * sd), round(1000 * off)])
     found = []
     for _ in range(CASES):
-        printed = TRUTH if exact else round(float(np.median(generator.normal(TRUTH, sd, paper_runs))), 2)
+        printed = TRUTH if exact else float(np.median(generator.normal(TRUTH, sd, paper_runs)))
         ours = generator.normal(TRUTH + off, sd, LOOKS[-1]).tolist()
-        looks = [verdict(ours[:look], printed, 0.287 if paper_runs == 5 else 1.0) for look in LOOKS]
+        looks = [judged(ours[:look], printed, paper_runs, prior=prior).verdict for look in LOOKS]
         found.append([*looks, next((v for v in looks if v is not Verdict.INCONCLUSIVE), None)])
     wanted = {"reproduced": (Verdict.REPRODUCED,), "differs": DIFFERS}
     return {
@@ -82,7 +99,7 @@ def test_pooling_six_cells_repairs_a_prior_that_is_too_narrow() -> None:
         printed = float(generator.normal(TRUTH, 0.20))
         for look in LOOKS:
             spread = pooled([Errors(tuple(cell[:look].tolist()), IMAGES) for cell in cells], PRIOR)
-            found = judged(cells[0, :look].tolist(), printed, spread, variance=1.0).verdict
+            found = judged(cells[0, :look].tolist(), printed, 1, spread=spread).verdict
             if found is not Verdict.INCONCLUSIVE:
                 different += found in DIFFERS
                 break
@@ -115,7 +132,7 @@ def test_the_spread_is_pooled_over_cells_in_units_of_their_binomial_error() -> N
 
 def test_the_interval_and_the_reach_are_students() -> None:
     errors = [4.9, 5.0, 5.2]
-    told = judged(errors, 4.95, PRIOR)
+    told = judged(errors, 4.95, spread=PRIOR)
     sd = PRIOR.sd(4.95, IMAGES)
     assert told.look == told.now
     assert told.now.difference == pytest.approx(np.mean(errors) - 4.95)
@@ -123,50 +140,34 @@ def test_the_interval_and_the_reach_are_students() -> None:
     assert told.now.reach == pytest.approx(stats.t.ppf(0.989, 5) * sd * math.sqrt(1 / 3 + 0.287) + ROUNDING)
 
 
-def test_summary_of_a_sample() -> None:
-    sample = summarise([3.0, 1.0, 2.0, 6.0])
-    assert (sample.n, sample.mean, sample.median, sample.smallest, sample.largest) == (4, 3.0, 2.5, 1.0, 6.0)
-    assert sample.sd == pytest.approx(np.std([1, 2, 3, 6], ddof=1))
-    assert summarise([1.0]).sd is None
-
-
-ERRORS = st.lists(st.integers(380, 720).map(lambda e: e / 100), min_size=1, max_size=22)
-
-
-def judged(errors: list[float], printed: float, spread: Spread | None = None, **options) -> Judgement:
-    spread = spread or pooled([Errors(tuple(errors), IMAGES)], PRIOR)
-    given = {"variance": 0.287, "margin": MARGIN, "rounding": ROUNDING, "images": IMAGES, **options}
-    return judge(errors, printed, spread, **given)
+HUNDREDTHS = st.integers(380, 720).map(lambda error: error / 100)
+ERRORS = st.lists(HUNDREDTHS, min_size=1, max_size=22)
 
 
 @given(
-    st.floats(3.8, 7.2),
+    HUNDREDTHS,
     st.lists(st.floats(-0.999, 0.999), min_size=1, max_size=25),
-    st.sampled_from([0.287, 1.0]),
+    st.sampled_from([1, 5]),
     st.floats(0.01, 1),
 )
-def test_runs_that_lie_within_the_margin_are_never_better_or_worse(printed, places, variance, margin) -> None:
+def test_runs_that_lie_within_the_margin_are_never_better_or_worse(printed, places, paper_runs, margin) -> None:
     errors = [printed + margin * place for place in places]
-    assert judged(errors, printed, variance=variance, margin=margin).verdict not in DIFFERS
+    assert judged(errors, printed, paper_runs, margin=margin).verdict not in DIFFERS
 
 
-@given(ERRORS, st.floats(3.8, 7.2), ERRORS)
+@given(ERRORS, HUNDREDTHS, ERRORS)
 def test_runs_between_two_looks_change_no_verdict(errors, printed, more) -> None:
     seeds = max(look for look in (0, *LOOKS) if look <= len(errors))
-    following = next((look for look in LOOKS if look > seeds), 100)
-    longer = [*errors, *more][: following - 1]
+    following = next((look for look in LOOKS if look > seeds), None)
+    longer = [*errors, *more][: following and following - 1]
     before, after = judged(errors, printed), judged(longer, printed)
     assert (before.verdict, before.look) == (after.verdict, after.look)
-    assert (
-        before.next_look
-        == after.next_look
-        == (following if before.verdict is Verdict.INCONCLUSIVE and following < 100 else None)
-    )
-    if not seeds:
-        assert before.verdict is Verdict.INCONCLUSIVE
+    expected = following if before.verdict is Verdict.INCONCLUSIVE else None
+    assert before.next_look == after.next_look == expected
+    assert seeds or before.verdict is Verdict.INCONCLUSIVE
 
 
-@given(ERRORS, st.floats(3.8, 7.2), st.floats(0.01, 2), st.floats(0, 3))
+@given(ERRORS, HUNDREDTHS, st.floats(0.01, 2), st.floats(0, 3))
 def test_a_wider_margin_never_turns_reproduced_into_something_else(errors, printed, margin, more) -> None:
     narrow, wide = judged(errors, printed, margin=margin), judged(errors, printed, margin=margin + more)
     assert wide.verdict is narrow.verdict or wide.verdict in (Verdict.REPRODUCED, Verdict.INCONCLUSIVE)
@@ -174,13 +175,12 @@ def test_a_wider_margin_never_turns_reproduced_into_something_else(errors, print
         assert wide.verdict is Verdict.REPRODUCED
 
 
-@given(ERRORS, st.floats(3.8, 7.2))
+@given(ERRORS, HUNDREDTHS)
 def test_better_is_lower_for_errors_and_higher_for_precision(errors, printed) -> None:
     opposite = {Verdict.BETTER: Verdict.WORSE, Verdict.WORSE: Verdict.BETTER}
-    error = judged(errors, printed)
+    error, precision = judged(errors, printed), judged(errors, printed, metric="map")
     if error.verdict is Verdict.BETTER:
-        assert error.now.n < 3 or error.look.difference < 0
-    precision = judged(errors, printed, higher_is_better=True)
+        assert error.look.difference < 0
     assert precision.verdict is opposite.get(error.verdict, error.verdict)
 
 
@@ -202,29 +202,15 @@ def test_an_ordering_of_equals_holds_as_seldom_as_stated() -> None:
         assert np.mean(found) == pytest.approx(0.02, abs=0.008)
 
 
-@pytest.mark.parametrize(("paper_runs", "variance"), [(1, 1.0), (5, 0.287)])
-def test_what_power_foretells_is_what_verdicts_come_to(paper_runs, variance) -> None:
-    sd = published_spread(PAPER).sd(TRUTH, IMAGES)
-    generator = np.random.default_rng(4)
-    for look in LOOKS:
-        told = outlook(look, sd, PRIOR.freedom, variance=variance, margin=MARGIN, rounding=ROUNDING)
-        for off, wanted, expected in (
-            (0.0, (Verdict.REPRODUCED,), told.reproduced),
-            (MARGIN, DIFFERS, told.differs_one),
-            (2 * MARGIN, DIFFERS, told.differs_two),
-        ):
-            found = []
-            for _ in range(1500):
-                printed = float(np.median(generator.normal(TRUTH, sd, paper_runs)))
-                ours = generator.normal(TRUTH + off, sd, look).tolist()
-                spread = pooled([Errors(tuple(ours), IMAGES)], published_spread(PAPER))
-                found.append(judged(ours, printed, spread, variance=variance).verdict in wanted)
-            assert np.mean(found) == pytest.approx(expected, abs=0.04)  # three standard errors of 1,500 cases
-
-
-def test_fewer_runs_than_a_look_have_no_power() -> None:
-    with pytest.raises(ValueError, match="2 runs are never judged"):
-        outlook(2, 0.12, PRIOR.freedom, variance=1.0, margin=MARGIN, rounding=ROUNDING)
+@pytest.mark.parametrize("paper_runs", [1, 5])
+def test_what_power_foretells_is_what_verdicts_come_to(base_plan, paper_runs) -> None:
+    prior, number = published_spread(PAPER), replace(claim(TRUTH, paper_runs), preprocessing="zca")
+    told = [of_claim(number, base_plan, look, PAPER) for look in LOOKS]
+    names = (("reproduced", "reproduced"), ("differs", "differs_one"), ("differs", "differs_two"))
+    for margins, (verdict, name) in enumerate(names):
+        *found, _ = rates(paper_runs, prior.sd(TRUTH, IMAGES), margins * MARGIN, prior=prior)[verdict]
+        assert [100 * getattr(one, name) for one in told] == pytest.approx(found, abs=3)
+    assert of_claim(number, base_plan, 2, PAPER) is None, "fewer runs than the first look's"
 
 
 def test_power_of_an_ordering_is_what_orderings_come_to() -> None:

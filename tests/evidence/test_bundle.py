@@ -1,6 +1,5 @@
 """wrn-pipe bundle, and the check of its archives: elsewhere, spoilt, and made to do harm."""
 
-import importlib
 import json
 import os
 import re
@@ -8,28 +7,25 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from contextlib import chdir
 from copy import copy as copy_of
 from hashlib import sha256
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from finished import DEAD_SERVER, tracking
+from evidence.conftest import run_stages
 from project import ROOT, RUN, Project
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline.atomic_write import json_text
-from pipeline.cli.main import app, main
+from pipeline.cli.main import app
 from pipeline.cli.verify import run_stage
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.evidence.archive import DESCRIPTION, unpack
-from pipeline.evidence.bundling import bundle, check, gathered
-from pipeline.evidence.lock_check import Disk
+from pipeline.evidence.bundling import DESCRIPTION, bundle, check, gathered, unpack
+from pipeline.evidence.file_check import Disk
 from pipeline.publication.wide_resnet import PAPER
-from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
 
 REFERENCES = {"about", "citation", "conformsTo", "license"}
@@ -187,7 +183,7 @@ def test_members_too_many_or_too_few_are_named(archive: Path, tmp_path: Path) ->
 def test_no_command_of_an_archive_is_run(archive: Path, tmp_path: Path) -> None:
     """Its dvc.yaml may name any; only stages that turn files into tables are run, and those of the installed code."""
     members = contents(archive)
-    for other in (b"python -m stages.download cifar10-tiny", b"touch harm", b"python -m os"):
+    for other in (b"python -m stages.download cifar10-tiny", b"touch harm"):
         harmful = members["dvc.yaml"].replace(b"python -m stages.summarize", other)
         assert harmful != members["dvc.yaml"]
         named = wrong(packed(tmp_path / "x.zip", described(members | {"dvc.yaml": harmful})))
@@ -219,40 +215,22 @@ def test_what_is_wrong_is_not_bundled(copy: Project, tmp_path: Path) -> None:
 
 
 def test_it_says_what_it_is_made_of_and_replaces_only_its_like(copy: Project) -> None:
-    def bundled(*words: str) -> tuple[int, str, str]:
-        with pytest.MonkeyPatch.context() as patch, StringIO() as out, StringIO() as err:
-            patch.setattr(sys, "argv", ["wrn-pipe", "bundle", *words])
-            with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as left:
-                main()
-            return int(left.value.code or 0), out.getvalue(), err.getvalue()
-
     Path("notes.txt").write_text("notes")
     packed(Path("other.zip"), {"a": b"a"})
     Path("link.zip").symlink_to("params.yaml")
     before = {path: path.read_bytes() for path in copy.root.rglob("*") if path.is_file()}
-    kept = [
-        "params.yaml",
-        "notes.txt",
-        "other.zip",
-        "link.zip",
-        "results",
-        "evaluations/x.zip",
-        "pipeline/report/x.zip",
-    ]
-    for name in kept:
-        code, out, err = bundled("--to", name)
-        assert (code, out) == (2, ""), name
-        assert err.startswith(f"error: --to {name} is ")
-        assert "another" in err.splitlines()[1]
+    kept = "params.yaml notes.txt other.zip link.zip results evaluations/x.zip pipeline/report/x.zip"
+    for name in kept.split():
+        refusal = CliRunner().invoke(app, ["bundle", "--to", name]).exception
+        assert isinstance(refusal, UserError), name
+        assert refusal.what.startswith(f"--to {name} is ")
+        assert "another" in refusal.remedy
     assert {path: path.read_bytes() for path in copy.root.rglob("*") if path.is_file()} == before
 
     head = copy.run("git", "rev-parse", "HEAD").stdout.strip()
-    code, out, _ = bundled()
-    assert code == 0
-    assert f"\nMade at commit {head} (clean).\n" in out
+    assert f"\nMade at commit {head} (clean).\n" in CliRunner().invoke(app, ["bundle"], catch_exceptions=False).stdout
     Path(".gitignore").write_text(Path(".gitignore").read_text() + "# edited\n")
-    code, out, _ = bundled("--json")
-    told = json.loads(out)
+    told = json.loads(CliRunner().invoke(app, ["bundle", "--json"], catch_exceptions=False).stdout)
     assert (told["archive"], told["commit"], told["dirty"]) == ("wrn-pipe.zip", head, True)
     assert told["sha256"] == sha256(Path("wrn-pipe.zip").read_bytes()).hexdigest()
     assert "wrn-pipe.zip" not in copy.run("git", "status", "--porcelain").stdout
@@ -312,16 +290,13 @@ def test_a_hostile_archive_is_refused_and_nothing_written(tmp_path: Path, what: 
     assert left <= {to / "a"}, "only a member that its checksum refuses is begun"
 
 
-def test_chosen_runs_are_compared_and_verified_without_the_others(copy: Project, tmp_path: Path) -> None:
+def test_chosen_runs_are_compared_and_verified_without_the_others(
+    copy: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One run is trained and one is not chosen: its weights and predictions may be away, as in a clone."""
     other = RUN[:-1] + "2"
     copy.edit(lambda params: params["runs"].update({other: {**params["runs"][RUN], "seed": 2}}))
-    with tracking(DEAD_SERVER):
-        for stage in stages(copy.root):
-            if stage.key == other or stage.in_git:
-                importlib.import_module(stage.command.split()[2]).main(*stage.command.split()[3:])
-    done = copy.run("dvc", "commit", "--force", "--quiet")
-    assert done.returncode == 0, done.stderr
+    run_stages(copy.root, monkeypatch, lambda stage: stage.key == other or stage.in_git)
     copy.commit("two runs")
     Path("models", other, "model.safetensors").unlink()
     ran = CliRunner().invoke(app, ["bundle", "--run", RUN, "--to", str(tmp_path / "one.zip")])
@@ -333,7 +308,8 @@ def test_chosen_runs_are_compared_and_verified_without_the_others(copy: Project,
     found = {(each.path, each.state) for each in check(tmp_path / "one.zip", run_stage)}
     assert not [path for path, state in found if state == "wrong"]
     assert ("results/table-4.csv", "right") in found
-    assert (f"evaluations/{other}/predictions.parquet", "unchecked") in found
+    for name in ("predictions.parquet", "metrics.json"):  # so both runs are looked at
+        assert (f"evaluations/{other}/{name}", "unchecked") in found
     plan, results = gathered(load(), [tmp_path / "one.zip"])
     assert [result.run for result in results] == list(plan.runs) == [RUN]
     with pytest.raises(WrnPipeError, match=rf"{other}/model\.safetensors: not here"):

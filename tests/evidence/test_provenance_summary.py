@@ -1,4 +1,4 @@
-"""wrn-pipe show and explain: what they tell of a finished project, of edits, and of a row of the paper."""
+"""Where a number comes from: results/manifest.json and, with the checkout, wrn-pipe show and explain."""
 
 import hashlib
 import json
@@ -12,8 +12,14 @@ import pytest
 from project import RUN, Project
 from typer.testing import CliRunner
 
+from pipeline.atomic_write import json_text
 from pipeline.cli.main import app
 from pipeline.errors import UserError
+from pipeline.evidence.provenance_summary import as_text
+from pipeline.evidence.table_manifest import manifest
+from pipeline.publication.wide_resnet import PAPER
+from pipeline.runner.dag import stages
+from pipeline.runner.params_file import load
 
 
 def told(*arguments: str) -> str:
@@ -29,6 +35,11 @@ def words(text: str) -> str:
 
 def told_json(*arguments: str) -> Any:
     return json.loads(told(*arguments, "--json"))
+
+
+def in_words(story: Any) -> str:
+    """What is printed of what JSON says: to ask DVC again takes seconds."""
+    return words(as_text(story, PAPER))
 
 
 def test_show_tells_every_step_of_the_way(finished: Project) -> None:
@@ -68,13 +79,15 @@ def test_show_tells_what_is_out_of_date(copy: Project) -> None:
     path = Path("pipeline/training/loop.py")
     path.write_text(path.read_text() + "\n# edited\n")
     copy.edit(lambda params: params["protocols"]["brief"].update(learning_rate=0.2))
-    story, text = told_json("show", RUN), words(told("show", RUN))
+    story = told_json("show", RUN)
+    text = in_words(story)
     stale = " ".join(story["lock"][f"train@{RUN}"]["stale"])
     assert "pipeline/training" in stale
     assert "protocols.brief" in stale
     assert story["lock"]["download@cifar10-tiny"]["stale"] is None
     assert story["checkout"]["dirty"]
-    assert f"dvc.lock out of date: train@{RUN}:" in text
+    assert "dvc.lock out of date: " in text
+    assert f" train@{RUN}: " in text
     assert "with edits that are not committed" in text
 
 
@@ -113,7 +126,8 @@ def test_explain_tells_what_stands_behind_a_cell(copy: Project) -> None:
             told_here = path.read_text().replace("cifar10-tiny-wrn", "run-wrn").replace("cifar10-tiny", "cifar10")
             path.write_text(told_here.replace("WRN-10-1", "WRN-40-1"))
     arguments = ("explain", "--paper-table", "4", "--row", "WRN-40-1", "--dataset", "cifar10")
-    story, text = told_json(*arguments), words(told(*arguments))
+    story = told_json(*arguments)
+    text = in_words(story)
     (cell,) = (each for each in story["cells"] if each["metric"] == "top1_error")
     assert cell["runs"] == [run]
     assert cell["verdict"] == "not comparable"
@@ -127,7 +141,7 @@ def test_explain_tells_what_stands_behind_a_cell(copy: Project) -> None:
     assert "; the paper's is from: paper section 3)" in text
     assert f"{run}: WRN-40-1 on CIFAR-10 Test error" in text
     shown = told_json("show", run)
-    assert [claim["claim"] for claim in shown["claims"]] == [f"{table}/cifar10/WRN-40-1/top1_error" for table in ("4",)]
+    assert [claim["claim"] for claim in shown["claims"]] == ["4/cifar10/WRN-40-1/top1_error"]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +169,8 @@ def test_show_tells_all_of_a_run_whose_large_files_are_not_here(copy: Project) -
     for path in (weights, predictions):
         Path(path).unlink()
     copy.edit(lambda params: params["protocols"]["brief"].update(learning_rate=0.2))
-    story, text = told_json("show", RUN), words(told("show", RUN))
+    story = told_json("show", RUN)
+    text = in_words(story)
     assert story["metrics"] == here["metrics"]
     assert story["files"] == here["files"]
     assert sorted(story["absent"]) == sorted([weights, predictions])
@@ -170,3 +185,50 @@ def test_a_run_without_evaluation(copy: Project) -> None:
     ran = CliRunner().invoke(app, ["show", RUN])
     assert isinstance(ran.exception, UserError)
     assert ran.exception.remedy == f"wrn-pipe repro {RUN}", "dvc pull fails where there is no remote"
+
+
+def test_the_manifest_has_every_claim_of_the_tables_with_its_verdict(finished: Project) -> None:
+    told = json.loads((finished.root / "results/manifest.json").read_text())
+    cells = told["tables"]["4"]["cells"]
+    assert {cell["claim"] for cell in cells} - {None} == {claim.id for claim in PAPER.claims_of("4")}
+    by_claim = {cell["claim"]: cell for cell in cells}
+    assert by_claim["4/cifar10/WRN-40-1/top1_error"]["verdict"] == "not run"
+    assert by_claim["4/cifar10/WRN-40-1/top1_error"]["printed"] == "6.85"
+    assert by_claim["4/cifar10/WRN-40-1/params_millions"]["verdict"] == "same count"
+
+
+def test_the_manifest_has_what_stands_behind_a_run(finished: Project) -> None:
+    run = json.loads((finished.root / "results/manifest.json").read_text())["runs"][RUN]
+    record = json.loads((finished.root / f"models/{RUN}/run.json").read_text())
+    assert run["fingerprint"] == record["fingerprint"]
+    assert run["settings"] == record["protocol"]
+    assert run["devices"] == record["devices"]
+    assert run["evaluated_on"]["name"]
+    assert run["metrics"] == json.loads((finished.root / f"evaluations/{RUN}/metrics.json").read_text())
+    card = (finished.root / "data/beton/cifar10-tiny-rgb/card.json").read_bytes()
+    assert run["data"]["card"] == hashlib.sha256(card).hexdigest()
+    for path, digest in run["files"].items():
+        assert hashlib.sha256((finished.root / path).read_bytes()).hexdigest() == digest
+    assert set(run["stages"]) <= {stage.name for stage in stages(finished.root)}
+    assert run["command"] == f"wrn-pipe repro train@{RUN} evaluate@{RUN}"
+
+
+def test_the_manifest_says_nothing_of_the_checkout(finished: Project) -> None:
+    """The same bytes at another commit, in another place, at another time."""
+    before = (finished.root / "results/manifest.json").read_text()
+    with chdir(finished.root):
+        assert json_text(manifest(PAPER, load(), Path())) == before
+    assert str(finished.root) not in before
+    assert finished.run("git", "rev-parse", "HEAD").stdout.strip() not in before
+
+
+@pytest.mark.parametrize("content", ["[]", '{"data": {}}', None])
+def test_broken_digests_are_named(copy: Project, content: str | None) -> None:
+    path = Path("evaluations") / RUN / "digests.json"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    with pytest.raises(UserError, match=r"digests\.json") as refusal:
+        manifest(PAPER, load(), Path())
+    assert refusal.value.remedy == f"it is written by: wrn-pipe repro evaluate@{RUN}"

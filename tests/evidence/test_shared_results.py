@@ -83,11 +83,8 @@ MISTAKES = {
 }
 
 
-# botocore asks a server that is gone for ten seconds.
-@pytest.mark.parametrize(
-    "mistake", [pytest.param(it, marks=pytest.mark.soak) if it == "no server" else it for it in MISTAKES]
-)
-@pytest.mark.parametrize("flag", ["--pull", pytest.param("--push", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("flag", ["--pull", "--push"])
 def test_a_remote_that_does_not_work_is_said_before_anything_is_trained(
     worker: Project, bucket: Bucket, tmp_path: Path, mistake: str, flag: str
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 from project import Project, make_project
 
 from pipeline.artifacts import EpochRecord, read_history
@@ -45,7 +45,7 @@ def lay(run_id: str) -> dict[str, Any]:
         "protocol": plan.protocols["brief"].model_dump(mode="json"),
         "fingerprint": fingerprint(plan, run_id),
         **{"parameters": 563_930, "epochs": 2, "loader": "numpy", "kernels": "torch", "versions": {"torch": "2.14.1"}},
-        "device": {"type": "cpu", "name": "a processor"},
+        **{"device": {"type": "cpu", "name": "a processor"}, "devices": [], "unrepeatable_kernels": []},
     }
     trained, evaluated = Path("models") / run_id, Path("evaluations") / run_id
     for folder in (trained, evaluated):
@@ -105,11 +105,11 @@ class Place:
     def client(self) -> MlflowClient:
         return MlflowClient(f"sqlite:///{self.root / 'tracking' / 'mlflow.db'}")
 
-    def runs(self, view: int = ViewType.ACTIVE_ONLY) -> dict[str, Run]:
+    def runs(self) -> dict[str, Run]:
         """Run id -> MLflow's newest run of it."""
         client = self.client()
         where = client.get_experiment_by_name(PAPER.slug).experiment_id
-        found = client.search_runs([where], "", view, order_by=["attributes.start_time ASC"])
+        found = client.search_runs([where], order_by=["attributes.start_time ASC"])
         return {run.info.run_name: run for run in found}
 
 

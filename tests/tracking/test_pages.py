@@ -20,16 +20,8 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="there is no chromium on PATH"),
 ]
 FLAGS = (
-    *(
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-sync",
-    ),
-    *("--disable-background-networking", "--disable-component-update", "--window-size=1500,2600"),
+    "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run --disable-sync "
+    "--disable-background-networking --disable-component-update --window-size=1500,2600"
 )
 Open = Callable[..., str]
 
@@ -71,7 +63,7 @@ def text_of(tmp_path: Path) -> Open:
     def opened(address: str, enough: Callable[[str], bool]) -> str:
         # Charts are drawn when they come into view, and into view comes only what is drawn for a picture.
         files = (f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'page.png'}")
-        flags = (*FLAGS, *files, "--virtual-time-budget=60000", "--dump-dom")
+        flags = (*FLAGS.split(), *files, "--virtual-time-budget=60000", "--dump-dom")
         command = [str(CHROMIUM), *flags, address]
         for _ in range(5):
             shown = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout

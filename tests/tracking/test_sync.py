@@ -1,4 +1,4 @@
-"""wrn-pipe track sync: MLflow's records follow the files, whatever happened to either."""
+"""wrn-pipe track sync: MLflow's records follow the files, whatever happened to either, and tell no secret."""
 
 import csv
 import hashlib
@@ -14,12 +14,14 @@ from tracking.conftest import FIRST, SECOND, Place, copy
 from typer.testing import CliRunner
 
 from pipeline.artifacts import EpochRecord
-from pipeline.cli.main import app
+from pipeline.cli.main import app, main
 from pipeline.errors import UserError
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
 from pipeline.tracking.mlflow_logger import mirrored
 from pipeline.tracking.run_record import finished
+from pipeline.tracking.store import name as store_name
+from pipeline.tracking.store import uri
 from pipeline.tracking.sync import log_runs
 
 
@@ -51,11 +53,12 @@ def by_files(shown: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_run_shows_what_its_files_say(place: Place, synced: tuple[Path, list[str]]) -> None:
-    said = synced[1]
-    # DVC had not written its lock when the first was evaluated, and the second was not there to be compared with.
-    assert said[0] == f"changed   {FIRST}: tags dvc_lock, mlflow.note.content"
-    assert said[1] == f"made      {SECOND}"
-    assert said[2] == "tracking/mlflow.db: 1 changed, 1 made"
+    assert synced[1] == [
+        # DVC had not written its lock when it was evaluated, and the second was not there to be compared with.
+        f"changed   {FIRST}: tags dvc_lock, mlflow.note.content",
+        f"made      {SECOND}",
+        "tracking/mlflow.db: 1 changed, 1 made",
+    ]
     shown = everything(place)
     assert shown.keys() == {FIRST, SECOND}
     for name, run in shown.items():
@@ -89,9 +92,9 @@ def test_a_run_shows_what_its_files_say(place: Place, synced: tuple[Path, list[s
 
 def test_again_changes_nothing(place: Place) -> None:
     before, runs = everything(place), {name: run.info.run_id for name, run in place.runs().items()}
+    log_runs(PAPER, load(), [FIRST, SECOND])  # as when jobs have trained and their files are published
     said = place.sync()
-    assert said[:2] == [f"as it was {FIRST}", f"as it was {SECOND}"]
-    assert said[2] == "tracking/mlflow.db: 2 as they were"
+    assert said == [f"as it was {FIRST}", f"as it was {SECOND}", "tracking/mlflow.db: 2 as they were"]
     assert everything(place) == before
     assert {name: run.info.run_id for name, run in place.runs().items()} == runs
 
@@ -160,12 +163,7 @@ def test_a_resumed_training_doubles_no_step_and_what_it_missed_is_added(place: P
     assert place.sync()[:2] == [f"as it was {FIRST}", f"as it was {SECOND}"]
 
 
-def test_what_jobs_have_trained_is_recorded_when_its_files_are_published(place: Place) -> None:
-    log_runs(PAPER, load(), [FIRST, SECOND])
-    assert place.sync()[:2] == [f"as it was {FIRST}", f"as it was {SECOND}"]
-
-
-@pytest.mark.parametrize("trouble", ["a file is gone", "the store is none", "the server is down", "the database broke"])
+@pytest.mark.parametrize("trouble", ["a file is gone", "the server is down", "the database broke"])
 def test_trainings_that_mlflow_does_not_take_are_published_all_the_same(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trouble: str
 ) -> None:
@@ -175,7 +173,7 @@ def test_trainings_that_mlflow_does_not_take_are_published_all_the_same(
         (place.root / "tracking" / "mlflow.db").write_text("not a database")
     else:
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "none://" if trouble == "the store is none" else "http://127.0.0.1:9")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     log_runs(PAPER, load(), [FIRST, SECOND])
     said = capsys.readouterr().err
     assert said.count("MLflow is not recording 2 published runs (") == 1
@@ -249,3 +247,45 @@ def test_a_database_that_fails_is_an_error_with_a_remedy(place: Place, damage: s
         "make tracking/ writable, with room on its disk; a database that is broken: move tracking/mlflow.db away, "
         "then: wrn-pipe track sync"
     )
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "nonsense",
+        "user:sesame@host/db",
+        "postgresql://u:sesame@host/db",
+        "sqlite://u:sesame@host/x.db",
+        "file:///tmp/sesame",
+        "https://",
+        "http://user:sesame@host:5000",
+        "http://127.0.0.1:1/?token=sesame",
+        "http://127.0.0.1:1/#sesame",
+        "http://user:a/b@sesame:5000",
+    ],
+)
+def test_another_address_is_an_error_that_does_not_repeat_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setattr("sys.argv", ["wrn-pipe", "track", "sync"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    said, fix = shown.err.splitlines()
+    assert "MLFLOW_TRACKING_URI is neither" in said
+    assert "MLFLOW_TRACKING_PASSWORD" in fix
+    assert "sesame" not in shown.out + shown.err
+
+
+def test_servers_and_databases_keep_their_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for address in (f"sqlite:///{tmp_path}/m@y.db", "https://host.example:8080/base", "http://127.0.0.1:5000"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        assert uri() == store_name() == address
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    local = uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", local)  # as MLflow does, before the folder is made
+    assert (uri(), store_name()) == (local, "tracking/mlflow.db")

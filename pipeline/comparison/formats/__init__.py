@@ -17,24 +17,13 @@ FILES: dict[str, Format] = {".csv": "csv", ".md": "markdown"}
 
 def render(tables: "Sequence[Table]", form: Format, paper: "Paper", width: int = 100) -> str:
     """The tables in a format, ending with a newline. `width` is the terminal's, in columns; the others ignore it."""
-    # jinja2 and rich are imported only by those who print with them
-    from pipeline.comparison.formats import latex, markdown, tabular
+    from pipeline.comparison.formats import documents, tabular, terminal
 
     if form == "terminal":
-        from pipeline.comparison.formats import terminal
-
         return terminal.render(tables, width)
-    if form == "html":
-        from pipeline.comparison.formats import html
-
-        return html.render(tables, paper)
-    writers = {
-        "markdown": markdown.render,
-        "latex": latex.render,
-        "csv": tabular.render_csv,
-        "json": tabular.render_json,
-    }
-    return writers[form](tables)
+    if form == "csv":
+        return tabular.render_csv(tables)
+    return tabular.render_json(tables) if form == "json" else documents.render(tables, form, paper)
 
 
 def write_table(written: "Table", folder: Path) -> None:

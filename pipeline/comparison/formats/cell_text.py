@@ -1,12 +1,12 @@
 """A cell in words: the pieces of text that all formats for readers share."""
 
 from collections import Counter
-from dataclasses import dataclass
 
-from pipeline.comparison.cells import Cell, Excluded
+from pipeline.comparison.cells import Cell
 from pipeline.comparison.deviations import Deviation
 from pipeline.comparison.statistics import DIFFERS, OVERALL, SIDE, Judgement, Verdict
 from pipeline.comparison.tables import Column, Table
+from pipeline.publication.claims import Metric
 from pipeline.publication.paper import Paper
 
 MEANINGS = {
@@ -27,29 +27,21 @@ MEANINGS = {
     "not published": "the paper's table has a dash here",
     "same count": "our exact number of parameters rounds to the printed one",
     "other count": "our network has another number of parameters than the paper's",
-    "not counted": "the parameters of this network were not counted here",
 }
 """First words of every verdict -> what they mean, for somebody who has never seen the tool."""
 
 
-@dataclass(frozen=True)
-class Letters:
-    """The deviations of one table, each with a letter, material ones first."""
+JUDGED = ("top1_error", "top5_error", "map")
+"""Metrics of which a column is judged."""
 
-    deviations: tuple[Deviation, ...]
-
-    def of(self, deviation: Deviation) -> str:
-        index = self.deviations.index(deviation)
-        return chr(ord("a") + index % 26) * (1 + index // 26)
-
-    def legend(self) -> list[tuple[str, str]]:
-        """(letter, sentence) of each deviation."""
-        return [(self.of(d), f"{d} ({'material' if d.material else 'minor'}: {d.reason})") for d in self.deviations]
+Letters = dict[Deviation, str]
+"""The deviations of one table, each with a letter, material ones first."""
 
 
 def letters_of(table: Table) -> Letters:
     found = {d for cell in table.cells for d in (*cell.deviations, *(d for e in cell.excluded for d in e.deviations))}
-    return Letters(tuple(sorted(found, key=lambda d: (not d.material, d))))
+    ordered = sorted(found, key=lambda d: (not d.material, d))
+    return {deviation: chr(ord("a") + i % 26) * (1 + i // 26) for i, deviation in enumerate(ordered)}
 
 
 def heading(column: Column, paper: Paper) -> str:
@@ -79,12 +71,8 @@ def difference(cell: Cell) -> str:
 
 def verdict(cell: Cell) -> str:
     """The verdict in words; its beginning is a key of MEANINGS."""
-    if cell.kind == "unpublished":
-        return "not published"
-    if cell.kind in ("quoted", "timing", "derived") and cell.verdict is None:
-        return cell.kind
-    if cell.kind == "count" and cell.count is None:
-        return "not counted"
+    if cell.verdict is None:
+        return "not published" if cell.kind == "unpublished" else cell.kind
     if cell.verdict is Verdict.REPRODUCED:
         return f"{cell.verdict}, within {cell.margin:g} points"
     if cell.verdict is Verdict.INCONCLUSIVE and cell.judgement is not None:
@@ -95,8 +83,27 @@ def verdict(cell: Cell) -> str:
 
 def marks(cell: Cell, letters: Letters) -> str:
     """Numbers of the footnotes and letters of the deviations, as in [2, 9, a]; empty where there are none."""
-    found = [*map(str, cell.caveats), *sorted(letters.of(d) for d in cell.deviations)]
+    found = [*map(str, cell.caveats), *sorted(letters[d] for d in cell.deviations)]
     return f"[{', '.join(found)}]" if found else ""
+
+
+def texts(cell: Cell | None, metric: Metric, letters: Letters) -> dict[str, str]:
+    """A place of the paper's table: name of each column that stands for it here -> its text.
+
+    The cell is None where the table has no such place; its texts are empty.
+    """
+    printed, own, distance, said, noted = [""] * 5
+    if cell is not None:
+        printed, own, distance = published(cell), ours(cell), difference(cell)
+        said, noted = verdict(cell), marks(cell, letters)
+    if metric in JUDGED:
+        return {"paper": printed, "ours": own, "difference": distance, "verdict": f"{said} {noted}".strip()}
+    if metric == "batch32_ms":
+        return {"paper": printed, "ours, verdict": f"{own} {said} {noted}".strip()}
+    paper = {"paper": f"{printed} {noted}".strip()}
+    if metric == "params_millions":
+        return {**paper, "ours, exact": own if said in ("", "same count") else f"{said} {noted}".strip()}
+    return paper
 
 
 def evidence(cell: Cell, letters: Letters, paper: Paper) -> str:
@@ -107,21 +114,18 @@ def evidence(cell: Cell, letters: Letters, paper: Paper) -> str:
     name = f"{cell.model}, {paper.datasets[cell.dataset]}" + (", top-5" if cell.metric == "top5_error" else "")
     runs = f"{sample.n} run{'s' if sample.n > 1 else ''}, mean {sample.mean:.2f}"
     if sample.sd is not None:
-        spread = f"{sample.smallest:.2f} to {sample.largest:.2f}"
-        runs += f", sd {sample.sd:.3f}, median {sample.median:.2f}, {spread}"
-    parts = [f"{name}: {runs} ({'; '.join(_by_origin(cell))})"]
+        runs += f", sd {sample.sd:.3f}, median {sample.median:.2f}, {sample.min:.2f} to {sample.max:.2f}"
+    origins: dict[str, list[str]] = {}
+    for run in cell.shown:
+        origins.setdefault(run.result.origin, []).append(run.run)
+    behind = "; ".join(f"{origin}: {', '.join(found)}" for origin, found in origins.items())
+    parts = [f"{name}: {runs} ({behind})"]
     if cell.judgement is not None:
         parts.append(_judged(cell.judgement, cell.margin))
-    parts.extend(_also(excluded, letters) for excluded in cell.excluded)
+    for run in cell.excluded:
+        why = ", ".join(sorted(letters[d] for d in run.material))
+        parts.append(f"also run: {run.run} {run.error:.2f} ({run.reason}{': ' + why if why else ''})")
     return "; ".join(parts)
-
-
-def _by_origin(cell: Cell) -> list[str]:
-    """`this plan: a, b`, or evidence of a commit: the runs behind a cell by where they come from."""
-    pairs = list(zip(cell.origins, cell.runs, strict=True))
-    return [
-        f"{origin}: {', '.join(run for its, run in pairs if its == origin)}" for origin in dict.fromkeys(cell.origins)
-    ]
 
 
 def _judged(judgement: Judgement, margin: float | None) -> str:
@@ -140,16 +144,14 @@ def _judged(judgement: Judgement, margin: float | None) -> str:
     return f"{text}; the verdict is that of the look at {look.n} seeds, the lowest: {low:+.2f} to {high:+.2f}"
 
 
-def _also(excluded: Excluded, letters: Letters) -> str:
-    why = ", ".join(sorted(letters.of(d) for d in excluded.deviations if d.material))
-    return f"also run: {excluded.run} {excluded.error:.2f} ({excluded.reason}{': ' + why if why else ''})"
-
-
 def notes(table: Table, letters: Letters) -> list[tuple[str, list[tuple[str, str]]]]:
     """What stands below a table: (title, its (mark, sentence)), a mark may be empty; lists without any are left out."""
     lists = {
         "Runs": [("", line) for cell in table.cells if (line := evidence(cell, letters, table.paper))],
-        "Deviations from the paper's protocol": [(f"[{mark}]", text) for mark, text in letters.legend()],
+        "Deviations from the paper's protocol": [
+            (f"[{letter}]", f"{deviation} ({'material' if deviation.material else 'minor'}: {deviation.reason})")
+            for deviation, letter in letters.items()
+        ],
         "Footnotes": [(f"[{caveat.number}]", caveat.text) for caveat in table.caveats],
         "Words": [(f"{word}:", meaning) for word, meaning in meanings(table)],
     }
@@ -158,13 +160,13 @@ def notes(table: Table, letters: Letters) -> list[tuple[str, list[tuple[str, str
 
 def meanings(table: Table) -> list[tuple[str, str]]:
     """What the verdicts of its cells mean."""
-    cells = table.cells
-    used = {verdict(cell).partition(",")[0] for cell in cells}
-    by_dataset = {cell.dataset: cell.margin for cell in cells if cell.verdict is Verdict.REPRODUCED and cell.margin}
-    margins = " and ".join(f"{margin:g} points ({table.paper.datasets[name]})" for name, margin in by_dataset.items())
+    used = {verdict(cell).partition(",")[0] for cell in table.cells}
     found = {word: meaning for word, meaning in MEANINGS.items() if word in used}
+    reproduced = [cell for cell in table.cells if cell.verdict is Verdict.REPRODUCED]
+    margins = dict.fromkeys(f"{cell.margin:g} points ({table.paper.datasets[cell.dataset]})" for cell in reproduced)
     if margins:
-        found["reproduced"] = found["reproduced"].replace("within the margin", f"within {margins}")
+        within = f"within {' and '.join(margins)}"
+        found["reproduced"] = found["reproduced"].replace("within the margin", within)
     return list(found.items())
 
 

@@ -44,15 +44,18 @@ def render(judged: Sequence[Judged], form: Format, width: int) -> str:
 def _text(judged: Sequence[Judged], width: int) -> str:
     lines = ["Orderings: what the paper says about which network is better, judged by our comparable runs", ""]
     for number, one in enumerate(judged, 1):
-        lines.extend(_wrapped(f"{number}. ", f"{one.ordering.text} ({one.ordering.source})", width))
-        contradicted, open_ = one.standing is Standing.CONTRADICTED, one.standing in ("inconclusive", "not run")
-        p = f", p = {_p(one)}" if one.p_value is not None and not contradicted else ""
-        power = f"; {SEEDS} seeds each show it in {100 * one.power:.0f} of 100 cases" if open_ else ""
-        lines.extend(_wrapped("   ", f"-> {one.standing}{p}; runs: {_runs(one)}{power}", width))
+        said, power = str(one.standing), ""
+        if one.p_value is not None and one.standing is not Standing.CONTRADICTED:
+            said += f", p = {_p(one)}"
+        if one.standing in (Standing.INCONCLUSIVE, Standing.NOT_RUN):
+            power = f"; {SEEDS} seeds each show it in {100 * one.power:.0f} of 100 cases"
+        told = f"{number}. {one.ordering.text} ({one.ordering.source})"
+        lines += textwrap.wrap(told, width, subsequent_indent="   ")
+        lines += textwrap.wrap(f"   -> {said}; runs: {_runs(one)}{power}", width, subsequent_indent="   ")
     lines.append("")
-    for standing in Standing:
+    for standing, meaning in _MEANINGS.items():
         if any(one.standing is standing for one in judged):
-            lines.extend(_wrapped("", f"{standing}: {_MEANINGS[standing]}", width))
+            lines += textwrap.wrap(f"{standing}: {meaning}", width, subsequent_indent="  ")
     return "\n".join(lines) + "\n"
 
 
@@ -62,7 +65,7 @@ def _object(one: Judged) -> dict[str, Any]:
         "ordering": one.ordering.name,
         "text": one.ordering.text,
         "source": one.ordering.source,
-        "standing": str(one.standing),
+        "standing": one.standing,
         "p_value": None if one.p_value is None else round(one.p_value, 4),
         "power": round(one.power, 2),
         "pairs": [
@@ -71,7 +74,7 @@ def _object(one: Judged) -> dict[str, Any]:
                 "higher": higher.id,
                 "published_difference": round(lower.value - higher.value, 3),
                 "difference": None if difference is None else round(difference, 3),
-                "runs": list(runs),
+                "runs": runs,
             }
             for (lower, higher), difference, runs in pairs
         ],
@@ -84,7 +87,3 @@ def _p(one: Judged) -> str:
 
 def _runs(one: Judged) -> str:
     return ", ".join(f"{lower} against {higher}" for lower, higher in one.runs)
-
-
-def _wrapped(start: str, text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, initial_indent=start, subsequent_indent=" " * len(start) or "  ")

@@ -10,7 +10,6 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from pipeline.comparison.formats import cell_text
-from pipeline.comparison.formats.grid import JUDGED
 from pipeline.comparison.tables import Column, Table
 
 STYLES = {
@@ -46,7 +45,7 @@ def _print(console: Console, table: Table) -> None:
     console.print(Text(table.title, style="bold"))
     console.print(Text(cell_text.summary(table)))
     # What is judged comes first; counts and timings are what the eye can skip.
-    for column in sorted(table.columns, key=lambda column: column.metric not in JUDGED):
+    for column in sorted(table.columns, key=lambda column: column.metric not in cell_text.JUDGED):
         console.print()
         console.print(_section(table, column, letters))
     for title, notes in cell_text.notes(table, letters):
@@ -62,7 +61,9 @@ def _print(console: Console, table: Table) -> None:
 
 
 def _section(table: Table, column: Column, letters: cell_text.Letters) -> Grid:
-    cells = [cell for cell in table.cells if (cell.dataset, cell.metric) == (column.dataset, column.metric)]
+    cells = [cell for cell in table.cells if (cell.dataset, cell.metric) == column]
+    rows = [cell_text.texts(cell, column.metric, letters) for cell in cells]
+    names = [name for name in rows[0] if any(row[name] for row in rows)]
     grid = Grid(
         box=box.SIMPLE_HEAD,
         title=cell_text.heading(column, table.paper),
@@ -72,17 +73,11 @@ def _section(table: Table, column: Column, letters: cell_text.Letters) -> Grid:
         pad_edge=False,
     )
     grid.add_column("network", no_wrap=True)
-    grid.add_column("paper", justify="right", no_wrap=True)
-    if any(cell_text.ours(cell) for cell in cells):
-        grid.add_column("ours", justify="right", no_wrap=True)
-        if column.metric in JUDGED:
-            grid.add_column("difference", justify="right", no_wrap=True)
-    grid.add_column("verdict", overflow="fold")
-    grid.add_column("notes", overflow="fold")
-    for cell in cells:
-        said = cell_text.verdict(cell)
-        style = STYLES.get(said.partition(",")[0], "dim")
-        texts = [cell.model, cell_text.published(cell), cell_text.ours(cell), cell_text.difference(cell)]
-        shown = texts[: len(grid.columns) - 2]
-        grid.add_row(*map(Text, shown), Text(said, style=style), Text(cell_text.marks(cell, letters)))
+    for name in names:
+        wide = name.endswith("verdict")
+        grid.add_column(name, justify="left" if wide else "right", no_wrap=not wide, overflow="fold")
+    for cell, row in zip(cells, rows, strict=True):
+        style = STYLES.get(cell_text.verdict(cell).partition(",")[0], "dim")
+        texts = (Text(row[name], style="" if name in ("paper", "ours", "difference") else style) for name in names)
+        grid.add_row(Text(cell.model), *texts)
     return grid

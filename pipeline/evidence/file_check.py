@@ -1,25 +1,34 @@
-"""dvc.lock against the files: every command, setting, input and output of every stage, by the bytes that are here.
+"""The files here, every byte of them read, against what vouches for them.
 
-`dvc status` goes by size, time and inode; this reads every byte, so that it also finds what hides from that.
+dvc.lock vouches for every command, setting, input and output of every stage, the digests pinned in params.yaml for the
+decoded content of datasets, and cards for .beton files. `dvc status` goes by size, time and inode; this also finds what
+hides from that.
 """
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ruamel.yaml import YAML
 
+from pipeline.data.beton import open_card, open_split
+from pipeline.data.conversion import load
+from pipeline.data.digest import split_digest
 from pipeline.data.fetch import file_digest
-from pipeline.dvc_lock import LOCK, listing_md5
-from pipeline.evidence.findings import Finding, right, unchecked, wrong
-from pipeline.params import PARAMS
-from pipeline.runner.dag import Stage
+from pipeline.data.readers import check as check_shape
+from pipeline.dataset_config import SPLITS, Dataset, SourceError, Split
+from pipeline.dvc_lock import IGNORED, LOCK, listing_md5, read
+from pipeline.errors import UserError
+from pipeline.evidence.findings import Finding, State, right, unchecked, wrong
+from pipeline.params import PARAMS, Plan
+from pipeline.runner.dag import Stage, stages
+from pipeline.runner.data_state import RAW, beton_folders, raw_files
 from pipeline.runner.remote import to_have
 
-IGNORED = Path(".dvcignore")
 CARD = "card.json"
 
 
@@ -61,8 +70,8 @@ class Disk:
         return [line for line in lines if line and not line.startswith("#")]
 
 
-def check(disk: Disk, dag: Sequence[Stage], stages: dict[str, Any], *, data: bool = True) -> Iterator[Finding]:
-    """Every stage's entry in dvc.lock, whose `stages` are given, then every file that dvc.yaml and some entry name.
+def check(disk: Disk, dag: Sequence[Stage], locked: dict[str, Any], *, data: bool = True) -> Iterator[Finding]:
+    """Every stage's entry in dvc.lock, whose stages are `locked`, then every file that dvc.yaml and some entry name.
 
     `data` false leaves out data/.
     """
@@ -70,7 +79,7 @@ def check(disk: Disk, dag: Sequence[Stage], stages: dict[str, Any], *, data: boo
     records: dict[str, list[tuple[Stage, str]]] = {}
     """By path the md5s that stages recorded of it, in the order of dvc.yaml: who writes it first."""
     for stage in dag:
-        entry = stages.get(stage.name)
+        entry = locked.get(stage.name)
         yield _entry(disk, stage, entry, params)
         for part, listed in (("outs", stage.outs), ("deps", stage.deps)):
             for path, md5 in _recorded(entry, part).items():
@@ -130,3 +139,65 @@ def _file(disk: Disk, path: str, told: Sequence[tuple[Stage, str]], inside: Sequ
     if len(unlike) == len(told):
         return wrong(path, f"md5 {found[:12]}, where dvc.lock has {md5[:12]} {how}")
     return wrong(f"{LOCK}: {stage.name}", f"has {path} as {md5[:12]}, which is {found[:12]} here and in other entries")
+
+
+def datasets(names: Iterable[str], plan: Plan) -> Iterator[Finding]:
+    """All findings on these datasets, in the current folder, the repository's root."""
+    disk, dag, locked = Disk(Path.cwd()), stages(Path.cwd()), read()
+    for name in names:
+        folders = {str(folder) for folder in (RAW / name, *beton_folders(name, plan).values())}
+        yield from content(name, plan, disk)
+        writers = [stage for stage in dag if folders & set(stage.outs)]
+        yield from (each for each in check(disk, writers, locked) if each.path in folders)
+
+
+def content(name: str, plan: Plan, disk: Disk) -> Iterator[Finding]:
+    """Findings on each file of data/raw/<name> and of its representations, as far as their folders are here."""
+    dataset, folders = plan.datasets[name], beton_folders(name, plan)
+    if dataset.shape is not None and disk.is_here(str(RAW / name)):
+        for split in SPLITS:
+            yield from _raw_split(name, dataset, split, folders.get("rgb"))
+    for kind, folder in folders.items():
+        if disk.is_here(str(folder)):
+            for split in SPLITS:
+                yield _beton(folder, split, dataset.digests if kind == "rgb" else None)
+
+
+def _raw_split(name: str, dataset: Dataset, split: Split, converted: Path | None) -> Iterator[Finding]:
+    state: State = "wrong"
+    try:
+        images, labels = load(RAW / name, split)
+        check_shape({split: (images, labels)}, dataset)
+    except (OSError, ValueError, EOFError, SourceError, UserError) as error:
+        why = error.what if isinstance(error, UserError) else f"not as {PARAMS} says: {error}"
+    else:
+        found, by = split_digest(np.asarray(images), labels), f"pinned in {PARAMS}"
+        pinned = dataset.digests and dataset.digests[split]
+        if pinned is None and converted and (converted / "card.json").is_file():
+            by = f"in {converted / 'card.json'}"
+            pinned = open_card(converted).get("splits", {}).get(split, {}).get("digest")
+        if pinned is None:
+            state, why = "unchecked", f"digest {found}; pin it in {PARAMS}"
+        elif found == pinned:
+            state, why = "right", f"digest {found[:12]} of images and labels as {by}"
+        else:
+            why = f"digest of images and labels is {found}, {by} {pinned}"
+    fix = f"wrn-pipe repro download@{name}" if state == "wrong" else ""
+    for path in raw_files(name, dataset):
+        if path.name.startswith(f"{split}_"):
+            yield Finding(str(path), state, why, fix)
+
+
+def _beton(folder: Path, split: Split, pinned: dict[Split, str] | None) -> Finding:
+    """One .beton file against its card, and the card against the digests pinned of what it keeps."""
+    path = folder / f"{split}.beton"
+    try:
+        open_split(folder, split)
+    except UserError as error:
+        return wrong(path, error.what, error.remedy)
+    entry = open_card(folder)["splits"][split]
+    digest = entry.get("digest", "unknown")
+    if pinned and digest != pinned[split]:
+        return wrong(path, f"its card says content {digest}, pinned in {PARAMS} {pinned[split]}")
+    as_pinned = f", content {digest[:12]} as pinned in {PARAMS}" if pinned else ""
+    return right(path, f"sha256 {entry['beton']['sha256'][:12]} as in its card{as_pinned}")

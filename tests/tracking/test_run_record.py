@@ -9,7 +9,7 @@ from pipeline.comparison.results import Result
 from pipeline.params import PARAMS
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import parse_plan
-from pipeline.tracking.verdict_tags import NO_CLAIM, claims_for, judged, table_tag
+from pipeline.tracking.run_record import NO_CLAIM, claims_for, judged, table_tag
 
 NEAR = [540, 548, 541, 545, 543]  # WRN-40-2: Table 3 prints 5.43, Table 4 5.33
 

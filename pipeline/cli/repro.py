@@ -2,16 +2,19 @@
 
 import re
 import subprocess
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.cli import completion
 
 if TYPE_CHECKING:
+    from pipeline.comparison.training_cost import Cost
     from pipeline.params import Plan
-    from pipeline.runner.dry_run import Step
+    from pipeline.runner.dag import Stage
+    from pipeline.runner.heartbeat import Heartbeat
     from pipeline.runner.submit import Place
 
 
@@ -85,7 +88,7 @@ def repro(
 
     from pipeline.dvc_lock import LOCK
     from pipeline.errors import StoppedError, UserError
-    from pipeline.runner.dvc import changed_results, how_far
+    from pipeline.runner.dvc import how_far
     from pipeline.runner.dvc import repro as run
     from pipeline.runner.interruptions import time_budget
     from pipeline.runner.params_file import load
@@ -133,10 +136,8 @@ def repro(
     if push:
         remote.push(plan, targets)
     committed = _git("show", f"HEAD:./{LOCK}")
-    if committed is not None and LOCK.is_file():
-        changed = changed_results(committed, LOCK.read_text(encoding="utf-8"))
-        if trained := [name.partition("@")[2] for name in changed if name.startswith("train@")]:
-            _explain(trained)
+    if committed is not None and LOCK.is_file() and (trained := _changed_trainings(committed, LOCK.read_text("utf-8"))):
+        _explain(trained)
 
 
 def _place(
@@ -175,34 +176,55 @@ def _place(
 
 def _forget_states(plan: "Plan", targets: list[str]) -> None:
     """Those that earlier attempts at these trainings have saved."""
-    from pipeline.artifacts import SCRATCH
-    from pipeline.provenance import fingerprint
-    from pipeline.runner.dag import read_dag
-    from pipeline.runner.dvc import looked_at
+    from pipeline.runner.dvc import trainings
     from pipeline.runner.run_lock import discard, hold
 
-    stages = read_dag(plan)
-    for stage in (stages[name] for name in looked_at(plan, targets, stages)):
-        if stage.kind == "train":
-            scratch = SCRATCH / fingerprint(plan, stage.key)
-            with hold(scratch, stage.key):
-                discard(scratch)
+    for run_id, scratch in trainings(plan, targets).items():
+        with hold(scratch, run_id):
+            discard(scratch)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One stage that would run."""
+
+    stage: str
+    why: list[str]
+    cost: "Cost | None"
+    """Of what is left of a training, estimated from multiply-adds; None for other stages."""
+    fetches: int | None
+    """Bytes that a download gets from its first source, where params.yaml has their number."""
+    unfinished: "Heartbeat | None"
+    """How far an earlier attempt at the training has come, from where it would go on."""
+    only_if: str | None
+    """The stage that must give other files than before, or this one is skipped; None where it runs anyway."""
 
 
 def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bool) -> None:
-    from dataclasses import asdict
+    """Show what would run, in order, without what runs already. Waits while another DVC holds the lock.
 
+    That DVC will restore a stage which ran before with equal inputs from its cache is not foreseen.
+    """
     from pipeline.atomic_write import json_text
     from pipeline.progress import counted
-    from pipeline.runner.dry_run import steps
+    from pipeline.runner.dag import read_dag, with_behind
+    from pipeline.runner.dvc import ask, looked_at, running_stages
 
-    found = steps(plan, targets, force, fresh)
+    stages = read_dag(plan)
+    seen = {name: stages[name] for name in looked_at(plan, targets, stages)}
+    running = running_stages(seen)
+    changed = ask(seen.values(), running, wait=True)
+    found = []
+    for name, before in with_behind(seen, seen if force else {*changed, *running}).items():
+        if name not in running:
+            why = changed.get(name) or (["--force"] if force else [f"{before} comes before it"])
+            found.append(_step(plan, seen[name], why, None if force or name in changed else before, fresh))
     if as_json:
         typer.echo(json_text([asdict(step) for step in found]), nl=False)
         return
     for step in found:
-        why, more = "; ".join(step.why[:3]), len(step.why) - 3
-        typer.echo(f"{step.stage}: {why}{f'; and {more} more' if more > 0 else ''}{_price(step)}")
+        reasons, more = "; ".join(step.why[:3]), len(step.why) - 3
+        typer.echo(f"{step.stage}: {reasons}{f'; and {more} more' if more > 0 else ''}{_price(step)}")
     costs = [step.cost for step in found if step.cost]
     if not found:
         typer.echo("Nothing would run: everything is up to date.")
@@ -214,7 +236,29 @@ def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bo
         typer.echo("What only comes after another stage is skipped if that one gives the same files as before.")
 
 
-def _price(step: "Step") -> str:
+def _step(plan: "Plan", stage: "Stage", why: list[str], only_if: str | None, fresh: bool) -> _Step:
+    from pipeline.artifacts import SCRATCH
+    from pipeline.comparison.training_cost import training_cost
+    from pipeline.dataset_config import ArchiveSource, FilesSource
+    from pipeline.provenance import fingerprint
+    from pipeline.runner.heartbeat import read
+
+    cost = fetches = unfinished = None
+    if stage.kind == "train":
+        run = plan.run(stage.key)
+        cost = training_cost(run.network, plan.datasets[run.dataset].splits["train"], plan.protocols[run.protocol])
+        unfinished = None if fresh else read(SCRATCH / fingerprint(plan, stage.key))
+        if unfinished:
+            done = (unfinished.epoch - 1 + unfinished.step / unfinished.steps) / unfinished.epochs
+            cost = cost * (1 - done)
+    elif stage.kind == "download":
+        first = plan.datasets[stage.key].sources[0]
+        if isinstance(first, ArchiveSource | FilesSource):
+            fetches = sum(file.bytes for file in first.files)
+    return _Step(stage.name, why, cost, fetches, unfinished, only_if)
+
+
+def _price(step: _Step) -> str:
     words = f" ({step.cost})" if step.cost else ""
     if step.fetches:
         words += f" ({step.fetches / 1e6:,.0f} MB to fetch)"
@@ -227,6 +271,25 @@ def _git(*words: str) -> str | None:
     """What git says; None where it fails."""
     done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
     return done.stdout if done.returncode == 0 else None
+
+
+def _changed_trainings(before: str, after: str) -> list[str]:
+    """Runs whose inputs and command are those of the earlier dvc.lock while a file of the training is not."""
+    from pipeline.dvc_lock import locked
+
+    if before == after:
+        return []
+    old, new = locked(before), locked(after)
+
+    def md5s(stage: dict[str, Any], kind: str) -> list[Any]:
+        return [(entry["path"], entry.get("md5")) for entry in stage.get(kind, ())]
+
+    def inputs(stage: dict[str, Any]) -> Any:
+        return stage["cmd"], stage.get("params"), md5s(stage, "deps")
+
+    both = [(name, old[name], new[name]) for name in new if name in old and name.startswith("train@")]
+    changed = [name for name, was, now in both if inputs(was) == inputs(now) and md5s(was, "outs") != md5s(now, "outs")]
+    return [name.removeprefix("train@") for name in changed]
 
 
 def _explain(trained: list[str]) -> None:

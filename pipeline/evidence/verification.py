@@ -11,7 +11,7 @@ from pipeline.evidence import data_check, lock_check, regenerate, run_check
 from pipeline.evidence.findings import Finding, unchecked, wrong
 from pipeline.params import PARAMS, Plan
 from pipeline.runner.dag import DAG, Stage, stages
-from pipeline.runner.running_stages import running_stages
+from pipeline.runner.dvc import running_stages
 
 RESULTS = Path("results")
 OWN = RESULTS / "fast"

@@ -1,13 +1,13 @@
 """How far a training is: on a bar, or in a log, and in a small file for `wrn-pipe status`."""
 
 import json
-import os
 import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pipeline.atomic_write import new_file
 from pipeline.progress import Task, say
 from pipeline.training import hooks
 
@@ -102,7 +102,10 @@ class Monitor(hooks.Monitor):
                 self.say(f"{self.run} epoch {epoch + 1}/{self.epochs} step {step}/{self.steps}: {words}")
         if now - self._kept >= FILE_EVERY_S or step in (0, self.steps):
             self._kept = now
-            self._write(self.latest)
+            try:
+                new_file(self.folder / FILE, json.dumps(asdict(self.latest)).encode())
+            except OSError as error:  # only what is shown suffers; saving the state, on the same disk, decides
+                say(f"cannot write {self.folder / FILE} ({error.strerror}): wrn-pipe status will show old figures")
 
     def say(self, line: str) -> None:
         """Print a line about this training and the time left, after which the log may be silent for a while."""
@@ -113,15 +116,6 @@ class Monitor(hooks.Monitor):
         """`, 3 min left`; nothing while that is unknown."""
         seconds = self.latest.seconds_left if self.latest else None
         return f", {duration(seconds)} left" if seconds else ""
-
-    def _write(self, heartbeat: Heartbeat) -> None:
-        part = self.folder / f".{FILE}.part"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(asdict(heartbeat)), encoding="utf-8")
-            os.replace(part, self.folder / FILE)
-        except OSError as error:  # only what is shown suffers; saving the state, on the same disk, decides
-            say(f"cannot write {self.folder / FILE} ({error.strerror}): wrn-pipe status will show old figures")
 
 
 def read(folder: Path) -> Heartbeat | None:

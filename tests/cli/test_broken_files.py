@@ -7,8 +7,7 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
-from clones import told
-from project import ROOT, Project, copy_repository
+from project import ROOT, Project, copy_repository, told
 
 from pipeline.cli import main as command_line
 

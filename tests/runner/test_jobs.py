@@ -12,8 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from clones import clone, made
-from project import ROOT, Project, make_project
+from project import ROOT, Project, clone, made, make_project
 from typer.testing import CliRunner
 
 from pipeline.cli.main import app

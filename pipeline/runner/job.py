@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +33,6 @@ RECORDS = JOBS / "slurm"
 stopped, and submits nothing twice; a local job needs none: who trains has the run's lock."""
 FirstStage = Literal["train", "evaluate"]
 """train: train and evaluate; evaluate: what lies in models/<run>."""
-Activity = Literal["queued", "running"]
 _AT_WORK = {"RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT"}
 """Slurm's states of a job that has a node; squeue lists none that are over."""
 
@@ -61,7 +60,7 @@ class Job(Work):
     log: str
     """Path of what it prints."""
     slurm: bool = False
-    activity: Activity = "running"
+    activity: Literal["running", "queued"] = "running"
 
     def __str__(self) -> str:
         return f"job {self.id}" if self.slurm else f"process {self.id}"
@@ -85,8 +84,8 @@ def cluster_jobs() -> dict[str, Job]:
         if record_of(job_id).is_file():
             attempt: Any = DelayedSubmission.load(record_of(job_id)).function  # pipeline.runner.submit.Attempt
             log = str(RECORDS / f"{job_id}_0_log.out")
-            activity: Activity = "running" if state in _AT_WORK else "queued"
-            found[attempt.work.fingerprint] = Job(*astuple(attempt.work), job_id, log, True, activity)
+            job = Job(**asdict(attempt.work), id=job_id, log=log, slurm=True)
+            found[job.fingerprint] = job if state in _AT_WORK else replace(job, activity="queued")
     return found
 
 

@@ -140,9 +140,9 @@ class _Driver:
         """Take over the jobs of earlier drivers that are under way; `look` says which of the others are needed."""
         jobs = cluster_jobs()
         for work in works:
-            job = jobs.get(work.fingerprint)
-            self.active[work] = job if job and job.stage == work.stage else None
-            if self.active[work]:
+            self.active[work] = None
+            if (job := jobs.get(work.fingerprint)) and job.stage == work.stage:
+                self.active[work] = job
                 say(f"{work.run}: {job} of an earlier driver is {job.activity}, log: {job.log}")
 
     def fill(self) -> None:

@@ -69,14 +69,12 @@ class RunHooks(Hooks):
     mirrored: Paper | None = None
     """MLflow follows the run, as one of this paper; without, somebody else records the files later."""
 
+    stop_requests = staticmethod(stop_after_step)
+    explain_no_memory = staticmethod(explain_no_memory)
+    own_cores = staticmethod(on_own_core)
+
     def checkpoint_interval(self) -> CheckpointInterval:
         return CheckpointInterval(self.checkpoint_steps)
-
-    def stop_requests(self, alone: bool) -> AbstractContextManager[list[int]]:
-        return stop_after_step(alone)
-
-    def explain_no_memory(self, run_id: str, where: Callable[[], str]) -> AbstractContextManager[None]:
-        return explain_no_memory(run_id, where)
 
     @contextmanager
     def monitor(
@@ -87,9 +85,6 @@ class RunHooks(Hooks):
             bar = progress(run_id, epochs * steps * batch_size, "images", done * batch_size, notes=True)
         with bar as task:
             yield Monitor(run_id, scratch, epochs, steps, batch_size, task)
-
-    def own_cores(self) -> AbstractContextManager[None]:
-        return on_own_core()
 
     @contextmanager
     def make_way(self) -> Iterator[Callable[[], None]]:

@@ -42,27 +42,23 @@ class RunStatus:
     error: float | None = None
     """Test error in percent, of the evaluation that lies here, stale or not."""
     heartbeat: Heartbeat | None = None
-    """How far the training is; None unless it is running, queued, failed or stopped."""
     owner: LockOwner | None = None
     job: Job | None = None
-    """The cluster's job that does, or will."""
     next: str | None = None
     """The command that goes on; None for a run that is done or running."""
 
 
 @dataclass(frozen=True)
 class TableStatus:
-    """One table of params.yaml."""
+    """One table of params.yaml. Of its numbers: how many a run can answer, for how many of these the plan has runs, and
+    for how many one is done."""
 
     table: str
     state: State
     why: tuple[str, ...]
     claims: int
-    """Numbers of the table that a run can answer."""
     planned: int
-    """Those for whose network and dataset the plan has runs."""
     answered: int
-    """Those for which a run is done."""
     runs: dict[State, int]
     seconds_left: float | None
     """Of the trainings for it that are under way; None where there is none, or none yet known."""

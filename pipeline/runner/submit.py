@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +68,7 @@ class Slots:
             number = min(set(range(len(self.slots))) - busy)
             log = JOBS / f"{work.run}.log"
             process = _start(work, self.slots[number], log)
-            made.append(Job(*astuple(work), str(process.pid), str(log)))
+            made.append(Job(**asdict(work), id=str(process.pid), log=str(log)))
             self.taken[number] = made[-1], process
         return made
 
@@ -162,7 +162,7 @@ class Slurm:
         finally:
             signal.signal(signal.SIGINT, before)
         return [
-            Job(*astuple(work), job.job_id, os.path.relpath(job.paths.stdout), slurm=True)
+            Job(**asdict(work), id=job.job_id, log=os.path.relpath(job.paths.stdout), slurm=True)
             for work, job in zip(works, made, strict=True)
         ]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.comparison.training_cost import Cost
     from pipeline.params import Plan
     from pipeline.runner.dag import Stage
-    from pipeline.runner.heartbeat import Heartbeat
+    from pipeline.runner.run_hooks import Heartbeat
     from pipeline.runner.submit import Place
 
 
@@ -241,13 +241,13 @@ def _step(plan: "Plan", stage: "Stage", why: list[str], only_if: str | None, fre
     from pipeline.comparison.training_cost import training_cost
     from pipeline.dataset_config import ArchiveSource, FilesSource
     from pipeline.provenance import fingerprint
-    from pipeline.runner.heartbeat import read
+    from pipeline.runner.run_hooks import read_heartbeat
 
     cost = fetches = unfinished = None
     if stage.kind == "train":
         run = plan.run(stage.key)
         cost = training_cost(run.network, plan.datasets[run.dataset].splits["train"], plan.protocols[run.protocol])
-        unfinished = None if fresh else read(SCRATCH / fingerprint(plan, stage.key))
+        unfinished = None if fresh else read_heartbeat(SCRATCH / fingerprint(plan, stage.key))
         if unfinished:
             done = (unfinished.epoch - 1 + unfinished.step / unfinished.steps) / unfinished.epochs
             cost = cost * (1 - done)

@@ -53,7 +53,7 @@ def _print(found: "PlanStatus") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.runner.heartbeat import duration
+    from pipeline.runner.run_hooks import duration
 
     console = Console(highlight=False)
     _print_runs(found.runs, console)
@@ -103,7 +103,7 @@ def _coloured(state: str) -> "Text":
 
 
 def _known(run: "RunStatus") -> str:
-    from pipeline.runner.heartbeat import duration
+    from pipeline.runner.run_hooks import duration
 
     parts = []
     if run.stage and run.state != "done":

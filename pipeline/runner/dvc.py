@@ -105,9 +105,9 @@ def trainings(plan: Plan, targets: Sequence[str]) -> dict[str, Path]:
 
 def how_far(plan: Plan, targets: Sequence[str]) -> list[str]:
     """Where each of these trainings is that has begun and is not published."""
-    from pipeline.runner.heartbeat import read
+    from pipeline.runner.run_hooks import read_heartbeat
 
-    beats = {run_id: read(scratch) for run_id, scratch in trainings(plan, targets).items()}
+    beats = {run_id: read_heartbeat(scratch) for run_id, scratch in trainings(plan, targets).items()}
     return [f"{run_id} is in epoch {beat.epoch} of {beat.epochs}" for run_id, beat in beats.items() if beat]
 
 

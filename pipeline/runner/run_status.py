@@ -18,10 +18,9 @@ from pipeline.publication.claims import canonical
 from pipeline.publication.paper import Paper
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, holds_a_file, only_absent, running_stages
-from pipeline.runner.heartbeat import Heartbeat
-from pipeline.runner.heartbeat import read as read_heartbeat
 from pipeline.runner.job import Job, cluster_jobs, evaluated, trained
 from pipeline.runner.remote import to_have
+from pipeline.runner.run_hooks import Heartbeat, read_heartbeat
 from pipeline.runner.run_lock import LockOwner, living_owner, noted_owner
 from pipeline.runner.stage_entry import failure_record
 

@@ -5,6 +5,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from made_up_runs import plan_text, result
@@ -26,7 +27,7 @@ from pipeline.runner.submit import Slots, Slurm, minutes, need_slurm, slots, vis
 def test_jobs_keep_to_the_gpus_that_the_user_shows(
     named: str, count: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: count)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     assert visible_gpus() == expected
     assert [slot.gpu for slot in slots(len(expected) + 1, expected)] == [*expected, expected[0]]

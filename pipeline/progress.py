@@ -67,37 +67,34 @@ def progress(label: str, total: int | None, unit: str, done: int = 0, notes: boo
     units. The closing line states what was really done, also when the block fails.
     """
     task = Task(label, total, unit, done)
-    if sys.stderr.isatty():
-        with _bar(task, notes) as task.on_change:
-            yield task
-        return
-    lines = _Lines(task)
-    task.on_change = lines.line_if_due
-    try:
+    with _bar(task, notes) if sys.stderr.isatty() else _lines(task) as task.on_change:
         yield task
-    finally:
-        lines.line()
 
 
-class _Lines:
+@contextmanager
+def _lines(task: Task) -> Iterator[Callable[[], None]]:
     """A line after a further tenth of the work or after ten seconds, whichever comes first, and one at the end.
 
     Never the same amount twice: a file may grow after all that was expected of it is there.
     """
+    started = last = time.monotonic()
+    tenth, done = task.tenth(), -1
 
-    def __init__(self, task: Task) -> None:
-        self.task, self.started = task, time.monotonic()
-        self.last, self.tenth, self.done = self.started, task.tenth(), -1
+    def line() -> None:
+        nonlocal last, tenth, done
+        if task.done != done:
+            last, tenth, done = time.monotonic(), task.tenth(), task.done
+            say(f"{task.label}: {task.amount()}, {last - started:.0f} s")
 
-    def line_if_due(self) -> None:
-        waited = time.monotonic() - self.last
-        if waited >= LINE_EVERY_S or (self.task.tenth() > self.tenth and waited >= QUIET_S):
-            self.line()
+    def line_if_due() -> None:
+        waited = time.monotonic() - last
+        if waited >= LINE_EVERY_S or (task.tenth() > tenth and waited >= QUIET_S):
+            line()
 
-    def line(self) -> None:
-        if self.task.done != self.done:
-            self.last, self.tenth, self.done = time.monotonic(), self.task.tenth(), self.task.done
-            say(f"{self.task.label}: {self.task.amount()}, {self.last - self.started:.0f} s")
+    try:
+        yield line_if_due
+    finally:
+        line()
 
 
 @contextmanager

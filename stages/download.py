@@ -4,8 +4,6 @@ from pathlib import Path
 
 from pipeline.data.dataset_download import DOWNLOADS, acquire
 from pipeline.dvc_lock import need_first_content
-from pipeline.errors import UserError
-from pipeline.params import PARAMS, nearest
 from pipeline.runner.interruptions import NOTHING_HALF_DONE
 from pipeline.runner.params_file import load
 from pipeline.runner.stage_entry import run_stage
@@ -13,12 +11,9 @@ from pipeline.runner.stage_entry import run_stage
 
 def main(name: str) -> None:
     """Fetch dataset `name` of params.yaml from the first of its sources that has the pinned bytes."""
-    datasets = load().datasets
-    if name not in datasets:
-        raise UserError(f"{PARAMS} has no dataset {name!r}", nearest(name, datasets, "dataset"))
-    to = Path("data/raw") / name
-    acquire(name, datasets[name], to)
-    if datasets[name].digests is None:
+    dataset, to = load().datasets[name], Path("data/raw") / name
+    acquire(name, dataset, to)
+    if dataset.digests is None:
         need_first_content(f"download@{name}", to)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -89,6 +90,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 # time: what others find by chance is for an issue, and must not refuse a change that has nothing to do with it.
 settings.register_profile("ours", deadline=None, derandomize=SOAK_UNTIL in os.environ)
 settings.load_profile("ours")
+
+
+@pytest.fixture
+def wrn_pipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """`wrn-pipe WORDS` in this process, where torch is imported only once, and in its current folder."""
+    from pipeline.cli.main import main
+
+    def run(*words: str) -> "subprocess.CompletedProcess[str]":
+        monkeypatch.setattr("sys.argv", ["wrn-pipe", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return subprocess.CompletedProcess(words, int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
 
 
 TINY = Path(__file__).parent / "data" / "cifar-10-tiny.tar.gz"

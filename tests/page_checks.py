@@ -63,12 +63,6 @@ class _Builder(HTMLParser):
     def handle_data(self, data: str) -> None:
         self.at.texts.append(data)
 
-    def handle_decl(self, decl: str) -> None:
-        assert decl == "doctype html"
-
-    def unknown_decl(self, data: str) -> None:
-        raise AssertionError(f"unknown declaration {data}")
-
 
 def read(text: str) -> Element:
     """The page as a tree. Fails where a tag is not closed in its place."""

@@ -26,6 +26,9 @@ COPIED = (
     "evidence/README.md",
 )
 
+WrnPipe = Callable[..., "subprocess.CompletedProcess[str]"]
+"""The fixture wrn_pipe."""
+
 
 def _with_path(more: dict[str, str]) -> dict[str, str]:
     return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **more}

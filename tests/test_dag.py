@@ -1,10 +1,11 @@
 """dvc.yaml against the code: a stage depends on all that can change what it writes, and training on nothing else."""
 
-import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
+import grimp
 import pytest
 from ruamel.yaml import YAML
 
@@ -17,7 +18,7 @@ STAGES = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
 
 CALLERS = {"runner", "tracking"}
 """Packages that decide when and where a stage works, and show that it did; never what it computes."""
-TRAINER = "pipeline/training/train_run.py"
+TRAINER = "pipeline.training.train_run"
 """Called by pipeline/runner/launch.py, here or in many processes, for the train stage."""
 WRITERS = {"pipeline/artifacts.py", "pipeline/atomic_write.py"}
 """Of the files that lie in pipeline/ itself those that write results. The others hold settings, which DVC watches in
@@ -26,41 +27,32 @@ BELOW = {"data", "kernels", "models", "tasks", "training"} & {path.name for path
 """Packages below the line: a training depends on each as a whole. kernels may be deleted."""
 
 
-def imported(path: Path) -> set[Path]:
-    """Files of this repository that a module imports, at its top or inside a function."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            module = ROOT / Path(*name.split("."))
-            for candidate in (module.with_suffix(".py"), module / "__init__.py"):
-                if candidate.is_file() and candidate.stat().st_size:
-                    found.add(candidate)
+def file_of(module: str) -> str:
+    path = Path(*module.split("."))
+    return (path / "__init__.py" if (ROOT / path).is_dir() else path.with_suffix(".py")).as_posix()
+
+
+def counts(module: str) -> bool:
+    """Whether what a stage writes may depend on this module."""
+    path = file_of(module)
+    if path.startswith("pipeline/") and path.count("/") == 1:
+        return path in WRITERS
+    return path.split("/")[1] not in CALLERS
+
+
+@cache
+def graph() -> grimp.ImportGraph:
+    """Who imports whom, at the top or inside a function, of the modules that count."""
+    found = grimp.build_graph("pipeline", "stages", cache_dir=None)
+    for module in [each for each in found.modules if not file_of(each).endswith("__init__.py") and not counts(each)]:
+        found.remove_module(module)
     return found
-
-
-def counts(path: Path) -> bool:
-    """Whether what a stage writes may depend on this file."""
-    place = path.relative_to(ROOT)
-    if len(place.parts) == 2 and place.parts[0] == "pipeline":
-        return place.as_posix() in WRITERS
-    return place.parts[1] not in CALLERS
 
 
 def used(stage: str) -> set[str]:
     """The repository's files that a stage can import and that count, its own among them."""
-    seen: set[Path] = set()
-    waiting = [ROOT / "stages" / f"{stage}.py", *([ROOT / TRAINER] if stage == "train" else [])]
-    while waiting:
-        current = waiting.pop()
-        if current not in seen and counts(current):
-            seen.add(current)
-            waiting.extend(imported(current))
-    return {file.relative_to(ROOT).as_posix() for file in seen}
+    starts = [f"stages.{stage}", *([TRAINER] if stage == "train" else [])]
+    return {file_of(module) for start in starts for module in {start, *graph().find_upstream_modules(start)}}
 
 
 def body(stage: str) -> dict:

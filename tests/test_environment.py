@@ -12,15 +12,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import typer
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from typer.testing import CliRunner
+from project import ROOT, WrnPipe, told
 
 from pipeline.cli import doctor
 
-ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / "environment"
 LOCKS = (ENVIRONMENT / "requirements.lock", ENVIRONMENT / "tools.lock")
 INPUTS = (
@@ -54,21 +52,17 @@ def pins(lock: Path) -> dict[str, list[Version]]:
 # The lock files
 
 
-@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
-def test_every_locked_package_is_hashed_and_no_host_is_named(lock: Path) -> None:
-    assert "://" not in lock.read_text()
-    assert not re.search(r"^\s*(-i|-f|--(?!hash=))", lock.read_text(), re.MULTILINE)
-    assert pins(lock)
-    for entry in entries(lock):
-        assert re.search(r"^    --hash=sha256:[0-9a-f]{64}( \\)?$", entry, re.MULTILINE), entry
-
-
-def test_the_locks_pin_what_pyproject_asks_for_and_builds_use_the_pinned_tools() -> None:
+def test_the_locks_are_hashed_and_pin_what_pyproject_asks_for() -> None:
+    for lock in LOCKS:
+        assert "://" not in lock.read_text(), "no host is named"
+        assert not re.search(r"^\s*(-i|-f|--(?!hash=))", lock.read_text(), re.MULTILINE)
+        for entry in entries(lock):
+            assert re.search(r"^    --hash=sha256:[0-9a-f]{64}( \\)?$", entry, re.MULTILINE), entry
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project, locked, tools = pyproject["project"], pins(LOCKS[0]), pins(LOCKS[1])
     extras = project["optional-dependencies"]
     for requirement in map(
-        Requirement, (*project["dependencies"], *(text for extra in extras.values() for text in extra))
+        Requirement, [*project["dependencies"], *(text for extra in extras.values() for text in extra)]
     ):
         if requirement.name == project["name"]:  # dev takes our own extras in
             assert requirement.extras <= set(extras)
@@ -78,7 +72,7 @@ def test_the_locks_pin_what_pyproject_asks_for_and_builds_use_the_pinned_tools()
     asked = [Requirement(text) for text in pyproject["dependency-groups"]["tools"]]
     assert {tool.name: [Version(next(iter(tool.specifier)).version)] for tool in asked} == tools
     assert set(pyproject["build-system"]["requires"]) < {str(tool) for tool in asked}
-    assert locked["setuptools"] == tools["setuptools"]
+    assert locked["setuptools"] == tools["setuptools"], "builds use the pinned tools"
 
 
 # Set-up
@@ -126,13 +120,9 @@ class Machine:
         )
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
-
-
 @linux_only
-def test_missing_packages_are_told_to_a_user_and_installed_by_root(machine: Machine) -> None:
+def test_missing_packages_are_told_to_a_user_and_installed_by_root(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
     done = machine.set_up()
     install = f"apt-get install --no-install-recommends {BUILD_PACKAGES}"
     said = f"error: missing system packages: {BUILD_PACKAGES}\n  fix: sudo apt-get update && sudo {install}\n"
@@ -152,7 +142,8 @@ def test_missing_packages_are_told_to_a_user_and_installed_by_root(machine: Mach
 
 
 @linux_only
-def test_missing_packages_on_another_distribution_and_a_missing_python_are_named(machine: Machine) -> None:
+def test_missing_packages_on_another_distribution_and_a_missing_python_are_named(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
     (machine.bin / "apt-get").unlink()
     what, fix = machine.set_up().stderr.splitlines()
     assert BUILD_PACKAGES in what
@@ -166,8 +157,9 @@ def test_missing_packages_on_another_distribution_and_a_missing_python_are_named
 @pytest.mark.parametrize(
     "damage", ["none", "moved", ".venv/.set-up", ".venv/bin/python", ".venv/bin/wrn-pipe", *INPUTS[:2]]
 )
-def test_a_finished_set_up_is_recognised_and_a_changed_one_is_not(machine: Machine, damage: str) -> None:
+def test_a_finished_set_up_is_recognised_and_a_changed_one_is_not(tmp_path: Path, damage: str) -> None:
     """It gets as far as the system packages, which are not there."""
+    machine = Machine(tmp_path)
     machine.pretend_set_up()
     if damage == "moved":
         machine.root = machine.root.rename(machine.root.with_name("moved"))
@@ -183,36 +175,28 @@ def test_a_finished_set_up_is_recognised_and_a_changed_one_is_not(machine: Machi
 # wrn-pipe doctor
 
 
-def invoke_doctor(*arguments: str) -> tuple[int, str]:
-    app = typer.Typer()
-    app.command()(doctor.doctor)
-    result = CliRunner().invoke(app, arguments)
-    return result.exit_code, result.output
-
-
 @pytest.mark.soak
-def test_doctor_finds_this_machine_fit() -> None:
-    code, output = invoke_doctor("--json")
-    report = json.loads(output)
+def test_doctor_finds_this_machine_fit(wrn_pipe: WrnPipe) -> None:
+    report = json.loads(told(wrn_pipe("doctor", "--json")))
     states = {check["name"]: check["state"] for check in report["checks"]}
-    assert (code, report["ok"]) == (0, True), report
+    assert report["ok"] is True, report
     assert set(states) == {"packages", *doctor.COMMANDS, "disk"}
     assert states["packages"] == states["torch"] == states["dvc"] == states["npm"] == "ok"
     assert all(check["remedy"] for check in report["checks"] if check["state"] != "ok")
 
 
-def test_doctor_prints_remedies_and_fails_when_something_required_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    healthy = doctor.Check("git", "ok", "2.39")
-    limited = doctor.Check("gpu", "note", "none", "use the CPU")
-    broken = doctor.Check("ffcv", "missing", "not [there]", "make setup")
-    monkeypatch.setattr(doctor, "checks", lambda: [healthy, limited])
-    assert invoke_doctor()[0] == 0
-    monkeypatch.setattr(doctor, "checks", lambda: [healthy, limited, broken])
-    code, output = invoke_doctor()
-    assert code == 1
-    assert "not [there]" in output
-    assert output.splitlines()[-2:] == ["gpu: use the CPU", "ffcv: make setup"]
-    assert invoke_doctor("--json")[0] == 1
+def test_doctor_prints_remedies_and_fails_when_something_required_is_missing(
+    wrn_pipe: WrnPipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = [doctor.Check("git", "ok", "2.39"), doctor.Check("gpu", "note", "none", "use the CPU")]
+    monkeypatch.setattr(doctor, "checks", lambda: fit)
+    assert "gpu: use the CPU" in told(wrn_pipe("doctor"))
+    monkeypatch.setattr(doctor, "checks", lambda: [*fit, doctor.Check("ffcv", "missing", "not [there]", "make setup")])
+    for options in ([], ["--json"]):
+        done = wrn_pipe("doctor", *options)
+        assert done.returncode == 1
+        assert "not [there]" in done.stdout
+        assert "make setup" in done.stdout
 
 
 def test_doctor_names_packages_that_differ_from_the_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_status_and_dry_say_what_dvc_then_does(done: Project) -> None:
         metrics = done.root / "evaluations" / RUN / "metrics.json"
         with restored(metrics):
             metrics.unlink()
-            assert f"Next: wrn-pipe repro {RUN} goes on with {RUN}" in here(done, "status")
+            assert f"Next: wrn-pipe repro {RUN};" in here(done, "status")
             assert status(done)["runs"][0]["stage"] == f"evaluate@{RUN}", "the training is not said to start"
 
 

@@ -5,12 +5,11 @@ as in the paper, but of a constant where FFCV's own transforms draw it.
 """
 
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.benchmarks.measuring import Spread, ask, machine, process, spread
+from pipeline.benchmarks.measuring import Spread, ask, in_rounds, machine, process, seconds_of
 from pipeline.data.augmentation import PAD
 from pipeline.data.batches import Inputs
 from pipeline.data.beton import IMAGE, LABEL, open_split, read
@@ -29,6 +28,7 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sampler import sample_order
 from pipeline.errors import UserError
 from pipeline.params import Backend
+from pipeline.progress import say
 
 BATCH = 128
 AT_LEAST_S = 1.0
@@ -156,18 +156,7 @@ class Rate:
     """Over the median of the DataLoader with the most workers, where that is measured too."""
 
 
-@dataclass(frozen=True)
-class Result:
-    machine: dict[str, str]
-    data: str
-    images: int
-    batch: int
-    rates: list[Rate]
-
-
-def bench(
-    folder: Path, ways: Sequence[str], workers: Sequence[int], repeats: int, say: Callable[[str], None]
-) -> Result:
+def bench(folder: Path, ways: Sequence[str], workers: Sequence[int], repeats: int) -> dict[str, Any]:
     """Measure the train split in `folder` (data/beton/<dataset>-rgb) in rounds, each way once a round.
 
     Raises UserError where the split is missing or no bytes, or the machine has fewer cores than workers are asked for.
@@ -178,29 +167,22 @@ def bench(
     cores = sorted(os.sched_getaffinity(0))
     if max(workers) > len(cores):
         raise UserError(f"{max(workers)} workers, but this process may use {len(cores)} cores", "ask for fewer workers")
-    # Ours over numpy reads with one thread whatever it is given.
-    rates: dict[tuple[str, int], list[float]] = {
-        (way, count): [] for way in ways for count in workers if count == 1 or way != "ours over numpy"
-    }
+    measures = {}
     with ExitStack() as stack:
-        children = {}
-        for way, number in rates:
+        for way, number in product(ways, workers):
+            if number > 1 and way == "ours over numpy":
+                continue  # it reads with one thread whatever it is given
             say(f"start {way}, cores: {number}")
             # Each as the train stage prepares its process, but for threads on their own cores: the tensor in memory is
             # four times as fast with it, and the DataLoader and FFCV's transforms no slower.
-            started = process(True, kernels="compiled", setting="cpu", cores=cores[:number])
-            children[way, number] = stack.enter_context(started)
+            child = stack.enter_context(process(True, kernels="compiled", setting="cpu", cores=cores[:number]))
             if way != TORCHVISION:  # which has nothing to compile
-                ask(children[way, number], _rate, way, folder, number, 0)
-        for repeat in range(repeats):
-            say(f"round {repeat + 1} of {repeats}")
-            for (way, number), values in rates.items():
-                values.append(ask(children[way, number], _rate, way, folder, number, AT_LEAST_S))
-        here = ask(list(children.values())[-1], machine)
-    spreads = {row: spread(values) for row, values in rates.items()}
+                ask(child, _rate, way, folder, number, 0)
+            measures[way, number] = partial(ask, child, _rate, way, folder, number, AT_LEAST_S)
+        spreads, here = in_rounds(measures, repeats), ask(child, machine)
     reference = spreads.get((TORCHVISION, max(workers)))
-    found = [Rate(*row, of, of.median / reference.median if reference else None) for row, of in spreads.items()]
-    return Result(here, folder.name, beton.samples, BATCH, found)
+    rates = [Rate(*row, of, of.median / reference.median if reference else None) for row, of in spreads.items()]
+    return {"machine": here, "data": folder.name, "images": beton.samples, "batch": BATCH, "rates": rates}
 
 
 @cache
@@ -211,7 +193,6 @@ def _opened(way: str, folder: Path, workers: int) -> tuple[Epoch, Iterator[int]]
 def _rate(way: str, folder: Path, workers: int, at_least: float) -> float:
     """In the child: images a second over whole epochs, one or more."""
     epoch, numbers = _opened(way, folder, workers)
-    images, started = 0, time.perf_counter()
-    while not images or time.perf_counter() - started < at_least:
-        images += sum(len(labels) for _, labels in epoch(next(numbers)))
-    return images / (time.perf_counter() - started)
+    images: list[int] = []
+    seconds = seconds_of(lambda: images.append(sum(len(labels) for _, labels in epoch(next(numbers)))), at_least)
+    return images[0] / seconds

@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 _setting: "Device" = "auto"
 """Of the device that this process measures on."""
 
@@ -43,9 +44,14 @@ class Spread:
         return f"{self.median:,.{digits}f} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Median and extremes of `values`, at least one."""
-    return Spread(statistics.median(values), min(values), max(values), len(values))
+def in_rounds(measures: Mapping[K, Callable[[], float]], repeats: int, what: str = "") -> dict[K, Spread]:
+    """Median and extremes of each of `measures`, all of which are taken once in every round."""
+    values: dict[K, list[float]] = {key: [] for key in measures}
+    for number in range(repeats):
+        say(f"{what}round {number + 1} of {repeats}")
+        for key, measure in measures.items():
+            values[key].append(measure())
+    return {key: Spread(statistics.median(of), min(of), max(of), repeats) for key, of in values.items()}
 
 
 @contextmanager
@@ -104,16 +110,9 @@ def say_if_busy() -> None:
 
 def device() -> "torch.device":
     """Where this process measures."""
-    from pipeline.training import device as devices
+    from pipeline.training.device import choose
 
-    return devices.choose(_setting)
-
-
-def has_bf16(device: "torch.device") -> bool:
-    """Else precision: bf16 computes in fp32."""
-    from pipeline.training import device as devices
-
-    return devices.computed_in("bf16", device) == "bf16"
+    return choose(_setting)
 
 
 def seconds_of(step: Callable[[], object], at_least: float) -> float:
@@ -121,7 +120,7 @@ def seconds_of(step: Callable[[], object], at_least: float) -> float:
     import torch
 
     steps, started = 0, time.perf_counter()
-    while time.perf_counter() - started < at_least:
+    while not steps or time.perf_counter() - started < at_least:
         step()
         steps += 1
     if device().type == "cuda":
@@ -130,7 +129,7 @@ def seconds_of(step: Callable[[], object], at_least: float) -> float:
 
 
 def peak_gemm(precision: "Precision") -> float:
-    """FLOP a second (2 for each multiply-add) of a square matrix product, for the best of a few sizes."""
+    """10^9 FLOP a second (2 for each multiply-add) of a square matrix product, for the best of a few sizes."""
     import torch
 
     best, dtype = 0.0, torch.bfloat16 if precision == "bf16" else torch.float32
@@ -146,7 +145,7 @@ def peak_gemm(precision: "Precision") -> float:
 
         with on_own_core():
             products()
-            best = max(best, 2 * burst * size**3 / seconds_of(products, 0.2))
+            best = max(best, 2e-9 * burst * size**3 / seconds_of(products, 0.2))
     return best
 
 
@@ -154,9 +153,9 @@ def machine() -> dict[str, str]:
     """Device, versions and settings of this process, in words, for whoever reads a measurement elsewhere."""
     import torch
 
-    from pipeline.training import device as devices
+    from pipeline.training.device import facts
 
-    here = {key: str(value) for key, value in devices.facts(device()).items()}
+    here = {key: str(value) for key, value in facts(device()).items()}
     here |= {"system": platform.platform(terse=True), "cores": str(os.cpu_count()), "torch": torch.__version__}
     if device().type == "cuda":
         here["gpu"] = str(torch.cuda.get_device_properties(device()))

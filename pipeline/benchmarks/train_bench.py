@@ -4,7 +4,7 @@ bench figure-4`: the paper's timing of thin and wide networks, here."""
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import count, repeat
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.benchmarks import loader_bench, measuring
-from pipeline.benchmarks.measuring import Spread, ask, machine, peak_gemm, process, seconds_of, spread
+from pipeline.benchmarks.measuring import Spread, ask, in_rounds, machine, peak_gemm, process, seconds_of
 from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
 from pipeline.data.beton import open_split
 from pipeline.kernels.apply import speed_up
@@ -25,6 +25,7 @@ from pipeline.models.preact_resnet import PreActBlock, PreActResNet, convolution
 from pipeline.models.sync_batch_norm import synchronise
 from pipeline.params import Backend, Kernels, Precision
 from pipeline.publication.paper import Paper
+from pipeline.training.device import computed_in
 from pipeline.training.openmp_threads import on_own_core
 
 DATA = Path("data/beton/cifar10-rgb")
@@ -59,7 +60,7 @@ def default(bf16: bool, backend: Backend = "ffcv", kernels: Kernels = "fused") -
 def ways(device: torch.device, compiled: bool, backend: Backend) -> dict[str, Way]:
     """Label -> way, our loader over `backend`. Each adds one thing to the one before, up to the default; then, where
     `compiled`, torch.compile instead of our kernels on a CPU."""
-    gpu, bf16 = device.type == "cuda", measuring.has_bf16(device)
+    gpu, bf16 = device.type == "cuda", computed_in("bf16", device) == "bf16"
     added: list[tuple[str, dict[str, Any]]] = [
         ("+ channels_last", {"channels_last": True}),
         *([("+ bf16 autocast", {"bf16": True})] if bf16 else []),
@@ -123,16 +124,13 @@ def warm_step(
     return step
 
 
-def random_batches(batch: int, size: int) -> Batches:
-    """One mini-batch of random images, again and again, where it is trained on."""
+def training_rate(network: str, batch: int, size: int, way: Way, **settings: bool) -> float:
+    """Training images a second on random images of `size` x `size`, the same in every step, which lie where it trains;
+    keeps nothing. `settings` are warm_step's."""
     device = measuring.device()
     images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
-    return repeat((images, torch.randint(10, (batch,), device=device)))
-
-
-def training_rate(network: str, batch: int, size: int, way: Way, **settings: bool) -> float:
-    """Training images a second on random images of `size` x `size`; keeps nothing. `settings` are warm_step's."""
-    return batch / seconds_of(warm_step(network, way, random_batches(batch, size), **settings), MEASURE_S)
+    batches = repeat((images, torch.randint(10, (batch,), device=device)))
+    return batch / seconds_of(warm_step(network, way, batches, **settings), MEASURE_S)
 
 
 def batch_of(network: Network) -> int:
@@ -140,20 +138,21 @@ def batch_of(network: Network) -> int:
     return 32 if network.name == "WRN-28-10" else 128
 
 
-def images_per_second(network: str, batch: int, way: Way, data: Path) -> float:
+def images_per_second(network: Network, way: Way) -> float:
     """Training images a second; the first call for a way builds it and warms it up. Runs in a child process."""
-    return batch / seconds_of(_loading_step(network, batch, way, data), MEASURE_S)
+    return batch_of(network) / seconds_of(_loading_step(network, way), MEASURE_S)
 
 
 @cache
-def _loading_step(network: str, batch: int, way: Way, data: Path) -> Callable[[], None]:
+def _loading_step(network: Network, way: Way) -> Callable[[], None]:
+    batch = batch_of(network)
     if way.loader == "torchvision":
-        epoch = loader_bench.torchvision(data, 2, batch)
+        epoch = loader_bench.torchvision(DATA, 2, batch)
     else:
         dtype = torch.bfloat16 if way.bf16 else torch.float32
-        epoch = loader_bench.ours(way.loader, dtype, data, 1, batch, measuring.device())
+        epoch = loader_bench.ours(way.loader, dtype, DATA, 1, batch, measuring.device())
     whole = (part for number in count() for part in epoch(number) if len(part[1]) == batch)
-    return warm_step(network, way, whole)
+    return warm_step(network.name, way, whole)
 
 
 @dataclass(frozen=True)
@@ -172,53 +171,37 @@ class Row:
     """Over the baseline, the public port."""
 
 
-@dataclass(frozen=True)
-class TrainBench:
-    """All that was measured, and on what."""
-
-    machine: dict[str, str]
-    """As `measuring.machine` says it, in the process that measured our way."""
-    peak_gemm_gflops: dict[Precision, Spread]
-    rows: tuple[Row, ...]
-
-
-def bench(
-    networks: Sequence[str], repeats: int, backend: Backend, *, compiled: bool, say: Callable[[str], None]
-) -> TrainBench:
+def bench(networks: Sequence[str], repeats: int, backend: Backend, *, compiled: bool) -> dict[str, Any]:
     """Measure each way `repeats` times, in rounds, our loader over `backend`.
 
     Raises UserError for a bad name, or data that is not converted.
     """
     parsed = [parse(name) for name in networks]
     open_split(DATA, "train")
-    device = measuring.device()
-    settings = ways(device, compiled, backend)
-    rates: dict[Precision, list[float]] = {"fp32": [], "bf16": []} if measuring.has_bf16(device) else {"fp32": []}
-    measured: dict[tuple[Network, str], list[float]] = {(of, label): [] for of in parsed for label in settings}
+    settings = ways(measuring.device(), compiled, backend)
+    precisions: list[Precision] = ["fp32", computed_in("bf16", measuring.device())]
+    measured = {}
     with ExitStack() as stack:
-        processes = {prepared: stack.enter_context(process(prepared)) for prepared in (False, True)}
+        children = {prepared: stack.enter_context(process(prepared)) for prepared in (False, True)}
         for network in parsed:
-            for number in range(repeats):
-                say(f"{network.name}: round {number + 1} of {repeats}")
-                for label, way in settings.items():
-                    asked = (network.name, batch_of(network), way, DATA.resolve())
-                    measured[network, label].append(ask(processes[way.prepared], images_per_second, *asked))
-            for child in processes.values():
+            asked = {
+                label: partial(ask, children[way.prepared], images_per_second, network, way)
+                for label, way in settings.items()
+            }
+            measured[network] = in_rounds(asked, repeats, f"{network.name}: ")
+            for child in children.values():
                 ask(child, _loading_step.cache_clear)
         # Last: a way that was measured after these products, in another process, was seen to come to half its rate.
-        for precision, values in rates.items():
-            values += [ask(processes[True], peak_gemm, precision) / 1e9 for _ in range(repeats)]
-        here = ask(processes[True], machine)
-    peaks = {precision: spread(values) for precision, values in rates.items()}
-    ceiling = max(peak.median for peak in peaks.values())
+        products = {precision: partial(ask, children[True], peak_gemm, precision) for precision in precisions}
+        peaks, here = in_rounds(products, repeats, "matrix products: "), ask(children[True], machine)
     rows = []
-    for (network, label), values in measured.items():
+    for network, speeds in measured.items():
         gflop = 2 * FORWARD_AND_BACKWARD * multiply_adds(network, network.image_size, network.num_classes) / 1e9
-        speed, baseline = spread(values), spread(measured[network, BASELINE])
-        gflops = speed.median * gflop
-        speed_up = speed.median / baseline.median
-        rows.append(Row(network.name, batch_of(network), label, speed, gflops, gflops / ceiling, speed_up))
-    return TrainBench(here, peaks, tuple(rows))
+        for label, speed in speeds.items():
+            rate, of_baseline = speed.median * gflop, speed.median / speeds[BASELINE].median
+            of_peak = rate / max(peak.median for peak in peaks.values())
+            rows.append(Row(network.name, batch_of(network), label, speed, rate, of_peak, of_baseline))
+    return {"machine": here, "peak_gemm_gflops": peaks, "rows": rows}
 
 
 FIGURE_4_BATCH = 32
@@ -237,31 +220,21 @@ class Timing:
     ratio: float
 
 
-@dataclass(frozen=True)
-class Figure4:
-    machine: dict[str, str]
-    """As `measuring.machine` says it, and the kernels."""
-    precision: Precision
-    timings: tuple[Timing, ...]
-
-
-def figure_4(paper: Paper, precision: Precision, repeats: int, say: Callable[[str], None]) -> Figure4:
+def figure_4(paper: Paper, precision: Precision, repeats: int) -> dict[str, Any]:
     """Time the networks of the paper's Figure 4 in rounds. The paper's are of a Titan X, so only ratios carry over."""
     printed = {claim.network: claim.value for claim in paper.claims if claim.metric == "batch32_ms"}
-    ms: dict[str, list[float]] = {network: [] for network in printed}
     # The fastest but torch.compile: to compile a thousand layers takes too long.
     kernels: Kernels = "fused" if measuring.device().type == "cpu" else "torch"
     way = default(precision == "bf16", kernels=kernels)
     with process(prepared=True) as child:
-        for number in range(repeats):
-            say(f"round {number + 1} of {repeats}")
-            for network, values in ms.items():
-                rate = ask(child, training_rate, network, FIGURE_4_BATCH, 32, way, update=False)
-                values.append(1000 * FIGURE_4_BATCH / rate)
+
+        def milliseconds(network: str) -> float:
+            return 1000 * FIGURE_4_BATCH / ask(child, training_rate, network, FIGURE_4_BATCH, 32, way, update=False)
+
+        ours = in_rounds({network: partial(milliseconds, network) for network in printed}, repeats)
         here = ask(child, machine) | {"kernels": kernels}
-    ours = {network: spread(values) for network, values in ms.items()}
-    timings = tuple(
+    timings = [
         Timing(name, value, value / printed[REFERENCE], ours[name], ours[name].median / ours[REFERENCE].median)
         for name, value in printed.items()
-    )
-    return Figure4(here, precision, timings)
+    ]
+    return {"machine": here, "precision": precision, "timings": timings}

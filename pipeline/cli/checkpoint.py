@@ -8,22 +8,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument
 
-from pipeline.cli import completion
+from pipeline.cli.options import Run, To
+
+EXAMPLE = "Example: wrn-pipe checkpoint export cifar10-wrn-40-1-quick-s1 --to s1.zip"
 
 app = typer.Typer(
-    no_args_is_help=True,
-    help="Take an unfinished training to another machine, and go on there.",
-    epilog="Example: wrn-pipe checkpoint export cifar10-wrn-40-1-quick-s1 --to s1.zip",
+    no_args_is_help=True, help="Take an unfinished training to another machine, and go on there.", epilog=EXAMPLE
 )
 _ABOUT = "checkpoint.json"
 
 
-@app.command(epilog="Example: wrn-pipe checkpoint export cifar10-wrn-40-1-quick-s1 --to s1.zip")
-def export(
-    run: Annotated[str, typer.Argument(help="A run of params.yaml.", autocompletion=completion.runs)],
-    to: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
-) -> None:
+@app.command(epilog=EXAMPLE)
+def export(run: Run, to: To) -> None:
     """Write the last saved state of a run into one file that checks itself."""
     import zipfile
 
@@ -47,7 +45,7 @@ def export(
 
 
 @app.command("import", epilog="Example: wrn-pipe checkpoint import s1.zip")
-def take(file: Annotated[Path, typer.Argument(help="A file of wrn-pipe checkpoint export.")]) -> None:
+def take(file: Annotated[Path, Argument(help="A file of wrn-pipe checkpoint export.")]) -> None:
     """Put such a state where its training goes on from. Refused, with what differs, for other settings, code, data."""
     import json
     import zipfile

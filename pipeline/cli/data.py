@@ -4,20 +4,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
-from pipeline.cli import completion
+from pipeline.cli.options import Json, of_plan
+from pipeline.cli.output import print_json, report
+from pipeline.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from pipeline.dataset_config import Dataset
-    from pipeline.runner.data_state import Standing
+    from pipeline.params import Plan
 
 app = typer.Typer(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: wrn-pipe data --json",
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
@@ -32,32 +32,23 @@ def data(context: typer.Context, json: Json = False) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from dataclasses import asdict
-    from json import dumps
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
 
     from pipeline.runner.data_state import known_datasets, standings
     from pipeline.runner.params_file import load
 
     listed = standings(load(), known_datasets())
     if json:
-        typer.echo(dumps([asdict(standing) for standing in listed], indent=2))
-    else:
-        _print(listed)
-
-
-def _print(listed: "list[Standing]") -> None:
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-
-    from pipeline.params import PARAMS
-
+        print_json(listed)
+        return
     table = Table(box=SIMPLE)
     for column in ("dataset", "state", "size", "stored as", "sources, in order"):
         table.add_column(column, overflow="fold", no_wrap=column == "size")
     for row in listed:
         size = _size(row.bytes_here) if row.bytes_here else f"({_size(row.bytes_raw)})"
-        state = row.state if row.planned else f"{row.state}, not in {PARAMS}".removeprefix("missing, ")
+        state = row.state if row.planned else f"{row.state}, not in params.yaml".removeprefix("missing, ")
         kept = [name if done == "converted" else f"{name} {done}" for name, done in row.representations.items()]
         table.add_row(row.name, state, size, "\n".join(kept), "\n".join(row.sources))
     Console().print(table)
@@ -65,7 +56,7 @@ def _print(listed: "list[Standing]") -> None:
     if lacking := [row.name for row in listed if row.planned and row.state != "converted"]:
         typer.echo(f"Next: wrn-pipe repro convert fetches and converts what is not ready: {', '.join(lacking)}.")
     if any(not row.planned for row in listed):
-        typer.echo(f"wrn-pipe plan adds a dataset to {PARAMS} with the runs that need it.")
+        typer.echo("wrn-pipe plan adds a dataset to params.yaml with the runs that need it.")
 
 
 def _size(count: int) -> str:
@@ -76,11 +67,7 @@ def _size(count: int) -> str:
 def verify(
     dataset: Annotated[
         str | None,
-        typer.Argument(
-            help="Only this dataset. Default: all that are here.",
-            show_default=False,
-            autocompletion=completion.planned_datasets,
-        ),
+        Argument(help="Only this dataset. Default: all that are here.", autocompletion=of_plan("datasets")),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -90,35 +77,26 @@ def verify(
     .beton files; each .beton file with its card; each folder as a whole with dvc.lock. What is not here or on no record
     is said to be unchecked, and is not wrong. Exit code: 0 nothing is wrong, 1 something is, 2 a mistake to fix.
     """
-    from pipeline.cli.verify import report
-    from pipeline.evidence.data_check import verify as findings
+    from pipeline.evidence.data_check import verify
     from pipeline.runner.data_state import RAW, beton_folders
     from pipeline.runner.params_file import load
 
     plan = load()
     if dataset is not None:
-        _planned(dataset, RAW / dataset, *beton_folders(dataset, plan).values())
+        _need(dataset, plan, RAW / dataset, *beton_folders(dataset, plan).values())
     fix = "To get them right: delete the folder that each is in, then wrn-pipe repro convert"
     absent = "Not checked is what is not here or on no record: each line says why."
-    report(findings(plan.datasets if dataset is None else [dataset], plan), json, fix, absent)
+    report(verify(plan.datasets if dataset is None else [dataset], plan), json, fix, absent)
 
 
 @app.command(epilog="Example: wrn-pipe data show cifar10 --augmented --seed 1 --epoch 3 --out cifar10.png")
 def show(
-    dataset: Annotated[
-        str,
-        typer.Argument(help="A dataset of params.yaml that is fetched.", autocompletion=completion.planned_datasets),
-    ],
-    augmented: Annotated[
-        bool,
-        typer.Option("--augmented", help="Each image before and after augmentation, and whitened where so stored."),
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the training.")] = 1,
-    epoch: Annotated[int, typer.Option(min=0, help="Epoch of the training, from 0.")] = 0,
-    count: Annotated[int, typer.Option(min=1, max=1000, help="Number of images.")] = 30,
-    out: Annotated[
-        Path | None, typer.Option(help="The picture to write. Default: DATASET.png.", show_default=False)
-    ] = None,
+    dataset: Annotated[str, Argument(help="A fetched dataset of params.yaml.", autocompletion=of_plan("datasets"))],
+    augmented: Annotated[bool, Option("--augmented", help="Each image before and after augmentation.")] = False,
+    seed: Annotated[int, Option(min=0, max=2**32 - 1, help="Seed of the training.")] = 1,
+    epoch: Annotated[int, Option(min=0, help="Epoch of the training, from 0.")] = 0,
+    count: Annotated[int, Option(min=1, max=1000, help="Number of images.")] = 30,
+    out: Annotated[Path | None, Option(help="The picture to write. Default: DATASET.png.")] = None,
 ) -> None:
     """Draw the training images that a training with this seed sees first in this epoch, with their labels.
 
@@ -129,24 +107,21 @@ def show(
     from pipeline.data.conversion import load as load_split
     from pipeline.data.image_sheet import augmented_rows, sheet
     from pipeline.data.sampler import sample_order
-    from pipeline.errors import UserError
-    from pipeline.runner.data_state import BETON, RAW
+    from pipeline.runner.data_state import RAW, beton_folders
     from pipeline.runner.params_file import load
 
-    entry = _planned(dataset, RAW / dataset)
-    if entry.shape is None:
+    plan = load()
+    _need(dataset, plan, RAW / dataset)
+    if plan.datasets[dataset].shape is None:
         raise UserError(f"{dataset} has images of many shapes, which this does not draw", "choose another dataset")
-    to = out or Path(f"{dataset}.png")
     images, labels = load_split(RAW / dataset, "train")
     chosen = sample_order(seed, epoch, len(images))[:count]
-    title = f"{entry.title}, the first {len(chosen)} training images of epoch {epoch} with seed {seed}"
+    rows = {"as published": images[chosen]}
     if augmented:
-        zca = BETON / f"{dataset}-zca"
-        white = f"{dataset}-zca" in load().representations and (zca / "card.json").is_file()
-        rows = augmented_rows(images, chosen, seed, epoch, zca if white else None)
-    else:
-        rows = {"as published": images[chosen]}
-    picture = sheet(title, rows, labels[chosen])
+        white = beton_folders(dataset, plan).get("zca")
+        rows = augmented_rows(images, chosen, seed, epoch, white if white and white.is_dir() else None)
+    first = f"the first {len(chosen)} training images of epoch {epoch} with seed {seed}"
+    picture, to = sheet(f"{plan.datasets[dataset].title}, {first}", rows, labels[chosen]), out or f"{dataset}.png"
     try:
         picture.save(to)
     except (OSError, ValueError) as error:  # or a format that pillow does not know
@@ -154,18 +129,13 @@ def show(
     typer.echo(f"{to}: {len(chosen)} images, {', '.join(rows)}")
 
 
-def _planned(name: str, *folders: Path) -> "Dataset":
-    """The entry of params.yaml. Raises UserError where there is none, or none of its `folders` is here."""
-    from pipeline.errors import UserError
-    from pipeline.params import PARAMS, nearest
+def _need(name: str, plan: "Plan", *folders: Path) -> None:
+    """Raise UserError where params.yaml has no such dataset, or none of its `folders` is here."""
     from pipeline.runner.data_state import known_datasets
-    from pipeline.runner.params_file import load
 
-    datasets = load().datasets
-    if name not in datasets and name in known_datasets():
-        raise UserError(f"{name} is not in {PARAMS}", f"wrn-pipe plan --paper-table all --dataset {name} adds it")
-    if name not in datasets:
-        raise UserError(f"{PARAMS} has no dataset {name!r}", nearest(name, datasets, "dataset"))
+    if name not in plan.datasets and name in known_datasets():
+        raise UserError(f"{name} is not in params.yaml", f"wrn-pipe plan --paper-table all --dataset {name} adds it")
+    if name not in plan.datasets:
+        raise UserError(f"params.yaml has no dataset {name!r}", nearest(name, plan.datasets, "dataset"))
     if not any(folder.is_dir() for folder in folders):
         raise UserError(f"{name} is not in {' or '.join(map(str, folders))}", f"wrn-pipe repro download@{name}")
-    return datasets[name]

@@ -1,17 +1,19 @@
 """`wrn-pipe doctor`: what this machine offers a reproduction, and what to do about the parts that are not there."""
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import typer
+
+from pipeline.cli.options import Json
+from pipeline.cli.output import print_json
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "environment" / "requirements.lock"
@@ -35,28 +37,24 @@ class Check:
     remedy: str = ""
 
 
-def code(text: str) -> tuple[str, ...]:
-    """A command that runs Python."""
-    # -P: a folder of the same name in the current directory must not be taken for the package.
-    return (sys.executable, "-P", "-c", text)
-
-
+# -P: a folder of the same name in the current directory must not be taken for the package.
+_PYTHON = (sys.executable, "-P", "-c")
 _BF16 = "from pipeline.training.device import *; exit(computed_in('bf16', choose('auto')) != 'bf16' and 'none')"
 COMMANDS: dict[str, tuple[Sequence[str], State, str]] = {
-    "torch": (code("import torch; print(torch.__version__)"), "missing", SET_UP_AGAIN),
+    "torch": ((*_PYTHON, "import torch; print(torch.__version__)"), "missing", SET_UP_AGAIN),
     "gpu": (
-        code("from torch import cuda; cuda.init(); print(cuda.device_count(), cuda.get_device_name())"),
+        (*_PYTHON, "from torch import cuda; cuda.init(); print(cuda.device_count(), cuda.get_device_name())"),
         "note",
         "without one only small networks train in reasonable time; with one, see its driver and CUDA_VISIBLE_DEVICES",
     ),
-    "native bf16": (code(_BF16), "note", "precision: bf16 computes in fp32 here; run.json says so"),
+    "native bf16": ((*_PYTHON, _BF16), "note", "precision: bf16 computes in fp32 here; run.json says so"),
     "ffcv": (
-        code("import ffcv.loader"),
+        (*_PYTHON, "import ffcv.loader"),
         "missing" if sys.platform == "linux" else "note",  # it exists for Linux only
         f"{SET_UP_AGAIN}; or train with the numpy loader: loading.backend: numpy in params.yaml",
     ),
     "kernels": (
-        code("from pipeline.kernels.build_kernels import built_with; print('built by', built_with())"),
+        (*_PYTHON, "from pipeline.kernels.build_kernels import built_with; print('built by', built_with())"),
         "missing",
         "install g++, or set kernels: torch in params.yaml, which is slower on a CPU",
     ),
@@ -67,27 +65,14 @@ COMMANDS: dict[str, tuple[Sequence[str], State, str]] = {
 """Name -> a command that ends well where it is there, what it is where it is not, and the remedy."""
 
 
-def check_command(name: str) -> Check:
-    """By a process of its own, which may crash."""
-    command, otherwise, remedy = COMMANDS[name]
-    ok, found = run(*command)
-    return Check(name, "ok", found or "yes") if ok else Check(name, otherwise, found, remedy)
-
-
 def run(*command: str) -> tuple[bool, str]:
-    """Whether a command ended well, and the last line that it printed, or how it failed."""
+    """Whether a command ended well, and the last line that it printed, or how it failed. It may crash."""
     # The user's own npm comes before that of set-up, which runs on the node beside it.
     path = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
+    env, stdin = {**os.environ, "PATH": path}, subprocess.DEVNULL
     try:
         done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "PATH": path},
-            stdin=subprocess.DEVNULL,
-            text=True,
-            capture_output=True,
-            timeout=CHILD_TIMEOUT_S,
-            check=False,
+            command, cwd=ROOT, env=env, stdin=stdin, text=True, capture_output=True, timeout=CHILD_TIMEOUT_S
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return False, str(error)
@@ -103,7 +88,6 @@ def check_packages() -> Check:
     from importlib.metadata import PackageNotFoundError, version
 
     from packaging.requirements import Requirement
-    from packaging.version import Version
 
     if not LOCK.exists():
         return Check("packages", "missing", f"{LOCK} not found", f"use wrn-pipe in a clone of the repository: {SET_UP}")
@@ -111,13 +95,13 @@ def check_packages() -> Check:
     pins = [pin for pin in map(Requirement, lines) if pin.marker is None or pin.marker.evaluate()]
     differences = []
     for pin in pins:
-        locked = next(iter(pin.specifier)).version
         try:
-            # A build tag (torch's +cu130, +cpu) is the same release from another index.
-            if Version(installed := version(pin.name)).public != Version(locked).public:
-                differences.append(f"{pin.name} {installed} (lock: {locked})")
+            installed = version(pin.name)
         except PackageNotFoundError:
-            differences.append(f"{pin.name} not installed (lock: {locked})")
+            installed = "not installed"
+        # A build tag (torch's +cu130, +cpu) is the same release from another index, and fits.
+        if installed == "not installed" or not pin.specifier.contains(installed, prereleases=True):
+            differences.append(f"{pin.name} {installed} (lock: {str(pin.specifier).removeprefix('==')})")
     if not differences:
         return Check("packages", "ok", f"all {len(pins)} as in environment/requirements.lock, at {sys.prefix}")
     more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""
@@ -129,28 +113,29 @@ def check_disk() -> Check:
     if not os.access(ROOT, os.W_OK | os.X_OK):
         return Check("disk", "missing", f"{ROOT} is not writable", "make it so: every stage writes below it")
     free_gb = shutil.disk_usage(ROOT).free / 1e9
-    found = f"{free_gb:.1f} GB free for {ROOT}"
-    if free_gb >= LOW_DISK_GB:
-        return Check("disk", "ok", found)
-    return Check("disk", "note", found, "free some space, such as old checkpoints in scratch/")
+    state: State = "ok" if free_gb >= LOW_DISK_GB else "note"
+    return Check("disk", state, f"{free_gb:.1f} GB free for {ROOT}", "free some, such as old checkpoints in scratch/")
 
 
 def checks() -> list[Check]:
     """All of them."""
     from concurrent.futures import ThreadPoolExecutor
 
+    def by_command(name: str) -> Check:
+        command, otherwise, remedy = COMMANDS[name]
+        ok, found = run(*command)
+        return Check(name, "ok", found or "yes") if ok else Check(name, otherwise, found, remedy)
+
     with ThreadPoolExecutor(max_workers=4) as pool:  # the slow ones wait for child processes
-        return [check_packages(), *pool.map(check_command, COMMANDS), check_disk()]
+        return [check_packages(), *pool.map(by_command, COMMANDS), check_disk()]
 
 
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON, for a program to read.")] = False,
-) -> None:
+def doctor(as_json: Json = False) -> None:
     """Check this machine: environment, FFCV, GPU, tools, disk. Exit code 1 when something required is missing."""
     found = checks()
     healthy = all(check.state != "missing" for check in found)
     if as_json:
-        typer.echo(json.dumps({"ok": healthy, "checks": [asdict(check) for check in found]}, indent=2))
+        print_json({"ok": healthy, "checks": found})
     else:
         colours = {"ok": "green", "missing": "red", "note": "yellow"}
         for check in found:

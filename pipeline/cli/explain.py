@@ -3,29 +3,28 @@
 from typing import Annotated
 
 import typer
+from typer import Option
 
-from pipeline.cli import completion
-from pipeline.publication.wide_resnet import ONE_TABLE, PAPER
-
-EPILOG = "Example: wrn-pipe explain --paper-table 4 --row WRN-40-1 --dataset cifar10"
+from pipeline.cli.options import Json, OfDataset, networks
+from pipeline.cli.output import print_json
+from pipeline.publication.wide_resnet import PAPER
 
 
 def explain(
-    paper_table: Annotated[str, typer.Option(metavar="TABLE", help=ONE_TABLE, autocompletion=completion.single_tables)],
-    row: Annotated[
-        str, typer.Option(help="A network of it, as the paper prints it.", autocompletion=completion.networks)
+    paper_table: Annotated[
+        str, Option(metavar="TABLE", help=f"{', '.join(PAPER.tables)}.", autocompletion=lambda: list(PAPER.tables))
     ],
-    dataset: Annotated[
-        str | None, typer.Option(help="Only this dataset, such as cifar100.", autocompletion=completion.datasets)
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    row: Annotated[str, Option(help="A network of it, as the paper prints it.", autocompletion=networks)],
+    dataset: OfDataset = None,
+    json: Json = False,
 ) -> None:
     """Tell what the paper claims in a row of a table and where it says so, what stands behind our number, and why the
-    verdict is what it is.
-    """
-    from pipeline.atomic_write import json_text
+    verdict is what it is."""
     from pipeline.evidence import provenance_summary, provenance_text
     from pipeline.runner.params_file import load
 
     told = provenance_summary.of_claims(PAPER, load(), paper_table, row, dataset)
-    typer.echo(json_text(told) if json else provenance_text.claims(told, PAPER), nl=False)
+    if json:
+        print_json(told)
+    else:
+        typer.echo(provenance_text.claims(told, PAPER), nl=False)

@@ -2,38 +2,39 @@
 
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 from shlex import join
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 
-from pipeline.cli import (
-    bench,
-    bundle,
-    checkpoint,
-    compare,
-    data,
-    doctor,
-    estimate,
-    evidence,
-    explain,
-    export,
-    net,
-    plan,
-    repro,
-    show,
-    stage,
-    status,
-    track,
-    ui,
-    verify,
-    wanted,
-)
 from pipeline.errors import UserError, exit_on_error
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.interruptions import NOTHING_HALF_DONE, stop_at_once
 from pipeline.training.openmp_threads import wait_briefly
+
+COMMANDS = {
+    "repro": "train@cifar10-wrn-40-1-quick-s1",
+    "status": "--json",
+    "plan": "--paper-table 4 --row WRN-16-8 --dataset cifar100 --seeds 5",
+    "estimate": "--paper-table 4 --seeds 5",
+    "compare": "--paper-table 4 --dataset cifar10 --format markdown",
+    "wanted": "--paper-table 4",
+    "show": "cifar10-wrn-40-1-quick-s1",
+    "explain": "--paper-table 4 --row WRN-40-1 --dataset cifar10",
+    "verify": "--deep",
+    "bundle": "--to wrn.zip, and elsewhere: wrn-pipe verify --bundle wrn.zip",
+    "export": "cifar10-wrn-40-1-quick-s1 --layout authors --to wrn-40-1.safetensors",
+    "stage": "train cifar10-wrn-40-1-quick-s1",
+    "net": "'WRN-40-2-B(1,3,1)'",
+    "ui": "--port 5001",
+    "doctor": "--json",
+}
+"""Command -> an example of its words. Each is the function of its name in the module of its name."""
+GROUPS = ("evidence", "checkpoint", "data", "track", "bench")
+"""Of commands; each is the `app` of the module of its name."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,6 +43,11 @@ app = typer.Typer(
     help=f"Reproduce the tables of a paper and judge them. {PAPER.citation}",
     epilog="Start with: wrn-pipe doctor, then wrn-pipe repro, then wrn-pipe compare --paper-table 4",
 )
+for name, words in COMMANDS.items():
+    function = getattr(import_module(f"pipeline.cli.{name}"), name)
+    app.command(epilog=f"Example: wrn-pipe {name} {words}")(function)
+for name in GROUPS:
+    app.add_typer(import_module(f"pipeline.cli.{name}").app, name=name)
 
 
 def _version(wanted: bool) -> None:
@@ -63,34 +69,10 @@ def _version(wanted: bool) -> None:
 def _common(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", is_eager=True, callback=_version, help="Print the version, and the commit of a checkout."
-        ),
+        Option("--version", is_eager=True, callback=_version, help="Print the version, and the commit of a checkout."),
     ] = False,
 ) -> None:
     pass
-
-
-app.command(epilog="Example: wrn-pipe repro train@cifar10-wrn-40-1-quick-s1")(repro.repro)
-app.command(epilog=status.EPILOG)(status.status)
-app.command(epilog=plan.EPILOG)(plan.plan)
-app.command(epilog=estimate.EPILOG)(estimate.estimate)
-app.command(epilog=compare.EPILOG)(compare.compare)
-app.command(epilog=wanted.EPILOG)(wanted.wanted)
-app.command(epilog=show.EPILOG)(show.show)
-app.command(epilog=explain.EPILOG)(explain.explain)
-app.command(epilog=verify.EPILOG)(verify.verify)
-app.command(epilog=bundle.EPILOG)(bundle.bundle)
-app.add_typer(evidence.app, name="evidence")
-app.command(epilog=export.EPILOG)(export.export)
-app.add_typer(checkpoint.app, name="checkpoint")
-app.add_typer(data.app, name="data")
-app.command(epilog="Example: wrn-pipe stage train cifar10-wrn-40-1-quick-s1")(stage.stage)
-app.command(epilog="Example: wrn-pipe net 'WRN-40-2-B(1,3,1)'")(net.net)
-app.add_typer(track.app, name="track")
-app.command(epilog="Example: wrn-pipe ui --port 5001")(ui.ui)
-app.command(epilog="Example: wrn-pipe doctor --json")(doctor.doctor)
-app.add_typer(bench.app, name="bench")
 
 
 def _called(words: list[str]) -> tuple[Any, str]:
@@ -109,14 +91,10 @@ def _called(words: list[str]) -> tuple[Any, str]:
 def _refuse_repeated(words: list[str]) -> None:
     """Raise UserError for an option that takes one value and is given two: the parser would drop the first."""
     command, path = _called(words)
-    words = words[: words.index("--")] if "--" in words else words
-    if {"-h", "--help"} & set(words):
-        return
-    given = [word.partition("=")[0] for word in words]
+    given = [word.partition("=")[0] for word in words[: words.index("--") if "--" in words else None]]
     for option in command.params:
-        if getattr(option, "multiple", True) or getattr(option, "is_flag", True):
-            continue
-        if sum(given.count(name) for name in option.opts) > 1:
+        takes_one = not getattr(option, "multiple", True) and not getattr(option, "is_flag", True)
+        if takes_one and sum(map(given.count, option.opts)) > 1:
             raise UserError(f"{path}: {option.opts[0]} is given twice and takes one value", f"{path} --help")
 
 

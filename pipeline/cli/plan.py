@@ -1,48 +1,46 @@
 """wrn-pipe plan: write the runs behind the paper's numbers into params.yaml."""
 
+import difflib
+import sys
+import textwrap
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
-from pipeline.cli import completion
-from pipeline.publication.wide_resnet import PAPER, TABLES
+from pipeline.cli.options import OfDataset, Row, Tables, of_plan
+from pipeline.cli.output import in_colour
+from pipeline.errors import UserError
+from pipeline.progress import counted
+from pipeline.publication.wide_resnet import PAPER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pipeline.runner.plan_edit import Addition
 
-EPILOG = "Example: wrn-pipe plan --paper-table 4 --row WRN-16-8 --dataset cifar100 --seeds 5"
+
+def _protocols() -> list[str]:
+    return list(dict.fromkeys([*of_plan("protocols")(), *PAPER.protocols]))
 
 
 def plan(
-    paper_table: Annotated[str, typer.Option(metavar="TABLE", help=TABLES, autocompletion=completion.tables)],
-    row: Annotated[
-        str | None, typer.Option(help="Only this network, as the paper prints it.", autocompletion=completion.networks)
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Only this dataset, such as cifar100.", autocompletion=completion.datasets)
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each network: seeds 1 to this.")] = 5,
+    paper_table: Tables,
+    row: Row = None,
+    dataset: OfDataset = None,
+    seeds: Annotated[int, Option(min=1, help="Runs of each network: seeds 1 to this.")] = 5,
     protocol: Annotated[
-        str | None,
-        typer.Option(
-            help="Train by this protocol of params.yaml. Default: the paper's for each number.",
-            autocompletion=completion.protocols,
-        ),
+        str | None, Option(help="Train by this one. Default: the paper's for each number.", autocompletion=_protocols)
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the difference, write nothing.")] = False,
+    yes: Annotated[bool, Option("--yes", "-y", help="Write without asking.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Show the difference, write nothing.")] = False,
 ) -> None:
     """Add the runs behind a table of the paper to params.yaml, with the protocols and datasets that they need.
 
     Shows the difference and asks before it writes; where nobody can be asked (no terminal), it writes with --yes only.
+    --protocol trains all of them by one of params.yaml or of the paper, such as quick.
     What params.yaml has already stays as it is, so a second time adds nothing. Nothing is trained: wrn-pipe repro does.
     Exit code: 0 done, also when nothing was written; 2 a mistake you can fix.
     """
-    import sys
-
-    from pipeline.errors import UserError
     from pipeline.params import PARAMS
     from pipeline.runner.params_file import load
     from pipeline.runner.plan_edit import extend, groups_of, write
@@ -50,8 +48,7 @@ def plan(
     if yes and dry_run:
         raise UserError("--yes writes and --dry-run does not", "leave one of them out")
     tables = PAPER.table_names(paper_table)
-    claims, current = PAPER.chosen(tables, dataset, row), load()
-    groups, left_out = groups_of(PAPER, claims, current, protocol)
+    groups, left_out = groups_of(PAPER, PAPER.chosen(tables, dataset, row), load(), protocol)
     if not groups:
         raise UserError(
             f"nothing to train for these numbers: {'; '.join(left_out)}",
@@ -80,39 +77,26 @@ def plan(
 
 def _show(addition: "Addition") -> None:
     """The unified difference, in colour on a terminal, and what it adds up to."""
-    import difflib
-    import os
-    import sys
-
-    from pipeline.params import PARAMS
     from pipeline.runner.plan_edit import cost_of
 
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     before, after = addition.before.splitlines(), addition.after.splitlines()
-    for line in difflib.unified_diff(before, after, str(PARAMS), f"{PARAMS} (planned)", lineterm=""):
+    for line in difflib.unified_diff(before, after, "params.yaml", "params.yaml (planned)", lineterm=""):
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[0])
-        typer.echo(typer.style(line, fg=style) if colour and style else line)
-    runs = sum(map(len, addition.added.values()))
+        typer.echo(typer.style(line, fg=style) if in_colour() else line)
     already = f" ({addition.present} more are there already)" if addition.present else ""
-    count = f"{runs} run{'' if runs == 1 else 's'}{already}"
-    typer.echo(f"\nAdds {count}: {cost_of(PAPER, addition)} in all, estimated.")
+    runs = counted(sum(map(len, addition.added.values())), "run")
+    typer.echo(f"\nAdds {runs}{already}: {cost_of(PAPER, addition)} in all, estimated.")
 
 
 def _outlook(addition: "Addition", seeds: int) -> str:
     """What the added runs could tell of the paper's numbers and orderings."""
-    import textwrap
-    from collections import Counter
-
     from pipeline.comparison.statistical_power import of_claim, of_ordering
     from pipeline.comparison.statistics import LOOKS
     from pipeline.publication.claims import canonical
 
-    claims = [
-        claim
-        for group in addition.added
-        for claim in group.claims
-        if (recipe := PAPER.protocol_of(claim)) and recipe.name == group.protocol
-    ]
+    pairs = [(group, claim) for group in addition.added for claim in group.claims]
+    recipes = {claim: recipe.name for _, claim in pairs if (recipe := PAPER.protocol_of(claim))}
+    claims = [claim for group, claim in pairs if recipes.get(claim) == group.protocol]
     if not claims:
         return "They say nothing about the paper's numbers, which were measured by another protocol."
     if seeds < LOOKS[0]:
@@ -128,17 +112,17 @@ def _outlook(addition: "Addition", seeds: int) -> str:
         f"one margin off,\nthey say better or worse in {one_off}, two margins off in {two_off} "
         "(should runs spread as published re-runs do)."
     ]
-    planned = Counter((run.dataset, canonical(run.network), run.protocol) for run in addition.plan.runs.values())
+    runs = Counter((run.dataset, canonical(run.network), run.protocol) for run in addition.plan.runs.values())
     for ordering in PAPER.orderings:
         sides = {claim for pair in ordering.pairs for claim in pair if claim.kind != "quoted"}
         keys = {(claim.dataset, claim.network, recipe.name) for claim in sides if (recipe := PAPER.protocol_of(claim))}
-        if sides & set(claims) and all(planned[key] >= seeds for key in keys):
-            power = of_ordering(ordering.pairs, seeds, PAPER)
-            told = f"{ordering.text} They show it in {100 * power:.0f} of 100 cases, if the paper's numbers are true."
+        if sides & set(claims) and all(runs[key] >= seeds for key in keys):
+            power = 100 * of_ordering(ordering.pairs, seeds, PAPER)
+            told = f"{ordering.text} They show it in {power:.0f} of 100 cases, if the paper's numbers are true."
             lines.extend(textwrap.wrap(told, 110))
     return "\n".join(lines)
 
 
-def _range(values: "Sequence[float]") -> str:
+def _range(values: list[float]) -> str:
     low, high = f"{min(values):.0f}", f"{max(values):.0f}"
     return low if low == high else f"{low} to {high}"

@@ -1,14 +1,25 @@
 """wrn-pipe repro: bring results up to date with params.yaml."""
 
+import csv
+import io
 import re
 import subprocess
-from dataclasses import asdict, dataclass
+import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from shlex import join
+from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from pipeline.cli import completion
+from pipeline.cli.options import Budget, of_plan, planned_stages
+from pipeline.cli.output import print_json
+from pipeline.errors import StoppedError, UserError
+from pipeline.progress import counted
+from pipeline.runner.interruptions import time_budget
 
 if TYPE_CHECKING:
     from pipeline.comparison.training_cost import Cost
@@ -18,93 +29,53 @@ if TYPE_CHECKING:
     from pipeline.runner.submit import Place
 
 
+def _targets() -> list[str]:
+    stages = planned_stages()
+    names = [*of_plan("runs")(), *(stage.kind for stage in stages), *(stage.name for stage in stages)]
+    return list(dict.fromkeys(names))
+
+
 def repro(
-    targets: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Stages (train@RUN), groups (train), run ids or patterns of them; all by default.",
-            show_default=False,
-            autocompletion=completion.targets,
-        ),
-    ] = None,
-    dry: Annotated[
-        bool, typer.Option("--dry", help="Show what would run, why, and what it would cost; run nothing.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Run the targets even when nothing changed.")] = False,
-    keep_going: Annotated[
-        bool, typer.Option("--keep-going", "-k", help="After a failure go on with what does not need it.")
-    ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Train from the start what earlier attempts left unfinished.")
-    ] = False,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--jobs",
-            "-j",
-            min=1,
-            help="Train and evaluate this number of runs at once here, each on its own GPU or share of the cores.",
-            show_default=False,
-        ),
-    ] = None,
-    slurm: Annotated[
-        bool, typer.Option("--slurm", help="Train and evaluate each run in a job of this Slurm cluster.")
-    ] = False,
-    partition: Annotated[str | None, typer.Option(help="--slurm: of the jobs.", show_default=False)] = None,
-    gpus: Annotated[int, typer.Option(min=0, help="--slurm: GPUs of a job.")] = 0,
-    cpus: Annotated[int, typer.Option(min=1, help="--slurm: cores of a job, which it uses as threads.")] = 1,
-    time: Annotated[
-        str, typer.Option(help="--slurm: a job's time, such as 8h; a training that takes longer goes on in the next.")
-    ] = "8h",
-    max_jobs: Annotated[int, typer.Option(min=1, help="--slurm: jobs at work at the same time.")] = 20,
-    sbatch: Annotated[
-        list[str] | None,
-        typer.Option(help="--slurm: a further option of sbatch, such as account=vision.", show_default=False),
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option("--for", metavar="TIME", help="Save and end within this time, such as 2h30m.", show_default=False),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry: print JSON.")] = False,
-    pull: Annotated[
-        bool, typer.Option("--pull", help="Take from the DVC remote what another clone has made, instead of making it.")
-    ] = False,
-    push: Annotated[
-        bool,
-        typer.Option("--push", help="Afterwards send what was made to the DVC remote, for another clone's --pull."),
-    ] = False,
+    targets: Annotated[list[str] | None, Argument(help="What to run. Default: all.", autocompletion=_targets)] = None,
+    dry: Annotated[bool, Option("--dry", help="Show what would run, why, and what it costs; run nothing.")] = False,
+    force: Annotated[bool, Option("--force", "-f", help="Run the targets even when nothing changed.")] = False,
+    keep_going: Annotated[bool, Option("--keep-going", "-k", help="After a failure go on with the others.")] = False,
+    fresh: Annotated[bool, Option("--fresh", help="Forget what unfinished trainings have saved.")] = False,
+    jobs: Annotated[int | None, Option("--jobs", "-j", min=1, help="Train this number of runs at once here.")] = None,
+    slurm: Annotated[bool, Option("--slurm", help="Train and evaluate each run in a job of this cluster.")] = False,
+    partition: Annotated[str | None, Option(help="--slurm: of the jobs.")] = None,
+    gpus: Annotated[int, Option(min=0, help="--slurm: GPUs of a job.")] = 0,
+    cpus: Annotated[int, Option(min=1, help="--slurm: cores of a job, which it uses as threads.")] = 1,
+    time: Annotated[str, Option(help="--slurm: of a job; what takes longer goes on in the next.")] = "8h",
+    max_jobs: Annotated[int, Option(min=1, help="--slurm: jobs at work at the same time.")] = 20,
+    sbatch: Annotated[list[str] | None, Option(help="--slurm: further options, such as account=vision.")] = None,
+    budget: Budget = None,
+    as_json: Annotated[bool, Option("--json", help="With --dry: print JSON.")] = False,
+    pull: Annotated[bool, Option("--pull", help="Take from the DVC remote what others have made.")] = False,
+    push: Annotated[bool, Option("--push", help="Afterwards send what was made to the DVC remote.")] = False,
 ) -> None:
     """Run every stage that is out of date, with `dvc repro`, and say when results differ from the committed ones.
 
-    With --jobs or --slurm the runs are trained and evaluated side by side, outside DVC; then all is recorded at once. A
-    job that fails is tried three times. Ctrl-C leaves jobs of a cluster running; the same command finds them again.
+    TARGETS are stages (train@RUN), groups of them (train), run ids or patterns of run ids.
+
+    With --jobs, each on its own GPU or share of the cores, or --slurm the runs are trained and evaluated side by side,
+    outside DVC; then all is recorded at once. A job that fails is tried three times. Ctrl-C leaves jobs of a cluster
+    running; the same command finds them again.
 
     Exit code: 0 done, 1 a stage failed, 2 a usage error, 75 the time of --for is over, 130 or 143 stopped by a signal.
     """
-    import sys
-    from functools import partial
-    from shlex import join
-    from signal import SIGINT, SIGTERM
-
-    from pipeline.dvc_lock import LOCK
-    from pipeline.errors import StoppedError, UserError
+    from pipeline.runner import remote
     from pipeline.runner.dvc import how_far
     from pipeline.runner.dvc import repro as run
-    from pipeline.runner.interruptions import time_budget
     from pipeline.runner.params_file import load
 
     targets, again = targets or [], join(["wrn-pipe", *sys.argv[1:]])
-    shared = "--pull" if pull else "--push" if push else None
     place = _place(jobs, slurm, partition, gpus, cpus, time, max_jobs, sbatch or [])
     for wrong, what, remedy in (
-        (dry and shared, f"--dry with {shared}: what the remote has is not foreseen", f"leave out {shared}"),
+        (dry and (pull or push), "--dry with --pull or --push: what the remote has is not foreseen", "leave one out"),
         (as_json and not dry, "--json without --dry", "add --dry, or ask wrn-pipe status --json afterwards"),
         (pull and force, "--pull with --force: what is made again is not taken from elsewhere", "give one of them"),
-        (
-            pull and place,
-            "--pull with --jobs or --slurm: jobs make what is out of date here",
-            "take first what the remote has: wrn-pipe repro --pull, with the runs that others have made",
-        ),
+        (pull and place, "--pull with --jobs or --slurm", "take first what the remote has: wrn-pipe repro --pull"),
     ):
         if wrong:
             raise UserError(what, remedy)
@@ -112,15 +83,13 @@ def repro(
     if dry:
         _dry(plan, targets, force, fresh, as_json)
         return
-    if shared:
-        from pipeline.runner import remote
-
+    if pull or push:
         remote.check(writing=push)
     if fresh:
         _forget_states(plan, targets)
     with time_budget(budget, again, partial(how_far, plan, targets)):
         if place is not None:
-            from pipeline.runner.job_driver import repro_by_jobs
+            from pipeline.runner.job_driver import repro_by_jobs  # imports a twentieth of a repro with nothing to do
 
             code = repro_by_jobs(plan, targets, place, again, force)
         else:
@@ -128,16 +97,13 @@ def repro(
             code = run(plan, targets, options)
         if budget and code == 128 + SIGTERM:
             raise StoppedError(SIGTERM, "stopped, the stage has said where", f"go on with: {again}")
-    if code in (128 + SIGINT, 128 + SIGTERM):  # the stage has said how to go on
-        raise typer.Exit(code)
     if code:
-        typer.echo(f"Go on with: {again}. What is done stays done; wrn-pipe status shows it.", err=True)
+        if code not in (128 + SIGINT, 128 + SIGTERM):  # else the stage has said how to go on
+            typer.echo(f"Go on with: {again}. What is done stays done; wrn-pipe status shows it.", err=True)
         raise typer.Exit(code)
     if push:
         remote.push(plan, targets)
-    committed = _git("show", f"HEAD:./{LOCK}")
-    if committed is not None and LOCK.is_file() and (trained := _changed_trainings(committed, LOCK.read_text("utf-8"))):
-        _explain(trained)
+    _explain_changes()
 
 
 def _place(
@@ -151,9 +117,6 @@ def _place(
     sbatch: list[str],
 ) -> "Place | None":
     """Where the runs are trained by what the options say; None: here, one after another."""
-    from pipeline.errors import UserError
-    from pipeline.runner.params_file import load
-
     if jobs is not None and slurm:
         raise UserError("--jobs with --slurm", "give one of them: --max-jobs limits the jobs of a cluster")
     given = {"--partition": partition, "--gpus": gpus, "--sbatch": sbatch}
@@ -161,6 +124,7 @@ def _place(
         raise UserError(f"{wrong[0]} without --slurm", "add --slurm, or leave it out")
     if jobs is None and not slurm:
         return None
+    from pipeline.runner.params_file import load
     from pipeline.runner.submit import Slots, Slurm, minutes, need_slurm, slots, visible_gpus
 
     if jobs is not None:
@@ -205,8 +169,6 @@ def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bo
 
     That DVC will restore a stage which ran before with equal inputs from its cache is not foreseen.
     """
-    from pipeline.atomic_write import json_text
-    from pipeline.progress import counted
     from pipeline.runner.dag import read_dag, with_behind
     from pipeline.runner.dvc import ask, looked_at, running_stages
 
@@ -220,11 +182,10 @@ def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bo
             why = changed.get(name) or (["--force"] if force else [f"{before} comes before it"])
             found.append(_step(plan, seen[name], why, None if force or name in changed else before, fresh))
     if as_json:
-        typer.echo(json_text([asdict(step) for step in found]), nl=False)
+        print_json(found)
         return
     for step in found:
-        reasons, more = "; ".join(step.why[:3]), len(step.why) - 3
-        typer.echo(f"{step.stage}: {reasons}{f'; and {more} more' if more > 0 else ''}{_price(step)}")
+        typer.echo(_words(step))
     costs = [step.cost for step in found if step.cost]
     if not found:
         typer.echo("Nothing would run: everything is up to date.")
@@ -258,8 +219,11 @@ def _step(plan: "Plan", stage: "Stage", why: list[str], only_if: str | None, fre
     return _Step(stage.name, why, cost, fetches, unfinished, only_if)
 
 
-def _price(step: _Step) -> str:
-    words = f" ({step.cost})" if step.cost else ""
+def _words(step: _Step) -> str:
+    more = len(step.why) - 3
+    words = f"{step.stage}: {'; '.join(step.why[:3])}{f'; and {more} more' if more > 0 else ''}"
+    if step.cost:
+        words += f" ({step.cost})"
     if step.fetches:
         words += f" ({step.fetches / 1e6:,.0f} MB to fetch)"
     if step.unfinished:
@@ -267,10 +231,29 @@ def _price(step: _Step) -> str:
     return words
 
 
-def _git(*words: str) -> str | None:
-    """What git says; None where it fails."""
-    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-    return done.stdout if done.returncode == 0 else None
+def _explain_changes() -> None:
+    """Say why results of runs differ from the committed ones although nothing was edited: the processor, mostly."""
+    from pipeline.dvc_lock import LOCK
+
+    old_lock, path = _git("show", f"HEAD:./{LOCK}"), Path("results/runs.csv")
+    trained = _changed_trainings(old_lock, LOCK.read_text(encoding="utf-8")) if old_lock and LOCK.is_file() else []
+    if not trained:
+        return
+    texts = _git("show", f"HEAD:./{path}"), path.read_text(encoding="utf-8") if path.is_file() else ""
+    committed, here = ({row["run"]: row for row in csv.DictReader(io.StringIO(text))} for text in texts)
+    typer.echo("\nSame inputs, other results than in the checked-out commit:")
+    for run in (run for run in trained if run in committed and run in here):
+        then, now = committed[run], here[run]
+        keys = ("device", "processor", "capability", "threads", "kernels", "torch")
+        why = "; ".join(f"{key} {then[key]} -> {now[key]}" for key in keys if then[key] != now[key])
+        why = why or "the same kind of processor by name, so another microcode or an unrepeatable kernel"
+        typer.echo(f"  {run}: top-1 error {then['top1_error']} -> {now['top1_error']} ({why})")
+    diff = _git("diff", "--name-only", "--relative", "HEAD", "--", str(LOCK), "results", "models", "evaluations")
+    typer.echo(
+        "Floating-point sums depend on the processor, the number of threads and the compiler.\n"
+        f"Changed therefore, among files that git tracks: {', '.join(diff.split())}.\n"
+        "Commit them to keep these results. Left as they are, they harm neither make test nor another make reproduce."
+    )
 
 
 def _changed_trainings(before: str, after: str) -> list[str]:
@@ -292,25 +275,7 @@ def _changed_trainings(before: str, after: str) -> list[str]:
     return [name.removeprefix("train@") for name in changed]
 
 
-def _explain(trained: list[str]) -> None:
-    """Say why results of runs differ from the committed ones although nothing was edited: the processor, mostly."""
-    import csv
-    import io
-
-    path = Path("results/runs.csv")
-    texts = _git("show", f"HEAD:./{path}") or "", path.read_text(encoding="utf-8") if path.is_file() else ""
-    committed, here = ({row["run"]: row for row in csv.DictReader(io.StringIO(text))} for text in texts)
-    made = ("dvc.lock", "results", "models", "evaluations")
-    diff = _git("diff", "--name-only", "--relative", "HEAD", "--", *made) or ""
-    typer.echo("\nSame inputs, other results than in the checked-out commit:")
-    for run in (run for run in trained if run in committed and run in here):
-        then, now = committed[run], here[run]
-        keys = ("device", "processor", "capability", "threads", "kernels", "torch")
-        why = "; ".join(f"{key} {then[key]} -> {now[key]}" for key in keys if then[key] != now[key])
-        why = why or "the same kind of processor by name, so another microcode or an unrepeatable kernel"
-        typer.echo(f"  {run}: top-1 error {then['top1_error']} -> {now['top1_error']} ({why})")
-    typer.echo(
-        "Floating-point sums depend on the processor, the number of threads and the compiler.\n"
-        f"Changed therefore, among files that git tracks: {', '.join(diff.split())}.\n"
-        "Commit them to keep these results. Left as they are, they harm neither make test nor another make reproduce."
-    )
+def _git(*words: str) -> str:
+    """What git says; nothing where it fails."""
+    done = subprocess.run(["git", *words], capture_output=True, text=True)
+    return done.stdout if done.returncode == 0 else ""

@@ -1,17 +1,19 @@
 """wrn-pipe status: what is done, running, stale, failed and not started, and the command that goes on."""
 
+import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from pipeline.cli.options import Json
+from pipeline.cli.output import print_json
+from pipeline.publication.wide_resnet import PAPER
+
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.text import Text
 
     from pipeline.runner.run_status import PlanStatus, RunStatus
-
-EPILOG = "Example: wrn-pipe status --json"
 
 _COLOUR = {
     "done": "green",
@@ -23,40 +25,36 @@ _COLOUR = {
     "failed": "red",
 }
 _STATE = {"failed": "failed", "stale": "is out of date"}
-_DOES = {"not started": "trains {}", "stale": "brings {} up to date", "made": "records {}"}
 _MANY = 3
 """Reasons shown of a run that is stale; --json has them all."""
 
 
-def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def status(as_json: Json = False) -> None:
     """How far each run and table of params.yaml has come, with the time left of trainings under way.
 
     It waits for nobody and may be asked while wrn-pipe repro runs. DVC says what is stale; where it cannot be asked,
     that is said, and done then only means that a result lies here. Exit code: 0, whatever the runs' states.
     """
-    from dataclasses import asdict
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-    from pipeline.atomic_write import json_text
-    from pipeline.publication.wide_resnet import PAPER
     from pipeline.runner.params_file import load
+    from pipeline.runner.run_hooks import duration
     from pipeline.runner.run_status import plan_status
 
     found = plan_status(PAPER, load())
     if as_json:
-        typer.echo(json_text(asdict(found)), nl=False)
-    else:
-        _print(found)
-
-
-def _print(found: "PlanStatus") -> None:
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-
-    from pipeline.runner.run_hooks import duration
-
+        print_json(found)
+        return
     console = Console(highlight=False)
-    _print_runs(found.runs, console)
+    width = max((len(run.run) for run in found.runs), default=0)
+    for run in found.runs:  # lines, no table: no column cuts a name, which is there to be copied
+        error = "" if run.error is None else f"  {run.error:.2f} %"
+        console.print(Text.assemble(f"{run.run:<{width}}  ", _coloured(run.state), error), soft_wrap=True)
+        for line in textwrap.wrap(_known(run), console.width - 2, break_long_words=False, break_on_hyphens=False):
+            console.print(Text(f"  {line}"), soft_wrap=True)
     tables = Table("table", box=SIMPLE)
     tables.add_column("state", no_wrap=True)
     for column in ("numbers", "planned", "done"):
@@ -68,32 +66,7 @@ def _print(found: "PlanStatus") -> None:
         counts = (str(table.claims), str(table.planned), str(table.answered))
         tables.add_row(table.table, _coloured(table.state), *counts, its + left)
     console.print(tables)
-    said = [f"{run.stage} failed: {_some(run.why)}" for run in found.runs if run.state == "failed"]
-    for table in found.tables:
-        if table.state in ("failed", "stale"):
-            said.append(f"tabulate@{table.table} {_STATE[table.state]}: {_some(table.why)}")
-    said += [f"{stage} has to run: {_some(why)}" for stage, why in found.other_stages.items()]
-    if found.running:
-        said.append("DVC runs " + ", ".join(f"{stage} (process {pid})" for stage, pid in found.running.items()))
-    if found.jobs_unknown:
-        said.append(f"What is queued is not known: {found.jobs_unknown}.")
-    if not found.asked_dvc:
-        said.append(f"What is stale is not known, done only says that a result lies here: {found.why_not}.")
-    typer.echo("\n".join([*said, _next(found)]))
-
-
-def _print_runs(runs: "Sequence[RunStatus]", console: "Console") -> None:
-    """A line for each run, with what is known of it below: no column cuts a name, which is there to be copied."""
-    import textwrap
-
-    from rich.text import Text
-
-    width = max((len(run.run) for run in runs), default=0)
-    for run in runs:
-        error = "" if run.error is None else f"  {run.error:.2f} %"
-        console.print(Text.assemble(f"{run.run:<{width}}  ", _coloured(run.state), error), soft_wrap=True)
-        for line in textwrap.wrap(_known(run), console.width - 2, break_long_words=False, break_on_hyphens=False):
-            console.print(Text(f"  {line}"), soft_wrap=True)
+    typer.echo("\n".join([*_said(found), _next(found)]))
 
 
 def _coloured(state: str) -> "Text":
@@ -103,6 +76,7 @@ def _coloured(state: str) -> "Text":
 
 
 def _known(run: "RunStatus") -> str:
+    """What is known of a run beside its state."""
     from pipeline.runner.run_hooks import duration
 
     parts = []
@@ -118,12 +92,10 @@ def _known(run: "RunStatus") -> str:
         parts.append(f"{run.job}, log {run.job.log}")
     if run.owner:
         parts.append(f"process {run.owner.pid} on {run.owner.host} since {run.owner.since}")
-    if run.state in ("stale", "not started", "done") and run.why:
-        parts.append(_some(run.why))
-    elif run.state == "made":
+    if run.state == "made":
         parts.append("its job is over; the command below records what it made")
-    elif run.state == "running":
-        parts += run.why
+    elif run.why and run.state not in ("failed", "stopped"):  # how it failed stands below
+        parts.append(_some(run.why))
     return ", ".join(parts)
 
 
@@ -131,6 +103,22 @@ def _some(reasons: Sequence[str]) -> str:
     why = tuple(dict.fromkeys(reasons))  # of two stages one may have the other's
     more = f"; and {len(why) - _MANY} more" if len(why) > _MANY else ""
     return "; ".join(why[:_MANY]) + more
+
+
+def _said(found: "PlanStatus") -> list[str]:
+    """What is wrong, under way or not known."""
+    said = [f"{run.stage} failed: {_some(run.why)}" for run in found.runs if run.state == "failed"]
+    for table in found.tables:
+        if table.state in _STATE:
+            said.append(f"tabulate@{table.table} {_STATE[table.state]}: {_some(table.why)}")
+    said += [f"{stage} has to run: {_some(why)}" for stage, why in found.other_stages.items()]
+    if found.running:
+        said.append("DVC runs " + ", ".join(f"{stage} (process {pid})" for stage, pid in found.running.items()))
+    if found.jobs_unknown:
+        said.append(f"What is queued is not known: {found.jobs_unknown}.")
+    if not found.asked_dvc:
+        said.append(f"What is stale is not known, done only says that a result lies here: {found.why_not}.")
+    return said
 
 
 def _next(found: "PlanStatus") -> str:
@@ -141,7 +129,5 @@ def _next(found: "PlanStatus") -> str:
     if not waiting and not others and not found.other_stages:
         return "Next: nothing." if not found.running else "Next: nothing but to wait."
     if len(waiting) == 1:
-        run = waiting[0]
-        does = "goes on with {}" if run.stage else _DOES.get(run.state, "goes on with {}")
-        return f"Next: {run.next} {does.format(run.run)}; wrn-pipe repro brings everything up to date."
+        return f"Next: {waiting[0].next}; wrn-pipe repro brings everything up to date."
     return "Next: wrn-pipe repro brings everything up to date; wrn-pipe repro --dry says what it would do."

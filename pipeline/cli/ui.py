@@ -1,11 +1,18 @@
 """wrn-pipe ui: browse the recorded runs in MLflow."""
 
-from typing import TYPE_CHECKING, Annotated
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Annotated
 
 import typer
+from typer import Option
 
-if TYPE_CHECKING:
-    import subprocess
+from pipeline.errors import UserError
+from pipeline.publication.wide_resnet import PAPER
 
 _PATIENCE_S = 10
 """MLflow's server, asked to end while its helpers still start, was seen to wait for them for ever."""
@@ -15,21 +22,11 @@ _QUIET = {
 }
 
 
-def ui(
-    port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000,
-) -> None:
+def ui(port: Annotated[int, Option(help="Port on this machine.", min=1, max=65535)] = 5000) -> None:
     """Open MLflow's web pages on this repository's runs, on this machine only. Ctrl-C stops it.
 
     It does first what `wrn-pipe track sync` does, so that the pages show what the files say.
     """
-    import os
-    import signal
-    import socket
-    import subprocess
-    import sys
-
-    from pipeline.errors import UserError
-    from pipeline.publication.wide_resnet import PAPER
     from pipeline.runner.params_file import load
     from pipeline.tracking.store import FOLDER, connect, explained, page, uri
     from pipeline.tracking.sync import SAME, sync_all
@@ -48,12 +45,10 @@ def ui(
     with explained():
         _, experiment = connect(PAPER)
     typer.echo("starting MLflow's server", err=True)
+    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", uri()]
+    words += ["--artifacts-destination", (FOLDER / "artifacts").resolve().as_uri(), "--registry-store-uri", uri()]
     server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-            *("--backend-store-uri", uri(), "--artifacts-destination", (FOLDER / "artifacts").resolve().as_uri()),
-            *("--registry-store-uri", uri(), "--uvicorn-opts", "--log-level warning"),
-        ],
+        [sys.executable, "-m", "mlflow", *words, "--uvicorn-opts", "--log-level warning"],
         env={**_QUIET, **os.environ},
         start_new_session=True,
     )
@@ -77,15 +72,9 @@ def ui(
 
 def _answers(server: "subprocess.Popen[bytes]", port: int) -> bool:
     """Return when a page can be opened, some ten seconds after the start; False when the server has ended instead."""
-    import time
-
-    import httpx
-
     while server.poll() is None:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=10, trust_env=False).status_code == 200:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return True
-        except httpx.TransportError:
-            pass  # not yet
         time.sleep(0.05)
     return False

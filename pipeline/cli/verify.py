@@ -1,36 +1,28 @@
 """wrn-pipe verify: compute again whatever can be, compare, and name every file that does not agree."""
 
-from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from typer import Option
 
-from pipeline.cli import completion
+from pipeline.cli.options import Json, of_plan
+from pipeline.cli.output import report
+from pipeline.errors import UserError
 
-if TYPE_CHECKING:
-    from pipeline.evidence.findings import Finding
-
-EPILOG = "Example: wrn-pipe verify --deep"
 TELLING = ("summarize", "tabulate", "manifest", "report")
 """Stages that turn files into other files and do nothing else; an archive from elsewhere can make no other one run."""
 
 
 def verify(
-    deep: Annotated[bool, typer.Option("--deep", help="Evaluate the weights again and compare predictions.")] = False,
+    deep: Annotated[bool, Option("--deep", help="Evaluate the weights again and compare predictions.")] = False,
     deeper: Annotated[
         str | None,
-        typer.Option(
-            metavar="RUN", help="Train RUN again in a scratch folder and compare.", autocompletion=completion.runs
-        ),
+        Option(metavar="RUN", help="Train RUN again in a scratch folder and compare.", autocompletion=of_plan("runs")),
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="With --deeper: only this many epochs. Default: all.", show_default=False)
-    ] = None,
-    bundle: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Check an archive of wrn-pipe bundle instead, anywhere.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    epochs: Annotated[int | None, Option(min=1, help="With --deeper: only this many epochs. Default: all.")] = None,
+    bundle: Annotated[Path | None, Option(metavar="FILE", help="Check an archive of wrn-pipe bundle.")] = None,
+    json: Json = False,
 ) -> None:
     """Recompute what the results claim, from the files they are said to come from.
 
@@ -43,7 +35,6 @@ def verify(
     Exit code: 0 nothing is wrong, 1 something is. What is not here, and what takes --deep or --deeper, is listed as not
     checked, and is not wrong.
     """
-    from pipeline.errors import UserError
     from pipeline.evidence import bundling, verification
     from pipeline.runner.params_file import load
 
@@ -69,41 +60,8 @@ def verify(
 
 def run_stage(command: str) -> None:
     """Run a stage's command in this process. Raises UserError unless it is one of TELLING."""
-    from importlib import import_module
-
-    from pipeline.errors import UserError
-
-    words = command.split()
-    module = words[2].removeprefix("stages.") if len(words) > 2 else ""
-    if words[:2] != ["python", "-m"] or module not in TELLING:
-        raise UserError(f"verify does not run {command!r}", "see dvc.yaml")
-    import_module(f"stages.{module}").main(*words[3:])
-
-
-def report(findings: "Iterable[Finding]", json: bool, fix: str, absent: str) -> None:
-    """Print each finding as it comes, then how many there are and what to do; exit 1 if any is wrong.
-
-    `fix` is said when some are wrong, `absent` when some are only not checked.
-    """
-    from dataclasses import asdict
-    from json import dumps
-
-    found = []
-    for finding in findings:
-        found.append(finding)
-        if not json:
-            colour = {"right": "green", "wrong": "red", "unchecked": "yellow"}[finding.state]
-            state = typer.style(f"{finding.state:<9}", fg=colour)
-            typer.echo(f"{state}  {finding.path}  {finding.why}{'; ' * bool(finding.fix)}{finding.fix}")
-    counted = {state: sum(each.state == state for each in found) for state in ("right", "wrong", "unchecked")}
-    if json:
-        typer.echo(dumps({**counted, "findings": [asdict(each) for each in found]}, indent=2))
-    else:
-        typer.echo(f"{counted['right']} right, {counted['wrong']} wrong, {counted['unchecked']} not checked.")
-        if counted["wrong"]:
-            named = ", ".join(dict.fromkeys(each.path for each in found if each.state == "wrong"))
-            typer.echo(f"Wrong: {named}\n{fix}")
-        elif counted["unchecked"]:
-            typer.echo(absent)
-    if counted["wrong"]:
-        raise typer.Exit(1)
+    match command.split():
+        case ["python", "-m", module, *words] if module.removeprefix("stages.") in TELLING:
+            import_module(f"stages.{module.removeprefix('stages.')}").main(*words)
+        case _:
+            raise UserError(f"verify does not run {command!r}", "see dvc.yaml")

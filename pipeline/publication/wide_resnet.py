@@ -44,7 +44,3 @@ PAPER = Paper(
     },
     recipes={"zca": "paper-zca", "meanstd": "paper-meanstd", "unit": "paper-svhn", "imagenet": "paper-imagenet"},
 )
-
-ONE_TABLE = f"{', '.join(PAPER.tables)}."
-TABLES = f"{', '.join(PAPER.tables)}, or all."
-"""For the help of a command's --paper-table."""

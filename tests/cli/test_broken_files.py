@@ -7,9 +7,9 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
-from project import ROOT, Project, copy_repository, told
+from project import ROOT, Project, WrnPipe, copy_repository, told
 
-from pipeline.cli import main as command_line
+from pipeline.runner.params_file import load
 
 RUN = "cifar10-wrn-40-1-quick-s1"
 
@@ -27,19 +27,17 @@ Refused = Callable[[str], str]
 
 
 @pytest.fixture
-def refused(clone: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+def refused(clone: Project, wrn_pipe: WrnPipe) -> Refused:
     """Run a command that the user's files stop; its two lines."""
 
     def run(typed: str) -> str:
-        monkeypatch.setattr("sys.argv", ["wrn-pipe", *typed.split()])
-        with chdir(clone.root), pytest.raises(SystemExit) as ended:
-            command_line.main()
-        shown = capsys.readouterr()
-        assert ended.value.code == 2, shown
-        what, fix = shown.err.splitlines()
+        with chdir(clone.root):
+            done = wrn_pipe(*typed.split())
+        assert done.returncode == 2, done
+        what, fix = done.stderr.splitlines()
         assert what.startswith("error: ")
         assert fix.startswith("  fix: ")
-        return shown.err
+        return done.stderr
 
     return run
 
@@ -75,15 +73,12 @@ def test_summarize_names_a_broken_record(clone: Project, file: str, content: str
 
 CONFLICT = b"<<<<<<< HEAD\n"
 BROKEN: dict[str, tuple[str, bytes | None, str, str, str]] = {
-    "data, lock": ("dvc.lock", CONFLICT, "data", "dvc.lock:", "settle the conflict"),
     "data verify, lock": ("dvc.lock", CONFLICT, "data verify", "dvc.lock:", "git checkout dvc.lock"),
     "repro, lock": ("dvc.lock", CONFLICT, "repro", "dvc.lock:", "git checkout dvc.lock"),
     "train, no dag": ("dvc.yaml", None, f"stage train {RUN}", "dvc.yaml not found", "git checkout dvc.yaml"),
     "repro, dag": ("dvc.yaml", b"{:\n}\n", "repro", "dvc.yaml:", "git checkout dvc.yaml"),
-    "train, dag": ("dvc.yaml", b"{:\n}\n", f"stage train {RUN}", "dvc.yaml:", "git checkout dvc.yaml"),
     "params": ("params.yaml", b"# caf\xe9\n", "plan --paper-table 4", "not UTF-8, but byte 0xe9", "save it as UTF-8"),
     "no lock": ("dvc.lock", None, "repro", "dvc.lock not found, though git has it", "git checkout dvc.lock; or"),
-    "no lock, dry": ("dvc.lock", None, "repro --dry", "though git has it", "git checkout dvc.lock"),
     "no .dvc": (".dvc/config", None, "repro", "it has no .dvc/config", "git checkout .dvc, or dvc init"),
     "convert": ("none", None, "stage convert cifar10-rgb", "images.npy not found", "wrn-pipe repro download@cifar10"),
     "evaluate": ("none", None, f"stage evaluate {RUN}", "model.safetensors not found", f"wrn-pipe repro train@{RUN}"),
@@ -91,7 +86,7 @@ BROKEN: dict[str, tuple[str, bytes | None, str, str, str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_file_is_named_with_its_line(clone: Project, case: str, refused: Refused) -> None:
+def test_a_broken_file_is_named_with_its_line(clone: Project, case: str, refused: Refused, wrn_pipe: WrnPipe) -> None:
     file, more, typed, what, remedy = BROKEN[case]
     path = clone.root / file
     before = path.read_bytes() if path.exists() else None
@@ -102,7 +97,8 @@ def test_a_broken_file_is_named_with_its_line(clone: Project, case: str, refused
             path.write_bytes((before or b"") + more)
         said = refused(typed)
         if case == "repro, lock":
-            shown = told(clone.cli("status"))
+            with chdir(clone.root):
+                shown = told(wrn_pipe("status"))
             assert "dvc.lock:" in shown
             assert "Next: settle the conflict there" in shown
     finally:
@@ -127,11 +123,24 @@ def test_weights_that_are_none_and_a_missing_repository(clone: Project, refused:
         (clone.root / "git").rename(clone.root / ".git")
 
 
-def test_a_run_that_never_ran_is_not_told_as_edited(clone: Project) -> None:
+def test_what_is_not_here_is_named_whole_and_not_told_as_edited(
+    clone: Project, wrn_pipe: WrnPipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after cloning, on a terminal of 80 columns; names can be copied from it."""
+    monkeypatch.setenv("COLUMNS", "80")
     before, params = clone.lock(), (clone.root / "params.yaml").read_bytes()
-    second = f"{RUN[:-1]}2"
-    clone.edit(lambda params: params["runs"].update({second: {**params["runs"][RUN], "seed": 2}}))
-    shown = told(clone.cli("repro", "--dry", f"train@{second}"))
+    with chdir(clone.root):
+        few = told(wrn_pipe("status"))
+        told(wrn_pipe("plan", "--paper-table", "8", "--seeds", "1", "--yes"))
+        runs, many = load().runs, told(wrn_pipe("status"))
+        dry = told(wrn_pipe("repro", "--dry", f"train@{[*runs][-1]}"))
     (clone.root / "params.yaml").write_bytes(params)
-    assert f"train@{second}: it never ran here" in shown
+    assert few.split().count(f"models/{RUN}/model.safetensors") == 1, "both stages' reason, said once"
+    assert f"Next: wrn-pipe repro {RUN}; " in few
+    assert max(map(len, runs)) > 40
+    assert [run for run in runs if run not in many.split()] == []
+    for text in (few, many):
+        assert "…" not in text
+        assert max(map(len, text.partition("table")[0].splitlines())) <= 80
+    assert f"train@{[*runs][-1]}: it never ran here" in dry
     assert clone.lock() == before

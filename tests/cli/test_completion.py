@@ -51,17 +51,14 @@ def test_words_of_the_plan_and_the_paper(typed: str, some: list[str]) -> None:
     assert len(words) == len(set(words))
 
 
-def test_no_more_is_offered_than_a_command_takes() -> None:
+def test_no_more_is_offered_than_a_command_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert offered("stage tabulate ") == ["4"]
     assert offered("stage summarize ") == []
     assert offered("stage ") == list(YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"])
     assert set(offered("compare --paper-table ")) - set(offered("explain --paper-table ")) == {"all"}
-
-
-def test_a_broken_plan_offers_nothing_and_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text("runs: [")
-    assert offered("repro c") == []
+    assert offered("repro c") == [], "a broken plan offers nothing and says nothing"
 
 
 def test_a_shell_is_answered_quickly() -> None:

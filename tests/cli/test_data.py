@@ -27,7 +27,7 @@ RAW, BETON = Path("data/raw") / NAME, Path("data/beton") / f"{NAME}-rgb"
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments, env={"COLUMNS": "100", "TERM": "dumb"}, catch_exceptions=False)
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "80", "TERM": "dumb"}, catch_exceptions=False)
 
 
 def listed() -> dict[str, dict[str, Any]]:
@@ -108,16 +108,21 @@ def test_a_dataset_goes_from_missing_to_converted_with_evidence_for_each_step(pr
     assert listed()[NAME]["state"] == "missing"
 
 
-def test_the_list_names_what_params_does_not_have(project: Project) -> None:
-    rows = listed()
-    assert list(rows) == [NAME, "cifar10", "cifar100", "svhn", "imagenet"]
-    assert [row["planned"] for row in rows.values()] == [True, False, False, False, False]
-    assert rows["svhn"]["bytes_raw"] == (604_388 + 26_032) * (3072 + 8)
+def test_the_list_is_whole_on_a_narrow_terminal_and_names_what_params_does_not_have(project: Project) -> None:
+    long = "cifar10-as-somebody-else-has-cropped-it"
+
+    def add(params: Any) -> None:
+        params["datasets"][long] = params["datasets"][NAME]
+        params["representations"][f"{long}-rgb"] = {"dataset": long, "kind": "rgb"}
+
+    project.edit(add)
     lines = run().stdout.splitlines()
+    assert long in "".join(line[2:].split("  ")[0] for line in lines if line.startswith("  "))
+    assert "…" not in "".join(lines)
+    absent = [line.split()[0] for line in lines if "not in" in line]
+    assert absent == ["cifar10", "cifar100", "svhn", "imagenet"]
     (line,) = [line for line in lines if line.startswith("  svhn ")]
-    assert "not in params.yaml" in line
-    assert "(1.9 GB)" in line
-    assert "ufldl.stanford.edu" in line
+    assert f"({(604_388 + 26_032) * (3072 + 8) / 1e9:.1f} GB)" in line
 
 
 def test_verify_reads_everything_and_finds_it_right(project: Project) -> None:
@@ -188,22 +193,18 @@ def test_without_a_pinned_digest_the_card_is_compared_and_without_a_card_nothing
         (["verify", "svhn"], "svhn is not in params.yaml", "wrn-pipe plan --paper-table all --dataset svhn adds it"),
         (["show", NAME, "--out", "no/x.png"], "cannot write no/x.png: ", "choose another place"),
         (["show", NAME, "--out", "x.picture"], "cannot write x.picture: unknown file ext", "choose another place"),
+        (["verify", NAME], f"{NAME} is not in data/raw/{NAME} or data/beton/", f"wrn-pipe repro download@{NAME}"),
+        (["show", NAME], f"{NAME} is not in data/raw/{NAME}", f"wrn-pipe repro download@{NAME}"),
     ],
 )
 def test_a_mistake_is_told_with_its_remedy(project: Project, arguments: list[str], what: str, remedy: str) -> None:
+    if "is not in data/raw" in what:
+        shutil.rmtree("data")
+        assert "not here" in findings()[str(RAW)][1]
     with pytest.raises(UserError) as caught:
         run(*arguments)
     assert caught.value.what.startswith(what)
     assert caught.value.remedy.startswith(remedy)
-
-
-def test_a_dataset_that_is_not_here_is_a_mistake_with_the_command_that_fetches_it(project: Project) -> None:
-    shutil.rmtree("data")
-    for command in ("verify", "show"):
-        with pytest.raises(UserError) as caught:
-            run(command, NAME)
-        assert caught.value.remedy == f"wrn-pipe repro download@{NAME}"
-    assert "not here" in findings()[str(RAW)][1]
 
 
 def cells(picture: Image.Image, line: int, n: int) -> np.ndarray:

@@ -86,25 +86,23 @@ def living(session: int) -> list[str]:
     return found
 
 
-HALTS_AT_IMPORT = """
-import pathlib, sys, time
+AT_IMPORT = """
+import os, pathlib, signal, sys, time
 class Finder:
     def find_spec(name, path=None, target=None):
         if name == {imported!r}:
-            pathlib.Path({halted!r}).touch()
-            time.sleep(600)
+            {action}
 if any({program!r} in word for word in sys.orig_argv):
     sys.meta_path.insert(0, Finder)
 """
 
 
-def halting(program: str, imported: str, folder: Path) -> tuple[Path, dict[str, str]]:
-    """An environment where `python -m program` waits in its import of `imported`, and a file that is there by then."""
-    halted, site = folder / "halted", folder / "site"
-    site.mkdir()
-    text = HALTS_AT_IMPORT.format(program=program, imported=imported, halted=str(halted))
-    (site / "sitecustomize.py").write_text(text)
-    return halted, {"PYTHONPATH": str(site)}
+def at_import(program: str, imported: str, action: str, folder: Path) -> dict[str, str]:
+    """An environment where a program does something in its import of `imported`."""
+    (folder / "site").mkdir()
+    text = AT_IMPORT.format(program=program, imported=imported, action=action)
+    (folder / "site" / "sitecustomize.py").write_text(text)
+    return {"PYTHONPATH": str(folder / "site")}
 
 
 def told(signum: signal.Signals, ended: Ended, kept: str, stage: str) -> None:
@@ -120,11 +118,7 @@ def told(signum: signal.Signals, ended: Ended, kept: str, stage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("signum", "command"),
-    [
-        (signal.SIGINT, "repro"),
-        (signal.SIGTERM, "stage"),
-    ],
+    ("signum", "command"), [(signal.SIGINT, "repro"), pytest.param(signal.SIGTERM, "stage", marks=pytest.mark.soak)]
 )
 def test_a_download_that_is_stopped_goes_on_where_it_was(
     signum: signal.Signals,
@@ -156,7 +150,6 @@ def test_a_download_that_is_stopped_goes_on_where_it_was(
     ("signum", "program", "imported"),
     [
         (signal.SIGTERM, "stages.download", "pipeline.data.dataset_download"),
-        (signal.SIGINT, "stages.download", "pipeline.data.dataset_download"),
         (signal.SIGINT, "dvc_patches", "dvc"),
     ],
 )
@@ -164,7 +157,8 @@ def test_a_stage_or_dvc_that_is_only_starting_says_nothing_and_repro_speaks_for_
     signum: signal.Signals, program: str, imported: str, tmp_path: Path, tiny_dataset_entry: Callable[[str], Any]
 ) -> None:
     project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"))
-    halted, environment = halting(program, imported, tmp_path)
+    halted = tmp_path / "halted"
+    environment = at_import(program, imported, f"pathlib.Path({str(halted)!r}).touch(); time.sleep(600)", tmp_path)
     ended = interrupted(project, signum, halted.exists, "repro", "download", **environment)
     assert ended.code == 128 + signum
     assert ended.lines[-2:] == [
@@ -193,9 +187,8 @@ def test_what_fails_by_a_signal_is_not_gone_on_from(
     assert len({request.path for request in archive_server.requests}) == 1, ended.lines
 
 
-@pytest.mark.parametrize(
-    ("signum", "seconds"), [(signal.SIGINT, 1), pytest.param(signal.SIGTERM, 6, marks=pytest.mark.soak)]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize(("signum", "seconds"), [(signal.SIGINT, 1), (signal.SIGTERM, 6)])
 def test_an_estimate_that_is_stopped_leaves_no_process(
     signum: signal.Signals, seconds: float, tmp_path: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
 ) -> None:
@@ -205,25 +198,11 @@ def test_an_estimate_that_is_stopped_leaves_no_process(
     told(signum, ended, "nothing half-done is left", "estimate --paper-table 4")
 
 
-STOPS_AT_IMPORT = """
-import os, signal, sys
-class Finder:
-    def find_spec(name, path=None, target=None):
-        if name == "typer":
-            os.kill(os.getpid(), signal.SIGINT)
-sys.meta_path.insert(0, Finder)
-"""
-
-
 def test_ctrl_c_while_the_command_itself_is_imported_is_quiet(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(STOPS_AT_IMPORT)
-    command = [str(BIN / "wrn-pipe"), "--help"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    heard = ["env", "--default-signal=INT", *command]  # these tests may themselves run where it is ignored
-    ended = subprocess.run(heard, env=environment, capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
-    # Not where it is ignored, as by a shell's background job.
-    ignoring = ["env", "--ignore-signal=INT", *command]
-    ended = subprocess.run(ignoring, env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0
-    assert "Usage: wrn-pipe" in ended.stdout
+    stop = at_import("wrn-pipe", "typer", "os.kill(os.getpid(), signal.SIGINT)", tmp_path)
+    # These tests may themselves run where it is ignored, as by a shell's background job.
+    for answer, code, shown in (("default", -signal.SIGINT, ""), ("ignore", 0, "Usage: wrn-pipe")):
+        words = ["env", f"--{answer}-signal=INT", str(BIN / "wrn-pipe"), "--help"]
+        ended = subprocess.run(words, env={**os.environ, **stop}, capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stderr) == (code, "")
+        assert shown in ended.stdout

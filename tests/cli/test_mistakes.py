@@ -5,77 +5,63 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-from project import ROOT, Project, told
+from project import ROOT, Project, WrnPipe, told
 from typer.testing import CliRunner
 
 from pipeline.cli import main as command_line
 
+RUN = "cifar10-wrn-40-1-quick-s1"
 MISTYPED = {
     "statsu": ("wrn-pipe: No such command 'statsu'. Did you mean 'status'?", "wrn-pipe --help"),
     "status --jsno": ("wrn-pipe status: No such option: --jsno (Possible options: --json)", "wrn-pipe status --help"),
     "verify --deeper": ("wrn-pipe verify: Option '--deeper' requires an argument.", "wrn-pipe verify --help"),
     "data --json show --out": ("wrn-pipe data show: Option '--out' requires", "wrn-pipe data show --help"),
-    "compare --json": ("compare has no --json", "wrn-pipe compare --format json"),
     "plan": ("wrn-pipe plan: Missing option '--paper-table'.", "wrn-pipe plan --help"),
     "plan --paper-table 4 --seeds none": ("wrn-pipe plan: Invalid value for '--seeds'", "wrn-pipe plan --help"),
     "data verfiy": ("wrn-pipe data: No such command 'verfiy'. Did you mean 'verify'?", "wrn-pipe data --help"),
     "repro --json": ("--json without --dry", "add --dry"),
     "repro tarin": ("no stage or run 'tarin'", "did you mean train?"),
-    "repro --dry cifar10-wrn-40-1-quik-s1": ("no stage or run", "did you mean cifar10-wrn-40-1-quick-s1?"),
+    "repro --dry cifar10-wrn-40-1-quik-s1": ("no stage or run", f"did you mean {RUN}?"),
     "repro --dry nothing-*": ("no stage or run 'nothing-*'", "known targets: "),
     "repro cifar10-wrn-16-8-paper-zca-s*": (
         "params.yaml has no run 'cifar10-wrn-16-8-paper-zca-s*' yet",
         "wrn-pipe plan --paper-table 4 --row WRN-16-8 --dataset cifar10 adds it",
     ),
     "compare --paper-table 44": ("the paper has no table '44' with numbers", "did you mean 4?"),
-    "compare --run cifar10-wrn-40-1-quick-s2": ("params.yaml has no run", "did you mean cifar10-wrn-40-1-quick-s1?"),
+    "compare --run cifar10-wrn-40-1-quick-s2": ("params.yaml has no run", f"did you mean {RUN}?"),
     "compare --row WRN-40-1 --row WRN-16-8": ("wrn-pipe compare: --row is given twice and takes one", "compare --help"),
     "bench train --repeats=3 --repeats 5": ("wrn-pipe bench train: --repeats is given twice", "bench train --help"),
+    "stage tarin x": ("'tarin' is not one of 'download', ", "wrn-pipe stage --help"),
+    "stage train": ("stage train of what?", RUN),
+    "stage train cifar10-wrn-40-1-quik-s1": ("params.yaml has no 'cifar10-wrn-40-1-quik-s1'", f"did you mean {RUN}?"),
+    "stage report x": ("params.yaml has no 'x' for stage report", "wrn-pipe stage report"),
     "stage download cifar10 --fresh": ("stage download has no option --fresh", "wrn-pipe stage train RUN"),
-    "stage tarin x": ("no stage 'tarin'", "did you mean train?"),
+    f"stage train {RUN} --twice --wait": ("--twice with --wait", "give one of them"),
+    f"stage train {RUN} --steps 3": ("--steps without --twice", "add --twice"),
+    f"stage train {RUN} --nproc 4": ("each normalises by its own share", "batch_norm: synchronised"),
+    f"stage train {RUN} --nproc four": ("'--nproc': four is no number", "wrn-pipe stage --help"),
     "data verify cifar11": ("params.yaml has no dataset 'cifar11'", "did you mean cifar10?"),
-    "stage train cifar10-wrn-40-1-quick-s1 --nproc 4": ("each normalises by its own share", "batch_norm: synchronised"),
-    "stage train cifar10-wrn-40-1-quick-s1 --nproc four": (
-        "--nproc four: invalid number",
-        "give one, such as 2, or auto",
-    ),
     "explain --paper-table all --row WRN-40-1": ("the paper has no table 'all'", "known tables: 2, 3, 4"),
     "net WRN-1000000-1": ("deeper than 2000 layers", "write WRN-28-10"),
-    "net WRN-28-100000": ("wider than 100 times", "write WRN-28-10"),
     "net WRN-41-2": ("depth 41 is not 6N+4", "write WRN-40-2 or WRN-46-2"),
+    "bench loader --ways dali": ("no way to load is called 'dali'", "choose words of: ours over FFCV,"),
+    "estimate --paper-table figure-4": ("table figure-4 has nothing to train", "choose "),
 }
 
 
-Typed = Callable[[str], tuple[Any, str, str]]
-
-
-@pytest.fixture
-def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
-    """Exit code and both streams of what is typed after wrn-pipe."""
-
-    def run(words: str) -> tuple[Any, str, str]:
-        monkeypatch.setattr("sys.argv", ["wrn-pipe", *words.split()])
-        with pytest.raises(SystemExit) as ended:
-            command_line.main()
-        shown = capsys.readouterr()
-        return ended.value.code, shown.out, shown.err
-
-    return run
-
-
 @pytest.mark.parametrize("words", MISTYPED)
-def test_a_mistake_is_two_lines(words: str, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_is_two_lines(words: str, wrn_pipe: WrnPipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    code, out, err = typed(words)
-    assert (code, out) == (2, "")
-    what, fix = err.splitlines()
+    done = wrn_pipe(*words.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    what, fix = done.stderr.splitlines()
     said, remedy = MISTYPED[words]
     assert what.startswith("error: ")
     assert said in what
@@ -84,37 +70,36 @@ def test_a_mistake_is_two_lines(words: str, typed: Typed, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("words", "code"), [("", 2), ("--help", 0), ("data --help", 0)])
-def test_help_is_no_mistake(words: str, code: int, typed: Typed) -> None:
-    ended, out, err = typed(words)
-    assert ended == code
-    assert "Usage: wrn-pipe" in out + err
-    assert "error:" not in err
+def test_help_is_no_mistake(words: str, code: int, wrn_pipe: WrnPipe) -> None:
+    done = wrn_pipe(*words.split())
+    assert done.returncode == code
+    assert "Usage: wrn-pipe" in done.stdout + done.stderr
+    assert "error:" not in done.stderr
 
 
 def test_a_reader_that_leaves_is_no_failure_of_ours() -> None:
     """As in wrn-pipe ... | head: 141 is what the shell gives for it, 1 is for a failure or a difference."""
     read, write = os.pipe()
     os.close(read)
-    code = "from pipeline.cli.main import main; main()"
-    words = (sys.executable, "-c", code, "plan", "--paper-table", "4", "--dry-run")
+    words = (sys.executable, "-c", "from pipeline.cli.main import main; main()", "net", "WRN-16-8")
     done = subprocess.run(words, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_another_folder_than_the_repositorys_is_told_the_way(
-    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wrn_pipe: WrnPipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     otherwise = "cd into the repository; git checkout params.yaml if it was deleted"
     for folder, remedy in ((ROOT / "docs" / "how-to", f"cd {ROOT}"), (tmp_path, otherwise)):
         monkeypatch.chdir(folder)
-        said = f"error: params.yaml not found in {folder}\n  fix: {remedy}\n"
-        assert typed("status") == (2, "", said)
+        done = wrn_pipe("status")
+        assert done.returncode == 2
+        assert done.stderr == f"error: params.yaml not found in {folder}\n  fix: {remedy}\n"
 
 
 def test_the_version_names_the_commit_that_is_checked_out(tmp_path: Path) -> None:
     """Of its own checkout, not of the user's folder, and none where it is installed."""
-
     here, there = Project(ROOT), Project(tmp_path / "installed")
     said, head = f"wrn-pipe {version('wrn-pipe')}", told(here.run("git", "rev-parse", "HEAD"))[:12]
     shutil.copytree(ROOT / "pipeline", there.root / "pipeline")
@@ -130,8 +115,8 @@ def paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
         yield from paths(inner, (*path, name))
 
 
-@pytest.mark.parametrize("words", list(paths(typer.main.get_command(command_line.app)))[1:], ids=" ".join)
-def test_every_command_and_group_has_an_example(words: tuple[str, ...]) -> None:
-    shown = CliRunner().invoke(command_line.app, [*words, "--help"])
-    assert shown.exit_code == 0
-    assert "Example: " in shown.output
+def test_every_command_and_group_has_an_example() -> None:
+    for words in [*paths(typer.main.get_command(command_line.app))][1:]:
+        shown = CliRunner().invoke(command_line.app, [*words, "--help"])
+        assert shown.exit_code == 0
+        assert "Example: " in shown.output, words

@@ -1,73 +1,44 @@
 """wrn-pipe plan, run as a user would, in a copy of this repository's params.yaml."""
 
+import os
+import pty
 import re
+import select
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from made_up_runs import result
-from project import ROOT, Project, copy_repository
+from project import ROOT, Project, WrnPipe, told
 
-from pipeline.cli.main import main
 from pipeline.comparison.cells import Comparison, comparable_runs
 from pipeline.comparison.results import Result
 from pipeline.params import Plan
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.dag import read_dag
 from pipeline.runner.dvc import resolve
-from pipeline.runner.params_file import load, parse_plan
-from pipeline.runner.plan_edit import Addition, extend, groups_of
+from pipeline.runner.params_file import load
+from pipeline.runner.plan_edit import extend, groups_of
 
 ONE = ("plan", "--paper-table", "4", "--row", "WRN-16-8", "--dataset", "cifar100")
 """A single cell: on a dataset and by a protocol that params.yaml lacks."""
+QUICK = ("plan", "--paper-table", "4", "--row", "WRN-40-1", "--dataset", "cifar10", "--protocol", "quick")
+MEANSTD = ("plan", "--paper-table", "5", "--row", "WRN-40-4")
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return copy_repository(tmp_path, "params.yaml", "dvc.lock")
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """No more of this repository than planning reads; the working directory is in it."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return Project(tmp_path)
 
 
-Cli = Callable[..., "Done"]
-
-
-@dataclass(frozen=True)
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def cli(project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run wrn-pipe in this process, in the project: importing torch again for each command would take the most time."""
-    monkeypatch.chdir(project.root)
-
-    def run(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["wrn-pipe", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Done(int(ended.value.code or 0), *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def planned_all() -> Addition:
-    """What `wrn-pipe plan --paper-table all --seeds 5` makes of this repository's params.yaml."""
-    text = (ROOT / "params.yaml").read_text()
-    groups, _ = groups_of(PAPER, PAPER.claims, parse_plan(text), None)
-    return extend(PAPER, text, groups, PAPER.table_names("all"), 5)
-
-
-def text_of(project: Project) -> str:
-    return (project.root / "params.yaml").read_bytes().decode()
-
-
-def plan_of(project: Project) -> Plan:
-    return load(project.root / "params.yaml")
+def text() -> str:
+    return Path("params.yaml").read_bytes().decode()
 
 
 def finished(plan: Plan, run_id: str) -> Result:
@@ -77,10 +48,10 @@ def finished(plan: Plan, run_id: str) -> Result:
     return result(0, run=run_id, protocol=plan.protocols[run.protocol], top5_error=0.0, **facts)
 
 
-def test_all_gives_every_claim_of_the_paper_five_comparable_runs(planned_all: Addition) -> None:
-    plan = planned_all.plan
-    results = [finished(plan, run_id) for run_id in plan.runs]
-    of = Comparison(PAPER, plan, results)
+def test_all_gives_every_claim_of_the_paper_five_comparable_runs() -> None:
+    groups, _ = groups_of(PAPER, PAPER.claims, load(), None)
+    plan = extend(PAPER, text(), groups, PAPER.table_names("all"), 5).plan
+    of = Comparison(PAPER, plan, [finished(plan, run_id) for run_id in plan.runs])
     trainable = [claim for claim in PAPER.claims if PAPER.protocol_of(claim)]
     assert {claim.table for claim in trainable} == set("23456789") | {"text"} <= set(plan.tables)
     assert len(trainable) == 73
@@ -92,11 +63,10 @@ def test_all_gives_every_claim_of_the_paper_five_comparable_runs(planned_all: Ad
     assert not any("." in run_id for run_id in plan.runs), "DVC takes a dot for a step into the mapping"
 
 
-def test_one_cell_with_what_it_needs(project: Project, cli: Cli) -> None:
-    before = text_of(project)
-    done = cli(*ONE, "--seeds", "2", "--yes")
-    assert (done.returncode, done.stderr) == (0, "")
-    after, plan = text_of(project), plan_of(project)
+def test_one_cell_with_what_it_needs(wrn_pipe: WrnPipe) -> None:
+    before = text()
+    shown = told(wrn_pipe(*ONE, "--seeds", "2", "--yes"))
+    after, plan = text(), load()
     old = load(ROOT / "params.yaml")
     assert list(plan.runs) == [*old.runs, "cifar100-wrn-16-8-paper-zca-s1", "cifar100-wrn-16-8-paper-zca-s2"]
     assert (list(plan.datasets), list(plan.tables)) == (["cifar10", "cifar100"], ["4"])
@@ -108,7 +78,7 @@ def test_one_cell_with_what_it_needs(project: Project, cli: Cli) -> None:
     rest = iter(after.splitlines())
     assert all(line in rest for line in before.splitlines())
     # The difference that was shown is the one that was made.
-    added = [line[1:] for line in done.stdout.splitlines() if re.match(r"\+(?!\+\+)", line)]
+    added = [line[1:] for line in shown.splitlines() if re.match(r"\+(?!\+\+)", line)]
     assert len(added) == len(after.splitlines()) - len(before.splitlines())
     assert "  cifar100-wrn-16-8-paper-zca-s2: {" in "\n".join(added)
 
@@ -120,60 +90,43 @@ def test_one_cell_with_what_it_needs(project: Project, cli: Cli) -> None:
     assert resolved == [f"evaluate@cifar100-wrn-16-8-paper-zca-s{seed}" for seed in (1, 2)]
 
 
-QUICK = ("plan", "--paper-table", "4", "--row", "WRN-40-1", "--dataset", "cifar10", "--protocol", "quick")
+def test_it_tells_the_power_of_orderings_whose_networks_are_planned(project: Project, wrn_pipe: WrnPipe) -> None:
+    ordering = "WRN-40-4, WRN-16-8 and WRN-28-10 are better than the thin ResNet-1001"
+    said = " ".join(told(wrn_pipe("plan", "--paper-table", "5", "--seeds", "5", "--dry-run")).split())
+    assert re.search(rf"{ordering} on CIFAR-10 and CIFAR-100\. They show it in [5-9]\d of 100", said)
+    one = wrn_pipe("plan", "--paper-table", "5", "--row", "WRN-16-8", "--seeds", "5", "--dry-run")
+    assert ordering not in told(one)
 
 
-def test_a_cost_that_is_hardly_any_is_said_in_plain_words(cli: Cli) -> None:
-    done = cli(*QUICK)
-    assert done.returncode == 0, done.stderr
-    assert "Cost of each: below 0.01 GPU-hours or 0.01 hours on 2 CPU cores, estimated" in done.stdout
-    assert "They say nothing about the paper's numbers, which were measured by another protocol." in done.stdout
-
-
-def test_it_tells_the_power_of_orderings_whose_networks_are_planned(project: Project, cli: Cli) -> None:
-    told = "WRN-40-4, WRN-16-8 and WRN-28-10 are better than the thin ResNet-1001"
-    done = cli("plan", "--paper-table", "5", "--seeds", "5", "--dry-run")
-    said = " ".join(done.stdout.split())
-    assert re.search(rf"{told} on CIFAR-10 and CIFAR-100\. They show it in [5-9]\d of 100", said)
-    one = cli("plan", "--paper-table", "5", "--row", "WRN-16-8", "--seeds", "5", "--dry-run")
-    assert told not in one.stdout
-
-
-def test_more_seeds_join_their_group(project: Project, cli: Cli) -> None:
-    once = cli(*ONE, "--seeds", "1", "--yes")
-    assert once.returncode == 0
-    assert "Fewer than 3 seeds of a network are not judged" in once.stdout
-    other = cli("plan", "--paper-table", "4", "--row", "WRN-16-10", "--dataset", "cifar100", "--seeds", "1", "--yes")
-    assert other.returncode == 0
-    done = cli(*ONE, "--seeds", "3", "--yes")
-    assert "Adds 2 runs (1 more are there already)" in done.stdout
-    assert re.search(r"holds, 3 seeds say reproduced in \d+ of 100 cases; where it is one margin off", done.stdout)
-    ids = [run_id for run_id in plan_of(project).runs if run_id.startswith("cifar100")]
+def test_more_seeds_join_their_group(wrn_pipe: WrnPipe) -> None:
+    assert "Fewer than 3 seeds of a network are not judged" in told(wrn_pipe(*ONE, "--seeds", "1", "--yes"))
+    told(wrn_pipe("plan", "--paper-table", "4", "--row", "WRN-16-10", "--dataset", "cifar100", "--seeds", "1", "--yes"))
+    shown = told(wrn_pipe(*ONE, "--seeds", "3", "--yes"))
+    assert "Adds 2 runs (1 more are there already)" in shown
+    assert re.search(r"holds, 3 seeds say reproduced in \d+ of 100 cases; where it is one margin off", shown)
+    ids = [run_id for run_id in load().runs if run_id.startswith("cifar100")]
     assert ids == [*(f"cifar100-wrn-16-8-paper-zca-s{seed}" for seed in (1, 2, 3)), "cifar100-wrn-16-10-paper-zca-s1"]
-    assert text_of(project).count("# WRN-16-8 on CIFAR-100 by paper-zca.") == 1
+    assert text().count("# WRN-16-8 on CIFAR-100 by paper-zca.") == 1
 
 
-def test_a_run_counts_whatever_its_id(project: Project, cli: Cli) -> None:
-    project.edit(
-        lambda params: params["runs"].update(
-            mine={**params["runs"]["cifar10-wrn-40-1-quick-s1"], "seed": 2, "network": "WRN-40-1-B(3,3)"}
-        )
-    )
-    done = cli(*QUICK, "--seeds", "2", "--yes")
-    assert "has all 2 runs already" in done.stdout, done.stdout + done.stderr
-    cli(*QUICK, "--seeds", "3", "--yes")
-    assert "cifar10-wrn-40-1-quick-s3" in plan_of(project).runs
+def test_a_run_counts_whatever_its_id(project: Project, wrn_pipe: WrnPipe) -> None:
+    mine = {"seed": 2, "network": "WRN-40-1-B(3,3)"}
+    project.edit(lambda params: params["runs"].update(mine={**params["runs"]["cifar10-wrn-40-1-quick-s1"], **mine}))
+    assert "has all 2 runs already" in told(wrn_pipe(*QUICK, "--seeds", "2", "--yes"))
+    shown = told(wrn_pipe(*QUICK, "--seeds", "3", "--yes"))
+    assert "Cost of each: below 0.01 GPU-hours or 0.01 hours on 2 CPU cores, estimated" in shown
+    assert "They say nothing about the paper's numbers, which were measured by another protocol." in shown
+    assert "cifar10-wrn-40-1-quick-s3" in load().runs
     said = "The paper's top-1 error by paper-zca: 6.85 % (Table 4, number of runs not stated); expect another."
-    assert said in text_of(project)
+    assert said in text()
 
 
-def test_quick_leaves_imagenet_out_and_says_so(project: Project, cli: Cli) -> None:
-    done = cli("plan", "--paper-table", "9", "--protocol", "quick", "--seeds", "1", "--dry-run")
-    assert done.returncode == 0, done.stderr
-    assert "2 on imagenet, whose images vary in size: quick is not made for them" in done.stdout
-    assert "1 COCO detection (another system)" in done.stdout
-    assert "cifar100-wrn-40-10-dropout-quick-s1" in done.stdout
-    assert "imagenet-jpeg" not in done.stdout
+def test_quick_leaves_imagenet_out_and_says_so(wrn_pipe: WrnPipe) -> None:
+    shown = told(wrn_pipe("plan", "--paper-table", "9", "--protocol", "quick", "--seeds", "1", "--dry-run"))
+    assert "2 on imagenet, whose images vary in size: quick is not made for them" in shown
+    assert "1 COCO detection (another system)" in shown
+    assert "cifar100-wrn-40-10-dropout-quick-s1" in shown
+    assert "imagenet-jpeg" not in shown
 
 
 @pytest.mark.parametrize(
@@ -189,66 +142,83 @@ def test_quick_leaves_imagenet_out_and_says_so(project: Project, cli: Cli) -> No
         (("--paper-table", "4", "--yes", "--dry-run"), "--yes writes and --dry-run does not", "leave one"),
     ],
 )  # fmt: skip
-def test_mistakes(project: Project, cli: Cli, arguments: tuple[str, ...], what: str, remedy: str) -> None:
-    before = text_of(project)
-    done = cli("plan", *arguments)
+def test_mistakes(wrn_pipe: WrnPipe, arguments: tuple[str, ...], what: str, remedy: str) -> None:
+    before = text()
+    done = wrn_pipe("plan", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     first, second = done.stderr.splitlines()
     assert what in first
     assert remedy in second
-    assert text_of(project) == before
+    assert text() == before
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "field", "values"),
+    ("before", "after", "words", "said"),
     [
-        ("    label_smoothing: 0.0\n", "    label_smoothing: 0.1\n", "label_smoothing", "is 0.1, the paper's is 0.0"),
-        ("drop_after: [59, 119, 159]", "drop_after: [60, 120, 160]", "schedule", r"drop_after: \[60, 120, 160\]"),
+        ("label_smoothing: 0.0\n", "label_smoothing: 0.1\n", MEANSTD, "label_smoothing is 0.1, the paper's is 0.0"),
+        ("[59, 119, 159]", "[60, 120, 160]", MEANSTD, r"schedule is .*drop_after: \[60, 120, 160\]"),
+        ("quick, seed: 1", "quick, seed: 7", QUICK, "runs.cifar10-wrn-40-1-quick-s1 is another run"),
     ],
 )  # fmt: skip
-def test_another_protocol_of_the_papers_name_is_refused(
-    project: Project, cli: Cli, before, after, field, values
+def test_another_protocol_or_run_of_that_name_is_refused(
+    wrn_pipe: WrnPipe, before: str, after: str, words: tuple[str, ...], said: str
 ) -> None:
-    text = text_of(project)
-    assert before in text
-    edited = text.replace(before, after)
-    (project.root / "params.yaml").write_text(edited)
-    done = cli("plan", "--paper-table", "5", "--row", "WRN-40-4", "--yes")
-    place = edited.index(after.strip(), edited.index("  paper-meanstd:"))
-    line = 1 + edited.count("\n", 0, place)
+    edited = text().replace(before, after)
+    assert edited != text()
+    Path("params.yaml").write_text(edited)
+    done = wrn_pipe(*words, "--yes")
     assert done.returncode == 2
-    assert re.search(rf"params.yaml:{line}: protocols.paper-meanstd.{field}.*{values}", done.stderr), done.stderr
-    assert text_of(project) == edited
-
-
-def test_an_id_that_means_another_run_is_refused(project: Project, cli: Cli) -> None:
-    project.edit(lambda params: params["runs"]["cifar10-wrn-40-1-quick-s1"].update(seed=7))
-    done = cli(*QUICK)
-    assert done.returncode == 2
-    assert re.search(r"params.yaml:\d+: runs.cifar10-wrn-40-1-quick-s1 is another run", done.stderr)
+    start = edited.index("  paper-meanstd:") if words == MEANSTD else 0
+    line = 1 + edited.count("\n", 0, edited.index(after.strip(), start))
+    assert re.search(rf"params.yaml:{line}: .*{said}", done.stderr), done.stderr
+    assert text() == edited
 
 
 @pytest.mark.parametrize(("flags", "said"), [((), "Add --yes"), (("--dry-run",), "(--dry-run)")])
-def test_without_a_yes_nothing_is_written(project: Project, cli: Cli, flags: tuple[str, ...], said: str) -> None:
-    before = text_of(project)
-    done = cli(*ONE, *flags)
-    assert done.returncode == 0
-    assert "+  cifar100-wrn-16-8-paper-zca-s5: {" in done.stdout
-    assert "params.yaml is unchanged" in done.stdout.splitlines()[-1]
-    assert said in done.stdout.splitlines()[-1]
-    assert text_of(project) == before
+def test_without_a_yes_nothing_is_written(wrn_pipe: WrnPipe, flags: tuple[str, ...], said: str) -> None:
+    before = text()
+    shown = told(wrn_pipe(*ONE, *flags))
+    assert "+  cifar100-wrn-16-8-paper-zca-s5: {" in shown
+    assert "params.yaml is unchanged" in shown.splitlines()[-1]
+    assert said in shown.splitlines()[-1]
+    assert text() == before
     assert sorted(path.name for path in project.root.glob(".*.part")) == []
 
 
-def test_a_file_that_cannot_be_written_is_named(project: Project, cli: Cli) -> None:
+def test_a_file_that_cannot_be_written_is_named(project: Project, wrn_pipe: WrnPipe) -> None:
     (project.root / ".params.yaml.part").mkdir()  # in the way of what is written aside
-    before = text_of(project)
-    done = cli(*ONE, "--yes")
-    assert (done.returncode, text_of(project)) == (2, before)
+    before = text()
+    done = wrn_pipe(*ONE, "--yes")
+    assert (done.returncode, text()) == (2, before)
     assert done.stderr == "error: cannot write params.yaml: Is a directory\n  fix: fix that; the file is as it was\n"
 
 
-def test_an_empty_plan_is_filled(project: Project, cli: Cli) -> None:
+def test_an_empty_plan_is_filled(project: Project, wrn_pipe: WrnPipe) -> None:
     project.edit(lambda params: params.update(runs={}))
-    assert cli(*ONE, "--seeds", "1", "--yes").returncode == 0
-    assert list(plan_of(project).runs) == ["cifar100-wrn-16-8-paper-zca-s1"]
+    assert wrn_pipe(*ONE, "--seeds", "1", "--yes").returncode == 0
+    assert list(load().runs) == ["cifar100-wrn-16-8-paper-zca-s1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answer", ["y", pytest.param("n", marks=pytest.mark.soak)])
+def test_a_terminal_is_asked_once(project: Project, answer: str) -> None:
+    before, run = text(), "cifar100-wrn-16-8-paper-zca-s1"
+    master, slave = pty.openpty()
+    command = (sys.executable, "-c", "from pipeline.cli.main import main; main()", *ONE, "--seeds", "1")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=project.root, env=env, stdin=slave, stdout=slave, stderr=slave) as child:
+        os.close(slave)
+        printed, answered = "", False
+        while select.select([master], [], [], 120)[0]:
+            try:
+                printed += os.read(master, 65536).decode()
+            except OSError:  # Linux's end of file on a terminal
+                break
+            if not answered and "[y/N]" in printed:
+                answered = True
+                os.write(master, f"{answer}\n".encode())
+        assert child.wait(60) == 0
+    os.close(master)
+    assert f"{run}: {{" in printed.partition("[y/N]")[0], "the difference stands before the question"
+    assert run in text() if answer == "y" else text() == before
+    assert ("params.yaml is unchanged." in printed) is (answer == "n")

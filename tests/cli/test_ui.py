@@ -1,7 +1,6 @@
 """wrn-pipe ui: the real MLflow server on this repository's store, started and stopped as a user does."""
 
 import os
-import re
 import shutil
 import signal
 import socket
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from project import ROOT, WrnPipe
 from tracking.servers import free_port
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "ui", "--port"]
 
 
@@ -54,12 +53,16 @@ def test_it_serves_the_store_and_stops(tmp_path: Path) -> None:
         running.kill()
 
 
-def test_a_port_in_use_is_a_mistake_with_a_remedy(tmp_path: Path) -> None:
+def test_a_port_in_use_is_a_mistake_with_a_remedy(
+    tmp_path: Path, wrn_pipe: WrnPipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        ran = subprocess.run([*COMMAND, str(port)], cwd=tmp_path, capture_output=True, text=True, check=False)
+        ran = wrn_pipe("ui", "--port", str(port))
     assert ran.returncode == 2
-    assert re.fullmatch(rf"error: port {port} is in use\n  fix: wrn-pipe ui --port {port + 1}\n", ran.stderr)
+    assert ran.stderr == f"error: port {port} is in use\n  fix: wrn-pipe ui --port {port + 1}\n"
     assert not list(tmp_path.iterdir())

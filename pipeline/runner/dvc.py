@@ -16,8 +16,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import psutil
-
 from pipeline.artifacts import SCRATCH
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import EXIT_CODE_FILE, StoppedError, UserError, WrnPipeError
@@ -121,14 +119,16 @@ def running_stages(stages: dict[str, Stage]) -> dict[str, int]:
     return {name: written[out] for name, out in first_outs.items() if out in written}
 
 
-def _stage_processes(pid: int) -> set[psutil.Process]:
+def _stage_processes(pid: int) -> set[int]:
     """All processes below `pid` that run `python -m stages.NAME`: not DVC."""
+    import psutil  # a fiftieth of the time of a repro with nothing to do
+
     found = set()
     with suppress(psutil.NoSuchProcess):
         for process in psutil.Process(pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):  # it has ended meanwhile, or is a zombie
                 if any(word.startswith("stages.") for word in process.cmdline()[:3]):
-                    found.add(process)
+                    found.add(process.pid)
     return found
 
 
@@ -159,13 +159,13 @@ def _repro(names: Sequence[str], targets: Sequence[str], options: Sequence[str])
         failed = Path(folder) / "exit-code"
         child = subprocess.Popen(command("repro", *options, *names), env={**environment(), EXIT_CODE_FILE: str(failed)})
         received: list[int] = []
-        told: set[psutil.Process] = set()
+        told: set[int] = set()
 
-        def terminate(processes: set[psutil.Process]) -> None:
+        def terminate(processes: set[int]) -> None:
             told.update(processes)
             for process in processes:
-                with suppress(psutil.NoSuchProcess):
-                    process.terminate()
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGTERM)
 
         def forward(signum: int, frame: FrameType | None) -> None:
             received.append(signum)

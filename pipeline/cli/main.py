@@ -68,8 +68,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _common(
     version: Annotated[
-        bool,
-        Option("--version", is_eager=True, callback=_version, help="Print the version, and the commit of a checkout."),
+        bool, Option("--version", is_eager=True, callback=_version, help="Print the version and a checkout's commit.")
     ] = False,
 ) -> None:
     pass

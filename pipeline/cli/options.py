@@ -63,8 +63,7 @@ OfDataset = Annotated[
     str | None, Option("--dataset", help="Only this dataset, such as cifar100.", autocompletion=_claimed("dataset"))
 ]
 Runs = Annotated[
-    list[str] | None,
-    Option("--run", metavar="RUN", help="Only this run. Repeatable.", autocompletion=of_plan("runs")),
+    list[str] | None, Option("--run", metavar="RUN", help="Only this run. Repeatable.", autocompletion=of_plan("runs"))
 ]
 Run = Annotated[str, Argument(help="A run of params.yaml.", autocompletion=of_plan("runs"))]
 To = Annotated[Path, Option(metavar="FILE", help="The file to write.")]

@@ -188,15 +188,15 @@ def test_a_fresh_clone_has_every_number_and_reproduces_byte_for_byte_by_jobs(don
 
     # Now as if the commit had been made on a machine with 64 threads, whose sums round in another order.
     lock, runs = again.root / "dvc.lock", again.root / "results" / "runs.csv"
-    here = lock.read_text(), runs.read_text()
-    weights = re.search(rf"train@{RUN}:.*?model\.safetensors.*?(md5: \w+)\n", here[0], re.S)
+    before = lock.read_text(), runs.read_text()
+    weights = re.search(rf"train@{RUN}:.*?model\.safetensors.*?(md5: \w+)\n", before[0], re.S)
     assert weights
-    lock.write_text(here[0].replace(weights[1], weights[1][:-4] + "0000"))
+    lock.write_text(before[0].replace(weights[1], weights[1][:-4] + "0000"))
     (row,) = csv.DictReader(runs.open())
-    runs.write_text(here[1].replace(f",{row['threads']},{row['loader']},", f",64,{row['loader']},"))
+    runs.write_text(before[1].replace(f",{row['threads']},{row['loader']},", f",64,{row['loader']},"))
     again.commit("from another machine")
-    lock.write_text(here[0])
-    runs.write_text(here[1])
+    lock.write_text(before[0])
+    runs.write_text(before[1])
     shown = told(again.cli("repro"))
     assert "Running stage" not in shown
     assert "other results than in the checked-out commit" in shown

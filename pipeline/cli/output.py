@@ -92,7 +92,7 @@ def refuse_kept(to: Path, option: str) -> None:
         raise UserError(f"{option} {to}: no folder {to.parent}", "name a file in a folder that exists")
     root = Path.cwd()
     for place in {to.absolute(), to.resolve()}:  # a link, and what it leads to
-        asked = ["git", "-C", place.parent, "--literal-pathspecs", "ls-files", "--error-unmatch", "--", place.name]
+        asked = ["git", "-C", str(place.parent), "--literal-pathspecs", "ls-files", "--error-unmatch", "--", place.name]
         what = "a file that git tracks" if subprocess.run(asked, capture_output=True).returncode == 0 else None
         for stage in stages(root) if DAG.is_file() else ():
             if any(place.is_relative_to(root / path) for path in (*stage.deps, *stage.outs)):

@@ -108,7 +108,7 @@ def test_the_commands_measure_in_processes_of_their_own(tiny_beton: Path, tmp_pa
     def measured(*words: str) -> Any:
         command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "bench", *words, "--json"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return json.loads(subprocess.run(command, cwd=tmp_path, env=environment, stdout=-1, check=True).stdout)
+        return json.loads(subprocess.check_output(command, cwd=tmp_path, env=environment))
 
     result = measured("train", "--networks", "WRN-10-1", "--repeats", "1")
     device = torch.device(result["machine"]["type"])

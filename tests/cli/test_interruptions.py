@@ -168,6 +168,7 @@ def test_a_stage_or_dvc_that_is_only_starting_says_nothing_and_repro_speaks_for_
     assert not any("Traceback" in line for line in ended.lines)
 
 
+@pytest.mark.soak
 def test_what_fails_by_a_signal_is_not_gone_on_from(
     tmp_path: Path,
     archive_server: ArchiveServer,

@@ -131,7 +131,7 @@ def test_the_command_writes_a_run_s_weights_or_says_why_not(
     record = {"network": "WRN-16-1", "protocol": {"preprocessing": "meanstd"}}
     (folder / "run.json").write_text(json.dumps(record))
     assert export("timm")[0] == 2
-    assert export("authors", "params.yaml")[0] == 2
+    assert export("authors", "no/out.safetensors")[0] == 2
     assert not Path("out.safetensors").exists()
     assert export("authors") == (0, [])
     assert torch.equal(load_file("out.safetensors")["group0.block0.conv0"], state["group1.block1.conv1.weight"])

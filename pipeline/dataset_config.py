@@ -18,7 +18,6 @@ Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 _T = TypeVar("_T")
 ForBoth = Annotated[dict[Split, _T], Field(min_length=len(SPLITS))]
-"""Something of each split."""
 
 ReaderName = Literal["cifar-python", "cifar100-python", "svhn-mat", "imagenet-folder"]
 """CIFAR-10's python version, CIFAR-100's with its fine labels, SVHN's three MATLAB files of cropped digits, and

@@ -1,17 +1,18 @@
-"""A small ImageNet of real JPEG photographs: those that scikit-learn and matplotlib ship, cut to many sizes."""
+"""A small ImageNet of real JPEG photographs, those that scikit-learn and matplotlib ship, cut to many sizes;
+archives and packages of CIFAR as published; and a plain flip and crop."""
 
 import hashlib
 import io
 import json
+import pickle
 import tarfile
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-import sklearn
 from PIL import Image
 from scipy.io import savemat
 
@@ -19,12 +20,15 @@ from pipeline.data import beton
 from pipeline.data.digest import Labels
 from pipeline.data.imagenet import DEVKIT, META, TRAIN, TRUTH, VAL, find
 from pipeline.data.jpeg_store import write_split
+from pipeline.data.readers import CIFAR10, Splits, read_members
 from pipeline.dataset_config import SPLITS, Dataset
 
+# Found, not imported, which takes seconds.
+SKLEARN, MATPLOTLIB = (Path(str(find_spec(name).origin)).parent for name in ("sklearn", "matplotlib"))
 FILES = (
-    Path(sklearn.__file__).parent / "datasets/images/china.jpg",
-    Path(sklearn.__file__).parent / "datasets/images/flower.jpg",
-    Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg",
+    SKLEARN / "datasets/images/china.jpg",
+    SKLEARN / "datasets/images/flower.jpg",
+    MATPLOTLIB / "mpl-data/sample_data/grace_hopper.jpg",
 )
 
 
@@ -144,3 +148,67 @@ def make_beton(to: Path, split: str, images: Sequence[Image.Image], labels: Labe
     entry = {"beton": {"sha256": beton.sha256(path)}}
     (to / "card.json").write_text(json.dumps({"name": to.name, "kind": "jpeg", "splits": {split: entry}}))
     return to
+
+
+def packed(path: Path, members: dict[str, bytes]) -> Path:
+    """An archive at `path`, as CIFAR's are."""
+    path.write_bytes(tar(members, "w:gz"))
+    return path
+
+
+def source(server: Any, path: Path) -> dict[str, Any]:
+    """The entry in params.yaml of a file that `server` has from now on."""
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    return {"archive": server.put(path), "md5": md5, "bytes": path.stat().st_size}
+
+
+def other_content(archive: Path, to: Path) -> Path:
+    """The same archive, but for one training image, whose bytes stand backwards."""
+    members, batch = read_members(archive), "cifar-10-batches-py/data_batch_1"
+    image = pickle.loads(members[batch], encoding="bytes")[b"data"][0].tobytes()
+    assert members[batch].count(image) == 1
+    return packed(to, {**members, batch: members[batch].replace(image, image[::-1])})
+
+
+def npm_members(splits: Splits) -> dict[str, bytes]:
+    members = {}
+    for split, parts in CIFAR10.items():
+        images, labels = splits[split]
+        for part, rows in zip(parts, np.split(images, len(parts)), strict=True):
+            members[f"package/{part}.png"] = jpeg(Image.fromarray(rows.reshape(len(rows), 1024, 3)), "PNG")
+        members[f"package/{split}_lables.json"] = json.dumps(labels.tolist()).encode()
+    return members
+
+
+def svhn(splits: Splits, folder: Path) -> list[Path]:
+    """SVHN's three files of these images: X [32,32,3,N], y [N,1] with 10 for the digit 0."""
+    (images, labels), test = splits["train"], splits["test"]
+    paths = []
+    for name, (X, y) in {
+        "train": (images[:100], labels[:100]),
+        "extra": (images[100:], labels[100:]),
+        "test": test,
+    }.items():
+        paths.append(folder / f"{name}_32x32.mat")
+        content = {"X": X.transpose(1, 2, 3, 0), "y": np.where(y == 0, 10, y).astype(np.uint8)[:, None]}
+        savemat(paths[-1], content, do_compression=True)
+    return paths
+
+
+def raw(splits: Splits, to: Path) -> Path:
+    """Arrays as the download stage leaves them, in the folder `to`."""
+    to.mkdir()
+    for split, (images, labels) in splits.items():
+        np.save(to / f"{split}_images.npy", images)
+        np.save(to / f"{split}_labels.npy", labels)
+    return to
+
+
+def moved(images: Any, mirrored: Any, rows: Any, columns: Any) -> Any:
+    """Each of [B,H,W,3] mirrored, padded by reflection of 4 pixels, and cut out at (row, column), one by one."""
+    height, width = images.shape[1:3]
+    made = []
+    for image, mirror, row, column in zip(images, mirrored, rows, columns, strict=True):
+        padded = np.pad(image[:, ::-1] if mirror else image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+        made.append(padded[row : row + height, column : column + width])
+    return np.stack(made)

@@ -81,25 +81,17 @@ def test_params_has_the_known_entries_word_for_word(known: dict[str, Any]) -> No
     assert known_block == shipped_block
 
 
-def test_the_sizes_told_are_what_the_images_take(known: dict[str, Any]) -> None:
-    svhn = Dataset.model_validate(known["svhn"])
+def test_the_known_entries_pin_what_others_published_and_tell_what_the_images_take(known: dict[str, Any]) -> None:
+    svhn, cifar10, imagenet = (Dataset.model_validate(known[name]) for name in ("svhn", "cifar10", "imagenet"))
     assert list(svhn.sources[0].checksums) == ["train_32x32.mat", "extra_32x32.mat", "test_32x32.mat"]
     assert svhn.size_on_disk == (604_388 + 26_032) * (32 * 32 * 3 + 8)
-    assert Dataset.model_validate(known["imagenet"]).size_on_disk == 154_642_401_280
-
-
-def test_the_shipped_entries_pin_what_others_published(known: dict[str, Any]) -> None:
-    cifar10 = Dataset.model_validate(known["cifar10"])
+    assert imagenet.size_on_disk == 154_642_401_280
     assert "c58f30108f718f92721af3b95e74349a" in [md5 for each in cifar10.sources for md5 in each.checksums.values()]
     assert cifar10.record_digests is not None
     assert cifar10.record_digests["test"] == ("8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",)
-
-
-def test_imagenets_archives_are_pinned_as_torchvision_does(known: dict[str, Any]) -> None:
     torchvision = importlib.util.find_spec("torchvision")  # found, not imported, which takes seconds
     assert torchvision is not None
     code = (Path(str(torchvision.origin)).parent / "datasets/imagenet.py").read_text()
     pinned = dict(re.findall(r'\("(ILSVRC2012_[\w.]+)", "([0-9a-f]{32})"\)', code))
-    (source,) = Dataset.model_validate(known["imagenet"]).sources
-    assert source.checksums == pinned
+    assert imagenet.sources[0].checksums == pinned
     assert set(pinned) == {TRAIN, VAL, DEVKIT}

@@ -25,11 +25,13 @@ Kind = Literal["rgb", "zca", "jpeg"]
 Ints = npt.NDArray[np.int64]
 
 _HEADER = np.dtype(
-    {
-        "names": ["version", "num_fields", "page_size", "num_samples", "alloc_table_ptr"],
-        "formats": ["<u2", "<u2", "<u4", "<u8", "<u8"],
-    },
-    align=True,
+    [
+        ("version", "<u2"),
+        ("num_fields", "<u2"),
+        ("page_size", "<u4"),
+        ("num_samples", "<u8"),
+        ("alloc_table_ptr", "<u8"),
+    ]
 )
 _FIELD = np.dtype([("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True)
 _RGB = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
@@ -48,16 +50,15 @@ _FLOAT = b'[["", "<f4"]]'
 
 @dataclass(frozen=True)
 class Beton:
-    """One split as a .beton file. Arrays are int64 [N], in the file's order."""
+    """One split as a .beton file. Arrays are int64 [N], in the file's order: of the images' pixels, place and length in
+    bytes, and labels."""
 
     path: Path
     kind: Kind
     heights: Ints
     widths: Ints
     pointers: Ints
-    """Of the first byte of each image."""
     sizes: Ints
-    """Bytes of each image."""
     labels: Ints
 
     @property
@@ -73,27 +74,21 @@ def sha256(path: Path) -> str:
 
 def open_card(folder: Path) -> dict[str, Any]:
     """card.json of a data/beton folder. Raises UserError when it is missing or not a JSON object."""
-    path = folder / "card.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"{path} not found", f"wrn-pipe repro convert@{folder.name}") from None
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: {error}", _fix(folder)) from None
+        return dict(json.loads((folder / "card.json").read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} not found", f"wrn-pipe repro convert@{folder.name}") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{folder / 'card.json'}: {error}", _fix(folder)) from None
 
 
 def open_split(folder: Path, split: str) -> Beton:
     """The .beton of a split. Raises UserError when it is missing, or its sha256 is not the one in its card: FFCV itself
     reads on, or crashes."""
-    card = open_card(folder)
-    path = folder / f"{split}.beton"
+    path, card = folder / f"{split}.beton", open_card(folder)
     if not path.is_file():
         raise UserError(f"{path} not found", f"wrn-pipe repro convert@{folder.name}")
-    try:
-        pinned = card["splits"][split]["beton"]["sha256"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'card.json'} does not describe {split}: {error!r}", _fix(folder)) from None
-    if sha256(path) != pinned:
+    if sha256(path) != card["splits"][split]["beton"]["sha256"]:
         raise UserError(f"{path} is not the file that {folder / 'card.json'} describes", _fix(folder))
     return inspect(path)
 
@@ -124,19 +119,15 @@ def read(path: Path) -> tuple[Stored, Ints]:
     file = np.asarray(np.memmap(path, np.uint8, "r"))
     shape = beton.samples, int(beton.heights[0]), int(beton.widths[0]), 3
     images = np.empty(shape, np.uint8 if beton.kind == "rgb" else "<f4")
-    for image, start, size in zip(
-        images.reshape(len(images), -1).view(np.uint8), beton.pointers, beton.sizes, strict=True
-    ):
-        image[:] = file[start : start + size]
+    for image, start, size in zip(images, beton.pointers, beton.sizes, strict=True):
+        image.reshape(-1).view(np.uint8)[:] = file[start : start + size]
     return images, beton.labels
 
 
 def write(to: Path, kind: Kind, sides: Ints, labels: npt.ArrayLike, images: Iterable[npt.NDArray[Any] | bytes]) -> None:
     """Write a file of N samples: `sides` int64 [N,2] widths and heights, `labels` [N], and the images in their order,
-    each uint8 or float32 [H,W,3] or an encoded JPEG.
-
-    Raises ValueError for another number of images, and for one that does not fit a page.
-    """
+    each uint8 or float32 [H,W,3] or an encoded JPEG. Raises ValueError for another number of images, and for one that
+    does not fit a page."""
     n = len(sides)
     header, fields = np.zeros(1, _HEADER), np.zeros(2, _FIELD)
     rows, allocations = np.zeros(n, _ARRAY_SAMPLE if kind == "zca" else _RGB_SAMPLE), np.zeros(n, _ALLOCATION)
@@ -160,10 +151,10 @@ def write(to: Path, kind: Kind, sides: Ints, labels: npt.ArrayLike, images: Iter
             if at % _PAGE + len(content) > _PAGE:
                 at = _whole_pages(at)
                 file.seek(at)
-                task.advance(int(place["sample_id"]) - task.done)
             file.write(content)
             place["ptr"], place["size"] = at, len(content)
             at += len(content)
+            task.advance()
         file.seek(_whole_pages(at))
         file.write(allocations.tobytes())
         header[0] = _VERSION, 2, _PAGE, n, _whole_pages(at)
@@ -171,14 +162,12 @@ def write(to: Path, kind: Kind, sides: Ints, labels: npt.ArrayLike, images: Iter
         if kind == "zca":
             rows["image"] = allocations["ptr"]
         else:
-            described = rows["image"]
-            described["mode"] = _JPG if kind == "jpeg" else _RAW
-            described["width"], described["height"] = sides.T
-            described["data_ptr"] = allocations["ptr"]
+            rows["image"]["mode"] = _JPG if kind == "jpeg" else _RAW
+            rows["image"]["width"], rows["image"]["height"] = sides.T
+            rows["image"]["data_ptr"] = allocations["ptr"]
         file.seek(0)
         for table in (header, fields, rows):
             file.write(table.tobytes())
-        task.advance(n - task.done)
 
 
 def _whole_pages(size: int) -> int:

@@ -4,23 +4,23 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
 
 from pipeline.atomic_write import json_text, new_folder, writing
 from pipeline.data import beton, jpeg_store, zca
 from pipeline.data.beton import Beton, Ints
 from pipeline.data.digest import Images, Labels, Stored, split_digest
-from pipeline.data.jpeg_store import Store
 from pipeline.dataset_config import SPLITS, SourceError
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.progress import say
 
-_CHUNK = 10_000
-"""Images whose statistics are gathered at a time: SVHN's at once would take 5 GB."""
+_CHUNK = 2_500
+"""Images whose statistics are gathered at a time."""
 _JPEGS = 256
 """Encoded ahead of their writing, at most."""
 
@@ -79,48 +79,44 @@ def convert(raw: Path, to: Path, classes: int, kind: Literal["rgb", "zca"] = "rg
 
 def convert_jpegs(raw: Path, to: Path, classes: int, max_side: int, quality: int) -> None:
     """Write `to`/{split}.beton and `to`/card.json from the jpeg_store `raw`: every image decoded, scaled down where its
-    longer side exceeds `max_side` pixels, and encoded with libjpeg's `quality`, as FFCV's writer does it.
-
-    Raises UserError for an image that cannot be decoded, or would vanish when scaled.
-    """
+    longer side exceeds `max_side` pixels, and encoded with libjpeg's `quality`, as FFCV's writer does it. Raises
+    UserError for an image that cannot be decoded."""
     with _folder(to, kind="jpeg", max_side=max_side, quality=quality) as (work, card):
         for split in SPLITS:
-            path, store = work / f"{split}.beton", jpeg_store.open_split(raw, split)
-            sizes, labels = store.index[["width", "height"]].to_numpy(np.int64), store.index["label"].to_numpy(np.int64)
+            path, index = work / f"{split}.beton", jpeg_store.open_index(raw, split)
+            sizes, labels = index[["width", "height"]].to_numpy(np.int64), index["label"].to_numpy(np.int64)
             # FFCV's scaling, in its own order of operations on floats, since it cuts off the fractions.
             ratio = max_side / sizes.max(axis=1, keepdims=True)
             sides = np.where(ratio < 1, (ratio * sizes).astype(np.int64), sizes)
-            if len(thin := np.flatnonzero((sides < 1).any(axis=1))):
-                name, (width, height) = store.index["name"][thin[0]], sizes[thin[0]]
-                what = f"{split} {name}: {width} x {height} pixels cannot be scaled to {max_side}"
-                raise UserError(what, "raise max_side, or replace that image in your folder")
-            beton.write(path, "jpeg", sides, labels, _encoded(store, split, sides, quality))
+            beton.write(path, "jpeg", sides, labels, _encoded(raw, split, index, sides, quality))
             say(f"{to.name} {split}: {len(sides)} images, {path.stat().st_size / 1e6:.1f} MB")
-            digest = jpeg_store.files_digest(labels, store.index["sha256"])
+            digest = jpeg_store.files_digest(labels, index["sha256"])
             card["splits"][split] = {**describe_jpegs(beton.inspect(path), classes), "source_digest": digest}
 
 
-def _encoded(store: Store, split: str, sides: Ints, quality: int) -> Iterator[bytes]:
+def _encoded(raw: Path, split: str, index: pd.DataFrame, sides: Ints, quality: int) -> Iterator[bytes]:
     """The JPEGs of a split in their order, made on all cores."""
     import cv2
 
-    def encode(i: int) -> bytes:
+    def encode(content: bytes, name: str, side: Ints) -> bytes:
         try:
-            pixels = jpeg_store.decode(store.read(i), f"{split} {store.index['name'][i]}")
+            pixels = jpeg_store.decode(content, f"{split} {name}")
         except SourceError as error:
             raise UserError(str(error), "replace that image in your folder, and run wrn-pipe repro download") from None
-        width, height = sides[i].tolist()
+        width, height = side.tolist()
         if pixels.shape[:2] != (height, width):
             pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-        content = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        return content.tobytes()
+        bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
+    files = jpeg_store.contents(raw, split, index["bytes"])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(sides), _JPEGS):
-            yield from pool.map(encode, range(start, min(start + _JPEGS, len(sides))))
+        for start in range(0, len(index), _JPEGS):
+            part = slice(start, start + _JPEGS)
+            yield from pool.map(encode, islice(files, _JPEGS), index["name"][part], sides[part])
 
 
-def describe(images: Stored, labels: npt.NDArray[np.int64], classes: int) -> dict[str, Any]:
+def describe(images: Stored, labels: Labels, classes: int) -> dict[str, Any]:
     """Shape, images of each class, and each channel's mean and standard deviation: over pixels scaled to 0-1, or over
     the values as they are where these are floats, whose dtype is then told too."""
     entry = {
@@ -129,38 +125,31 @@ def describe(images: Stored, labels: npt.NDArray[np.int64], classes: int) -> dic
         "width": images.shape[2],
         "images_per_class": np.bincount(labels, minlength=classes).tolist(),
     }
-    pixels, chunks = images[..., 0].size, range(0, len(images), _CHUNK)
-    parts = (images[start : start + _CHUNK] for start in chunks)
-    if images.dtype == np.uint8:
-        # Sums of integers are exact, so the moments do not depend on the order of summation.
-        channels, values = range(images.shape[3]), np.arange(256)
-        histogram = np.zeros((len(channels), 256), np.int64)
-        for part in parts:
-            histogram += np.stack([np.bincount(part[..., c].reshape(-1), minlength=256) for c in channels])
-        mean = (histogram @ values) / pixels
-        std = np.sqrt((histogram @ values**2) / pixels - mean**2)
-        moments = {"mean": mean.tolist(), "std": std.tolist()}
-        return entry | {name: [round(value / 255, 8) for value in values] for name, values in moments.items()}
-    mean = sum(part.sum(axis=(0, 1, 2), dtype=np.float64) for part in parts) / pixels
-    again = (images[start : start + _CHUNK].astype(np.float64) for start in chunks)
-    std = np.sqrt(sum(((part - mean) ** 2).sum(axis=(0, 1, 2)) for part in again) / pixels)
+    # Sums of integers are exact, so the moments of bytes do not depend on the order of summation.
+    exact, scale, digits = (np.int64, 255, 8) if images.dtype == np.uint8 else (np.float64, 1, 6)
+    pixels, total, squares = images[..., 0].size, *np.zeros((2, images.shape[3]), exact)
+    for start in range(0, len(images), _CHUNK):
+        part = images[start : start + _CHUNK].astype(exact)
+        total += part.sum(axis=(0, 1, 2))
+        squares += (part * part).sum(axis=(0, 1, 2))
+    mean = total / pixels
+    moments = {"mean": mean / scale, "std": np.sqrt(squares / pixels - mean**2) / scale}
+    if scale == 1:
+        entry["dtype"] = images.dtype.name
     # Whitened images have mean 0: adding 0.0 turns -0.0 into it.
-    rounded = {"mean": [round(m, 6) + 0.0 for m in mean.tolist()], "std": [round(s, 6) for s in std.tolist()]}
-    return entry | {"dtype": images.dtype.name} | rounded
+    return entry | {name: [round(value, digits) + 0.0 for value in each.tolist()] for name, each in moments.items()}
 
 
 def describe_jpegs(split: Beton, classes: int) -> dict[str, Any]:
     """Images of each class, and the smallest, median and largest height, width and size in bytes."""
-    return {
+    entry: dict[str, Any] = {
         "images": split.samples,
         "images_per_class": np.bincount(split.labels, minlength=classes).tolist(),
-        "height": _spread(split.heights),
-        "width": _spread(split.widths),
-        "jpeg_bytes": {**_spread(split.sizes), "total": int(split.sizes.sum())},
     }
-
-
-def _spread(values: Ints) -> dict[str, int]:
-    # The lower of two medians: a whole number, so that no rounding can differ.
-    ordered = np.sort(values).tolist()
-    return {"smallest": ordered[0], "median": ordered[(len(ordered) - 1) // 2], "largest": ordered[-1]}
+    for name, values in (("height", split.heights), ("width", split.widths), ("jpeg_bytes", split.sizes)):
+        ordered = np.sort(values).tolist()
+        # The lower of two medians: a whole number, so that no rounding can differ.
+        median = ordered[(len(ordered) - 1) // 2]
+        entry[name] = {"smallest": ordered[0], "median": median, "largest": ordered[-1]}
+    entry["jpeg_bytes"]["total"] = int(split.sizes.sum())
+    return entry

@@ -9,7 +9,6 @@ published as pipeline.data.jpeg_store describes.
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +34,16 @@ def acquire(name: str, dataset: Dataset, to: Path) -> None:
     if dataset.shape is None:
         imagenet.acquire(name, dataset, to)
         return
+    others = [source for source in dataset.sources if not isinstance(source, FolderSource)]
+    named = os.environ.get(DATA_DIR)
+    places: list[tuple[Source, Path | None]] = []
+    for source in dataset.sources:
+        if isinstance(source, FolderSource) and named:  # whatever it holds of the others
+            places += [(other, Path(named).expanduser()) for other in others]
+        else:
+            places.append((source, None))
     refusals: list[str] = []
-    for source, folder in _places(dataset):
+    for source, folder in places:
         label = str(source) if folder is None else f"{folder / ' with '.join(source.checksums)}"
         try:
             paths = _fetched(source, DOWNLOADS / name) if folder is None else _given(source, folder)
@@ -54,24 +61,11 @@ def acquire(name: str, dataset: Dataset, to: Path) -> None:
         shutil.rmtree(DOWNLOADS / name, ignore_errors=True)
         say(f"{name}: {label}: content checked, written to {to}")
         return
-    named = [" with ".join(source.checksums) for source in _downloadable(dataset)]
     remedy = "fix one of these, or add `- folder: true` to the dataset's sources in params.yaml"
-    if len(named) < len(dataset.sources):
-        remedy = f"set {DATA_DIR} to a folder that holds one of {', '.join(named)}; home page: {dataset.homepage}"
+    if len(others) < len(dataset.sources):
+        files = ", ".join(" with ".join(source.checksums) for source in others)
+        remedy = f"set {DATA_DIR} to a folder that holds one of {files}; home page: {dataset.homepage}"
     raise UserError(f"{name}: no source gives it: {'; '.join(refusals)}", remedy)
-
-
-def _downloadable(dataset: Dataset) -> list[Source]:
-    return [source for source in dataset.sources if not isinstance(source, FolderSource)]
-
-
-def _places(dataset: Dataset) -> Iterator[tuple[Source, Path | None]]:
-    """The sources in their order. Of the user's folder, whatever it holds of the others, with the folder."""
-    for source in dataset.sources:
-        if not isinstance(source, FolderSource) or not (named := os.environ.get(DATA_DIR)):
-            yield source, None
-        else:
-            yield from ((other, Path(named).expanduser()) for other in _downloadable(dataset))
 
 
 def _fetched(source: Source, downloads: Path) -> list[Path]:

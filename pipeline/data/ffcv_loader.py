@@ -1,19 +1,18 @@
-"""FFCV 1.0.2 as a source of batches: what it needs to import and open a file quickly, to see our boxes, not to hang."""
+"""FFCV 1.0.2 as a source of batches: what it needs to import quickly, to see our boxes, not to hang."""
 
 import os
 import queue
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.augmentation import SIDE
 from pipeline.data.beton import IMAGE, LABEL, Beton, Ints
 from pipeline.data.digest import Stored
-from pipeline.data.resized_crop import SIDE
 from pipeline.errors import UserError, WrnPipeError
 
 
@@ -27,7 +26,6 @@ class Ffcv:
         self.threads = torch.get_num_threads()
         try:
             with compiling_later():
-                from ffcv.fields.basics import IntDecoder
                 from ffcv.fields.ndarray import NDArrayDecoder
                 from ffcv.fields.rgb_image import SimpleRGBImageDecoder
                 from ffcv.loader import Loader as FfcvLoader
@@ -40,46 +38,44 @@ class Ffcv:
         # Else each epoch opens streams on GPU 0, for trainings on the CPU or another GPU as well, and fails where that
         # is occupied. Batches are copied before FFCV fills their memory again.
         epoch_iterator.IS_CUDA = False
-        self.batch_size = batch_size
-        self.order = np.arange(beton.samples, dtype=np.uint64)
-        if beton.kind == "jpeg":
-            decoder = _box_decoder()
-            workers = workers or len(os.sched_getaffinity(0))
-        else:
-            decoder = SimpleRGBImageDecoder() if beton.kind == "rgb" else NDArrayDecoder()
-        with tables_only():
-            self.loader = FfcvLoader(
-                str(beton.path),
-                batch_size=batch_size,
-                num_workers=workers or 1,
-                os_cache=True,
-                order=OrderOption.SEQUENTIAL,
-                drop_last=False,
-                pipelines={IMAGE: [decoder], LABEL: [IntDecoder()]},
-            )
-        # FFCV asks its traversal order for each epoch's indices.
-        self.loader.traversal_order = SimpleNamespace(sample_order=lambda epoch: self.order)
+        decoder = {"rgb": SimpleRGBImageDecoder, "zca": NDArrayDecoder, "jpeg": _box_decoder}[beton.kind]()
+        self.loader = FfcvLoader(
+            str(beton.path),
+            batch_size=batch_size,
+            num_workers=workers or (len(os.sched_getaffinity(0)) if beton.kind == "jpeg" else 1),
+            os_cache=True,
+            order=OrderOption.SEQUENTIAL,
+            drop_last=False,
+            pipelines={IMAGE: [decoder], LABEL: None},
+        )
+        # Of ImageNet 720 MB, which only another memory manager of FFCV's reads.
+        manager = self.loader.memory_manager
+        del manager.ptr_to_size, manager.sample_to_pages, manager.page_to_samples
         self.metadata = self.loader.reader.metadata
         torch.set_num_threads(self.threads)
 
-    def batches(self, order: Ints, seen: Ints | None) -> Iterator[tuple[Stored, Ints]]:
-        """Images, in slots of a ring that the next batches overwrite, and labels. Of JPEGs the boxes `seen`."""
+    def batches(self, order: Ints, seen: Ints | None) -> Iterator[Stored]:
+        """Images, in slots of a ring that the next batches overwrite. Of JPEGs the boxes `seen`."""
         import torch
 
         if seen is not None:
             self.loader.reader.metadata = _with_boxes(self.metadata, order, seen)
             seen = None  # this frame lives as long as the epoch
-        self.order = order.astype(np.uint64)
-        self.loader.first_traversal_order = self.order  # its length is what FFCV takes for the epoch's
-        iterator = iter(self.loader)
+        epoch = _started(self.loader, order)
         try:
-            for start in range(0, len(order), self.batch_size):
-                images, labels = _next_batch(iterator)
+            for start in range(0, len(order), self.loader.batch_size):
+                item = epoch.output_queue.get()
+                if isinstance(item, Exception):
+                    raise WrnPipeError(f"FFCV's reading thread died: {item!r}", "try loading.backend: numpy") from item
                 if start == 0:
                     torch.set_num_threads(self.threads)
-                yield images, labels.reshape(-1).copy()
+                _, (images,) = item
+                yield images
         finally:
-            _end(iterator)
+            epoch.close()
+            while epoch.is_alive():  # it waits for room in its queue before it looks at its stop flag
+                with suppress(queue.Empty):
+                    epoch.output_queue.get(timeout=0.05)
             torch.set_num_threads(self.threads)
 
 
@@ -101,55 +97,19 @@ def compiling_later() -> Iterator[None]:
         config.DISABLE_JIT = before
 
 
-@contextmanager
-def tables_only() -> Iterator[None]:
-    """Construct FFCV loaders in this block without their dict entry and two sets for each sample, which only another
-    memory manager of FFCV's reads: of ImageNet 720 MB, in 2.3 s."""
-    import ffcv.loader.loader
-    from ffcv.memory_managers import OSCacheManager
-    from ffcv.memory_managers.os_cache import OSCacheContext
+def _started(loader: Any, order: Ints) -> Any:
+    """FFCV's thread that reads an epoch in this order. An error of its own ends it without a word to whoever waits for
+    its batches; here the error comes in their queue."""
+    from ffcv.loader.epoch_iterator import EpochIterator
 
-    class Tables(OSCacheManager):  # type: ignore[misc]
-        def __init__(self, reader: Any) -> None:
-            table, reader.alloc_table = reader.alloc_table, None  # nobody else asks for it
-            order = np.argsort(table["ptr"], kind="stable")
-            self.reader, self.context = reader, OSCacheContext(self)
-            self.ptrs, self.sizes = table["ptr"][order], table["size"][order]
+    class Epoch(EpochIterator):  # type: ignore[misc]
+        def run(self) -> None:
+            try:
+                super().run()
+            except Exception as error:  # noqa: BLE001
+                self.output_queue.put(error)
 
-    ffcv.loader.loader.OSCacheManager = Tables
-    try:
-        yield
-    finally:
-        ffcv.loader.loader.OSCacheManager = OSCacheManager
-
-
-def _next_batch(iterator: Any) -> tuple[Stored, npt.NDArray[np.int64]]:
-    """Images and labels of FFCV's next batch; its own __next__ would wait for ever for a producer thread that died."""
-    while True:
-        alive = iterator.is_alive()  # asked before the queue: the thread may deliver its last batch and end meanwhile
-        try:
-            item = iterator.output_queue.get(timeout=1)
-        except queue.Empty:
-            if alive:
-                continue
-            raise WrnPipeError(
-                "FFCV's reading thread died", "see its traceback above; try loading.backend: numpy"
-            ) from None
-        if item is None:
-            raise WrnPipeError("FFCV ended the epoch early", "run wrn-pipe repro convert to check the data again")
-        _, (images, labels) = item
-        return images, labels
-
-
-def _end(iterator: Any) -> None:
-    """End FFCV's producer thread, which waits for room in its queue before it looks at its stop flag."""
-    iterator.close()
-    while iterator.is_alive():
-        try:
-            iterator.output_queue.get(timeout=0.05)
-        except queue.Empty:
-            continue
-    iterator.join()
+    return Epoch(loader, order.astype(np.uint64))
 
 
 def _with_boxes(metadata: npt.NDArray[Any], order: Ints, seen: Ints) -> npt.NDArray[Any]:
@@ -157,18 +117,17 @@ def _with_boxes(metadata: npt.NDArray[Any], order: Ints, seen: Ints) -> npt.NDAr
     epoch; numba would freeze any other array at the first."""
     image, label = metadata.dtype.names or ()
     fields = metadata.dtype[image].descr
-    with_box = np.dtype([*fields, *((name, "<u4") for name in ("top", "left", "rows", "columns"))])
+    with_box = np.dtype([*fields, ("box", "<u4", 4)])
     table = np.zeros(len(metadata), np.dtype([(image, with_box), (label, metadata.dtype[label])], align=True))
     table[image][[name for name, *_ in fields]] = metadata[image]
     table[label] = metadata[label]
-    for name, values in zip(("top", "left", "rows", "columns"), seen.T, strict=True):
-        table[image][name][order] = values
+    table[image]["box"][order] = seen
     table.setflags(write=False)
     return table
 
 
 def _box_decoder() -> Any:
-    """An FFCV decoder that cuts each image to the box in its row of `_with_boxes`. FFCV must be there."""
+    """An FFCV decoder that cuts each image to the box in its row of `_with_boxes`."""
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.libffcv import imdecode, resize_crop
     from ffcv.pipeline.allocation_query import AllocationQuery
@@ -188,15 +147,14 @@ def _box_decoder() -> Any:
                 failed = 0
                 for k in samples(len(batch_indices)):
                     row = metadata[batch_indices[k]]
-                    height, width = np.uint32(row["height"]), np.uint32(row["width"])
+                    height, width, box = np.uint32(row["height"]), np.uint32(row["width"]), row["box"]
                     # Not in a buffer of FFCV's, which would hold the largest image for each place of each batch.
                     pixels = np.empty((height, width, 3), np.uint8)
                     content = read(row["data_ptr"], storage_state)
                     if decode_jpeg(content, pixels, height, width, height, width, 0, 0, 1, 1, False, False) != 0:
                         failed += 1
-                    top, left = np.int64(row["top"]), np.int64(row["left"])
-                    bottom, right = top + np.int64(row["rows"]), left + np.int64(row["columns"])
-                    resize(pixels, top, bottom, left, right, destination[k])
+                    top, left = np.int64(box[0]), np.int64(box[1])
+                    resize(pixels, top, top + np.int64(box[2]), left, left + np.int64(box[3]), destination[k])
                 if failed > 0:
                     raise ValueError("libjpeg-turbo refuses a JPEG of the .beton file")
                 return destination[: len(batch_indices)]

@@ -79,34 +79,31 @@ def _train_files(folder: Path, md5s: dict[str, str]) -> list[ImageFile]:
 
 
 def _test_files(folder: Path, md5s: dict[str, str]) -> list[ImageFile]:
-    archive, val = folder / VAL, folder / "val"
-    truth = _ground_truth(folder / DEVKIT) if _pinned(folder / DEVKIT, md5s) else None
-    if truth is not None and _pinned(archive, md5s):
-        return _labelled(_tar(archive), truth)
+    archive, val, devkit = folder / VAL, folder / "val", folder / DEVKIT
+    labelled = _pinned(devkit, md5s)
+    if labelled and _pinned(archive, md5s):
+        return _labelled(_tar(archive), devkit)
     if any(val.glob("[!.]*/")):
         return _unpacked(val)
-    if truth is not None and val.is_dir():
-        return _labelled(_unpacked(val, "[!.]*"), truth)
+    if labelled and val.is_dir():
+        return _labelled(_unpacked(val, "[!.]*"), devkit)
     if archive.is_file() or val.is_dir():
         raise SourceError(f"{folder} lacks {DEVKIT}, which labels the validation images")
     raise SourceError(f"{folder} holds neither {VAL} nor val/")
 
 
-def _labelled(files: list[ImageFile], truth: list[str]) -> list[ImageFile]:
-    """The validation images with their synsets: line n of the ground truth is for the name that ends in n."""
+def _labelled(files: list[ImageFile], devkit: Path) -> list[ImageFile]:
+    """The validation images with their synsets: line n of the devkit's ground truth is for the name that ends in n, by
+    numbers of synsets that meta.mat tells."""
+    members = read_members(devkit)
+    synsets = np.atleast_1d(loadmat(io.BytesIO(members[META]), squeeze_me=True)["synsets"])  # type: ignore[arg-type]
+    names = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets}
+    truth = [names[int(line)] for line in members[TRUTH].split()]
     files = sorted(files, key=lambda file: file.name)
     numbers = [re.search(r"(\d+)\.\w+$", file.name) for file in files]
     if [int(number[1]) if number else 0 for number in numbers] != list(range(1, len(truth) + 1)):
         raise SourceError(f"test: the {len(files)} images are not numbered 1 to {len(truth)}, as the devkit's list")
     return [replace(file, synset=synset) for synset, file in zip(truth, files, strict=True)]
-
-
-def _ground_truth(devkit: Path) -> list[str]:
-    """Synset of each validation image. The devkit numbers synsets in an order of its own, which meta.mat tells."""
-    members = read_members(devkit, [META, TRUTH])
-    synsets = np.atleast_1d(loadmat(io.BytesIO(members[META]), squeeze_me=True)["synsets"])  # type: ignore[arg-type]
-    names = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets}
-    return [names[int(line)] for line in members[TRUTH].split()]
 
 
 def _unpacked(folder: Path, pattern: str = "[!.]*/[!.]*") -> list[ImageFile]:

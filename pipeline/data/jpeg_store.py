@@ -12,7 +12,6 @@ import io
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +32,7 @@ _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, IndexError, struct.error, zli
 
 @dataclass(frozen=True)
 class ImageFile:
-    """Where one published image file lies: in a file of its own, or inside an uncompressed archive."""
+    """Where one image file lies: in a file of its own, or inside an uncompressed archive."""
 
     synset: str
     name: str
@@ -42,35 +41,14 @@ class ImageFile:
     length: int
 
 
-@dataclass(frozen=True)
-class Store:
-    """One split as `write_split` left it."""
-
-    path: Path
-    index: pd.DataFrame
-    """Of <split>_index.csv, with `start`: the place of each file's first byte."""
-
-    def read(self, i: int) -> bytes:
-        """Image file number `i`."""
-        with self.path.open("rb") as file:
-            file.seek(int(self.index["start"][i]))
-            return file.read(int(self.index["bytes"][i]))
-
-
-@contextmanager
-def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
-    try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            yield image
-    except _BROKEN_IMAGE as error:
-        raise SourceError(f"{name}: not a readable image: {error}") from error
-
-
 def decode(content: bytes, name: str) -> Images:
     """RGB [height, width, 3]. Grey, CMYK and palette images are converted; EXIF's orientation is left alone, as by the
     public loaders. Raises SourceError for a damaged image."""
-    with _opened(content, name) as image:
-        return np.asarray(image.convert("RGB"))
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            return np.asarray(image.convert("RGB"))
+    except _BROKEN_IMAGE as error:
+        raise SourceError(f"{name}: not a readable image: {error}") from error
 
 
 def files_digest(labels: Iterable[int], sha256: Iterable[str]) -> str:
@@ -83,7 +61,7 @@ def files_digest(labels: Iterable[int], sha256: Iterable[str]) -> str:
 
 def write_split(folder: Path, split: Split, files: Iterable[ImageFile], synsets: Sequence[str]) -> str:
     """Copy a split's image files, whatever their order, and write its index. Returns its digest. Raises SourceError for
-    a file that cannot be read in full, or whose header is not that of an image."""
+    a file that cannot be read, or whose header is not that of an image."""
     ordered = sorted(files, key=lambda file: (file.synset, file.name))
     label_of = {synset: label for label, synset in enumerate(synsets)}
     rows = []
@@ -92,9 +70,14 @@ def write_split(folder: Path, split: Split, files: Iterable[ImageFile], synsets:
         progress(f"copy {split}", sum(file.length for file in ordered), "bytes") as task,
     ):
         for file in ordered:
-            content = _content(file)
-            with _opened(content, f"{split} {file.name}") as image:
-                size = image.size
+            try:
+                with file.path.open("rb") as source:
+                    source.seek(file.start)
+                    content = source.read(file.length)
+                with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+                    size = image.size
+            except _BROKEN_IMAGE as error:
+                raise SourceError(f"{split} {file.name}: not a readable image: {error}") from error
             rows.append((file.name, label_of[file.synset], *size, len(content), hashlib.sha256(content).hexdigest()))
             blob.write(content)
             task.advance(len(content))
@@ -103,19 +86,16 @@ def write_split(folder: Path, split: Split, files: Iterable[ImageFile], synsets:
     return files_digest(index["label"], index["sha256"])
 
 
-def _content(file: ImageFile) -> bytes:
+def open_index(folder: Path, split: str) -> pd.DataFrame:
+    """<split>_index.csv. Raises UserError when it is missing."""
     try:
-        with file.path.open("rb") as source:
-            source.seek(file.start)
-            return source.read(file.length)
-    except OSError as error:
-        raise SourceError(f"{file.path}: {error.strerror}") from error
-
-
-def open_split(folder: Path, split: str) -> Store:
-    """Read a split's index. Raises UserError when it is missing."""
-    try:
-        index = pd.read_csv(folder / f"{split}_index.csv", dtype={"name": str, "sha256": str}, keep_default_na=False)
+        return pd.read_csv(folder / f"{split}_index.csv", dtype={"name": str, "sha256": str}, keep_default_na=False)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} not found", f"wrn-pipe repro download@{folder.name}") from None
-    return Store(folder / f"{split}_images.bin", index.assign(start=index["bytes"].cumsum() - index["bytes"]))
+
+
+def contents(folder: Path, split: str, lengths: Iterable[int]) -> Iterator[bytes]:
+    """The image files of a split, one after another."""
+    with (folder / f"{split}_images.bin").open("rb") as blob:
+        for length in lengths:
+            yield blob.read(length)

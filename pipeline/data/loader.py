@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.augmentation import SIDE, RandomCrops, central_boxes, random_boxes
 from pipeline.data.beton import Beton, open_split, read
 from pipeline.data.digest import Images, Stored
 from pipeline.data.ffcv_loader import Ffcv
 from pipeline.data.jpeg_store import decode
-from pipeline.data.resized_crop import SIDE, RandomCrops, central_boxes, random_boxes
 from pipeline.params import Backend
 
 Ints = npt.NDArray[np.int64]
@@ -40,20 +40,11 @@ class Loader:
     """Delivers the samples of one split in any order asked for. Open it once: FFCV compiles for seconds.
 
     `workers` is FFCV's number of reading threads, at most the number of cores; None takes one, or for JPEGs, which are
-    slow to decode, one a core. Their number changes no byte. `beton` is what `open_split` has given for the split,
-    where that has been asked already.
+    slow to decode, one a core. Their number changes no byte.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        split: str,
-        batch_size: int,
-        backend: Backend,
-        workers: int | None = None,
-        beton: Beton | None = None,
-    ) -> None:
-        self.beton = beton or open_split(folder, split)
+    def __init__(self, folder: Path, split: str, batch_size: int, backend: Backend, workers: int | None = None) -> None:
+        self.beton = open_split(folder, split)
         self.samples, self.batch_size = self.beton.samples, batch_size
         self._ffcv = Ffcv(self.beton, batch_size, workers) if backend == "ffcv" else None
         if backend == "numpy" and self.beton.kind != "jpeg":
@@ -61,32 +52,22 @@ class Loader:
 
     def batches(self, order: Ints, crops: RandomCrops | None = None) -> Iterator[Batch]:
         """Consecutive mini-batches of `order` (int64 indices into the split), the last one possibly smaller, each with
-        copies of its B images.
-
-        JPEGs are seen as `crops` draws it, or without it as a test sees them. Raises ValueError for indices that the
-        split does not have, and for crops of images that are not JPEGs.
-        """
+        copies of its B images. JPEGs are seen as `crops` draws it, or without it as a test sees them."""
         whole = self.views(order, crops)
         return (replace(batch, images=batch.images[batch.at], at=np.arange(len(batch.at))) for batch in whole)
 
     def views(self, order: Ints, crops: RandomCrops | None = None) -> Iterator[Batch]:
         """The same mini-batches, their images not copied: they may be overwritten when the next is asked for."""
-        if len(order) and (order.min() < 0 or order.max() >= self.samples):
-            raise ValueError(f"indices {order.min()}..{order.max()} do not lie in a split of {self.samples}")
-        if crops and self.beton.kind != "jpeg":
-            raise ValueError("these images are all of one size: a random resized crop is for JPEGs")
+        jpeg = self.beton.kind == "jpeg"
         parts = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         if self._ffcv:
-            seen = boxes(self.beton, order, crops) if self.beton.kind == "jpeg" else None
-            delivered = zip(parts, self._ffcv.batches(order, seen), strict=True)
-            return (Batch(part, images, np.arange(len(part)), labels) for part, (images, labels) in delivered)
-        labels = self.beton.labels
-        if self.beton.kind != "jpeg":
-            return (Batch(part, self._images, part, labels[part]) for part in parts)
-        return (
-            Batch(part, views(self.beton, part, boxes(self.beton, part, crops)), np.arange(len(part)), labels[part])
-            for part in parts
-        )
+            images = self._ffcv.batches(order, boxes(self.beton, order, crops) if jpeg else None)
+        elif jpeg:
+            images = (views(self.beton, part, boxes(self.beton, part, crops)) for part in parts)
+        else:
+            return (Batch(part, self._images, part, self.beton.labels[part]) for part in parts)
+        delivered = zip(parts, images, strict=True)
+        return (Batch(part, seen, np.arange(len(part)), self.beton.labels[part]) for part, seen in delivered)
 
 
 def boxes(beton: Beton, order: Ints, crops: RandomCrops | None) -> Ints:

@@ -14,11 +14,8 @@ _CONSTANTS = {
 
 
 class Preprocessing(nn.Module):
-    """[B,H,W,3] -> float32 [B,3,H,W] in channels_last memory.
-
-    uint8: (pixel - mean) / std on the 0-255 scale. Of kind zca, float32 that was whitened when the data was converted
-    passes as it is. Raises TypeError for images that were not stored for this kind.
-    """
+    """[B,H,W,3] -> float32 [B,3,H,W] in channels_last memory: (pixel - mean) / std of bytes, or of floats on their
+    scale of 0-255. Of kind zca, float32 that was whitened when the data was converted passes as it is."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -26,30 +23,19 @@ class Preprocessing(nn.Module):
     def __init__(self, kind: Literal["meanstd", "zca", "unit", "imagenet"]) -> None:
         super().__init__()
         self.kind = kind
-        self.takes = torch.float32 if kind == "zca" else torch.uint8
         if kind != "zca":
             mean, std = _CONSTANTS[kind]
             self.register_buffer("mean", torch.tensor(mean))
             self.register_buffer("std", torch.tensor(std))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.check(images)
-        return self.normalised(images)
-
-    def normalised(self, images: torch.Tensor) -> torch.Tensor:
-        """The same of images whose bytes may have become floats on the same scale."""
         if self.kind != "zca":
             images = (images.float() - self.mean) / self.std
         return images.permute(0, 3, 1, 2)
-
-    def check(self, images: torch.Tensor) -> None:
-        """Raise TypeError for images that were not stored for this kind."""
-        if images.dtype != self.takes:
-            raise TypeError(f"preprocessing {self.kind} takes {self.takes}, these images are {images.dtype}")
 
     def table(self, dtype: torch.dtype) -> torch.Tensor | None:
         """[3,256]: what the bytes of each channel become, cast to `dtype`. None for kind zca, which changes nothing."""
         if self.kind == "zca":
             return None
-        every = torch.arange(256, dtype=torch.uint8, device=self.mean.device).view(1, 1, 256, 1).expand(1, 1, 256, 3)
+        every = torch.arange(256, device=self.mean.device).view(1, 1, 256, 1).expand(1, 1, 256, 3)
         return self.forward(every)[0, :, 0].to(dtype).contiguous()

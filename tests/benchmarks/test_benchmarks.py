@@ -4,14 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import tracemalloc
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from project import ROOT, WrnPipe, told
@@ -22,8 +20,6 @@ from pipeline.benchmarks.loader_bench import bench as loader_bench
 from pipeline.benchmarks.measuring import ask, in_rounds, process, say_if_busy
 from pipeline.benchmarks.train_bench import Way, default, training_rate, ways
 from pipeline.cli.estimate import Estimate, disk, estimates_of, probed, sums, tables_of
-from pipeline.data import beton
-from pipeline.data.ffcv_loader import tables_only
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.models.names import parse
 from pipeline.models.param_count import parameters
@@ -126,28 +122,6 @@ def test_the_commands_measure_in_processes_of_their_own(tiny_beton: Path, tmp_pa
     for timing in listed:
         assert timing["ratio"] == pytest.approx(timing["ms"]["median"] / timings["WRN-40-4"]["ms"]["median"])
         assert timing["paper_ratio"] == pytest.approx(timing["paper_ms"] / 68)
-
-
-def test_no_python_object_stays_for_a_sample(tmp_path: Path) -> None:
-    """FFCV's own memory manager keeps a dict entry, two sets and three numbers for each: 600 bytes."""
-    import ffcv.loader.loader
-    from ffcv.reader import Reader
-
-    n = 5_000
-    beton.write(tmp_path / "train.beton", "jpeg", np.full((n, 2), 8), np.zeros(n), [b"a JPEG"] * n)
-
-    def bytes_of_a_sample() -> float:
-        reader = Reader(str(tmp_path / "train.beton"))
-        tracemalloc.start()
-        kept = ffcv.loader.loader.OSCacheManager(reader)
-        size = tracemalloc.get_traced_memory()[0] / n
-        tracemalloc.stop()
-        assert len(kept.ptrs) == n
-        return size
-
-    with tables_only():
-        assert bytes_of_a_sample() < 20
-    assert bytes_of_a_sample() > 200
 
 
 # wrn-pipe estimate

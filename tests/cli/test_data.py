@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import photos
 import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from pipeline.cli.data import app
 from pipeline.data import image_sheet
-from pipeline.data.augmentation import augment, flips, offsets
+from pipeline.data.augmentation import flips, offsets
 from pipeline.data.readers import Splits
 from pipeline.data.sampler import sample_order
 from pipeline.dataset_config import SPLITS
@@ -222,7 +223,7 @@ def test_the_picture_shows_what_a_training_sees_first(project: Project, tiny_ima
     order = sample_order(3, 2, len(images))[:10]
     picture = Image.open("seen.png")
     assert np.array_equal(cells(picture, 0, 10), images[order])
-    moved = augment(images[order], flips("per-image", 3, 2, order), *offsets("per-image", 3, 2, order, 0))
+    moved = photos.moved(images[order], flips("per-image", 3, 2, order), *offsets("per-image", 3, 2, order, 0))
     assert not np.array_equal(moved, images[order])
     assert np.array_equal(cells(picture, 1, 10), moved)
     assert picture.height == image_sheet.TITLE + 2 * (image_sheet.LABEL + 2 * 36 * 3)

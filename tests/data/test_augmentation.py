@@ -1,46 +1,89 @@
-"""Flip and crop against a plain reference: mirror, pad by reflection, cut out; and the compiled pass and the torch
-kernel against that, to the bit."""
+"""Flips, crops and boxes against plain references, and the draws' distribution."""
+
+from decimal import Decimal, getcontext
 
 import numpy as np
+import photos
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from pipeline.data import batches
-from pipeline.data.augmentation import PAD, augment, flips, offsets
+from pipeline.data.augmentation import ATTEMPTS, RandomCrops, central_boxes, flips, offsets, random_boxes
 from pipeline.data.counter_rng import Stream, below, draw
-from pipeline.data.numba_kernel import fill
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.readers import Splits
 from pipeline.params import Crop, Flip
 
+getcontext().prec = 60
+BATCH = 16
+ERAS: list[tuple[Flip, Crop]] = [("per-image", "per-image"), ("half-batch", "per-batch"), ("none", "random-resized")]
+WORDS = {torch.float32: np.uint32, torch.bfloat16: np.uint16}
+MEAN, STD = np.array([125.3, 123.0, 113.9], np.float32), np.array([63.0, 62.1, 66.7], np.float32)
 
-def reference(image: np.ndarray, mirrored: bool, row: int, column: int) -> np.ndarray:
-    if mirrored:
-        image = image[:, ::-1]
-    height, width = image.shape[:2]
-    padded = np.pad(image, ((PAD, PAD), (PAD, PAD), (0, 0)), mode="reflect")
-    return padded[row : row + height, column : column + width]
+
+def agree(images: np.ndarray, at: np.ndarray, moves: tuple[np.ndarray, ...]) -> None:
+    """The compiled pass and torch give the bits of the plain reference, in both precisions."""
+    expected = photos.moved(images[at], *moves)
+    if images.dtype == np.uint8:
+        expected = (expected.astype(np.float32) - MEAN) / STD
+    preprocessing = Preprocessing("meanstd" if images.dtype == np.uint8 else "zca")
+    for dtype, words in WORDS.items():
+        bits = torch.from_numpy(expected).to(dtype).view(torch.uint8).numpy().tobytes()
+        table = preprocessing.table(dtype)
+        out = np.empty((len(at), *images.shape[1:]), words)
+        batches.fill(out, images, at, moves, None if table is None else table.view(torch.uint8).numpy().view(words))
+        assert out.tobytes() == bits
+        made = batches.augment(torch.from_numpy(images), *(torch.from_numpy(each) for each in (at, *moves)))
+        made = preprocessing(made).to(dtype).permute(0, 2, 3, 1).contiguous()
+        assert made.view(torch.uint8).numpy().tobytes() == bits
 
 
 def test_every_offset_and_flip_of_real_images_is_the_reference(tiny_images: Splits) -> None:
-    images = tiny_images["train"][0][:162]
-    rows, columns = (grid.reshape(-1) for grid in np.meshgrid(np.arange(9), np.arange(9), indexing="ij"))
-    mirrored = np.repeat([False, True], 81)
-    rows, columns = np.tile(rows, 2), np.tile(columns, 2)
-    made = augment(images, mirrored, rows, columns)
-    assert made.dtype == np.uint8
-    for i in range(162):
-        assert np.array_equal(made[i], reference(images[i], mirrored[i], rows[i], columns[i])), i
+    mirrored, rows, columns = (grid.reshape(-1) for grid in np.meshgrid([False, True], *[np.arange(9)] * 2))
+    agree(tiny_images["train"][0].copy(), np.arange(162), (mirrored, rows, columns))
 
 
-@pytest.mark.parametrize("crop", ["none", "random-resized"])  # the latter has been cropped by the loader
-def test_no_flip_and_no_crop_leave_images_alone(tiny_images: Splits, crop: Crop) -> None:
-    images, indices = tiny_images["test"][0], np.arange(104)
-    made = augment(images, flips("none", 1, 0, indices), *offsets(crop, 1, 0, indices, 0))
-    assert np.array_equal(made, images)
+@settings(max_examples=25)
+@given(
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 10_000),
+    st.sampled_from(ERAS),
+    st.booleans(),
+)
+def test_any_size_seed_and_epoch(
+    height: int, width: int, seed: int, epoch: int, era: tuple[Flip, Crop], floats: bool
+) -> None:
+    images = draw(seed, Stream.INIT, epoch, np.arange(5 * height * width * 3)).astype(np.uint8)
+    images = images.reshape(5, height, width, 3)
+    if floats:
+        images = (images - np.float32(120)) / np.float32(77)
+    indices = np.arange(40)
+    moves = flips(era[0], seed, epoch, indices, BATCH), *offsets(era[1], seed, epoch, indices, indices // BATCH)
+    agree(images, below(draw(seed, Stream.ORDER, epoch, indices), 5), moves)
+
+
+def test_floats_round_to_the_nearest_bf16_as_torch_rounds_them() -> None:
+    """Half-way cases to even and away, both zeros, subnormals, and the largest, which becomes infinite."""
+    edges = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x3F807FFF, 0x80000000, 1, 0x8000, 0x7F7FFFFF], np.uint32)
+    bits = np.concatenate([edges, draw(1, Stream.INIT, 0, np.arange(3 * 64**2 - 8)).astype(np.uint32)])
+    bits[(bits & 0x7F800000) == 0x7F800000] = 0x7F7FFFFF  # whitening makes neither infinities nor NaN
+    images = bits.view(np.float32).reshape(1, 64, 64, 3)
+    agree(images, np.array([0]), (np.array([False]), np.array([4]), np.array([4])))
+
+
+@pytest.mark.parametrize(("place", "value"), [(0, 260), (0, -1), (2, 9), (2, -1), (3, 9), (3, -1)])
+def test_an_image_or_crop_that_is_not_there_is_refused(tiny_images: Splits, place: int, value: int) -> None:
+    arguments = [np.zeros(4, np.int64), np.zeros(4, np.bool_), np.zeros(4, np.int64), np.zeros(4, np.int64)]
+    arguments[place][2] = value
+    at, *moves = arguments
+    table = np.zeros((3, 256), np.uint32)
+    with pytest.raises(IndexError, match="no such image or crop"):
+        batches.fill(np.empty((4, 32, 32, 3), np.uint32), tiny_images["train"][0], at, tuple(moves), table)
 
 
 def test_draws_follow_the_sample_and_not_its_place() -> None:
@@ -61,12 +104,11 @@ def test_per_image_offsets_are_even_and_independent() -> None:
 
 
 def test_per_batch_offsets_are_one_pair_a_batch() -> None:
-    pairs = set()
-    for batch in range(2000):
-        rows, columns = offsets("per-batch", 1, 0, np.arange(batch, batch + 128), batch)
-        assert len(set(rows)) == len(set(columns)) == 1
-        pairs.add((int(rows[0]), int(columns[0])))
+    rows, columns = offsets("per-batch", 1, 0, np.arange(20_000), np.arange(20_000) // 10)
+    pairs = {tuple(pair) for pair in np.stack([rows, columns], axis=1).tolist()}
     assert len(pairs) == 81
+    for each in (rows, columns):
+        assert (each.reshape(-1, 10) == each[::10, None]).all()
 
 
 @pytest.mark.parametrize("size", [1, 2, 127, 128])
@@ -77,77 +119,66 @@ def test_half_batch_mirrors_exactly_half(size: int) -> None:
         assert chisquare(np.sum(mirrored, axis=0), [100] * 128).pvalue > 1e-4
 
 
-BATCH = 128
-ERAS: list[tuple[Flip, Crop]] = [("per-image", "per-image"), ("half-batch", "per-batch"), ("none", "none")]
-WORDS = {torch.float32: np.uint32, torch.bfloat16: np.uint16}
-MEAN, STD = np.array([125.3, 123.0, 113.9], np.float32), np.array([63.0, 62.1, 66.7], np.float32)
+def box(crops: RandomCrops, index: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """The recipe's random resized crop of one image, in 60 decimal digits."""
+
+    def bits(stream: Stream, i: int) -> int:
+        return int(draw(crops.seed, stream, crops.epoch, i)[0])
+
+    def pick(stream: Stream, n: int) -> int:
+        return (bits(stream, index) >> 32) * n >> 32
+
+    def nearest(x: Decimal) -> int:
+        return int(x + Decimal("0.5"))
+
+    for attempt in range(ATTEMPTS):
+        at = index * ATTEMPTS + attempt
+        share = Decimal("0.08") + Decimal("0.92") * (bits(Stream.BOX_AREA, at) >> 11) / Decimal(2**53)
+        step = bits(Stream.BOX_RATIO, at) >> 48
+        ratio = Decimal("0.75") * (Decimal(16) / 9) ** (Decimal(step) / 65536)
+        area = share * height * width
+        h, w = nearest((area / ratio).sqrt()), nearest((area * ratio).sqrt())
+        if 0 < h <= height and 0 < w <= width:
+            return pick(Stream.BOX_TOP, height - h + 1), pick(Stream.BOX_LEFT, width - w + 1), h, w
+    h, w = min(height, nearest(Decimal(4 * width) / 3)), min(width, nearest(Decimal(4 * height) / 3))
+    return (height - h) // 2, (width - w) // 2, h, w
 
 
-def draws(flip: Flip, crop: Crop, seed: int, epoch: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    batches = np.arange(n) // BATCH
-    return flips(flip, seed, epoch, np.arange(n), BATCH), *offsets(crop, seed, epoch, np.arange(n), batches)
+sides = st.integers(1, 2000)
 
 
-def by_numpy(images: np.ndarray, at: np.ndarray, moves: tuple[np.ndarray, ...], dtype: torch.dtype) -> bytes:
-    made = augment(images[at], *moves)
-    if made.dtype == np.uint8:
-        made = (made.astype(np.float32) - MEAN) / STD
-    return torch.from_numpy(made).to(dtype).view(torch.uint8).numpy().tobytes()
+@settings(max_examples=60)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 500),
+    st.lists(st.tuples(st.integers(0, 2_000_000), sides, sides), min_size=1, max_size=8),
+)
+def test_the_boxes_are_the_reference_and_lie_in_the_image(
+    seed: int, epoch: int, images: list[tuple[int, int, int]]
+) -> None:
+    indices, heights, widths = (np.array(column, np.int64) for column in zip(*images, strict=True))
+    crops = RandomCrops(seed, epoch)
+    made = random_boxes(crops, indices, heights, widths)
+    assert made.dtype == np.int64
+    assert [tuple(each) for each in made.tolist()] == [box(crops, *image) for image in images]
+    for top, left, height, width in (made.T, central_boxes(heights, widths).T):
+        assert (np.minimum(top, left) >= 0).all()
+        assert (np.minimum(height, width) >= 1).all()
+        assert (top + height <= heights).all()
+        assert (left + width <= widths).all()
 
 
-def by_numba(images: np.ndarray, at: np.ndarray, moves: tuple[np.ndarray, ...], dtype: torch.dtype) -> bytes:
-    table = Preprocessing("meanstd" if images.dtype == np.uint8 else "zca").table(dtype)
-    words = None if table is None else table.view(torch.int16 if dtype == torch.bfloat16 else torch.int32).numpy()
-    out = np.empty((len(at), *images.shape[1:]), WORDS[dtype])
-    fill(out, images, at, *moves, None if words is None else words.view(WORDS[dtype]))
-    return out.tobytes()
-
-
-def by_torch(images: np.ndarray, at: np.ndarray, moves: tuple[np.ndarray, ...], dtype: torch.dtype) -> bytes:
-    made = batches.augment(torch.from_numpy(images), *(torch.from_numpy(a) for a in (at, *moves)))
-    preprocessing = Preprocessing("meanstd" if images.dtype == np.uint8 else "zca")
-    made = preprocessing(made).to(dtype).permute(0, 2, 3, 1)
-    return made.contiguous().view(torch.uint8).numpy().tobytes()
-
-
-def agree(images: np.ndarray, at: np.ndarray, moves: tuple[np.ndarray, ...]) -> bool:
-    """All three ways give the same bits, in both precisions."""
-    return all(
-        by_numpy(images, at, moves, dtype) == by_numba(images, at, moves, dtype) == by_torch(images, at, moves, dtype)
-        for dtype in WORDS
-    )
-
-
-@pytest.mark.parametrize("stored", ["bytes", "floats"])
-@pytest.mark.parametrize(("flip", "crop"), ERAS)
-def test_real_images_get_the_same_bits(tiny_images: Splits, flip: Flip, crop: Crop, stored: str) -> None:
-    images = tiny_images["train"][0].copy()
-    if stored == "floats":
-        images = (images.astype(np.float32) - images.mean(0, dtype=np.float32)) / 77
-    at = below(draw(3, Stream.ORDER, 1, np.arange(2000)), len(images))
-    assert agree(images, at, draws(flip, crop, 3, 1, len(at)))
-
-
-@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1), st.integers(0, 10_000), st.sampled_from(ERAS))
-def test_any_size_seed_and_epoch(height: int, width: int, seed: int, epoch: int, era: tuple[Flip, Crop]) -> None:
-    images = draw(seed, Stream.INIT, epoch, np.arange(5 * height * width * 3)).astype(np.uint8)
-    images = images.reshape(5, height, width, 3)
-    at = below(draw(seed, Stream.ORDER, epoch, np.arange(150)), 5)
-    assert agree(images, at, draws(*era, seed, epoch, 150))
-
-
-def test_floats_round_to_the_nearest_bf16_as_torch_rounds_them() -> None:
-    """Half-way cases to even and away, both zeros, subnormals, and the largest, which becomes infinite."""
-    edges = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x3F807FFF, 0x80000000, 1, 0x8000, 0x7F7FFFFF], np.uint32)
-    bits = np.concatenate([edges, draw(1, Stream.INIT, 0, np.arange(3 * 64**2 - 8)).astype(np.uint32)])
-    bits[(bits & 0x7F800000) == 0x7F800000] = 0x7F7FFFFF  # whitening makes neither infinities nor NaN
-    images = bits.view(np.float32).reshape(1, 64, 64, 3)
-    assert agree(images, np.array([0]), draws("none", "none", 1, 0, 1))
-
-
-@pytest.mark.parametrize(("place", "value"), [(0, 260), (0, -1), (2, 9), (2, -1), (3, 9), (3, -1)])
-def test_an_image_or_crop_that_is_not_there_is_refused(tiny_images: Splits, place: int, value: int) -> None:
-    arguments = [np.zeros(4, np.int64), np.zeros(4, np.bool_), np.zeros(4, np.int64), np.zeros(4, np.int64)]
-    arguments[place][2] = value
-    with pytest.raises(IndexError, match="no such image or crop"):
-        fill(np.empty((4, 32, 32, 3), np.uint32), tiny_images["train"][0], *arguments, np.zeros((3, 256), np.uint32))
+def test_an_image_that_no_attempt_fits_shows_its_largest_central_box_and_a_test_the_centre() -> None:
+    largest = {(10, 1000): (0, 493, 10, 13), (1000, 10): (493, 0, 13, 10), (1, 1): (0, 0, 1, 1), (1, 5): (0, 2, 1, 1)}
+    for size, expected in largest.items():
+        one = [np.array([side]) for side in size]
+        drawn = (random_boxes(RandomCrops(1, epoch), np.array([0]), *one)[0].tolist() for epoch in range(50))
+        assert list(expected) in list(drawn)
+    central = {
+        (256, 256): (16, 16, 224, 224),
+        (256, 400): (16, 88, 224, 224),
+        (512, 300): (125, 19, 262, 262),
+        (8, 9): (0, 1, 7, 7),
+        (1, 3): (0, 1, 1, 1),
+    }
+    assert central_boxes(*np.array(list(central)).T).tolist() == [list(each) for each in central.values()]

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.data import beton
 from pipeline.data.conversion import convert, convert_jpegs
-from pipeline.data.jpeg_store import decode, open_split
+from pipeline.data.jpeg_store import contents, decode, open_index
 from pipeline.data.readers import Splits
 from pipeline.errors import UserError
 
@@ -45,6 +45,7 @@ for kind in ("rgb", "zca", "jpeg"):
 """
 
 
+@pytest.mark.soak
 def test_files_are_those_of_ffcvs_own_writer(tiny_images: Splits, tmp_path: Path) -> None:
     """The arrays fill more than one page of 8 MB, and no whole number of images fills a page; JPEGs are scaled and
     encoded on the way."""
@@ -55,13 +56,13 @@ def test_files_are_those_of_ffcvs_own_writer(tiny_images: Splits, tmp_path: Path
     for kind, arrays in (("rgb", images), ("zca", floats)):
         np.savez(tmp_path / f"{kind}.npz", images=arrays, labels=labels, sides=sides)
     raw = photos.store(photos.make_tree(tmp_path / "tree"), tmp_path / "raw")
-    store = open_split(raw, "train")
-    decoded = [decode(store.read(i), "x") for i in range(len(store.index))]
+    index = open_index(raw, "train")
+    decoded = [decode(content, "x") for content in contents(raw, "train", index["bytes"])]
     photo_sides = np.array([pixels.shape[:2] for pixels in decoded])
     padded = np.zeros((len(decoded), *photo_sides.max(axis=0), 3), np.uint8)
     for image, pixels in zip(padded, decoded, strict=True):
         image[: pixels.shape[0], : pixels.shape[1]] = pixels
-    np.savez(tmp_path / "jpeg.npz", images=padded, labels=store.index["label"], sides=photo_sides)
+    np.savez(tmp_path / "jpeg.npz", images=padded, labels=index["label"], sides=photo_sides)
     assert 0 < (photo_sides.max(axis=1) > 200).sum() < len(photo_sides)
     command = [sys.executable, "-c", BY_FFCV, str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=Path(__file__).parents[2])
@@ -96,8 +97,6 @@ def test_what_does_not_fit_the_layout_is_not_written(tmp_path: Path) -> None:
         ("card.json", None, "card.json not found"),
         ("card.json", b"{", "card.json: "),
         ("card.json", b"3", "card.json: "),
-        ("card.json", b"{}", "card.json does not describe train"),
-        ("card.json", b'{"splits": {"train": {"beton": null}}}', "card.json does not describe train"),
     ],
 )
 def test_a_folder_that_is_not_whole_is_refused(
@@ -118,6 +117,9 @@ def test_the_card_describes_the_images(tiny_beton: Path, tiny_images: Splits) ->
         assert np.allclose(entry["mean"], images.mean((0, 1, 2)) / 255, atol=1e-7)
         assert np.allclose(entry["std"], images.std((0, 1, 2)) / 255, atol=1e-7)
         assert entry["beton"]["bytes"] == (tiny_beton / f"{split}.beton").stat().st_size
+    # As FFCV's own writer makes it.
+    written = "3e80e4ebb7b14d7bf0bacab4046a2739dfbbefff38082d2608f2359575d11366"
+    assert beton.sha256(tiny_beton / "test.beton") == written
 
 
 @pytest.mark.parametrize("kind", ["rgb", "zca"])
@@ -128,10 +130,7 @@ def test_converting_twice_gives_equal_bytes_and_leaves_nothing_else(
     with pytest.raises(UserError, match=r"train_images\.npy not found") as caught:
         convert(raw, tmp_path / "to", 10)
     assert caught.value.remedy == "wrn-pipe repro download@raw"
-    raw.mkdir()
-    for split, (images, labels) in tiny_images.items():
-        np.save(raw / f"{split}_images.npy", images[:, 12:18, 12:20])
-        np.save(raw / f"{split}_labels.npy", labels)
+    photos.raw({split: (images[:, 12:18, 12:20], labels) for split, (images, labels) in tiny_images.items()}, raw)
     for _ in range(2):
         convert(raw, tmp_path / "to", 10, kind)
         made.append({path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()})

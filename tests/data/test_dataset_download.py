@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import photos
 import pytest
-from scipy.io import savemat
 
 from pipeline.data import fetch
 from pipeline.data.conversion import load
@@ -23,24 +20,44 @@ from pipeline.data.fetch import checksum
 from pipeline.data.readers import Splits
 from pipeline.dataset_config import DATA_DIR, SPLITS, Dataset
 from pipeline.errors import UserError
-from tests.data.packed import BATCHES, members_of, npm_members, tar
 
 if TYPE_CHECKING:
     from tests.conftest import ArchiveServer
 
-ROOT = Path(__file__).parents[2]
 TO = Path("data/raw/cifar10-tiny")
 Entry = dict[str, Any]
 
 
-@pytest.fixture
-def entry(tiny_dataset_entry: Callable[[str], Entry], archive_server: ArchiveServer, tiny_archive: Path) -> Entry:
-    return tiny_dataset_entry(archive_server.put(tiny_archive))
+@dataclass(frozen=True)
+class Here:
+    """An empty working directory, and the tiny dataset, whose archive a server has."""
+
+    folder: Path
+    archive: Path
+    server: ArchiveServer
+    entry: Entry
+    capfd: pytest.CaptureFixture[str]
+
+    def acquire(self, **changes: Any) -> str:
+        """What is said meanwhile."""
+        self.capfd.readouterr()
+        acquire("cifar10-tiny", Dataset.model_validate({**self.entry, **changes}), TO)
+        return self.capfd.readouterr().err
+
+    def asked(self) -> list[str]:
+        return [request.path for request in self.server.requests]
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, no folder named, and an npm that reaches no registry."""
+def here(
+    tmp_path: Path,
+    tiny_archive: Path,
+    archive_server: ArchiveServer,
+    tiny_dataset_entry: Callable[[str], Entry],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Here:
+    """With no folder named, and an npm that reaches no registry."""
     monkeypatch.delenv(DATA_DIR, raising=False)
     monkeypatch.setattr(fetch, "BACKOFF_S", 0.02)
     monkeypatch.setenv("npm_config_cache", str(tmp_path / "npm-cache"))
@@ -48,177 +65,121 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    return folder
+    return Here(folder, tiny_archive, archive_server, tiny_dataset_entry(archive_server.put(tiny_archive)), capfd)
 
 
-def _acquire(entry: Entry, **changes: Any) -> None:
-    acquire("cifar10-tiny", Dataset.model_validate({**entry, **changes}), TO)
-
-
-def _files(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+def _files() -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in TO.iterdir()}
 
 
 def _left() -> set[str]:
     """Names of what lies about beside the published folder."""
-    roots = [path for path in (Path("scratch"), Path("data")) if path.exists()]
-    paths = {path for root in roots for path in root.rglob("*") if path.is_file()}
+    paths = {path for root in (Path("scratch"), Path("data")) for path in root.rglob("*") if path.is_file()}
     return {path.name for path in paths if path.parent != TO}
 
 
-def test_every_source_gives_the_same_files(
-    here: Path,
-    entry: Entry,
-    tiny_images: Splits,
-    tiny_archive: Path,
-    archive_server: ArchiveServer,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    _acquire(entry)
-    wanted = _files(TO)
+def test_every_source_gives_the_same_files(here: Here, tiny_images: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    here.acquire()
+    wanted = _files()
     assert sorted(wanted) == ["test_images.npy", "test_labels.npy", "train_images.npy", "train_labels.npy"]
     assert _left() == set()
     for split in SPLITS:
         np.testing.assert_array_equal(load(TO, split)[0], tiny_images[split][0])
         np.testing.assert_array_equal(load(TO, split)[1], tiny_images[split][1])
 
-    tarball = tar(here / "tiny-1.0.0.tgz", npm_members(tiny_images))
+    tarball = photos.packed(here.folder / "tiny-1.0.0.tgz", photos.npm_members(tiny_images))
     npm = {"npm": "tiny@1.0.0", "integrity": checksum(tarball, "sha512-")}
-    shutil.copy(tiny_archive, here)
-    monkeypatch.setenv(DATA_DIR, str(here))
-    archive_server.requests.clear()
+    shutil.copy(here.archive, here.folder)
+    monkeypatch.setenv(DATA_DIR, str(here.folder))
+    here.server.requests.clear()
     # A source in the list lends the folder its files' names and checksums.
-    for other, file in ((entry["sources"][0], tiny_archive.name), (npm, tarball.name)):
+    for other, file in ((here.entry["sources"][0], here.archive.name), (npm, tarball.name)):
         shutil.rmtree(TO)
-        _acquire(entry, sources=[{"folder": True}, other])
-        assert _files(TO) == wanted
+        assert f"{here.folder}/{file}: content checked" in here.acquire(sources=[{"folder": True}, other])
+        assert _files() == wanted
         assert _left() == set()
-        assert f"{here}/{file}: content checked" in capfd.readouterr().err
-        assert (here / file).exists(), "what the user gave is the user's"
-    assert archive_server.requests == []
+        assert (here.folder / file).exists(), "what the user gave is the user's"
+    assert here.asked() == []
 
 
 def test_sources_are_tried_in_order_and_each_refusal_is_said_at_once_and_again_when_none_is_left(
-    here: Path,
-    entry: Entry,
-    archive_server: ArchiveServer,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (good,) = entry["sources"]
-    absent = {**good, "archive": f"{archive_server.url}/absent.tar.gz"}
+    (good,) = here.entry["sources"]
+    absent = {**good, "archive": f"{here.server.url}/absent.tar.gz"}
     npm = {"npm": "tiny@1.0.0", "integrity": checksum(Path(__file__), "sha512-")}
-    _acquire(entry, sources=[{"folder": True}, npm, absent, good, absent])
-    lines = [line for line in capfd.readouterr().err.splitlines() if "download cifar" not in line]
+    said = here.acquire(sources=[{"folder": True}, npm, absent, good, absent])
+    lines = [line for line in said.splitlines() if "download cifar" not in line]
     assert len(lines) == 4
     assert lines[0] == "cifar10-tiny: refused: folder $WRN_PIPE_DATA_DIR: the variable is not set"
     assert lines[1].startswith("cifar10-tiny: refused: npm tiny@1.0.0: npm view failed: ")
     assert lines[2] == f"cifar10-tiny: refused: archive {absent['archive']}: the server answers 404 Not Found"
     assert lines[3] == f"cifar10-tiny: archive {good['archive']}: content checked, written to {TO}"
-    assert [request.path for request in archive_server.requests] == ["/absent.tar.gz", "/cifar-10-tiny.tar.gz"]
+    assert here.asked() == ["/absent.tar.gz", "/cifar-10-tiny.tar.gz"]
 
     shutil.rmtree(TO)
-    monkeypatch.setenv(DATA_DIR, str(here))
+    monkeypatch.setenv(DATA_DIR, str(here.folder))
     with pytest.raises(UserError) as caught:
-        _acquire(entry, sources=[{"folder": True}, absent])
-    assert f"{here}/absent.tar.gz: lacks absent.tar.gz; " in caught.value.what
+        here.acquire(sources=[{"folder": True}, absent])
+    assert f"{here.folder}/absent.tar.gz: lacks absent.tar.gz; " in caught.value.what
     assert caught.value.what.endswith(f"archive {absent['archive']}: the server answers 404 Not Found")
     assert caught.value.remedy.startswith("set WRN_PIPE_DATA_DIR to a folder that holds one of absent.tar.gz; ")
     assert "\n" not in caught.value.what + caught.value.remedy
     assert not TO.exists()
 
 
-def test_other_content_is_refused_and_the_next_source_is_tried(
-    here: Path, entry: Entry, archive_server: ArchiveServer, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_other_content_is_refused_and_the_next_source_is_tried(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     """An archive whose md5 is pinned, by mistake or with intent: the digest of the content decides."""
     with pytest.raises(UserError, match=r"wrong content: train records are not"):
-        _acquire(entry, record_digests={split: ["0" * 64] for split in SPLITS})
+        here.acquire(record_digests={split: ["0" * 64] for split in SPLITS})
     assert not TO.exists()
-    members = members_of(archive_server.folder / "cifar-10-tiny.tar.gz")
-    content = members[f"{BATCHES}/test_batch"]
-    at = content.index(bytes(16)) if bytes(16) in content else len(content) // 2
-    other = tar(
-        archive_server.folder / "other.tar.gz",
-        {**members, f"{BATCHES}/test_batch": content[:at] + b"\1" + content[at + 1 :]},
-    )
-    source = {"archive": f"{archive_server.url}/other.tar.gz", "md5": _md5(other), "bytes": other.stat().st_size}
-    _acquire(entry, sources=[source, *entry["sources"]])
-    assert "other.tar.gz: wrong content: test digest" in capfd.readouterr().err
-    assert len(_files(TO)) == 4
+    source = photos.source(here.server, photos.other_content(here.archive, here.folder / "other.tar.gz"))
+    # A damaged archive in the user's folder gives way to the next source as well.
+    (here.folder / here.archive.name).write_bytes(here.archive.read_bytes()[:-1])
+    monkeypatch.setenv(DATA_DIR, str(here.folder))
+    said = here.acquire(sources=[source, {"folder": True}, *here.entry["sources"]])
+    assert "other.tar.gz: wrong content: train digest" in said
+    assert f"refused: {here.folder}/{here.archive.name}: cifar-10-tiny.tar.gz: wrong bytes" in said
+    assert len(_files()) == 4
     assert _left() == set()
-
-
-def _md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
-
-
-def test_a_damaged_archive_in_the_folder_gives_way_to_the_next_source_and_an_unpinned_digest_is_printed(
-    here: Path, entry: Entry, tiny_archive: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    (here / tiny_archive.name).write_bytes(tiny_archive.read_bytes()[:-1])
-    monkeypatch.setenv(DATA_DIR, str(here))
-    _acquire(entry, sources=[{"folder": True}, *entry["sources"]], digests=None, record_digests=None)
-    said = capfd.readouterr().err
-    assert f"refused: {here}/{tiny_archive.name}: cifar-10-tiny.tar.gz: wrong bytes" in said
+    said = here.acquire(digests=None, record_digests=None)
     for split in SPLITS:
-        assert f"{split}: no digest is pinned; that of this content is {entry['digests'][split]}" in said
+        assert f"{split}: no digest is pinned; that of this content is {here.entry['digests'][split]}" in said
 
 
 def test_of_several_files_each_is_fetched_once(
-    here: Path, entry: Entry, tiny_images: Splits, archive_server: ArchiveServer, monkeypatch: pytest.MonkeyPatch
+    here: Here, tiny_images: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SVHN's three: what came and was right is not fetched again, and from a folder nothing is."""
-    (images, labels), test = tiny_images["train"], tiny_images["test"]
-    files, names = [], ("train_32x32.mat", "extra_32x32.mat", "test_32x32.mat")
-    for name, (X, y) in zip(names, ((images[:100], labels[:100]), (images[100:], labels[100:]), test), strict=True):
-        savemat(here / name, {"X": X.transpose(1, 2, 3, 0), "y": np.where(y == 0, 10, y).astype(np.uint8)[:, None]})
-        url = archive_server.put(here / name)
-        files.append({"archive": url, "md5": _md5(here / name), "bytes": (here / name).stat().st_size})
-    entry.update(reader="svhn-mat", record_digests=None)
-    archive_server.plan(files[2]["archive"], archive_server.status(404))
+    paths = photos.svhn(tiny_images, here.folder)
+    files = [photos.source(here.server, path) for path in paths]
+    here.entry.update(reader="svhn-mat", record_digests=None)
+    here.server.plan(files[2]["archive"], here.server.status(404))
     with pytest.raises(UserError, match=r"test_32x32\.mat: the server answers 404"):
-        _acquire(entry, sources=[{"files": files}])
-    assert _left() == set(names[:2])
-    _acquire(entry, sources=[{"files": files}])
-    assert [request.path for request in archive_server.requests].count("/train_32x32.mat") == 1
-    published = _files(TO)
-    assert np.array_equal(load(TO, "train")[1], labels)
+        here.acquire(sources=[{"files": files}])
+    assert _left() == {path.name for path in paths[:2]}
+    here.acquire(sources=[{"files": files}])
+    assert here.asked().count("/train_32x32.mat") == 1
+    published = _files()
+    assert np.array_equal(load(TO, "train")[1], tiny_images["train"][1])
     shutil.rmtree(TO)
-    archive_server.requests.clear()
-    monkeypatch.setenv(DATA_DIR, str(here))
-    _acquire(entry, sources=[{"folder": True}, {"files": files}])
-    assert _files(TO) == published
-    assert archive_server.requests == []
+    here.server.requests.clear()
+    monkeypatch.setenv(DATA_DIR, str(here.folder))
+    here.acquire(sources=[{"folder": True}, {"files": files}])
+    assert _files() == published
+    assert here.asked() == []
 
 
-KILLED_WHILE_PUBLISHING = """
-import os, signal, sys
-from pathlib import Path
-from pipeline.data.dataset_download import acquire
-from pipeline.dataset_config import Dataset
-os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # the files are written, their folder has no name yet
-acquire("cifar10-tiny", Dataset.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
-"""
-
-
-def test_an_archive_is_kept_while_its_content_is_not_published_and_a_kill_in_the_middle_publishes_nothing(
-    here: Path, entry: Entry, archive_server: ArchiveServer
-) -> None:
+def test_an_archive_is_kept_while_its_content_is_not_published(here: Here) -> None:
     Path("data").write_text("a file where a folder should be")
     with pytest.raises(UserError, match=r"cannot write data/raw/cifar10-tiny"):
-        _acquire(entry)
+        here.acquire()
     assert _left() == {"cifar-10-tiny.tar.gz"}
     Path("data").unlink()
     TO.mkdir(parents=True)
     (TO / "old").write_text("what an earlier run left")
-    arguments = [sys.executable, "-c", KILLED_WHILE_PUBLISHING, json.dumps(entry), str(TO)]
-    ended = subprocess.run(arguments, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
-    assert ended.returncode == -9, ended.stderr
-    assert [path.name for path in TO.iterdir()] == ["old"]
-    _acquire(entry)
-    assert len(archive_server.requests) == 1
-    assert len(_files(TO)) == 4
+    here.acquire()
+    assert len(here.asked()) == 1
+    assert len(_files()) == 4
     assert [path.name for path in TO.parent.iterdir()] == ["cifar10-tiny"]
     assert _left() == set()

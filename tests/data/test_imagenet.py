@@ -39,14 +39,9 @@ def tars(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, di
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def get(tree: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, bytes]]:
+def get(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, bytes]]:
     """Acquire from a folder; the published files."""
+    monkeypatch.chdir(tmp_path)
 
     def acquire_from(folder: Path, md5: dict[str, str] | None = None, **changes: Any) -> dict[str, bytes]:
         monkeypatch.setenv(DATA_DIR, str(folder))
@@ -57,16 +52,9 @@ def get(tree: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     return acquire_from
 
 
-def flat(tree: Path, to: Path) -> Path:
-    """val/*.JPEG without class folders."""
-    shutil.copytree(tree / "train", to / "train")
-    (to / "val").mkdir()
-    for path in (tree / "val").rglob("*.JPEG"):
-        shutil.copy(path, to / "val")
-    return to
-
-
-def test_every_layout_gives_the_same_bytes(tree: Path, tars: tuple[Path, dict[str, str]], get: Any, here: Path) -> None:
+def test_every_layout_gives_the_same_bytes(
+    tree: Path, tars: tuple[Path, dict[str, str]], get: Any, tmp_path: Path
+) -> None:
     folder, md5 = tars
     with pytest.raises(UserError, match="read from a folder of yours") as caught:
         get("")
@@ -76,7 +64,11 @@ def test_every_layout_gives_the_same_bytes(tree: Path, tars: tuple[Path, dict[st
         *("synsets.txt", "test_images.bin", "test_index.csv", "train_images.bin", "train_index.csv")
     ]
     assert get(folder, md5) == expected
-    unlabelled = flat(tree, here / "unlabelled")
+    unlabelled = tmp_path / "unlabelled"
+    shutil.copytree(tree / "train", unlabelled / "train")
+    (unlabelled / "val").mkdir()
+    for path in (tree / "val").rglob("*.JPEG"):
+        shutil.copy(path, unlabelled / "val")
     with pytest.raises(UserError, match=f"lacks {DEVKIT}"):
         get(unlabelled)
     shutil.copy(folder / DEVKIT, unlabelled)
@@ -86,7 +78,7 @@ def test_every_layout_gives_the_same_bytes(tree: Path, tars: tuple[Path, dict[st
     with pytest.raises(UserError, match="the 8 images are not numbered 1 to 8"):
         get(unlabelled, md5)
     # An archive for one split, folders for the other, and an archive that is not needed where class folders label.
-    mixed = here / "mixed"
+    mixed = tmp_path / "mixed"
     shutil.copytree(tree / "val", mixed / "val")
     shutil.copy(folder / TRAIN, mixed)
     shutil.copy(folder / VAL, mixed)
@@ -100,7 +92,8 @@ def test_what_is_published_are_the_files_in_the_order_of_synset_and_name_and_the
     tree: Path, get: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     published = get(tree)
-    told = dict(line.split(": no digest is pinned; that of this content is ") for line in _pinnings(capsys))
+    pinning = ": no digest is pinned; that of this content is "
+    told = dict(line.split(pinning) for line in capsys.readouterr().err.splitlines() if pinning in line)
     synsets = sorted(path.name for path in (tree / "train").iterdir())
     assert published["synsets.txt"].decode().split() == synsets
     for split, folder in (("train", "train"), ("test", "val")):
@@ -108,41 +101,31 @@ def test_what_is_published_are_the_files_in_the_order_of_synset_and_name_and_the
         contents = [path.read_bytes() for path in paths]
         assert published[f"{split}_images.bin"] == b"".join(contents)
         rows = list(csv.DictReader(io.StringIO(published[f"{split}_index.csv"].decode())))
-        store = jpeg_store.open_split(TO, split)
-        for i, (path, content, row) in enumerate(zip(paths, contents, rows, strict=True)):
+        index = jpeg_store.open_index(TO, split)
+        assert list(jpeg_store.contents(TO, split, index["bytes"])) == contents
+        for path, content, row in zip(paths, contents, rows, strict=True):
             with Image.open(path) as image:
                 width, height = image.size
                 pixels = np.asarray(image.convert("RGB"))
             digest, label = hashlib.sha256(content).hexdigest(), synsets.index(path.parent.name)
             assert list(row) == ["name", "label", "width", "height", "bytes", "sha256"]
             assert list(row.values()) == [path.name, *map(str, (label, width, height, len(content))), digest]
-            assert store.read(i) == content
             assert np.array_equal(jpeg_store.decode(content, "x"), pixels)
-        sha = hashlib.sha256(json.dumps({"files": len(store.index)}, separators=(",", ":")).encode() + b"\n")
-        sha.update(store.index["label"].to_numpy("<i8").tobytes())
+        sha = hashlib.sha256(json.dumps({"files": len(index)}, separators=(",", ":")).encode() + b"\n")
+        sha.update(index["label"].to_numpy("<i8").tobytes())
         for content in contents:
             sha.update(hashlib.sha256(content).digest())
         assert told[split] == sha.hexdigest()
     get(tree, digests=told)
-    assert not _pinnings(capsys)
+    assert pinning not in capsys.readouterr().err
     shutil.rmtree(TO)
     with pytest.raises(UserError, match=f"wrong content: test digest {told['test']}, not 0000"):
         get(tree, digests={**told, "test": "0" * 64})
     assert not TO.exists()
 
 
-def _pinnings(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    return [line for line in capsys.readouterr().err.splitlines() if "no digest is pinned" in line]
-
-
 def first(root: Path, split: str = "train") -> Path:
     return min((root / split).rglob("*.JPEG"), key=lambda path: path.name)
-
-
-def huge(content: bytes) -> bytes:
-    """A JPEG whose header speaks of 60,000 x 60,000 pixels."""
-    at = content.index(b"\xff\xc0") + 5
-    return content[:at] + (60000).to_bytes(2, "big") * 2 + content[at + 4 :]
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -155,20 +138,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "test: n00000001: not a class of the training images",
     ),
     "text for an image": (lambda root: first(root).write_text("<html>"), r"n\d+_\d+\.JPEG: not a readable image"),
-    "image bomb": (lambda root: first(root).write_bytes(huge(photos.jpeg(photos.photo(0)))), "decompression bomb"),
-    "folder for an image": (
-        lambda root: (first(root).unlink(), first(root).with_name("more").mkdir()),
-        "Is a directory",
-    ),
     "nothing": (shutil.rmtree, "damaged not found"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_folder_that_is_not_the_dataset_is_refused_and_leaves_nothing(
-    damage: str, tree: Path, get: Any, here: Path
+    damage: str, tree: Path, get: Any, tmp_path: Path
 ) -> None:
-    root = here / "damaged"
+    root = tmp_path / "damaged"
     shutil.copytree(tree, root)
     spoil, said = DAMAGES[damage]
     spoil(root)

@@ -1,22 +1,24 @@
-"""pipeline.data.readers: any file of the dataset gives the same arrays in the same order, or a refusal."""
+"""Any file of the dataset gives the same arrays in the same order, or a refusal; and what checksums of them are of."""
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import photos
 import pytest
-from scipy.io import loadmat, savemat
+from scipy.io import loadmat
 
 from pipeline.data import readers
-from pipeline.data.digest import to_records
+from pipeline.data.digest import record_digests, split_digest
 from pipeline.data.readers import Splits
 from pipeline.dataset_config import SPLITS, Dataset, SourceError
-from tests.data.packed import BATCHES, members_of, npm_members, tar
 
+BATCHES = "cifar-10-batches-py"
 Entry = dict[str, Any]
 
 
@@ -41,7 +43,7 @@ def _equal(found: Splits, expected: Splits) -> None:
 
 def test_the_archive_reads_as_a_plain_unpickler_reads_it(tiny: Dataset, tiny_archive: Path) -> None:
     found = readers.read_archive(tiny_archive, tiny)
-    members = members_of(tiny_archive)
+    members = readers.read_members(tiny_archive)
     batches = [pickle.loads(members[f"{BATCHES}/data_batch_{i}"], encoding="bytes") for i in range(1, 6)]
     flat = np.concatenate([batch[b"data"] for batch in batches])
     np.testing.assert_array_equal(found["train"][1], [label for batch in batches for label in batch[b"labels"]])
@@ -54,15 +56,20 @@ def test_the_archive_reads_as_a_plain_unpickler_reads_it(tiny: Dataset, tiny_arc
 def test_cifar100s_label_is_the_fine_one(entry: Entry, tiny_images: Splits, tmp_path: Path) -> None:
     members = {}
     for split, (images, labels) in tiny_images.items():
-        pixels, fine = to_records(images, labels)[:, 1:], labels.tolist()
+        pixels, fine = images.transpose(0, 3, 1, 2).reshape(len(images), -1), labels.tolist()
         batch = {b"data": pixels, b"fine_labels": fine, b"coarse_labels": [19] * len(labels)}
         members[f"cifar-100-python/{split}"] = pickle.dumps(batch)
-    archive = tar(tmp_path / "cifar-100-python.tar.gz", members)
+    archive = photos.packed(tmp_path / "cifar-100-python.tar.gz", members)
     _equal(readers.read_archive(archive, Dataset.model_validate({**entry, "reader": "cifar100-python"})), tiny_images)
 
 
-def test_the_npm_layout_gives_the_same_arrays(tiny: Dataset, tiny_images: Splits, tmp_path: Path) -> None:
-    _equal(readers.read_npm_tarball(tar(tmp_path / "a.tgz", npm_members(tiny_images)), tiny), tiny_images)
+def test_svhn_is_train_then_extra_with_0_for_10(tiny_images: Splits, tmp_path: Path) -> None:
+    assert 0 in tiny_images["train"][1][:100]
+    files = photos.svhn(tiny_images, tmp_path)
+    found = readers.read_mats(files[::-1])
+    _equal(found, tiny_images)
+    X = loadmat(files[2])["X"]
+    assert all(found["test"][0][n, r, c, k] == X[r, c, k, n] for n, r, c, k in [(0, 0, 31, 0), (103, 7, 20, 1)])
 
 
 ROW = np.zeros((52, 3072), np.uint8)
@@ -84,12 +91,12 @@ ROW = np.zeros((52, 3072), np.uint8)
 def test_content_that_is_not_as_the_entry_says_is_refused(
     batch: dict[bytes, Any] | None, said: str, tiny: Dataset, tiny_archive: Path, tmp_path: Path
 ) -> None:
-    members = members_of(tiny_archive)
+    members = readers.read_members(tiny_archive)
     del members[f"{BATCHES}/data_batch_4"]
     if batch:
         members[f"{BATCHES}/data_batch_4"] = pickle.dumps(batch)
     with pytest.raises(SourceError, match=said):
-        readers.read(tiny.sources[0], [tar(tmp_path / "a.tar.gz", members)], tiny)
+        readers.read(tiny.sources[0], [photos.packed(tmp_path / "a.tar.gz", members)], tiny)
 
 
 def test_a_file_that_is_no_archive_is_refused(tiny: Dataset, tmp_path: Path) -> None:
@@ -98,17 +105,22 @@ def test_a_file_that_is_no_archive_is_refused(tiny: Dataset, tmp_path: Path) -> 
         readers.read(tiny.sources[0], [tmp_path / "a.tar.gz"], tiny)
 
 
-def test_svhn_is_train_then_extra_with_0_for_10(tiny_images: Splits, tmp_path: Path) -> None:
-    (images, labels), test = tiny_images["train"], tiny_images["test"]
-    assert 0 in labels[:100]
-    parts = {"train": (images[:100], labels[:100]), "extra": (images[100:], labels[100:]), "test": test}
-    files = []
-    for name, (X, y) in parts.items():
-        # As published: X [32,32,3,N], y [N,1] with 10 for the digit 0, compressed.
-        content = {"X": X.transpose(1, 2, 3, 0), "y": np.where(y == 0, 10, y).astype(np.uint8)[:, None]}
-        files.append(tmp_path / f"{name}_32x32.mat")
-        savemat(files[-1], content, do_compression=True)
-    found = readers.read_mats(files[::-1])
-    _equal(found, tiny_images)
-    X = loadmat(files[2])["X"]
-    assert all(found["test"][0][n, r, c, k] == X[r, c, k, n] for n, r, c, k in [(0, 0, 31, 0), (103, 7, 20, 1)])
+def test_the_digest_is_the_documented_sha256_whatever_the_memory_layout(tiny_images: Splits) -> None:
+    images, labels = tiny_images["test"]
+    by_hand = hashlib.sha256(
+        b'{"images":{"dtype":"uint8","shape":[104,32,32,3]},"labels":{"dtype":"int64","shape":[104]}}\n'
+        + b"".join(int(label).to_bytes(8, "little") for label in labels)
+        + bytes(images.ravel().tolist())
+    )
+    assert split_digest(images, labels) == by_hand.hexdigest()
+    assert split_digest(np.asfortranarray(images), labels[::-1].copy()[::-1]) == by_hand.hexdigest()
+    # Of whitened images it is another.
+    floats = images.astype(np.float32)
+    head = b'{"images":{"dtype":"float32","shape":[104,32,32,3]},"labels":{"dtype":"int64","shape":[104]}}\n'
+    assert split_digest(floats, labels) == hashlib.sha256(head + labels.tobytes() + floats.tobytes()).hexdigest()
+
+
+def test_records_are_a_label_byte_and_channels_first_in_equal_consecutive_slices(tiny_images: Splits) -> None:
+    images, labels = tiny_images["train"]
+    slice_2 = (bytes([labels[i]]) + b"".join(images[i, :, :, c].tobytes() for c in range(3)) for i in range(52, 104))
+    assert record_digests(images, labels, 5)[1] == hashlib.sha256(b"".join(slice_2)).hexdigest()

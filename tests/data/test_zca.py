@@ -3,17 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import photos
 import pytest
-import torch
 from sklearn.decomposition import PCA
 
 from pipeline.data import beton, zca
-from pipeline.data.augmentation import augment, flips, offsets
+from pipeline.data.augmentation import flips, offsets
 from pipeline.data.conversion import convert
 from pipeline.data.digest import split_digest
 from pipeline.data.image_sheet import augmented_rows, visible
-from pipeline.data.loader import Loader
-from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.readers import Splits
 from pipeline.data.sampler import sample_order
 
@@ -37,11 +35,8 @@ def white(small: Splits, whitening: zca.Whitening) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def folder(small: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    raw, to = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("beton") / "tiny-zca"
-    for split, (images, labels) in small.items():
-        np.save(raw / f"{split}_images.npy", images)
-        np.save(raw / f"{split}_labels.npy", labels)
-    convert(raw, to, 10, "zca")
+    to = tmp_path_factory.mktemp("beton") / "tiny-zca"
+    convert(photos.raw(small, tmp_path_factory.mktemp("small") / "raw"), to, 10, "zca")
     return to
 
 
@@ -85,24 +80,6 @@ def test_neither_the_order_of_values_nor_chunks_matter_but_for_the_last_digits(
     assert np.allclose(np.stack(list(zca.whitened(whitening, test))), white["test"], atol=1e-5)
 
 
-@pytest.mark.soak
-def test_both_backends_deliver_the_whitened_images_in_our_order(
-    folder: Path, white: dict[str, np.ndarray], small: Splits
-) -> None:
-    labels = small["train"][1]
-    loaders = [Loader(folder, "train", 32, backend) for backend in ("ffcv", "numpy")]
-    for epoch in range(3):
-        order = sample_order(1, epoch, len(labels))
-        first, second = (list(loader.batches(order)) for loader in loaders)
-        assert [len(batch.labels) for batch in first] == [32] * 8 + [4]
-        for one, other in zip(first, second, strict=True):
-            assert one.images.dtype == other.images.dtype == np.float32
-            assert one.images.tobytes() == other.images.tobytes()
-            assert np.array_equal(one.images, white["train"][one.indices])
-            assert np.array_equal(one.labels, labels[one.indices])
-            assert np.array_equal(other.labels, one.labels)
-
-
 def test_the_card_describes_what_is_stored(folder: Path, white: dict[str, np.ndarray], small: Splits) -> None:
     card = beton.open_card(folder)
     assert card["kind"] == "zca"
@@ -127,17 +104,5 @@ def test_the_picture_shows_them_moved_as_the_published_ones_are(
     chosen = sample_order(1, 0, 260)[:12]
     rows = augmented_rows(small["train"][0], chosen, 1, 0, folder)
     moves = flips("per-image", 1, 0, chosen), *offsets("per-image", 1, 0, chosen, 0)
-    assert np.array_equal(rows["flipped, cropped"], augment(small["train"][0][chosen], *moves))
-    assert np.array_equal(rows["the same, whitened"], visible(augment(white["train"][chosen], *moves)))
-
-
-def test_whitened_images_reach_the_network_as_they_are(white: dict[str, np.ndarray]) -> None:
-    images = torch.from_numpy(white["test"])
-    passed = Preprocessing("zca")(images)
-    assert torch.equal(passed, images.permute(0, 3, 1, 2))
-    assert passed.is_contiguous(memory_format=torch.channels_last)
-    assert not Preprocessing("zca").state_dict()
-    with pytest.raises(TypeError, match=r"zca takes torch\.float32"):
-        Preprocessing("zca")(images.byte())
-    with pytest.raises(TypeError, match=r"meanstd takes torch\.uint8"):
-        Preprocessing("meanstd")(images)
+    assert np.array_equal(rows["flipped, cropped"], photos.moved(small["train"][0][chosen], *moves))
+    assert np.array_equal(rows["the same, whitened"], visible(photos.moved(white["train"][chosen], *moves)))

@@ -10,11 +10,10 @@ from made_up_runs import changed
 from torch import nn
 
 from pipeline.data import color
-from pipeline.data.augmentation import flips
+from pipeline.data.augmentation import RandomCrops, flips
 from pipeline.data.beton import open_split
 from pipeline.data.loader import Loader, boxes, views
 from pipeline.data.preprocessing import Preprocessing
-from pipeline.data.resized_crop import RandomCrops
 from pipeline.data.sampler import sample_order
 from pipeline.params import Color
 from pipeline.tasks.classification import Classification

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import photos
 import pytest
 import torch
 import torch.nn.functional as F
 from project import RUN, make_project
 from small_trainings import ignore, training, weights
 
-from pipeline.data.augmentation import augment, flips, offsets
+from pipeline.data.augmentation import flips, offsets
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.readers import Splits
 from pipeline.data.sampler import sample_order
@@ -52,7 +53,7 @@ def test_bf16_is_to_the_bit_what_autocast_makes_of_float32_inputs(
         optimizer.param_groups[0]["lr"] = learning_rate(plain.protocol, 0, step, 3)
         chosen = order[step * 96 : (step + 1) * 96]
         mirrored = flips("half-batch", plain.seed, 0, chosen)
-        moved = augment(images[chosen], mirrored, *offsets("per-batch", plain.seed, 0, chosen, step))
+        moved = photos.moved(images[chosen], mirrored, *offsets("per-batch", plain.seed, 0, chosen, step))
         with torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "bf16"):
             logits = plain.model(preprocessing(torch.from_numpy(moved))).float()
         optimizer.zero_grad()

@@ -35,7 +35,12 @@ class Strict(BaseModel):
     """Unknown keys and wrong types are refused, values never change."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        defer_build=True,  # else each is built twice, by itself and as a part of Plan
     )
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 EXIT_CODE_FILE = "WRN_PIPE_EXIT_CODE_FILE"
 """Names a file that receives the exit code of a failed stage: DVC itself reports every failure as 255."""
@@ -17,9 +18,13 @@ class WrnPipeError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(what, remedy)  # both, so that pickle brings it whole from a child process
+        super().__init__(what, remedy)
         self.what = what
         self.remedy = remedy
+
+    def __reduce__(self) -> Any:
+        """Comes whole from a child process, whatever the constructor takes."""
+        return BaseException.__new__, (type(self), *self.args), self.__dict__
 
     def __str__(self) -> str:
         return f"error: {self.what}\n  fix: {self.remedy}"

@@ -1,5 +1,6 @@
 """A whole wrn-pipe repository in a temporary folder, with a few real images, driven by the real commands."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
+WRN_PIPE = (sys.executable, "-c", "from pipeline.cli.main import main; main()")
 RUN = "cifar10-tiny-wrn-10-1-brief-s1"
 COPIED = (
     "pipeline",
@@ -28,6 +30,10 @@ WrnPipe = Callable[..., "subprocess.CompletedProcess[str]"]
 """The fixture wrn_pipe."""
 
 
+def _with_path(more: dict[str, str]) -> dict[str, str]:
+    return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **more}
+
+
 @dataclass(frozen=True)
 class Project:
     """The folder, and how to run commands in it."""
@@ -36,11 +42,11 @@ class Project:
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command of this environment with both streams captured."""
-        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+        more = {"MLFLOW_DISABLE_TELEMETRY": "true", **environment}
         return subprocess.run(
             command,
             cwd=self.root,
-            env={**os.environ, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true", **environment},
+            env=_with_path(more),
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
@@ -48,18 +54,18 @@ class Project:
         )
 
     def cli(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments, **environment)
+        return self.run(*WRN_PIPE, *arguments, **environment)
 
     def start(self, log: Path, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
         """`wrn-pipe` in the background, in a session of its own as a terminal gives it; `log`: what it prints."""
         with log.open("wb") as file:
             return subprocess.Popen(
-                [sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments],
+                [*WRN_PIPE, *arguments],
                 cwd=self.root,
-                env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **environment},
+                env=_with_path(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
-                stderr=subprocess.STDOUT,
+                stderr=file,
                 start_new_session=True,
             )
 
@@ -78,6 +84,27 @@ class Project:
         for arguments in (("add", "-A"), ("commit", "-q", "-m", message)):
             done = self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments)
             assert done.returncode == 0, done.stderr
+
+
+def told(ran: "subprocess.CompletedProcess[str]") -> str:
+    """What a command that went well has printed."""
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def clone(project: Project, to: Path) -> Project:
+    told(project.run("git", "clone", "-q", str(project.root), str(to)))
+    return Project(to)
+
+
+def made(project: Project) -> dict[str, str]:
+    """Digests of all that the stages write."""
+    paths = [p for top in ("data", "models", "evaluations", "results") for p in (project.root / top).rglob("*")]
+    return {
+        str(p.relative_to(project.root)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in paths
+        if p.is_file() and p.name != ".gitignore"
+    }
 
 
 def copy_repository(root: Path, *more: str) -> Project:

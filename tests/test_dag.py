@@ -115,7 +115,7 @@ def test_what_a_stage_needs_and_what_needs_it() -> None:
         ("pipeline/models/preact_resnet.py", {"train", "evaluate"}),
         ("pipeline/training/loop.py", {"train", "evaluate"}),
         ("pipeline/kernels/bn_relu.cpp", {"train"}),
-        ("pipeline/runner/heartbeat.py", set()),
+        ("pipeline/runner/run_hooks.py", set()),
         ("environment/requirements.lock", {"train", "evaluate", "report"}),
         ("pipeline/tracking/mlflow_logger.py", set()),
         ("evidence/README.md", {"summarize", "manifest", "tabulate", "report"}),

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from clones import clone, told
-from project import ROOT, Project, copy_repository
+from project import ROOT, Project, clone, copy_repository, told
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 from s3_server import NO_OTHER_CREDENTIALS, s3_server

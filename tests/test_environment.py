@@ -12,11 +12,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from clones import told
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from project import ROOT, WrnPipe
+from project import ROOT, WrnPipe, told
 
 from pipeline.cli import doctor
 

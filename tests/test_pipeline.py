@@ -9,15 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-from clones import clone, made, told
-from project import BIN, RUN, Project, make_project
+from project import RUN, Project, clone, made, make_project, told
 from typer.testing import CliRunner
 
 from pipeline.artifacts import read_predictions
@@ -48,26 +47,21 @@ def restored(*paths: Path) -> Iterator[None]:
             path.write_bytes(content)
 
 
+def here(project: Project, *words: str) -> str:
+    """What a command prints, run in this process: importing what it needs would take most of its time."""
+    with chdir(project.root):
+        ran = CliRunner().invoke(app, words)
+    assert ran.exit_code == 0, ran.output
+    return ran.stdout
+
+
 def status(project: Project) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(told(project.cli("status", "--json")))
+    found: dict[str, Any] = json.loads(here(project, "status", "--json"))
     return found
 
 
 def set_brief(project: Project, **values: float) -> None:
     project.edit(lambda params: params["protocols"]["brief"].update(values))
-
-
-def started_repro(project: Project, log: Path) -> "subprocess.Popen[bytes]":
-    with log.open("w") as file:
-        return subprocess.Popen(
-            [sys.executable, "-c", "from pipeline.cli.main import main; main()", "repro"],
-            cwd=project.root,
-            env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
 
 
 def test_it_writes_what_the_design_says(done: Project, tiny_images: Splits) -> None:
@@ -119,7 +113,7 @@ def test_status_and_dry_say_what_dvc_then_does(done: Project) -> None:
     error = json.loads((done.root / f"evaluations/{RUN}/metrics.json").read_text())["top1_error"]
     assert (run["state"], run["error"], run["next"]) == ("done", error, None)
     assert (table["table"], table["state"]) == ("4", "done")
-    assert "nothing would run" in told(done.cli("repro", "--dry")).lower()
+    assert "nothing would run" in here(done, "repro", "--dry").lower()
     params, code = done.root / "params.yaml", done.root / "stages" / "evaluate.py"
     with restored(params, code):
         before, written = params.read_text(), code.read_text()
@@ -129,7 +123,7 @@ def test_status_and_dry_say_what_dvc_then_does(done: Project) -> None:
         assert found["runs"][0]["next"] == f"wrn-pipe repro {RUN}"
         assert "params.yaml: protocols.brief edited" in found["runs"][0]["why"]
         assert found["tables"][0]["state"] == "stale"
-        steps = json.loads(told(done.cli("repro", "--dry", "--json")))
+        steps = json.loads(here(done, "repro", "--dry", "--json"))
         after = {step["stage"]: step["only_if"] for step in steps}
         assert after == {
             f"train@{RUN}": None,
@@ -146,7 +140,7 @@ def test_status_and_dry_say_what_dvc_then_does(done: Project) -> None:
         (run,) = status(done)["runs"]
         assert (run["state"], run["stage"]) == ("failed", f"evaluate@{RUN}")
         assert run["why"] == ["RuntimeError: it broke"]
-        plain = told(done.cli("status"))
+        plain = here(done, "status")
         assert f"evaluate@{RUN} failed: RuntimeError: it broke" in plain
         assert f"Next: wrn-pipe repro {RUN}" in plain
         code.write_text(written)
@@ -155,7 +149,7 @@ def test_status_and_dry_say_what_dvc_then_does(done: Project) -> None:
         metrics = done.root / "evaluations" / RUN / "metrics.json"
         with restored(metrics):
             metrics.unlink()
-            assert f"Next: wrn-pipe repro {RUN};" in told(done.cli("status"))
+            assert f"Next: wrn-pipe repro {RUN};" in here(done, "status")
             assert status(done)["runs"][0]["stage"] == f"evaluate@{RUN}", "the training is not said to start"
 
 
@@ -166,7 +160,7 @@ def test_a_fresh_clone_has_every_number_and_reproduces_byte_for_byte_by_jobs(don
         *(f"models/{RUN}/{name}" for name in ("history.csv", "run.json")),
         *(f"evaluations/{RUN}/{name}" for name in ("digests.json", "metrics.json", "run.json")),
     }
-    compared = [told(each.cli("compare", "--paper-table", "4", "--format", "json")) for each in (done, again)]
+    compared = [here(each, "compare", "--paper-table", "4", "--format", "json") for each in (done, again)]
     assert compared[0] == compared[1]
     (again.root / "data" / "raw" / "cifar10-tiny").mkdir(parents=True)  # as after a dvc pull that found nothing
     found, complete = status(again), status(done)
@@ -180,7 +174,8 @@ def test_a_fresh_clone_has_every_number_and_reproduces_byte_for_byte_by_jobs(don
     edited = status(again)
     assert (edited["runs"][0]["state"], edited["tables"][0]["state"]) == ("stale", "stale")
     told(again.run("git", "checkout", "-q", "params.yaml"))
-    ran = again.cli("repro", "--jobs", "1", OMP_NUM_THREADS="1")  # sums in another number of threads round otherwise
+    # Sums in another number of threads round otherwise; what MLflow shows of a run is another test's matter.
+    ran = again.cli("repro", "--jobs", "1", OMP_NUM_THREADS="1", MLFLOW_TRACKING_URI="none://")
     assert ran.returncode == 0, ran.stderr
     for stage in ("download", "convert", "train", "evaluate"):
         assert (f"Running stage '{stage}@" in ran.stdout) == (stage in ("download", "convert"))
@@ -193,15 +188,15 @@ def test_a_fresh_clone_has_every_number_and_reproduces_byte_for_byte_by_jobs(don
 
     # Now as if the commit had been made on a machine with 64 threads, whose sums round in another order.
     lock, runs = again.root / "dvc.lock", again.root / "results" / "runs.csv"
-    here = lock.read_text(), runs.read_text()
-    weights = re.search(rf"train@{RUN}:.*?model\.safetensors.*?(md5: \w+)\n", here[0], re.S)
+    before = lock.read_text(), runs.read_text()
+    weights = re.search(rf"train@{RUN}:.*?model\.safetensors.*?(md5: \w+)\n", before[0], re.S)
     assert weights
-    lock.write_text(here[0].replace(weights[1], weights[1][:-4] + "0000"))
+    lock.write_text(before[0].replace(weights[1], weights[1][:-4] + "0000"))
     (row,) = csv.DictReader(runs.open())
-    runs.write_text(here[1].replace(f",{row['threads']},{row['loader']},", f",64,{row['loader']},"))
+    runs.write_text(before[1].replace(f",{row['threads']},{row['loader']},", f",64,{row['loader']},"))
     again.commit("from another machine")
-    lock.write_text(here[0])
-    runs.write_text(here[1])
+    lock.write_text(before[0])
+    runs.write_text(before[1])
     shown = told(again.cli("repro"))
     assert "Running stage" not in shown
     assert "other results than in the checked-out commit" in shown
@@ -218,9 +213,7 @@ def test_an_edited_protocol_makes_stale_what_depends_on_it(done: Project) -> Non
         assert set(json.loads(told(done.run("dvc", "status", "--json")))) == {"manifest", "tabulate@4", "report"}
 
 
-def test_while_a_stage_runs_readers_answer_and_a_repro_waits_for_its_end(
-    done: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_while_a_stage_runs_readers_answer_and_a_repro_waits_for_its_end(done: Project, tmp_path: Path) -> None:
     """A process that DVC has noted as the one that trains stands for it. It is killed, and stays a zombie of ours."""
     trains = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     info = {"pid": trains.pid, "cmd": "dvc repro"}
@@ -229,18 +222,16 @@ def test_while_a_stage_runs_readers_answer_and_a_repro_waits_for_its_end(
         writes = {str(done.root / "models" / RUN / "model.safetensors"): info}
         note.write_text(json.dumps({"write": writes, "read": {}}))
         try:
-            monkeypatch.chdir(done.root)
-            answers = {
-                words: CliRunner().invoke(app, words.split())
-                for words in (f"show {RUN}", "explain --paper-table 4 --row WRN-40-1", "verify", "data", "status")
-            }
+            asked = (f"show {RUN}", "explain --paper-table 4 --row WRN-40-1", "verify", "data", "status")
+            with chdir(done.root):
+                answers = {words: CliRunner().invoke(app, words.split()) for words in asked}
             ends = {words: (ran.exit_code, ran.stderr) for words, ran in answers.items()}
             assert ends == dict.fromkeys(answers, (0, ""))
             shown = " ".join(answers[f"show {RUN}"].stdout.split())
             assert f"train@{RUN}: train@{RUN} runs (process {trains.pid})" in shown
             assert f"evaluate@{RUN}: train@{RUN} runs" in shown
             assert f"train@{RUN} runs (process {trains.pid}): what it writes" in answers["verify"].stdout
-            waits = started_repro(done, log)
+            waits = done.start(log, "repro")
             said = f"another repro runs train@{RUN} here (process {trains.pid}): waiting for its end"
             while said not in log.read_text():
                 assert waits.poll() is None, log.read_text()
@@ -265,7 +256,7 @@ def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_
     def stopped_at(
         line: str, kill: Callable[[int, int], None], signum: int, under_way: Callable[[], bool] = lambda: True
     ) -> int:
-        running = started_repro(project, log)
+        running = project.start(log, "repro")
         while not (line in log.read_text() and under_way()) and running.poll() is None:
             time.sleep(0.1)
         if "epoch 2" in line:
@@ -290,7 +281,7 @@ def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_
     (run,) = status(project)["runs"]
     assert (run["state"], run["next"]) == ("stopped", f"wrn-pipe repro {RUN}")
     assert run["why"][0].startswith("SIGTERM: stopped in epoch ")
-    assert "going on in epoch" in project.cli("repro", "--dry").stdout
+    assert "going on in epoch" in here(project, "repro", "--dry")
     set_brief(project, epochs=401)
     assert status(project)["runs"][0]["state"] == "stale", "another training than the one that was stopped"
     set_brief(project, epochs=400)
@@ -299,7 +290,7 @@ def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_
     assert stopped_at("resuming from", os.killpg, signal.SIGINT, lambda: heartbeat.stat().st_mtime_ns > before) == 130
     assert f"resuming from scratch/{saved.name}/{newest.name}" in log.read_text()
     assert max(saved.glob("epoch-*.safetensors")) > newest
-    told(project.cli("repro", "--fresh", "--dry", f"train@{RUN}"))
+    here(project, "repro", "--fresh", "--dry", f"train@{RUN}")
     assert saved.exists(), "a dry run changes nothing"
 
 

@@ -5,11 +5,12 @@ import io
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shlex import join
 from signal import SIGINT, SIGTERM
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -21,8 +22,10 @@ from pipeline.progress import counted
 from pipeline.runner.interruptions import time_budget
 
 if TYPE_CHECKING:
+    from pipeline.comparison.training_cost import Cost
     from pipeline.params import Plan
-    from pipeline.runner.dry_run import Step
+    from pipeline.runner.dag import Stage
+    from pipeline.runner.run_hooks import Heartbeat
     from pipeline.runner.submit import Place
 
 
@@ -64,7 +67,6 @@ def repro(
     from pipeline.runner import remote
     from pipeline.runner.dvc import how_far
     from pipeline.runner.dvc import repro as run
-    from pipeline.runner.job_driver import repro_by_jobs
     from pipeline.runner.params_file import load
 
     targets, again = targets or [], join(["wrn-pipe", *sys.argv[1:]])
@@ -87,6 +89,8 @@ def repro(
         _forget_states(plan, targets)
     with time_budget(budget, again, partial(how_far, plan, targets)):
         if place is not None:
+            from pipeline.runner.job_driver import repro_by_jobs  # imports a twentieth of a repro with nothing to do
+
             code = repro_by_jobs(plan, targets, place, again, force)
         else:
             options = [flag for flag, on in (("--force", force), ("--keep-going", keep_going), ("--pull", pull)) if on]
@@ -113,18 +117,18 @@ def _place(
     sbatch: list[str],
 ) -> "Place | None":
     """Where the runs are trained by what the options say; None: here, one after another."""
-    from pipeline.runner.params_file import load
-    from pipeline.runner.submit import Slots, Slurm, minutes, need_slurm, slots, visible_gpus
-
     if jobs is not None and slurm:
         raise UserError("--jobs with --slurm", "give one of them: --max-jobs limits the jobs of a cluster")
     given = {"--partition": partition, "--gpus": gpus, "--sbatch": sbatch}
     if not slurm and (wrong := [option for option, value in given.items() if value]):
         raise UserError(f"{wrong[0]} without --slurm", "add --slurm, or leave it out")
+    if jobs is None and not slurm:
+        return None
+    from pipeline.runner.params_file import load
+    from pipeline.runner.submit import Slots, Slurm, minutes, need_slurm, slots, visible_gpus
+
     if jobs is not None:
         return Slots(slots(jobs, visible_gpus() if load().device != "cpu" else []))
-    if not slurm:
-        return None
     need_slurm()
     for option in sbatch:
         if not re.fullmatch("[^=]+=.+", option):
@@ -136,23 +140,47 @@ def _place(
 
 def _forget_states(plan: "Plan", targets: list[str]) -> None:
     """Those that earlier attempts at these trainings have saved."""
-    from pipeline.artifacts import SCRATCH
-    from pipeline.provenance import fingerprint
-    from pipeline.runner.dag import read_dag
-    from pipeline.runner.dvc import looked_at
+    from pipeline.runner.dvc import trainings
     from pipeline.runner.run_lock import discard, hold
 
-    for kind, _, run_id in (name.partition("@") for name in looked_at(plan, targets, read_dag(plan))):
-        if kind == "train":
-            scratch = SCRATCH / fingerprint(plan, run_id)
-            with hold(scratch, run_id):
-                discard(scratch)
+    for run_id, scratch in trainings(plan, targets).items():
+        with hold(scratch, run_id):
+            discard(scratch)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One stage that would run."""
+
+    stage: str
+    why: list[str]
+    cost: "Cost | None"
+    """Of what is left of a training, estimated from multiply-adds; None for other stages."""
+    fetches: int | None
+    """Bytes that a download gets from its first source, where params.yaml has their number."""
+    unfinished: "Heartbeat | None"
+    """How far an earlier attempt at the training has come, from where it would go on."""
+    only_if: str | None
+    """The stage that must give other files than before, or this one is skipped; None where it runs anyway."""
 
 
 def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bool) -> None:
-    from pipeline.runner.dry_run import steps
+    """Show what would run, in order, without what runs already. Waits while another DVC holds the lock.
 
-    found = steps(plan, targets, force, fresh)
+    That DVC will restore a stage which ran before with equal inputs from its cache is not foreseen.
+    """
+    from pipeline.runner.dag import read_dag, with_behind
+    from pipeline.runner.dvc import ask, looked_at, running_stages
+
+    stages = read_dag(plan)
+    seen = {name: stages[name] for name in looked_at(plan, targets, stages)}
+    running = running_stages(seen)
+    changed = ask(seen.values(), running, wait=True)
+    found = []
+    for name, before in with_behind(seen, seen if force else {*changed, *running}).items():
+        if name not in running:
+            why = changed.get(name) or (["--force"] if force else [f"{before} comes before it"])
+            found.append(_step(plan, seen[name], why, None if force or name in changed else before, fresh))
     if as_json:
         print_json(found)
         return
@@ -169,7 +197,29 @@ def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bo
         typer.echo("What only comes after another stage is skipped if that one gives the same files as before.")
 
 
-def _words(step: "Step") -> str:
+def _step(plan: "Plan", stage: "Stage", why: list[str], only_if: str | None, fresh: bool) -> _Step:
+    from pipeline.artifacts import SCRATCH
+    from pipeline.comparison.training_cost import training_cost
+    from pipeline.dataset_config import ArchiveSource, FilesSource
+    from pipeline.provenance import fingerprint
+    from pipeline.runner.run_hooks import read_heartbeat
+
+    cost = fetches = unfinished = None
+    if stage.kind == "train":
+        run = plan.run(stage.key)
+        cost = training_cost(run.network, plan.datasets[run.dataset].splits["train"], plan.protocols[run.protocol])
+        unfinished = None if fresh else read_heartbeat(SCRATCH / fingerprint(plan, stage.key))
+        if unfinished:
+            done = (unfinished.epoch - 1 + unfinished.step / unfinished.steps) / unfinished.epochs
+            cost = cost * (1 - done)
+    elif stage.kind == "download":
+        first = plan.datasets[stage.key].sources[0]
+        if isinstance(first, ArchiveSource | FilesSource):
+            fetches = sum(file.bytes for file in first.files)
+    return _Step(stage.name, why, cost, fetches, unfinished, only_if)
+
+
+def _words(step: _Step) -> str:
     more = len(step.why) - 3
     words = f"{step.stage}: {'; '.join(step.why[:3])}{f'; and {more} more' if more > 0 else ''}"
     if step.cost:
@@ -184,11 +234,9 @@ def _words(step: "Step") -> str:
 def _explain_changes() -> None:
     """Say why results of runs differ from the committed ones although nothing was edited: the processor, mostly."""
     from pipeline.dvc_lock import LOCK
-    from pipeline.runner.dvc import changed_results
 
     old_lock, path = _git("show", f"HEAD:./{LOCK}"), Path("results/runs.csv")
-    changed = changed_results(old_lock, LOCK.read_text(encoding="utf-8")) if old_lock and LOCK.is_file() else []
-    trained = [name.removeprefix("train@") for name in changed if name.startswith("train@")]
+    trained = _changed_trainings(old_lock, LOCK.read_text(encoding="utf-8")) if old_lock and LOCK.is_file() else []
     if not trained:
         return
     texts = _git("show", f"HEAD:./{path}"), path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -206,6 +254,25 @@ def _explain_changes() -> None:
         f"Changed therefore, among files that git tracks: {', '.join(diff.split())}.\n"
         "Commit them to keep these results. Left as they are, they harm neither make test nor another make reproduce."
     )
+
+
+def _changed_trainings(before: str, after: str) -> list[str]:
+    """Runs whose inputs and command are those of the earlier dvc.lock while a file of the training is not."""
+    from pipeline.dvc_lock import locked
+
+    if before == after:
+        return []
+    old, new = locked(before), locked(after)
+
+    def md5s(stage: dict[str, Any], kind: str) -> list[Any]:
+        return [(entry["path"], entry.get("md5")) for entry in stage.get(kind, ())]
+
+    def inputs(stage: dict[str, Any]) -> Any:
+        return stage["cmd"], stage.get("params"), md5s(stage, "deps")
+
+    both = [(name, old[name], new[name]) for name in new if name in old and name.startswith("train@")]
+    changed = [name for name, was, now in both if inputs(was) == inputs(now) and md5s(was, "outs") != md5s(now, "outs")]
+    return [name.removeprefix("train@") for name in changed]
 
 
 def _git(*words: str) -> str:

@@ -40,8 +40,8 @@ def status(as_json: Json = False) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from pipeline.runner.heartbeat import duration
     from pipeline.runner.params_file import load
+    from pipeline.runner.run_hooks import duration
     from pipeline.runner.run_status import plan_status
 
     found = plan_status(PAPER, load())
@@ -77,7 +77,7 @@ def _coloured(state: str) -> "Text":
 
 def _known(run: "RunStatus") -> str:
     """What is known of a run beside its state."""
-    from pipeline.runner.heartbeat import duration
+    from pipeline.runner.run_hooks import duration
 
     parts = []
     if run.stage and run.state != "done":

@@ -17,7 +17,7 @@ from pipeline.evidence.file_check import Disk
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.params import PARAMS, Plan
 from pipeline.runner.dag import DAG, Stage, stages
-from pipeline.runner.running_stages import running_stages
+from pipeline.runner.dvc import running_stages
 
 RESULTS = Path("results")
 OWN = RESULTS / "fast"

@@ -16,8 +16,7 @@ from pipeline.dvc_lock import read
 from pipeline.params import PARAMS, Plan
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.dag import read_dag, with_needed
-from pipeline.runner.dvc import changes
-from pipeline.runner.running_stages import running_stages
+from pipeline.runner.dvc import changes, running_stages
 
 RAW, BETON = Path("data/raw"), Path("data/beton")
 

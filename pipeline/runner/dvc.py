@@ -1,8 +1,9 @@
-"""DVC, driven as a command: its Python interface is not a stable one."""
+"""DVC, driven as a command, since its Python interface is not a stable one; and what it runs right now."""
 
 import fnmatch
 import json
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -15,19 +16,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import psutil
-
 from pipeline.artifacts import SCRATCH
-from pipeline.dvc_lock import locked
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import EXIT_CODE_FILE, StoppedError, UserError, WrnPipeError
 from pipeline.params import PARAMS, Plan, nearest
 from pipeline.progress import say
 from pipeline.provenance import fingerprint
 from pipeline.runner.dag import Stage, read_dag, with_needed
-from pipeline.runner.interruptions import handled
-from pipeline.runner.running_stages import running_stages, stage_processes
+from pipeline.runner.interruptions import handled, is_alive
 
+RWLOCK = Path(".dvc/tmp/rwlock")
+"""DVC's note of the paths in use."""
 _POLL_S = 0.2
 
 
@@ -95,14 +94,41 @@ def looked_at(plan: Plan, targets: Sequence[str], stages: dict[str, Stage]) -> l
     return with_needed(stages, chosen or stages)
 
 
-def how_far(plan: Plan, targets: Sequence[str]) -> list[str]:
-    """Where each training that these targets look at is, of those that have begun and are not published."""
-    from pipeline.runner.heartbeat import read
+def trainings(plan: Plan, targets: Sequence[str]) -> dict[str, Path]:
+    """Run -> scratch folder, of each training that these targets look at."""
+    stages = read_dag(plan)
+    runs = [stages[name].key for name in looked_at(plan, targets, stages) if stages[name].kind == "train"]
+    return {run_id: SCRATCH / fingerprint(plan, run_id) for run_id in runs}
 
-    found, stages = [], read_dag(plan)
-    for stage in (stages[name] for name in looked_at(plan, targets, stages)):
-        if stage.kind == "train" and (beat := read(SCRATCH / fingerprint(plan, stage.key))):
-            found.append(f"{stage.key} is in epoch {beat.epoch} of {beat.epochs}")
+
+def how_far(plan: Plan, targets: Sequence[str]) -> list[str]:
+    """Where each of these trainings is that has begun and is not published."""
+    from pipeline.runner.run_hooks import read_heartbeat
+
+    beats = {run_id: read_heartbeat(scratch) for run_id, scratch in trainings(plan, targets).items()}
+    return [f"{run_id} is in epoch {beat.epoch} of {beat.epochs}" for run_id, beat in beats.items() if beat]
+
+
+def running_stages(stages: dict[str, Stage]) -> dict[str, int]:
+    """Name -> process id of the DVC on this machine that runs it. Its outputs are not to be read meanwhile."""
+    written: dict[Path, int] = {}
+    with suppress(FileNotFoundError, ValueError):  # DVC rewrites the file in place: a torn read is as good as none
+        rwlock = json.loads(RWLOCK.read_text(encoding="utf-8"))
+        written = {Path(path): info["pid"] for path, info in rwlock.get("write", {}).items() if is_alive(info["pid"])}
+    first_outs = {stage.name: Path.cwd() / stage.outs[0] for stage in stages.values() if stage.outs}
+    return {name: written[out] for name, out in first_outs.items() if out in written}
+
+
+def _stage_processes(pid: int) -> set[int]:
+    """All processes below `pid` that run `python -m stages.NAME`: not DVC."""
+    import psutil  # a fiftieth of the time of a repro with nothing to do
+
+    found = set()
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile, or is a zombie
+                if any(word.startswith("stages.") for word in process.cmdline()[:3]):
+                    found.add(process.pid)
     return found
 
 
@@ -133,24 +159,31 @@ def _repro(names: Sequence[str], targets: Sequence[str], options: Sequence[str])
         failed = Path(folder) / "exit-code"
         child = subprocess.Popen(command("repro", *options, *names), env={**environment(), EXIT_CODE_FILE: str(failed)})
         received: list[int] = []
-        told: set[psutil.Process] = set()
+        told: set[int] = set()
+
+        def terminate(processes: set[int]) -> None:
+            told.update(processes)
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGTERM)
 
         def forward(signum: int, frame: FrameType | None) -> None:
             received.append(signum)
-            running = stage_processes(child.pid)
-            told.update(running)
-            # A terminal sends SIGINT to the whole group itself; whoever sends SIGTERM knows this process only.
-            if signum == signal.SIGTERM:
-                _terminate(running)
-                if not running:  # DVC hashes files, or is between two stages: it takes this as from a terminal
-                    child.send_signal(signal.SIGINT)
+            running = _stage_processes(child.pid)
+            if signum == signal.SIGINT:  # which a terminal sends to the whole group itself
+                told.update(running)
+            elif running:
+                terminate(running)
+            else:  # DVC hashes files, or is between two stages: it takes this as from a terminal
+                child.send_signal(signal.SIGINT)
 
+        ended = os.pidfd_open(child.pid)
         with handled(forward):
-            while (code := _ended(child)) is None:
+            while (code := child.poll()) is None:
+                select.select([ended], [], [], _POLL_S)
                 if received:  # no further stage is completed: with --keep-going DVC would start one
-                    further = stage_processes(child.pid) - told
-                    told.update(further)
-                    _terminate(further)
+                    terminate(_stage_processes(child.pid) - told)
+        os.close(ended)
         if failed.is_file():
             last = int(failed.read_text())
             return 128 + received[0] if received and last > 128 else last
@@ -159,18 +192,6 @@ def _repro(names: Sequence[str], targets: Sequence[str], options: Sequence[str])
         what = "stopped; no stage was at work, and what is done stays done"
         raise StoppedError(received[0], what, f"continue with: {again}")
     return 1 if code else 0
-
-
-def _ended(child: "subprocess.Popen[bytes]") -> int | None:
-    with suppress(subprocess.TimeoutExpired):
-        return child.wait(_POLL_S)
-    return None
-
-
-def _terminate(processes: Collection[psutil.Process]) -> None:
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
 
 
 def record(names: Sequence[str]) -> None:
@@ -266,17 +287,3 @@ def holds_a_file(path: Path) -> bool:
 
 _HOW = {"modified": "edited", "new": "is new", "deleted": "is not there"}
 _ABSENT = ("is empty", "is not all there", _HOW["deleted"])
-
-
-def changed_results(before: str, after: str) -> list[str]:
-    """Stages whose inputs and command are those of the earlier dvc.lock while an output is not."""
-    old, new = locked(before), locked(after)
-
-    def md5s(stage: dict[str, Any], kind: str) -> list[Any]:
-        return [(entry["path"], entry.get("md5")) for entry in stage.get(kind, ())]
-
-    def inputs(stage: dict[str, Any]) -> Any:
-        return stage["cmd"], stage.get("params"), md5s(stage, "deps")
-
-    both = [(name, old[name], stage) for name, stage in new.items() if name in old]
-    return [name for name, was, now in both if inputs(was) == inputs(now) and md5s(was, "outs") != md5s(now, "outs")]

@@ -44,7 +44,7 @@ from dvc.utils.serialize import dumps_yaml
 from dvc_data.hashfile.hash_info import HashInfo
 
 from pipeline.atomic_write import new_file
-from pipeline.runner.running_stages import is_alive
+from pipeline.runner.interruptions import is_alive
 
 # Functions below have the place of these, and their names.
 _read_param_file, _load_file, _dump_stages = params.read_param_file, dvcfile.load_file, Lockfile.dump_stages
@@ -98,46 +98,30 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
-_TOP = "schema: '2.0'\nstages:\n"
-_STAGE = re.compile(r"^  [\w@.-]+:\n", re.MULTILINE)
-_NOT_PLAIN = re.compile(r"^\S|#|[&*]id[0-9]|\t|^ {2}[^ ](?![\w@.-]*:$)", re.MULTILINE)
-"""Another key of the file, a comment, a value that is named to be repeated, or what may be the middle of a string."""
+_PLAIN = re.compile(r"schema: '2\.0'\nstages:\n( .*\n|\n)*")
 
 
 def dump_stages(file: Lockfile, stages: Iterable[Stage], **options: Any) -> None:
-    """Where the text is not plainly what DVC writes, DVC writes it."""
-    stages = list(stages)
+    """A dvc.lock that has more than stages, DVC writes itself."""
     path = Path(file.path)
-    before = path.read_text(encoding="utf-8") if path.is_file() else ""
-    after = spliced(before, {stage.name: entry(to_lockfile(stage, **options)) for stage in stages})
-    if after is None:
-        _dump_stages(file, stages, **options)
-    elif after != before:
+    before = path.read_text(encoding="utf-8") if path.is_file() else "schema: '2.0'\nstages:\n"
+    if not _PLAIN.fullmatch(before):
+        _dump_stages(file, list(stages), **options)
+        return
+    after = spliced(before, {stage.name: to_lockfile(stage, **options) for stage in stages})
+    if after != before:
         new_file(path, after.encode())
         file.repo.scm_context.track_file(file.relpath)
 
 
-def entry(stage: dict[str, Any]) -> str:
-    """The lines that DVC writes for one stage, name -> what is recorded of it."""
-    text: str = dumps_yaml({"stages": stage})
-    return text.removeprefix("stages:\n")
-
-
-def spliced(text: str, stages: dict[str, str]) -> str | None:
-    """`text`, a dvc.lock, with `stages`, name -> the lines of its entry; None where that is not plainly possible."""
-    if not text.startswith(_TOP) or not text.endswith("\n"):
-        return None
-    body = text[len(_TOP) :]
-    if any(_NOT_PLAIN.search(part) for part in (body, *stages.values())):
-        return None
-    starts = [match.start() for match in _STAGE.finditer(body)]
-    entries = {
-        body[start : body.index(":", start)].strip(): body[start:end]
-        for start, end in zip(starts, [*starts[1:], len(body)], strict=True)
-    }
-    if starts[:1] != [0] or len(entries) != len(starts):
-        return None
-    return _TOP + "".join((entries | stages).values())
+def spliced(text: str, stages: dict[str, dict[str, Any]]) -> str:
+    """`text`, a dvc.lock, with `stages`: name -> {name: what is recorded of it}."""
+    for name, recorded in stages.items():
+        entry = dumps_yaml({"stages": recorded}).removeprefix("stages:\n")
+        place = re.search(rf"^  {re.escape(name)}:\n((    .*)?\n)*", text, re.MULTILINE)
+        start, end = place.span() if place else (len(text), len(text))
+        text = text[:start] + entry + text[end:]
+    return text
 
 
 def run(stage: Stage, dry: bool = False, **options: Any) -> None:
@@ -156,18 +140,15 @@ def save(stage: Stage, allow_missing: bool = False, run_cache: bool = True) -> N
 def push(cache: StageCache, remote: str | None, odb: Any = None) -> list[tuple[str, str]]:
     """DVC's entries, and the files that git keeps of what these made."""
     entries: list[tuple[str, str]] = _push(cache, remote, odb)
-    small = {out.def_path for stage in cache.repo.index.stages if _is_mixed(stage) for out in _in_git(stage)}
+    mixed = filter(_is_mixed, cache.repo.index.stages)
+    small = {out.def_path for stage in mixed for out in stage.outs if not out.use_cache}
     outs = [out for key, value in entries for out in (cache._load_cache(key, value) or {}).get("outs", ())]
     cache.repo.cloud.push({HashInfo("md5", out["md5"]) for out in outs if out["path"] in small}, remote=remote)
     return entries
 
 
-def _in_git(stage: Stage) -> list[Any]:
-    return [out for out in stage.outs if not out.use_cache]
-
-
 def _is_mixed(stage: Stage) -> bool:
-    return 0 < len(_in_git(stage)) < len(stage.outs)
+    return len({out.use_cache for out in stage.outs}) == 2
 
 
 def record(names: Iterable[str]) -> None:

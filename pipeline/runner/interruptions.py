@@ -40,6 +40,15 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
             signal.signal(signum, kept)
 
 
+def is_alive(pid: int) -> bool:
+    """Whether that process can still do anything: not a zombie, which has ended and waits for its parent to notice."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 @contextmanager
 def children_hear_no_signal() -> Iterator[None]:
     """Processes that are started in the block leave it to this one to end them.

@@ -6,12 +6,11 @@ driver's (pipeline/runner/job_driver.py), so any number of jobs run beside each 
 
 import getpass
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -34,9 +33,8 @@ RECORDS = JOBS / "slurm"
 stopped, and submits nothing twice; a local job needs none: who trains has the run's lock."""
 FirstStage = Literal["train", "evaluate"]
 """train: train and evaluate; evaluate: what lies in models/<run>."""
-Activity = Literal["queued", "running"]
-_QUEUED = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "REQUEUE_FED"}
-"""Slurm's states of a job that no node works on, but one will; of squeue's others a node is at work or about to be."""
+_AT_WORK = {"RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT"}
+"""Slurm's states of a job that has a node; squeue lists none that are over."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Job(Work):
     log: str
     """Path of what it prints."""
     slurm: bool = False
-    activity: Activity = "running"
+    activity: Literal["running", "queued"] = "running"
 
     def __str__(self) -> str:
         return f"job {self.id}" if self.slurm else f"process {self.id}"
@@ -85,24 +83,19 @@ def cluster_jobs() -> dict[str, Job]:
     for job_id, state in slurm_queue().items():
         if record_of(job_id).is_file():
             attempt: Any = DelayedSubmission.load(record_of(job_id)).function  # pipeline.runner.submit.Attempt
-            work = attempt.work
             log = str(RECORDS / f"{job_id}_0_log.out")
-            activity: Activity = "queued" if state in _QUEUED else "running"
-            found[work.fingerprint] = Job(work.run, work.fingerprint, work.stage, job_id, log, True, activity)
+            job = Job(**asdict(attempt.work), id=job_id, log=log, slurm=True)
+            found[job.fingerprint] = job if state in _AT_WORK else replace(job, activity="queued")
     return found
 
 
 def slurm_queue() -> dict[str, str]:
     """Job id -> state, of all of this user's jobs that are not over. Raises WrnPipeError when Slurm does not answer."""
-    if shutil.which("squeue") is None:
-        raise WrnPipeError("squeue, which lists the jobs, not found", "ask on a login node of the cluster")
-    asked = subprocess.run(
-        ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i %T"],
-        capture_output=True,
-        text=True,
-        check=False,
-        start_new_session=True,  # a terminal's Ctrl-C is for the driver
-    )
+    words = ("squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i %T")
+    try:  # in a session of its own: a terminal's Ctrl-C is for the driver
+        asked = subprocess.run(words, capture_output=True, text=True, check=False, start_new_session=True)
+    except FileNotFoundError:
+        raise WrnPipeError("squeue, which lists the jobs, not found", "ask on a login node of the cluster") from None
     if asked.returncode != 0:
         lines = asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"]
         raise WrnPipeError(f"squeue: {lines[0]}", "wait for Slurm to answer, then give the same command again")

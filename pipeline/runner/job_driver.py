@@ -28,7 +28,7 @@ from pipeline.runner.submit import Place
 
 ATTEMPTS = 3
 """Of one run by one driver, before it is given up."""
-_LEAST_POLL_S, _MOST_POLL_S = 0.5, 20.0
+_POLL_S = 0.5
 _SETTLE_S = 20.0
 """A shared folder may show a file only some time after it was written."""
 
@@ -64,14 +64,13 @@ def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, 
             if work.run not in now.runs or fingerprint(now, work.run) != work.fingerprint
         }
         made = [work for work in works if work.run not in failures]
-        if made:
-            publish(plan, made)
+        publish(plan, made)
         # The stages downstream of failed runs would train them here, one after another.
         code = 0 if failures else repro(plan, targets)
         mirror(plan, [work.run for work in made])
+        for run, why in failures.items():
+            say(f"failed: {run}: {why}")
         if failures:
-            for run, why in failures.items():
-                say(f"failed: {run}: {why}")
             what = f"{counted(len(failures), 'run')} failed, named above; the others are published, the tables wait"
             raise WrnPipeError(what, f"fix what they say, then: {again}")
         return code
@@ -90,10 +89,10 @@ def publish(plan: Plan, works: Sequence[Work]) -> None:
     """Put what the jobs made where DVC looks for it, and write all of it into dvc.lock at once. The last state of each
     training stays until then: should this be killed, nothing is trained again."""
     for work in works:
-        places = [(evaluated(plan, work.run, work.fingerprint), Path("evaluations") / work.run)]
+        places = {evaluated(plan, work.run, work.fingerprint): Path("evaluations") / work.run}
         if work.stage == "train":
-            places.insert(0, (trained(work.fingerprint), Path("models") / work.run))
-        for made, to in places:
+            places = {trained(work.fingerprint): Path("models") / work.run} | places
+        for made, to in places.items():
             with new_folder(to) as folder:
                 for path in sorted(made.iterdir()):
                     os.replace(path, folder / path.name)
@@ -107,22 +106,15 @@ def drive(plan: Plan, works: Sequence[Work], place: Place, again: str) -> dict[s
     """Let jobs bring all works to their end; returns the runs that were given up, and why."""
     received: list[int] = []
     with progress("runs", len(works), "runs", notes=True) as task, handled(lambda signum, _: received.append(signum)):
-        driver = _Driver(plan, place, task, list(works))
-        driver.find()
-        quiet, before = time.monotonic(), (0, 0)
-        while driver.waiting or driver.active:
+        driver = _Driver(plan, place, task, [])
+        driver.find(works)
+        while driver.look():
+            driver.fill()
+            until = time.monotonic() + place.poll_s
+            while not received and time.monotonic() < until:  # a signal does not end Python's own sleep
+                time.sleep(_POLL_S)
             if received:
                 _leave(driver, received, again)
-            driver.fill()
-            driver.look()
-            running, others = len(driver.running), len(driver.waiting) + len(driver.active) - len(driver.running)
-            task.note(f"{running} running, {others} waiting, {len(driver.failures)} failed")
-            if before != (before := (running, others)):
-                quiet = time.monotonic()
-            # Often while something happens; a cluster is asked less and less while nothing does.
-            until = time.monotonic() + min(_MOST_POLL_S, max(_LEAST_POLL_S, (time.monotonic() - quiet) / 20))
-            while not received and (left := until - time.monotonic()) > 0:  # a signal does not end Python's own sleep
-                time.sleep(min(left, _LEAST_POLL_S))
         return driver.failures
 
 
@@ -136,75 +128,75 @@ class _Driver:
     waiting: list[Work]
     active: dict[Work, Job | None] = field(default_factory=dict)
     """None of a run that somebody else trains, such as wrn-pipe stage train, or a job of a driver that was killed."""
-    running: set[Work] = field(default_factory=set)
-    """Of the active ones, those whose job was seen at work."""
+    said: set[str] = field(default_factory=set)
+    running: int = 0
+    """How many of the active ones were at work at the last look."""
     attempts: Counter[Work] = field(default_factory=Counter)
     over: dict[Work, float] = field(default_factory=dict)
     """When its job was first seen to be over without a result."""
     failures: dict[str, str] = field(default_factory=dict)
 
-    def find(self) -> None:
-        """What earlier drivers and jobs have left: results, and jobs that are under way."""
+    def find(self, works: Sequence[Work]) -> None:
+        """Take over the jobs of earlier drivers that are under way; `look` says which of the others are needed."""
         jobs = cluster_jobs()
-        for work in list(self.waiting):
-            job = jobs.get(work.fingerprint)
-            if job and job.stage == work.stage:
-                say(f"{work.run}: {job} of an earlier driver is {job.activity}, log: {job.log}")
+        for work in works:
+            self.active[work] = None
+            if (job := jobs.get(work.fingerprint)) and job.stage == work.stage:
                 self.active[work] = job
-            elif self._made(work):
-                say(f"{work.run}: made by an earlier job")
-                self.task.advance()
-            elif owner := living_owner(SCRATCH / work.fingerprint):
-                say(f"{work.run} is being trained by {owner}: waiting for its end")
-                self.active[work] = None
-            else:
-                continue
-            self.waiting.remove(work)
+                say(f"{work.run}: {job} of an earlier driver is {job.activity}, log: {job.log}")
 
     def fill(self) -> None:
         """Submit as much as there is room for. Lately failed runs come last."""
         others = sum(job is None for job in self.active.values())
         some = self.waiting[: max(0, self.place.free() - others)]
-        for stage in (stage for work in some for stage in work.stages):
-            forget_failure_record(stage)
         if some:
+            for stage in (stage for work in some for stage in work.stages):
+                forget_failure_record(stage)
             self.active |= zip(some, self.place.submit(some), strict=True)
             self.attempts.update(some)
             del self.waiting[: len(some)]
 
-    def look(self) -> None:
-        """See which jobs are over, and what came of them."""
+    def look(self) -> bool:
+        """See which jobs are over, and what came of them. Whether anything is left to do."""
         doing = cluster_jobs() | self.place.local()
+        self.running = 0
         for work, job in list(self.active.items()):
+            whole = evaluated(self.plan, work.run, work.fingerprint).is_dir()
+            made = whole and (work.stage == "evaluate" or trained(work.fingerprint).is_dir())
             if now := doing.get(work.fingerprint):
                 self.over.pop(work, None)
-                if job and now.activity == "running" and work not in self.running:
-                    self.running.add(work)
-                    say(f"{work.run}: runs as {job}, log: {job.log}")
-                continue
-            made = self._made(work)
-            if not made and job is None and living_owner(SCRATCH / work.fingerprint):
-                continue
-            since = self.over.setdefault(work, time.monotonic())
-            if not made and job and job.slurm and time.monotonic() - since < _SETTLE_S:
-                continue
-            del self.active[work], self.over[work]
-            self.running.discard(work)
-            if job and job.slurm:
-                record_of(job.id).unlink(missing_ok=True)
-            if made:
-                self.task.advance()
-                say(f"{work.run}: done")
-            elif job is None:
-                self.waiting.append(work)
-            else:
-                self._failed(work, job)
+                if now.activity == "running":
+                    self.running += 1
+                    self.say_once(f"{work.run}: runs as {now}, log: {now.log}")
+            elif not made and job is None and (owner := living_owner(SCRATCH / work.fingerprint)):
+                self.say_once(f"{work.run} is being trained by {owner}: waiting for its end")
+            elif made or not (job and job.slurm) or self.has_settled(work):
+                del self.active[work]
+                self.over.pop(work, None)
+                self.ended(work, job, made)
+        waiting = len(self.waiting) + len(self.active) - self.running
+        self.task.note(f"{self.running} running, {waiting} waiting, {len(self.failures)} failed")
+        return bool(self.waiting or self.active)
 
-    def _made(self, work: Work) -> bool:
-        whole = evaluated(self.plan, work.run, work.fingerprint).is_dir()
-        return whole and (work.stage == "evaluate" or trained(work.fingerprint).is_dir())
+    def say_once(self, line: str) -> None:
+        if line not in self.said:
+            self.said.add(line)
+            say(line)
 
-    def _failed(self, work: Work, job: Job) -> None:
+    def has_settled(self, work: Work) -> bool:
+        """Whether its job has been over for so long that its files would be here."""
+        return time.monotonic() - self.over.setdefault(work, time.monotonic()) >= _SETTLE_S
+
+    def ended(self, work: Work, job: Job | None, made: bool) -> None:
+        if job and job.slurm:
+            record_of(job.id).unlink(missing_ok=True)
+        if made:
+            self.task.advance()
+            say(f"{work.run}: {'done' if job else 'made by an earlier job'}")
+            return
+        if job is None:
+            self.waiting.append(work)
+            return
         ended = failure_record(f"train@{work.run}") or failure_record(f"evaluate@{work.run}")
         why = f"{ended.what if ended else 'it ended without a failure record'}; log: {job.log}"
         mistake = ended is not None and (ended.exit_code == UserError.exit_code or ended.stopped)
@@ -234,6 +226,6 @@ def _leave(driver: _Driver, received: Sequence[int], again: str) -> None:
             told += 1
             for job in jobs:
                 os.kill(int(job.id), signal.SIGTERM)
-        time.sleep(_LEAST_POLL_S)
+        time.sleep(_POLL_S)
     kept = "nothing is lost" if told < 2 else "their last saved states are kept"
     raise StoppedError(signum, f"stopped {trainings}, {kept}", f"continue with: {again}")

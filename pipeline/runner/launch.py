@@ -4,6 +4,7 @@ speaks for them at their end; each of them is `python -m pipeline.runner.launch 
 import json
 import logging
 import os
+import pickle
 import signal
 import sys
 import tempfile
@@ -42,19 +43,8 @@ class Task:
     mirrored: bool = False
 
 
-@dataclass(frozen=True)
-class _Report:
-    """How a process ended that did not train to the end. `remedy`: None for an unforeseen error. `exit_code`: 0 where
-    all stopped together after a step. `stopped`: where a signal did that, if one did."""
-
-    rank: int
-    time: float
-    what: str
-    remedy: str | None
-    exit_code: int
-    stopped: str | None = None
-    signum: int = 0
-    trace: str = ""
+_Report = tuple[int, float, WrnPipeError, str]
+"""How a process ended that did not train to the end: its rank, Unix time, and the traceback of an unforeseen error."""
 
 
 def train(plan: Plan, task: Task, processes: int) -> None:
@@ -96,8 +86,8 @@ def train(plan: Plan, task: Task, processes: int) -> None:
             logging.disable(logging.NOTSET)
         until = min((failure.timestamp for failure in ended.values()), default=0) + _GRACE_S
         exit_codes = {rank: failure.exitcode for rank, failure in ended.items() if failure.timestamp < until}
-        found = [_Report(**json.loads(path.read_text())) for path in Path(reports).glob("rank-*.json")]
-        _explain(task.run_id, processes, exit_codes, sorted(found, key=lambda report: report.time), asked)
+        found = [pickle.loads(path.read_bytes()) for path in Path(reports).glob("rank-*.pickle")]
+        _explain(task.run_id, processes, exit_codes, sorted(found, key=lambda report: report[1]), asked)
 
 
 @contextmanager
@@ -127,29 +117,28 @@ def _passing_on(processes: int) -> Iterator[list[int]]:
 
 def _explain(run_id: str, processes: int, exit_codes: dict[int, int], reports: list[_Report], asked: list[int]) -> None:
     """Raise what ended the run, unless it came to its end. `reports`: the first first."""
-    for report in reports:
-        if report.stopped is None and report.remedy is not None:
-            kind = UserError if report.exit_code == UserError.exit_code else WrnPipeError
-            raise kind(report.what, report.remedy)
+    for _, _, error, trace in reports:
+        if not trace and not isinstance(error, InterruptedTrainingError):
+            raise error
+    stops = {rank: error for rank, _, error, _ in sorted(reports) if isinstance(error, InterruptedTrainingError)}
     # The first of the ranks knows where its state is.
-    stopped = [report.stopped for report in sorted(reports, key=lambda report: report.rank) if report.stopped]
-    where = next((place for place in stopped if place != OUTSIDE), OUTSIDE)
-    silent = {rank: code for rank, code in exit_codes.items() if rank not in {report.rank for report in reports}}
+    where = next((stop.where for stop in stops.values() if stop.where != OUTSIDE), OUTSIDE)
+    silent = {rank: code for rank, code in exit_codes.items() if rank not in {report[0] for report in reports}}
     # One that was stopped before it could say so counts as stopped.
-    if asked and (stopped or (exit_codes and set(silent.values()) <= {-signal.SIGTERM})):
+    if asked and (stops or (exit_codes and set(silent.values()) <= {-signal.SIGTERM})):
         raise InterruptedTrainingError(asked[0], where, run_id)
-    remedy = f"continue with: {continue_with(run_id)}"
     # torchrun ends the others by SIGTERM: that tells why only where nothing else does.
     telling = {rank: code for rank, code in silent.items() if code != -signal.SIGTERM}
     for rank, code in (telling or (silent if not reports else {})).items():
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         memory = ", as the system does when memory is short" if code == -signal.SIGKILL else ""
-        raise WrnPipeError(f"run {run_id}: process {rank} of {processes} {how}{memory}", remedy)
-    for report in reports:
-        if report.stopped:  # a signal to this one alone, and none to this process
-            raise InterruptedTrainingError(report.signum, where, run_id)
-        say(report.trace)
-        raise WrnPipeError(f"run {run_id}: process {report.rank} of {processes} failed: {report.what}", remedy)
+        what = f"run {run_id}: process {rank} of {processes} {how}{memory}"
+        raise WrnPipeError(what, f"continue with: {continue_with(run_id)}")
+    for rank, _, error, trace in reports:
+        if rank in stops:  # a signal to this one alone, and none to this process
+            raise InterruptedTrainingError(stops[rank].signum, where, run_id)
+        say(trace)
+        raise error
 
 
 def end_with(parent: int) -> None:
@@ -165,7 +154,7 @@ def end_with(parent: int) -> None:
 
 def _as_rank(task: Task, reports: Path) -> int:
     """Train as one of the processes; the exit code. torchrun ends the others when it is not 0."""
-    rank = int(os.environ["RANK"])
+    rank, trace = int(os.environ["RANK"]), ""
     try:
         with stop_training_at_once(task.run_id):
             if rank:
@@ -176,17 +165,16 @@ def _as_rank(task: Task, reports: Path) -> int:
                 raise UserError(what, "start it again")
             _train(plan, task, together=True)
             return 0
-    except InterruptedTrainingError as stop:
-        # After a step all stop together, and the first may have something to finish.
-        code = stop.exit_code if stop.where == OUTSIDE else 0
-        report = _Report(rank, time.time(), stop.what, stop.remedy, code, stop.where, stop.signum)
-    except WrnPipeError as error:
-        report = _Report(rank, time.time(), error.what, error.remedy, error.exit_code)
-    except Exception as error:  # noqa: BLE001 - the process that started them all says it
-        what = traceback.format_exception_only(error)[-1].strip()
-        report = _Report(rank, time.time(), what, None, 1, trace=traceback.format_exc())
-    (reports / f"rank-{rank}.json").write_text(json.dumps(asdict(report)))
-    return report.exit_code
+    except WrnPipeError as known:
+        error = known
+    except Exception as unforeseen:  # noqa: BLE001 - the process that started them all says it
+        said = traceback.format_exception_only(unforeseen)[-1].strip()
+        what = f"run {task.run_id}: process {rank} of {os.environ['WORLD_SIZE']} failed: {said}"
+        error, trace = WrnPipeError(what, f"continue with: {continue_with(task.run_id)}"), traceback.format_exc()
+    (reports / f"rank-{rank}.pickle").write_bytes(pickle.dumps((rank, time.time(), error, trace)))
+    # After a step all stop together, and the first may have something to finish.
+    together = isinstance(error, InterruptedTrainingError) and error.where != OUTSIDE
+    return 0 if together else error.exit_code
 
 
 def _train(plan: Plan, task: Task, together: bool = False) -> None:

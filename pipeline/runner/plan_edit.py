@@ -1,16 +1,18 @@
-"""Which runs a table of the paper needs, and the params.yaml that has them."""
+"""Which runs a table of the paper needs, and the text of params.yaml with them: loading and dumping all of it would
+move comments and change its layout."""
 
 import re
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from pipeline.atomic_write import new_file
 from pipeline.comparison.training_cost import Cost, training_cost
@@ -20,10 +22,10 @@ from pipeline.params import PARAMS, Plan, nearest
 from pipeline.publication.claims import STATISTIC, Claim, canonical
 from pipeline.publication.paper import Paper
 from pipeline.runner.params_file import line_of, parse_plan
-from pipeline.runner.yaml_text import appended, appended_tables, edited
 
-METRIC = {"top1_error": "top-1 error", "top5_error": "top-5 error"}
-"""How a comment words a claim's metric."""
+_METRIC = {"top1_error": "top-1 error", "top5_error": "top-5 error"}
+_Edit = tuple[int, int, str]
+"""From a place in a text to another: what stands there instead."""
 _STORED = {"jpeg": ", max_side: 500, quality: 90"}
 """Further settings of a kind of representation: what FFCV's authors use for ImageNet."""
 
@@ -39,10 +41,6 @@ class Group:
     representation: str
     claims: tuple[Claim, ...]
     """All of the paper's claims that these runs answer, or would but for the protocol."""
-
-    @property
-    def identity(self) -> tuple[str, str, str, str]:
-        return self.dataset, self.representation, self.network, self.protocol
 
     @property
     def name(self) -> str:
@@ -77,11 +75,14 @@ def groups_of(paper: Paper, claims: Sequence[Claim], plan: Plan, protocol: str |
     known = {name: recipe.protocol for name, recipe in paper.protocols.items()} | plan.protocols
     if protocol is not None and protocol not in known:
         raise UserError(f"{PARAMS} has no protocol {protocol!r}", nearest(protocol, known, "protocol"))
+    answered: dict[tuple[str, str, str], list[Claim]] = {}
+    for claim in paper.claims:
+        if recipe := paper.protocol_of(claim):
+            answered.setdefault((claim.dataset, claim.network, protocol or recipe.name), []).append(claim)
     groups: dict[tuple[str, str, str], Group] = {}
     reasons: Counter[str] = Counter()
     for claim in claims:
-        recipe = paper.protocol_of(claim)
-        if recipe is None:
+        if (recipe := paper.protocol_of(claim)) is None:
             reasons[_UNTRAINABLE.get(claim.kind, "COCO detection (another system)")] += 1
             continue
         name = protocol or recipe.name
@@ -91,13 +92,7 @@ def groups_of(paper: Paper, claims: Sequence[Claim], plan: Plan, protocol: str |
             reasons[f"on {claim.dataset}, {why}"] += 1
             continue
         key = (claim.dataset, claim.network, name)
-        if key not in groups:
-            served = tuple(
-                c
-                for c in paper.claims
-                if (c.dataset, c.network) == key[:2] and (of := paper.protocol_of(c)) and (protocol or of.name) == name
-            )
-            groups[key] = Group(*key, known[name].representation, served)
+        groups[key] = Group(*key, known[name].representation, tuple(answered[key]))
     return list(groups.values()), [f"{count} {reason}" for reason, count in reasons.items()]
 
 
@@ -124,27 +119,38 @@ def extend(paper: Paper, text: str, groups: Sequence[Group], tables: Sequence[st
         if name not in plan.representations
     ]
     edits = [
-        *appended(text, "datasets", [f"\n{_known_dataset(name, paper)[0]}" for name in datasets]),
-        *appended(text, "representations", representations),
-        *appended(text, "protocols", _protocol_texts(text, plan, groups, paper)),
+        *_appended(text, "datasets", [f"\n{_known_dataset(name, paper)[0]}" for name in datasets]),
+        *_appended(text, "representations", representations),
+        *_appended(text, "protocols", _protocol_texts(text, plan, groups, paper)),
     ]
-    missing = {group: _lacking_seeds(text, plan, group, seeds) for group in groups}
-    added = {group: lacking for group, lacking in missing.items() if lacking}
+    present: dict[tuple[str, ...], dict[int, str]] = {}
+    """dataset, representation, network, protocol -> seed -> run id, by whatever id."""
+    for run_id, run in plan.runs.items():
+        same = run.dataset, run.representation, canonical(run.network), run.protocol
+        present.setdefault(same, {})[run.seed] = run_id
+    added: dict[Group, tuple[int, ...]] = {}
     fresh: list[str] = []
-    for group, lacking in added.items():
-        entries = [_run_text(group, seed) for seed in lacking]
+    for group in groups:
+        ours = present.get((group.dataset, group.representation, group.network, group.protocol), {})
+        lacking = tuple(seed for seed in range(1, seeds + 1) if seed not in ours)
+        if not lacking:
+            continue
+        added[group] = lacking
+        entries = [_run_text(text, plan, group, seed) for seed in lacking]
         comments = _comments(group, plan, paper)
         if comments[0] not in text:
             entries = ["", *comments, *entries]
-        if ours := [run_id for run_id in plan.runs if _identity(plan, run_id) == group.identity]:
-            edits += appended(text, "runs", entries, after=ours[-1])
+        if ours:
+            edits += _appended(text, "runs", entries, after=list(ours.values())[-1])
         else:
             fresh += entries
-    edits += appended(text, "runs", fresh)
-    edits += appended_tables(text, [table for table in tables if table not in plan.tables])
-    after = edited(text, edits)
-    present = len(groups) * seeds - sum(map(len, added.values()))
-    return Addition(text, after, parse_plan(after, PARAMS), added, present)
+    edits += _appended(text, "runs", fresh)
+    edits += _appended_tables(text, [table for table in tables if table not in plan.tables])
+    after = text
+    for start, end, new in reversed(sorted(edits, key=lambda edit: edit[0])):
+        after = after[:start] + new + after[end:]
+    there = len(groups) * seeds - sum(map(len, added.values()))
+    return Addition(text, after, parse_plan(after, PARAMS), added, there)
 
 
 @cache
@@ -203,29 +209,17 @@ def _listed(tables: Sequence[str]) -> str:
     return lead + (words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}")
 
 
-def _identity(plan: Plan, run_id: str) -> tuple[str, str, str, str]:
-    """As Group.identity."""
-    run = plan.runs[run_id]
-    return run.dataset, run.representation, canonical(run.network), run.protocol
-
-
-def _lacking_seeds(text: str, plan: Plan, group: Group, seeds: int) -> tuple[int, ...]:
-    """Seeds from 1 that no run of the plan has, by whatever id. Raises UserError when an id means something else."""
-    present = {run.seed for run_id, run in plan.runs.items() if _identity(plan, run_id) == group.identity}
-    lacking = tuple(seed for seed in range(1, seeds + 1) if seed not in present)
-    for run_id in map(group.run_id, lacking):
-        if run_id in plan.runs:
-            raise UserError(
-                f"{PARAMS}:{line_of(text, 'runs', run_id)}: runs.{run_id} is another run than its id says",
-                "rename it there, or restore its settings",
-            )
-    return lacking
-
-
-def _run_text(group: Group, seed: int) -> str:
+def _run_text(text: str, plan: Plan, group: Group, seed: int) -> str:
+    """Raises UserError where its id means something else."""
+    run_id = group.run_id(seed)
+    if run_id in plan.runs:
+        raise UserError(
+            f"{PARAMS}:{line_of(text, 'runs', run_id)}: runs.{run_id} is another run than its id says",
+            "rename it there, or restore its settings",
+        )
     network = f'"{group.network}"' if "," in group.network else group.network
     return (
-        f"{group.run_id(seed)}: {{dataset: {group.dataset}, representation: {group.representation}, "
+        f"{run_id}: {{dataset: {group.dataset}, representation: {group.representation}, "
         f"network: {network}, protocol: {group.protocol}, seed: {seed}}}"
     )
 
@@ -237,9 +231,9 @@ def _comments(group: Group, plan: Plan, paper: Paper) -> list[str]:
         recipe = paper.protocol_of(claim)
         printed = f"{claim.text} % ({_listed([claim.table])}, {STATISTIC[claim.statistic]})"
         if recipe is not None and recipe.name != group.protocol:
-            lines.append(f"#   The paper's {METRIC[claim.metric]} by {recipe.name}: {printed}; expect another.")
+            lines.append(f"#   The paper's {_METRIC[claim.metric]} by {recipe.name}: {printed}; expect another.")
         else:
-            lines.append(f"#   Expected {METRIC[claim.metric]}: {printed}.")
+            lines.append(f"#   Expected {_METRIC[claim.metric]}: {printed}.")
     return [
         *lines,
         f"#   Cost of each: {cost}, estimated from multiply-adds (pipeline/comparison/training_cost.py).",
@@ -258,6 +252,61 @@ def cost_of(paper: Paper, addition: Addition) -> Cost:
     """Estimated cost of all added runs."""
     costs = (_group_cost(group, addition.plan, paper) * len(seeds) for group, seeds in addition.added.items())
     return sum(costs, start=Cost(0.0, 0.0))
+
+
+def _appended(text: str, section: str, blocks: Sequence[str], after: str | None = None) -> list[_Edit]:
+    """Entries added to the mapping `section`: below its entry `after`, or else below its last one.
+
+    A block is YAML without indentation, comments and blank lines included. Raises UserError for a section in braces,
+    where no comment could stand.
+    """
+    if not blocks:
+        return []
+    value = _sections(text)[section]
+    if not isinstance(value, MappingNode) or (value.flow_style and value.value):
+        raise UserError(
+            f"{PARAMS}:{value.start_mark.line + 1}: {section} stands in braces",
+            "write it as a block, one entry to a line",
+        )
+    lines = "\n".join(blocks).splitlines()
+    if not value.value:
+        end = value.end_mark.index
+        return [(value.start_mark.index, end, ""), _lines_below(text, end, 2, lines)]
+    entry = next((pair for pair in value.value if pair[0].value == after), value.value[-1])
+    return [_lines_below(text, max(map(_end, entry)), value.value[0][0].start_mark.column, lines)]
+
+
+def _appended_tables(text: str, tables: Sequence[str]) -> list[_Edit]:
+    value = _sections(text)["tables"]
+    quoted = [f'"{table}"' for table in tables]
+    if not quoted or not isinstance(value, SequenceNode):
+        return []
+    end = max(map(_end, value.value), default=value.start_mark.index + 1)
+    if value.flow_style:
+        return [(end, end, ", ".join(["", *quoted] if value.value else quoted))]
+    return [_lines_below(text, end, value.start_mark.column, [f"- {word}" for word in quoted])]
+
+
+@lru_cache(maxsize=1)
+def _sections(text: str) -> dict[str, Node]:
+    root = YAML(typ="safe", pure=True).compose(text)
+    return {key.value: value for key, value in root.value}
+
+
+def _end(node: Node) -> int:
+    """Behind the last character of a node. The end mark of a block lies behind the comments that follow it."""
+    if not isinstance(node, MappingNode | SequenceNode) or node.flow_style or not node.value:
+        return int(node.end_mark.index)
+    below = node.value if isinstance(node, SequenceNode) else [part for pair in node.value for part in pair]
+    return max(map(_end, below))
+
+
+def _lines_below(text: str, index: int, column: int, lines: Sequence[str]) -> _Edit:
+    """Whole lines below the line that holds the character before `index`."""
+    newline = "\r\n" if "\r\n" in text else "\n"
+    new = "".join((" " * column + line if line else "") + newline for line in lines)
+    end = index if text[index - 1] == "\n" else text.find("\n", index) + 1
+    return (end, end, new) if end else (len(text), len(text), newline + new)  # its last line has no line break
 
 
 def write(path: Path, addition: Addition) -> None:

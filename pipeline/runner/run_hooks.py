@@ -1,17 +1,20 @@
-"""What goes on around a run's steps: see pipeline/training/hooks.py."""
+"""What goes on around a run's steps (see pipeline/training/hooks.py): states are saved in time, signals heard, and how
+far the training is stands on a bar, or in a log, and in a small file for `wrn-pipe status`."""
 
+import json
 import math
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.atomic_write import new_file
 from pipeline.progress import Task, progress, say
 from pipeline.publication.paper import Paper
-from pipeline.runner.heartbeat import Monitor
 from pipeline.runner.interruptions import explain_no_memory, stop_after_step
 from pipeline.tracking.mlflow_logger import mirrored
 from pipeline.training import hooks
@@ -22,6 +25,14 @@ SHARE = 0.01
 """Of the time since the last save, what the next one may cost."""
 LEAST_SECONDS = 10.0
 """Not more often, however cheap a save is: many trainings may share a disk."""
+HEARTBEAT = "heartbeat.json"
+"""In the training's scratch folder."""
+FILE_EVERY_S = 10.0
+BAR_EVERY_S = 1.0
+LINE_EVERY_S = 30.0
+"""Where there is no bar: the longest that a log is silent, as far as a step takes less."""
+WINDOW_S = 60.0
+"""The rate is that of the last minute: a machine gets busier, and other work ends."""
 
 
 @dataclass
@@ -60,6 +71,121 @@ class CheckpointInterval(hooks.CheckpointInterval):
         self.done, self.since = 0, now
 
 
+@dataclass(frozen=True)
+class Heartbeat:
+    """What the file says. `epoch`: the one under way, from 1. `step`: how many of it are done. `loss`: mean over the
+    samples of this epoch until now; None before the first. `error`: percent of the same samples misclassified.
+    `seconds_left`: to the last epoch's end. `written`: Unix time."""
+
+    run: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float | None
+    error: float | None
+    images_per_s: float | None
+    seconds_left: float | None
+    written: float
+
+
+@dataclass
+class Monitor(hooks.Monitor):
+    """Counts a training's images; the sums behind loss and error are read, which waits for a GPU, only when due.
+    `steps`: of one epoch."""
+
+    run: str
+    folder: Path
+    epochs: int
+    steps: int
+    batch: int
+    bar: Task | None
+    latest: Heartbeat | None = None
+    _images: int = 0
+    _marks: deque[tuple[float, int]] = field(default_factory=deque)
+    """Time and images so far, of each `show` of the window."""
+    _shown: float = field(default_factory=lambda: time.monotonic())
+    _said: float = field(default_factory=lambda: time.monotonic())
+    _kept: float = 0.0
+
+    def step(self, images: int) -> bool:
+        """As of the base."""
+        now = time.monotonic()
+        if self._marks:
+            self._images += images
+        else:  # the first step of a process compiles, so it does not count
+            self._marks.append((now, 0))
+        if self.bar:
+            self.bar.advance(images)
+        return now - self._shown >= (BAR_EVERY_S if self.bar else FILE_EVERY_S)
+
+    def show(self, epoch: int, step: int, loss: float, wrong: float) -> None:
+        """As of the base."""
+        now, seen = time.monotonic(), step * self.batch
+        self._shown = now
+        rate = None
+        if self._images:
+            self._marks.append((now, self._images))
+            while now - self._marks[1][0] > WINDOW_S:
+                self._marks.popleft()
+            start, before = self._marks[0]
+            rate = (self._images - before) / (now - start) if now > start else None
+        left = ((self.epochs - epoch) * self.steps - step) * self.batch
+        self.latest = Heartbeat(
+            run=self.run,
+            epoch=min(epoch + 1, self.epochs),
+            epochs=self.epochs,
+            step=step,
+            steps=self.steps,
+            loss=loss / seen if seen else None,
+            error=100 * wrong / seen if seen else None,
+            images_per_s=rate,
+            seconds_left=left / rate if rate else None,
+            written=time.time(),
+        )
+        if seen:
+            speed = f", {rate:,.0f} images/s" if rate else ""
+            words = f"loss {loss / seen:.3f}, error {100 * wrong / seen:.1f} %{speed}"
+            if self.bar:
+                self.bar.note(words)
+            elif now - self._said >= LINE_EVERY_S and step < self.steps:  # else the epoch's own line follows
+                self.say(f"{self.run} epoch {epoch + 1}/{self.epochs} step {step}/{self.steps}: {words}")
+        if now - self._kept >= FILE_EVERY_S or step in (0, self.steps):
+            self._kept = now
+            try:
+                new_file(self.folder / HEARTBEAT, json.dumps(asdict(self.latest)).encode())
+            except OSError as error:  # only what is shown suffers; saving the state, on the same disk, decides
+                say(f"cannot write {self.folder / HEARTBEAT} ({error.strerror}): wrn-pipe status will show old figures")
+
+    def say(self, line: str) -> None:
+        """Print a line about this training and the time left, after which the log may be silent for a while."""
+        self._said = time.monotonic()
+        say(line + self.left())
+
+    def left(self) -> str:
+        """`, 3 min left`; nothing while that is unknown."""
+        seconds = self.latest.seconds_left if self.latest else None
+        return f", {duration(seconds)} left" if seconds else ""
+
+
+def read_heartbeat(folder: Path) -> Heartbeat | None:
+    """The last one of the training whose scratch folder this is; None where there is none."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return Heartbeat(**json.loads((folder / HEARTBEAT).read_text(encoding="utf-8")))
+    return None
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 05 min`, `2 d 04 h`."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24:02d} h"
+
+
 @dataclass
 class RunHooks(Hooks):
     """Saves states in time, stops after a step when asked to, shows progress, and has MLflow follow."""
@@ -69,14 +195,12 @@ class RunHooks(Hooks):
     mirrored: Paper | None = None
     """MLflow follows the run, as one of this paper; without, somebody else records the files later."""
 
+    stop_requests = staticmethod(stop_after_step)
+    explain_no_memory = staticmethod(explain_no_memory)
+    own_cores = staticmethod(on_own_core)
+
     def checkpoint_interval(self) -> CheckpointInterval:
         return CheckpointInterval(self.checkpoint_steps)
-
-    def stop_requests(self, alone: bool) -> AbstractContextManager[list[int]]:
-        return stop_after_step(alone)
-
-    def explain_no_memory(self, run_id: str, where: Callable[[], str]) -> AbstractContextManager[None]:
-        return explain_no_memory(run_id, where)
 
     @contextmanager
     def monitor(
@@ -87,9 +211,6 @@ class RunHooks(Hooks):
             bar = progress(run_id, epochs * steps * batch_size, "images", done * batch_size, notes=True)
         with bar as task:
             yield Monitor(run_id, scratch, epochs, steps, batch_size, task)
-
-    def own_cores(self) -> AbstractContextManager[None]:
-        return on_own_core()
 
     @contextmanager
     def make_way(self) -> Iterator[Callable[[], None]]:

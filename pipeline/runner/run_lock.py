@@ -18,7 +18,7 @@ from pipeline.artifacts import SAVED_STATES
 from pipeline.atomic_write import new_file
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.progress import say
-from pipeline.runner import heartbeat
+from pipeline.runner.run_hooks import HEARTBEAT
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _explain_disk(run_id: str, folder: Path) -> Iterator[None]:
 def discard(scratch: Path) -> None:
     """Forget a training's saved states and results; call it with the lock."""
     # The newest state last, should this be killed.
-    for path in (*scratch.glob(".*.part"), scratch / heartbeat.FILE, *sorted(scratch.glob(SAVED_STATES))):
+    for path in (*scratch.glob(".*.part"), scratch / HEARTBEAT, *sorted(scratch.glob(SAVED_STATES))):
         path.unlink(missing_ok=True)
     for made in (*scratch.glob("*trained*"), *scratch.glob("*evaluated-*")):  # by a job: pipeline/runner/job.py
         shutil.rmtree(made)

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 from pipeline.artifacts import EVALUATIONS, METRICS, SAVED_STATES, SCRATCH, read_record
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.params import Plan
@@ -15,13 +17,11 @@ from pipeline.provenance import fingerprint
 from pipeline.publication.claims import canonical
 from pipeline.publication.paper import Paper
 from pipeline.runner.dag import Stage, read_dag, with_behind
-from pipeline.runner.dvc import ask, holds_a_file, only_absent
-from pipeline.runner.heartbeat import Heartbeat
-from pipeline.runner.heartbeat import read as read_heartbeat
+from pipeline.runner.dvc import ask, holds_a_file, only_absent, running_stages
 from pipeline.runner.job import Job, cluster_jobs, evaluated, trained
 from pipeline.runner.remote import to_have
+from pipeline.runner.run_hooks import Heartbeat, read_heartbeat
 from pipeline.runner.run_lock import LockOwner, living_owner, noted_owner
-from pipeline.runner.running_stages import running_stages, waits_for_lock
 from pipeline.runner.stage_entry import failure_record
 
 State = Literal["running", "queued", "made", "done", "stale", "failed", "stopped", "not started"]
@@ -41,27 +41,23 @@ class RunStatus:
     error: float | None = None
     """Test error in percent, of the evaluation that lies here, stale or not."""
     heartbeat: Heartbeat | None = None
-    """How far the training is; None unless it is running, queued, failed or stopped."""
     owner: LockOwner | None = None
     job: Job | None = None
-    """The cluster's job that does, or will."""
     next: str | None = None
     """The command that goes on; None for a run that is done or running."""
 
 
 @dataclass(frozen=True)
 class TableStatus:
-    """One table of params.yaml."""
+    """One table of params.yaml. Of its numbers: how many a run can answer, for how many of these the plan has runs, and
+    for how many one is done."""
 
     table: str
     state: State
     why: tuple[str, ...]
     claims: int
-    """Numbers of the table that a run can answer."""
     planned: int
-    """Those for whose network and dataset the plan has runs."""
     answered: int
-    """Those for which a run is done."""
     runs: dict[State, int]
     seconds_left: float | None
     """Of the trainings for it that are under way; None where there is none, or none yet known."""
@@ -93,7 +89,7 @@ class _Facts:
     stages: dict[str, Stage]
     running: dict[str, int]
     stale: dict[str, list[str]] | None
-    """Stage -> why DVC would run it; None where DVC could not be asked."""
+    """Stage -> why DVC would run it, if only because it runs another one; None where DVC could not be asked."""
     edited: frozenset[str]
     """Of these stages those that do not merely lack files, as in a fresh clone: what git has of them is outdated."""
     heartbeats: dict[str, list[tuple[Path, Heartbeat]]]
@@ -101,59 +97,65 @@ class _Facts:
     jobs: dict[str, Job]
     """Fingerprint -> its job on the cluster, of those that are not over; empty where the cluster does not answer."""
 
+    def why(self, *stages: str) -> tuple[str, ...]:
+        return tuple(reason for stage in stages for reason in (self.stale or {}).get(stage, ()))
+
 
 def plan_status(paper: Paper, plan: Plan) -> PlanStatus:
     """Of all of the plan. Waits for nobody: while DVC is at work, what it works on is not asked about."""
     stages = read_dag(plan)
     running = running_stages(stages)
-    stale, edited, why_not, remedy = _ask_dvc(stages, running)
+    stale: dict[str, list[str]] | None = None
+    edited: frozenset[str] = frozenset()
+    jobs: dict[str, Job] = {}
+    why_not = remedy = jobs_unknown = None
+    try:
+        stale, edited = _ask_dvc(stages, running)
+    except WrnPipeError as error:
+        why_not, remedy = error.what, error.remedy or None
+    try:
+        jobs = cluster_jobs()
+    except WrnPipeError as error:
+        jobs_unknown = error.what
     heartbeats: dict[str, list[tuple[Path, Heartbeat]]] = {}
     for folder in sorted(SCRATCH.glob("*/")):
         if beat := read_heartbeat(folder):
             heartbeats.setdefault(beat.run, []).append((folder, beat))
-    jobs: dict[str, Job] = {}
-    silent = None
-    try:
-        jobs = cluster_jobs()
-    except WrnPipeError as error:  # the cluster does not answer
-        silent = error.what
     facts = _Facts(plan, stages, running, stale, edited, heartbeats, jobs)
     runs = tuple(_run(run_id, facts) for run_id in plan.runs)
     others = {}
-    for name, why in (stale or {}).items():
+    for name in stale or ():
         whole = all(holds_a_file(Path(out)) for out in stages[name].outs)
         if stages[name].kind not in ("train", "evaluate", "tabulate") and (name in edited or not whole):
             failed = failure_record(name)
-            others[name] = (*(failed.lines if failed and not failed.stopped else ()), *why)
+            others[name] = (*(failed.lines if failed and not failed.stopped else ()), *facts.why(name))
     tables = tuple(_table(table, paper, facts, runs) for table in plan.tables)
-    return PlanStatus(stale is not None, why_not, remedy, silent, others, running, runs, tables)
+    return PlanStatus(stale is not None, why_not, remedy, jobs_unknown, others, running, runs, tables)
 
 
-def _ask_dvc(
-    stages: dict[str, Stage], running: dict[str, int]
-) -> tuple[dict[str, list[str]] | None, frozenset[str], str | None, str | None]:
-    """As in _Facts: why DVC would run stages, if only because it runs another one, and which were edited; or None, why
-    it could not be asked, and what to do about it."""
-    if impatient := [pid for pid in running.values() if not waits_for_lock(pid)]:
-        why = f"process {impatient[0]} runs dvc without --wait-for-lock, which a question could cost its result"
-        return None, frozenset(), why, None
-    try:
-        changed = ask(stages.values(), running, wait=False)
-    except WrnPipeError as error:
-        return None, frozenset(), error.what, error.remedy
-    found = {
+def _ask_dvc(stages: dict[str, Stage], running: dict[str, int]) -> tuple[dict[str, list[str]], frozenset[str]]:
+    """`stale` and `edited` of _Facts. Raises WrnPipeError where DVC cannot be asked."""
+    for pid in running.values():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if "--wait-for-lock" not in psutil.Process(pid).cmdline():
+                what = f"process {pid} runs dvc without --wait-for-lock, which a question could cost its result"
+                raise WrnPipeError(what, "")
+    changed = ask(stages.values(), running, wait=False)
+    stale = {
         name: changed.get(name, [f"{before} {'runs' if before in running else 'is out of date'}"])
         for name, before in with_behind(stages, {*changed, *running}).items()
         if name in changed or before
     }
     edits = {name for name, why in changed.items() if not only_absent(why)}
-    return found, frozenset(with_behind(stages, {*edits, *running})), None, None
+    return stale, frozenset(with_behind(stages, {*edits, *running}))
 
 
 def _run(run_id: str, facts: _Facts) -> RunStatus:
     train, evaluate = f"train@{run_id}", f"evaluate@{run_id}"
     scratch = SCRATCH / fingerprint(facts.plan, run_id)
-    error = _error(run_id)
+    error = None
+    with suppress(UserError):
+        error = float(read_record(EVALUATIONS / run_id / METRICS, None, "top1_error")["top1_error"])
     job = facts.jobs.get(scratch.name)
     status = partial(RunStatus, run_id, error=error)
     for folder, beat in facts.heartbeats.get(run_id, []):
@@ -167,11 +169,13 @@ def _run(run_id: str, facts: _Facts) -> RunStatus:
     for stage in (train, evaluate):
         if stage in facts.running:
             return status("running", stage)
-    why = _why(train, evaluate, facts)
+    # What training is to make again is not the evaluation's own reason.
+    made_again = (train, *facts.stages[train].outs) if facts.why(train) else ()
+    why = tuple(dict.fromkeys((*facts.why(train), *(w for w in facts.why(evaluate) if not w.startswith(made_again)))))
     if not why and error is not None:
         return status("done")
     evaluation = evaluated(facts.plan, run_id, scratch.name).is_dir()
-    if evaluation and (trained(scratch.name).is_dir() or train not in (facts.stale or {})):
+    if evaluation and (trained(scratch.name).is_dir() or not facts.why(train)):
         return status("made", next=f"wrn-pipe repro --jobs 1 {run_id}")
     saved = any(scratch.glob(SAVED_STATES))
     unfinished = partial(status, next=f"wrn-pipe repro {run_id}")
@@ -190,22 +194,6 @@ def _run(run_id: str, facts: _Facts) -> RunStatus:
         return unfinished("stale", None, why)
     only_evaluation = facts.stale is not None and train not in facts.stale
     return unfinished("not started", evaluate if only_evaluation else None, why)
-
-
-def _why(train: str, evaluate: str, facts: _Facts) -> tuple[str, ...]:
-    """Why a run is out of date, each reason once: what training is to make again is not the evaluation's."""
-    stale = facts.stale or {}
-    of_training = stale.get(train, [])
-    said = (train, *facts.stages[train].outs) if of_training else ()
-    of_evaluation = [reason for reason in stale.get(evaluate, []) if not reason.startswith(said)]
-    return tuple(dict.fromkeys([*of_training, *of_evaluation]))
-
-
-def _error(run_id: str) -> float | None:
-    """As evaluations/<run>/metrics.json has it; None where there is none."""
-    with suppress(UserError):
-        return float(read_record(EVALUATIONS / run_id / METRICS, None, "top1_error")["top1_error"])
-    return None
 
 
 def _table(table: str, paper: Paper, facts: _Facts, runs: Sequence[RunStatus]) -> TableStatus:
@@ -231,7 +219,7 @@ def _table(table: str, paper: Paper, facts: _Facts, runs: Sequence[RunStatus]) -
 def _table_state(stage: str, facts: _Facts) -> tuple[State, tuple[str, ...]]:
     if stage in facts.running:
         return "running", ()
-    why = tuple((facts.stale or {}).get(stage, ()))
+    why = facts.why(stage)
     here = all(Path(path).is_file() for path in facts.stages[stage].outs)
     if (failed := failure_record(stage)) and (why or not here):
         return "failed", failed.lines

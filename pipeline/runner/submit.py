@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ class Slots:
     """This machine, shared out: each slot has its own GPU or its own cores."""
 
     slots: Sequence[Slot]
+    poll_s = 0.5
     taken: dict[int, tuple[Job, "subprocess.Popen[bytes]"]] = field(default_factory=dict)
     """Slot -> its last job."""
 
@@ -61,14 +62,15 @@ class Slots:
     def submit(self, works: Sequence[Work]) -> list[Job]:
         """One job for each, at most as many as are free."""
         JOBS.mkdir(parents=True, exist_ok=True)
-        at_work = self.local().values()
-        idle = [n for n in range(len(self.slots)) if n not in self.taken or self.taken[n][0] not in at_work]
-        for number, work in zip(idle, works, strict=False):
+        made = []
+        for work in works:
+            busy = {number for number, (_, process) in self.taken.items() if process.poll() is None}
+            number = min(set(range(len(self.slots))) - busy)
             log = JOBS / f"{work.run}.log"
             process = _start(work, self.slots[number], log)
-            job = Job(work.run, work.fingerprint, work.stage, str(process.pid), str(log))
-            self.taken[number] = job, process
-        return [self.taken[number][0] for number in idle[: len(works)]]
+            made.append(Job(**asdict(work), id=str(process.pid), log=str(log)))
+            self.taken[number] = made[-1], process
+        return made
 
 
 def _start(work: Work, slot: Slot, log: Path) -> "subprocess.Popen[bytes]":
@@ -122,6 +124,8 @@ class Slurm:
     max_jobs: int
     options: dict[str, Any]
     """Of sbatch, as submitit names them. After `time` a job saves and is put back into the queue."""
+    poll_s = 10.0
+    """Of squeue, which all users ask."""
 
     def free(self) -> int:
         return 1_000_000
@@ -158,7 +162,7 @@ class Slurm:
         finally:
             signal.signal(signal.SIGINT, before)
         return [
-            Job(work.run, work.fingerprint, work.stage, job.job_id, os.path.relpath(job.paths.stdout), slurm=True)
+            Job(**asdict(work), id=job.job_id, log=os.path.relpath(job.paths.stdout), slurm=True)
             for work, job in zip(works, made, strict=True)
         ]
 
@@ -216,12 +220,11 @@ def need_slurm() -> None:
     """Raise UserError without submitit and away from a login node, WrnPipeError where the cluster does not answer."""
     from importlib.util import find_spec
 
-    for program in ("sbatch", "squeue", "srun"):
-        if shutil.which(program) is None:
-            raise UserError(
-                f"--slurm needs {program}, which was not found",
-                "run it on a login node of the cluster, or wrn-pipe repro --jobs N on this machine",
-            )
+    if shutil.which("sbatch") is None:
+        raise UserError(
+            "--slurm needs sbatch, which was not found",
+            "run it on a login node of the cluster, or wrn-pipe repro --jobs N on this machine",
+        )
     if find_spec("submitit") is None:
         raise UserError("--slurm needs the package submitit", "pip install 'wrn-pipe[cluster]'")
     slurm_queue()

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from clones import told
-from project import ROOT, WrnPipe
+from project import ROOT, WrnPipe, told
 
 from pipeline.benchmarks import measuring, train_bench
 from pipeline.benchmarks.loader_bench import WAYS

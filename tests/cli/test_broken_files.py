@@ -7,8 +7,7 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
-from clones import told
-from project import ROOT, Project, WrnPipe, copy_repository
+from project import ROOT, Project, WrnPipe, copy_repository, told
 
 from pipeline.runner.params_file import load
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import typer
-from clones import told
-from project import ROOT, Project, WrnPipe
+from project import ROOT, Project, WrnPipe, told
 from typer.testing import CliRunner
 
 from pipeline.cli import main as command_line

@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from clones import told
 from made_up_runs import result
-from project import ROOT, Project, WrnPipe
+from project import ROOT, Project, WrnPipe, told
 
 from pipeline.comparison.cells import Comparison, comparable_runs
 from pipeline.comparison.results import Result

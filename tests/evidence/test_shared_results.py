@@ -1,15 +1,34 @@
 """Results in a DVC remote, a folder or a real S3 server: taken by clones that train nothing; users' mistakes."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clones import clone, committed, made, stages_run, stages_taken, told, use
-from project import RUN, Project
+from project import RUN, Project, clone, made, told
 from s3_server import NO_OTHER_CREDENTIALS, Bucket, s3_server
 
 pytestmark = pytest.mark.soak
+
+
+def use(project: Project, bucket: Bucket) -> None:
+    """Make the bucket the project's remote, as a user does who means to commit it."""
+    told(project.run("dvc", "remote", "add", "--default", "bucket", f"s3://{bucket.name}/wrn"))
+    told(project.run("dvc", "remote", "modify", "bucket", "endpointurl", bucket.endpoint))
+
+
+def stages_run(text: str) -> list[str]:
+    return re.findall(r"^Running stage '(.*)':$", text, re.M)
+
+
+def stages_taken(text: str) -> list[str]:
+    return re.findall(r"^Stage '(.*)' is cached - skipping run", text, re.M)
+
+
+def committed(project: Project, text: str) -> bool:
+    """Whether any file that git has says so."""
+    return project.run("git", "grep", "-q", "-e", text, "HEAD").returncode == 0
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ LOCKED = values(st.sampled_from([0.0, -0.1, 0.0005, 1e-05, 2.5e-07, 1e30, 123456
     content=st.dictionaries(NAMES, VALUES, min_size=1, max_size=4),
     keys=st.lists(st.lists(NAMES | st.just("0"), min_size=1, max_size=3).map(".".join), min_size=1, max_size=5),
 )
-@settings(max_examples=100)
+@settings(max_examples=40)
 def test_a_parameter_is_what_dvc_reads(
     tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any], keys: list[str]
 ) -> None:
@@ -63,36 +63,33 @@ ENTRIES = st.fixed_dictionaries(
     {"cmd": WORDS, "params": st.dictionaries(st.text("ab: #'", min_size=1, max_size=3), LOCKED | WORDS, max_size=3)}
 )
 LOCKS = st.dictionaries(
-    st.text("ab@.-1", min_size=1, max_size=5) | st.sampled_from(["a: b", "schema", "1.0"]), ENTRIES, max_size=4
+    st.text("ab.-1", min_size=1, max_size=5).map("train@{}".format), ENTRIES, min_size=1, max_size=4
 )
 
 
 @given(before=LOCKS, written=LOCKS)
-@settings(max_examples=50)
+@settings(max_examples=25)
 def test_spliced_text_is_what_dvc_writes(
     tmp_path_factory: pytest.TempPathFactory, before: dict[str, Any], written: dict[str, Any]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "spliced.lock"
     dump_yaml(path, {"schema": "2.0", "stages": before})
     text = path.read_text()
-    spliced = dvc_patches.spliced(text, {name: dvc_patches.entry({name: entry}) for name, entry in written.items()})
-    if spliced is not None:
-        with modify_yaml(path) as lock:
-            lock["stages"].update(written)
-        assert spliced == path.read_text()
+    with modify_yaml(path) as lock:
+        lock["stages"].update(written)
+    assert dvc_patches.spliced(text, {name: {name: entry} for name, entry in written.items()}) == path.read_text()
 
 
 def test_this_repositorys_lock_is_spliced() -> None:
-    """Else the test above says nothing of it."""
-    text = (ROOT / "dvc.lock").read_text()
+    """Comments in it stay, as DVC keeps them."""
+    text = (ROOT / "dvc.lock").read_text().replace("stages:\n", "stages:\n  # mine\n")
+    assert dvc_patches._PLAIN.fullmatch(text)
     stages = YAML(typ="safe").load(text)["stages"]
     names = list(stages)
     changed = {names[2]: stages[names[0]], "train@new": stages[names[1]]}
-    entries = {name: dvc_patches.entry({name: stage}) for name, stage in changed.items()}
-    spliced = dvc_patches.spliced(text, entries)
-    assert spliced is not None
+    spliced = dvc_patches.spliced(text, {name: {name: stage} for name, stage in changed.items()})
     assert list(YAML(typ="safe").load(spliced)["stages"].items()) == list((stages | changed).items())
-    assert dvc_patches.spliced(text.replace("stages:\n", "stages:\n  # mine\n"), entries) is None, "DVC keeps comments"
+    assert "  # mine\n" in spliced
 
 
 STAGES = """
@@ -140,10 +137,12 @@ pathlib.Path(to).write_text(json.dumps({"key": len(key)}))
 def project(tmp_path: Path) -> Path:
     (tmp_path / "dvc.yaml").write_text(STAGES)
     (tmp_path / "work.py").write_text(WORK)
-    runs = {f"run-{n}": {"seed": n, "network": "W"} for n in (3, 1, 2)}
+    runs = {f"run-{n}": {"seed": n, "network": "W"} for n in (2, 1)}
     (tmp_path / "params.yaml").write_text(json.dumps({"runs": runs, "common": {"rate": 0.1}}))
-    for words in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "config", "core.analytics", "false"]):
-        call(tmp_path, *words)
+    call(tmp_path, "git", "init", "-q")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\nanalytics = false\n")
+    (tmp_path / ".gitignore").write_text(".dvc/cache\n.dvc/tmp\n")
     return tmp_path
 
 
@@ -166,7 +165,7 @@ def test_stages_are_recorded_as_dvc_does_one_by_one_or_at_once(project: Path) ->
     call(project, "dvc", "repro")
     by_dvc = (project / "dvc.lock").read_text()
     (project / "dvc.lock").unlink()
-    runs = [f"{stage}@run-{n}" for n in (1, 2, 3) for stage in ("two", "one")]
+    runs = [f"{stage}@run-{n}" for n in (1, 2) for stage in ("two", "one")]
     call(project, *RECORD, said="\n".join(["made", *runs]))
     assert json.loads(quick(project, "status", "--json")).keys() == {"all"}
     quick(project, "repro")
@@ -196,7 +195,8 @@ def test_what_git_keeps_of_a_training_does_not_make_it_run_again(project: Path) 
     (project / "params.yaml").write_text("seed: 1")
     for words in ("git add -A", "git -c user.name=t -c user.email=t@example.org commit -q -m start"):
         call(project, *words.split())
-    call(project, "dvc", "remote", "add", "-d", "shared", str(project / "shared"))
+    config = project / ".dvc" / "config"
+    config.write_text(config.read_text() + f"remote = shared\n['remote \"shared\"']\nurl = {project / 'shared'}\n")
 
     def ran(folder: Path, *options: str) -> bool:
         return "Running stage 'train'" in quick(folder, "repro", *options)
@@ -210,7 +210,7 @@ def test_what_git_keeps_of_a_training_does_not_make_it_run_again(project: Path) 
     quick(project, "push", "--run-cache")
     clone = project / "clone"
     call(project, "git", "clone", "-q", ".", "clone")
-    (clone / ".dvc" / "config").write_bytes((project / ".dvc" / "config").read_bytes())
+    (clone / ".dvc" / "config").write_text(config.read_text())
     assert not ran(clone, "--pull"), "which has no dvc.lock"
     assert (clone / "run.json").read_text() == "seed: 1"
     digest = hashlib.md5(b"seed: 1").hexdigest()

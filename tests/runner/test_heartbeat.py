@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.runner import heartbeat
-from pipeline.runner.heartbeat import Monitor, duration, read
+from pipeline.runner import run_hooks
+from pipeline.runner.run_hooks import Monitor, duration, read_heartbeat
 
 
 class _Clock:
@@ -23,14 +23,14 @@ class _Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
     clock = _Clock()
-    monkeypatch.setattr(heartbeat, "time", clock)
+    monkeypatch.setattr(run_hooks, "time", clock)
     return clock
 
 
 def test_the_file_says_how_far_and_how_fast(tmp_path: Path, clock: _Clock) -> None:
     monitor = Monitor("tiny", tmp_path / "scratch", epochs=3, steps=100, batch=10, bar=None)
     monitor.show(0, 0, 0.0, 0.0)
-    begun = read(tmp_path / "scratch")
+    begun = read_heartbeat(tmp_path / "scratch")
     assert begun is not None
     assert (begun.epoch, begun.loss, begun.images_per_s, begun.seconds_left) == (1, None, None, None)
     due = []
@@ -40,7 +40,7 @@ def test_the_file_says_how_far_and_how_fast(tmp_path: Path, clock: _Clock) -> No
             due.append(step)
             monitor.show(1, step, loss=10.0 * 2 * step, wrong=10.0 * 0.25 * step)
     assert due == [11, 31]  # every ten seconds, not every step
-    found = read(tmp_path / "scratch")
+    found = read_heartbeat(tmp_path / "scratch")
     assert found is not None
     assert (found.run, found.epoch, found.epochs, found.step, found.steps) == ("tiny", 2, 3, 31, 100)
     assert (found.loss, found.error) == (2.0, 25.0)

@@ -12,8 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from clones import clone, made
-from project import ROOT, Project, make_project
+from project import ROOT, Project, clone, made, make_project, told
 from typer.testing import CliRunner
 
 from pipeline.cli.main import app
@@ -63,9 +62,8 @@ def folder(tiny_archive: Path) -> dict[str, str]:
 
 
 def states(project: Project, **environment: str) -> dict[str, str]:
-    ran = project.cli("status", "--json", **environment)
-    assert ran.returncode == 0, ran.stderr
-    return {run["run"]: run["state"] for run in json.loads(ran.stdout)["runs"]}
+    shown = told(project.cli("status", "--json", **environment))
+    return {run["run"]: run["state"] for run in json.loads(shown)["runs"]}
 
 
 @contextmanager
@@ -98,17 +96,13 @@ def at_work_in(project: Project) -> list[psutil.Process]:
 
 
 def until(
-    condition: Callable[[], Any],
-    log: Path = Path(os.devnull),
-    driver: "subprocess.Popen[bytes] | None" = None,
-    seconds: float = 400,
-    every: float = 0.1,
+    condition: Callable[[], Any], log: Path = Path(os.devnull), driver: "subprocess.Popen[bytes] | None" = None
 ) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 400
     while not condition():
         assert time.monotonic() < deadline, log.read_text()
         assert driver is None or driver.poll() is None, log.read_text()
-        time.sleep(every)
+        time.sleep(0.1)
 
 
 @pytest.mark.soak
@@ -118,8 +112,7 @@ def test_jobs_that_ctrl_c_stopped_go_on_and_make_what_dvc_repro_makes(
     project.edit(lambda params: params["protocols"]["brief"].update(epochs=60))
     project.commit("60 epochs")
     serial = clone(project, tmp_path / "serial")
-    ran = serial.cli("repro", **folder, **ONE_THREAD)
-    assert ran.returncode == 0, ran.stderr
+    told(serial.cli("repro", **folder, **ONE_THREAD))
     log = tmp_path / "log"
     with driving(project, log, "--jobs", "2", **folder, **ONE_THREAD) as driver:
         until(lambda: log.read_text().count("runs as process") == 2, log, driver)
@@ -136,10 +129,9 @@ def test_jobs_that_ctrl_c_stopped_go_on_and_make_what_dvc_repro_makes(
         assert "continue with: wrn-pipe repro --jobs 2" in log.read_text()
         assert not at_work_in(project)
     assert sorted(states(project).values()) == ["not started", "stopped", "stopped"]
-    ran = project.cli("repro", "--jobs", "2", **folder, **ONE_THREAD)
-    assert ran.returncode == 0, ran.stderr
-    assert "Running stage 'train@" not in ran.stdout
-    assert "Running stage 'evaluate@" not in ran.stdout
+    shown = told(project.cli("repro", "--jobs", "2", **folder, **ONE_THREAD))
+    assert "Running stage 'train@" not in shown
+    assert "Running stage 'evaluate@" not in shown
     logs = "".join(path.read_text() for path in (project.root / "scratch/jobs").glob("*.log"))
     assert logs.count("resuming from scratch/") == 2
     assert project.lock() == serial.lock()

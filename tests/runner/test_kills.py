@@ -1,11 +1,18 @@
-"""Real trainings of a small network, killed by real SIGKILLs wherever it hurts: nothing is lost, no bit differs."""
+"""Real trainings of a small network, killed by real SIGKILLs wherever it hurts: nothing is lost, no bit differs.
+
+As a script, in the folder of a project, it imports the train stage once, then forks a process for each attempt, and
+kills it where it is told to: see `serve`.
+"""
 
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +26,7 @@ EPOCHS = 2
 
 
 class Nursery:
-    """Attempts at trainings in one project; see nursery.py."""
+    """Attempts at trainings in one project."""
 
     def __init__(self, project: Project, process: "subprocess.Popen[str]", log: Path) -> None:
         self.project, self.process, self.log = project, process, log
@@ -64,11 +71,11 @@ def nursery(
     (project.root / "data" / "beton" / "cifar10-tiny-rgb").symlink_to(tiny_beton)
     log = project.root / "log"
     # MLflow's silence is another test's matter; a scheme that it does not know ends its part at once.
-    env = {**os.environ, "PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "none://"}
-    script = str(Path(__file__).with_name("nursery.py"))
+    path = f".{os.pathsep}{Path(__file__).parents[1]}"
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "none://"}
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, script],
+            [sys.executable, __file__],
             cwd=project.root,
             env=env,
             stdin=subprocess.PIPE,
@@ -131,3 +138,82 @@ def test_a_training_killed_anywhere_ends_with_the_same_bytes(nursery: Nursery, r
     assert nursery.published(run) == expected
     left = [p.name for p in (nursery.project.root / "models").iterdir()]
     assert set(left) <= set(RUNS)
+
+
+CALLS = ("fsync", "replace", "unlink", "rmdir", "mkdir")
+
+
+def arm(kill: dict[str, Any], counter: int) -> None:
+    """In the child: count the calls in the file `counter`, and set the trap."""
+    done = 0
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **more: Any) -> Any:
+            nonlocal done
+            done += 1
+            os.pwrite(counter, done.to_bytes(4, "little"), 0)
+            if kill.get("call") == done and kill["before"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            mine = done
+            try:
+                return call(*arguments, **more)
+            finally:
+                if kill.get("call") == mine:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return wrapped
+
+    for name in CALLS:
+        setattr(os, name, counted(getattr(os, name)))
+    if "bytes" in kill:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kill["bytes"], kill["bytes"]))
+
+
+def serve() -> None:
+    """Read one JSON attempt a line from stdin, {"run", "options", "kill"}, and answer with {"status", "calls"}: the
+    exit status as os.waitstatus_to_exitcode gives it, and how many file system calls it made before it ended. `kill`:
+        {"seconds": s}     SIGKILL from here after so long
+        {"call": k, "before": bool}  SIGKILL to itself before or after the k-th call that changes the file system
+        {"bytes": n}       the kernel's SIGXFSZ in the middle of the write that makes a file longer than n bytes
+        null               not at all
+    """
+    import mlflow  # noqa: F401 - as the next two, loads what each attempt would load
+    import torch
+
+    import pipeline.tracking.sync  # noqa: F401
+    from pipeline.errors import exit_on_error
+    from pipeline.training.device import prepare
+    from stages.train import main
+
+    def attempt(run: str, options: dict[str, Any], kill: dict[str, Any] | None) -> dict[str, int]:
+        with tempfile.TemporaryFile() as counter:
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    arm(kill or {}, counter.fileno())
+                    with exit_on_error():
+                        main(run, **options)
+                    code = 0
+                except SystemExit as end:
+                    code = int(end.code or 0)
+                finally:
+                    sys.stderr.flush()
+                    os._exit(code)
+            if kill and "seconds" in kill:
+                time.sleep(kill["seconds"])
+                os.kill(child, signal.SIGKILL)  # a child that has ended is still ours to wait for
+            _, status = os.waitpid(child, 0)
+            counter.seek(0)
+            return {"status": os.waitstatus_to_exitcode(status), "calls": int.from_bytes(counter.read(4), "little")}
+
+    prepare(torch.device("cpu"))
+    torch.set_num_threads(1)  # no thread pool yet, so that forking is safe
+    for line in sys.stdin:
+        print(json.dumps(attempt(**json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,15 +1,22 @@
 """Where jobs run: slots of this machine and the GPUs they show, and whether a cluster answers."""
 
 import os
+import shutil
 import sys
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from made_up_runs import plan_text, result
+from project import ROOT
 
 from pipeline.cli.repro import _place
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.runner.job import RECORDS, Work
+from pipeline.params import PARAMS
+from pipeline.runner.job import RECORDS, Work, cluster_jobs, evaluated, trained
+from pipeline.runner.job_driver import drive
+from pipeline.runner.params_file import parse_plan
 from pipeline.runner.submit import Slots, Slurm, minutes, need_slurm, slots, visible_gpus
 
 
@@ -20,7 +27,7 @@ from pipeline.runner.submit import Slots, Slurm, minutes, need_slurm, slots, vis
 def test_jobs_keep_to_the_gpus_that_the_user_shows(
     named: str, count: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: count)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     assert visible_gpus() == expected
     assert [slot.gpu for slot in slots(len(expected) + 1, expected)] == [*expected, expected[0]]
@@ -65,17 +72,6 @@ def test_a_training_has_the_gpu_or_the_cores_of_its_slot_and_no_signal_of_the_te
     assert int(Path("session").read_text()) != os.getsid(0)
 
 
-def test_a_cluster_that_does_not_answer_is_told_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("sbatch", "squeue", "srun"):
-        (tmp_path / name).write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    with pytest.raises(WrnPipeError, match="squeue: Unable to contact slurm controller"):
-        need_slurm()
-
-
 SBATCH = """#!/bin/sh
 mkdir -p {folder}/submitted
 job=$(($(ls {folder}/submitted | wc -l) + 7))
@@ -84,18 +80,61 @@ echo "Submitted batch job $job"
 """
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """Stand-ins for Slurm's programs; sbatch gives out ids from 7 on."""
+
+    folder: Path
+
+    def does(self, program: str, script: str) -> None:
+        path = self.folder / "programs" / program
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def scripts(self) -> list[str]:
+        """Those that sbatch was given so far."""
+        folder = self.folder / "submitted"
+        return [path.read_text() for path in sorted(folder.iterdir(), key=lambda path: int(path.name))]
+
+
 @pytest.fixture
-def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    """A stand-in for Slurm's, which gives out ids from 7 on; the scripts that it was given so far."""
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    for name in ("sbatch", "srun", "squeue"):
-        script = SBATCH.format(folder=tmp_path) if name == "sbatch" else "#!/bin/sh\n"
-        (programs / name).write_text(script)
-        (programs / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    (tmp_path / "programs").mkdir()
+    made = Cluster(tmp_path)
+    made.does("sbatch", SBATCH.format(folder=tmp_path))
+    made.does("squeue", "")
+    monkeypatch.setenv("PATH", str(tmp_path / "programs"), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
-    return lambda: [path.read_text() for path in sorted((tmp_path / "submitted").iterdir(), key=lambda p: int(p.name))]
+    return made
+
+
+def test_a_cluster_that_does_not_answer_is_told_before_any_work(cluster: Cluster) -> None:
+    cluster.does("squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(WrnPipeError, match="squeue: Unable to contact slurm controller"):
+        need_slurm()
+
+
+def test_the_cluster_says_what_its_jobs_do(cluster: Cluster) -> None:
+    assert cluster_jobs() == {}
+    Slurm(1, {}).submit(works(5))
+    queue = "6 RUNNING\n7_0 PENDING\n7_1 RUNNING\n7_2 REQUEUED\n7_3 COMPLETING\n70_4 RUNNING"
+    cluster.does("squeue", f"echo '{queue}'")
+    found = [(job.fingerprint, job.id, job.activity) for job in cluster_jobs().values()]
+    activities = ("queued", "running", "queued", "running")
+    assert found == [(f"print-{n}", f"7_{n}", activity) for n, activity in enumerate(activities)]
+
+
+def test_a_result_that_a_shared_folder_shows_late_counts(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cluster's job is over at once, and its files are here a second later."""
+    shutil.copyfile(ROOT / "dvc.yaml", "dvc.yaml")
+    plan = parse_plan(plan_text([result(700, run="run-0")]), PARAMS)
+    made = trained("print-0"), evaluated(plan, "run-0", "print-0")
+    late = f"(sleep 0.7; mkdir -p {' '.join(map(str, made))}) > /dev/null 2>&1 &"
+    cluster.does("sbatch", f"{SBATCH.format(folder=cluster.folder)}\n{late}")
+    monkeypatch.setattr(Slurm, "poll_s", 0.5)
+    assert drive(plan, works(1), Slurm(1, {}), "again") == {}
+    assert len(cluster.scripts()) == 1
+    assert list(RECORDS.glob("*_submitted.pkl")) == []
 
 
 def told_sbatch(script: str) -> set[str]:
@@ -106,7 +145,7 @@ def works(count: int) -> list[Work]:
     return [Work(f"run-{number}", f"print-{number}", "train") for number in range(count)]
 
 
-def test_a_cluster_is_told_what_was_asked_for_and_puts_jobs_back(sbatch: Callable[[], list[str]]) -> None:
+def test_a_cluster_is_told_what_was_asked_for_and_puts_jobs_back(cluster: Cluster) -> None:
     """Slurm's arrays have at most a thousand jobs, and a limit each: what runs at the same time is divided."""
     options = {"partition": "gpu", "gpus": 1, "cpus": 3, "sbatch": ["comment=ours", "qos=low"]}
     place = _place(None, slurm=True, time="90m", max_jobs=5, **options)
@@ -116,7 +155,7 @@ def test_a_cluster_is_told_what_was_asked_for_and_puts_jobs_back(sbatch: Callabl
         *("--requeue", "--open-mode=append", "--time=90", "--partition=gpu", "--gpus-per-node=1"),
         *("--cpus-per-task=3", "--comment=ours", "--qos=low", "--signal=USR2@120"),
     }
-    first, second = map(told_sbatch, sbatch())
+    first, second = map(told_sbatch, cluster.scripts())
     assert first >= {*told, "--array=0-999%2"}
     assert second >= {*told, "--array=0-1%2"}
     assert [job.id for job in jobs] == [*(f"7_{number}" for number in range(1000)), "8_0", "8_1"]
@@ -125,8 +164,10 @@ def test_a_cluster_is_told_what_was_asked_for_and_puts_jobs_back(sbatch: Callabl
     assert not any(Path(job.log).is_absolute() for job in jobs)
     (single,) = Slurm(1, {"additional_parameters": {"requeue": True}}).submit(works(1))
     assert single.id == "9"
-    assert "--requeue" in told_sbatch(sbatch()[2])
-    assert not any(option.startswith(("--array", "--partition", "--gpus")) for option in told_sbatch(sbatch()[2]))
+    assert "--requeue" in told_sbatch(cluster.scripts()[2])
+    assert not any(
+        option.startswith(("--array", "--partition", "--gpus")) for option in told_sbatch(cluster.scripts()[2])
+    )
 
 
 @pytest.mark.parametrize(("text", "expected"), [("4m", 4), ("8h", 480), ("1d12h", 2160), ("2d1h5m", 2945)])

@@ -19,8 +19,8 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import WrnPipeError
 from pipeline.models.names import parse
 from pipeline.models.preact_resnet import PreActResNet
-from pipeline.runner import heartbeat
-from pipeline.runner.heartbeat import Monitor
+from pipeline.runner import run_hooks
+from pipeline.runner.run_hooks import Monitor
 from pipeline.tasks.classification import Classification
 from pipeline.training import loop
 from pipeline.training.hooks import Hooks
@@ -66,7 +66,7 @@ def test_an_epoch_reads_nothing_from_the_device(
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # does not know the meta device
     monkeypatch.setattr(loop, "AsyncCopy", MetaAsyncCopy)
     monkeypatch.setattr(loop, "CHECK_LOSS_STEPS", 2)
-    monkeypatch.setattr(heartbeat, "FILE_EVERY_S", 0.0)
+    monkeypatch.setattr(run_hooks, "FILE_EVERY_S", 0.0)
     recipe = protocol(batch_size=52, dropout=0.3, weight_average={"decay": 0.9, "every": 2})
     with META:
         model, preprocessing = PreActResNet(parse("WRN-10-1-dropout"), 10, 0.3), Preprocessing("meanstd")

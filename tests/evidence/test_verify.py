@@ -217,7 +217,7 @@ EDITS: list[list[tuple[str | Path, Callable[[], None]]]] = [
     ],
     [
         (MODEL / "model.safetensors", flip(MODEL / "model.safetensors", -5)),
-        ("pipeline/models", flip("pipeline/models/preact_resnet.py", 5)),
+        ("pipeline/models", flip("pipeline/models/resnet.py", 5)),
         ("dvc.lock: invent", lock(lambda told: told.update(invent={"cmd": "true"}))),
     ],
     [

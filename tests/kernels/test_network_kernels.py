@@ -19,7 +19,7 @@ from pipeline.kernels.apply import speed_up
 from pipeline.kernels.bn_relu import bn_relu
 from pipeline.kernels.build_kernels import built_with, compiler, instruction_set, library
 from pipeline.models.build import build
-from pipeline.models.preact_resnet import PreActResNet
+from pipeline.models.resnet import ResNet
 from pipeline.params import Kernels, Precision
 from pipeline.training.device import explain_compile_errors
 
@@ -118,7 +118,7 @@ def test_a_gpu_trains_with_torch_compile_or_says_what_is_missing(monkeypatch: py
     said, in_openmp = speed_up("fused", model, gpu, "bf16")
     assert said.startswith("compiled, ")
     assert not in_openmp
-    assert isinstance(model, PreActResNet)
+    assert isinstance(model, ResNet)
     assert model._compiled_call_impl is not None
     assert not any(place.activate is bn_relu for place in (model, model.group1.block1))
 

@@ -34,9 +34,9 @@ def test_different_networks_have_different_names(one: Network, other: Network) -
         ("WRN-34-2-B(3,3)", Network("wrn", 34, 2)),
         ("WRN-18-2.0", Network("imagenet-basic", 18, 2.0)),
         ("ResNet-34", Network("imagenet-basic", 34, 1.0)),
-        ("WRN-50-2-bottleneck", Network("imagenet-bottleneck", 50, 2, (1, 3, 1))),
-        ("pre-act-ResNet-110", Network("preact-resnet", 110, 1, (3, 3))),
-        ("pre-ResNet-200", Network("imagenet-preact", 200, 1, (1, 3, 1))),
+        ("WRN-50-2-bottleneck", Network("imagenet-bottleneck", 50, 2)),
+        ("pre-act-ResNet-110", Network("preact-resnet", 110)),
+        ("pre-ResNet-200", Network("imagenet-preact", 200)),
     ],
 )
 def test_parse(name: str, network: Network) -> None:

@@ -16,17 +16,6 @@ from pipeline.models.build import skeleton
 from pipeline.models.names import Network, parse
 from pipeline.models.param_count import layers, multiply_adds, parameters
 
-# facts/paper.md, "Exact trainable-parameter counts"; (CIFAR-10, CIFAR-100 where given).
-EXACT = {
-    "WRN-40-2-B(1,3,1)": (1_429_082,),
-    "WRN-22-2-B(3,1,3)": (1_145_498,),
-    "WRN-40-2-B(3)": (2_243_546, 2_255_156),
-    "WRN-40-2-B(3,3,3,3)": (2_243_546, 2_255_156),
-    "WRN-16-4": (2_748_890,),
-    "WRN-40-1": (563_930, 569_780),
-    "WRN-28-10": (36_479_194, 36_536_884),
-}
-
 # Multiply-adds in billions and parameters that torchvision publishes with its weights.
 TORCHVISION = {
     "ResNet-18": torchvision.models.ResNet18_Weights,
@@ -37,12 +26,6 @@ TORCHVISION = {
     "WRN-50-2-bottleneck": torchvision.models.Wide_ResNet50_2_Weights,
     "WRN-101-2-bottleneck": torchvision.models.Wide_ResNet101_2_Weights,
 }
-
-
-def test_exact_parameter_counts() -> None:
-    for name, counts in EXACT.items():
-        found = tuple(parameters(parse(name), classes) for classes in (10, 100))
-        assert found[: len(counts)] == counts, name
 
 
 def test_counts_as_the_paper_prints_them() -> None:

@@ -32,8 +32,7 @@ from pipeline.models.names import parse
 from pipeline.params import Plan
 from pipeline.progress import progress
 from pipeline.tasks.classification import about
-from pipeline.tasks.metric import for_file
-from pipeline.tasks.task import task_of
+from pipeline.tasks.task import for_file, task_of
 from pipeline.training import device as devices
 from pipeline.training.run_digests import digests
 

@@ -22,18 +22,14 @@ FEW_HELD_OUT = {**NOVEMBER_2016, "holdout": FEW}
 MAY_2016 = {**FEW_HELD_OUT, "flip": "half-batch", "crop": "per-batch", "conv_init": "fan_out"}
 QUICK = {**FEW_HELD_OUT, "schedule": ONE_CYCLE, "label_smoothing": 0.1, "conv_init": "fan_out", "bn_init": "ones"}
 AVERAGE = {"decay": 0.75, "every": 4}
-STEP_AN_EPOCH = {"epochs": 30, "holdout": 260 - 4}
-"""Of which history tells what each step did."""
 VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
     "May 2016": (MAY_2016, "WRN-10-1"),
-    "May 2016, a step an epoch": ({**MAY_2016, **STEP_AN_EPOCH}, "WRN-10-1"),
     "November 2016, dropout": (FEW_HELD_OUT, "WRN-10-1-dropout"),
     "momentum is kept at the drops": ({**MAY_2016, "schedule": {**STEP, "reset_momentum": False}}, "WRN-10-1"),
     "no augmentation, plain momentum": (
         {**FEW_HELD_OUT, "preprocessing": "unit", "flip": "none", "crop": "none", "nesterov": False},
         "WRN-10-1",
     ),
-    "one cycle, a step an epoch": ({**QUICK, **STEP_AN_EPOCH}, "WRN-10-1"),
     "one cycle, average": ({**QUICK, "weight_average": AVERAGE}, "WRN-10-1"),
     "last mini-batch kept": ({**QUICK, "epochs": 8, "drop_last": False}, "WRN-10-1"),
     "nothing held out": ({**QUICK, "epochs": 1, "batch_size": 8, "holdout": 0}, "WRN-10-1"),

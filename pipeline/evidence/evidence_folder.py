@@ -42,7 +42,7 @@ from pipeline.artifacts import (
     write_slim,
 )
 from pipeline.atomic_write import new_folder
-from pipeline.data.beton import open_card
+from pipeline.data.beton import content, open_card
 from pipeline.data.beton import sha256 as digest_of
 from pipeline.dataset_config import SPLITS
 from pipeline.errors import UserError
@@ -50,7 +50,6 @@ from pipeline.evidence import archive, bundling
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.params import PARAMS, Plan, read_text, yaml_mapping
 from pipeline.provenance import commit, dependencies, digests_of, inputs
-from pipeline.training.run_digests import content
 
 LARGEST_WEIGHTS = 3_000_000
 """Bytes of weights that may be committed."""

@@ -19,7 +19,7 @@ from pipeline.models.param_count import parameters
 from pipeline.params import Plan
 from pipeline.provenance import fingerprint
 from pipeline.tasks.classification import about, metrics
-from pipeline.training.run_digests import digests
+from pipeline.training.evaluate_run import digests
 
 
 def check(plan: Plan, run_id: str) -> Iterator[Finding]:

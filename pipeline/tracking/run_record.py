@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.artifacts import read_history, read_record
 from pipeline.comparison.cells import Comparison, planned
 from pipeline.comparison.results import load_results
-from pipeline.data.beton import open_card
+from pipeline.data.beton import content, open_card
 from pipeline.data.beton import sha256 as digest_of
 from pipeline.data.fetch import file_digest
 from pipeline.dvc_lock import read as read_lock
@@ -19,7 +19,6 @@ from pipeline.params import Plan, Protocol
 from pipeline.provenance import commit, fingerprint
 from pipeline.publication.paper import Paper
 from pipeline.tracking.verdict_tags import claims_for, judged, table_tag
-from pipeline.training.run_digests import content
 
 _COUNTS = {"errors", "n"}
 """Of metrics.json, behind the error; as charts they would only crowd the page."""

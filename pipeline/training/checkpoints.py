@@ -46,7 +46,7 @@ class Checkpoints:
         """The newest state known to be whole."""
 
     def save(self, at: Progress) -> float:
-        """Returns the seconds it took. Raises WrnPipeError when the disk is full or fails; what was saved before stays."""
+        """The seconds it took. Raises WrnPipeError when the disk is full or fails; what was saved before stays."""
         started = time.perf_counter()
         tensors = self._tensors()
         try:

@@ -19,7 +19,7 @@ from pipeline.provenance import fingerprint
 from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
 from pipeline.tasks.classification import about, metrics
-from pipeline.training.run_digests import digests
+from pipeline.training.evaluate_run import digests
 
 SECOND = RUN.replace("-s1", "-s2")
 MODEL, EVALUATION = Path("models") / SECOND, Path("evaluations") / SECOND

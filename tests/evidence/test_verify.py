@@ -28,7 +28,7 @@ from pipeline.evidence.verification import verify
 from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
 from pipeline.tasks.classification import about, metrics
-from pipeline.training.run_digests import digests
+from pipeline.training.evaluate_run import digests
 
 MODEL, EVALUATION = Path("models") / RUN, Path("evaluations") / RUN
 BETON, RAW = Path("data/beton/cifar10-tiny-rgb"), Path("data/raw/cifar10-tiny")

@@ -92,12 +92,8 @@ def test_a_dropout_rate_must_fit_the_name(dropout: float) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("WRN-22-2-B(3,1,3)", (2, 1, 1)),
-        ("WRN-40-2-B(1,3)", (2, 1)),
-        ("pre-act-ResNet-164", (2, 1, 1)),
-        ("WRN-18-1.0", (2, 1)),
-        ("ResNet-50", (1, 2, 1)),
-        ("pre-ResNet-200", (1, 2, 1)),
+        *(("WRN-22-2-B(3,1,3)", (2, 1, 1)), ("WRN-40-2-B(1,3)", (2, 1)), ("pre-act-ResNet-164", (2, 1, 1))),
+        *(("WRN-18-1.0", (2, 1)), ("ResNet-50", (1, 2, 1)), ("pre-ResNet-200", (1, 2, 1))),
     ],
 )
 def test_strides(name: str, expected: tuple[int, ...]) -> None:

@@ -2,7 +2,7 @@
 
 In bfloat16 torch's own takes up to twice as long and rounds to bfloat16; this stays float32. And torch's threads wait
 for each other within it without ever sleeping, hundreds of times in a step: beside a busy neighbour, where one of them
-does not run at the moment, each time costs milliseconds (`wrn-pipe bench neighbours`).
+does not run at the moment, each time costs milliseconds.
 """
 
 import ctypes

@@ -29,8 +29,7 @@ from pipeline.runner.params_file import load
 from pipeline.tasks.classification import Classification
 from pipeline.training import device
 from pipeline.training.hooks import Hooks
-from pipeline.training.loop import Training, train
-from pipeline.training.optimizer import learning_rate, resets_momentum
+from pipeline.training.loop import Training, learning_rate, resets_momentum, train
 from pipeline.training.train_run import train_run
 
 

@@ -57,6 +57,10 @@ class PreActBlock(_Block):
     """BN-ReLU-conv, repeated, plus a shortcut (Section 2 of the paper; He et al. 2016). Dropout, if any, stands after
     each ReLU but the block's first, between the convolutions (Section 2.4)."""
 
+    bn1: nn.BatchNorm2d
+    conv1: nn.Conv2d
+    shortcut: nn.Conv2d
+
     def __init__(self, block: Block, dropout: float = 0.0) -> None:
         super().__init__(block)
         self.activate: Activate = batch_norm_relu
@@ -78,6 +82,9 @@ class PreActBlock(_Block):
 class PostActBlock(_Block):
     """conv-BN-ReLU, repeated, plus a shortcut before the last ReLU (He et al. 2015)."""
 
+    shortcut_conv: nn.Conv2d
+    shortcut_bn: nn.BatchNorm2d
+
     def forward(self, x: Tensor) -> Tensor:
         y = x
         for i in range(1, self.length + 1):
@@ -91,6 +98,9 @@ class PostActBlock(_Block):
 class ResNet(nn.Module):
     """Stem, groups of blocks, BN-ReLU after pre-activation blocks, global average pooling, FC. Images (B, 3, H, W) to
     logits (B, classes)."""
+
+    conv1: nn.Conv2d
+    bn1: nn.BatchNorm2d
 
     def __init__(self, network: Network, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()

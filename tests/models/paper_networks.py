@@ -21,6 +21,11 @@ with (PAPER.folder / "claims.csv").open() as _file:
     CLAIMED = list(csv.DictReader(_file))
 """The rows of claims.csv."""
 NAMES = [name for name in dict.fromkeys(row["model"] for row in CLAIMED) if _is_built(name)]
+TORCHVISION = {
+    **{f"ResNet-{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
+    **{f"WRN-{depth}-2-bottleneck": f"wide_resnet{depth}_2" for depth in (50, 101)},
+}
+"""Ours -> torchvision's name."""
 
 
 @st.composite

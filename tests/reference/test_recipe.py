@@ -12,10 +12,10 @@ import recipe
 import torch
 from product import NOVEMBER_2016, ONE_CYCLE, SEED, STEP, Trained, plan_of, trained_in_float64
 
-FEW = 260 - 14
-"""To hold out: three mini-batches of 4 are left, and a rest of 2."""
+FEW = 260 - 10
+"""To hold out: two mini-batches of 4 are left, and a rest of 2."""
 TOLERANCE = 1e-9
-"""Of the largest number of a tensor. float64 rounds by 1e-16, sums of some thousand numbers by 1e-14, and 30 steps let
+"""Of the largest number of a tensor. float64 rounds by 1e-16, sums of some thousand numbers by 1e-14, and 20 steps let
 that grow a hundredfold at most. The least of the faults that are to be seen makes 1e-4."""
 
 FEW_HELD_OUT = {**NOVEMBER_2016, "holdout": FEW}
@@ -32,7 +32,6 @@ VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "one cycle, average": ({**QUICK, "weight_average": AVERAGE}, "WRN-10-1"),
     "last mini-batch kept": ({**QUICK, "epochs": 8, "drop_last": False}, "WRN-10-1"),
-    "nothing held out": ({**QUICK, "epochs": 1, "batch_size": 8, "holdout": 0}, "WRN-10-1"),
 }
 
 
@@ -74,18 +73,18 @@ def compare(found: Trained, expected: list[recipe.Epoch], first_step: int = 0) -
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_thirty_steps(variant: str, tiny: dict[str, recipe.Split], dataset: dict[str, Any], tmp_path: Path) -> None:
+def test_twenty_steps(variant: str, tiny: dict[str, recipe.Split], dataset: dict[str, Any], tmp_path: Path) -> None:
     protocol, network = VARIANTS[variant]
     expected = reference(protocol, network, tiny["train"])
-    assert sum(len(epoch.rates) for epoch in expected) >= 30
+    assert sum(len(epoch.rates) for epoch in expected) >= 20
     compare(trained_in_float64(plan_of(dataset, network, protocol), tmp_path / "scratch"), expected)
 
 
-@pytest.mark.parametrize("stop_in", [6, 8])
+@pytest.mark.parametrize("stop_in", [4, 5])
 def test_stopped_and_resumed_is_as_never_stopped(
     stop_in: int, tiny: dict[str, recipe.Split], dataset: dict[str, Any], tmp_path: Path
 ) -> None:
-    """After two epochs of three steps, or amid the third: another attempt goes on with the step after, with momentum,
+    """After two epochs of two steps, or amid the third: another attempt goes on with the step after, with momentum,
     average, sums of the epoch under way and dropout's masks as they were to be."""
     protocol = {**FEW_HELD_OUT, "epochs": 4, "schedule": ONE_CYCLE, "weight_average": AVERAGE}
     plan = plan_of(dataset, "WRN-10-1-dropout", protocol)

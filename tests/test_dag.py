@@ -112,7 +112,7 @@ def test_what_a_stage_needs_and_what_needs_it() -> None:
     [
         ("pipeline/comparison/tables.py", {"summarize", "manifest", "tabulate", "report"}),
         ("pipeline/report/page.py", {"report"}),
-        ("pipeline/models/preact_resnet.py", {"train", "evaluate"}),
+        ("pipeline/models/resnet.py", {"train", "evaluate"}),
         ("pipeline/training/loop.py", {"train", "evaluate"}),
         ("pipeline/kernels/bn_relu.cpp", {"train"}),
         ("pipeline/runner/run_hooks.py", set()),

@@ -21,7 +21,7 @@ from pipeline.kernels.apply import speed_up
 from pipeline.models.build import build
 from pipeline.models.names import Network, parse
 from pipeline.models.param_count import multiply_adds
-from pipeline.models.preact_resnet import PreActBlock, PreActResNet, convolution
+from pipeline.models.resnet import PreActBlock, ResNet, convolution
 from pipeline.models.sync_batch_norm import synchronise
 from pipeline.params import Backend, Kernels, Precision
 from pipeline.publication.paper import Paper
@@ -96,7 +96,7 @@ def warm_step(
     else:
         speed_up(way.kernels, model, device, "bf16" if way.bf16 else "fp32")
     for block in model.modules():
-        if isinstance(block, PreActBlock | PreActResNet) and not way.our_convolutions:
+        if isinstance(block, PreActBlock | ResNet) and not way.our_convolutions:
             block.convolve = convolution
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=way.fused_sgd or None

@@ -82,6 +82,13 @@ def open_card(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / 'card.json'}: {error}", _fix(folder)) from None
 
 
+def content(card: dict[str, Any], split: str) -> str:
+    """The digest of a split: of its decoded pixels and labels, or of the files as published for JPEGs, which are stored
+    re-encoded."""
+    entry: dict[str, str] = card["splits"][split]
+    return entry["source_digest"] if "source_digest" in entry else entry["digest"]
+
+
 def open_split(folder: Path, split: str) -> Beton:
     """The .beton of a split. Raises UserError when it is missing, or its sha256 is not the one in its card: FFCV itself
     reads on, or crashes."""

@@ -38,7 +38,7 @@ from pipeline.artifacts import (
     read_slim,
     runs_in_evidence,
 )
-from pipeline.data.beton import Ints, inspect, open_card
+from pipeline.data.beton import Ints, content, inspect, open_card
 from pipeline.data.beton import sha256 as digest_of
 from pipeline.data.sampler import held_out
 from pipeline.dataset_config import SPLITS
@@ -49,7 +49,6 @@ from pipeline.models.param_count import parameters
 from pipeline.params import PARAMS, Plan
 from pipeline.provenance import inputs
 from pipeline.tasks.classification import metrics
-from pipeline.training.run_digests import content
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.kernels.bn_relu import bn_relu
 from pipeline.kernels.build_kernels import COMPILE, built_with, compiler
 from pipeline.kernels.convolution import convolve, made_for
-from pipeline.models.preact_resnet import PreActBlock, PreActResNet
+from pipeline.models.resnet import PreActBlock, ResNet
 from pipeline.params import Kernels, Precision
 
 
@@ -24,14 +24,15 @@ def speed_up(kernels: Kernels, model: nn.Module, device: torch.device, precision
         return "torch", False
     if kernels == "compiled" or device.type != "cpu":
         return _compile(model, device), False
-    places = [module for module in model.modules() if isinstance(module, PreActBlock | PreActResNet)]
-    if not places:  # a post-activation network
+    modules = list(model.modules())
+    if not any(isinstance(module, PreActBlock) for module in modules):  # a post-activation network
         return "torch", False
     with_what = built_with()
-    for place in places:
-        place.activate, place.convolve = bn_relu, convolve
+    for module in modules:
+        if isinstance(module, PreActBlock | ResNet):
+            module.activate, module.convolve = bn_relu, convolve
     # In the weight gradients that torch takes from oneDNN threads never sleep, however long one has to wait.
-    ours = (made_for(module) for module in model.modules() if isinstance(module, nn.Conv2d))
+    ours = (made_for(module) for module in modules if isinstance(module, nn.Conv2d))
     return f"fused, {with_what}", precision == "bf16" and all(ours)
 
 

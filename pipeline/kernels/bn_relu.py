@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.errors import UserError
 from pipeline.kernels.build_kernels import library
-from pipeline.models.preact_resnet import batch_norm_relu
+from pipeline.models.resnet import batch_norm_relu
 
 PANEL, BLOCK = 64, 256
 """As in bn_relu.cpp."""

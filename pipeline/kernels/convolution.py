@@ -2,7 +2,7 @@
 
 In bfloat16 torch's own takes up to twice as long and rounds to bfloat16; this stays float32. And torch's threads wait
 for each other within it without ever sleeping, hundreds of times in a step: beside a busy neighbour, where one of them
-does not run at the moment, each time costs milliseconds (`wrn-pipe bench neighbours`).
+does not run at the moment, each time costs milliseconds.
 """
 
 import ctypes
@@ -43,7 +43,7 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def made_for(conv: nn.Conv2d) -> bool:
-    """Whether the weight gradient of this convolution of preact_resnet.py is ours, given inputs of bfloat16 and an even
+    """Whether the weight gradient of this convolution of resnet.py is ours, given inputs of bfloat16 and an even
     size that the stride divides. Raises UserError where our kernels cannot be built."""
     kernel, inputs = conv.kernel_size[0], conv.in_channels
     shapes = kernel in (1, 3) and (inputs % _LANES == 0 or _TAPS <= inputs * kernel <= _LANES)

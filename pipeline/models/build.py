@@ -6,20 +6,13 @@ import torch
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.models.imagenet_resnet import PostActResNet
 from pipeline.models.names import Network, parse
-from pipeline.models.preact_resnet import PreActResNet
+from pipeline.models.resnet import ResNet
 from pipeline.params import BnInit, ConvInit
 
 
 def build(
-    name: str,
-    num_classes: int,
-    *,
-    conv_init: ConvInit,
-    bn_init: BnInit,
-    dropout: float = 0.0,
-    seed: int,
+    name: str, num_classes: int, *, conv_init: ConvInit, bn_init: BnInit, dropout: float = 0.0, seed: int
 ) -> nn.Module:
     """Build the network that `name` prints, on the CPU, in float32 and training mode.
 
@@ -28,7 +21,7 @@ def build(
     probability of zeroing, for names that end in `-dropout`, which need one. The same arguments give the same bits;
     torch's global random state is neither read nor moved.
 
-    Raises UserError for a bad name, class count or dropout rate.
+    Raises UserError for a bad name or dropout rate.
     """
     network = parse(name)
     if network.dropout and not 0.0 < dropout < 1.0:
@@ -43,17 +36,8 @@ def build(
 
 def skeleton(network: Network, num_classes: int, *, dropout: float = 0.0) -> nn.Module:
     """The network on torch's meta device: shapes without memory or values, however large it is."""
-    if num_classes < 1:
-        raise UserError(f"{network.name}: {num_classes} classes", "give a number of classes from 1, such as 10")
     with torch.device("meta"):
-        if network.is_preactivation:
-            return PreActResNet(network, num_classes, dropout if network.dropout else 0.0)
-        return PostActResNet(network, num_classes)
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Number of trainable parameters (running statistics are not parameters)."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+        return ResNet(network, num_classes, dropout if network.dropout else 0.0)
 
 
 def initialise(module: nn.Module, *, conv_init: ConvInit, bn_init: BnInit, seed: int) -> None:

@@ -7,21 +7,21 @@ equal: `parse("WRN-40-2") == parse("WRN-40-2-B(3,3)")`.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 from pipeline.errors import UserError
 
 Family = Literal["wrn", "preact-resnet", "imagenet-basic", "imagenet-bottleneck", "imagenet-preact"]
 
-IMAGENET_BLOCKS: dict[Family, dict[int, tuple[int, ...]]] = {
+BLOCKS: dict[Family, dict[int, tuple[int, ...]]] = {
+    "preact-resnet": {110: (18,) * 3, 164: (18,) * 3, 1001: (111,) * 3},
     "imagenet-basic": {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)},
     "imagenet-bottleneck": {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)},
     "imagenet-preact": {200: (3, 24, 36, 3)},
 }
-"""Residual blocks in each of the four groups, by depth (He et al. 2015, Table 1; He et al. 2016, appendix, for 200)."""
-
-PREACT_KERNELS: dict[int, tuple[int, ...]] = {110: (3, 3), 164: (1, 3, 1), 1001: (1, 3, 1)}
-"""Kernels of the thin pre-activation ResNets for CIFAR. 110 is also 9n+2, so depth does not tell the block."""
+"""Residual blocks in each group, by depth (He et al. 2015, Table 1; He et al. 2016, and its appendix for 200). A WRN's
+follow from its depth."""
 
 _WRN = re.compile(r"WRN-([1-9][0-9]*)-([0-9]+)(?:-B\(([^()]*)\))?(-dropout)?")
 _IMAGENET = re.compile(r"WRN-([1-9][0-9]*)-(?:([0-9]+\.[0-9]+)|([0-9]+)-bottleneck)")
@@ -34,9 +34,22 @@ _DEEPEST, _WIDEST = 2000, 100
 
 
 @dataclass(frozen=True)
+class Shape:
+    """A convolution without bias, padded by half its kernel, or a batch normalisation."""
+
+    name: str
+    inputs: int
+    outputs: int
+    kernel: int | None = None
+    """None of a batch normalisation."""
+    stride: int = 1
+
+
+@dataclass(frozen=True)
 class Block:
     """One residual block of a network."""
 
+    network: "Network"
     name: str
     """block1, block2, ... of its group."""
     widths: tuple[int, ...]
@@ -50,6 +63,21 @@ class Block:
         """So that its shortcut is the identity."""
         return self.widths[0] == self.widths[-1] and self.stride == 1
 
+    def layers(self) -> Iterator[Shape]:
+        """Its layers in the order of the state dict; those named `shortcut...` stand beside the others."""
+        first, last, preactivation = self.widths[0], self.widths[-1], self.network.is_preactivation
+        of_each = zip(self.network.kernels, pairwise(self.widths), strict=True)
+        for i, (kernel, (inputs, outputs)) in enumerate(of_each, start=1):
+            if preactivation and (i > 1 or self.activates_input):
+                yield Shape(f"bn{i}", inputs, inputs)
+            yield Shape(f"conv{i}", inputs, outputs, kernel, self.stride if i == self.network.strided else 1)
+            if not preactivation:
+                yield Shape(f"bn{i}", outputs, outputs)
+        if not self.keeps_shape:
+            yield Shape("shortcut" if preactivation else "shortcut_conv", first, last, 1, self.stride)
+            if not preactivation:
+                yield Shape("shortcut_bn", last, last)
+
 
 @dataclass(frozen=True)
 class Network:
@@ -59,10 +87,10 @@ class Network:
     """Whose blocks and stem: `wrn` and `preact-resnet` are CIFAR's, the others ImageNet's."""
     depth: int
     """Layers, as the name counts them."""
-    widen_factor: int | float
+    widen_factor: int | float = 1
     """k of WRN-d-k; a float for ImageNet's WRN-18 and WRN-34 only; 1 for plain ResNets."""
-    kernels: tuple[int, ...] = (3, 3)
-    """Kernel sizes of a block's convolutions in order: (3, 1, 3) for B(3,1,3)."""
+    block: tuple[int, ...] = (3, 3)
+    """Of a WRN: the kernel sizes of a block's convolutions in order, (3, 1, 3) for B(3,1,3)."""
     dropout: bool = False
     """Dropout between the convolutions of each block; its rate belongs to the protocol, not to the name."""
 
@@ -70,8 +98,7 @@ class Network:
         if self.family == "wrn":
             _check_wrn(self)
             return
-        depths = PREACT_KERNELS if self.family == "preact-resnet" else IMAGENET_BLOCKS[self.family]
-        if self.depth not in depths:
+        if self.depth not in (depths := BLOCKS[self.family]):
             nearest = min(depths, key=lambda depth: abs(depth - self.depth))
             raise UserError(
                 f"{self.name}: depth {self.depth} is not one of {', '.join(map(str, depths))}",
@@ -86,28 +113,30 @@ class Network:
     @property
     def name(self) -> str:
         """The canonical name; `parse(network.name) == network`."""
-        if self.family == "preact-resnet":
-            return f"pre-act-ResNet-{self.depth}"
-        if self.family == "imagenet-preact":
-            return f"pre-ResNet-{self.depth}"
-        if self.family == "imagenet-bottleneck":
-            plain = self.widen_factor == 1
-            return f"ResNet-{self.depth}" if plain else f"WRN-{self.depth}-{self.widen_factor}-bottleneck"
-        base = f"WRN-{self.depth}-{self.widen_factor}"
+        wide = f"WRN-{self.depth}-{self.widen_factor}"
+        if self.family == "wrn":
+            # The bare WRN-34-2 is the paper's COCO detector, so CIFAR's net of that size has to spell its block.
+            block = "" if self.block == (3, 3) and wide != _COCO else f"-B({','.join(map(str, self.block))})"
+            return wide + block + ("-dropout" if self.dropout else "")
         if self.family == "imagenet-basic":
-            return base
-        # The bare WRN-34-2 is the paper's COCO detector, so CIFAR's net of that size has to spell its block.
-        block = "" if self.kernels == (3, 3) and base != _COCO else f"-B({','.join(map(str, self.kernels))})"
-        return base + block + ("-dropout" if self.dropout else "")
+            return wide
+        if self.widen_factor != 1:
+            return f"{wide}-bottleneck"
+        return {"preact-resnet": "pre-act-", "imagenet-preact": "pre-"}.get(self.family, "") + f"ResNet-{self.depth}"
+
+    @property
+    def kernels(self) -> tuple[int, ...]:
+        """Kernel sizes of a block's convolutions in order."""
+        if self.family == "wrn":
+            return self.block
+        return (3, 3) if self.family == "imagenet-basic" or self.depth == 110 else (1, 3, 1)
 
     @property
     def blocks_per_group(self) -> tuple[int, ...]:
         """Residual blocks in each group: three groups for CIFAR, four for ImageNet."""
         if self.family == "wrn":
-            return ((self.depth - 4) // _layers_per_block(self.kernels),) * 3
-        if self.family == "preact-resnet":
-            return ((self.depth - 2) // (3 * len(self.kernels)),) * 3
-        return IMAGENET_BLOCKS[self.family][self.depth]
+            return ((self.depth - 4) // _layers_per_block(self.block),) * 3
+        return BLOCKS[self.family][self.depth]
 
     @property
     def is_imagenet(self) -> bool:
@@ -143,6 +172,13 @@ class Network:
         ImageNet's (fb.resnet.torch, torchvision)."""
         return self.kernels.index(3) + 1 if self.is_imagenet else 1
 
+    def stem(self) -> list[Shape]:
+        """The layers before the first group, but for ImageNet's max pooling."""
+        width = self.stem_width
+        if self.is_imagenet:
+            return [Shape("conv1", 3, width, 7, 2), Shape("bn1", width, width)]
+        return [Shape("conv1", 3, width, 3)]
+
     def groups(self) -> Iterator[list[Block]]:
         """The blocks of each group in order."""
         width = self.stem_width
@@ -152,7 +188,7 @@ class Network:
                 widths = (width, *(inner,) * (len(self.kernels) - 1), outer)
                 stride = 2 if group > 0 and block == 0 else 1
                 activates = not (self.is_imagenet and group == block == 0)
-                blocks.append(Block(f"block{block + 1}", widths, stride, activates))
+                blocks.append(Block(self, f"block{block + 1}", widths, stride, activates))
                 width = outer
             yield blocks
 
@@ -174,6 +210,7 @@ def parse(name: str) -> Network:
             f"{name} is the paper's COCO detector (MultiPathNet); only its classification backbone exists here",
             "use WRN-34-2.0 for the ImageNet backbone, or WRN-34-2-B(3,3) for a CIFAR network of that size",
         )
+    basic = BLOCKS["imagenet-basic"]
     if match := _WRN.fullmatch(name):
         depth, widen, block = int(match[1]), int(match[2]), match[3]
         if block is not None and not re.fullmatch("(?=.*3)[13](,[13])*", block):
@@ -184,22 +221,17 @@ def parse(name: str) -> Network:
         if depth > _DEEPEST or widen > _WIDEST:
             what = f"{name}: deeper than {_DEEPEST} layers or wider than {_WIDEST} times"
             raise UserError(what, "write WRN-28-10, for example")
-        kernels = tuple(map(int, (block or "3,3").split(",")))
-        return Network("wrn", depth, widen, kernels, match[4] is not None)
+        return Network("wrn", depth, widen, tuple(map(int, (block or "3,3").split(","))), match[4] is not None)
     if match := _IMAGENET.fullmatch(name):
         if match[3]:
-            return Network("imagenet-bottleneck", int(match[1]), int(match[3]), (1, 3, 1))
-        if int(match[1]) in IMAGENET_BLOCKS["imagenet-basic"]:
+            return Network("imagenet-bottleneck", int(match[1]), int(match[3]))
+        if int(match[1]) in basic:
             return Network("imagenet-basic", int(match[1]), float(match[2]))
     if match := _RESNET.fullmatch(name):
         depth = int(match[2])
-        if match[1] == "pre-act-":
-            return Network("preact-resnet", depth, 1, PREACT_KERNELS.get(depth, (1, 3, 1)))
-        if match[1] == "pre-":
-            return Network("imagenet-preact", depth, 1, (1, 3, 1))
-        if depth in IMAGENET_BLOCKS["imagenet-basic"]:
-            return Network("imagenet-basic", depth, 1.0)
-        return Network("imagenet-bottleneck", depth, 1, (1, 3, 1))
+        if match[1]:
+            return Network("preact-resnet" if match[1] == "pre-act-" else "imagenet-preact", depth)
+        return Network("imagenet-basic", depth, 1.0) if depth in basic else Network("imagenet-bottleneck", depth)
     raise UserError(f"unknown network {name!r}", f"{_spelling(name)}names are written like {_FORMS}")
 
 
@@ -227,20 +259,20 @@ def _layers_per_block(kernels: tuple[int, ...]) -> int:
 
 def _check_wrn(network: Network) -> None:
     depth, widen = network.depth, network.widen_factor
-    if network.dropout and len(network.kernels) < 2:
+    if network.dropout and len(network.block) < 2:
         raise UserError(
             f"{network.name}: dropout stands between a block's convolutions, and B(3) has only one",
             "leave -dropout out, or take a block of two or more convolutions such as B(3,3)",
         )
     if widen < 1:
         raise UserError(f"{network.name}: widen factor {widen} is not a whole number from 1", "write WRN-28-10, say")
-    step = _layers_per_block(network.kernels)
+    step = _layers_per_block(network.block)
     if depth >= 4 + step and (depth - 4) % step == 0:
         return
     below = max(1, (depth - 4) // step)
     write = " or ".join(replace(network, depth=4 + step * blocks).name for blocks in (below, below + 1))
-    if network.kernels == (3, 3) and not network.dropout:
-        for depths, ending in ((18, 34), ".0"), ((50, 101, 152), "-bottleneck"):
+    if network.block == (3, 3) and not network.dropout:
+        for depths, ending in ((BLOCKS["imagenet-basic"], ".0"), (BLOCKS["imagenet-bottleneck"], "-bottleneck")):
             if depth in depths:
                 write = f"WRN-{depth}-{widen}{ending} for ImageNet, or for CIFAR {write}"
     raise UserError(f"{network.name}: depth {depth} is not {step}N+4 with N from 1", f"write {write}")

@@ -5,10 +5,9 @@ is usual. tests/models/test_param_count.py holds all of it against the modules.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 
-from pipeline.models.names import Block, Network
+from pipeline.models.names import Network, Shape
 
 
 @dataclass(frozen=True)
@@ -42,54 +41,34 @@ def layers(network: Network, image_size: int, num_classes: int) -> list[Layer]:
 
     The rows whose names hold no dot add up to the whole network. Each stride of 2 halves a size and rounds up.
     """
-    width, size = network.stem_width, image_size
+    size, width = image_size, network.group_widths[-1][1]
     if network.is_imagenet:
         size = _half(size)
-        result = [_conv("conv1", 7, 3, width, size), _bn("bn1", width, size)]
+    result = [_row(shape, size) for shape in network.stem()]
+    if network.is_imagenet:
         size = _half(size)  # max pooling
-    else:
-        result = [_conv("conv1", 3, 3, width, size)]
     for group, blocks in enumerate(network.groups(), start=1):
         inside: list[Layer] = []
         for block in blocks:
-            parts = _block(network, block, f"group{group}.{block.name}", size)
+            parts = []
+            for shape in block.layers():
+                if shape.stride == 2 and not shape.name.startswith("shortcut"):
+                    size = _half(size)
+                parts.append(_row(replace(shape, name=f"group{group}.{block.name}.{shape.name}"), size))
             inside += [_container(f"group{group}.{block.name}", "block", parts), *parts]
-            size, width = parts[-1].output[-1], block.widths[-1]
-        whole = [layer for layer in inside if layer.kind == "block"]
-        result += [_container(f"group{group}", "group", whole), *inside]
+        result += [_container(f"group{group}", "group", [row for row in inside if row.kind == "block"]), *inside]
     if network.is_preactivation:
-        result.append(_bn("bn", width, size))
+        result.append(_row(Shape("bn", width, width), size))
     return [*result, Layer("fc", "linear", (num_classes,), (width + 1) * num_classes, width * num_classes)]
 
 
-def _block(network: Network, block: Block, name: str, size: int) -> list[Layer]:
-    """A block's layers in order, for an input of `size` pixels."""
-    result: list[Layer] = []
-    output = _half(size) if block.stride == 2 else size
-    for i, (kernel, (inputs, outputs)) in enumerate(zip(network.kernels, pairwise(block.widths), strict=True), start=1):
-        before, after = (output if n >= network.strided else size for n in (i - 1, i))
-        conv = _conv(f"{name}.conv{i}", kernel, inputs, outputs, after)
-        if not network.is_preactivation:
-            result += [conv, _bn(f"{name}.bn{i}", outputs, after)]
-        elif i == 1 and not block.activates_input:
-            result.append(conv)
-        else:
-            result += [_bn(f"{name}.bn{i}", inputs, before), conv]
-    if block.widths[0] != block.widths[-1]:  # each group doubles the width, so a stride is never without it
-        shortcut = f"{name}.shortcut" if network.is_preactivation else f"{name}.shortcut_conv"
-        result.append(_conv(shortcut, 1, block.widths[0], block.widths[-1], output))
-        if not network.is_preactivation:
-            result.append(_bn(f"{name}.shortcut_bn", block.widths[-1], output))
-    return result
-
-
-def _conv(name: str, kernel: int, inputs: int, outputs: int, size: int) -> Layer:
-    weights = kernel**2 * inputs * outputs
-    return Layer(name, "conv", (outputs, size, size), weights, weights * size**2)
-
-
-def _bn(name: str, channels: int, size: int) -> Layer:
-    return Layer(name, "bn", (channels, size, size), 2 * channels, 0)
+def _row(shape: Shape, size: int) -> Layer:
+    """Of a layer whose output has `size` x `size` pixels."""
+    output = (shape.outputs, size, size)
+    if shape.kernel is None:
+        return Layer(shape.name, "bn", output, 2 * shape.outputs, 0)
+    weights = shape.kernel**2 * shape.inputs * shape.outputs
+    return Layer(shape.name, "conv", output, weights, weights * size**2)
 
 
 def _container(name: str, kind: str, parts: Sequence[Layer]) -> Layer:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.artifacts import Predictions
 from pipeline.data.loader import Ints
 from pipeline.params import Plan
-from pipeline.tasks.metric import Metric, for_file
+from pipeline.tasks.task import Metric, for_file
 
 _TOP5_CLASSES = 50
 """Top-5 error is reported from ten times as many classes on."""
@@ -21,16 +21,15 @@ _TOP5_CLASSES = 50
 
 @dataclass(frozen=True)
 class Classification:
-    """The task of telling one class for each image: see task.Task. Outputs are logits [B, classes], targets labels."""
+    """The task of telling one class for each image. Outputs are logits [B, classes], targets labels."""
 
     label_smoothing: float = 0.0
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy over a mini-batch, in float32, whatever the outputs' precision is."""
+        """Cross-entropy."""
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
 
     def count_errors(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Samples of a mini-batch that the network got wrong, for history.csv; on their device."""
         return (logits.argmax(1) != labels).sum()
 
     def predict(self, model: nn.Module, batches: Iterable[tuple[Tensor, Ints]]) -> Predictions:

@@ -1,14 +1,34 @@
 """What the training loop and the evaluation ask of a task. A new one is a class of these methods and a line below."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
 from pipeline.artifacts import Predictions
 from pipeline.params import Plan
-from pipeline.tasks.classification import Classification
-from pipeline.tasks.metric import Metric
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that a run is scored by."""
+
+    name: str
+    """Its key in metrics.json."""
+    value: float
+    unit: str
+    better: Literal["lower", "higher"] | None
+    """Its direction; None where neither is, as of a count of images."""
+    standard_error: float | None = None
+    """Of the value as an estimate from the images evaluated, in `unit`."""
+
+
+def for_file(metrics: Sequence[Metric]) -> dict[str, float]:
+    """What metrics.json says of them; `standard_error` there is that of the first, the task's headline."""
+    values = {metric.name: metric.value for metric in metrics}
+    headline = metrics[0].standard_error
+    return values if headline is None else values | {"standard_error": headline}
 
 
 class Task(Protocol):
@@ -29,4 +49,6 @@ class Task(Protocol):
 
 def task_of(plan: Plan, run_id: str) -> Task:
     """The task of a run of the plan."""
+    from pipeline.tasks.classification import Classification
+
     return Classification(plan.protocols[plan.run(run_id).protocol].label_smoothing)

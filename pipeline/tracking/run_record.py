@@ -21,7 +21,7 @@ from pipeline.artifacts import (
 from pipeline.comparison.cells import Cell, Comparison, cell_of, planned
 from pipeline.comparison.formats.cell_text import MEANINGS, difference, ours, published, verdict
 from pipeline.comparison.results import load_results
-from pipeline.data.beton import open_card
+from pipeline.data.beton import content, open_card
 from pipeline.data.beton import sha256 as digest_of
 from pipeline.data.fetch import file_digest
 from pipeline.dvc_lock import read as read_lock
@@ -30,7 +30,6 @@ from pipeline.params import Plan, Protocol
 from pipeline.provenance import commit, fingerprint
 from pipeline.publication.claims import Claim, canonical
 from pipeline.publication.paper import Paper
-from pipeline.training.run_digests import content
 
 NO_CLAIM = "no claim"
 _COUNTS = {"errors", "n"}

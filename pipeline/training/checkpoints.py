@@ -44,18 +44,16 @@ class Checkpoints:
         self.folder, self.model, self.optimizer, self.totals, self.ema = folder, model, optimizer, totals, ema
         self.newest: Path | None = None
         """The newest state known to be whole."""
-        self.seconds = 0.0
-        """What the last save took."""
 
-    def save(self, at: Progress) -> None:
-        """Raises WrnPipeError when the disk is full or fails; what was saved before stays."""
+    def save(self, at: Progress) -> float:
+        """The seconds it took. Raises WrnPipeError when the disk is full or fails; what was saved before stays."""
         started = time.perf_counter()
         tensors = self._tensors()
         try:
             path = write_checkpoint(self.folder, at, tensors)
             before, self.newest = self.newest, path
-            for old in self.folder.glob(SAVED_STATES) if path != before else ():
-                if old not in (path, before):
+            if path != before:
+                for old in {*self.folder.glob(SAVED_STATES)} - {path, before}:
                     old.unlink()
         except OSError as error:
             kept = f"the last good state is {self.newest}" if self.newest else "no earlier state was saved"
@@ -64,7 +62,7 @@ class Checkpoints:
                 f"cannot save the training in {self.folder} ({error.strerror}); {kept}",
                 f"make room for {room:.0f} MB there and start it again: it continues",
             ) from error
-        self.seconds = time.perf_counter() - started
+        return time.perf_counter() - started
 
     def resume(self) -> Progress:
         """Put the newest whole state back; a fresh Progress when there is none. Damaged ones are said and passed over.

@@ -60,8 +60,8 @@ def prepare(device: torch.device) -> None:
 
 
 def _keep_memory() -> None:
-    """Of glibc: what is freed stays in the process, and its pages are huge where Linux has such. It has none for what
-    grows bit by bit, as a heap does, unless asked to: so the heap is made large once, without writing to it."""
+    """Of glibc: what is freed stays in the process, on huge pages. Linux gives none to what grows bit by bit, as a heap
+    does, unless asked to: so the heap is made large once, without writing to it."""
     libc = ctypes.CDLL(None)
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
@@ -121,14 +121,12 @@ def note_unrepeatable(names: list[str]) -> Iterator[None]:
 @contextmanager
 def explain_compile_errors() -> Iterator[None]:
     """Turn torch.compile's errors into a WrnPipeError: they come with the first steps, from inside the network."""
-    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+    from torch._dynamo.exc import TorchDynamoException
 
     try:
         yield
-    except (TorchDynamoException, FailOnRecompileLimitHit) as error:
-        # The latter's own message is only "Hard failure due to fullgraph=True".
-        told = error.__cause__ if isinstance(error, FailOnRecompileLimitHit) else error
-        lines = [line.strip() for line in str(told).splitlines() if line.strip()]
+    except TorchDynamoException as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reasons = [line for line in lines[1:] if "error:" in line]
         raise WrnPipeError(
             f"torch.compile failed: {': '.join([lines[0], *reasons[:1]])}",

@@ -11,11 +11,15 @@ from torch import Tensor
 
 from pipeline.artifacts import (
     DIGESTS,
+    EVALUATION_FILES,
+    EVALUATIONS,
     METRICS,
     MODEL_FILES,
+    MODELS,
     PREDICTIONS,
     RECORD,
     WEIGHTS,
+    Digests,
     Evaluation,
     Predictions,
     beton_of,
@@ -23,19 +27,19 @@ from pipeline.artifacts import (
     read_weights,
     write_predictions,
 )
+from pipeline.data.beton import content, open_card, sha256
 from pipeline.data.loader import Ints, Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sampler import held_out
+from pipeline.dataset_config import SPLITS
 from pipeline.errors import UserError
 from pipeline.models.build import skeleton
 from pipeline.models.names import parse
 from pipeline.params import Plan
 from pipeline.progress import progress
 from pipeline.tasks.classification import about
-from pipeline.tasks.metric import for_file
-from pipeline.tasks.task import task_of
+from pipeline.tasks.task import for_file, task_of
 from pipeline.training import device as devices
-from pipeline.training.run_digests import digests
 
 _BATCH, _JPEG_BATCH = 500, 100
 """JPEGs are seen as 224 x 224 pixels instead of 32 x 32: their activations must fit the memory of a small machine."""
@@ -59,6 +63,22 @@ def evaluate(plan: Plan, run_id: str, trained: Path, work: Path) -> dict[str, fl
     shutil.copyfile(trained / RECORD, work / RECORD)
     digests(run_id, trained, work, beton_of(plan.run(run_id)), devices.facts(device)).write(work / DIGESTS)
     return values
+
+
+def digests(run_id: str, trained: Path, evaluated: Path, data: Path, device: dict[str, str | int]) -> Digests:
+    """The content of evaluations/<run>/digests.json, from the folders where a run's files lie.
+
+    `device` is what it was evaluated on. Raises UserError when the data's card is missing or no JSON.
+    """
+    card = open_card(data)
+    places = [(trained / name, MODELS / run_id / name) for name in MODEL_FILES]
+    places += [(evaluated / name, EVALUATIONS / run_id / name) for name in EVALUATION_FILES]
+    splits = {str(split): content(card, split) for split in SPLITS}
+    return Digests(
+        data={"name": data.name, "card": sha256(data / "card.json"), **splits},
+        device=device,
+        files={place.as_posix(): sha256(path) for path, place in places},
+    )
 
 
 def predictor(plan: Plan, run_id: str, device: torch.device) -> tuple[Ints, Callable[..., Predictions]]:

@@ -18,20 +18,16 @@ from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sampler import Shard, sample_order
 from pipeline.errors import InterruptedTrainingError, UserError, WrnPipeError
-from pipeline.params import Precision, Protocol
+from pipeline.params import Precision, Protocol, StepSchedule
 from pipeline.progress import say
 from pipeline.tasks.task import Task
 from pipeline.training.checkpoints import EMA, Checkpoints
 from pipeline.training.device import computed_in, explain_compile_errors, facts, note_unrepeatable
 from pipeline.training.hooks import Hooks, Monitor
-from pipeline.training.optimizer import learning_rate, optimizer_of, resets_momentum
 from pipeline.training.ranks import ALONE, Ranks
 
 CHECK_LOSS_STEPS = 50
 """A non-finite loss is noticed within twice as many steps; to read it at once would stall a GPU."""
-
-OnEpoch = Callable[[EpochRecord, float], None]
-"""Called after each epoch with its record and its training images per second."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,6 @@ class Training:
     scratch: Path
     """Named by the run's fingerprint."""
     hooks: Hooks = Hooks()  # noqa: RUF009 - it has no state
-    """What goes on around the steps."""
     ranks: Ranks = ALONE
     """Who trains it together. The loader delivers this one's share of a mini-batch."""
     test: Callable[[dict[str, torch.Tensor]], float] | None = None
@@ -71,11 +66,30 @@ class Training:
         return facts(self.device) | processes | precision
 
 
-def train(training: Training, on_epoch: OnEpoch) -> Progress:
+def learning_rate(protocol: Protocol, epoch: int, step: int, steps: int) -> float:
+    """Rate for step `step` of `steps` in epoch `epoch`, both counted from 0."""
+    schedule = protocol.schedule
+    if isinstance(schedule, StepSchedule):
+        return protocol.learning_rate * schedule.factor ** sum(epoch >= drop for drop in schedule.drop_after)
+    done = (epoch * steps + step) / (protocol.epochs * steps)
+    if done < schedule.warmup_fraction:
+        rise = done / schedule.warmup_fraction
+        return protocol.learning_rate * (schedule.start_factor + (1 - schedule.start_factor) * rise)
+    return protocol.learning_rate * (1 - done) / (1 - schedule.warmup_fraction)
+
+
+def resets_momentum(protocol: Protocol, epoch: int) -> bool:
+    """Whether the momentum buffer is zeroed before epoch `epoch` (from 0)."""
+    schedule = protocol.schedule
+    return isinstance(schedule, StepSchedule) and schedule.reset_momentum and epoch in schedule.drop_after
+
+
+def train(training: Training, on_epoch: Callable[[EpochRecord, float], None]) -> Progress:
     """Train to the protocol's last epoch; `training.model` then holds the weights. Returns history and devices.
 
-    Resumes from `training.scratch`, where the last state stays. Raises InterruptedTrainingError on SIGINT or SIGTERM,
-    WrnPipeError for a non-finite loss or weight, or when memory is short or a state cannot be saved.
+    Resumes from `training.scratch`, where the last state stays. `on_epoch` gets each epoch's record and training images
+    per second. Raises InterruptedTrainingError on SIGINT or SIGTERM, WrnPipeError for a non-finite loss or weight, or
+    when memory is short or a state cannot be saved.
 
     Ranks do the same steps, stop after the same one, and hold the same weights and totals; the first saves them.
     """
@@ -88,7 +102,7 @@ def train(training: Training, on_epoch: OnEpoch) -> Progress:
     with ExitStack() as stack:
         loop.stop = stack.enter_context(hooks.stop_requests(alone=ranks.size == 1))
         stack.enter_context(note_unrepeatable(at.unrepeatable))
-        stack.enter_context(hooks.explain_no_memory(training.run_id, loop.where))
+        stack.enter_context(hooks.explain_no_memory(training.run_id, lambda: loop.place("after", at.step)))
         stack.enter_context(explain_compile_errors())
         done = at.epoch * steps + at.step
         loop.monitor = stack.enter_context(
@@ -159,11 +173,10 @@ class _Loop:
     monitor = Monitor()
 
     def __init__(self, training: Training) -> None:
-        protocol, ranks, model = training.protocol, training.ranks, training.model
+        protocol, ranks, model, batch = training.protocol, training.ranks, training.model, training.protocol.batch_size
         self.training, self.protocol, self.ranks, self.model = training, protocol, ranks, model
         self.forward = ranks.around(model)
         self.samples = training.loader.samples - protocol.holdout
-        batch = protocol.batch_size
         self.steps = self.samples // batch if protocol.drop_last else math.ceil(self.samples / batch)
         if self.steps <= 0:
             raise WrnPipeError(
@@ -175,21 +188,20 @@ class _Loop:
                 f"run {training.run_id}: a mini-batch of {smallest} images is too small for {ranks.size} processes",
                 "take fewer processes, or set drop_last: true",
             )
-        self.optimizer = optimizer_of(protocol, model)
+        momentum, decay, nesterov = protocol.momentum, protocol.weight_decay, protocol.nesterov
+        # Fused: one pass over all parameters; CPU and CUDA both have it. Each step sets its own rate.
+        self.optimizer = torch.optim.SGD(
+            model.parameters(), momentum=momentum, weight_decay=decay, nesterov=nesterov, fused=True
+        )
         # Of the epoch: summed loss, misclassified samples, steps since the loss is non-finite.
         self.totals = torch.zeros(3, dtype=torch.float64, device=training.device)
-        shard = Shard(ranks.rank, ranks.size)
-        dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
+        shard, flip, crop, color = Shard(ranks.rank, ranks.size), protocol.flip, protocol.crop, protocol.color
         loader, seed, device = training.loader, training.seed, training.device
-        flip, crop, color = protocol.flip, protocol.crop, protocol.color
+        dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
         self.inputs = Inputs(loader, training.preprocessing, flip, crop, seed, dtype, device, shard, batch, color)
         self.ema = EMA(model, protocol.weight_average) if protocol.weight_average else None
         self.states = Checkpoints(training.scratch, model, self.optimizer, self.totals, self.ema)
         self.at = self.states.resume()
-        place = (self.at.epoch << 32) + self.at.step
-        if ranks.largest(place) != -ranks.largest(-place):
-            what = f"run {training.run_id}: its processes resumed from different states in {training.scratch}"
-            raise WrnPipeError(what, "start it again; if that repeats, delete the newest state there")
         self.interval = training.hooks.checkpoint_interval()
         self.watched = AsyncCopy(self.totals)
         self.stop: list[int] = []
@@ -268,14 +280,10 @@ class _Loop:
             if not value.isfinite().all():
                 raise self._non_finite(name, self.at.step)
         if self.ranks.is_rank_zero:
-            self.states.save(self.at)
-            self.interval.saved(self.states.seconds, str(self.training.scratch))
+            self.interval.saved(self.states.save(self.at), str(self.training.scratch))
         if signum := self.ranks.largest(self.stop[0] if self.stop else 0):  # which waits for the save
             place = f"in epoch {self.at.epoch + 1} after step {self.at.step}, saved as {self.states.newest}"
             raise InterruptedTrainingError(signum, place, self.training.run_id)
-
-    def where(self) -> str:
-        return self._place("after", self.at.step)
 
     def _require_finite_loss(self, step: int, totals: list[float]) -> None:
         loss, _, since = totals
@@ -284,7 +292,7 @@ class _Loop:
 
     def _non_finite(self, what: str, step: int) -> WrnPipeError:
         remedy = "lower the learning rate or use precision: fp32 (another run, from its start)"
-        return WrnPipeError(f"run {self.training.run_id}: non-finite {what} {self._place('at', step)}", remedy)
+        return WrnPipeError(f"run {self.training.run_id}: non-finite {what} {self.place('at', step)}", remedy)
 
-    def _place(self, word: str, step: int) -> str:
+    def place(self, word: str, step: int) -> str:
         return f"in epoch {self.at.epoch + 1} {word} step {step}; last good state: {self.states.newest or 'none'}"

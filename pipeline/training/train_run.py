@@ -16,7 +16,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sampler import Shard
 from pipeline.errors import OUTSIDE, WrnPipeError, continue_with
-from pipeline.models.build import build, count_parameters
+from pipeline.models.build import build
 from pipeline.models.sync_batch_norm import synchronise
 from pipeline.params import Kernels, Plan, Precision
 from pipeline.progress import say
@@ -103,7 +103,7 @@ def prepare(
         "protocol_name": run.protocol,
         "protocol": protocol.model_dump(mode="json"),
         "fingerprint": print_of_run,
-        "parameters": count_parameters(model),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "epochs": protocol.epochs,
         "loader": plan.loading.backend,
         "kernels": kernels,

@@ -30,7 +30,7 @@ from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
 from pipeline.runner.remote import to_have
 from pipeline.tasks.classification import about, metrics
-from pipeline.training.run_digests import digests
+from pipeline.training.evaluate_run import digests
 
 MODEL, EVALUATION = Path("models") / RUN, Path("evaluations") / RUN
 BETON, RAW = Path("data/beton/cifar10-tiny-rgb"), Path("data/raw/cifar10-tiny")
@@ -182,7 +182,7 @@ EDITS: list[list[Edit]] = [
     ],
     [
         (MODEL / "model.safetensors", lambda: flip(MODEL / "model.safetensors", -5), False),
-        ("pipeline/models", lambda: flip("pipeline/models/preact_resnet.py", 5), False),
+        ("pipeline/models", lambda: flip("pipeline/models/resnet.py", 5), False),
         ("dvc.lock: invent", lambda: lock(lambda told: told.update(invent={"cmd": "true"})), False),
     ],
     [

@@ -2,7 +2,6 @@
 
 import copy
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from pipeline.kernels.apply import speed_up
 from pipeline.kernels.bn_relu import bn_relu
 from pipeline.kernels.build_kernels import built_with, compiler, instruction_set, library
 from pipeline.models.build import build
-from pipeline.models.preact_resnet import PreActResNet
+from pipeline.models.resnet import ResNet
 from pipeline.params import Kernels, Precision
 from pipeline.training.device import explain_compile_errors
 
@@ -118,7 +117,7 @@ def test_a_gpu_trains_with_torch_compile_or_says_what_is_missing(monkeypatch: py
     said, in_openmp = speed_up("fused", model, gpu, "bf16")
     assert said.startswith("compiled, ")
     assert not in_openmp
-    assert isinstance(model, PreActResNet)
+    assert isinstance(model, ResNet)
     assert model._compiled_call_impl is not None
     assert not any(place.activate is bn_relu for place in (model, model.group1.block1))
 
@@ -147,11 +146,10 @@ def test_without_a_compiler_the_remedy_is_torchs_own_kernels(monkeypatch: pytest
 def test_an_edited_source_is_built_again_and_a_broken_one_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sources = [Path(shutil.copy(source, tmp_path)) for source in build_kernels.SOURCES]
-    monkeypatch.setattr(build_kernels, "SOURCES", sources)
-    source = sources[-1]
+    source = tmp_path / "convolution.cpp"
+    monkeypatch.setattr(build_kernels, "SOURCES", (source,))
     for text, files in (("", 1), ("\n", 2), ("}", 2)):
-        source.write_text(source.read_text() + text)
+        source.write_text('extern "C" int multiplies(void) { return 0; }' + text)
         library.cache_clear()
         if text == "}":
             with pytest.raises(UserError, match=r"g\+\+ cannot build the kernels: .*convolution.cpp.*error"):

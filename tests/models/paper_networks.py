@@ -5,7 +5,7 @@ import csv
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.models.names import IMAGENET_BLOCKS, PREACT_KERNELS, Network, parse
+from pipeline.models.names import BLOCKS, Network, parse
 from pipeline.publication.wide_resnet import PAPER
 
 
@@ -21,12 +21,17 @@ with (PAPER.folder / "claims.csv").open() as _file:
     CLAIMED = list(csv.DictReader(_file))
 """The rows of claims.csv."""
 NAMES = [name for name in dict.fromkeys(row["model"] for row in CLAIMED) if _is_built(name)]
+TORCHVISION = {
+    **{f"ResNet-{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
+    **{f"WRN-{depth}-2-bottleneck": f"wide_resnet{depth}_2" for depth in (50, 101)},
+}
+"""Ours -> torchvision's name."""
 
 
 @st.composite
 def networks(draw: st.DrawFn, deep: bool = True) -> Network:
     """Any network, or one of the shallower ones of its family: depth only repeats blocks."""
-    families = ["wrn", *IMAGENET_BLOCKS, "preact-resnet"] if deep else ["wrn", "imagenet-basic", "imagenet-bottleneck"]
+    families = ["wrn", *BLOCKS] if deep else ["wrn", "imagenet-basic", "imagenet-bottleneck"]
     family = draw(st.sampled_from(families))
     if family == "wrn":
         kernels = tuple(
@@ -35,10 +40,7 @@ def networks(draw: st.DrawFn, deep: bool = True) -> Network:
         depth = 4 + (6 if 1 in kernels else 3 * len(kernels)) * draw(st.integers(1, 30 if deep else 2))
         dropout = draw(st.booleans()) if len(kernels) > 1 else False
         return Network("wrn", depth, draw(st.integers(1, 40 if deep else 12)), kernels, dropout)
-    if family == "preact-resnet":
-        depth = draw(st.sampled_from(sorted(PREACT_KERNELS)))
-        return Network("preact-resnet", depth, 1, PREACT_KERNELS[depth])
-    depth = draw(st.sampled_from(sorted(IMAGENET_BLOCKS[family]))) if deep else min(IMAGENET_BLOCKS[family])
+    depth = draw(st.sampled_from(sorted(BLOCKS[family]))) if deep else min(BLOCKS[family])
     if family == "imagenet-basic":
         return Network(family, depth, draw(st.integers(1, 512)) / 64)
-    return Network(family, depth, draw(st.integers(1, 4)) if family == "imagenet-bottleneck" else 1, (1, 3, 1))
+    return Network(family, depth, draw(st.integers(1, 4)) if family == "imagenet-bottleneck" else 1)

@@ -6,15 +6,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from paper_networks import NAMES
 from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.models.build import build, initialise, skeleton
-from pipeline.models.imagenet_resnet import PostActBlock
 from pipeline.models.names import Block, parse
-from pipeline.models.param_count import parameters
-from pipeline.models.preact_resnet import PreActBlock
+from pipeline.models.resnet import PostActBlock, PreActBlock
 
 
 @pytest.fixture(autouse=True)
@@ -64,18 +61,18 @@ def test_weights_depend_on_the_seed_and_on_nothing_else() -> None:
     assert all(tensor.device.type == "cpu" for tensor in one.values())
 
 
-def small(name: str) -> Any:
-    """The name, marked as a soak test where the network takes more than a second to build and to step."""
-    slow = parse(name).depth > 200 or parameters(parse(name), 5) > 3_000_000
-    return pytest.param(name, marks=[pytest.mark.soak] if slow else [])
+ONE_OF_EACH_FORM = (
+    *("WRN-16-2-dropout", "WRN-16-1-B(1,3,1)", "WRN-16-1-B(3,1)", "WRN-16-1-B(3)", "WRN-22-1-B(3,3,3)"),
+    *("pre-act-ResNet-110", "pre-act-ResNet-164", "WRN-18-0.25", "ResNet-50", "pre-ResNet-200"),
+)
+"""Depth and width only repeat them; what each network of the paper is made of, test_param_count.py tells."""
 
 
-@pytest.mark.parametrize("name", [small(name) for name in NAMES])
-def test_every_network_of_the_paper_takes_a_step_forward_and_back(name: str) -> None:
-    """At full depth and width, on two images of 16 x 16 pixels (CIFAR) or 64 x 64 (ImageNet), to fit in time."""
+@pytest.mark.parametrize("name", ONE_OF_EACH_FORM)
+def test_a_network_takes_a_step_forward_and_back(name: str) -> None:
     network = parse(name)
     model = make(name, 5, dropout=0.3 if network.dropout else 0.0, bn_init="ones", conv_init="fan_out")
-    size = 16 if network.image_size == 32 else 64
+    size = 64 if network.is_imagenet else 16
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0), requires_grad=True)
     logits = model(images)
     assert logits.shape == (2, 5)
@@ -95,12 +92,8 @@ def test_a_dropout_rate_must_fit_the_name(dropout: float) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("WRN-22-2-B(3,1,3)", (2, 1, 1)),
-        ("WRN-40-2-B(1,3)", (2, 1)),
-        ("pre-act-ResNet-164", (2, 1, 1)),
-        ("WRN-18-1.0", (2, 1)),
-        ("ResNet-50", (1, 2, 1)),
-        ("pre-ResNet-200", (1, 2, 1)),
+        *(("WRN-22-2-B(3,1,3)", (2, 1, 1)), ("WRN-40-2-B(1,3)", (2, 1)), ("pre-act-ResNet-164", (2, 1, 1))),
+        *(("WRN-18-1.0", (2, 1)), ("ResNet-50", (1, 2, 1)), ("pre-ResNet-200", (1, 2, 1))),
     ],
 )
 def test_strides(name: str, expected: tuple[int, ...]) -> None:
@@ -112,9 +105,11 @@ def test_strides(name: str, expected: tuple[int, ...]) -> None:
 
 
 def test_in_place_steps_do_not_change_the_input_or_break_higher_precision_gradients() -> None:
-    same, other = Block("block1", (2, 2, 2), 1, True), Block("block1", (2, 3), 2, True)
-    two, one = parse("WRN-10-1"), parse("WRN-10-1-B(3)")
-    for block in (PreActBlock(two, same), PostActBlock(two, same), PreActBlock(one, other)):
+    for block in (
+        PreActBlock(Block(parse("WRN-10-1"), "block1", (2, 2, 2), 1, True)),
+        PreActBlock(Block(parse("WRN-10-1-B(3)"), "block1", (2, 3), 2, True)),
+        PostActBlock(Block(parse("ResNet-18"), "block1", (2, 2, 2), 1, True)),
+    ):
         block.double()
         x = torch.randn(2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
         copy = x.detach().clone()

@@ -16,13 +16,8 @@ NAME = re.compile(r"(?:WRN|pre-act-ResNet|pre-ResNet|ResNet)-[^\s;]*[0-9)a-z]")
 @settings(max_examples=50)
 @given(networks())
 def test_printing_is_the_inverse_of_parsing(network: Network) -> None:
+    """So different networks have different names."""
     assert parse(network.name) == network
-
-
-@settings(max_examples=50)
-@given(networks(), networks())
-def test_different_networks_have_different_names(one: Network, other: Network) -> None:
-    assert (one.name == other.name) == (one == other)
 
 
 @pytest.mark.parametrize(
@@ -34,9 +29,9 @@ def test_different_networks_have_different_names(one: Network, other: Network) -
         ("WRN-34-2-B(3,3)", Network("wrn", 34, 2)),
         ("WRN-18-2.0", Network("imagenet-basic", 18, 2.0)),
         ("ResNet-34", Network("imagenet-basic", 34, 1.0)),
-        ("WRN-50-2-bottleneck", Network("imagenet-bottleneck", 50, 2, (1, 3, 1))),
-        ("pre-act-ResNet-110", Network("preact-resnet", 110, 1, (3, 3))),
-        ("pre-ResNet-200", Network("imagenet-preact", 200, 1, (1, 3, 1))),
+        ("WRN-50-2-bottleneck", Network("imagenet-bottleneck", 50, 2)),
+        ("pre-act-ResNet-110", Network("preact-resnet", 110)),
+        ("pre-ResNet-200", Network("imagenet-preact", 200)),
     ],
 )
 def test_parse(name: str, network: Network) -> None:
@@ -75,7 +70,7 @@ def test_a_bad_name_says_what_is_wrong_and_what_to_write(name: str, what: str, r
 
 
 bad_looking = st.one_of(
-    st.text(max_size=30),
+    st.text("WRNResnetwide-_0123456789.(),B \n", max_size=30),
     st.builds(
         lambda head, d, k, tail: f"{head}-{d}-{k}{tail}",
         st.sampled_from(["WRN", "wrn", "ResNet", "Wide-ResNet"]),

@@ -1,5 +1,7 @@
-"""Parameters and multiply-adds in closed form, against the paper, torchvision, the modules and torch's own counter."""
+"""Parameters and multiply-adds in closed form, against the paper, torchvision, the modules and torch's own counter; and
+as `wrn-pipe net NAME` prints them."""
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -7,42 +9,17 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paper_networks import CLAIMED, NAMES, networks
+from paper_networks import CLAIMED, NAMES, TORCHVISION, networks
 from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
 
+from pipeline.cli.net import net
 from pipeline.models.build import skeleton
 from pipeline.models.names import Network, parse
 from pipeline.models.param_count import layers, multiply_adds, parameters
-
-# facts/paper.md, "Exact trainable-parameter counts"; (CIFAR-10, CIFAR-100 where given).
-EXACT = {
-    "WRN-40-2-B(1,3,1)": (1_429_082,),
-    "WRN-22-2-B(3,1,3)": (1_145_498,),
-    "WRN-40-2-B(3)": (2_243_546, 2_255_156),
-    "WRN-40-2-B(3,3,3,3)": (2_243_546, 2_255_156),
-    "WRN-16-4": (2_748_890,),
-    "WRN-40-1": (563_930, 569_780),
-    "WRN-28-10": (36_479_194, 36_536_884),
-}
-
-# Multiply-adds in billions and parameters that torchvision publishes with its weights.
-TORCHVISION = {
-    "ResNet-18": torchvision.models.ResNet18_Weights,
-    "ResNet-34": torchvision.models.ResNet34_Weights,
-    "ResNet-50": torchvision.models.ResNet50_Weights,
-    "ResNet-101": torchvision.models.ResNet101_Weights,
-    "ResNet-152": torchvision.models.ResNet152_Weights,
-    "WRN-50-2-bottleneck": torchvision.models.Wide_ResNet50_2_Weights,
-    "WRN-101-2-bottleneck": torchvision.models.Wide_ResNet101_2_Weights,
-}
-
-
-def test_exact_parameter_counts() -> None:
-    for name, counts in EXACT.items():
-        found = tuple(parameters(parse(name), classes) for classes in (10, 100))
-        assert found[: len(counts)] == counts, name
 
 
 def test_counts_as_the_paper_prints_them() -> None:
@@ -59,7 +36,8 @@ def test_counts_as_the_paper_prints_them() -> None:
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_imagenet_costs_are_torchvisions(name: str) -> None:
-    meta = TORCHVISION[name].DEFAULT.meta
+    """Parameters, and multiply-adds in billions, as it publishes them with its weights."""
+    meta = torchvision.models.get_model_weights(TORCHVISION[name]).DEFAULT.meta
     assert parameters(parse(name), 1000) == meta["num_params"]
     assert multiply_adds(parse(name), 224, 1000) / 1e9 == pytest.approx(meta["_ops"], abs=6e-4)
 
@@ -104,3 +82,42 @@ def test_any_network_of_any_size(network: Network, image_size: int, num_classes:
 def test_it_needs_no_torch() -> None:
     code = "import sys, pipeline.runner.plan_edit, stages.tabulate; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def net_command(*arguments: str) -> str:
+    app = typer.Typer()
+    app.command()(net)
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "80", "TERM": "dumb"}, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_wrn_40_1_fits_on_a_screen() -> None:
+    lines = net_command("WRN-40-1").splitlines()
+    assert len(lines) <= 32
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("WRN-40-1, 10 classes, one 32 x 32 image")
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
+    assert [row[0] for row in cells if row[0].startswith("group")] == ["group1", "group2", "group3"]
+    assert sum(row[0].startswith("block") for row in cells) == 18
+    assert ["group3", "64 x 8 x 8", "427,456", "27,262,976"] in cells
+    assert cells[-1] == ["total", "", "563,930", "83,280,512"]
+
+
+def test_long_groups_are_folded_and_options_change_head_and_sizes() -> None:
+    output = net_command("pre-act-ResNet-1001", "--num-classes", "100", "--image-size", "64")
+    assert len(output.splitlines()) < 25
+    assert "block2 ... block111, each" in output
+    assert "256 x 16 x 16" in output
+    assert "10,350,836" in output
+
+
+def test_json_lists_every_layer() -> None:
+    described = json.loads(net_command("WRN-50-2-bottleneck", "--json"))
+    assert described["name"] == "WRN-50-2-bottleneck"
+    assert (described["num_classes"], described["image_size"]) == (1000, 224)
+    leaves = [layer for layer in described["layers"] if layer["kind"] not in ("group", "block")]
+    assert sum(layer["parameters"] for layer in leaves) == described["parameters"] == 68_883_240
+    assert sum(layer["multiply_adds"] for layer in leaves) == described["multiply_adds"]
+    fc = {"name": "fc", "kind": "linear", "output": [1000], "parameters": 2_049_000, "multiply_adds": 2_048_000}
+    assert fc in leaves

@@ -3,8 +3,8 @@
 import csv
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,33 +49,13 @@ HELD_OUT = {
 RUNS = {"test split": ("WRN-10-1-dropout", TESTED), "held out": ("WRN-10-1", HELD_OUT)}
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run of the product, and the reference's of the same protocol."""
-
-    name: str
-    protocol: dict[str, Any]
-    weights: recipe.Tensors
-    history: list[dict[str, str]]
-    predictions: dict[str, np.ndarray]
-    metrics: dict[str, Any]
-    reference: list[recipe.Epoch]
-    judged: recipe.Split
-    """The images that are evaluated, as published."""
-    indices: list[int]
-    """Their places in their split."""
-    expected: np.ndarray
-    """Their probabilities by the product's weights and the reference's arithmetic."""
-
-    @property
-    def close(self) -> np.ndarray:
-        """Images whose class rounding may decide."""
-        highest = np.sort(self.expected, axis=1)
-        return highest[:, -1] - highest[:, -2] < 2 * FORWARD
-
-
 @pytest.fixture(scope="module", params=RUNS)
-def run(request: pytest.FixtureRequest, tiny: dict[str, recipe.Split], project: Path, dataset: dict[str, Any]) -> Run:
+def run(
+    request: pytest.FixtureRequest, tiny: dict[str, recipe.Split], project: Path, dataset: dict[str, Any]
+) -> SimpleNamespace:
+    """What a run of the product left, and the reference's training by the same protocol. Of the images evaluated:
+    `indices`, their places in their split; `expected`, their probabilities by the product's weights and the reference's
+    arithmetic; `close`, whether rounding may decide between two classes."""
     network, protocol = RUNS[request.param]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
@@ -86,21 +66,23 @@ def run(request: pytest.FixtureRequest, tiny: dict[str, recipe.Split], project: 
         table = pq.read_table(evaluated / "predictions.parquet")
         metrics = json.loads((evaluated / "metrics.json").read_text())
     weights = {name: v for name, v in weights.items() if "num_batches" not in name}
-    dropout = protocol["dropout"] if network.endswith("-dropout") else 0.0
     images, labels = tiny["train" if protocol.get("holdout") else "test"]
     indices = recipe.held_out(len(images), protocol["holdout"]) if protocol.get("holdout") else list(range(len(images)))
-    judged = images[indices], [labels[i] for i in indices]
-    return Run(
-        request.param,
-        protocol,
-        weights,
-        history,
-        {name: table.column(name).to_numpy() for name in table.column_names},
-        metrics,
-        recipe.train(protocol, 10, 1, SEED, tiny["train"], dropout),
-        judged,
-        indices,
-        recipe.probabilities(weights, 10, protocol["preprocessing"], judged[0]).numpy(),
+    expected = recipe.probabilities(weights, 10, protocol["preprocessing"], images[indices]).numpy()
+    highest = np.sort(expected, axis=1)
+    return SimpleNamespace(
+        protocol=protocol,
+        weights=weights,
+        history=history,
+        predictions={name: table.column(name).to_numpy() for name in table.column_names},
+        metrics=metrics,
+        reference=recipe.train(
+            protocol, 10, 1, SEED, tiny["train"], protocol["dropout"] if network.endswith("-dropout") else 0.0
+        ),
+        indices=indices,
+        labels=np.array(labels)[indices],
+        expected=expected,
+        close=highest[:, -1] - highest[:, -2] < 2 * FORWARD,
     )
 
 
@@ -108,7 +90,7 @@ def distance(one: recipe.Tensors, other: recipe.Tensors) -> float:
     return math.sqrt(sum(float((one[name] - other[name]).square().sum()) for name in one))
 
 
-def test_the_published_weights_are_the_references(run: Run) -> None:
+def test_the_published_weights_are_the_references(run: SimpleNamespace) -> None:
     expected = run.reference[-1].published
     start = recipe.initial(10, 1, 10, run.protocol["conv_init"], run.protocol["bn_init"], SEED)
     assert run.weights.keys() == expected.keys()
@@ -117,7 +99,7 @@ def test_the_published_weights_are_the_references(run: Run) -> None:
         assert distance(found, theirs) < TRAINED * distance(theirs, before), of
 
 
-def test_history_is_the_references(run: Run) -> None:
+def test_history_is_the_references(run: SimpleNamespace) -> None:
     assert [int(row["epoch"]) for row in run.history] == [1, 2]
     for row, epoch in zip(run.history, run.reference, strict=True):
         assert float(row["learning_rate"]) == pytest.approx(epoch.rates[-1], rel=1e-12)
@@ -126,10 +108,10 @@ def test_history_is_the_references(run: Run) -> None:
         assert abs(float(row["train_error"]) - epoch.error) * seen / 100 < 2.5  # images on the border of two classes
 
 
-def test_every_prediction_is_the_references(run: Run) -> None:
+def test_every_prediction_is_the_references(run: SimpleNamespace) -> None:
     """Of every image of the test split in its order, or of those held out, by running statistics, without dropout."""
     assert run.predictions["index"].tolist() == run.indices
-    assert run.predictions["label"].tolist() == run.judged[1]
+    assert np.array_equal(run.predictions["label"], run.labels)
     found = np.stack([run.predictions[f"probability_{k}"] for k in range(10)], axis=1)
     assert np.abs(found - run.expected).max() < FORWARD
     decided = ~run.close
@@ -137,20 +119,19 @@ def test_every_prediction_is_the_references(run: Run) -> None:
     assert np.array_equal(run.predictions["prediction"][decided], run.expected.argmax(1)[decided])
 
 
-def test_metrics_are_those_of_the_references_predictions(run: Run) -> None:
-    labels = np.array(run.judged[1])
-    n, errors = len(labels), run.metrics["errors"]
-    assert run.metrics["split"] == {"test split": "test", "held out": "held-out"}[run.name]
-    assert run.metrics["n"] == n == {"test split": 104, "held out": 100}[run.name]
-    assert abs(errors - (run.expected.argmax(1) != labels).sum()) <= run.close.sum()
+def test_metrics_are_those_of_the_references_predictions(run: SimpleNamespace) -> None:
+    n, errors = len(run.labels), run.metrics["errors"]
+    assert (run.metrics["split"], n) == (("held-out", 100) if run.protocol.get("holdout") else ("test", 104))
+    assert run.metrics["n"] == n
+    assert abs(errors - (run.expected.argmax(1) != run.labels).sum()) <= run.close.sum()
     assert run.metrics["top1_error"] == pytest.approx(100 * errors / n, abs=1e-6)
     assert run.metrics["standard_error"] == pytest.approx(100 * math.sqrt(errors * (n - errors) / n**3), abs=1e-6)
-    likelihood = -np.log(run.expected[np.arange(n), labels]).mean()
+    likelihood = -np.log(run.expected[np.arange(n), run.labels]).mean()
     assert run.metrics["negative_log_likelihood"] == pytest.approx(likelihood, abs=1e-3)
 
 
 def test_a_look_at_the_test_split_is_by_the_weights_that_would_be_published(
-    run: Run, tiny: dict[str, recipe.Split]
+    run: SimpleNamespace, tiny: dict[str, recipe.Split]
 ) -> None:
     """After each epoch, the average; none where images are held out, which leaves the test split alone."""
     if not run.protocol["test_every"]:

@@ -1,7 +1,6 @@
 """Saved states: whole or passed over, written past full disks, exact after any of it."""
 
 import shutil
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from pipeline.artifacts import SAVED_STATES
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.runner.run_hooks import SHARE, CheckpointInterval
 from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.device import facts
 from pipeline.training.loop import Training, train
 
 NAME = r"epoch-0001-step-000000\.[0-9a-f]{32}\.safetensors"
@@ -42,13 +42,6 @@ def folder(saved: tuple[Path, Training], tmp_path: Path) -> Path:
     to.mkdir()
     shutil.copy(states(saved[0])[0], to)
     return to
-
-
-@pytest.fixture
-def threads() -> Iterator[int]:
-    before = torch.get_num_threads()
-    yield before
-    torch.set_num_threads(before)
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -109,44 +102,36 @@ def test_short_memory_is_explained(folder: Path, tiny_beton: Path) -> None:
     assert "batch_size" in error.value.remedy
 
 
-@pytest.mark.parametrize(
-    ("name", "step", "what"),
-    [("conv1.weight", 7, "loss in epoch 2 at step 3"), ("fc.bias", 10, "fc.bias in epoch 3 at step 0")],
-)
-def test_what_is_not_finite_names_its_step_and_is_not_saved(
-    tiny_beton: Path, tmp_path: Path, name: str, step: int, what: str
-) -> None:
-    """Seen by the loss of the next step; after the epoch's last one by the weights themselves."""
-    run, _ = with_nan(training(tiny_beton, tmp_path / "fingerprint", batch_size=52, epochs=2), name, step)
-    with pytest.raises(WrnPipeError, match=rf"non-finite {what}; last good state: .*{NAME}") as error:
+def test_a_weight_that_is_not_finite_after_the_last_step_is_not_saved(folder: Path, tiny_beton: Path) -> None:
+    """A loss that is not, which the next step shows: see test_no_waiting.py."""
+    run, _ = with_nan(training(tiny_beton, folder, **TWO), "fc.bias", 2)
+    with pytest.raises(WrnPipeError, match=rf"non-finite fc.bias in epoch 3 at step 0; last good state: .*{NAME}") as e:
         train(run, ignore)
-    assert "learning rate" in error.value.remedy
+    assert "learning rate" in e.value.remedy
     assert [path.name[:22] for path in states(run.scratch)] == ["epoch-0001-step-000000"]
 
 
 def test_another_machine_may_go_on_and_is_recorded(
-    folder: Path, tiny_beton: Path, threads: int, capfd: pytest.CaptureFixture[str]
+    folder: Path, tiny_beton: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Half of the epochs with one more thread: as facts() tells machines apart."""
-    torch.set_num_threads(threads + 1)
-    moved = train(training(tiny_beton, folder, **TWO), ignore)
-    assert [place["threads"] for place in moved.devices] == [threads, threads + 1]
+    """Half of the epochs by another processor, as facts() tells machines apart."""
+    here = facts(torch.device("cpu"))
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.training.loop.facts", lambda _: {**here, "name": "another"})
+        moved = train(training(tiny_beton, folder, **TWO), ignore)
+    assert [place["name"] for place in moved.devices] == [here["name"], "another"]
     assert "run.json names both" in capfd.readouterr().err
     # Nothing is trained any more, so the result does not depend on this place.
-    torch.set_num_threads(threads)
     assert train(training(tiny_beton, folder, **TWO), ignore) == moved
 
 
-def test_kernels_that_torch_cannot_repeat_are_named_and_kept(tiny_beton: Path, tmp_path: Path) -> None:
-    one = {"batch_size": 130, "epochs": 1}
+def test_kernels_that_torch_cannot_repeat_are_named_and_kept(folder: Path, tiny_beton: Path) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        run = training(tiny_beton, tmp_path, **one)
-        run.model.register_forward_hook(
-            lambda _, __, output: output + torch.zeros(1).put_(torch.tensor([0]), torch.zeros(1))
-        )
+        run = training(tiny_beton, folder, **TWO)
+        run.model.register_forward_hook(lambda _, __, y: y + torch.zeros(1).put_(torch.tensor([0]), torch.zeros(1)))
         assert train(run, ignore).unrepeatable == ["put_"]
-        assert train(training(tiny_beton, tmp_path, **one), ignore).unrepeatable == ["put_"]
+        assert train(training(tiny_beton, folder, **TWO), ignore).unrepeatable == ["put_"]
     finally:
         torch.use_deterministic_algorithms(False)
 

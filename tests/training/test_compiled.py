@@ -1,9 +1,6 @@
 """A training by torch.compile in processes of its own: it stops and resumes to the bit."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,42 +23,30 @@ def test_a_compiled_training_killed_in_an_epoch_ends_with_the_same_bytes(
     """The last mini-batch of an epoch has another shape, and is the first or second that the next process meets."""
     pytest.importorskip("pipeline.kernels.apply")
     project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
-    log = tmp_path / "log"
     settings = {"epochs": 3, "batch_size": 96, "precision": "fp32", "dropout": 0.3, "drop_last": False}
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "MLFLOW_TRACKING_URI": "none://"}
+    folder, log = project.root / "models" / RUN, tmp_path / "log"
 
     def edit(params: Any) -> None:
         params["kernels"], params["loading"]["backend"] = "compiled", "numpy"
         params["protocols"]["brief"].update(settings)
         params["runs"][RUN]["network"] = "WRN-10-1-dropout"
 
-    def start(*arguments: str) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "stage", "train", RUN]
-        cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "MLFLOW_TRACKING_URI": "none://"}
-        with log.open("ab") as file:
-            return subprocess.Popen(
-                [*command, *arguments],
-                cwd=project.root,
-                env={**os.environ, **cache},
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-
     def published() -> list[bytes]:
-        return [(project.root / "models" / RUN / name).read_bytes() for name in FILES]
+        done = project.cli("stage", "train", RUN, **cache)
+        assert done.returncode == 0, done.stderr
+        log.write_text(done.stderr)
+        return [(folder / name).read_bytes() for name in FILES]
 
     project.edit(edit)
-    assert start().wait() == 0, log.read_text()
     expected = published()
     assert b'"kernels": "compiled, torch ' in expected[2]
     shapes = {key: value.shape for key, value in skeleton(parse("WRN-10-1"), 10).state_dict().items()}
-    weights = load_file(project.root / "models" / RUN / FILES[0])
-    assert {key: value.shape for key, value in weights.items()} == shapes
-    killed = start("--fresh", "--checkpoint-steps", "1")
+    assert {key: value.shape for key, value in load_file(folder / FILES[0]).items()} == shapes
+    killed = project.start(log, "stage", "train", RUN, "--fresh", "--checkpoint-steps", "1", **cache)
     while killed.poll() is None and not list((project.root / "scratch").glob("*/epoch-0001-step-00000[12].*.saf*")):
         time.sleep(0.002)
     killed.kill()
     assert killed.wait() == -signal.SIGKILL, log.read_text()
-    assert start().wait() == 0, log.read_text()
-    assert "resuming from scratch/" in log.read_text()
     assert published() == expected
+    assert "resuming from scratch/" in log.read_text()

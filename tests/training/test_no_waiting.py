@@ -18,7 +18,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import WrnPipeError
 from pipeline.models.names import parse
-from pipeline.models.preact_resnet import PreActResNet
+from pipeline.models.resnet import ResNet
 from pipeline.runner import run_hooks
 from pipeline.runner.run_hooks import Monitor
 from pipeline.tasks.classification import Classification
@@ -69,7 +69,7 @@ def test_an_epoch_reads_nothing_from_the_device(
     monkeypatch.setattr(run_hooks, "FILE_EVERY_S", 0.0)
     recipe = protocol(batch_size=52, dropout=0.3, weight_average={"decay": 0.9, "every": 2})
     with META:
-        model, preprocessing = PreActResNet(parse("WRN-10-1-dropout"), 10, 0.3), Preprocessing("meanstd")
+        model, preprocessing = ResNet(parse("WRN-10-1-dropout"), 10, 0.3), Preprocessing("meanstd")
     loader = Loader(tiny_beton, "train", 52, "numpy")
     run = Training("tiny", recipe, 1, Classification(0.1), model, loader, preprocessing, META, tmp_path, Hooks())
     under_way = loop._Loop(run)

@@ -6,7 +6,6 @@ are those of one process is in tests/reference.
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,28 +49,23 @@ SCENARIOS = [
 ]
 
 
-@dataclass(frozen=True)
-class Left:
-    """What the scenarios left."""
-
-    folder: Path
-
-    def tensors(self, name: str, rank: int = 0) -> Tensors:
-        return load_file(self.folder / name / f"rank-{rank}.safetensors")
-
-    def told(self, name: str, rank: int = 0) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads((self.folder / name / f"rank-{rank}.json").read_text())
-        return told
-
-
 @pytest.fixture(scope="module")
 def left(
     tmp_path_factory: pytest.TempPathFactory, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
-) -> Left:
+) -> Path:
+    """The folder of what the scenarios left."""
     entry = tiny_dataset_entry("http://127.0.0.1:9/none")
     project = make_project(tmp_path_factory.mktemp("crew") / "project", entry, tiny_beton)
     project.edit(lambda params: params["loading"].update(backend="numpy"))
-    return Left(crew.run(project, SCENARIOS))
+    return crew.run(project, SCENARIOS)
+
+
+def tensors(scenario: Path, rank: int = 0) -> Tensors:
+    return load_file(scenario / f"rank-{rank}.safetensors")
+
+
+def told(scenario: Path, rank: int = 0) -> Any:
+    return json.loads((scenario / f"rank-{rank}.json").read_text())
 
 
 def largest_difference(found: Tensors, expected: Tensors) -> float:
@@ -81,12 +75,12 @@ def largest_difference(found: Tensors, expected: Tensors) -> float:
     )
 
 
-def of(tensors: Tensors, prefix: str, like: Tensors) -> Tensors:
-    return {key: tensors[f"{prefix}{key}"] for key in like}
+def of(found: Tensors, prefix: str, like: Tensors) -> Tensors:
+    return {key: found[f"{prefix}{key}"] for key in like}
 
 
-def final(tensors: Tensors) -> Tensors:
-    return {key: value for key, value in tensors.items() if not key[0].isdigit()}
+def final(found: Tensors) -> Tensors:
+    return {key: value for key, value in found.items() if not key[0].isdigit()}
 
 
 def same_bits(one: Tensors, other: Tensors) -> bool:
@@ -110,29 +104,29 @@ def exactly(folder: Path, shard: Shard) -> tuple[Tensors, Tensors]:
 
 
 @pytest.mark.soak
-def test_all_stop_after_the_same_step_when_one_is_asked_to_and_resume_to_the_same_bits(left: Left) -> None:
+def test_all_stop_after_the_same_step_when_one_is_asked_to_and_resume_to_the_same_bits(left: Path) -> None:
     """The first steps are done twice, so that a training repeats is part of it. Three processes add up, where the order
     of a sum counts, and the weights are averaged."""
-    expected, begun, ended = (left.tensors(name) for name in ("thirds", "thirds-again", "thirds-end"))
+    expected, begun, ended = (tensors(left / name) for name in ("thirds", "thirds-again", "thirds-end"))
     for rank in range(3):
-        assert left.told("thirds-again", rank)["stopped"].startswith("in epoch 1 after step 3, ")
+        assert told(left / "thirds-again", rank)["stopped"].startswith("in epoch 1 after step 3, ")
     first = {key: value for key, value in expected.items() if key.split(".")[0] in ("1", "2", "3")}
     assert same_bits(first, {key: value for key, value in begun.items() if key[0].isdigit()})
     assert same_bits(final(ended), final(expected))
-    assert left.told("thirds-end")["history"] == left.told("thirds")["history"]
-    assert [device["processes"] for device in left.told("thirds-end")["devices"]] == [3]
+    assert told(left / "thirds-end")["history"] == told(left / "thirds")["history"]
+    assert [device["processes"] for device in told(left / "thirds-end")["devices"]] == [3]
 
 
 @pytest.mark.soak
 def test_each_process_normalises_by_its_own_share_and_the_first_keeps_its_statistics(
-    left: Left, tiny_beton: Path
+    left: Path, tiny_beton: Path
 ) -> None:
     """The first step by hand: the mean of the gradients of three networks that see 17 images each."""
     shares = [exactly(tiny_beton, Shard(rank, 3)) for rank in range(3)]
     for rank, (_, statistics) in enumerate(shares):
-        assert largest_difference(of(left.tensors("thirds", rank), "1.", statistics), statistics) < 1e-4
+        assert largest_difference(of(tensors(left / "thirds", rank), "1.", statistics), statistics) < 1e-4
     mean = {key: torch.stack([gradients[key] for gradients, _ in shares]).mean(0) for key in shares[0][0]}
-    found = of(left.tensors("thirds"), "1.gradient.", mean)
+    found = of(tensors(left / "thirds"), "1.gradient.", mean)
     # A ReLU whose input rounds to the other side of 0 in fp32 changes what lies below it: by 0.7 % here, above it 1e-6.
     assert largest_difference(found, mean) < 2e-2
     above = {key: value for key, value in mean.items() if key.startswith(("bn.", "fc."))}
@@ -140,8 +134,8 @@ def test_each_process_normalises_by_its_own_share_and_the_first_keeps_its_statis
 
 
 @pytest.mark.soak
-def test_no_two_processes_or_steps_share_dropout_masks(left: Left) -> None:
-    seeds = [seed for rank in range(2) for seed in left.told("dropout", rank)["seeds"]]
+def test_no_two_processes_or_steps_share_dropout_masks(left: Path) -> None:
+    seeds = [seed for rank in range(2) for seed in told(left / "dropout", rank)["seeds"]]
     assert len(set(seeds)) == len(seeds) == 2 * 5
 
 

@@ -8,23 +8,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import photos
 import pytest
 import torch
 import torch.nn.functional as F
+from made_up_runs import changed
 from project import RUN, make_project
 from small_trainings import ignore, training, weights
+from torch import nn
 
 from pipeline.data.augmentation import flips, offsets
+from pipeline.data.batches import Inputs
+from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.readers import Splits
 from pipeline.data.sampler import sample_order
 from pipeline.errors import WrnPipeError
 from pipeline.runner.params_file import load
+from pipeline.tasks.classification import Classification
 from pipeline.training import device
 from pipeline.training.hooks import Hooks
-from pipeline.training.loop import train
-from pipeline.training.optimizer import learning_rate, resets_momentum
+from pipeline.training.loop import Training, learning_rate, resets_momentum, train
 from pipeline.training.train_run import train_run
 
 
@@ -60,6 +65,24 @@ def test_bf16_is_to_the_bit_what_autocast_makes_of_float32_inputs(
         F.cross_entropy(logits, torch.from_numpy(labels[chosen]), label_smoothing=0.1).backward()
         optimizer.step()
     assert weights(run) == weights(plain)
+
+
+def test_the_network_is_shown_the_batches_of_the_protocol_the_seed_and_the_epoch(tmp_path: Path) -> None:
+    """Of photographs, whose boxes, colors and flips tests/data holds."""
+    images = [photos.cutting(n, np.random.default_rng(n), 120) for n in range(9)]
+    folder = photos.make_beton(tmp_path / "photos-jpeg", "train", images, np.arange(9) % 3)
+    schedule = {"kind": "step", "drop_after": [1], "factor": 0.1, "reset_momentum": False}
+    protocol = changed("paper-imagenet", epochs=2, batch_size=4, schedule=schedule)
+    model, shown = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)), list[torch.Tensor]()
+    model.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0].clone()))
+    loader, preprocessing, cpu = Loader(folder, "train", 4, "numpy"), Preprocessing("imagenet"), torch.device("cpu")
+    train(Training("x", protocol, 3, Classification(), model, loader, preprocessing, cpu, tmp_path / "scratch"), ignore)
+    inputs = Inputs(
+        loader, preprocessing, "per-image", "random-resized", 3, torch.float32, cpu, color="jitter-lighting"
+    )
+    expected = [batch.images for epoch in range(2) for batch in inputs.batches(epoch, sample_order(3, epoch, 9))]
+    assert [len(batch) for batch in shown] == [4, 4, 1] * 2
+    assert all(map(torch.equal, shown, expected))
 
 
 def test_without_instructions_for_bf16_a_training_computes_in_fp32_and_says_so(

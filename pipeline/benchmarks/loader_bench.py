@@ -173,9 +173,9 @@ def bench(folder: Path, ways: Sequence[str], workers: Sequence[int], repeats: in
             if number > 1 and way == "ours over numpy":
                 continue  # it reads with one thread whatever it is given
             say(f"start {way}, cores: {number}")
-            # Each as the train stage prepares its process, but for threads on their own cores: the tensor in memory is
-            # four times as fast with it, and the DataLoader and FFCV's transforms no slower.
-            child = stack.enter_context(process(True, kernels="compiled", setting="cpu", cores=cores[:number]))
+            # Each as the train stage prepares its process: the tensor in memory is four times as fast with it, and the
+            # DataLoader and FFCV's transforms no slower.
+            child = stack.enter_context(process(True, setting="cpu", cores=cores[:number]))
             if way != TORCHVISION:  # which has nothing to compile
                 ask(child, _rate, way, folder, number, 0)
             measures[way, number] = partial(ask, child, _rate, way, folder, number, AT_LEAST_S)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pipeline.progress import say
 from pipeline.runner.interruptions import children_hear_no_signal
-from pipeline.training.openmp_threads import bind_threads, on_own_core
 
 if TYPE_CHECKING:
     import torch
@@ -55,17 +54,14 @@ def in_rounds(measures: Mapping[K, Callable[[], float]], repeats: int, what: str
 
 
 @contextmanager
-def process(
-    prepared: bool, kernels: str = "fused", setting: "Device" = "auto", cores: Sequence[int] = ()
-) -> Iterator[ProcessPoolExecutor]:
+def process(prepared: bool, setting: "Device" = "auto", cores: Sequence[int] = ()) -> Iterator[ProcessPoolExecutor]:
     """A fresh process to measure in, on the device of `setting`, held to `cores`, if any, and `prepared` as the train
     stage prepares its own. Whatever ends the block early, a signal as well, ends it at once.
 
-    That is the allocator, repeatable kernels and, on a CPU, threads on their own cores unless `kernels` are compiled,
-    which cannot be undone: ways that differ in it are measured in two such processes in turn, of which one sleeps.
+    That is the allocator and repeatable kernels, which cannot be undone: ways that differ in it are measured in two
+    such processes in turn, of which one sleeps.
     """
-    own = (prepared, kernels, setting, cores)
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=own) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(prepared, setting, cores)) as pool:
         try:
             with children_hear_no_signal():
                 pool.submit(int)  # which starts it
@@ -76,14 +72,13 @@ def process(
             raise
 
 
-def _start(prepared: bool, kernels: str, setting: "Device", cores: Sequence[int]) -> None:
+def _start(prepared: bool, setting: "Device", cores: Sequence[int]) -> None:
     global _setting
     _setting = setting
     if cores:
         os.sched_setaffinity(0, cores)
     if prepared:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-        bind_threads(kernels)
         from pipeline.training.device import prepare
 
         prepare(device())
@@ -143,9 +138,8 @@ def peak_gemm(precision: "Precision") -> float:
             if product.is_cuda:
                 torch.cuda.synchronize(product.device)
 
-        with on_own_core():
-            products()
-            best = max(best, 2e-9 * burst * size**3 / seconds_of(products, 0.2))
+        products()
+        best = max(best, 2e-9 * burst * size**3 / seconds_of(products, 0.2))
     return best
 
 

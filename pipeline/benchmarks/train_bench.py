@@ -26,7 +26,6 @@ from pipeline.models.sync_batch_norm import synchronise
 from pipeline.params import Backend, Kernels, Precision
 from pipeline.publication.paper import Paper
 from pipeline.training.device import computed_in
-from pipeline.training.openmp_threads import on_own_core
 
 DATA = Path("data/beton/cifar10-rgb")
 BASELINE = "public port"
@@ -46,7 +45,7 @@ class Way:
     fused_sgd: bool = False
     """Else what torch takes by itself."""
     prepared: bool = False
-    """Allocator, repeatable kernels, threads on their own cores; needs a process of its own, see measuring.py."""
+    """Allocator and repeatable kernels; needs a process of its own, see measuring.py."""
     kernels: Kernels = "torch"
     our_convolutions: bool = False
     """They come with kernels: fused."""
@@ -66,7 +65,7 @@ def ways(device: torch.device, compiled: bool, backend: Backend) -> dict[str, Wa
         *([("+ bf16 autocast", {"bf16": True})] if bf16 else []),
         (f"+ our loader, {backend}", {"loader": backend}),
         ("+ fused SGD", {"fused_sgd": True}),
-        ("+ repeatable kernels, no TF32" if gpu else "+ allocator, own cores", {"prepared": True}),
+        ("+ repeatable kernels, no TF32" if gpu else "+ allocator", {"prepared": True}),
         ("+ torch.compile" if gpu else "+ fused BN-ReLU", {"kernels": "fused"}),
         *([("+ our weight gradients", {"our_convolutions": True})] if bf16 and not gpu else []),
     ]
@@ -94,7 +93,7 @@ def warm_step(
     if synchronised:
         synchronise(model, device)
     else:
-        speed_up(way.kernels, model, device, "bf16" if way.bf16 else "fp32")
+        speed_up(way.kernels, model, device)
     for block in model.modules():
         if isinstance(block, PreActBlock | ResNet) and not way.our_convolutions:
             block.convolve = convolution
@@ -102,7 +101,8 @@ def warm_step(
         model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=way.fused_sgd or None
     )
 
-    def compute(images: Tensor, labels: Tensor) -> None:
+    def step() -> None:
+        images, labels = next(batches)
         layout = torch.channels_last if way.channels_last else torch.contiguous_format
         images = images.to(device, memory_format=layout, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=way.bf16):
@@ -112,15 +112,10 @@ def warm_step(
         if update:
             optimizer.step()
 
-    def step() -> None:
-        images, labels = next(batches)
-        with on_own_core():
-            compute(images, labels)
-
     # Kernels are chosen, memory is taken from the system, and each of a DataLoader's workers, whose start takes seconds
-    # of all cores, has made a batch. What compiles may run on any core.
+    # of all cores, has made a batch.
     for _ in range(3):
-        compute(*next(batches))
+        step()
     return step
 
 

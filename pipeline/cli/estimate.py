@@ -129,7 +129,7 @@ def estimates_of(plan: "Plan", run_ids: Sequence[str]) -> list[Estimate]:
 
     rates: dict[tuple[str, int, int, Way, bool], float] = {}
     result = []
-    with measuring.process(prepared=True, kernels=plan.kernels, setting=plan.device) as child:
+    with measuring.process(prepared=True, setting=plan.device) as child:
         device = measuring.ask(child, measuring.device)
         for run_id in run_ids:
             run = plan.run(run_id)

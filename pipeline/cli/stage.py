@@ -145,16 +145,13 @@ def _compare(run_id: str, steps: int | None, home: Path) -> None:
 
 def _train(run_id: str, folder: str, steps: int | None) -> None:
     """In the child: one of the two."""
+    from pipeline.evidence.step_checksums import traced
     from pipeline.provenance import fingerprint
     from pipeline.runner.params_file import load
-    from pipeline.training.openmp_threads import bind_threads
-
-    plan = load()
-    bind_threads(plan.kernels)
-    from pipeline.evidence.step_checksums import traced
     from pipeline.runner.run_hooks import RunHooks
     from pipeline.training.train_run import prepare
 
+    plan = load()
     try:
         training, _ = prepare(plan, run_id, fingerprint(plan, run_id), Path(folder), RunHooks())
         traced(training, steps)

@@ -9,31 +9,28 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.kernels.bn_relu import bn_relu
 from pipeline.kernels.build_kernels import COMPILE, built_with, compiler
-from pipeline.kernels.convolution import convolve, made_for
+from pipeline.kernels.convolution import convolve
 from pipeline.models.resnet import PreActBlock, ResNet
-from pipeline.params import Kernels, Precision
+from pipeline.params import Kernels
 
 
-def speed_up(kernels: Kernels, model: nn.Module, device: torch.device, precision: Precision) -> tuple[str, bool]:
-    """Let `model`, on `device` with channels_last weights, train with `kernels`, computing in `precision`.
+def speed_up(kernels: Kernels, model: nn.Module, device: torch.device) -> str:
+    """Let `model`, on `device` with channels_last weights, train with `kernels`; says with what, for run.json.
 
-    Returns what it trains with now, for run.json, and whether a step's threads wait for each other in OpenMP only,
-    which lets them sleep. Names, weights and evaluation stay as they are. Raises UserError when a compiler is missing.
+    Names, weights and evaluation stay as they are. Raises UserError when a compiler is missing.
     """
     if kernels == "torch":
-        return "torch", False
+        return "torch"
     if kernels == "compiled" or device.type != "cpu":
-        return _compile(model, device), False
+        return _compile(model, device)
     modules = list(model.modules())
     if not any(isinstance(module, PreActBlock) for module in modules):  # a post-activation network
-        return "torch", False
+        return "torch"
     with_what = built_with()
     for module in modules:
         if isinstance(module, PreActBlock | ResNet):
             module.activate, module.convolve = bn_relu, convolve
-    # In the weight gradients that torch takes from oneDNN threads never sleep, however long one has to wait.
-    ours = (made_for(module) for module in modules if isinstance(module, nn.Conv2d))
-    return f"fused, {with_what}", precision == "bf16" and all(ours)
+    return f"fused, {with_what}"
 
 
 def _compile(model: nn.Module, device: torch.device) -> str:

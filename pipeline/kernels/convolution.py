@@ -42,22 +42,17 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return y
 
 
-def made_for(conv: nn.Conv2d) -> bool:
-    """Whether the weight gradient of this convolution of resnet.py is ours, given inputs of bfloat16 and an even
-    size that the stride divides. Raises UserError where our kernels cannot be built."""
-    kernel, inputs = conv.kernel_size[0], conv.in_channels
-    shapes = kernel in (1, 3) and (inputs % _LANES == 0 or _TAPS <= inputs * kernel <= _LANES)
-    return bool(shapes and conv.out_channels % _LANES == 0 and instruction_set())
-
-
 def _suits(conv: nn.Conv2d, x: Tensor) -> bool:
-    stride = conv.stride[0]
+    kernel, stride, inputs = conv.kernel_size[0], conv.stride[0], conv.in_channels
     return (
         x.shape[2] % stride == 0
         and x.shape[3] % (2 * stride) == 0
+        and kernel in (1, 3)
+        and (inputs % _LANES == 0 or _TAPS <= inputs * kernel <= _LANES)
+        and conv.out_channels % _LANES == 0
         and torch.is_grad_enabled()
         and torch.is_autocast_enabled("cpu")
-        and made_for(conv)
+        and bool(instruction_set())
     )
 
 

@@ -25,7 +25,6 @@ from pipeline.progress import leave_speaking_to_another, say
 from pipeline.provenance import fingerprint
 from pipeline.runner.interruptions import handled, stop_training_at_once
 from pipeline.runner.params_file import load
-from pipeline.training.openmp_threads import bind_threads
 
 _GRACE_S = 20
 """Processes that end so much later than the first one that failed were killed by torchrun, after 30 s."""
@@ -54,7 +53,6 @@ def train(plan: Plan, task: Task, processes: int) -> None:
     Raises what the first of them that failed raised, as a WrnPipeError; the others are ended.
     """
     if processes == 1:
-        bind_threads(plan.kernels)
         _train(plan, task)
         return
     import torch

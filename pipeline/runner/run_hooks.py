@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +19,6 @@ from pipeline.runner.interruptions import explain_no_memory, stop_after_step
 from pipeline.tracking.mlflow_logger import mirrored
 from pipeline.training import hooks
 from pipeline.training.hooks import Hooks, RunLogger
-from pipeline.training.openmp_threads import Yielding, on_own_core
 
 SHARE = 0.01
 """Of the time since the last save, what the next one may cost."""
@@ -197,7 +196,6 @@ class RunHooks(Hooks):
 
     stop_requests = staticmethod(stop_after_step)
     explain_no_memory = staticmethod(explain_no_memory)
-    own_cores = staticmethod(on_own_core)
 
     def checkpoint_interval(self) -> CheckpointInterval:
         return CheckpointInterval(self.checkpoint_steps)
@@ -211,11 +209,6 @@ class RunHooks(Hooks):
             bar = progress(run_id, epochs * steps * batch_size, "images", done * batch_size, notes=True)
         with bar as task:
             yield Monitor(run_id, scratch, epochs, steps, batch_size, task)
-
-    @contextmanager
-    def make_way(self) -> Iterator[Callable[[], None]]:
-        with Yielding() as yielding:
-            yield yielding.look
 
     def run_logger(self, run_id: str, record: dict[str, Any]) -> AbstractContextManager[RunLogger]:
         return mirrored(run_id, record, self.mirrored) if self.mirrored else super().run_logger(run_id, record)

@@ -65,14 +65,6 @@ class Hooks:
         """Of a training of `epochs` of `steps`, of which `done` are done. `leads`: it speaks for its ranks."""
         return nullcontext(Monitor())
 
-    def own_cores(self) -> AbstractContextManager[None]:
-        """Around the computation of a step on a CPU: keeps its threads where they are fastest."""
-        return nullcontext()
-
-    def make_way(self) -> AbstractContextManager[Callable[[], None]]:
-        """What to call between steps, so that a training's threads make way for other processes."""
-        return nullcontext(lambda: None)
-
     def run_logger(self, run_id: str, record: dict[str, Any]) -> AbstractContextManager[RunLogger]:
         """`record`: what run.json says."""
         return nullcontext(RunLogger())

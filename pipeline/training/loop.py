@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,8 +50,6 @@ class Training:
     """Who trains it together. The loader delivers this one's share of a mini-batch."""
     test: Callable[[dict[str, torch.Tensor]], float] | None = None
     """The test error of weights, in percent, for the protocol's test_every."""
-    makes_way: bool = False
-    """Whether the threads of a step wait for each other in OpenMP only: see Hooks.make_way."""
 
     @cached_property
     def precision(self) -> Precision:
@@ -108,8 +106,6 @@ def train(training: Training, on_epoch: Callable[[EpochRecord, float], None]) ->
         loop.monitor = stack.enter_context(
             hooks.monitor(training.run_id, training.scratch, protocol.epochs, steps, batch, done, ranks.is_rank_zero)
         )
-        if training.makes_way and ranks.size == 1:
-            loop.make_way = stack.enter_context(hooks.make_way())
         loop.show()
         while at.epoch < protocol.epochs:
             started, first = time.perf_counter(), at.step
@@ -205,7 +201,6 @@ class _Loop:
         self.interval = training.hooks.checkpoint_interval()
         self.watched = AsyncCopy(self.totals)
         self.stop: list[int] = []
-        self.make_way: Callable[[], None] = lambda: None
 
     def epoch(self) -> None:
         """Do the steps of the epoch under way, from the one that is next, saving the state now and then."""
@@ -221,7 +216,6 @@ class _Loop:
                 group["lr"] = learning_rate(protocol, at.epoch, at.step, steps)
             joined = min(batch_size, len(order) - at.step * batch_size)
             loss, wrong = self.step(batch, joined)
-            self.make_way()
             added = torch.stack([loss * len(batch.labels), wrong])
             self.ranks.all_reduce_sum(added)
             self.totals[:2] += added
@@ -247,13 +241,12 @@ class _Loop:
             # The masks of a step do not depend on how many steps this process has done before; each rank has its own.
             place = at.step + (ranks.rank << 32)
             torch.manual_seed(int(draw(training.seed, Stream.DROPOUT, at.epoch, place)[0] >> 1))
-        with training.hooks.own_cores() if training.device.type == "cpu" else nullcontext():
-            with torch.autocast(training.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-                outputs = self.forward(batch.images)
-            loss = task.loss(outputs, batch.labels)
-            self.optimizer.zero_grad(set_to_none=True)
-            ranks.scale_loss(loss, len(batch.labels), joined).backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+        with torch.autocast(training.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+            outputs = self.forward(batch.images)
+        loss = task.loss(outputs, batch.labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        ranks.scale_loss(loss, len(batch.labels), joined).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
         with torch.no_grad():
             return loss.detach().double(), task.count_errors(outputs, batch.labels).double()
 

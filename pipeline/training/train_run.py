@@ -18,7 +18,7 @@ from pipeline.data.sampler import Shard
 from pipeline.errors import OUTSIDE, WrnPipeError, continue_with
 from pipeline.models.build import build
 from pipeline.models.sync_batch_norm import synchronise
-from pipeline.params import Kernels, Plan, Precision
+from pipeline.params import Kernels, Plan
 from pipeline.progress import say
 from pipeline.provenance import versions
 from pipeline.tasks.task import task_of
@@ -79,10 +79,9 @@ def prepare(
     model = build(run.network, classes, conv_init=conv_init, bn_init=bn_init, dropout=protocol.dropout, seed=run.seed)
     model = model.to(device).to(memory_format=torch.channels_last)
     if protocol.batch_norm == "synchronised":
-        kernels, makes_way = synchronise(model, device), False
+        kernels = synchronise(model, device)
     else:
-        precision = devices.computed_in(protocol.precision, device)
-        kernels, makes_way = speed_up(plan.kernels, model, device, precision)
+        kernels = speed_up(plan.kernels, model, device)
     # Several processes share the cores: as many threads decode JPEGs in each as compute there.
     workers = torch.get_num_threads() if ranks.size > 1 and run.representation == "jpeg" else None
     share = Shard(ranks.rank, ranks.size).size(protocol.batch_size)
@@ -95,7 +94,7 @@ def prepare(
             return task.score(predict(weights, shown=False))[0].value
 
     training = Training(
-        run_id, protocol, run.seed, task, model, loader, preprocessing, device, scratch, hooks, ranks, test, makes_way
+        run_id, protocol, run.seed, task, model, loader, preprocessing, device, scratch, hooks, ranks, test
     )
     record = {
         "run": run_id,
@@ -113,7 +112,7 @@ def prepare(
     return training, record
 
 
-def speed_up(kernels: Kernels, model: nn.Module, device: torch.device, precision: Precision) -> tuple[str, bool]:
+def speed_up(kernels: Kernels, model: nn.Module, device: torch.device) -> str:
     """pipeline.kernels.apply.speed_up, or torch's own kernels where that folder was deleted, which is said."""
     try:
         from pipeline.kernels.apply import speed_up as by_folder
@@ -122,5 +121,5 @@ def speed_up(kernels: Kernels, model: nn.Module, device: torch.device, precision
             raise
         if kernels != "torch":
             say(f"kernels: {kernels} needs the folder pipeline/kernels, which is not here; training with torch's own")
-        return "torch", False
-    return by_folder(kernels, model, device, precision)
+        return "torch"
+    return by_folder(kernels, model, device)

@@ -1,9 +1,6 @@
 """What `kernels` of params.yaml makes a network train with; a compiled training is in test_compiled.py."""
 
 import copy
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,7 +40,7 @@ def network(name: str = "WRN-10-1") -> torch.nn.Module:
 def test_what_a_cpu_trains_with_is_said(kernels: Kernels, name: str, said: str) -> None:
     model = network(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    assert speed_up(kernels, model, CPU, "fp32") == (said, False)
+    assert speed_up(kernels, model, CPU) == said
     assert (model._compiled_call_impl is not None) == (kernels == "compiled")
     after = model.state_dict()
     assert list(after) == list(before)
@@ -64,7 +61,7 @@ def test_a_network_trains_as_with_torch_and_evaluates_the_same(
     torch.manual_seed(0)
     plain = network(name)
     fused, exact = copy.deepcopy(plain), copy.deepcopy(plain).double()
-    assert speed_up("fused", fused, CPU, precision)[0] == f"fused, {built_with()}"
+    assert speed_up("fused", fused, CPU) == f"fused, {built_with()}"
     x, labels = (torch.randn(8, 3, 32, 32) * 2 + 0.5).to(memory_format=torch.channels_last), torch.arange(8)
     for model in (plain, fused):
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
@@ -83,40 +80,15 @@ def test_a_network_trains_as_with_torch_and_evaluates_the_same(
         assert torch.equal(plain.eval()(x), fused.eval()(x))
 
 
-VERBOSE = """
-import sys, torch
-from pipeline.models.build import build
-from pipeline.kernels.apply import speed_up
-precision = sys.argv[1]
-model = build("WRN-16-2", 10, conv_init="fan_in", bn_init="uniform", seed=1).to(memory_format=torch.channels_last)
-in_openmp = speed_up("fused", model, torch.device("cpu"), precision)[1]
-with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-    model(torch.randn(4, 3, 32, 32).to(memory_format=torch.channels_last)).sum().backward()
-print(in_openmp)
-"""
-
-
-@OF_BF16
-@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.soak)])
-def test_where_no_weight_gradient_is_onednns_threads_wait_in_openmp(precision: str) -> None:
-    command = [sys.executable, "-c", VERBOSE, precision]
-    told = subprocess.check_output(command, env={**os.environ, "ONEDNN_VERBOSE": "1"}, text=True)
-    assert told.splitlines()[-1] == str(precision == "bf16")
-    assert ",backward_data," in told
-    assert (",backward_weights," in told) == (precision == "fp32")
-
-
 def test_a_gpu_trains_with_torch_compile_or_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here Triton is installed and may have no GPU to work for."""
     model, gpu = network(), torch.device("cuda:0")
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="no Triton for cuda:0") as error:
-            speed_up("fused", model, gpu, "bf16")
+            speed_up("fused", model, gpu)
         assert "kernels: torch" in error.value.remedy
         monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
-    said, in_openmp = speed_up("fused", model, gpu, "bf16")
-    assert said.startswith("compiled, ")
-    assert not in_openmp
+    assert speed_up("fused", model, gpu).startswith("compiled, ")
     assert isinstance(model, ResNet)
     assert model._compiled_call_impl is not None
     assert not any(place.activate is bn_relu for place in (model, model.group1.block1))
@@ -137,9 +109,9 @@ def test_without_a_compiler_the_remedy_is_torchs_own_kernels(monkeypatch: pytest
     monkeypatch.setattr(build_kernels, "COMPILE", ("no-such-compiler",))
     for kernels in ("fused", "compiled"):
         with pytest.raises(UserError, match="no-such-compiler not found") as error:
-            speed_up(kernels, network(), CPU, "bf16")
+            speed_up(kernels, network(), CPU)
         assert "kernels: torch" in error.value.remedy
-    assert speed_up("torch", network(), CPU, "bf16") == ("torch", False)
+    assert speed_up("torch", network(), CPU) == "torch"
 
 
 @pytest.mark.usefixtures("rebuilt")
@@ -168,7 +140,7 @@ class _Looking(torch.nn.Module):
 
 def test_what_cannot_be_compiled_whole_is_an_error_of_one_line() -> None:
     model = _Looking()
-    speed_up("compiled", model, CPU, "fp32")
+    speed_up("compiled", model, CPU)
     with (
         pytest.raises(WrnPipeError, match=r"torch\.compile failed: Data-dependent branching\n") as error,
         explain_compile_errors(),
@@ -182,5 +154,5 @@ def test_one_process_compiles_any_number_of_networks() -> None:
     """torch keeps what it compiles with a piece of code that all networks share, and refuses to keep more than 8."""
     for width in range(1, 2 * LIMIT):
         model = torch.nn.Linear(width, 1)
-        speed_up("compiled", model, CPU, "fp32")
+        speed_up("compiled", model, CPU)
         assert model(torch.ones(2, width)).shape == (2, 1)

@@ -1,16 +1,17 @@
 """params.yaml as frozen, strictly checked objects: what to reproduce, and with which protocol."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.dataset_config import Dataset, Strict
-from pipeline.errors import UserError
-from pipeline.errors import nearest as nearest
+from pipeline.errors import UserError, nearest
 
+T = TypeVar("T")
 PARAMS = Path("params.yaml")
 Precision = Literal["fp32", "bf16"]
 Flip = Literal["none", "per-image", "half-batch"]
@@ -188,9 +189,14 @@ class Plan(Strict):
     comparison: Comparison
 
     def run(self, run_id: str) -> Run:
-        if run_id not in self.runs:
-            raise UserError(f"{PARAMS} has no run {run_id!r}", nearest(run_id, self.runs, "run"))
-        return self.runs[run_id]
+        return entry(self.runs, run_id, "run")
+
+
+def entry(section: Mapping[str, T], name: str, noun: str) -> T:
+    """What a section of params.yaml has under a name. Raises UserError, with the nearest name, where it has none."""
+    if name not in section:
+        raise UserError(f"{PARAMS} has no {noun} {name!r}", nearest(name, section, noun))
+    return section[name]
 
 
 def read_text(path: Path, remedy: str) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.data.conversion import convert, convert_jpegs
+from pipeline.params import entry
 from pipeline.runner.params_file import load
 from pipeline.runner.stage_entry import run_stage
 
@@ -10,7 +11,7 @@ from pipeline.runner.stage_entry import run_stage
 def main(name: str) -> None:
     """Convert representation `name` of params.yaml, e.g. cifar10-rgb, cifar10-zca or imagenet-jpeg."""
     plan = load()
-    stored = plan.representations[name]
+    stored = entry(plan.representations, name, "representation")
     raw, to = Path("data/raw") / stored.dataset, Path("data/beton") / name
     classes = plan.datasets[stored.dataset].classes
     if stored.kind != "jpeg":

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pipeline.data.dataset_download import DOWNLOADS, acquire
 from pipeline.dvc_lock import need_first_content
+from pipeline.params import entry
 from pipeline.runner.interruptions import NOTHING_HALF_DONE
 from pipeline.runner.params_file import load
 from pipeline.runner.stage_entry import run_stage
@@ -11,7 +12,7 @@ from pipeline.runner.stage_entry import run_stage
 
 def main(name: str) -> None:
     """Fetch dataset `name` of params.yaml from the first of its sources that has the pinned bytes."""
-    dataset, to = load().datasets[name], Path("data/raw") / name
+    dataset, to = entry(load().datasets, name, "dataset"), Path("data/raw") / name
     acquire(name, dataset, to)
     if dataset.digests is None:
         need_first_content(f"download@{name}", to)

@@ -8,7 +8,7 @@ from typer import Argument, Option
 
 from pipeline.cli.options import Json, of_plan
 from pipeline.cli.output import print_json, report
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.params import Plan
@@ -131,11 +131,11 @@ def show(
 
 def _need(name: str, plan: "Plan", *folders: Path) -> None:
     """Raise UserError where params.yaml has no such dataset, or none of its `folders` is here."""
+    from pipeline.params import entry
     from pipeline.runner.data_state import known_datasets
 
     if name not in plan.datasets and name in known_datasets():
         raise UserError(f"{name} is not in params.yaml", f"wrn-pipe plan --paper-table all --dataset {name} adds it")
-    if name not in plan.datasets:
-        raise UserError(f"params.yaml has no dataset {name!r}", nearest(name, plan.datasets, "dataset"))
+    entry(plan.datasets, name, "dataset")
     if not any(folder.is_dir() for folder in folders):
         raise UserError(f"{name} is not in {' or '.join(map(str, folders))}", f"wrn-pipe repro download@{name}")

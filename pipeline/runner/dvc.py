@@ -18,8 +18,8 @@ from typing import Any
 
 from pipeline.artifacts import SCRATCH
 from pipeline.dvc_lock import read as read_lock
-from pipeline.errors import EXIT_CODE_FILE, StoppedError, UserError, WrnPipeError
-from pipeline.params import PARAMS, Plan, nearest
+from pipeline.errors import EXIT_CODE_FILE, StoppedError, UserError, WrnPipeError, nearest
+from pipeline.params import PARAMS, Plan
 from pipeline.progress import say
 from pipeline.provenance import fingerprint
 from pipeline.runner.dag import Stage, read_dag, with_needed

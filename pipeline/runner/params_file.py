@@ -10,9 +10,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from pipeline.dataset_config import Strict
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 from pipeline.models.names import parse
-from pipeline.params import PARAMS, Plan, nearest, read_text, yaml_mapping
+from pipeline.params import PARAMS, Plan, read_text, yaml_mapping
 from pipeline.publication.wide_resnet import PAPER
 
 

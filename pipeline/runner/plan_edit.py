@@ -18,7 +18,7 @@ from pipeline.atomic_write import new_file
 from pipeline.comparison.training_cost import Cost, training_cost
 from pipeline.dataset_config import Dataset
 from pipeline.errors import UserError
-from pipeline.params import PARAMS, Plan, nearest
+from pipeline.params import PARAMS, Plan, entry
 from pipeline.publication.claims import STATISTIC, Claim, canonical
 from pipeline.publication.paper import Paper
 from pipeline.runner.params_file import line_of, parse_plan
@@ -73,8 +73,8 @@ def groups_of(paper: Paper, claims: Sequence[Claim], plan: Plan, protocol: str |
     Raises UserError for an unknown protocol.
     """
     known = {name: recipe.protocol for name, recipe in paper.protocols.items()} | plan.protocols
-    if protocol is not None and protocol not in known:
-        raise UserError(f"{PARAMS} has no protocol {protocol!r}", nearest(protocol, known, "protocol"))
+    if protocol is not None:
+        entry(known, protocol, "protocol")
     answered: dict[tuple[str, str, str], list[Claim]] = {}
     for claim in paper.claims:
         if recipe := paper.protocol_of(claim):

@@ -161,7 +161,7 @@ def test_one_that_fails_is_not_to_be_continued(endless: Project) -> None:
     """More memory than any machine has, in the first step."""
     loop = endless.root / "pipeline" / "training" / "loop.py"
     code = loop.read_text()
-    loop.write_text(code.replace("loss = task.loss(", "torch.empty(1 << 55)\n            loss = task.loss("))
+    loop.write_text(code.replace("loss = task.loss(", "torch.empty(1 << 55); loss = task.loss("))
     assert loop.read_text() != code
     ended = endless.cli(*TWICE, "--steps", "3", MLFLOW_TRACKING_URI="none://")
     assert ended.returncode == 1, ended.stderr

@@ -117,13 +117,13 @@ def test_what_a_process_says_at_its_end_is_what_the_run_says(runs: Runs) -> None
     """A non-finite loss in all of them, an error of one, and a stop before any has begun."""
     loop = runs.project.root / "pipeline" / "training" / "loop.py"
     code = loop.read_text()
-    loop.write_text(code.replace("optimizer.step()\n", "optimizer.step()\n            loss = loss * float('nan')\n"))
+    loop.write_text(code.replace("optimizer.step()\n", "optimizer.step(); loss = loss * float('nan')\n"))
     assert loop.read_text() != code
     assert runs.start().wait() == 1
     what, remedy = runs.last_lines()
     assert what == f"error: run {RUN}: non-finite loss in epoch 1 at step 1; last good state: none"
     assert remedy.startswith("  fix: lower the learning rate")
-    loop.write_text(code.replace("optimizer.step()\n", "optimizer.step()\n            [0][ranks.rank]\n"))
+    loop.write_text(code.replace("optimizer.step()\n", "optimizer.step(); [0][ranks.rank]\n"))
     assert runs.start().wait() == 1
     assert runs.last_lines()[0] == f"error: run {RUN}: process 1 of 2 failed: IndexError: list index out of range"
     assert runs.log.read_text().count("Traceback") == 1

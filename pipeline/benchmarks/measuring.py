@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pipeline.progress import say
 from pipeline.runner.interruptions import children_hear_no_signal
+from pipeline.runner.launch import end_with
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +62,9 @@ def process(prepared: bool, setting: "Device" = "auto", cores: Sequence[int] = (
     That is the allocator and repeatable kernels, which cannot be undone: ways that differ in it are measured in two
     such processes in turn, of which one sleeps.
     """
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(prepared, setting, cores)) as pool:
+    with ProcessPoolExecutor(
+        1, get_context("spawn"), initializer=_start, initargs=(os.getpid(), prepared, setting, cores)
+    ) as pool:
         try:
             with children_hear_no_signal():
                 pool.submit(int)  # which starts it
@@ -72,9 +75,10 @@ def process(prepared: bool, setting: "Device" = "auto", cores: Sequence[int] = (
             raise
 
 
-def _start(prepared: bool, setting: "Device", cores: Sequence[int]) -> None:
+def _start(parent: int, prepared: bool, setting: "Device", cores: Sequence[int]) -> None:
     global _setting
     _setting = setting
+    end_with(parent)  # a worker of a killed pool would measure on
     if cores:
         os.sched_setaffinity(0, cores)
     if prepared:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from project import ROOT, WrnPipe, told
@@ -49,6 +50,21 @@ def test_rounds_give_median_and_extremes() -> None:
     found = in_rounds({"few": lambda: next(taken), "many": lambda: next(taken)}, 3)
     assert asdict(found["few"]) == {"median": 2.5, "low": 1.0, "high": 3.0, "n": 3}
     assert str(found["many"]) == "120 (99 to 1,300)"
+
+
+def test_what_a_killed_bench_had_started_ends_with_it() -> None:
+    code = """
+import os, time
+from pipeline.benchmarks.measuring import ask, process
+with process(False) as child:
+    print(ask(child, os.getpid), flush=True)
+    ask(child, time.sleep, 600)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as bench:
+        assert bench.stdout
+        child = psutil.Process(int(bench.stdout.readline()))
+        bench.kill()
+    child.wait(timeout=60)
 
 
 def test_bench_train_measures_every_way_and_says_where(tiny_beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def _keys(context: typer.Context) -> list[str]:
 
 def _processes(words: str) -> Literal["auto"] | int:
     if words != "auto" and not (words.isdecimal() and int(words)):
-        raise typer.BadParameter(f"{words} is no number of processes: give one, such as 2, or auto")
+        raise typer.BadParameter(f"{words} is not a number of processes; give one, such as 2, or auto")
     return "auto" if words == "auto" else int(words)
 
 

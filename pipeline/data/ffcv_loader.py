@@ -98,8 +98,8 @@ def compiling_later() -> Iterator[None]:
 
 
 def _started(loader: Any, order: Ints) -> Any:
-    """FFCV's thread that reads an epoch in this order. An error of its own ends it without a word to whoever waits for
-    its batches; here the error comes in their queue."""
+    """FFCV's thread that reads an epoch in this order. FFCV's own ends silently at an error, while the reader waits for
+    ever; this one puts the error into the queue of batches."""
     from ffcv.loader.epoch_iterator import EpochIterator
 
     class Epoch(EpochIterator):  # type: ignore[misc]

@@ -46,7 +46,7 @@ MISTYPED = {
     f"stage train {RUN} --twice --wait": ("--twice with --wait", "give one of them"),
     f"stage train {RUN} --steps 3": ("--steps without --twice", "add --twice"),
     f"stage train {RUN} --nproc 4": ("each normalises by its own share", "batch_norm: synchronised"),
-    f"stage train {RUN} --nproc four": ("'--nproc': four is no number", "wrn-pipe stage --help"),
+    f"stage train {RUN} --nproc four": ("'--nproc': four is not a number", "wrn-pipe stage --help"),
     "data verify cifar11": ("params.yaml has no dataset 'cifar11'", "did you mean cifar10?"),
     "explain --paper-table all --row WRN-40-1": ("the paper has no table 'all'", "known tables: 2, 3, 4"),
     "net WRN-1000000-1": ("deeper than 2000 layers", "write WRN-28-10"),

@@ -30,7 +30,7 @@ fail() { # what, how to mend it
   trap - EXIT
   exit 2
 }
-trap 'code=$?; [ $code = 0 ] || printf "error: set-up stopped while %s (exit code %s)\n  fix: see the message above, then run again: bash environment/setup.sh\n" "$step" "$code" >&2' EXIT
+trap 'code=$?; rm -rf "${plain:-}"; [ $code = 0 ] || printf "error: set-up stopped while %s (exit code %s)\n  fix: see the message above, then run again: bash environment/setup.sh\n" "$step" "$code" >&2' EXIT
 
 # Ending through EXIT, so that an interruption is explained too.
 trap 'exit 130' INT
@@ -121,6 +121,8 @@ if is_done; then
   say "nothing to do"
   exit 0
 fi
+[ -f "$stamp" ] || [ ! -e "$venv" ] ||
+  fail "$venv is there and was not made by this script" "move or delete it, then run again: mv '$venv' '$venv-mine'"
 
 # Two set-ups of one checkout take turns. The lock is this file itself and ends with the process.
 if command -v flock >/dev/null; then
@@ -137,11 +139,13 @@ install_packages
 # Only an environment that was finished once is built upon; one left by an interruption may hold half a package.
 if [ -f "$stamp" ] && [ "$(head -n 1 "$stamp")" = "$(head -n 1 <<<"$wanted")" ] && "$venv/bin/python" -c '' 2>/dev/null; then
   say "updating $venv"
-  rm "$stamp"
+  echo unfinished >"$stamp"
 else
   step="making the virtual environment"
   say "making $venv with $python"
-  rm -rf "$venv"
+  mkdir -p "$venv"
+  echo unfinished >"$stamp"
+  find "$venv" -mindepth 1 ! -path "$stamp" -delete
   "$python" -m venv "$venv" 9<&-
 fi
 
@@ -152,7 +156,10 @@ say "fetching uv"
 
 step="installing environment/requirements.lock"
 say "installing $(grep -c '^[a-z0-9]' "$here/requirements.lock") pinned packages (several GB on Linux, where torch brings CUDA) and building FFCV"
-export PKG_CONFIG_PATH=$here/ffcv${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
+# FFCV's build splits pkg-config's answer at blanks, quotes and other letters: what it is to find lies in a plain folder.
+plain=$(mktemp -d /tmp/wrn-pipe-set-up.XXXXXX)
+cp -R "$here/ffcv/." "$plain"
+export PKG_CONFIG_PATH=$plain${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
 cd "$root"
 # A terminal sees uv's bars; a log is spared 200 lines.
 quiet=()

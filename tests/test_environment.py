@@ -172,6 +172,20 @@ def test_a_finished_set_up_is_recognised_and_a_changed_one_is_not(tmp_path: Path
     assert (done.returncode, done.stdout) == ((0, "set-up: nothing to do\n") if damage == "none" else (2, ""))
 
 
+@linux_only
+def test_an_environment_that_set_up_did_not_make_is_left_alone(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.pretend_set_up()
+    (machine.root / ".venv" / ".set-up").unlink()
+    (machine.root / ".venv" / "mine").touch()
+    machine.command("id", "echo 0")
+    done = machine.set_up()
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {machine.root}/.venv is there and was not made by this script\n  fix: move")
+    assert (machine.root / ".venv" / "mine").exists()
+    assert not machine.apt_calls.exists()
+
+
 # wrn-pipe doctor
 
 

@@ -1,0 +1,106 @@
+"""Trainings on a GPU that is not there: what the host asks of it, without any kernel's result.
+
+Waiting for the GPU within an epoch, tensors on the wrong device and unrepeatable kernels are errors of the host's code,
+and show here as they would on a real one.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import photos
+import pytest
+import stand_in
+from project import Project, make_project, told
+
+from pipeline.data import beton
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.skipif(not stand_in.TRITON.is_dir(), reason="this torch has no CUDA")
+
+FP32 = {"precision": "fp32", "schedule": {"kind": "step", "drop_after": [1], "factor": 0.2, "reset_momentum": True}}
+EAGER: dict[str, tuple[str, dict[str, Any]]] = {
+    "bf16": ("WRN-10-1", {"precision": "bf16"}),
+    "fp32": ("WRN-10-1", FP32),
+    "thin": ("WRN-40-1", {"precision": "bf16"}),
+    "wide": ("WRN-28-10", FP32),
+    "dropout": ("WRN-10-1-dropout", {"dropout": 0.3}),
+    "ema": ("WRN-10-1", {"weight_average": {"decay": 0.9, "every": 2}}),
+    "synchronised": ("WRN-10-1", {"batch_norm": "synchronised"}),
+    "zca": ("WRN-10-1", {"preprocessing": "zca", "crop": "per-batch", **FP32}),
+    "jpeg": ("WRN-18-1.0", {"preprocessing": "imagenet", "crop": "random-resized", "color": "jitter-lighting", **FP32}),
+}
+COMPILED = {name: EAGER[name] for name in ("bf16", "fp32", "dropout")}
+
+
+@pytest.fixture(scope="module")
+def gpu(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process that believes in it."""
+    return stand_in.build(tmp_path_factory.mktemp("stand-in"))
+
+
+@pytest.fixture(scope="module")
+def project(
+    tmp_path_factory: pytest.TempPathFactory, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
+) -> Project:
+    """With a run of two epochs for each case, and the data that they read."""
+    root = tmp_path_factory.mktemp("gpu") / "project"
+    project = make_project(root, tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
+    random, labels = np.random.default_rng(0), np.arange(64) % 10
+    photos.make_beton(root / "data/beton/photos-jpeg", "train", [photos.photo(k % 3) for k in range(64)], labels)
+    white = root / "data/beton/cifar10-tiny-zca"
+    white.mkdir()
+    images = random.normal(size=(64, 32, 32, 3)).astype(np.float32)
+    beton.write(white / "train.beton", "zca", np.full((64, 2), 32), labels, images)
+    entry = {"beton": {"sha256": beton.sha256(white / "train.beton")}}
+    (white / "card.json").write_text(json.dumps({"name": white.name, "kind": "zca", "splits": {"train": entry}}))
+
+    def edit(params: Any) -> None:
+        params["loading"]["backend"] = "numpy"
+        tree = photos.make_tree(root.parent / "tree")
+        params["datasets"]["photos"] = photos.entry_of(tree, classes=10)
+        params["representations"]["photos-jpeg"] = {"dataset": "photos", "kind": "jpeg", "max_side": 200, "quality": 90}
+        params["representations"]["cifar10-tiny-zca"] = {"dataset": "cifar10-tiny", "kind": "zca"}
+        brief = {**params["protocols"].pop("brief"), "test_every": 0}
+        params["runs"] = {}
+        for name, (network, changes) in EAGER.items():
+            kind = name if name in ("zca", "jpeg") else "rgb"
+            dataset = "photos" if kind == "jpeg" else "cifar10-tiny"
+            params["protocols"][name] = {**brief, "batch_size": 52 if kind == "rgb" else 8, **changes}
+            run = {"dataset": dataset, "representation": kind, "network": network, "protocol": name, "seed": 1}
+            params["runs"][name] = run
+
+    project.edit(edit)
+    return project
+
+
+def trained(project: Project, gpu: dict[str, str], kernels: str, *runs: str) -> dict[str, dict[str, Any]]:
+    project.edit(lambda params: params.update(kernels=kernels))
+    path = {"PYTHONPATH": f"{project.root}:{HERE}"}
+    found: dict[str, dict[str, Any]] = {}
+    for line in told(project.run(sys.executable, str(HERE / "trained.py"), *runs, **gpu | path)).splitlines():
+        found |= json.loads(line)
+    return found
+
+
+def test_an_epoch_of_torchs_own_kernels_waits_for_nothing_and_repeats(project: Project, gpu: dict[str, str]) -> None:
+    found = trained(project, gpu, "torch", *EAGER)
+    assert set(found) == set(EAGER)
+    for name, of in found.items():
+        assert (of["epochs"], of["unrepeatable"], of["device"]["type"]) == (2, [], "cuda"), name
+        dtype = "torch.bfloat16" if EAGER[name][1].get("precision", "bf16") == "bf16" else "torch.float32"
+        asked = {"x": dtype, "weight": dtype, "channels_last": True, "benchmark": False, "deterministic": True}
+        assert of["convolutions"] == [asked | {"tf32": False}], name
+        print(name, of["per_step"])
+
+
+@pytest.mark.soak
+def test_a_compiled_epoch_waits_for_nothing_and_repeats(project: Project, gpu: dict[str, str]) -> None:
+    for name, of in trained(project, gpu, "compiled", *COMPILED).items():
+        assert (of["epochs"], of["unrepeatable"]) == (2, []), name
+        assert of["kernels"].startswith("compiled, torch "), name
+        assert of["per_step"]["triton_kernels"] > 0, name
+        print(name, of["per_step"])

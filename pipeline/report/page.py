@@ -26,8 +26,8 @@ def render(of: Comparison, root: Path) -> str:
     """
     paper, plan, finished = of.paper, of.plan, []
     for result in of.results:
-        trained = MODELS / result.run if result.commit is None else result.folder
-        history = read_history(root / trained / HISTORY, f"wrn-pipe repro {result.run}")
+        folder = MODELS / result.run if result.commit is None else result.folder
+        history = read_history(root / folder / HISTORY, f"wrn-pipe repro {result.run}")
         finished.append(Finished(result, history, Digests.read(root / result.folder / DIGESTS).files))
     tables = [table(name, of) for name in plan.tables]
     cells = [cell for each in tables for cell in each.cells]
@@ -43,23 +43,20 @@ def render(of: Comparison, root: Path) -> str:
     for run in finished:
         record = run.result.record
         alike.setdefault((record.dataset, run.result.network, record.protocol_name), []).append(run)
-    text = (
-        environment("html", FOLDER)
-        .get_template("report.html.jinja")
-        .render(
-            paper=paper,
-            figures=figures,
-            judged=sum(cell.judgement is not None and cell.judgement.look is not None for cell in cells),
-            not_comparable=any(cell.verdict is Verdict.NOT_COMPARABLE for cell in cells),
-            tables=[section(each) for each in tables],
-            curves=alike,
-            points={name: figures.points_of(name, of) for name in trained},
-            waiting=_waiting(cells, of),
-            orderings=orderings,
-            seeds=SEEDS,
-            unfinished=[run for run in plan.runs if run not in {each.result.run for each in finished}],
-            runs=[(run, _groups(run, plan)) for run in finished],
-        )
+    page = environment("html", FOLDER).get_template("report.html.jinja")
+    text = page.render(
+        paper=paper,
+        figures=figures,
+        judged=sum(cell.judgement is not None and cell.judgement.look is not None for cell in cells),
+        not_comparable=any(cell.verdict is Verdict.NOT_COMPARABLE for cell in cells),
+        tables=[section(each) for each in tables],
+        curves=alike,
+        points={name: figures.points_of(name, of) for name in trained},
+        waiting=_waiting(cells, of),
+        orderings=orderings,
+        seeds=SEEDS,
+        unfinished=[run for run in plan.runs if run not in {each.result.run for each in finished}],
+        runs=[(run, _groups(run, plan)) for run in finished],
     )
     return text.strip() + "\n"
 

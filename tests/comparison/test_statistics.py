@@ -19,7 +19,7 @@ BINOMIAL = 100 * math.sqrt(0.05 * 0.95 / IMAGES)
 PRIOR = Spread(0.14 / BINOMIAL, 5)
 """The prior that the table of operating characteristics was simulated with: sd 0.14 at 5 %, 5 degrees of freedom."""
 DIFFERS = (Verdict.BETTER, Verdict.WORSE)
-CASES = 2_000
+CASES = 4_000
 
 
 def claim(printed: float, paper_runs: int, metric: str = "top1_error") -> Claim:

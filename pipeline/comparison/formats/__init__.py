@@ -120,8 +120,8 @@ def _grid(column: dict[str, Any]) -> Grid:
     for name in names:
         wide = name.endswith("verdict")
         grid.add_column(name, justify="left" if wide else "right", no_wrap=not wide, overflow="fold")
-    for model, texts in column["texts"].items():
-        style = _COLOURS.get(column["styles"][model], "dim")
-        shown = (Text(texts[name], style=style if name == column["verdict"] else "") for name in names)
+    for model, style in column["styles"].items():
+        texts, colour = column["texts"][model], _COLOURS.get(style, "dim")
+        shown = (Text(texts[name], style=colour if name == column["verdict"] else "") for name in names)
         grid.add_row(Text(model), *shown)
     return grid

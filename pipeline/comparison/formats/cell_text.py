@@ -96,9 +96,9 @@ def texts(cell: Cell, letters: Letters) -> dict[str, str]:
 def section(table: Table) -> dict[str, Any]:
     """What all formats print of a table.
 
-    A column has by network, where the paper's table has such a place: a text for each of its `names`, the first words
-    of its verdict as its style, which a colour repeats, and the first of our runs. A note is (mark, sentence), of which
-    the mark may be empty.
+    A column has by network: a text for each of its `names`, all empty where the paper's table has no such place; the
+    first words of its verdict as its style, which a colour repeats; the first of our runs. A note is (mark, sentence),
+    of which the mark may be empty.
     """
     letters = letters_of(table)
     columns = []
@@ -106,11 +106,12 @@ def section(table: Table) -> dict[str, Any]:
         cells = {cell.model: cell for cell in table.cells if (cell.dataset, cell.metric) == (dataset, metric)}
         told = {model: texts(cell, letters) for model, cell in cells.items()}
         names = list(next(iter(told.values())))
+        empty = dict.fromkeys(names, "")
         column = {
             "heading": f"{table.paper.datasets[dataset]}, {table.paper.metrics[metric]}",
             "names": names,
             "verdict": names[-1] if len(names) > 1 else None,
-            "texts": told,
+            "texts": {model: told.get(model, empty) for model in table.models},
             "styles": {model: verdict(cell).partition(",")[0] for model, cell in cells.items()},
             "runs": {model: cell.runs[0] for model, cell in cells.items() if cell.runs},
         }

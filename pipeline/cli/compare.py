@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer import Option
@@ -13,9 +13,10 @@ from typer import Option
 from pipeline.atomic_write import writing
 from pipeline.cli.options import Json, OfDataset, Row, Runs, Tables
 from pipeline.cli.output import in_colour, refuse_kept
-from pipeline.comparison.formats import Format
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.publication.wide_resnet import PAPER
+
+Format = Literal["terminal", "markdown", "latex", "csv", "json", "html"]
 
 if TYPE_CHECKING:
     from pipeline.comparison.cells import Cell, Comparison
@@ -56,12 +57,11 @@ def compare(
     to compare.
     """
     from pipeline.comparison.cells import planned
-    from pipeline.comparison.formats import render, sentences, terminal
-    from pipeline.comparison.orderings import Standing, judge_ordering
+    from pipeline.comparison.formats import render
+    from pipeline.comparison.orderings import Standing, in_words, judge_ordering
     from pipeline.comparison.results import load_results
     from pipeline.comparison.statistics import Verdict
-    from pipeline.comparison.tables import table
-    from pipeline.comparison.timings import judged, read
+    from pipeline.comparison.tables import table, with_times
     from pipeline.runner.params_file import load
 
     plan, form = load(), "json" if json else form
@@ -87,20 +87,17 @@ def compare(
     if orderings:
         mentioned = [(each, {claim for pair in each.pairs for claim in pair}) for each in PAPER.orderings]
         ordered = [judge_ordering(ordering, of) for ordering, its in mentioned if its & claims]
-        text = sentences.render(ordered, form, width)
+        text = in_words(ordered, form, width)
         told = [one for one in ordered if one.standing is not Standing.NOT_RUN]
         holds = {one.ordering.text: one.standing is Standing.HOLDS for one in told}
     else:
         tables = [table(name, of) for name in names]
         if timings:
-            times = read(timings)
-            tables = [replace(each, cells=judged(each.cells, times, PAPER.hardware)) for each in tables]
+            tables = [with_times(each, timings) for each in tables]
         tables = _select(tables, dataset, row, run or [])
+        text = render(tables, form, PAPER, width, colour=output is None and in_colour())
         if form == "terminal":
-            text = terminal.render(tables, width, colour=output is None and in_colour())
             text += about + _next_step(tables, of, dataset, row) + "\n"
-        else:
-            text = render(tables, form, PAPER)
         holds = {}
         for cell in (cell for each in tables for cell in each.cells):
             if cell.kind == "runnable" and cell.runs:

@@ -34,7 +34,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 SHARING = (
     "runner/test_slurm",
     "evidence/test_shared_results",
-    "data/test_jpeg",
+    "data/test_loader",
     "test_docs",
     "test_pipeline",
     "tracking/test_pages",

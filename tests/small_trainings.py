@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from pipeline.artifacts import EpochRecord
+from pipeline.data.batches import Preprocessing
 from pipeline.data.loader import Loader
-from pipeline.data.preprocessing import Preprocessing
 from pipeline.models.build import build
 from pipeline.params import Protocol
 from pipeline.runner.params_file import load

@@ -20,12 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.benchmarks.measuring import Spread, ask, in_rounds, machine, process, seconds_of
 from pipeline.data.augmentation import PAD
-from pipeline.data.batches import Inputs
+from pipeline.data.batches import Inputs, Preprocessing
 from pipeline.data.beton import IMAGE, LABEL, open_split, read
 from pipeline.data.digest import Stored
-from pipeline.data.loader import Ints, Loader
-from pipeline.data.preprocessing import Preprocessing
-from pipeline.data.sampler import sample_order
+from pipeline.data.loader import Loader
+from pipeline.data.sampler import Ints, sample_order
 from pipeline.errors import UserError
 from pipeline.params import Backend
 from pipeline.progress import say
@@ -182,7 +181,7 @@ def bench(folder: Path, ways: Sequence[str], workers: Sequence[int], repeats: in
         spreads, here = in_rounds(measures, repeats), ask(child, machine)
     reference = spreads.get((TORCHVISION, max(workers)))
     rates = [Rate(*row, of, of.median / reference.median if reference else None) for row, of in spreads.items()]
-    return {"machine": here, "data": folder.name, "images": beton.samples, "batch": BATCH, "rates": rates}
+    return {"machine": here, "data": folder.name, "images": len(beton.labels), "batch": BATCH, "rates": rates}
 
 
 @cache

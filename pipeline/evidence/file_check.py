@@ -17,8 +17,7 @@ from ruamel.yaml import YAML
 
 from pipeline.data.beton import open_card, open_split
 from pipeline.data.conversion import load
-from pipeline.data.digest import split_digest
-from pipeline.data.fetch import file_digest
+from pipeline.data.digest import file_digest, split_digest
 from pipeline.data.readers import check as check_shape
 from pipeline.dataset_config import SPLITS, Dataset, SourceError, Split
 from pipeline.dvc_lock import IGNORED, LOCK, listing_md5, read

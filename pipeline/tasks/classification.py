@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.artifacts import Predictions
-from pipeline.data.loader import Ints
+from pipeline.data.sampler import Ints
 from pipeline.params import Plan
 from pipeline.tasks.task import Metric, for_file
 

@@ -27,10 +27,10 @@ from pipeline.artifacts import (
     read_weights,
     write_predictions,
 )
+from pipeline.data.batches import Preprocessing
 from pipeline.data.beton import content, open_card, sha256
-from pipeline.data.loader import Ints, Loader
-from pipeline.data.preprocessing import Preprocessing
-from pipeline.data.sampler import held_out
+from pipeline.data.loader import Loader
+from pipeline.data.sampler import Ints, held_out
 from pipeline.dataset_config import SPLITS
 from pipeline.errors import UserError
 from pipeline.models.build import skeleton

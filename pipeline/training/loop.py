@@ -12,11 +12,9 @@ import torch
 from torch import nn
 
 from pipeline.artifacts import EpochRecord, Progress
-from pipeline.data.batches import Input, Inputs
-from pipeline.data.counter_rng import Stream, draw
+from pipeline.data.batches import Input, Inputs, Preprocessing
 from pipeline.data.loader import Loader
-from pipeline.data.preprocessing import Preprocessing
-from pipeline.data.sampler import Shard, sample_order
+from pipeline.data.sampler import Shard, Stream, draw, sample_order
 from pipeline.errors import InterruptedTrainingError, UserError, WrnPipeError
 from pipeline.params import Precision, Protocol, StepSchedule
 from pipeline.progress import say

@@ -14,8 +14,8 @@ import torch
 from small_trainings import ignore, protocol, training, with_nan
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipeline.data.batches import Preprocessing
 from pipeline.data.loader import Loader
-from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import WrnPipeError
 from pipeline.models.names import parse
 from pipeline.models.resnet import ResNet

@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from project import make_project
 from safetensors.torch import load_file
 
-from pipeline.data.batches import Inputs
+from pipeline.data.batches import Inputs, Preprocessing
 from pipeline.data.loader import Loader
-from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sampler import Shard, sample_order
 from pipeline.models.build import build
 from pipeline.models.sync_batch_norm import synchronise

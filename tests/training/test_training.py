@@ -19,9 +19,8 @@ from small_trainings import ignore, training, weights
 from torch import nn
 
 from pipeline.data.augmentation import flips, offsets
-from pipeline.data.batches import Inputs
+from pipeline.data.batches import Inputs, Preprocessing
 from pipeline.data.loader import Loader
-from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.readers import Splits
 from pipeline.data.sampler import sample_order
 from pipeline.errors import WrnPipeError

@@ -71,9 +71,6 @@ def writing(path: Path) -> Iterator[None]:
             free = shutil.disk_usage(path.parent).free
             what = f"disk full while writing {path}: {free / 1e6:.0f} MB free"
             raise UserError(what, "free some space and run it again") from error
-        if error.errno == errno.EFBIG:
-            what = f"{path} exceeds the largest file allowed here"
-            raise UserError(what, "raise the limit (ulimit -f), or use another file system") from error
         raise UserError(f"cannot write {path}: {error.strerror or error}", "make that place writable") from error
 
 

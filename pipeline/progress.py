@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 LINE_EVERY_S = 10.0
-QUIET_S = 1.0
-"""Work that crosses several tenths within this time prints one line, not several."""
 _silent = False
 
 
@@ -51,9 +49,6 @@ class Task:
 
         return f"{units(self.done)} of {units(self.total)} ({self.percent()})" if self.total else units(self.done)
 
-    def tenth(self) -> int:
-        return 10 * self.done // self.total if self.total else 0
-
     def percent(self) -> str:
         return f"{100 * self.done // self.total} %" if self.total else ""
 
@@ -73,28 +68,20 @@ def progress(label: str, total: int | None, unit: str, done: int = 0, notes: boo
 
 @contextmanager
 def _lines(task: Task) -> Iterator[Callable[[], None]]:
-    """A line after a further tenth of the work or after ten seconds, whichever comes first, and one at the end.
-
-    Never the same amount twice: a file may grow after all that was expected of it is there.
-    """
+    """A line every ten seconds and one at the end, never the same amount twice."""
     started = last = time.monotonic()
-    tenth, done = task.tenth(), -1
+    done = -1
 
-    def line() -> None:
-        nonlocal last, tenth, done
-        if task.done != done:
-            last, tenth, done = time.monotonic(), task.tenth(), task.done
+    def line(every: float = LINE_EVERY_S) -> None:
+        nonlocal last, done
+        if time.monotonic() - last >= every and task.done != done:
+            last, done = time.monotonic(), task.done
             say(f"{task.label}: {task.amount()}, {last - started:.0f} s")
 
-    def line_if_due() -> None:
-        waited = time.monotonic() - last
-        if waited >= LINE_EVERY_S or (task.tenth() > tenth and waited >= QUIET_S):
-            line()
-
     try:
-        yield line_if_due
+        yield line
     finally:
-        line()
+        line(every=0)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
-"""A run's files read back as they were written, and a broken one is named with the place."""
+"""A run's files read back as they were written, and a broken one is named with the place; folders are replaced as a
+whole: the old or the new one is there, however it ends."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from pipeline.artifacts import (
     write_history,
     write_predictions,
 )
+from pipeline.atomic_write import new_folder
 from pipeline.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,8 +58,8 @@ def test_committed_records_are_written_again_to_the_same_bytes(kind: Any, name: 
         ("metrics.json", "{", Evaluation.read, "EOF"),
         ("digests.json", None, Digests.read, "No such file"),
         ("history.csv", "epoch,learning_rate,train_loss,train_error\n1,0.1,x,2\n", read_history, "line 2: ValueError"),
-        ("model.safetensors", "{}", read_weights, "holds no weights"),
-        ("predictions.parquet", "PAR1", read_predictions, "holds no predictions"),
+        ("model.safetensors", "{}", read_weights, "cannot be read"),
+        ("predictions.parquet", "PAR1", read_predictions, "cannot be read"),
     ],
 )
 def test_a_broken_file_is_named_and_how_to_restore_it(
@@ -70,3 +73,48 @@ def test_a_broken_file_is_named_and_how_to_restore_it(
     assert str(path) in error.value.what
     assert said in error.value.what
     assert f"checkout {path}" in error.value.remedy
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def fill(to: Path, name: str) -> None:
+    with new_folder(to) as work:
+        (work / name).write_text(name)
+
+
+def test_a_folder_is_replaced_or_left(tmp_path: Path) -> None:
+    to = tmp_path / "run"
+    fill(to, "first")
+    fill(to, "second")
+    assert names(tmp_path) == ["run/second"]
+    with pytest.raises(IsADirectoryError), new_folder(to) as work:
+        work.write_text("third")
+    assert names(tmp_path) == ["run/second"]
+
+
+def test_after_a_kill_between_the_two_renames_the_old_one_is_there_again(tmp_path: Path) -> None:
+    to = tmp_path / "run"
+    fill(tmp_path / ".run.old", "first")
+    with pytest.raises(IsADirectoryError), new_folder(to) as work:
+        work.write_text("second")
+    assert names(tmp_path) == ["run/first"]
+
+
+def test_a_failure_between_the_two_renames_puts_the_old_one_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = tmp_path / "run"
+    fill(to, "first")
+    rename = os.replace
+
+    def fails(source: Path, target: Path) -> None:
+        if source.name == ".run.part":
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match="Input/output"):
+        fill(to, "second")
+    assert names(tmp_path) == ["run/first"]

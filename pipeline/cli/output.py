@@ -59,6 +59,12 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def some(reasons: Iterable[str]) -> str:
+    """The first three; --json has them all."""
+    why = list(dict.fromkeys(reasons))  # of two stages one may have the other's
+    return "; ".join([*why[:3], *([f"and {len(why) - 3} more"] if len(why) > 3 else [])])
+
+
 def report(findings: "Iterable[Finding]", json: bool, fix: str, absent: str) -> None:
     """Print each finding as it comes, then how many there are and what to do; exit 1 if any is wrong.
 

@@ -14,8 +14,6 @@ from typer import Option
 from pipeline.errors import UserError
 from pipeline.publication.wide_resnet import PAPER
 
-_PATIENCE_S = 10
-"""MLflow's server, asked to end while its helpers still start, was seen to wait for them for ever."""
 _QUIET = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "PYTHONWARNINGS": "ignore:starlette.middleware.wsgi is deprecated",  # which MLflow imports
@@ -35,12 +33,8 @@ def ui(port: Annotated[int, Option(help="Port on this machine.", min=1, max=6553
         raise UserError(
             "MLFLOW_TRACKING_URI names a server, which has pages of its own", "open its address, or unset the variable"
         )
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise UserError(f"port {port} is in use", f"wrn-pipe ui --port {port + 1}") from None
+    if _answers(port):
+        raise UserError(f"port {port} is in use", f"wrn-pipe ui --port {port + 1}")
     sync_all(PAPER, load(), lambda line: None if line.startswith(SAME) else typer.echo(line))
     with explained():
         _, experiment = connect(PAPER)
@@ -52,29 +46,24 @@ def ui(port: Annotated[int, Option(help="Port on this machine.", min=1, max=6553
         env={**_QUIET, **os.environ},
         start_new_session=True,
     )
-    stop = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if _answers(server, port):
+        while server.poll() is None and not _answers(port):  # some ten seconds
+            time.sleep(0.05)
+        if server.poll() is None:
             typer.echo(f"{page(f'http://127.0.0.1:{port}', experiment)} - Ctrl-C stops it")
         code = server.wait()
     except KeyboardInterrupt:
         code = 0
     finally:
-        signal.signal(signal.SIGTERM, stop)
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGTERM)
             try:
-                server.wait(_PATIENCE_S)
-            except subprocess.TimeoutExpired:
+                server.wait(10)
+            except subprocess.TimeoutExpired:  # asked to end while its helpers start, it was seen to wait for ever
                 os.killpg(server.pid, signal.SIGKILL)
     raise typer.Exit(code)
 
 
-def _answers(server: "subprocess.Popen[bytes]", port: int) -> bool:
-    """Return when a page can be opened, some ten seconds after the start; False when the server has ended instead."""
-    while server.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return True
-        time.sleep(0.05)
-    return False
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -20,7 +20,7 @@ from pipeline.benchmarks.loader_bench import WAYS
 from pipeline.benchmarks.loader_bench import bench as loader_bench
 from pipeline.benchmarks.measuring import ask, in_rounds, process, say_if_busy
 from pipeline.benchmarks.train_bench import Way, default, training_rate, ways
-from pipeline.cli.estimate import Estimate, disk, estimates_of, probed, sums, tables_of
+from pipeline.cli.estimate import Estimate, disk, estimates_of, sums, tables_of
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.models.names import parse
 from pipeline.models.param_count import parameters
@@ -165,15 +165,6 @@ def test_hours_follow_from_the_rate_and_a_finished_run_is_known(
     shared = "  quick:\n    processes: 2\n    batch_norm: synchronised"
     (tmp_path / "params.yaml").write_text(text.replace("  quick:", shared))
     assert f"\n{RUN}: 2 processes train it; the hours are of one" in told(wrn_pipe("estimate"))
-
-
-def test_a_gpu_is_probed_with_the_protocols_batch_and_a_cpu_with_what_takes_seconds() -> None:
-    plan = load()
-    cifar, quick = plan.datasets["cifar10"], plan.protocols["quick"]
-    for network, on_cpu in (("WRN-40-1", 128), ("WRN-28-10", 22)):
-        probe = (parse(network), cifar, quick)
-        assert probed(*probe, torch.device("cpu")) == (on_cpu, 32)
-        assert probed(*probe, torch.device("cuda:0")) == (128, 32)
 
 
 @pytest.mark.soak

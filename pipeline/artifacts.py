@@ -190,10 +190,7 @@ def read_history(path: Path, again: str | None = None) -> list[EpochRecord]:
 
 
 def read_record(path: Path, again: str | None = None, *keys: str) -> dict[str, Any]:
-    """run.json, metrics.json or digests.json as it is, for those who show all that it says.
-
-    Raises UserError, with `again` as the command that writes it, for another file than an object with these `keys`.
-    """
+    """run.json, metrics.json or digests.json as it is. Raises as JsonFile.read, and for one without these `keys`."""
     with _reading(path, again):
         record = JsonFile.model_validate_json(path.read_bytes()).model_dump()
         return record | {key: record[key] for key in keys}
@@ -206,7 +203,7 @@ def write_weights(path: Path, state: "Mapping[str, Tensor]") -> None:
 
 
 def read_weights(path: Path) -> "dict[str, Tensor]":
-    """Raises UserError for a file that is missing or broken."""
+    """Raises UserError for another file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -282,7 +279,7 @@ def _read_columns(path: Path, others: str) -> dict[str, Any]:
 
 @dataclass
 class Progress:
-    """How far a training has come, and on what. Schedule and random draws are functions of these counters."""
+    """How far a training has come, and on what; schedule and random draws are functions of the first two."""
 
     epoch: int = 0
     """The epoch under way, from 0."""

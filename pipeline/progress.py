@@ -11,7 +11,7 @@ _silent = False
 
 
 def leave_speaking_to_another() -> None:
-    """This process says nothing from now on: of those that train together one speaks."""
+    """Say nothing from now on: of the processes that train together one speaks."""
     global _silent
     _silent = True
 
@@ -55,11 +55,10 @@ class Task:
 
 @contextmanager
 def progress(label: str, total: int | None, unit: str, done: int = 0, notes: bool = False) -> Iterator[Task]:
-    """Show how far `label` has come while the block runs; the block calls `task.advance(n)`.
+    """Show how far `label` has come while the block runs, which calls `task.advance(n)`.
 
-    total: units of the whole, None if unknown. unit: plural noun; `bytes` are shown as MB. done: what an earlier
-    attempt already did. notes: the block also calls `task.note`, and the bar makes room by showing percent instead of
-    units. The closing line states what was really done, also when the block fails.
+    total: None if unknown. unit: plural noun; `bytes` are shown as MB. done: by an earlier attempt. notes: the block
+    calls `task.note` as well, and the bar shows percent instead of units.
     """
     task = Task(label, total, unit, done)
     with _bar(task, notes) if sys.stderr.isatty() else _lines(task) as task.on_change:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import fingerprint_of
-from pipeline.errors import UserError
 from pipeline.params import Plan, read_text, yaml_mapping
 
 DAG = Path("dvc.yaml")
@@ -35,11 +34,8 @@ def filled(value: Any, key: str, item: Any) -> Any:
 
 
 def dependencies(stage: str, key: str, item: dict[str, Any]) -> list[Path]:
-    """The files and folders that dvc.yaml lists as dependencies of `stage`@`key`. Raises UserError without."""
-    try:
-        deps: list[str] = filled(read_dvc_yaml()["stages"][stage]["do"]["deps"], key, item)
-    except (KeyError, TypeError):
-        raise UserError(f"{DAG} has no dependencies of the stage {stage}", _REMEDY) from None
+    """The files and folders that dvc.yaml lists as dependencies of `stage`@`key`."""
+    deps: list[str] = filled(read_dvc_yaml()["stages"][stage]["do"]["deps"], key, item)
     return [Path(path) for path in deps]
 
 

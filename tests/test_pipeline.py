@@ -197,13 +197,6 @@ def test_a_fresh_clone_has_every_number_and_reproduces_byte_for_byte_by_jobs(don
     assert not list(again.root.glob("*/*/.gitignore")), "the one at the root is enough"
 
 
-def test_an_edited_protocol_makes_stale_what_depends_on_it(done: Project) -> None:
-    """As far as dvc.yaml says so. Edited code: tests/test_dag.py."""
-    with restored(done.root / "params.yaml"):
-        done.edit(lambda params: params["protocols"]["paper-meanstd"].update(epochs=201))
-        assert set(json.loads(told(done.run("dvc", "status", "--json")))) == {"manifest", "tabulate@4", "report"}
-
-
 def test_while_a_stage_runs_readers_answer_and_a_repro_waits_for_its_end(done: Project, tmp_path: Path) -> None:
     """A process that DVC has noted as the one that trains stands for it. It is killed, and stays a zombie of ours."""
     trains = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

@@ -94,9 +94,8 @@ def _outlook(addition: "Addition", seeds: int) -> str:
     from pipeline.comparison.statistics import LOOKS
     from pipeline.publication.claims import canonical
 
-    pairs = [(group, claim) for group in addition.added for claim in group.claims]
-    recipes = {claim: recipe.name for _, claim in pairs if (recipe := PAPER.protocol_of(claim))}
-    claims = [claim for group, claim in pairs if recipes.get(claim) == group.protocol]
+    pairs = [(group.protocol, claim) for group in addition.added for claim in group.claims]
+    claims = [claim for name, claim in pairs if (recipe := PAPER.protocol_of(claim)) and recipe.name == name]
     if not claims:
         return "They say nothing about the paper's numbers, which were measured by another protocol."
     if seeds < LOOKS[0]:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from project import ROOT, Project, WrnPipe, told
+from project import ROOT, WRN_PIPE, Project, WrnPipe, told
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
@@ -80,8 +80,9 @@ def test_a_reader_that_leaves_is_no_failure_of_ours() -> None:
     """As in wrn-pipe ... | head: 141 is what the shell gives for it, 1 is for a failure or a difference."""
     read, write = os.pipe()
     os.close(read)
-    words = (sys.executable, "-c", "from pipeline.cli.main import main; main()", "net", "WRN-16-8")
-    done = subprocess.run(words, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        [*WRN_PIPE, "net", "WRN-16-8"], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
     os.close(write)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 

@@ -144,6 +144,11 @@ class Origin(JsonFile):
     weights_at: str | None = None
     """An address where the weights are to be had, if anywhere; digests.json has their sha256."""
 
+    @property
+    def fingerprint(self) -> str:
+        """As RunRecord.fingerprint must be."""
+        return fingerprint_of(self.settings, self.content)
+
 
 def fingerprint_of(settings: dict[str, Any], content: dict[str, str]) -> str:
     return sha256(json.dumps([settings, content], sort_keys=True).encode()).hexdigest()

@@ -116,8 +116,10 @@ def _misfits(plan: Plan) -> Iterator[_Misfit]:
             if "." in name:
                 # Stages depend on `protocols.<name>`, where DVC takes every dot for a step into the mapping.
                 yield [section, name], "a name has no dots", f"rename it {name.replace('.', '-')}"
+    known = PAPER.known_datasets
+    papers = yaml_mapping(known.read_text(encoding="utf-8"), known, "git checkout it")["datasets"]
     for name in plan.comparison.margins:  # those of datasets that are not planned yet stand there as well
-        yield from _unknown(["comparison", "margins", name], name, {*PAPER.datasets, *plan.datasets}, "dataset")
+        yield from _unknown(["comparison", "margins", name], name, papers | plan.datasets, "dataset")
     for number, table in enumerate(plan.tables):
         if table not in PAPER.tables:
             what = f"the paper has no table {table!r} with numbers"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
@@ -37,18 +37,6 @@ class Estimate:
     done: bool
     caveats: tuple[str, ...]
     """What of its training is not in the hours: they are of steps of one process, on images that lie in memory."""
-
-
-@dataclass(frozen=True)
-class Sum:
-    """The runs of a table of the paper, or all of them; one that stands in two tables counts in both."""
-
-    table: str
-    runs: int
-    done: int
-    hours: float
-    hours_left: float
-    megabytes: float
 
 
 def estimate(
@@ -153,14 +141,15 @@ def tables_of(run: "Run") -> tuple[str, ...]:
     return tuple(dict.fromkeys(claim.table for claim, name in recipes.items() if other or name == run.protocol))
 
 
-def sums(estimates: Sequence[Estimate]) -> list[Sum]:
-    """For each of the paper's tables that has one of the runs, then for all runs."""
+def sums(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
+    """For each of the paper's tables that has one of the runs, then for all runs; one of two tables counts in both."""
     found = []
     for table in (*PAPER.tables, "all"):
         if part := [each for each in estimates if table in (*each.tables, "all")]:
             left = [each.hours for each in part if not each.done]
-            hours, megabytes = sum(each.hours for each in part), sum(each.megabytes for each in part)
-            found.append(Sum(table, len(part), len(part) - len(left), hours, sum(left), megabytes))
+            told: dict[str, Any] = {"table": table, "runs": len(part), "done": len(part) - len(left)}
+            told |= {"hours": sum(each.hours for each in part), "hours_left": sum(left)}
+            found.append({**told, "megabytes": sum(each.megabytes for each in part)})
     return found
 
 

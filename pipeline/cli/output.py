@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,23 +31,22 @@ def in_colour() -> bool:
 
 
 def row_table(title: str, rows: Sequence[Any], *columns: str) -> "Table":
-    """A table of dataclasses, a column for each field, or for those named."""
+    """A table of dataclasses or dictionaries, a column for each field, or for those named."""
     from rich.table import Table
 
-    if not rows:
-        return Table(title=title, title_justify="left")
-    names = columns or tuple(field.name for field in fields(rows[0]))
-    cells = {name: [_cell(getattr(row, name)) for row in rows] for name in names}
-    for name in names:  # what all rows have in common is said once, which leaves room for the rest
-        if len(rows) > 1 and isinstance(getattr(rows[0], name), str | int) and len(set(cells[name])) == 1:
-            title += f"; {name.replace('_', ' ')} {cells.pop(name)[0]}"
+    told = [row if isinstance(row, dict) else vars(row) for row in rows]
+    values = {name: [row[name] for row in told] for name in columns or (told[0] if told else ())}
+    for name, column in list(values.items()):  # what all rows have in common is said once, which leaves room
+        if len(rows) > 1 and isinstance(column[0], str | int) and len(set(column)) == 1:
+            title += f"; {name.replace('_', ' ')} {_cell(values.pop(name)[0])}"
     table = Table(title=title, title_justify="left")
-    for name, column in cells.items():
+    for name, column in values.items():
         # Of a narrow terminal the headings may fold, the cells never.
-        justify: Literal["left", "right"] = "left" if isinstance(getattr(rows[0], name), str) else "right"
-        table.add_column(name.replace("_", " ").replace(" per ", "/"), justify=justify, min_width=max(map(len, column)))
-    for row in zip(*cells.values(), strict=True):
-        table.add_row(*row)
+        justify: Literal["left", "right"] = "left" if isinstance(column[0], str) else "right"
+        widest = max(len(_cell(value)) for value in column)
+        table.add_column(name.replace("_", " ").replace(" per ", "/"), justify=justify, min_width=widest)
+    for row in zip(*values.values(), strict=True):
+        table.add_row(*map(_cell, row))
     return table
 
 

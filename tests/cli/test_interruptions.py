@@ -8,9 +8,8 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 import pytest
@@ -22,13 +21,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
+class Ended(NamedTuple):
+    """How a command ended, and what it printed."""
 
     code: int
     lines: list[str]
-    """Of both streams."""
 
 
 def interrupted(

@@ -55,7 +55,6 @@ def take(file: Annotated[Path, Argument(help="A file of wrn-pipe checkpoint expo
     from pipeline.atomic_write import new_file
     from pipeline.provenance import inputs
     from pipeline.runner.params_file import load
-    from pipeline.runner.run_lock import living_owner
 
     try:
         with zipfile.ZipFile(file) as archive:
@@ -77,8 +76,6 @@ def take(file: Annotated[Path, Argument(help="A file of wrn-pipe checkpoint expo
             "check out the commit that it was saved at; its bits could not be told from a training by both",
         )
     scratch = SCRATCH / fingerprint_of(settings, content)
-    if owner := living_owner(scratch):
-        raise UserError(f"run {run} is being trained by {owner}", "wait for its end, or stop it")
     to = scratch / Path(name).name
     if any(there.name.split(".")[0] >= to.name.split(".")[0] for there in scratch.glob(SAVED_STATES)):
         raise UserError(f"a state of {run} that is as far or further lies here", f"wrn-pipe repro {run} goes on")

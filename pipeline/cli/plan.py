@@ -45,8 +45,6 @@ def plan(
     from pipeline.runner.params_file import load
     from pipeline.runner.plan_edit import extend, groups_of, write
 
-    if yes and dry_run:
-        raise UserError("--yes writes and --dry-run does not", "leave one of them out")
     tables = PAPER.table_names(paper_table)
     groups, left_out = groups_of(PAPER, PAPER.chosen(tables, dataset, row), load(), protocol)
     if not groups:

@@ -14,11 +14,6 @@ from typer import Option
 from pipeline.errors import UserError
 from pipeline.publication.wide_resnet import PAPER
 
-_QUIET = {
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "PYTHONWARNINGS": "ignore:starlette.middleware.wsgi is deprecated",  # which MLflow imports
-}
-
 
 def ui(port: Annotated[int, Option(help="Port on this machine.", min=1, max=65535)] = 5000) -> None:
     """Open MLflow's web pages on this repository's runs, on this machine only. Ctrl-C stops it.
@@ -30,9 +25,8 @@ def ui(port: Annotated[int, Option(help="Port on this machine.", min=1, max=6553
     from pipeline.tracking.sync import SAME, sync_all
 
     if os.environ.get("MLFLOW_TRACKING_URI"):
-        raise UserError(
-            "MLFLOW_TRACKING_URI names a server, which has pages of its own", "open its address, or unset the variable"
-        )
+        what = "MLFLOW_TRACKING_URI names a server, which has pages of its own"
+        raise UserError(what, "open its address, or unset the variable")
     if _answers(port):
         raise UserError(f"port {port} is in use", f"wrn-pipe ui --port {port + 1}")
     sync_all(PAPER, load(), lambda line: None if line.startswith(SAME) else typer.echo(line))
@@ -41,11 +35,9 @@ def ui(port: Annotated[int, Option(help="Port on this machine.", min=1, max=6553
     typer.echo("starting MLflow's server", err=True)
     words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", uri()]
     words += ["--artifacts-destination", (FOLDER / "artifacts").resolve().as_uri(), "--registry-store-uri", uri()]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", *words, "--uvicorn-opts", "--log-level warning"],
-        env={**_QUIET, **os.environ},
-        start_new_session=True,
-    )
+    quiet = {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore:starlette.middleware.wsgi is deprecated"}
+    command = [sys.executable, "-m", "mlflow", *words, "--uvicorn-opts", "--log-level warning"]
+    server = subprocess.Popen(command, env={**quiet, **os.environ}, start_new_session=True)
     try:
         while server.poll() is None and not _answers(port):  # some ten seconds
             time.sleep(0.05)

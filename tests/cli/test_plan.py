@@ -133,7 +133,6 @@ def test_quick_leaves_imagenet_out_and_says_so(wrn_pipe: WrnPipe) -> None:
         (("--paper-table", "figure-4"), "nothing to train for these numbers: 5 timings", "choose a table"),
         (("--paper-table", "5", "--row", "NIN"), "2 quoted from other papers", "choose a table"),
         (("--paper-table", "9", "--dataset", "coco"), "1 COCO detection (another system)", "choose a table"),
-        (("--paper-table", "4", "--yes", "--dry-run"), "--yes writes and --dry-run does not", "leave one"),
     ],
 )  # fmt: skip
 def test_mistakes(wrn_pipe: WrnPipe, arguments: tuple[str, ...], what: str, remedy: str) -> None:

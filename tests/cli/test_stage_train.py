@@ -51,31 +51,60 @@ def wait_for(line: str, log: Path, process: "subprocess.Popen[bytes]") -> None:
 
 
 @pytest.mark.soak
-def test_a_training_by_ffcv_is_stopped_and_killed_and_ends_with_the_same_bytes(
+def test_a_training_by_ffcv_stopped_killed_and_taken_elsewhere_ends_with_the_same_bytes(
     project: Project, tmp_path: Path
 ) -> None:
     project.edit(lambda params: params["protocols"]["brief"].update(epochs=12, precision="fp32"))
-    log = tmp_path / "log"
-    whole = start(project, log)
-    assert whole.wait() == 0, log.read_text()
-    published = project.root / "models" / RUN
-    expected = [(published / name).read_bytes() for name in FILES]
+    project.commit("plan")
+    other = clone(project, tmp_path / "other")
+    shutil.copytree(project.root / "data", other.root / "data", symlinks=True, dirs_exist_ok=True)
+    sent, log = tmp_path / "half.zip", tmp_path / "log"
+    exports, imports = ("checkpoint", "export", RUN, "--to", str(sent)), ("checkpoint", "import")
 
+    def published(by: Project) -> list[bytes]:
+        return [(by.root / "models" / RUN / name).read_bytes() for name in FILES]
+
+    def refused(by: Project, *words: str) -> str:
+        ended = by.cli(*words)
+        assert ended.returncode == 2, ended.stdout
+        return ended.stderr
+
+    assert "has no saved state" in refused(project, *exports)
+    assert start(project, log).wait() == 0, log.read_text()
+    expected = published(project)
     first = start(project, log, "--fresh", "--checkpoint-steps", "3")
     wait_for("epoch 1/12", log, first)
     first.send_signal(signal.SIGTERM)
     assert first.wait() == 143, log.read_text()
     assert f"continue with: wrn-pipe repro train@{RUN}" in log.read_text()
     assert "saved as scratch/" in log.read_text()
+
+    told(project.cli(*exports))
+    content = sent.read_bytes()
+    at = len(content) // 3
+    for damaged in (content[: len(content) // 2], content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]):
+        (tmp_path / "bad.zip").write_bytes(damaged)
+        assert "holds no state" in refused(other, *imports, str(tmp_path / "bad.zip"))
+    assert "goes on" in told(other.cli(*imports, str(sent)))
+    assert "as far or further lies here" in refused(other, *imports, str(sent))
     for kill in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
         running = start(project, log, "--checkpoint-steps", "2")
         wait_for("resuming from scratch/", log, running)
         time.sleep(random.SystemRandom().uniform(0, 0.5))
         running.send_signal(kill)
         assert running.wait() in (-signal.SIGKILL, 130, 0), log.read_text()
-    last = start(project, log, "--wait")
-    assert last.wait() == 0, log.read_text()
-    assert [(published / name).read_bytes() for name in FILES] == expected
+    for each in (project, other):
+        finished = each.cli("stage", "train", RUN, "--wait", MLFLOW_TRACKING_URI="none://")
+        assert finished.returncode == 0, finished.stderr
+        assert "epoch 1/12" not in finished.stderr, "it started over"
+        assert published(each) == expected
+
+    other.edit(lambda params: params["protocols"]["brief"].update(label_smoothing=0.3))
+    with (other.root / "pipeline/training/loop.py").open("a") as file:
+        file.write("# edited\n")
+    differs = refused(other, *imports, str(sent))
+    assert "protocol.label_smoothing 0.1, here 0.3" in differs
+    assert "pipeline/training/loop.py" in differs
 
 
 @pytest.mark.soak
@@ -180,45 +209,3 @@ def test_a_command_whose_time_is_over_says_how_to_go_on(project: Project, words:
     assert "the time of --for 1s is over, nothing is lost" in ended.stderr
     assert f"fix: go on with: wrn-pipe {words} --for 1s" in ended.stderr
     assert "Traceback" not in ended.stderr
-
-
-@pytest.mark.soak
-def test_half_a_training_goes_on_in_another_clone_to_the_same_bits(project: Project, tmp_path: Path) -> None:
-    project.edit(lambda params: params["protocols"]["brief"].update(epochs=12, precision="fp32"))
-    project.edit(lambda params: params["loading"].update(backend="numpy"))
-    project.commit("plan")
-    other = clone(project, tmp_path / "other")
-    shutil.copytree(project.root / "data", other.root / "data", symlinks=True, dirs_exist_ok=True)
-    sent, log, trains = tmp_path / "half.zip", tmp_path / "log", ("stage", "train", RUN)
-    exports, imports = ("checkpoint", "export", RUN, "--to", str(sent)), ("checkpoint", "import")
-
-    def refused(by: Project, *words: str) -> str:
-        ended = by.cli(*words)
-        assert ended.returncode == 2, ended.stdout
-        return ended.stderr
-
-    assert "has no saved state" in refused(project, *exports)
-    training = start(project, log)
-    wait_for("epoch 2/12", log, training)
-    training.send_signal(signal.SIGTERM)
-    assert training.wait() == 143, log.read_text()
-    told(project.cli(*exports))
-    content = sent.read_bytes()
-    at = len(content) // 3
-    for damaged in (content[: len(content) // 2], content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]):
-        (tmp_path / "bad.zip").write_bytes(damaged)
-        assert "holds no state" in refused(other, *imports, str(tmp_path / "bad.zip"))
-    assert "goes on" in told(other.cli(*imports, str(sent)))
-    assert "as far or further lies here" in refused(other, *imports, str(sent))
-    for each in (project, other):
-        finished = each.cli(*trains, MLFLOW_TRACKING_URI="none://")
-        assert finished.returncode == 0, finished.stderr
-        assert "epoch 1/12" not in finished.stderr, "it started over"
-    for name in FILES:
-        assert (project.root / "models" / RUN / name).read_bytes() == (other.root / "models" / RUN / name).read_bytes()
-    other.edit(lambda params: params["protocols"]["brief"].update(label_smoothing=0.3))
-    with (other.root / "pipeline/training/loop.py").open("a") as file:
-        file.write("# edited\n")
-    differs = refused(other, *imports, str(sent))
-    assert "protocol.label_smoothing 0.1, here 0.3" in differs
-    assert "pipeline/training/loop.py" in differs

@@ -78,17 +78,17 @@ def _sha256(path: Path, mtime_ns: int, size: int) -> str:
         return file_digest(stream, "sha256").hexdigest()
 
 
+def git(*words: str, root: Path = Path()) -> str:
+    """What git says at `root`; nothing where it fails."""
+    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else ""
+
+
 def commit(root: Path = Path()) -> tuple[str, bool]:
     """The commit checked out at `root`, and whether tracked files that no stage writes differ from it."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    head = git("rev-parse", "HEAD")
     made = (":!results", ":!dvc.lock", ":!models", ":!evaluations", ":!evidence")
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *made)
-    return head or "none", bool(changed)
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *made, root=root)
+    return git("rev-parse", "HEAD", root=root).strip() or "none", bool(changed)
 
 
 def versions() -> dict[str, str]:

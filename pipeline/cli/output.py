@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -91,14 +90,15 @@ def report(findings: "Iterable[Finding]", json: bool, fix: str, absent: str) -> 
 
 def refuse_kept(to: Path, option: str) -> None:
     """Raise UserError where there is no folder for `to`, git tracks it, or it lies where a stage reads or writes."""
+    from pipeline.provenance import git
     from pipeline.runner.dag import DAG, stages
 
     if not to.parent.is_dir():
         raise UserError(f"{option} {to}: no folder {to.parent}", "name a file in a folder that exists")
     root = Path.cwd()
     for place in {to.absolute(), to.resolve()}:  # a link, and what it leads to
-        asked = ["git", "-C", str(place.parent), "--literal-pathspecs", "ls-files", "--error-unmatch", "--", place.name]
-        what = "a file that git tracks" if subprocess.run(asked, capture_output=True).returncode == 0 else None
+        tracked = git("--literal-pathspecs", "ls-files", "--", place.name, root=place.parent)
+        what = "a file that git tracks" if tracked else None
         for stage in stages(root) if DAG.is_file() else ():
             if any(place.is_relative_to(root / path) for path in (*stage.deps, *stage.outs)):
                 what = f"what {stage.name} reads or writes"

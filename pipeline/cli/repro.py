@@ -1,7 +1,6 @@
 """wrn-pipe repro: bring results up to date with params.yaml."""
 
 import csv
-import subprocess
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -217,15 +216,16 @@ def _price(step: _Step, plan: "Plan", stage: "Stage", fresh: bool) -> None:
 def _explain_changes() -> None:
     """Say why results of runs differ from the committed ones although nothing was edited: the processor, mostly."""
     from pipeline.dvc_lock import LOCK, content, locked
+    from pipeline.provenance import git
 
-    before, after, path = _git("show", f"HEAD:./{LOCK}"), content(), Path("results/runs.csv")
+    before, after, path = git("show", f"HEAD:./{LOCK}"), content(), Path("results/runs.csv")
     if before == after:
         return
     old, new = locked(before), locked(after)
     both = {name: (old[name], new[name]) for name in new if name.startswith("train@") and name in old}
     # All that dvc.lock says is the same, but for what came out.
     repeated = [name for name, (was, now) in both.items() if {**was, "outs": now["outs"]} == now != was]
-    texts = _git("show", f"HEAD:./{path}"), path.read_text(encoding="utf-8") if path.is_file() else ""
+    texts = git("show", f"HEAD:./{path}"), path.read_text(encoding="utf-8") if path.is_file() else ""
     committed, here = ({row["run"]: row for row in csv.DictReader(text.splitlines())} for text in texts)
     if not repeated:
         return
@@ -237,15 +237,9 @@ def _explain_changes() -> None:
             why = "; ".join(f"{key} {then[key]} -> {now[key]}" for key in keys if then[key] != now[key])
             why = why or "the same kind of processor by name, so another microcode or an unrepeatable kernel"
             typer.echo(f"  {run}: top-1 error {then['top1_error']} -> {now['top1_error']} ({why})")
-    diff = _git("diff", "--name-only", "--relative", "HEAD", "--", str(LOCK), "results", "models", "evaluations")
+    diff = git("diff", "--name-only", "--relative", "HEAD", "--", str(LOCK), "results", "models", "evaluations")
     typer.echo(
         "Floating-point sums depend on the processor, the number of threads and the compiler.\n"
         f"Changed therefore, among files that git tracks: {', '.join(diff.split())}.\n"
         "Commit them to keep these results. Left as they are, they harm neither make test nor another make reproduce."
     )
-
-
-def _git(*words: str) -> str:
-    """What git says; nothing where it fails."""
-    done = subprocess.run(["git", *words], capture_output=True, text=True)
-    return done.stdout if done.returncode == 0 else ""

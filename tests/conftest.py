@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import photos
 import pytest
@@ -152,8 +152,7 @@ def _describe(url: str) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What a client asked for, and the status it was answered with."""
 
     path: str
@@ -216,9 +215,6 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send(404, b"no such file", "text/plain")
 
-    def content(self) -> bytes:
-        return (self.of.folder / self.path.lstrip("/")).read_bytes()
-
     def send(self, code: int, body: bytes, kind: str, stop_after: int | None = None, **headers: str) -> None:
         self.of.requests.append(Request(self.path, self.headers.get("Range"), code))
         self.send_response(code)
@@ -230,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = stop_after is not None
 
     def send_range(self, stop_after: int | None = None) -> None:
-        content, asked = self.content(), self.headers.get("Range")
+        content, asked = (self.of.folder / self.path.lstrip("/")).read_bytes(), self.headers.get("Range")
         kind = "application/json" if content.startswith(b"{") else "application/octet-stream"
         if asked is None:
             self.send(200, content, kind, stop_after)

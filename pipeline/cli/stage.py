@@ -133,6 +133,7 @@ def _traced(run_id: str, folder: Path, steps: int) -> None:
     from pipeline.training.loop import train
     from pipeline.training.train_run import prepare
 
+    folder.mkdir()
     training, _ = prepare(load(), run_id, folder.name, folder, RunHooks())
     tensors: dict[str, torch.Tensor] = {}
     sums = []

@@ -19,6 +19,7 @@ from pipeline.errors import UserError, WrnPipeError, exit_on_error, nearest
 from pipeline.progress import say
 from pipeline.runner.interruptions import time_budget
 
+_CHECKSUMS = "checksums.npz"
 Stage = Literal["download", "convert", "train", "evaluate", "summarize", "tabulate", "manifest", "report"]
 
 
@@ -97,12 +98,13 @@ def _train_twice(run_id: str, steps: int | None) -> None:
 
     SCRATCH.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f"{run_id}.twice-", dir=SCRATCH) as home:
-        for folder in (f"{home}/first", f"{home}/second"):
-            say(f"training {run_id} in {folder}")
-            child = [sys.executable, "-m", "pipeline.cli.stage", run_id, folder, str(steps or 0), str(os.getpid())]
+        for time in ("first", "second"):
+            say(f"training {run_id}, the {time} time")
+            words = [run_id, f"{home}/{time}", str(steps or 0), str(os.getpid())]
             # In a session of its own: it would hear a terminal's Ctrl-C and say that the run can be continued.
-            if code := subprocess.run(child, check=False, start_new_session=True).returncode:
-                say(f"run {run_id}: the training in {folder} ended with exit code {code}")
+            child = subprocess.run([sys.executable, "-m", "pipeline.cli.stage", *words], start_new_session=True)
+            if code := child.returncode:
+                say(f"run {run_id}: the {time} training ended with exit code {code}")
                 raise typer.Exit(max(code, 1))
         with np.load(f"{home}/first/{_CHECKSUMS}") as one, np.load(f"{home}/second/{_CHECKSUMS}") as other:
             names, unequal = one["names"], one["sums"] != other["sums"]
@@ -114,9 +116,6 @@ def _train_twice(run_id: str, steps: int | None) -> None:
         raise WrnPipeError(what, "run wrn-pipe doctor, and keep the number of threads")
     done = f"{steps} steps" if steps else "all steps"
     typer.echo(f"{run_id}: two trainings of {done} are equal in every weight, momentum and statistic after every step")
-
-
-_CHECKSUMS = "checksums.npz"
 
 
 def _traced(run_id: str, folder: Path, steps: int) -> None:

@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from pipeline.comparison.cells import Cell, Comparison
     from pipeline.comparison.tables import Table
 
-_PIPED_WIDTH = 100
-_NARROWEST = 72
-"""Below this many columns a line of the table would break, which is harder to read than a terminal's own wrapping."""
-
 
 def compare(
     paper_table: Tables = "all",
@@ -83,7 +79,9 @@ def compare(
         raise UserError("--orderings judges all runs and no times", "leave --run and --timings out")
     names = PAPER.table_names(paper_table)
     claims = set(PAPER.chosen(names, dataset, row))
-    of, width = planned(PAPER, plan, found), _width() if output is None else _PIPED_WIDTH
+    columns = shutil.get_terminal_size((100, 24)).columns if output is None else 100
+    # In fewer than 72 a line of the table would break, which is harder to read than a terminal's own wrapping.
+    of, width = planned(PAPER, plan, found), max(72, min(columns, 100))
     if orderings:
         mentioned = [(each, {claim for pair in each.pairs for claim in pair}) for each in PAPER.orderings]
         ordered = [judge_ordering(ordering, of) for ordering, its in mentioned if its & claims]
@@ -109,19 +107,12 @@ def compare(
         with writing(output):
             output.write_text(text, encoding="utf-8", newline="\n")
         typer.echo(f"wrote {output}", err=True)
-    if strict:
-        _insist(holds, "ordering" if orderings else "claim")
-
-
-def _insist(holds: dict[str, bool], noun: str) -> None:
-    """Raise WrnPipeError unless all that was compared holds, and something was."""
-    if not holds:
+    noun, failed = "orderings" if orderings else "claims", [name for name, held in holds.items() if not held]
+    if strict and not holds:
+        raise WrnPipeError(f"no finished run to compare these {noun} with", "wrn-pipe repro trains the plan's")
+    if strict and failed:
         raise WrnPipeError(
-            f"no finished run to compare these {noun}s with", "wrn-pipe repro trains what params.yaml names"
-        )
-    if failed := [name for name, held in holds.items() if not held]:
-        raise WrnPipeError(
-            f"{len(failed)} of {len(holds)} compared {noun}s do not hold; the first is {failed[0]}",
+            f"{len(failed)} of {len(holds)} compared {noun} do not hold; the first is {failed[0]}",
             "the deviations and footnotes above say why; without --strict this is not a failure",
         )
 
@@ -130,18 +121,13 @@ def _select(tables: Sequence["Table"], dataset: str | None, row: str | None, run
     """The tables reduced to the cells asked for, without those that have none left."""
     from pipeline.publication.claims import canonical
 
-    reduced = []
-    for table in tables:
-        cells = [
-            cell
-            for cell in table.cells
-            if dataset in (None, cell.dataset)
-            and (row is None or canonical(row) == canonical(cell.model))
-            and (not run or set(run) & {*cell.runs, *(excluded.run for excluded in cell.excluded)})
-        ]
-        if cells:
-            reduced.append(replace(table, cells=tuple(cells)))
-    return reduced
+    def asked_for(cell: "Cell") -> bool:
+        its = {*cell.runs, *(excluded.run for excluded in cell.excluded)}
+        named = row is None or canonical(row) == canonical(cell.model)
+        return named and dataset in (None, cell.dataset) and (not run or bool(its & set(run)))
+
+    reduced = [replace(table, cells=tuple(filter(asked_for, table.cells))) for table in tables]
+    return [table for table in reduced if table.cells]
 
 
 def _next_step(tables: Sequence["Table"], of: "Comparison", dataset: str | None, row: str | None) -> str:
@@ -168,16 +154,8 @@ def _next_step(tables: Sequence["Table"], of: "Comparison", dataset: str | None,
         targets = runs if len(runs) == 1 else {f"{run.rpartition('-s')[0]}-s*" for run in runs}
         target = f" {shlex.quote(targets.pop())}" if len(targets) == 1 else ""
         return f"Next: {needs} comparable runs, which params.yaml has: wrn-pipe repro{target} trains them."
-    filters = ["--paper-table", tables[0].name if len(tables) == 1 else "all"]
-    filters += ["--row", row] if row else []
-    filters += ["--dataset", dataset] if dataset else []
+    filters = {"--paper-table": tables[0].name if len(tables) == 1 else "all", "--row": row, "--dataset": dataset}
+    words = shlex.join(word for option, value in filters.items() if value for word in (option, value))
     seeds = max(seeds_to_plan(cell, PAPER) for cell in lacking)
-    return (
-        f"Next: {needs} comparable runs. wrn-pipe plan {shlex.join(filters)} --seeds {seeds} adds them,\n"
-        "      wrn-pipe repro trains them."
-    )
-
-
-def _width() -> int:
-    """Columns of the terminal; of COLUMNS if set; a readable width when piped."""
-    return max(_NARROWEST, min(shutil.get_terminal_size((_PIPED_WIDTH, 24)).columns, _PIPED_WIDTH))
+    plan = f"wrn-pipe plan {words} --seeds {seeds} adds them"
+    return f"Next: {needs} comparable runs. {plan},\n      wrn-pipe repro trains them."

@@ -29,7 +29,6 @@ from pipeline.data.beton import sha256
 from pipeline.errors import UserError
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.evidence.run_check import FinishedRun, of_plan
-from pipeline.evidence.step_checksums import EnoughError
 from pipeline.params import PARAMS, Plan, Run
 from pipeline.provenance import fingerprint
 from pipeline.runner.run_hooks import RunHooks
@@ -41,6 +40,10 @@ from pipeline.training.train_run import prepare
 ROUNDING = 1e-3
 """How far apart the probabilities of two kinds of processor may lie, whose sums round otherwise; of slim predictions,
 which have none, the part of the images whose class may differ."""
+
+
+class EnoughError(Exception):
+    """Ends a training after the steps or epochs that were asked for."""
 
 
 def evaluated(run: FinishedRun, plan: Plan) -> Finding:

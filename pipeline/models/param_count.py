@@ -1,13 +1,11 @@
 """What a network costs, layer by layer and in all, in closed form from widths and kernels: no module, no torch.
 
-Counted are trainable parameters, and the multiply-adds of convolutions and of the final linear layer for one image, as
-is usual. tests/models/test_param_count.py holds all of it against the modules.
+Counted are trainable parameters, and the multiply-adds of convolutions and of the final linear layer for one image.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from pipeline.models.names import Network, Shape
+from pipeline.models.names import Network
 
 
 @dataclass(frozen=True)
@@ -41,40 +39,21 @@ def layers(network: Network, image_size: int, num_classes: int) -> list[Layer]:
 
     The rows whose names hold no dot add up to the whole network. Each stride of 2 halves a size and rounds up.
     """
-    size, width = image_size, network.group_widths[-1][1]
-    if network.is_imagenet:
-        size = _half(size)
-    result = [_row(shape, size) for shape in network.stem()]
-    if network.is_imagenet:
-        size = _half(size)  # max pooling
-    for group, blocks in enumerate(network.groups(), start=1):
-        inside: list[Layer] = []
-        for block in blocks:
-            parts = []
-            for shape in block.layers():
-                if shape.stride == 2 and not shape.name.startswith("shortcut"):
-                    size = _half(size)
-                parts.append(_row(replace(shape, name=f"group{group}.{block.name}.{shape.name}"), size))
-            inside += [_container(f"group{group}.{block.name}", "block", parts), *parts]
-        result += [_container(f"group{group}", "group", [row for row in inside if row.kind == "block"]), *inside]
-    if network.is_preactivation:
-        result.append(_row(Shape("bn", width, width), size))
-    return [*result, Layer("fc", "linear", (num_classes,), (width + 1) * num_classes, width * num_classes)]
-
-
-def _row(shape: Shape, size: int) -> Layer:
-    """Of a layer whose output has `size` x `size` pixels."""
-    output = (shape.outputs, size, size)
-    if shape.kernel is None:
-        return Layer(shape.name, "bn", output, 2 * shape.outputs, 0)
-    weights = shape.kernel**2 * shape.inputs * shape.outputs
-    return Layer(shape.name, "conv", output, weights, weights * size**2)
-
-
-def _container(name: str, kind: str, parts: Sequence[Layer]) -> Layer:
-    counts = sum(part.parameters for part in parts), sum(part.multiply_adds for part in parts)
-    return Layer(name, kind, parts[-1].output, *counts)
-
-
-def _half(size: int) -> int:
-    return (size + 1) // 2
+    size, rows = image_size, dict[str, Layer]()
+    for shape in network.layers():
+        if shape.stride == 2 and "shortcut" not in shape.name:
+            size = (size + 1) // 2
+        weights = 2 * shape.outputs if shape.kernel is None else shape.kernel**2 * shape.inputs * shape.outputs
+        kind, adds = ("bn", 0) if shape.kernel is None else ("conv", weights * size**2)
+        layer = Layer(shape.name, kind, (shape.outputs, size, size), weights, adds)
+        group, *inside = shape.name.split(".")
+        if inside:
+            for name, kind in ((group, "group"), (f"{group}.{inside[0]}", "block")):
+                before = rows.get(name)
+                counts = (before.parameters, before.multiply_adds) if before else (0, 0)
+                rows[name] = Layer(name, kind, layer.output, counts[0] + weights, counts[1] + adds)
+        rows[layer.name] = layer
+        if shape.name == "bn1":
+            size = (size + 1) // 2  # ImageNet's max pooling
+    width = layer.output[0]
+    return [*rows.values(), Layer("fc", "linear", (num_classes,), (width + 1) * num_classes, width * num_classes)]

@@ -6,13 +6,14 @@ State-dict names count from 1: `conv1` and ImageNet's `bn1` (stem), `group1.bloc
 post-activation `{shortcut_conv,shortcut_bn}`; those networks have no `bn`.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import groupby
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.names import Block, Network, Shape
+from pipeline.models.names import Network, Shape
 
 Activate = Callable[[nn.BatchNorm2d, Tensor], tuple[Tensor, Tensor]]
 """BN-ReLU. Maps x to x itself, for a shortcut, and relu(bn(x)); bn_relu.py has another than the one below."""
@@ -33,7 +34,7 @@ def convolution(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return y
 
 
-def _add(to: nn.Module, shapes: Iterable[Shape]) -> None:
+def _add(to: nn.Module, shapes: Sequence[Shape]) -> None:
     for shape in shapes:
         if shape.kernel is None:
             layer: nn.Module = nn.BatchNorm2d(shape.outputs)
@@ -44,13 +45,14 @@ def _add(to: nn.Module, shapes: Iterable[Shape]) -> None:
 
 
 class _Block(nn.Module):
-    """The layers of a block. Maps (B, widths[0], H, W) to (B, widths[-1], H/stride, W/stride)."""
+    """The layers of a block. Maps (B, inputs, H, W) to (B, outputs, H/stride, W/stride)."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, shapes: Sequence[Shape]) -> None:
         super().__init__()
-        self.length = len(block.network.kernels)
-        self.activates_input, self.keeps_shape = block.activates_input, block.keeps_shape
-        _add(self, block.layers())
+        _add(self, shapes)
+        self.length = sum(shape.name.startswith("conv") for shape in shapes)
+        self.activates_input = shapes[0].kernel is None
+        self.keeps_shape = not shapes[-1].name.startswith("shortcut")
 
 
 class PreActBlock(_Block):
@@ -61,8 +63,8 @@ class PreActBlock(_Block):
     conv1: nn.Conv2d
     shortcut: nn.Conv2d
 
-    def __init__(self, block: Block, dropout: float = 0.0) -> None:
-        super().__init__(block)
+    def __init__(self, shapes: Sequence[Shape], dropout: float = 0.0) -> None:
+        super().__init__(shapes)
         self.activate: Activate = batch_norm_relu
         self.convolve: Convolve = convolution
         # nn.Dropout draws its masks from torch's global generator, which the trainer seeds at every step.
@@ -101,21 +103,25 @@ class ResNet(nn.Module):
 
     conv1: nn.Conv2d
     bn1: nn.BatchNorm2d
+    bn: nn.BatchNorm2d
 
     def __init__(self, network: Network, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.activate: Activate = batch_norm_relu
         self.convolve: Convolve = convolution
-        _add(self, network.stem())
-        self.is_imagenet, self.groups = network.is_imagenet, len(network.blocks_per_group)
-        for group, blocks in enumerate(network.groups(), start=1):
-            modules: dict[str, nn.Module] = {
-                block.name: PreActBlock(block, dropout) if network.is_preactivation else PostActBlock(block)
-                for block in blocks
-            }
-            self.add_module(f"group{group}", nn.Sequential(OrderedDict(modules)))
-        width = network.group_widths[-1][1]
-        self.bn = nn.BatchNorm2d(width) if network.is_preactivation else None
+        self.is_imagenet, self.is_preactivation = network.is_imagenet, network.is_preactivation
+        self.groups, width = len(network.blocks_per_group), 0
+        for path, layers in groupby(network.layers(), key=lambda shape: shape.name.rpartition(".")[0]):
+            shapes = [replace(shape, name=shape.name.rpartition(".")[2]) for shape in layers]
+            width = shapes[-1].outputs
+            if not path:
+                _add(self, shapes)
+                continue
+            group, name = path.split(".")
+            if name == "block1":
+                self.add_module(group, nn.Sequential())
+            block = PreActBlock(shapes, dropout) if self.is_preactivation else PostActBlock(shapes)
+            self.get_submodule(group).add_module(name, block)
         self.fc = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,7 +130,7 @@ class ResNet(nn.Module):
             x = F.max_pool2d(self.activate(self.bn1, x)[1], 3, 2, 1)
         for group in range(1, self.groups + 1):
             x = getattr(self, f"group{group}")(x)
-        if self.bn is not None:
+        if self.is_preactivation:
             _, x = self.activate(self.bn, x)
         logits: Tensor = self.fc(x.mean((2, 3)))
         return logits

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import count, repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,21 +17,19 @@ from pipeline.benchmarks import loader_bench, measuring
 from pipeline.benchmarks.measuring import Spread, ask, in_rounds, machine, peak_gemm, process, seconds_of
 from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
 from pipeline.data.beton import open_split
-from pipeline.kernels.apply import speed_up
 from pipeline.models.build import build
-from pipeline.models.names import Network, parse
-from pipeline.models.param_count import multiply_adds
+from pipeline.models.names import Network, multiply_adds, parse
 from pipeline.models.resnet import PreActBlock, ResNet, convolution
 from pipeline.models.sync_batch_norm import synchronise
 from pipeline.params import Backend, Kernels, Precision
 from pipeline.publication.paper import Paper
 from pipeline.training.device import computed_in
+from pipeline.training.train_run import speed_up
 
 DATA = Path("data/beton/cifar10-rgb")
 BASELINE = "public port"
 MEASURE_S = 1.0
 """Steps are repeated for so long in each round."""
-Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -60,18 +58,18 @@ def ways(device: torch.device, compiled: bool, backend: Backend) -> dict[str, Wa
     """Label -> way, our loader over `backend`. Each adds one thing to the one before, up to the default; then, where
     `compiled`, torch.compile instead of our kernels on a CPU."""
     gpu, bf16 = device.type == "cuda", computed_in("bf16", device) == "bf16"
-    added: list[tuple[str, dict[str, Any]]] = [
-        ("+ channels_last", {"channels_last": True}),
-        *([("+ bf16 autocast", {"bf16": True})] if bf16 else []),
-        (f"+ our loader, {backend}", {"loader": backend}),
-        ("+ fused SGD", {"fused_sgd": True}),
-        ("+ repeatable kernels, no TF32" if gpu else "+ allocator", {"prepared": True}),
-        ("+ torch.compile" if gpu else "+ fused BN-ReLU", {"kernels": "fused"}),
-        *([("+ our weight gradients", {"our_convolutions": True})] if bf16 and not gpu else []),
-    ]
-    way = Way()
-    result = {BASELINE: way}
-    for label, change in added:
+    added: dict[str, dict[str, Any]] = {
+        BASELINE: {},
+        "+ channels_last": {"channels_last": True},
+        **({"+ bf16 autocast": {"bf16": True}} if bf16 else {}),
+        f"+ our loader, {backend}": {"loader": backend},
+        "+ fused SGD": {"fused_sgd": True},
+        "+ repeatable kernels, no TF32" if gpu else "+ allocator": {"prepared": True},
+        "+ torch.compile" if gpu else "+ fused BN-ReLU": {"kernels": "fused"},
+        **({"+ our weight gradients": {"our_convolutions": True}} if bf16 and not gpu else {}),
+    }
+    result, way = {}, Way()
+    for label, change in added.items():
         result[label] = way = replace(way, **change)
     if compiled and not gpu:
         result["torch.compile instead"] = replace(way, kernels="compiled")
@@ -79,12 +77,10 @@ def ways(device: torch.device, compiled: bool, backend: Backend) -> dict[str, Wa
 
 
 def warm_step(
-    network: str, way: Way, batches: Batches, *, update: bool = True, synchronised: bool = False
+    network: str, way: Way, batches: Iterator[Any], *, update: bool = True, synchronised: bool = False
 ) -> Callable[[], None]:
-    """A training step on the next of `batches`, with or without the update of the weights, that has run a few times.
-
-    By the way's kernels, unless batch_norm is `synchronised`.
-    """
+    """A training step on the next of `batches` of images and labels, with or without the update of the weights, that
+    has run a few times. By the way's kernels, unless batch_norm is `synchronised`."""
     device = measuring.device()
     dropout = 0.3 if network.endswith("-dropout") else 0.0
     model: nn.Module = build(network, 10, conv_init="fan_in", bn_init="ones", dropout=dropout, seed=1).to(device)
@@ -142,11 +138,11 @@ def images_per_second(network: Network, way: Way) -> float:
 def _loading_step(network: Network, way: Way) -> Callable[[], None]:
     batch = batch_of(network)
     if way.loader == "torchvision":
-        epoch = loader_bench.torchvision(DATA, 2, batch)
+        epochs = loader_bench.torchvision(DATA, 2, batch)
     else:
         dtype = torch.bfloat16 if way.bf16 else torch.float32
-        epoch = loader_bench.ours(way.loader, dtype, DATA, 1, batch, measuring.device())
-    whole = (part for number in count() for part in epoch(number) if len(part[1]) == batch)
+        epochs = loader_bench.ours(way.loader, dtype, DATA, 1, batch, measuring.device())
+    whole = (part for part in chain.from_iterable(epochs) if len(part[1]) == batch)
     return warm_step(network.name, way, whole)
 
 

@@ -123,8 +123,7 @@ def estimates_of(plan: "Plan", run_ids: Sequence[str]) -> list[Estimate]:
     from pipeline.benchmarks import measuring
     from pipeline.benchmarks.train_bench import Way, default, training_rate
     from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
-    from pipeline.models.names import parse
-    from pipeline.models.param_count import parameters
+    from pipeline.models.names import parameters, parse
     from pipeline.training.device import computed_in
 
     rates: dict[tuple[str, int, int, Way, bool], float] = {}
@@ -173,7 +172,7 @@ def estimates_of(plan: "Plan", run_ids: Sequence[str]) -> list[Estimate]:
 def probed(network: "Network", dataset: "Dataset", protocol: "Protocol", device: "torch.device") -> tuple[int, int]:
     """The images of a probe's mini-batch, and their height and width."""
     from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
-    from pipeline.models.param_count import multiply_adds
+    from pipeline.models.names import multiply_adds
 
     size = dataset.shape[0] if dataset.shape else network.image_size
     if device.type == "cuda":

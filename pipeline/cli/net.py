@@ -6,7 +6,7 @@ from typer import Argument, Option
 
 from pipeline.cli.options import Json, networks
 from pipeline.cli.output import print_json
-from pipeline.models.names import parse
+from pipeline.models.names import layers, parse
 
 _FOLD_FROM = 13
 """Groups with this many blocks or more are folded, so that pre-act-ResNet-1001 is still a page."""
@@ -24,8 +24,6 @@ def net(
     """
     from rich.console import Console
     from rich.table import Table
-
-    from pipeline.models.param_count import layers
 
     network = parse(name)
     classes, size = num_classes or network.num_classes, image_size or network.image_size

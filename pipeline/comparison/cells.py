@@ -20,8 +20,7 @@ from pipeline.comparison.statistics import (
     summarise,
 )
 from pipeline.errors import UserError
-from pipeline.models.names import parse
-from pipeline.models.param_count import parameters
+from pipeline.models.names import parameters, parse
 from pipeline.params import PARAMS, Plan
 from pipeline.publication.claims import Claim, Kind, Metric, canonical
 from pipeline.publication.paper import Paper

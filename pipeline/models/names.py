@@ -1,4 +1,5 @@
-"""Network names as the paper prints them, and what they mean: `WRN-28-10`, `WRN-40-2-B(3,1,3)`, `WRN-50-2-bottleneck`.
+"""Networks by their names as the paper prints them, `WRN-28-10`, `WRN-40-2-B(3,1,3)`, `WRN-50-2-bottleneck`: of what
+layers they are, and what these cost, without torch.
 
 `parse` reads a name and `Network.name` prints it in one canonical form, so that two spellings of one network compare
 equal: `parse("WRN-40-2") == parse("WRN-40-2-B(3,3)")`.
@@ -246,3 +247,54 @@ def _check_wrn(network: Network) -> None:
             if depth in depths:
                 write = f"WRN-{depth}-{widen}{ending} for ImageNet, or for CIFAR {write}"
     raise UserError(f"{network.name}: depth {depth} is not {step}N+4 with N from 1", f"write {write}")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of a network's description."""
+
+    name: str
+    """Dotted module name, as in the state dict: `group1.block1.conv1`."""
+    kind: str
+    """`conv`, `bn`, `linear`, `block` or `group`; the last two hold the layers named after them."""
+    output: tuple[int, ...]
+    """Output size without the batch: (channels, height, width), or (classes,)."""
+    parameters: int
+    """Trainable parameters, those of all layers inside included."""
+    multiply_adds: int
+    """Multiply-adds for one image, those of all layers inside included."""
+
+
+def parameters(network: Network, num_classes: int) -> int:
+    """Trainable parameters with a head for `num_classes` classes (from 1)."""
+    return sum(layer.parameters for layer in layers(network, network.image_size, num_classes) if "." not in layer.name)
+
+
+def multiply_adds(network: Network, image_size: int, num_classes: int) -> int:
+    """Of convolutions and head, for one forward pass of one image of `image_size` x `image_size` pixels (from 1)."""
+    return sum(layer.multiply_adds for layer in layers(network, image_size, num_classes) if "." not in layer.name)
+
+
+def layers(network: Network, image_size: int, num_classes: int) -> list[Layer]:
+    """Every layer, block and group in order, a container before what it contains.
+
+    The rows whose names hold no dot add up to the whole network. Each stride of 2 halves a size and rounds up.
+    """
+    size, rows = image_size, dict[str, Layer]()
+    for shape in network.layers():
+        if shape.stride == 2 and "shortcut" not in shape.name:
+            size = (size + 1) // 2
+        weights = 2 * shape.outputs if shape.kernel is None else shape.kernel**2 * shape.inputs * shape.outputs
+        kind, adds = ("bn", 0) if shape.kernel is None else ("conv", weights * size**2)
+        layer = Layer(shape.name, kind, (shape.outputs, size, size), weights, adds)
+        group, *inside = shape.name.split(".")
+        if inside:
+            for name, kind in ((group, "group"), (f"{group}.{inside[0]}", "block")):
+                before = rows.get(name)
+                counts = (before.parameters, before.multiply_adds) if before else (0, 0)
+                rows[name] = Layer(name, kind, layer.output, counts[0] + weights, counts[1] + adds)
+        rows[layer.name] = layer
+        if shape.name == "bn1":
+            size = (size + 1) // 2  # ImageNet's max pooling
+    width = layer.output[0]
+    return [*rows.values(), Layer("fc", "linear", (num_classes,), (width + 1) * num_classes, width * num_classes)]

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from pipeline.models.names import Network, Shape
 
 Activate = Callable[[nn.BatchNorm2d, Tensor], tuple[Tensor, Tensor]]
-"""BN-ReLU. Maps x to x itself, for a shortcut, and relu(bn(x)); bn_relu.py has another than the one below."""
+"""BN-ReLU. Maps x to x itself, for a shortcut, and relu(bn(x)); pipeline/kernels has another than the one below."""
 
 Convolve = Callable[[nn.Conv2d, Tensor], Tensor]
-"""A convolution of an input; convolution.py has another than the one below."""
+"""A convolution of an input; pipeline/kernels has another than the one below."""
 
 
 def batch_norm_relu(bn: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:

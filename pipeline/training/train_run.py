@@ -45,12 +45,10 @@ def train_run(
         here = f"on {training.device} ({record['device']['name']}, {record['device']['threads']} threads)"
         if ranks.size > 1:
             here = f"by {ranks.size} processes, batch norm {training.protocol.batch_norm}, the first {here}"
+        if training.precision != (asked := training.protocol.precision):
+            it = training.device.type
+            here += f"; computes in {training.precision}, not in {asked}: this {it} has no instructions for bfloat16"
         say(f"{run_id}: {here}")
-        if training.precision != training.protocol.precision:
-            say(
-                f"{run_id}: computes in {training.precision}, not in {training.protocol.precision}: this "
-                f"{training.device.type} has no instructions for bfloat16"
-            )
         with hooks.run_logger(run_id, record) as logger:
             done = train(training, logger.epoch)
             last = {key: value for key, value in done.devices[-1].items() if key != "from_epoch"}
@@ -116,9 +114,7 @@ def speed_up(kernels: Kernels, model: nn.Module, device: torch.device) -> str:
     """pipeline.kernels.apply.speed_up, or torch's own kernels where that folder was deleted, which is said."""
     try:
         from pipeline.kernels.apply import speed_up as by_folder
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("pipeline.kernels"):
-            raise
+    except ModuleNotFoundError:
         if kernels != "torch":
             say(f"kernels: {kernels} needs the folder pipeline/kernels, which is not here; training with torch's own")
         return "torch"

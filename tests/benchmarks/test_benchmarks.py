@@ -22,8 +22,7 @@ from pipeline.benchmarks.measuring import ask, in_rounds, process, say_if_busy
 from pipeline.benchmarks.train_bench import Way, default, training_rate, ways
 from pipeline.cli.estimate import Estimate, disk, estimates_of, probed, sums, tables_of
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.models.names import parse
-from pipeline.models.param_count import parameters
+from pipeline.models.names import parameters, parse
 from pipeline.params import Run
 from pipeline.runner.params_file import load
 

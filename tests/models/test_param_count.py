@@ -18,8 +18,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli.net import net
 from pipeline.models.build import skeleton
-from pipeline.models.names import Network, parse
-from pipeline.models.param_count import layers, multiply_adds, parameters
+from pipeline.models.names import Network, layers, multiply_adds, parameters, parse
 
 
 def test_counts_as_the_paper_prints_them() -> None:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.training.openmp_threads import POLICY, USERS_OWN, wait_briefly
+from pipeline.training.processes import POLICY, USERS_OWN, wait_briefly
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "cifar10-wrn-40-1-quick-s1"

@@ -1,4 +1,4 @@
-"""Whether tests notice a fault: one-token faults, drawn with a seed, put into a copy of the core one at a time.
+"""Whether tests notice a fault: one-token faults, drawn with a seed, put into a clone of the core one at a time.
 
     make mutants N=150 SEED=1       (each takes as long as the tests of its folder: minutes; N=5 is a sample)
 
@@ -9,7 +9,6 @@ a reason: some change nothing that counts.
 import ast
 import random
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -49,27 +48,25 @@ def passes(root: Path, tests: tuple[str, ...]) -> bool:
 
 
 def main(n: int, seed: int) -> None:
-    files = [(path, tests) for glob, tests in TESTS.items() for path in sorted(Path().glob(glob))]
-    known = [(*file, k) for file in files for k, _ in enumerate(faults(ast.parse(file[0].read_text())))]
     with tempfile.TemporaryDirectory() as folder:
-        root, killed, as_it_is = Path(folder), 0, cache(passes)
-        for name in subprocess.check_output(["git", "ls-files"], text=True).splitlines():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(name, root / name)
+        root, survived, as_it_is = Path(folder), 0, cache(passes)
+        subprocess.run(["git", "clone", "-q", ".", folder], check=True)
+        files = [(path, tests) for glob, tests in TESTS.items() for path in sorted(root.glob(glob))]
+        known = [(*file, k) for file in files for k, _ in enumerate(faults(ast.parse(file[0].read_text())))]
         for path, tests, k in random.Random(seed).sample(known, n):
             if not as_it_is(root, tests):
                 sys.exit(f"{' '.join(tests)} fail without any fault")
-            tree = ast.parse(path.read_text())
+            text = path.read_text()
+            tree = ast.parse(text)
             node, attribute, value = list(faults(tree))[k]
             before = ast.unparse(node)
             setattr(node, attribute, value)
-            (root / path).write_text(ast.unparse(tree))
+            path.write_text(ast.unparse(tree))
             if passes(root, tests):
-                print(f"survived: {path}:{node.lineno}: {before} -> {ast.unparse(node)}", flush=True)
-            else:
-                killed += 1
-            shutil.copy(path, root / path)
-    print(f"{killed} of {n} killed, seed {seed}")
+                survived += 1
+                print(f"survived: {path.relative_to(root)}:{node.lineno}: {before} -> {ast.unparse(node)}", flush=True)
+            path.write_text(text)
+    print(f"{n - survived} of {n} killed, seed {seed}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from pipeline.progress import say
 from pipeline.runner.interruptions import children_hear_no_signal
@@ -89,15 +89,8 @@ def _start(parent: int, prepared: bool, setting: "Device", cores: Sequence[int])
 
 
 def ask(child: ProcessPoolExecutor, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """What `function` answers in `child`. Raises what it raises there; of torch.compile's errors a WrnPipeError."""
-    return child.submit(_explained, function, arguments, options).result()
-
-
-def _explained(function: Callable[..., T], arguments: Sequence[Any], options: dict[str, Any]) -> T:
-    from pipeline.training.device import explain_compile_errors
-
-    with explain_compile_errors():
-        return function(*arguments, **options)
+    """What `function` answers in `child`. Raises what it raises there."""
+    return child.submit(function, *arguments, **options).result()
 
 
 def say_if_busy() -> None:

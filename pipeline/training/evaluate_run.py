@@ -33,8 +33,8 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sampler import held_out
 from pipeline.dataset_config import SPLITS
 from pipeline.errors import UserError
-from pipeline.models.build import skeleton
 from pipeline.models.names import parse
+from pipeline.models.resnet import skeleton
 from pipeline.params import Plan
 from pipeline.progress import progress
 from pipeline.tasks.classification import about

@@ -113,7 +113,7 @@ def train(training: Training, on_epoch: Callable[[EpochRecord, float], None]) ->
             rate = (steps - first) * batch / (time.perf_counter() - started)
             tested = ""
             if training.test and record.epoch % protocol.test_every == 0:
-                record.test_error = training.test(loop.weights())
+                record.test_error = training.test(training.model.state_dict() | (loop.ema.tensors if loop.ema else {}))
                 tested = f"test error {record.test_error:.2f} %, "
             loop.show(at.step, loop.totals.tolist())
             at.history.append(record)
@@ -254,10 +254,6 @@ class _Loop:
         seen = min(self.steps * self.protocol.batch_size, self.samples)
         rate = learning_rate(self.protocol, self.at.epoch, self.steps - 1, self.steps)
         return EpochRecord(self.at.epoch + 1, rate, loss / seen, 100 * wrong / seen)
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        """Those that would be published now."""
-        return {**self.model.state_dict(), **(self.ema.tensors if self.ema else {})}
 
     def show(self, step: int, totals: list[float]) -> None:
         if self.ranks.is_rank_zero:

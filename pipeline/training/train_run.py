@@ -16,8 +16,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sampler import Shard
 from pipeline.errors import OUTSIDE, WrnPipeError, continue_with
-from pipeline.models.build import build
-from pipeline.models.sync_batch_norm import synchronise
+from pipeline.models.resnet import build
 from pipeline.params import Kernels, Plan
 from pipeline.progress import say
 from pipeline.provenance import versions
@@ -26,7 +25,7 @@ from pipeline.training import device as devices
 from pipeline.training.evaluate_run import predictor
 from pipeline.training.hooks import Hooks
 from pipeline.training.loop import Training, train
-from pipeline.training.ranks import ALONE, Ranks
+from pipeline.training.ranks import ALONE, Ranks, synchronise
 
 
 def train_run(

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pipeline.kernels.bn_relu import bn_relu
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.kernels.bn_relu import bn_relu
 from pipeline.models.resnet import Activate
 
 

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pipeline.kernels.convolution import convolve
 from torch import Tensor, nn
 
 from pipeline.kernels import convolution
 from pipeline.kernels.build_kernels import instruction_set
-from pipeline.kernels.convolution import convolve
 
 HERE = instruction_set()
 ours = pytest.mark.skipif(not HERE, reason="on this processor all is torch's")

@@ -8,14 +8,13 @@ import pytest
 import torch
 import torch._dynamo
 import torch.nn.functional as F
+from pipeline.kernels.bn_relu import bn_relu
 
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.kernels import build_kernels
 from pipeline.kernels.apply import speed_up
-from pipeline.kernels.bn_relu import bn_relu
 from pipeline.kernels.build_kernels import built_with, compiler, instruction_set, library
-from pipeline.models.build import build
-from pipeline.models.resnet import ResNet
+from pipeline.models.resnet import ResNet, build
 from pipeline.params import Kernels, Precision
 from pipeline.training.device import explain_compile_errors
 

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.models.build import build, initialise, skeleton
 from pipeline.models.names import Block, parse
-from pipeline.models.resnet import PostActBlock, PreActBlock
+from pipeline.models.resnet import PostActBlock, PreActBlock, build, initialise, skeleton
 
 
 @pytest.fixture(autouse=True)

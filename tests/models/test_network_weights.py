@@ -16,8 +16,8 @@ from torch import Tensor
 from pipeline.cli import main as command_line
 from pipeline.cli.export import Layout, in_layout
 from pipeline.errors import UserError
-from pipeline.models.build import build, skeleton
 from pipeline.models.names import parse
+from pipeline.models.resnet import build, skeleton
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "cifar10-wrn-40-1-quick-s1"

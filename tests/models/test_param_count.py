@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from pipeline.cli.net import net
-from pipeline.models.build import skeleton
 from pipeline.models.names import Network, layers, multiply_adds, parameters, parse
+from pipeline.models.resnet import skeleton
 
 
 def test_counts_as_the_paper_prints_them() -> None:

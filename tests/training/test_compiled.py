@@ -10,8 +10,8 @@ import pytest
 from project import RUN, make_project
 from safetensors.torch import load_file
 
-from pipeline.models.build import skeleton
 from pipeline.models.names import parse
+from pipeline.models.resnet import skeleton
 
 FILES = ("model.safetensors", "history.csv", "run.json")
 

@@ -23,8 +23,8 @@ from pipeline.data.batches import Inputs
 from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sampler import Shard, sample_order
-from pipeline.models.build import build
-from pipeline.models.sync_batch_norm import synchronise
+from pipeline.models.resnet import build
+from pipeline.training.ranks import synchronise
 
 CPU = torch.device("cpu")
 Tensors = dict[str, torch.Tensor]

@@ -13,7 +13,7 @@ from pipeline.models.resnet import build
 from pipeline.params import Protocol
 from pipeline.runner.params_file import load
 from pipeline.runner.run_hooks import RunHooks
-from pipeline.tasks.classification import Classification
+from pipeline.tasks.task import Classification
 from pipeline.training.loop import Training
 
 ROOT = Path(__file__).resolve().parents[1]

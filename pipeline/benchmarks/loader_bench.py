@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from pipeline.benchmarks import measuring
 from pipeline.benchmarks.measuring import Spread, ask, in_rounds, machine, process, seconds_of
 from pipeline.data.augmentation import PAD
 from pipeline.data.batches import Inputs
 from pipeline.data.beton import open_split, read
-from pipeline.data.digest import Stored
-from pipeline.data.loader import Ints, Loader
+from pipeline.data.loader import Loader
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sampler import sample_order
 from pipeline.errors import UserError
@@ -29,43 +28,22 @@ from pipeline.params import Backend
 from pipeline.progress import say
 
 BATCH = 128
-AT_LEAST_S = 1.0
-"""A measurement takes whole epochs until this is over."""
-CPU = torch.device("cpu")
-
 Epochs = Iterator[Iterable[tuple[Any, Any]]]
 """Without end; each gives its batches, images and labels."""
 
 
-def ours(
-    backend: Backend, dtype: torch.dtype, folder: Path, workers: int, batch: int = BATCH, device: torch.device = CPU
-) -> Epochs:
-    """What training does: our order and draws, one compiled pass for each batch."""
-    loader = Loader(folder, "train", batch, backend, workers)
+def ours(backend: Backend, dtype: torch.dtype, folder: Path, workers: int, batch: int = BATCH) -> Epochs:
+    """What training does where this process measures: our order and draws, one compiled pass for each batch."""
+    loader, device = Loader(folder, "train", batch, backend, workers), measuring.device()
     inputs = Inputs(loader, Preprocessing("meanstd").to(device), "per-image", "per-image", 1, dtype, device)
     for epoch in count():
         parts = inputs.batches(epoch, sample_order(1, epoch, loader.samples))
         yield ((part.images, part.labels) for part in parts)
 
 
-@dataclass
-class _Pictures(Dataset[Any]):
-    """As torchvision's CIFAR10: one PIL image at a time."""
-
-    images: Stored
-    labels: Ints
-    transform: Callable[[Any], torch.Tensor]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        return self.transform(Image.fromarray(self.images[i])), int(self.labels[i])
-
-
 def torchvision(folder: Path, workers: int, batch: int = BATCH) -> Epochs:
     """PIL transforms in a DataLoader's worker processes, as public ports of the paper do."""
-    from torchvision import transforms
+    from torchvision import datasets, transforms
 
     meanstd = Preprocessing("meanstd")
     transform = transforms.Compose(
@@ -76,7 +54,9 @@ def torchvision(folder: Path, workers: int, batch: int = BATCH) -> Epochs:
             transforms.Normalize((meanstd.mean / 255).tolist(), (meanstd.std / 255).tolist()),
         ]
     )
-    data = _Pictures(*read(open_split(folder, "train").path), transform)
+    data = datasets.CIFAR10.__new__(datasets.CIFAR10)  # one PIL image at a time, of what lies here already
+    data.data, labels = read(open_split(folder, "train").path)
+    data.targets, data.transform, data.target_transform = labels.tolist(), transform, None
     return repeat(DataLoader(data, batch, shuffle=True, num_workers=workers))
 
 
@@ -116,11 +96,11 @@ def bench(folder: Path, ways: Sequence[str], workers: Sequence[int], repeats: in
             if number > 1 and way == "ours over numpy":
                 continue  # it reads with one thread whatever it is given
             say(f"start {way}, cores: {number}")
-            # Each as the train stage prepares its process: the DataLoader is no slower with it.
+            # As the train stage prepares its process: the DataLoader is no slower with it.
             child = stack.enter_context(process(True, setting="cpu", cores=cores[:number]))
             if way != TORCHVISION:  # which has nothing to compile
-                ask(child, _rate, way, folder, number, 0)
-            measures[way, number] = partial(ask, child, _rate, way, folder, number, AT_LEAST_S)
+                ask(child, _rate, way, folder, number, 0.0)
+            measures[way, number] = partial(ask, child, _rate, way, folder, number, 1.0)
         spreads, here = in_rounds(measures, repeats), ask(child, machine)
     reference = spreads.get((TORCHVISION, max(workers)))
     rates = [Rate(*row, of, of.median / reference.median if reference else None) for row, of in spreads.items()]

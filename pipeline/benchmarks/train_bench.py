@@ -79,8 +79,7 @@ def warm_step(
 ) -> Callable[[], None]:
     """A training step on the next of `batches` of images and labels, with or without the update of the weights, that
     has run a few times. By the way's kernels, unless batch_norm is `synchronised`."""
-    device = measuring.device()
-    dropout = 0.3 if network.endswith("-dropout") else 0.0
+    device, dropout = measuring.device(), 0.3 if network.endswith("-dropout") else 0.0
     model: nn.Module = build(network, 10, conv_init="fan_in", bn_init="ones", dropout=dropout, seed=1).to(device)
     if way.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -113,8 +112,8 @@ def warm_step(
 
 @explain_compile_errors()
 def training_rate(network: str, batch: int, size: int, way: Way, **settings: bool) -> float:
-    """Training images a second on random images of `size` x `size`, the same in every step, which lie where it trains;
-    keeps nothing. `settings` are warm_step's."""
+    """Training images a second on random images of `size` x `size`, the same in every step, which lie where it trains.
+    `settings` are warm_step's."""
     device = measuring.device()
     images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
     batches = repeat((images, torch.randint(10, (batch,), device=device)))
@@ -139,7 +138,7 @@ def _loading_step(network: Network, way: Way) -> Callable[[], None]:
         epochs = loader_bench.torchvision(DATA, 2, batch)
     else:
         dtype = torch.bfloat16 if way.bf16 else torch.float32
-        epochs = loader_bench.ours(way.loader, dtype, DATA, 1, batch, measuring.device())
+        epochs = loader_bench.ours(way.loader, dtype, DATA, 1, batch)
     whole = (part for part in chain.from_iterable(epochs) if len(part[1]) == batch)
     return warm_step(network.name, way, whole)
 

@@ -47,7 +47,7 @@ from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.models.names import parameters, parse
 from pipeline.params import PARAMS, Plan
 from pipeline.provenance import inputs
-from pipeline.tasks.classification import metrics
+from pipeline.tasks.task import metrics
 
 
 @dataclass(frozen=True)

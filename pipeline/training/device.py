@@ -21,7 +21,6 @@ from pipeline.errors import UserError, WrnPipeError
 from pipeline.params import Device, Precision
 
 _UNREPEATABLE = re.compile(r"(\S+) does not have a deterministic implementation")
-"""Torch's warning of a kernel whose sums may differ from one time to another."""
 _NATIVE_BF16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512_BF16", "bf16": "BF16"}
 """Linux's name of a CPU's instructions -> ours. The last one is ARM's."""
 
@@ -91,7 +90,7 @@ def computed_in(precision: Precision, device: torch.device) -> Precision:
 
 
 def _native_bf16() -> str:
-    """The fastest instructions for bfloat16 that this CPU has and torch uses."""
+    """The fastest instructions for bfloat16 that this CPU has and torch uses; none on others."""
     if torch.backends.cpu.get_cpu_capability() == "AVX2":  # by ATEN_CPU_CAPABILITY on any CPU
         return ""
     flags = _processor()[1]

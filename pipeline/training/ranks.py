@@ -76,8 +76,7 @@ def joined(setting: Device) -> Iterator[Ranks]:
     By NCCL where each has a GPU of its own, by gloo on the CPU. Raises UserError where `setting` allows neither.
     """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    device = devices.choose(setting, rank, size)
-    hosts = None
+    device, hosts = devices.choose(setting, rank, size), None
     if device.type == "cuda":
         dist.init_process_group("nccl", device_id=device)
         hosts = dist.new_group(backend="gloo")

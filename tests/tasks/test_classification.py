@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.tasks.classification import metrics
+from pipeline.tasks.task import metrics
 
 
 def test_the_headline_is_the_error_in_percent_with_its_standard_error() -> None:

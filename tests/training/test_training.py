@@ -37,7 +37,7 @@ from pipeline.models.resnet import ResNet
 from pipeline.runner import run_hooks
 from pipeline.runner.params_file import load
 from pipeline.runner.run_hooks import Monitor
-from pipeline.tasks.classification import Classification
+from pipeline.tasks.task import Classification
 from pipeline.training import device, loop
 from pipeline.training.hooks import Hooks
 from pipeline.training.loop import AsyncCopy, Training, learning_rate, resets_momentum, train

@@ -110,6 +110,9 @@ def test_mistakes_are_found_before_anything_is_measured(
             train_bench.bench(networks, 1, "numpy", compiled=False)
     with pytest.raises(UserError, match="4097 workers, but this process may use"):
         loader_bench(tiny_beton, ["ours over numpy"], [1, 4097], 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="torch sees no CUDA GPU"), process(prepared=True, setting="cuda"):
+        pass
 
 
 @pytest.mark.endurance

@@ -101,10 +101,11 @@ def test_a_gpu_trains_with_torch_compile_or_says_what_is_missing(monkeypatch: py
 @pytest.fixture
 def rebuilt() -> Iterator[None]:
     """Nothing that was built or found before counts, nor does what the test finds."""
-    for cached in (compiler, library, instruction_set):
+    caches = compiler, library, instruction_set
+    for cached in caches:
         cached.cache_clear()
     yield
-    for cached in (compiler, library, instruction_set):
+    for cached in caches:
         cached.cache_clear()
 
 

@@ -168,10 +168,8 @@ def true_gradient(conv: nn.Conv2d, x: Tensor, dy: Tensor) -> Tensor:
     stride=st.sampled_from([1, 2]),
 )
 @example(batch=128, inputs=16, outputs=16, height=32, width=32, kernel=3, stride=1)
-@example(batch=80, inputs=64, outputs=64, height=8, width=8, kernel=3, stride=1)
 @example(batch=33, inputs=3, outputs=16, height=32, width=32, kernel=3, stride=1)
 @example(batch=9, inputs=160, outputs=320, height=8, width=8, kernel=3, stride=2)
-@example(batch=20, inputs=256, outputs=256, height=8, width=8, kernel=3, stride=1)
 @example(batch=3, inputs=640, outputs=640, height=8, width=8, kernel=3, stride=1)
 @example(batch=3, inputs=16, outputs=16, height=3, width=64, kernel=3, stride=1)
 @example(batch=40, inputs=640, outputs=640, height=8, width=8, kernel=3, stride=1)
@@ -238,10 +236,9 @@ def test_no_bit_depends_on_the_number_of_threads(batch: int, channels: int, thre
         (layer(16, 16), (2, 16, 8, 7)),
         (layer(16, 16, stride=2), (2, 16, 7, 8)),
     ],
-    ids=["kernel", "odd outputs", "odd width", "odd height, stride 2"],
 )
 def test_what_it_is_not_made_for_torch_does(conv: nn.Conv2d, shape: tuple[int, ...]) -> None:
-    """By its layer or by its images; and evaluation, and all that is fp32."""
+    """By kernel, outputs, width, or height where the stride is 2; and evaluation, and all that is fp32."""
 
     def by_us(y: Tensor) -> bool:
         return type(y.grad_fn).__name__ == "_ConvolutionBackward"

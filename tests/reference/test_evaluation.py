@@ -121,7 +121,7 @@ def test_history_is_the_references(run: SimpleNamespace) -> None:
         assert abs(float(row["train_error"]) - epoch.error) * seen / 100 < 2.5  # images on the border of two classes
 
 
-def test_every_prediction_is_the_references(run: SimpleNamespace) -> None:
+def test_every_prediction_and_all_metrics_are_the_references(run: SimpleNamespace) -> None:
     """Of every image of the test split in its order, or of those held out, by running statistics, without dropout."""
     assert run.predictions["index"].tolist() == run.indices
     assert np.array_equal(run.predictions["label"], run.labels)
@@ -130,9 +130,6 @@ def test_every_prediction_is_the_references(run: SimpleNamespace) -> None:
     decided = ~run.close
     assert decided.mean() > 0.95
     assert np.array_equal(run.predictions["prediction"][decided], run.expected.argmax(1)[decided])
-
-
-def test_metrics_are_those_of_the_references_predictions(run: SimpleNamespace) -> None:
     n, errors = len(run.labels), run.metrics["errors"]
     assert (run.metrics["split"], n) == (("held-out", 100) if run.protocol.get("holdout") else ("test", 104))
     assert run.metrics["n"] == n

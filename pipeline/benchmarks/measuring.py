@@ -64,7 +64,7 @@ def process(prepared: bool, setting: "Device" = "auto", cores: Sequence[int] = (
     from pipeline.training.device import choose
 
     choose(setting)  # raises UserError here: what _start raises is lost
-    with ProcessPoolExecutor(1, get_context("spawn"), None, _start, (os.getpid(), prepared, setting, cores)) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), _start, (os.getpid(), prepared, setting, cores)) as pool:
         try:
             with children_hear_no_signal():
                 pool.submit(int)  # which starts it

@@ -96,8 +96,8 @@ def train(training: Training, on_epoch: Callable[[EpochRecord, float], None]) ->
         _note_device(at, training.facts)
     else:
         say(f"{run_id}: trained to its end by an earlier attempt; --fresh would train it again")
-    place = at.epoch * steps + at.step
-    watched = protocol.epochs, steps, batch, place, training.ranks.is_rank_zero
+    done = at.epoch * steps + at.step
+    watched = protocol.epochs, steps, batch, done, training.ranks.is_rank_zero
     with (
         hooks.stop_requests(alone) as loop.stop,
         note_unrepeatable(at.unrepeatable),
@@ -205,7 +205,7 @@ class _Loop:
         if at.step == 0 and resets_momentum(protocol, at.epoch):
             for parameter in self.model.parameters():
                 self.optimizer.state[parameter].pop("momentum_buffer", None)
-        watched = AsyncCopy(self.totals)
+        shown, watched = AsyncCopy(self.totals), AsyncCopy(self.totals)
         order = sample_order(self.training.seed, at.epoch, self.training.loader.samples, protocol.holdout)
         order = order[: steps * batch_size]
         for batch in self.inputs.batches(at.epoch, order[at.step * batch_size :], at.step):
@@ -219,11 +219,10 @@ class _Loop:
             at.step += 1
             if self.ema:
                 self.ema.update(at.epoch * steps + at.step)
-            due = self.monitor.step(joined) and self.ranks.is_rank_zero
-            if (due or at.step % CHECK_LOSS_STEPS == 0) and (seen := watched.at(at.step)):
+            if self.monitor.step(joined) and self.ranks.is_rank_zero and (seen := shown.at(at.step)):
+                self.show(*seen)
+            if at.step % CHECK_LOSS_STEPS == 0 and (seen := watched.at(at.step)):
                 self._require_finite_loss(*seen)
-                if due:
-                    self.show(*seen)
             # The first rank's clock decides, and any of them may have been asked to stop: they save together. The last
             # step is saved together with the epoch's record.
             wanted = (self.ranks.is_rank_zero and self.interval.due()) or bool(self.stop)

@@ -170,7 +170,7 @@ def test_an_epoch_reads_nothing_from_the_device(
     under_way.at.epoch, under_way.at.step = 1, 0
     with NoBlockingCopies():
         under_way.epoch()
-    assert (under_way.at.step, MetaAsyncCopy.asked) == (5, 10)
+    assert (under_way.at.step, MetaAsyncCopy.asked) == (5, 14)
     assert under_way.ema
     assert under_way.ema.tensors
 

@@ -267,16 +267,16 @@ class Layer:
 
 def parameters(network: Network, num_classes: int) -> int:
     """Trainable parameters with a head for `num_classes` classes (from 1)."""
-    return sum(layer.parameters for layer in layers(network, network.image_size, num_classes) if "." not in layer.name)
+    return sum(layer.parameters for layer in costs(network, network.image_size, num_classes) if "." not in layer.name)
 
 
 def multiply_adds(network: Network, image_size: int, num_classes: int) -> int:
     """Of convolutions and head, for one forward pass of one image of `image_size` x `image_size` pixels (from 1)."""
-    return sum(layer.multiply_adds for layer in layers(network, image_size, num_classes) if "." not in layer.name)
+    return sum(layer.multiply_adds for layer in costs(network, image_size, num_classes) if "." not in layer.name)
 
 
-def layers(network: Network, image_size: int, num_classes: int) -> list[Layer]:
-    """Every layer, block and group in order, a container before what it contains.
+def costs(network: Network, image_size: int, num_classes: int) -> list[Layer]:
+    """Of every layer, block and group in order, a container before what it contains.
 
     The rows whose names hold no dot add up to the whole network. Each stride of 2 halves a size and rounds up.
     """

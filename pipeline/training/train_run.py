@@ -45,8 +45,8 @@ def train_run(
         if ranks.size > 1:
             here = f"by {ranks.size} processes, batch norm {training.protocol.batch_norm}, the first {here}"
         if training.precision != (asked := training.protocol.precision):
-            it = training.device.type
-            here += f"; computes in {training.precision}, not in {asked}: this {it} has no instructions for bfloat16"
+            kind = training.device.type
+            here += f"; computes in {training.precision}, not in {asked}: this {kind} has no instructions for bfloat16"
         say(f"{run_id}: {here}")
         with hooks.run_logger(run_id, record) as logger:
             done = train(training, logger.epoch)

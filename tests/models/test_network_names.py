@@ -16,7 +16,7 @@ from project import WrnPipe, told
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import UserError
-from pipeline.models.names import Network, layers, multiply_adds, parameters, parse
+from pipeline.models.names import Network, costs, multiply_adds, parameters, parse
 from pipeline.models.resnet import skeleton
 from pipeline.publication.wide_resnet import PAPER
 
@@ -133,7 +133,7 @@ def test_each_layer_and_all_of_them_cost_what_the_module_does(
         layer.register_forward_hook(observe(name))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(torch.empty(1, 3, image_size, image_size, device="meta"))
-    rows = layers(network, image_size, num_classes)
+    rows = costs(network, image_size, num_classes)
     counts = {name: sum(parameter.numel() for parameter in layer.parameters()) for name, layer in named.items()}
     assert [(row.name, row.output, row.parameters) for row in rows] == [
         (name, outputs[name], count) for name, count in counts.items()

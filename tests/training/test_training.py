@@ -1,9 +1,8 @@
 """Trainings of a small network on real images: what they are shown; that in an epoch the process never waits for the
 device; and that a non-finite loss stops it all the same.
 
-What they compute is held against a second implementation in tests/reference. torch's meta device stands for a GPU: its
-tensors have shapes and no values, so that whoever would wait for a value (item, tolist, nonzero, a boolean mask, equal,
-a copy to the host) gets an error.
+What they compute tests/reference holds. torch's meta device stands for a GPU: its tensors have shapes and no values, so
+that whoever would wait for a value (item, tolist, nonzero, a boolean mask, equal, a copy to the host) gets an error.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Whether tests notice a fault: one-token faults, drawn with a seed, put into a copy of the core one at a time.
+"""Whether tests notice a fault: one-token faults, drawn with a seed, put into a clone of the core one at a time.
 
     make mutants N=150 SEED=1       (each takes as long as the tests of its folder: minutes; N=5 is a sample)
 
@@ -11,7 +11,6 @@ import os
 import random
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -80,15 +79,14 @@ def main(n: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as workers:
         for k in range(os.cpu_count() or 1):
             copies.put(Path(folder) / str(k))
-            for name in subprocess.check_output(["git", "ls-files"], text=True).splitlines():
-                (Path(folder) / str(k) / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(name, Path(folder) / str(k) / name)
+            subprocess.run(["git", "clone", "-q", ".", f"{folder}/{k}"], check=True)
 
         def killed_by(path: Path | None, tests: tuple[str, ...], k: int = 0) -> tuple[str, str | None]:
             """What the fault is, and the first test that notices it; without a path, of no fault."""
             root, fault = copies.get(), "no fault"
             if path is not None:
-                tree = ast.parse(path.read_text())
+                before_it = (root / path).read_text()
+                tree = ast.parse(before_it)
                 node, attribute, value = list(faults(tree))[k]
                 before = ast.unparse(node)
                 setattr(node, attribute, value)
@@ -96,7 +94,7 @@ def main(n: int, seed: int) -> None:
                 fault = f"{path}:{node.lineno}: {before} -> {ast.unparse(node)}"
             test = first_failure(root, tests, best)
             if path is not None:
-                shutil.copy(path, root / path)
+                (root / path).write_text(before_it)
                 best.update([test] if test else [])
             copies.put(root)
             return fault, test

@@ -181,8 +181,8 @@ class Plan(Strict):
     cuda: on the first GPU, or not at all. CUDA_VISIBLE_DEVICES chooses among several."""
     kernels: Kernels
     """What trains (pipeline/kernels/apply.py). fused: BN-ReLU as one operation, on a CPU our own, built by g++ on
-    first use (pipeline/kernels/bn_relu.py; post-activation networks keep torch's), with our own weight gradients where
-    precision is bf16 and the processor has AVX512_BF16 or AMX (pipeline/kernels/convolution.py), on a GPU that of
+    first use (pipeline/kernels/bn_relu.cpp; post-activation networks keep torch's), with our own weight gradients where
+    precision is bf16 and the processor has AVX512_BF16 or AMX (pipeline/kernels/convolution.cpp), on a GPU that of
     torch.compile; compiled: torch.compile, on a CPU as well; torch: torch's own, one after another. The three round
     differently, and run.json says which one it was, with its compiler. A protocol's batch_norm: synchronised takes
     torch."""

@@ -43,7 +43,7 @@ FIRST = (
     "runner/test_jobs",
     "test_imagenet_run",
     "tracking/test_remote",
-    "training/test_compiled",
+    "kernels/test_network_kernels",
     "runner/test_kills",
     "runner/test_many_processes",
 )

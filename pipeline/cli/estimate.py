@@ -94,8 +94,7 @@ def estimates_of(plan: "Plan", run_ids: Iterable[str]) -> list[Estimate]:
     from pipeline.benchmarks import measuring
     from pipeline.benchmarks.train_bench import Way, default, training_rate
     from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
-    from pipeline.models.names import parse
-    from pipeline.models.param_count import multiply_adds, parameters
+    from pipeline.models.names import multiply_adds, parameters, parse
     from pipeline.runner.interruptions import explain_no_memory
     from pipeline.training.device import computed_in
 

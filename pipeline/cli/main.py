@@ -13,7 +13,7 @@ from typer import Option
 from pipeline.errors import UserError, exit_on_error
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.interruptions import NOTHING_HALF_DONE, stop_at_once
-from pipeline.training.openmp_threads import wait_briefly
+from pipeline.training.processes import wait_briefly
 
 COMMANDS = {
     "repro": "train@cifar10-wrn-40-1-quick-s1",

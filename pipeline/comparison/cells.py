@@ -9,8 +9,7 @@ from pipeline.comparison.deviations import Deviation, deviations
 from pipeline.comparison.results import Result, counted
 from pipeline.comparison.statistics import LOOKS, Errors, Judgement, Sample, Spread, Verdict, judge, pooled, summarise
 from pipeline.errors import UserError
-from pipeline.models.names import parse
-from pipeline.models.param_count import parameters
+from pipeline.models.names import parameters, parse
 from pipeline.params import PARAMS, Plan
 from pipeline.publication.claims import Claim, Kind, canonical
 from pipeline.publication.paper import Paper

@@ -4,8 +4,7 @@ small networks leave a GPU waiting, and every machine has its own rate."""
 import functools
 from dataclasses import dataclass
 
-from pipeline.models.names import parse
-from pipeline.models.param_count import multiply_adds
+from pipeline.models.names import multiply_adds, parse
 from pipeline.params import Precision, Protocol
 
 FORWARD_AND_BACKWARD = 3

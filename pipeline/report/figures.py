@@ -19,8 +19,7 @@ from pipeline.comparison.cells import Comparison, comparable_runs
 from pipeline.comparison.results import Result
 from pipeline.comparison.training_cost import training_multiply_adds
 from pipeline.errors import UserError
-from pipeline.models.names import parse
-from pipeline.models.param_count import parameters
+from pipeline.models.names import parameters, parse
 from pipeline.publication.claims import Claim
 from pipeline.publication.paper import Paper
 

@@ -29,7 +29,8 @@ from pipeline.evidence.verification import Depth, verify
 from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
 from pipeline.runner.remote import to_have
-from pipeline.tasks.classification import about, metrics
+from pipeline.tasks.classification import metrics
+from pipeline.tasks.task import about
 from pipeline.training.evaluate_run import digests
 
 MODEL, EVALUATION = Path("models") / RUN, Path("evaluations") / RUN

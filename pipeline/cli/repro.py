@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pipeline.comparison.training_cost import Cost
     from pipeline.params import Plan
     from pipeline.runner.dag import Stage
+    from pipeline.runner.jobs import Place
     from pipeline.runner.run_hooks import Heartbeat
-    from pipeline.runner.submit import Place
 
 
 def _targets() -> list[str]:
@@ -64,9 +64,7 @@ def repro(
 
     Exit code: 0 done, 1 a stage failed, 2 a usage error, 75 the time of --for is over, 130 or 143 stopped by a signal.
     """
-    from pipeline.runner import remote
-    from pipeline.runner.dvc import how_far
-    from pipeline.runner.dvc import repro as run
+    from pipeline.runner import dvc
     from pipeline.runner.params_file import load
 
     targets, again = targets or [], join(["wrn-pipe", *sys.argv[1:]])
@@ -84,17 +82,17 @@ def repro(
         _dry(plan, targets, force, fresh, as_json)
         return
     if pull or push:
-        remote.check(writing=push)
+        dvc.check_remote(writing=push)
     if fresh:
         _forget_states(plan, targets)
-    with time_budget(budget, again, partial(how_far, plan, targets)):
+    with time_budget(budget, again, partial(dvc.how_far, plan, targets)):
         if place is not None:
             from pipeline.runner.job_driver import repro_by_jobs  # imports a twentieth of a repro with nothing to do
 
             code = repro_by_jobs(plan, targets, place, again, force)
         else:
             options = [flag for flag, on in (("--force", force), ("--keep-going", keep_going), ("--pull", pull)) if on]
-            code = run(plan, targets, options)
+            code = dvc.repro(plan, targets, options)
         if budget and code == 128 + SIGTERM:
             raise StoppedError(SIGTERM, "stopped, the stage has said where", f"go on with: {again}")
     if code:
@@ -102,7 +100,7 @@ def repro(
             typer.echo(f"Go on with: {again}. What is done stays done; wrn-pipe status shows it.", err=True)
         raise typer.Exit(code)
     if push:
-        remote.push(plan, targets)
+        dvc.push(plan, targets)
     _explain_changes()
 
 
@@ -124,8 +122,8 @@ def _place(
         raise UserError(f"{wrong[0]} without --slurm", "add --slurm, or leave it out")
     if jobs is None and not slurm:
         return None
+    from pipeline.runner.jobs import Slots, Slurm, minutes, need_slurm, slots, visible_gpus
     from pipeline.runner.params_file import load
-    from pipeline.runner.submit import Slots, Slurm, minutes, need_slurm, slots, visible_gpus
 
     if jobs is not None:
         return Slots(slots(jobs, visible_gpus() if load().device != "cpu" else []))

@@ -12,11 +12,10 @@ from urllib.parse import urlsplit
 from ruamel.yaml import YAML
 
 from pipeline.dataset_config import SPLITS, Dataset, FolderSource, NpmSource, Source
-from pipeline.dvc_lock import read
 from pipeline.params import PARAMS, Plan
 from pipeline.publication.wide_resnet import PAPER
-from pipeline.runner.dag import read_dag, with_needed
-from pipeline.runner.dvc import changes, running_stages
+from pipeline.runner.dag import read_dag, with_behind
+from pipeline.runner.dvc import ask, running_stages
 
 RAW, BETON = Path("data/raw"), Path("data/beton")
 
@@ -59,31 +58,32 @@ def beton_folders(name: str, plan: Plan) -> dict[str, Path]:
 
 def standings(plan: Plan, known: dict[str, Dataset]) -> list[Standing]:
     """Every dataset of the plan, then every other one that is known. Takes about a second."""
-    ran = read()
-    dag = read_dag(plan) if ran else {}
+    dag = read_dag(plan)
     running = running_stages(dag)
-    asked = [name for name, stage in dag.items() if stage.kind in ("download", "convert") and name in ran]
-    asked = [name for name in asked if not running.keys() & with_needed(dag, [name])]
-    changed = changes(asked)
-    said = {name: str(changed.get(name, "")) for name in asked}
+    asked = [stage for stage in dag.values() if stage.kind in ("download", "convert")]
+    why = ask(asked, running) | {name: ["it is at work"] for name in with_behind(dag, running)}
     entries = {**plan.datasets, **known, **plan.datasets}
-    return [_standing(name, dataset, plan, said) for name, dataset in entries.items()]
+    return [_standing(name, dataset, plan, why) for name, dataset in entries.items()]
 
 
-def _standing(name: str, dataset: Dataset, plan: Plan, said: dict[str, str]) -> Standing:
-    """`said`: what DVC says of each stage that ran, as it says it; nothing where all is as it was."""
-    folders, outs, params = beton_folders(name, plan), "changed outs", str(PARAMS)
-    download = said.get(f"download@{name}", params + outs)
+def _standing(name: str, dataset: Dataset, plan: Plan, why: dict[str, list[str]]) -> Standing:
+    """`why`: stage -> the reasons for which DVC would run it."""
+
+    def doubted(stage: str, *reasons: str) -> bool:
+        return any(reason.startswith(("it ", *reasons)) for reason in why.get(stage, ()))
+
+    folders, download, settings = beton_folders(name, plan), f"download@{name}", f"{PARAMS}: "
     kept: dict[str, Literal["missing", "unverified", "converted"]] = {}
     for kind, folder in folders.items():
         here = all((folder / file).is_file() for file in ("card.json", *(f"{split}.beton" for split in SPLITS)))
-        sound = outs not in said.get(f"convert@{folder.name}", outs) and params not in download
+        sound = not doubted(f"convert@{folder.name}", "output ") and not doubted(download, settings)
         kept[kind] = "missing" if not here else "converted" if sound else "unverified"
     state: Literal["missing", "fetched", "verified", "converted"] = "missing"
-    if all(path.is_file() for path in raw_files(name, dataset)):
-        state = "fetched" if outs in download or params in download else "verified"
     if kept and set(kept.values()) == {"converted"}:
         state = "converted"
+    elif all(path.is_file() for path in raw_files(name, dataset)):
+        sound = name in plan.datasets and not doubted(download, "output ", settings)
+        state = "verified" if sound else "fetched"
     files = (path for folder in (RAW / name, *folders.values()) for path in folder.rglob("*") if path.is_file())
     return Standing(
         name,

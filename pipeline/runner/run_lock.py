@@ -91,7 +91,7 @@ def discard(scratch: Path) -> None:
     # The newest state last, should this be killed.
     for path in (*scratch.glob(".*.part"), scratch / HEARTBEAT, *sorted(scratch.glob(SAVED_STATES))):
         path.unlink(missing_ok=True)
-    for made in (*scratch.glob("*trained*"), *scratch.glob("*evaluated-*")):  # by a job: pipeline/runner/job.py
+    for made in (*scratch.glob("*trained*"), *scratch.glob("*evaluated-*")):  # by a job: pipeline/runner/jobs.py
         shutil.rmtree(made)
     with suppress(OSError):  # what is not ours stays, and its folder
         scratch.rmdir()

@@ -17,9 +17,8 @@ from pipeline.provenance import fingerprint
 from pipeline.publication.claims import canonical
 from pipeline.publication.paper import Paper
 from pipeline.runner.dag import Stage, read_dag, with_behind
-from pipeline.runner.dvc import ask, holds_a_file, only_absent, running_stages
-from pipeline.runner.job import Job, cluster_jobs, evaluated, trained
-from pipeline.runner.remote import to_have
+from pipeline.runner.dvc import ask, holds_a_file, only_absent, running_stages, to_have
+from pipeline.runner.jobs import Job, cluster_jobs, evaluated, trained
 from pipeline.runner.run_hooks import Heartbeat, read_heartbeat
 from pipeline.runner.run_lock import LockOwner, living_owner, noted_owner
 from pipeline.runner.stage_entry import failure_record

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -19,10 +20,9 @@ from project import ROOT
 from pipeline.artifacts import SCRATCH
 from pipeline.errors import StoppedError
 from pipeline.params import PARAMS, Plan
-from pipeline.runner.job import Job, Work, evaluated, trained
 from pipeline.runner.job_driver import drive
+from pipeline.runner.jobs import Job, Slot, Slots, Work, evaluated, trained
 from pipeline.runner.params_file import parse_plan
-from pipeline.runner.submit import Slot, Slots
 
 RUNS = [f"run-{seed}" for seed in range(1, 9)]
 AGAIN = "wrn-pipe repro --jobs 2"
@@ -65,7 +65,7 @@ class Noting(Slots):
 @pytest.fixture
 def two_slots(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Noting]]:
     """Makes places whose jobs do what a script says; what still runs ends with the test."""
-    place = Noting([Slot(None, ())] * 2)
+    place = Noting([Slot(None, ()), Slot(None, ())])
     for run in RUNS:
         made = trained(work(run).fingerprint), evaluated(plan, run, work(run).fingerprint)
         Path(f"places.{run}").write_text(" ".join(map(str, made)) + "\n")
@@ -78,9 +78,13 @@ def two_slots(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         return place
 
     yield doing
-    for _, process in place.taken.values():
+    for process in processes(place):
         process.kill()
         process.wait()
+
+
+def processes(place: Slots) -> "list[subprocess.Popen[bytes]]":
+    return [slot.process for slot in place.slots if slot.process]
 
 
 def fail(stage: str, code: int) -> str:
@@ -177,4 +181,4 @@ def test_a_driver_that_is_told_to_end_lets_its_trainings_save_unless_told_twice(
     assert f"stopped 1 training, {kept}" in stopped.value.what
     assert AGAIN in stopped.value.remedy
     assert Path(f"{RUNS[0]}.saved").exists() == (signals == 1)
-    assert [process.wait() for _, process in place.taken.values()] == [143 if signals == 1 else -signal.SIGTERM]
+    assert [process.wait() for process in processes(place)] == [143 if signals == 1 else -signal.SIGTERM]

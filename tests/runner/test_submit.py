@@ -14,10 +14,21 @@ from project import ROOT
 from pipeline.cli.repro import _place
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.params import PARAMS
-from pipeline.runner.job import RECORDS, Work, cluster_jobs, evaluated, trained
 from pipeline.runner.job_driver import drive
+from pipeline.runner.jobs import (
+    RECORDS,
+    Slots,
+    Slurm,
+    Work,
+    cluster_jobs,
+    evaluated,
+    minutes,
+    need_slurm,
+    slots,
+    trained,
+    visible_gpus,
+)
 from pipeline.runner.params_file import parse_plan
-from pipeline.runner.submit import Slots, Slurm, minutes, need_slurm, slots, visible_gpus
 
 
 @pytest.mark.parametrize(
@@ -62,7 +73,7 @@ def test_a_training_has_the_gpu_or_the_cores_of_its_slot_and_no_signal_of_the_te
     shared = slots(len(os.sched_getaffinity(0)), gpus)[-1:]
     place = Slots(shared)
     place.submit([training])
-    ((_, process),) = place.taken.values()
+    assert (process := shared[0].process)
     assert process.wait() == 0
     assert place.free() == 1
     assert Path("seen").read_text() == seen

@@ -9,8 +9,8 @@ from pipeline.comparison.tables import table
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.report.page import render
 from pipeline.report.plotted import load_finished
+from pipeline.runner.attempts import run_stage
 from pipeline.runner.params_file import load
-from pipeline.runner.stage_entry import run_stage
 
 
 def main() -> None:

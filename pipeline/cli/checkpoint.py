@@ -54,8 +54,8 @@ def take(file: Annotated[Path, Argument(help="A file of wrn-pipe checkpoint expo
     from pipeline.atomic_write import new_file
     from pipeline.errors import UserError
     from pipeline.provenance import inputs
+    from pipeline.runner.attempts import living_owner
     from pipeline.runner.params_file import load
-    from pipeline.runner.run_lock import living_owner
 
     again = "export it again with: wrn-pipe checkpoint export RUN --to FILE"
     try:

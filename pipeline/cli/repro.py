@@ -138,8 +138,8 @@ def _place(
 
 def _forget_states(plan: "Plan", targets: list[str]) -> None:
     """Those that earlier attempts at these trainings have saved."""
+    from pipeline.runner.attempts import discard, hold
     from pipeline.runner.dvc import trainings
-    from pipeline.runner.run_lock import discard, hold
 
     for run_id, scratch in trainings(plan, targets).items():
         with hold(scratch, run_id):

@@ -53,10 +53,10 @@ def stage(
     Exit code: 0 done, 1 failed or (--twice) not equal, 2 a usage error, 75 the time of --for is over, 130
     or 143 stopped by a signal.
     """
+    from pipeline.runner.attempts import stage_attempt
     from pipeline.runner.dag import read_dag
     from pipeline.runner.dvc import how_far
     from pipeline.runner.params_file import load
-    from pipeline.runner.stage_entry import stage_attempt
 
     settings = {"fresh": fresh, "wait": wait, "checkpoint_steps": checkpoint_steps, "nproc": nproc}
     given = [option for option, value in {**settings, "for": budget, "twice": twice}.items() if value]
@@ -93,8 +93,8 @@ def _train_twice(run_id: str, steps: int | None) -> None:
     with stop_at_once(lambda: "of two trainings to compare nothing is kept", _again(run_id, steps), "start again with"):
         from pipeline.artifacts import SCRATCH
         from pipeline.provenance import fingerprint
+        from pipeline.runner.attempts import hold
         from pipeline.runner.params_file import load
-        from pipeline.runner.run_lock import hold
 
         plan = load()
         if (processes := plan.protocols[plan.run(run_id).protocol].processes) > 1:

@@ -16,13 +16,12 @@ from pipeline.errors import StoppedError, UserError, WrnPipeError
 from pipeline.params import Plan
 from pipeline.progress import Task, counted, progress, say
 from pipeline.provenance import fingerprint
+from pipeline.runner.attempts import discard_unless_locked, failure_record, forget_failure_record, living_owner, mirror
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, looked_at, record, repro
 from pipeline.runner.interruptions import handled
 from pipeline.runner.jobs import JOBS, Job, Place, Work, cluster_jobs, evaluated, record_of, trained
 from pipeline.runner.params_file import load
-from pipeline.runner.run_lock import discard_unless_locked, living_owner
-from pipeline.runner.stage_entry import failure_record, forget_failure_record, mirror
 
 ATTEMPTS = 3
 """Of one run by one driver, before it is given up."""

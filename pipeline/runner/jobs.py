@@ -24,11 +24,10 @@ from pipeline.atomic_write import new_folder
 from pipeline.errors import UserError, WrnPipeError, exit_on_error
 from pipeline.params import Plan
 from pipeline.provenance import dependencies, digests_of, fingerprint
+from pipeline.runner.attempts import forget_failure_record, hold, keep_failure_record
 from pipeline.runner.interruptions import children_hear_no_signal, seconds, stop_training_at_once
 from pipeline.runner.launch import Task, train
 from pipeline.runner.params_file import load
-from pipeline.runner.run_lock import hold
-from pipeline.runner.stage_entry import forget_failure_record, keep_failure_record
 from pipeline.training.openmp_threads import wait_briefly
 from pipeline.training.processes import number_of_processes
 
@@ -324,8 +323,8 @@ def main(run_id: str, print_of_run: str, stage: str) -> None:
             what = f"run {run_id}: settings, code or data were edited after this job was submitted"
             raise UserError(what, "wrn-pipe repro as before submits what is there now")
         if stage == "train" and not trained(print_of_run).is_dir():
-            places = str(SCRATCH / print_of_run), str(trained(print_of_run))
-            train(plan, Task(run_id, print_of_run, *places), number_of_processes(plan, run_id, None))
+            task = Task(run_id, print_of_run, str(trained(print_of_run)))
+            train(plan, task, number_of_processes(plan, run_id, None))
     with _attempt("evaluate", run_id, print_of_run):
         from pipeline.training.evaluate_run import evaluate
 

@@ -19,6 +19,7 @@ from types import FrameType
 
 import psutil
 
+from pipeline.artifacts import SCRATCH
 from pipeline.errors import OUTSIDE, InterruptedTrainingError, UserError, WrnPipeError, continue_with
 from pipeline.params import Plan
 from pipeline.progress import leave_speaking_to_another, say
@@ -36,7 +37,6 @@ class Task:
 
     run_id: str
     fingerprint: str
-    scratch: str
     to: str
     checkpoint_steps: int | None = None
     mirrored: bool = False
@@ -183,7 +183,7 @@ def _train(plan: Plan, task: Task, together: bool = False) -> None:
 
     hooks = RunHooks(task.checkpoint_steps, PAPER if task.mirrored else None)
     with joined(plan.device) if together else nullcontext(ALONE) as ranks:
-        train_run(plan, task.run_id, task.fingerprint, Path(task.scratch), Path(task.to), hooks, ranks)
+        train_run(plan, task.run_id, task.fingerprint, SCRATCH / task.fingerprint, Path(task.to), hooks, ranks)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Which runs a table of the paper needs, and the text of params.yaml with them: loading and dumping all of it would
 move comments and change its layout."""
 
+import json
 import re
 import textwrap
 from collections import Counter
@@ -8,17 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from pipeline.atomic_write import new_file
+from pipeline.atomic_write import new_file, writing
 from pipeline.comparison.training_cost import Cost, training_cost
 from pipeline.dataset_config import Dataset
 from pipeline.errors import UserError
-from pipeline.params import PARAMS, Plan, entry
+from pipeline.params import PARAMS, Plan, Protocol, entry
 from pipeline.publication.claims import STATISTIC, Claim, canonical
 from pipeline.publication.paper import Paper
 from pipeline.runner.params_file import line_of, parse_plan
@@ -167,38 +166,29 @@ def _dataset(name: str, plan: Plan, paper: Paper) -> Dataset:
 
 def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group], paper: Paper) -> list[str]:
     """The paper's protocols that the plan lacks. Raises UserError where it has another one of such a name."""
+    source = (paper.folder / "protocols.yaml").relative_to(Path(__file__).parents[2]).as_posix()
     blocks = []
     for name in dict.fromkeys(group.protocol for group in groups):
+        papers = _values(paper.protocols[name].protocol) if name in paper.protocols else {}
         if name not in plan.protocols:
-            blocks.append(_protocol_text(name, paper))
-        elif name in paper.protocols:
-            for (field, ours), (_, papers) in zip(plan.protocols[name], paper.protocols[name].protocol, strict=True):
-                if ours != papers:
-                    raise UserError(
-                        f"{PARAMS}:{line_of(text, 'protocols', name, field)}: protocols.{name}.{field} is "
-                        f"{_flow(ours)}, the paper's is {_flow(papers)}",
-                        "rename your protocol there and in its runs, or restore the paper's value",
-                    )
+            needing = {claim.table for claim in paper.claims if (of := paper.protocol_of(claim)) and of.name == name}
+            tables = _listed([table for table in paper.tables if table in needing])
+            blocks += [f"\n# The paper's recipe of {tables}. The source of each value: {source}.\n{name}:"]
+            blocks += [f"  {field}: {value}" for field, value in papers.items()]
+            continue
+        ours = _values(plan.protocols[name])
+        for field in (field for field, value in papers.items() if ours[field] != value):
+            raise UserError(
+                f"{PARAMS}:{line_of(text, 'protocols', name, field)}: protocols.{name}.{field} is "
+                f"{ours[field]}, the paper's is {papers[field]}",
+                "rename your protocol there and in its runs, or restore the paper's value",
+            )
     return blocks
 
 
-def _protocol_text(name: str, paper: Paper) -> str:
-    needing = {claim.table for claim in paper.claims if (of := paper.protocol_of(claim)) and of.name == name}
-    tables = _listed([table for table in paper.tables if table in needing])
-    source = (paper.folder / "protocols.yaml").relative_to(Path(__file__).parents[2]).as_posix()
-    head = f"\n# The paper's recipe of {tables}. The source of each value: {source}.\n{name}:"
-    return "\n".join([head, *(f"  {field}: {_flow(value)}" for field, value in paper.protocols[name].protocol)])
-
-
-def _flow(value: Any) -> str:
-    """A value as YAML on one line, strings of a vocabulary as they are."""
-    if isinstance(value, BaseModel):
-        return "{" + ", ".join(f"{field}: {_flow(inner)}" for field, inner in value) + "}"
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_flow, value))}]"
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _values(protocol: Protocol) -> dict[str, str]:
+    """By field, as YAML on one line: strings are of a vocabulary and need no quotes."""
+    return {field: json.dumps(value).replace('"', "") for field, value in protocol.model_dump(mode="json").items()}
 
 
 def _listed(tables: Sequence[str]) -> str:
@@ -315,11 +305,9 @@ def write(path: Path, addition: Addition) -> None:
     Raises UserError when the file is no longer what was planned on, or cannot be written.
     """
     target = path.resolve()  # a link stays one
-    try:
-        if target.read_bytes().decode() != addition.before:
-            raise UserError(f"{path} was edited while its plan was shown", "run the same command again")
+    if target.read_bytes().decode() != addition.before:
+        raise UserError(f"{path} was edited while its plan was shown", "run the same command again")
+    with writing(path):
         mode = target.stat().st_mode
-        new_file(target, addition.after.encode("utf-8"))
+        new_file(target, addition.after.encode())
         target.chmod(mode)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}", "fix that; the file is as it was") from None

@@ -1,9 +1,9 @@
 """How far each run and each table of the plan has come: read from the files, from DVC, and from who is at work."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -16,12 +16,11 @@ from pipeline.params import Plan
 from pipeline.provenance import fingerprint
 from pipeline.publication.claims import canonical
 from pipeline.publication.paper import Paper
+from pipeline.runner.attempts import LockOwner, failure_record, living_owner, noted_owner
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, holds_a_file, only_absent, running_stages, to_have
 from pipeline.runner.jobs import Job, cluster_jobs, evaluated, trained
 from pipeline.runner.run_hooks import Heartbeat, read_heartbeat
-from pipeline.runner.run_lock import LockOwner, living_owner, noted_owner
-from pipeline.runner.stage_entry import failure_record
 
 State = Literal["running", "queued", "made", "done", "stale", "failed", "stopped", "not started"]
 """queued: a job for it waits for its turn; made: a job's results lie in scratch, and are not recorded yet."""
@@ -82,74 +81,69 @@ class PlanStatus:
     tables: tuple[TableStatus, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Facts:
     plan: Plan
     stages: dict[str, Stage]
     running: dict[str, int]
-    stale: dict[str, list[str]] | None
-    """Stage -> why DVC would run it, if only because it runs another one; None where DVC could not be asked."""
-    edited: frozenset[str]
+    stale: dict[str, list[str]] = field(default_factory=dict)
+    """Stage -> why DVC would run it, if only because it runs another one."""
+    edited: Collection[str] = ()
     """Of these stages those that do not merely lack files, as in a fresh clone: what git has of them is outdated."""
-    heartbeats: dict[str, list[tuple[Path, Heartbeat]]]
+    heartbeats: dict[str, list[tuple[Path, Heartbeat]]] = field(default_factory=dict)
     """Run id -> its scratch folders, whatever settings they are of."""
-    jobs: dict[str, Job]
-    """Fingerprint -> its job on the cluster, of those that are not over; empty where the cluster does not answer."""
+    jobs: dict[str, Job] = field(default_factory=dict)
+    """Fingerprint -> its job on the cluster, of those that are not over."""
 
-    def why(self, *stages: str) -> tuple[str, ...]:
-        return tuple(reason for stage in stages for reason in (self.stale or {}).get(stage, ()))
+    def why(self, stage: str) -> tuple[str, ...]:
+        return tuple(self.stale.get(stage, ()))
 
 
 def plan_status(paper: Paper, plan: Plan) -> PlanStatus:
     """Of all of the plan. Waits for nobody: while DVC is at work, what it works on is not asked about."""
     stages = read_dag(plan)
-    running = running_stages(stages)
-    stale: dict[str, list[str]] | None = None
-    edited: frozenset[str] = frozenset()
-    jobs: dict[str, Job] = {}
+    facts = _Facts(plan, stages, running_stages(stages))
     why_not = remedy = jobs_unknown = None
     try:
-        stale, edited = _ask_dvc(stages, running)
+        _ask_dvc(facts)
     except WrnPipeError as error:
         why_not, remedy = error.what, error.remedy or None
     try:
-        jobs = cluster_jobs()
+        facts.jobs = cluster_jobs()
     except WrnPipeError as error:
         jobs_unknown = error.what
-    heartbeats: dict[str, list[tuple[Path, Heartbeat]]] = {}
     for folder in sorted(SCRATCH.glob("*/")):
         if beat := read_heartbeat(folder):
-            heartbeats.setdefault(beat.run, []).append((folder, beat))
-    facts = _Facts(plan, stages, running, stale, edited, heartbeats, jobs)
-    runs = tuple(_run(run_id, facts) for run_id in plan.runs)
+            facts.heartbeats.setdefault(beat.run, []).append((folder, beat))
+    runs = tuple(_run(run_id, facts, asked=why_not is None) for run_id in plan.runs)
     others = {}
-    for name in stale or ():
+    for name in facts.stale:
         whole = all(holds_a_file(Path(out)) for out in stages[name].outs)
-        if stages[name].kind not in ("train", "evaluate", "tabulate") and (name in edited or not whole):
+        if stages[name].kind not in ("train", "evaluate", "tabulate") and (name in facts.edited or not whole):
             failed = failure_record(name)
             others[name] = (*(failed.lines if failed and not failed.stopped else ()), *facts.why(name))
     tables = tuple(_table(table, paper, facts, runs) for table in plan.tables)
-    return PlanStatus(stale is not None, why_not, remedy, jobs_unknown, others, running, runs, tables)
+    return PlanStatus(why_not is None, why_not, remedy, jobs_unknown, others, facts.running, runs, tables)
 
 
-def _ask_dvc(stages: dict[str, Stage], running: dict[str, int]) -> tuple[dict[str, list[str]], frozenset[str]]:
-    """`stale` and `edited` of _Facts. Raises WrnPipeError where DVC cannot be asked."""
+def _ask_dvc(facts: _Facts) -> None:
+    """Fill in `stale` and `edited`. Raises WrnPipeError where DVC cannot be asked."""
+    stages, running = facts.stages, facts.running
     for pid in running.values():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             if "--wait-for-lock" not in psutil.Process(pid).cmdline():
                 what = f"process {pid} runs dvc without --wait-for-lock, which a question could cost its result"
                 raise WrnPipeError(what, "")
     changed = ask(stages.values(), running, wait=False)
-    stale = {
-        name: changed.get(name, [f"{before} {'runs' if before in running else 'is out of date'}"])
-        for name, before in with_behind(stages, {*changed, *running}).items()
-        if name in changed or before
-    }
+    for name, before in with_behind(stages, {*changed, *running}).items():
+        if name in changed or before:
+            how = "runs" if before in running else "is out of date"
+            facts.stale[name] = changed.get(name, [f"{before} {how}"])
     edits = {name for name, why in changed.items() if not only_absent(why)}
-    return stale, frozenset(with_behind(stages, {*edits, *running}))
+    facts.edited = with_behind(stages, {*edits, *running})
 
 
-def _run(run_id: str, facts: _Facts) -> RunStatus:
+def _run(run_id: str, facts: _Facts, asked: bool) -> RunStatus:
     train, evaluate = f"train@{run_id}", f"evaluate@{run_id}"
     scratch = SCRATCH / fingerprint(facts.plan, run_id)
     error = None
@@ -187,12 +181,11 @@ def _run(run_id: str, facts: _Facts) -> RunStatus:
         return halted("failed", train, (f"{left} was killed, or the machine went down",))
     if saved:
         return halted("stopped", train)
-    if error is not None and not facts.edited & {train, evaluate}:
+    if error is not None and train not in facts.edited and evaluate not in facts.edited:
         return status("done", None, (f"its files are not all here: {to_have(run_id)}", *why))
     if error is not None:
         return unfinished("stale", None, why)
-    only_evaluation = facts.stale is not None and train not in facts.stale
-    return unfinished("not started", evaluate if only_evaluation else None, why)
+    return unfinished("not started", evaluate if asked and train not in facts.stale else None, why)
 
 
 def _table(table: str, paper: Paper, facts: _Facts, runs: Sequence[RunStatus]) -> TableStatus:
@@ -202,26 +195,25 @@ def _table(table: str, paper: Paper, facts: _Facts, runs: Sequence[RunStatus]) -
     ours = [run for run in runs if networks[run.run] in wanted]
     finished = {networks[run.run] for run in ours if run.state == "done"}
     beats = [run.heartbeat for run in ours if run.state == "running" and run.heartbeat]
-    state, why = _table_state(f"tabulate@{table}", facts)
+    stage = f"tabulate@{table}"
+    why = facts.why(stage)
+    here = all(Path(path).is_file() for path in facts.stages[stage].outs)
+    state: State = "done"
+    if stage in facts.running:
+        state, why = "running", ()
+    elif (failed := failure_record(stage)) and (why or not here):
+        state, why = "failed", failed.lines
+    elif not here:
+        state = "not started"
+    elif stage in facts.edited:
+        state = "stale"
     return TableStatus(
         table=table,
         state=state,
-        why=why,
+        why=() if state == "done" else why,
         claims=len(claims),
         planned=sum((claim.dataset, claim.network) in networks.values() for claim in claims),
         answered=sum((claim.dataset, claim.network) in finished for claim in claims),
         runs=dict(Counter(run.state for run in ours)),
         seconds_left=max((beat.seconds_left for beat in beats if beat.seconds_left), default=None),
     )
-
-
-def _table_state(stage: str, facts: _Facts) -> tuple[State, tuple[str, ...]]:
-    if stage in facts.running:
-        return "running", ()
-    why = facts.why(stage)
-    here = all(Path(path).is_file() for path in facts.stages[stage].outs)
-    if (failed := failure_record(stage)) and (why or not here):
-        return "failed", failed.lines
-    if here and stage not in facts.edited:
-        return "done", ()
-    return "stale" if here else "not started", why

@@ -189,7 +189,7 @@ def test_a_file_that_cannot_be_written_is_named(project: Project, wrn_pipe: WrnP
     before = text()
     done = wrn_pipe(*ONE, "--yes")
     assert (done.returncode, text()) == (2, before)
-    assert done.stderr == "error: cannot write params.yaml: Is a directory\n  fix: fix that; the file is as it was\n"
+    assert done.stderr == "error: cannot write params.yaml: Is a directory\n  fix: make that place writable\n"
 
 
 def test_an_empty_plan_is_filled(project: Project, wrn_pipe: WrnPipe) -> None:

@@ -12,16 +12,16 @@ import pytest
 from full_disk import file_size_limit
 
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.runner import run_lock
-from pipeline.runner.run_lock import discard, discard_unless_locked, hold, living_owner
+from pipeline.runner import attempts
+from pipeline.runner.attempts import discard, discard_unless_locked, hold, living_owner
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.runner import run_lock
-run_lock._ENDING_S = 0.1
-with run_lock.hold(Path(sys.argv[1]), "tiny", wait=sys.argv[2] == "wait"):
+from pipeline.runner import attempts
+attempts._ENDING_S = 0.1
+with attempts.hold(Path(sys.argv[1]), "tiny", wait=sys.argv[2] == "wait"):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -38,7 +38,7 @@ def said(process: "subprocess.Popen[str]") -> str:
 
 
 def test_the_second_is_told_who_trains_the_run_and_may_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_lock, "_ENDING_S", 0.1)
+    monkeypatch.setattr(attempts, "_ENDING_S", 0.1)
     scratch = tmp_path / "fingerprint"
     first = start(scratch)
     assert said(first) == "held\n"

@@ -17,11 +17,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.artifacts import SAVED_STATES, SCRATCH
-from pipeline.atomic_write import new_file
+from pipeline.artifacts import SAVED_STATES, SCRATCH, fingerprint_of
+from pipeline.atomic_write import new_file, new_folder
 from pipeline.errors import UserError, WrnPipeError, exit_on_error
 from pipeline.params import Plan
 from pipeline.progress import say
+from pipeline.provenance import dependencies, digests_of
 from pipeline.runner.interruptions import NOTHING_HALF_DONE, stop_at_once
 from pipeline.runner.run_hooks import HEARTBEAT
 
@@ -164,12 +165,37 @@ def _explain_disk(run_id: str, folder: Path) -> Iterator[None]:
         ) from error
 
 
+def trained(print_of_run: str) -> Path:
+    """Where a job (pipeline/runner/jobs.py) leaves the files of models/<run>: all of them or none."""
+    return SCRATCH / print_of_run / "trained"
+
+
+def evaluated(plan: Plan, run_id: str, print_of_run: str) -> Path:
+    """Where a job leaves the files of evaluations/<run>. The name says by which code and data, so that an evaluation by
+    what was edited meanwhile is not taken for one by what is there now."""
+    settings = {"loading": plan.loading.model_dump(mode="json"), "device": plan.device}
+    paths = dependencies("evaluate", run_id, plan.run(run_id).model_dump(mode="json"))
+    digests = [digests_of(path) for path in paths if path.parts[0] != "models"]
+    content = {file: digest for listed in digests for file, digest in listed.items()}
+    return SCRATCH / print_of_run / f"evaluated-{fingerprint_of(settings, content)[:16]}"
+
+
+def taken(made: Path, to: Path) -> bool:
+    """Whether a job has left a folder's files in `made`; they are in `to` as well then, and `discard` removes them."""
+    if not made.is_dir():
+        return False
+    with new_folder(to) as folder:
+        shutil.copytree(made, folder, dirs_exist_ok=True)
+    say(f"{to}: as a job has made it")
+    return True
+
+
 def discard(scratch: Path) -> None:
     """Forget a training's saved states and results; call it with the lock."""
     # The newest state last, should this be killed.
     for path in (*scratch.glob(".*.part"), scratch / HEARTBEAT, *sorted(scratch.glob(SAVED_STATES))):
         path.unlink(missing_ok=True)
-    for made in (*scratch.glob("*trained*"), *scratch.glob("*evaluated-*")):  # by a job: pipeline/runner/jobs.py
+    for made in (*scratch.glob("*trained*"), *scratch.glob("*evaluated-*")):
         shutil.rmtree(made)
     with suppress(OSError):  # what is not ours stays, and its folder
         scratch.rmdir()

@@ -85,17 +85,9 @@ def _standing(name: str, dataset: Dataset, plan: Plan, why: dict[str, list[str]]
         sound = name in plan.datasets and not doubted(download, "output ", settings)
         state = "verified" if sound else "fetched"
     files = (path for folder in (RAW / name, *folders.values()) for path in folder.rglob("*") if path.is_file())
-    return Standing(
-        name,
-        dataset.title,
-        name in plan.datasets,
-        state,
-        sum(path.stat().st_size for path in files),
-        dataset.size_on_disk,
-        kept,
-        tuple(map(_short, dataset.sources)),
-        dataset.licence,
-    )
+    size, sources = sum(path.stat().st_size for path in files), tuple(map(_short, dataset.sources))
+    about = name, dataset.title, name in plan.datasets
+    return Standing(*about, state, size, dataset.size_on_disk, kept, sources, dataset.licence)
 
 
 def _short(source: Source) -> str:

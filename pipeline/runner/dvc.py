@@ -197,19 +197,6 @@ def _repro(names: Sequence[str], targets: Sequence[str], options: Sequence[str])
     return 1 if code else 0
 
 
-def record(names: Sequence[str]) -> None:
-    """Write stages that were run elsewhere into dvc.lock, all at once (`record` of pipeline/runner/dvc_patches.py).
-
-    Raises WrnPipeError when DVC fails; nothing is recorded then.
-    """
-    done = _asked(command("record"), "\n".join(names))
-    if done.returncode != 0:
-        raise WrnPipeError(
-            f"DVC cannot record {len(names)} stages: {_lines(done)[-1]}",
-            "fix that and run it again: results and last states are kept, nothing is trained again",
-        )
-
-
 def ask(stages: Collection[Stage], running: Collection[str] = (), wait: bool = True) -> dict[str, list[str]]:
     """Stage -> why `dvc status` calls it out of date; takes about a second.
 
@@ -223,27 +210,20 @@ def ask(stages: Collection[Stage], running: Collection[str] = (), wait: bool = T
     asking = command("status", "--json", *free)
     if not wait:
         asking.remove("--wait-for-lock")
-    done = _asked(asking)
+    # In a session of its own: a terminal's Ctrl-C must not leave half of what is written.
+    done = subprocess.run(
+        asking, capture_output=True, text=True, env=environment(), check=False, start_new_session=True
+    )
     if done.returncode != 0:
         need_repository()
         busy = any(word in done.stderr for word in ("is busy", "Unable to acquire lock"))
         remedy = "wait for the other DVC: wrn-pipe status shows it" if busy else "wrn-pipe doctor says what is wrong"
-        raise WrnPipeError(f"dvc status: {_lines(done)[0].removeprefix('ERROR: ').rstrip(':')}", remedy)
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise WrnPipeError(f"dvc status: {lines[0].removeprefix('ERROR: ').rstrip(':')}", remedy)
     changed = json.loads(done.stdout)
     ran = read_lock() if changed else {}
     lost = [out for stage in stages for out in stage.outs if not Path(out).exists()]
     return {name: _reasons(change, lost) if name in ran else ["it never ran here"] for name, change in changed.items()}
-
-
-def _asked(words: Sequence[str], said: str | None = None) -> "subprocess.CompletedProcess[str]":
-    # In a session of its own: a terminal's Ctrl-C must not leave half of what is written.
-    return subprocess.run(
-        words, input=said, capture_output=True, text=True, env=environment(), check=False, start_new_session=True
-    )
-
-
-def _lines(done: "subprocess.CompletedProcess[str]") -> list[str]:
-    return done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
 
 
 def only_absent(why: Sequence[str]) -> bool:
@@ -296,28 +276,26 @@ def check_remote(writing: bool) -> None:
     try:
         with Repo() as repo:
             remote = repo.cloud.get_remote()
-            if not writing:
-                with suppress(FileNotFoundError):
-                    remote.fs.ls(remote.path)
-                    return
-                what = f"the DVC remote {remote.name} holds nothing, or its address is wrong"
-                raise UserError(what, "push to it first, or compare dvc remote list with where it should be")
-            probe = remote.fs.join(remote.path, f"wrn-pipe-{uuid4().hex}")
-            remote.fs.makedirs(remote.path, exist_ok=True)
-            with remote.fs.open(probe, "wb") as file:
-                file.write(b"asked whether this can be written")
-            remote.fs.remove(probe)
-    except UserError:
-        raise
-    except NoRemoteError:
-        fix = f"dvc remote add --default NAME s3://BUCKET/FOLDER, or a folder's path; see {_GUIDE}"
-        raise UserError("no DVC remote is set up in this clone", fix) from None
-    except ImportError as error:  # s3 is supported, but requires 'dvc-s3' to be installed
-        raise UserError(f"the DVC remote cannot be used here: {error}", "make setup, or pip install it") from None
+            if writing:
+                probe = remote.fs.join(remote.path, f"wrn-pipe-{uuid4().hex}")
+                remote.fs.makedirs(remote.path, exist_ok=True)
+                with remote.fs.open(probe, "wb") as file:
+                    file.write(b"asked whether this can be written")
+                remote.fs.remove(probe)
+            else:
+                remote.fs.ls(remote.path)
     except Exception as error:  # noqa: BLE001 - every kind of remote has errors of its own
-        told = traceback.format_exception_only(error)[-1].strip()
+        told, fix = traceback.format_exception_only(error)[-1].strip(), f"see dvc remote list and {_GUIDE}"
         what = f"the DVC remote does not {'take a file' if writing else 'answer'}: {told}"
-        raise UserError(what, f"see dvc remote list and {_GUIDE}") from None
+        if isinstance(error, NoRemoteError):
+            what = "no DVC remote is set up in this clone"
+            fix = f"dvc remote add --default NAME s3://BUCKET/FOLDER, or a folder's path; see {_GUIDE}"
+        elif isinstance(error, ImportError):  # s3 is supported, but requires 'dvc-s3' to be installed
+            what, fix = f"the DVC remote cannot be used here: {error}", "make setup, or pip install it"
+        elif isinstance(error, FileNotFoundError) and not writing:
+            what = f"the DVC remote {remote.name} holds nothing, or its address is wrong"
+            fix = "push to it first, or compare dvc remote list with where it should be"
+        raise UserError(what, fix) from None
 
 
 def push(plan: Plan, targets: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -148,19 +149,15 @@ def time_budget(text: str | None, again: str, how_far: Callable[[], list[str]]) 
     if text is None:
         yield
         return
-    budget, over = seconds(text, "--for"), threading.Event()
-
-    def end() -> None:
-        over.set()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    timer = threading.Timer(budget - min(_RESERVE_S, budget / 10), end)
+    budget = seconds(text, "--for")
+    timer = threading.Timer(budget - min(_RESERVE_S, budget / 10), os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
+    end = time.monotonic() + timer.interval
     timer.start()
     try:
         yield
     except (StoppedError, KeyboardInterrupt) as error:
-        if not over.is_set():
+        if time.monotonic() < end:
             raise
         what = "; ".join([f"the time of --for {text} is over, nothing is lost", *how_far()])
         raise TimeOverError(what, f"go on with: {again}") from error

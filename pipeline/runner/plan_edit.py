@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 from pipeline.atomic_write import new_file, writing
 from pipeline.comparison.training_cost import Cost, training_cost
@@ -63,6 +64,8 @@ class Addition:
     """Seeds of the runs that `after` has and `before` has not."""
     present: int
     """Planned runs that `before` has already."""
+    cost: Cost
+    """Of all added runs, estimated."""
 
 
 def groups_of(paper: Paper, claims: Sequence[Claim], plan: Plan, protocol: str | None) -> tuple[list[Group], list[str]]:
@@ -149,7 +152,8 @@ def extend(paper: Paper, text: str, groups: Sequence[Group], tables: Sequence[st
     for start, end, new in reversed(sorted(edits, key=lambda edit: edit[0])):
         after = after[:start] + new + after[end:]
     there = len(groups) * seeds - sum(map(len, added.values()))
-    return Addition(text, after, parse_plan(after, PARAMS), added, there)
+    cost = sum((_cost(group, plan, paper) * len(lacking) for group, lacking in added.items()), Cost(0.0, 0.0))
+    return Addition(text, after, parse_plan(after, PARAMS), added, there, cost)
 
 
 @cache
@@ -192,21 +196,15 @@ def _values(protocol: Protocol) -> dict[str, str]:
 
 
 def _listed(tables: Sequence[str]) -> str:
-    """`Table 4`; `Tables 2, 3 and 4`; `Tables 6, 9 and the text`."""
-    words = ["the text" if table == "text" else table.replace("figure-", "Figure ") for table in tables]
-    numbers = sum(table.isdigit() for table in tables)
-    lead = {0: "", 1: "Table "}.get(numbers, "Tables ")
-    return lead + (words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}")
+    return ", ".join(f"Table {table}" if table.isdigit() else "the text" for table in tables)
 
 
 def _run_text(text: str, plan: Plan, group: Group, seed: int) -> str:
     """Raises UserError where its id means something else."""
     run_id = group.run_id(seed)
     if run_id in plan.runs:
-        raise UserError(
-            f"{PARAMS}:{line_of(text, 'runs', run_id)}: runs.{run_id} is another run than its id says",
-            "rename it there, or restore its settings",
-        )
+        what = f"{PARAMS}:{line_of(text, 'runs', run_id)}: runs.{run_id} is another run than its id says"
+        raise UserError(what, "rename it there, or restore its settings")
     network = f'"{group.network}"' if "," in group.network else group.network
     return (
         f"{run_id}: {{dataset: {group.dataset}, representation: {group.representation}, "
@@ -216,7 +214,6 @@ def _run_text(text: str, plan: Plan, group: Group, seed: int) -> str:
 
 def _comments(group: Group, plan: Plan, paper: Paper) -> list[str]:
     lines = [f"# {group.network} on {_dataset(group.dataset, plan, paper).title} by {group.protocol}."]
-    cost = _group_cost(group, plan, paper)
     for claim in group.claims:
         recipe = paper.protocol_of(claim)
         printed = f"{claim.text} % ({_listed([claim.table])}, {STATISTIC[claim.statistic]})"
@@ -224,24 +221,16 @@ def _comments(group: Group, plan: Plan, paper: Paper) -> list[str]:
             lines.append(f"#   The paper's {_METRIC[claim.metric]} by {recipe.name}: {printed}; expect another.")
         else:
             lines.append(f"#   Expected {_METRIC[claim.metric]}: {printed}.")
-    return [
-        *lines,
-        f"#   Cost of each: {cost}, estimated from multiply-adds (pipeline/comparison/training_cost.py).",
-        f"#   Train them: wrn-pipe repro '{group.name}-s*'",
-    ]
+    where = "estimated from multiply-adds (pipeline/comparison/training_cost.py)"
+    lines.append(f"#   Cost of each: {_cost(group, plan, paper)}, {where}.")
+    return [*lines, f"#   Train them: wrn-pipe repro '{group.name}-s*'"]
 
 
-def _group_cost(group: Group, plan: Plan, paper: Paper) -> Cost:
-    """Estimated cost of one run of the group."""
+def _cost(group: Group, plan: Plan, paper: Paper) -> Cost:
+    """Of one run of the group."""
     protocol = plan.protocols.get(group.protocol) or paper.protocols[group.protocol].protocol
     images = _dataset(group.dataset, plan, paper).splits["train"] - protocol.holdout
     return training_cost(group.network, images, protocol)
-
-
-def cost_of(paper: Paper, addition: Addition) -> Cost:
-    """Estimated cost of all added runs."""
-    costs = (_group_cost(group, addition.plan, paper) * len(seeds) for group, seeds in addition.added.items())
-    return sum(costs, start=Cost(0.0, 0.0))
 
 
 def _appended(text: str, section: str, blocks: Sequence[str], after: str | None = None) -> list[_Edit]:
@@ -253,42 +242,38 @@ def _appended(text: str, section: str, blocks: Sequence[str], after: str | None 
     if not blocks:
         return []
     value = _sections(text)[section]
-    if not isinstance(value, MappingNode) or (value.flow_style and value.value):
-        raise UserError(
-            f"{PARAMS}:{value.start_mark.line + 1}: {section} stands in braces",
-            "write it as a block, one entry to a line",
-        )
+    if value.flow_style and value.value:
+        place = f"{PARAMS}:{value.start_mark.line + 1}"
+        raise UserError(f"{place}: {section} stands in braces", "write it as a block, one entry to a line")
     lines = "\n".join(blocks).splitlines()
     if not value.value:
         end = value.end_mark.index
         return [(value.start_mark.index, end, ""), _lines_below(text, end, 2, lines)]
     entry = next((pair for pair in value.value if pair[0].value == after), value.value[-1])
-    return [_lines_below(text, max(map(_end, entry)), value.value[0][0].start_mark.column, lines)]
+    return [_lines_below(text, _end(entry[1]), value.value[0][0].start_mark.column, lines)]
 
 
 def _appended_tables(text: str, tables: Sequence[str]) -> list[_Edit]:
+    if not tables:
+        return []
     value = _sections(text)["tables"]
     quoted = [f'"{table}"' for table in tables]
-    if not quoted or not isinstance(value, SequenceNode):
-        return []
-    end = max(map(_end, value.value), default=value.start_mark.index + 1)
-    if value.flow_style:
-        return [(end, end, ", ".join(["", *quoted] if value.value else quoted))]
-    return [_lines_below(text, end, value.start_mark.column, [f"- {word}" for word in quoted])]
+    if not value.flow_style:
+        return [_lines_below(text, _end(value), value.start_mark.column, [f"- {word}" for word in quoted])]
+    end = value.value[-1].end_mark.index if value.value else value.start_mark.index + 1
+    return [(end, end, ", ".join(["", *quoted] if value.value else quoted))]
 
 
 @lru_cache(maxsize=1)
-def _sections(text: str) -> dict[str, Node]:
-    root = YAML(typ="safe", pure=True).compose(text)
-    return {key.value: value for key, value in root.value}
+def _sections(text: str) -> dict[str, Any]:
+    return {key.value: value for key, value in YAML(typ="safe", pure=True).compose(text).value}
 
 
-def _end(node: Node) -> int:
+def _end(node: Any) -> int:
     """Behind the last character of a node. The end mark of a block lies behind the comments that follow it."""
-    if not isinstance(node, MappingNode | SequenceNode) or node.flow_style or not node.value:
-        return int(node.end_mark.index)
-    below = node.value if isinstance(node, SequenceNode) else [part for pair in node.value for part in pair]
-    return max(map(_end, below))
+    while isinstance(node, MappingNode | SequenceNode) and node.value and not node.flow_style:
+        node = node.value[-1][1] if isinstance(node, MappingNode) else node.value[-1]
+    return int(node.end_mark.index)
 
 
 def _lines_below(text: str, index: int, column: int, lines: Sequence[str]) -> _Edit:

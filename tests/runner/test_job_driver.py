@@ -20,8 +20,9 @@ from project import ROOT
 from pipeline.artifacts import SCRATCH
 from pipeline.errors import StoppedError
 from pipeline.params import PARAMS, Plan
+from pipeline.runner.attempts import evaluated, trained
 from pipeline.runner.job_driver import drive
-from pipeline.runner.jobs import Job, Slot, Slots, Work, evaluated, trained
+from pipeline.runner.jobs import Job, Slot, Slots, Work
 from pipeline.runner.params_file import parse_plan
 
 RUNS = [f"run-{seed}" for seed in range(1, 9)]

@@ -14,20 +14,9 @@ from project import ROOT
 from pipeline.cli.repro import _place
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.params import PARAMS
+from pipeline.runner.attempts import evaluated, trained
 from pipeline.runner.job_driver import drive
-from pipeline.runner.jobs import (
-    RECORDS,
-    Slots,
-    Slurm,
-    Work,
-    cluster_jobs,
-    evaluated,
-    minutes,
-    need_slurm,
-    slots,
-    trained,
-    visible_gpus,
-)
+from pipeline.runner.jobs import RECORDS, Slots, Slurm, Work, cluster_jobs, minutes, need_slurm, slots, visible_gpus
 from pipeline.runner.params_file import parse_plan
 
 

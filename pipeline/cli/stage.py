@@ -103,7 +103,7 @@ def _train_twice(run_id: str, steps: int | None) -> None:
                 f"compare the weights of two trainings: wrn-pipe stage train {run_id} --fresh",
             )
         home = SCRATCH / f"{fingerprint(plan, run_id)}.twice"
-        with hold(home, run_id, resumes=False):
+        with hold(home, run_id):
             shutil.rmtree(home, ignore_errors=True)
             try:
                 _compare(run_id, steps, home)

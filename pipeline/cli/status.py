@@ -13,7 +13,7 @@ from pipeline.publication.wide_resnet import PAPER
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from pipeline.runner.run_status import PlanStatus, RunStatus
+    from pipeline.runner.plan_state import PlanStatus, RunStatus
 
 _COLOUR = {
     "done": "green",
@@ -41,8 +41,8 @@ def status(as_json: Json = False) -> None:
     from rich.text import Text
 
     from pipeline.runner.params_file import load
+    from pipeline.runner.plan_state import plan_status
     from pipeline.runner.run_hooks import duration
-    from pipeline.runner.run_status import plan_status
 
     found = plan_status(PAPER, load())
     if as_json:

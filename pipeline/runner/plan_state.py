@@ -1,4 +1,8 @@
-"""How far each run and each table of the plan has come: read from the files, from DVC, and from who is at work."""
+"""How far each dataset, run and table of the plan has come: read from the files, from DVC, and from who is at work.
+
+What vouches for a dataset's folder is DVC: `dvc status` compares its files (by size, time and inode, by md5 where these
+changed) with what the stage wrote, and the stage writes nothing whose content is not the pinned one.
+"""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -7,21 +11,26 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import psutil
+from ruamel.yaml import YAML
 
 from pipeline.artifacts import EVALUATIONS, METRICS, SAVED_STATES, SCRATCH, read_record
+from pipeline.dataset_config import SPLITS, Dataset, FolderSource, NpmSource, Source
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.params import Plan
+from pipeline.params import PARAMS, Plan
 from pipeline.provenance import fingerprint
 from pipeline.publication.claims import canonical
 from pipeline.publication.paper import Paper
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.attempts import LockOwner, evaluated, failure_record, living_owner, noted_owner, trained
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, holds_a_file, only_absent, running_stages, to_have
 from pipeline.runner.jobs import Job, cluster_jobs
 from pipeline.runner.run_hooks import Heartbeat, read_heartbeat
 
+RAW, BETON = Path("data/raw"), Path("data/beton")
 State = Literal["running", "queued", "made", "done", "stale", "failed", "stopped", "not started"]
 """queued: a job for it waits for its turn; made: a job's results lie in scratch, and are not recorded yet."""
 
@@ -102,10 +111,22 @@ class _Facts:
 def plan_status(paper: Paper, plan: Plan) -> PlanStatus:
     """Of all of the plan. Waits for nobody: while DVC is at work, what it works on is not asked about."""
     stages = read_dag(plan)
-    facts = _Facts(plan, stages, running_stages(stages))
+    running = running_stages(stages)
+    facts = _Facts(plan, stages, running)
     why_not = remedy = jobs_unknown = None
     try:
-        _ask_dvc(facts)
+        for pid in running.values():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if "--wait-for-lock" not in psutil.Process(pid).cmdline():
+                    what = f"process {pid} runs dvc without --wait-for-lock, which a question could cost its result"
+                    raise WrnPipeError(what, "")
+        changed = ask(stages.values(), running, wait=False)
+        for name, before in with_behind(stages, {*changed, *running}).items():
+            if name in changed or before:
+                how = "runs" if before in running else "is out of date"
+                facts.stale[name] = changed.get(name, [f"{before} {how}"])
+        edits = {name for name, why in changed.items() if not only_absent(why)}
+        facts.edited = with_behind(stages, {*edits, *running})
     except WrnPipeError as error:
         why_not, remedy = error.what, error.remedy or None
     try:
@@ -123,24 +144,7 @@ def plan_status(paper: Paper, plan: Plan) -> PlanStatus:
             failed = failure_record(name)
             others[name] = (*(failed.lines if failed and not failed.stopped else ()), *facts.why(name))
     tables = tuple(_table(table, paper, facts, runs) for table in plan.tables)
-    return PlanStatus(why_not is None, why_not, remedy, jobs_unknown, others, facts.running, runs, tables)
-
-
-def _ask_dvc(facts: _Facts) -> None:
-    """Fill in `stale` and `edited`. Raises WrnPipeError where DVC cannot be asked."""
-    stages, running = facts.stages, facts.running
-    for pid in running.values():
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if "--wait-for-lock" not in psutil.Process(pid).cmdline():
-                what = f"process {pid} runs dvc without --wait-for-lock, which a question could cost its result"
-                raise WrnPipeError(what, "")
-    changed = ask(stages.values(), running, wait=False)
-    for name, before in with_behind(stages, {*changed, *running}).items():
-        if name in changed or before:
-            how = "runs" if before in running else "is out of date"
-            facts.stale[name] = changed.get(name, [f"{before} {how}"])
-    edits = {name for name, why in changed.items() if not only_absent(why)}
-    facts.edited = with_behind(stages, {*edits, *running})
+    return PlanStatus(why_not is None, why_not, remedy, jobs_unknown, others, running, runs, tables)
 
 
 def _run(run_id: str, facts: _Facts, asked: bool) -> RunStatus:
@@ -217,3 +221,79 @@ def _table(table: str, paper: Paper, facts: _Facts, runs: Sequence[RunStatus]) -
         runs=dict(Counter(run.state for run in ours)),
         seconds_left=max((beat.seconds_left for beat in beats if beat.seconds_left), default=None),
     )
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One dataset's line in the list."""
+
+    name: str
+    title: str
+    planned: bool
+    """Whether params.yaml has it; the others are those of the paper that it could have."""
+    state: Literal["missing", "fetched", "verified", "converted"]
+    bytes_here: int
+    """Of its raw arrays and .beton files on this disk."""
+    bytes_raw: int
+    """That the arrays take, once fetched."""
+    representations: dict[str, Literal["missing", "unverified", "converted"]]
+    """Kind -> whether its .beton files are here, and as the convert stage wrote them."""
+    sources: tuple[str, ...]
+    licence: str
+
+
+def known_datasets() -> dict[str, Dataset]:
+    """The entries of all datasets of the paper, as they can be copied into params.yaml."""
+    entries = YAML(typ="safe", pure=True).load(PAPER.known_datasets)["datasets"]
+    return {name: Dataset.model_validate(entry) for name, entry in entries.items()}
+
+
+def raw_files(name: str, dataset: Dataset) -> list[Path]:
+    """The files that a fetched dataset consists of."""
+    kinds = ("images.npy", "labels.npy") if dataset.shape else ("images.bin", "index.csv")
+    return [RAW / name / f"{split}_{kind}" for split in SPLITS for kind in kinds]
+
+
+def beton_folders(name: str, plan: Plan) -> dict[str, Path]:
+    """Kind of representation -> where params.yaml has the dataset's."""
+    return {each.kind: BETON / key for key, each in plan.representations.items() if each.dataset == name}
+
+
+def standings(plan: Plan) -> list[Standing]:
+    """Every dataset of the plan, then every other one that is known. Takes about a second."""
+    dag = read_dag(plan)
+    running = running_stages(dag)
+    asked = [stage for stage in dag.values() if stage.kind in ("download", "convert")]
+    why = ask(asked, running) | {name: ["it is at work"] for name in with_behind(dag, running)}
+    entries = {**plan.datasets, **known_datasets(), **plan.datasets}
+    return [_standing(name, dataset, plan, why) for name, dataset in entries.items()]
+
+
+def _standing(name: str, dataset: Dataset, plan: Plan, why: dict[str, list[str]]) -> Standing:
+    """`why`: stage -> the reasons for which DVC would run it."""
+
+    def doubted(stage: str, *reasons: str) -> bool:
+        return any(reason.startswith(("it ", *reasons)) for reason in why.get(stage, ()))
+
+    folders, download, settings = beton_folders(name, plan), f"download@{name}", f"{PARAMS}: "
+    kept: dict[str, Literal["missing", "unverified", "converted"]] = {}
+    for kind, folder in folders.items():
+        here = all((folder / file).is_file() for file in ("card.json", *(f"{split}.beton" for split in SPLITS)))
+        sound = not doubted(f"convert@{folder.name}", "output ") and not doubted(download, settings)
+        kept[kind] = "missing" if not here else "converted" if sound else "unverified"
+    state: Literal["missing", "fetched", "verified", "converted"] = "missing"
+    if kept and set(kept.values()) == {"converted"}:
+        state = "converted"
+    elif all(path.is_file() for path in raw_files(name, dataset)):
+        sound = name in plan.datasets and not doubted(download, "output ", settings)
+        state = "verified" if sound else "fetched"
+    files = (path for folder in (RAW / name, *folders.values()) for path in folder.rglob("*") if path.is_file())
+    size, sources = sum(path.stat().st_size for path in files), tuple(map(_short, dataset.sources))
+    about = name, dataset.title, name in plan.datasets
+    return Standing(*about, state, size, dataset.size_on_disk, kept, sources, dataset.licence)
+
+
+def _short(source: Source) -> str:
+    if isinstance(source, NpmSource | FolderSource):
+        return str(source)
+    return ", ".join(sorted({str(urlsplit(file.archive).hostname) for file in source.files}))

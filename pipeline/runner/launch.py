@@ -1,13 +1,13 @@
 """A run's training, here or by many processes. Then torchrun's agent is in this process, which has the run's lock and
 speaks for them at their end; each of them is `python -m pipeline.runner.launch PARENT THREADS FOLDER`."""
 
+import ctypes
 import logging
 import os
 import pickle
 import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -24,6 +24,7 @@ from pipeline.params import Plan
 from pipeline.progress import leave_speaking_to_another, say
 from pipeline.runner.interruptions import handled, stop_training_at_once
 
+_PR_SET_PDEATHSIG = 1
 _TASK = "task.pickle"
 _GRACE_S = 20
 """Processes that end so much later than the first one that failed were killed by torchrun, after 30 s."""
@@ -140,14 +141,10 @@ def _explain(run_id: str, processes: int, exit_codes: dict[int, int], reports: l
 
 
 def end_with(parent: int) -> None:
-    """Kill this process when `parent`, which started it, has ended: who has the run's lock is gone then."""
-
-    def look() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=look, daemon=True).start()
+    """Have Linux kill this process when `parent`, which started it, has ended: who has the run's lock is gone then."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _as_rank(folder: Path) -> int:

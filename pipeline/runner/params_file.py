@@ -114,48 +114,40 @@ def _misfits(plan: Plan) -> Iterator[_Misfit]:
         if table not in PAPER.tables:
             what = f"the paper has no table {table!r} with numbers"
             yield ["tables", number], what, nearest(table, set(PAPER.tables), "table")
-    for name in plan.representations:
-        yield from _misfits_of_representation(plan, name)
-    for run_id in plan.runs:
-        yield from _misfits_of_run(plan, run_id)
-
-
-def _misfits_of_representation(plan: Plan, name: str) -> Iterator[_Misfit]:
-    representation, at = plan.representations[name], ["representations", name]
-    yield from _unknown([*at, "dataset"], representation.dataset, plan.datasets, "dataset")
-    expected = f"{representation.dataset}-{representation.kind}"
-    if name != expected:
-        yield at, "must be named <dataset>-<kind>", f"rename it {expected}"
-    jpeg, one_shape = representation.kind == "jpeg", plan.datasets[representation.dataset].shape is not None
-    if jpeg == one_shape:
-        shapes, kinds = ("one shape", "rgb or zca") if one_shape else ("many shapes", "jpeg")
-        what = f"{representation.dataset} has images of {shapes}"
-        yield [*at, "kind"], what, f"choose {kinds}, and the name that goes with it"
-    for key, usual in (("max_side", 500), ("quality", 90)):
-        if (getattr(representation, key) is not None) != jpeg:
-            what = f"jpeg needs a {key}" if jpeg else f"only jpeg has a {key}"
-            yield at, what, f"add {key}: {usual}" if jpeg else f"remove {key}"
-
-
-def _misfits_of_run(plan: Plan, run_id: str) -> Iterator[_Misfit]:
-    run, at = plan.runs[run_id], ["runs", run_id]
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", run_id):
-        yield at, "a run id has lower-case letters, digits and hyphens", f"e.g. {run.dataset}-wrn-40-1-quick-s1"
-    stored = f"{run.dataset}-{run.representation}"
-    yield from _unknown([*at, "dataset"], run.dataset, plan.datasets, "dataset")
-    yield from _unknown([*at, "protocol"], run.protocol, plan.protocols, "protocol")
-    yield from _unknown([*at, "representation"], stored, plan.representations, "representation")
-    protocol, dataset = plan.protocols[run.protocol], plan.datasets[run.dataset]
-    if protocol.holdout >= dataset.splits["train"]:
-        yield ["protocols", run.protocol, "holdout"], f"{run.dataset} has no more training images", "lower it"
-    many = dataset.shape is None
-    if (protocol.crop == "random-resized") != many:
-        crops = "does not crop at random sizes" if many else "crops at random sizes"
-        what = f"{run.protocol} {crops}, {run.dataset} has images of {'many sizes' if many else 'one size'}"
-        yield [*at, "protocol"], what, "choose another protocol"
-    if run.representation != (needs := "jpeg" if many else protocol.representation):
-        yield [*at, "representation"], f"protocol {run.protocol} needs {needs}", f"write representation: {needs}"
-    try:
-        parse(run.network)
-    except UserError as error:
-        yield [*at, "network"], error.what, error.remedy
+    for name, stored in plan.representations.items():
+        at = ["representations", name]
+        yield from _unknown([*at, "dataset"], stored.dataset, plan.datasets, "dataset")
+        if name != (expected := f"{stored.dataset}-{stored.kind}"):
+            yield at, "must be named <dataset>-<kind>", f"rename it {expected}"
+        jpeg, one_shape = stored.kind == "jpeg", plan.datasets[stored.dataset].shape is not None
+        if jpeg == one_shape:
+            shapes, kinds = ("one shape", "rgb or zca") if one_shape else ("many shapes", "jpeg")
+            what = f"{stored.dataset} has images of {shapes}"
+            yield [*at, "kind"], what, f"choose {kinds}, and the name that goes with it"
+        for key, usual in (("max_side", 500), ("quality", 90)):
+            if (getattr(stored, key) is not None) != jpeg:
+                what = f"jpeg needs a {key}" if jpeg else f"only jpeg has a {key}"
+                yield at, what, f"add {key}: {usual}" if jpeg else f"remove {key}"
+    for run_id, run in plan.runs.items():
+        at = ["runs", run_id]
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", run_id):
+            yield at, "a run id has lower-case letters, digits and hyphens", f"e.g. {run.dataset}-wrn-40-1-quick-s1"
+        yield from _unknown([*at, "dataset"], run.dataset, plan.datasets, "dataset")
+        yield from _unknown([*at, "protocol"], run.protocol, plan.protocols, "protocol")
+        name = f"{run.dataset}-{run.representation}"
+        yield from _unknown([*at, "representation"], name, plan.representations, "representation")
+        protocol, dataset = plan.protocols[run.protocol], plan.datasets[run.dataset]
+        if protocol.holdout >= dataset.splits["train"]:
+            yield ["protocols", run.protocol, "holdout"], f"{run.dataset} has no more training images", "lower it"
+        many = dataset.shape is None
+        if (protocol.crop == "random-resized") != many:
+            crops = "does not crop at random sizes" if many else "crops at random sizes"
+            what = f"{run.protocol} {crops}, {run.dataset} has images of {'many sizes' if many else 'one size'}"
+            yield [*at, "protocol"], what, "choose another protocol"
+        if run.representation != (needs := "jpeg" if many else protocol.representation):
+            what = f"protocol {run.protocol} needs {needs}"
+            yield [*at, "representation"], what, f"write representation: {needs}"
+        try:
+            parse(run.network)
+        except UserError as error:
+            yield [*at, "network"], error.what, error.remedy

@@ -95,17 +95,17 @@ class _Facts:
     plan: Plan
     stages: dict[str, Stage]
     running: dict[str, int]
-    stale: dict[str, list[str]] = field(default_factory=dict)
+    stale: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Stage -> why DVC would run it, if only because it runs another one."""
     edited: Collection[str] = ()
     """Of these stages those that do not merely lack files, as in a fresh clone: what git has of them is outdated."""
-    heartbeats: dict[str, list[tuple[Path, Heartbeat]]] = field(default_factory=dict)
-    """Run id -> its scratch folders, whatever settings they are of."""
+    heartbeats: Sequence[tuple[Path, Heartbeat]] = ()
+    """By scratch folder, whatever settings it is of."""
     jobs: dict[str, Job] = field(default_factory=dict)
     """Fingerprint -> its job on the cluster, of those that are not over."""
 
     def why(self, stage: str) -> tuple[str, ...]:
-        return tuple(self.stale.get(stage, ()))
+        return self.stale.get(stage, ())
 
 
 def plan_status(paper: Paper, plan: Plan) -> PlanStatus:
@@ -124,7 +124,7 @@ def plan_status(paper: Paper, plan: Plan) -> PlanStatus:
         for name, before in with_behind(stages, {*changed, *running}).items():
             if name in changed or before:
                 how = "runs" if before in running else "is out of date"
-                facts.stale[name] = changed.get(name, [f"{before} {how}"])
+                facts.stale[name] = tuple(changed.get(name, [f"{before} {how}"]))
         edits = {name for name, why in changed.items() if not only_absent(why)}
         facts.edited = with_behind(stages, {*edits, *running})
     except WrnPipeError as error:
@@ -133,9 +133,8 @@ def plan_status(paper: Paper, plan: Plan) -> PlanStatus:
         facts.jobs = cluster_jobs()
     except WrnPipeError as error:
         jobs_unknown = error.what
-    for folder in sorted(SCRATCH.glob("*/")):
-        if beat := read_heartbeat(folder):
-            facts.heartbeats.setdefault(beat.run, []).append((folder, beat))
+    folders = sorted(SCRATCH.glob("*/"))
+    facts.heartbeats = [(folder, beat) for folder in folders if (beat := read_heartbeat(folder))]
     runs = tuple(_run(run_id, facts, asked=why_not is None) for run_id in plan.runs)
     others = {}
     for name in facts.stale:
@@ -155,8 +154,8 @@ def _run(run_id: str, facts: _Facts, asked: bool) -> RunStatus:
         error = float(read_record(EVALUATIONS / run_id / METRICS, None, "top1_error")["top1_error"])
     job = facts.jobs.get(scratch.name)
     status = partial(RunStatus, run_id, error=error)
-    for folder, beat in facts.heartbeats.get(run_id, []):
-        if owner := living_owner(folder):
+    for folder, beat in facts.heartbeats:
+        if beat.run == run_id and (owner := living_owner(folder)):
             edited = () if folder == scratch else ("by settings or code that were edited since",)
             return status("running", train, edited, heartbeat=beat, owner=owner, job=job)
     if owner := living_owner(scratch):

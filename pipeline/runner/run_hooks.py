@@ -60,7 +60,7 @@ class CheckpointInterval(hooks.CheckpointInterval):
         return self.done >= self.steps if self.steps else time.monotonic() - self.since >= self.seconds
 
     def saved(self, cost: float, where: str) -> None:
-        """As of the base. Says once how many steps a crash can now lose at most."""
+        """Says once how many steps a crash can now lose at most."""
         passed, now = time.monotonic() - cost - self.since, time.monotonic()
         self.cost = cost
         if not self.told and self.done:
@@ -108,7 +108,6 @@ class Monitor(hooks.Monitor):
     _kept: float = 0.0
 
     def step(self, images: int) -> bool:
-        """As of the base."""
         now = time.monotonic()
         if self._marks:
             self._images += images
@@ -119,7 +118,6 @@ class Monitor(hooks.Monitor):
         return now - self._shown >= (BAR_EVERY_S if self.bar else FILE_EVERY_S)
 
     def show(self, epoch: int, step: int, loss: float, wrong: float) -> None:
-        """As of the base."""
         now, seen = time.monotonic(), step * self.batch
         self._shown = now
         rate = None

@@ -15,11 +15,11 @@ from dvc.fs import LocalFileSystem
 from dvc.utils.serialize import dump_yaml, modify_yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from project import ROOT
 from ruamel.yaml import YAML
 
 from pipeline.runner import dvc_patches
 
-ROOT = Path(__file__).parents[2]
 NAMES = st.text("ab*1", min_size=1, max_size=2)
 
 
@@ -80,28 +80,13 @@ def test_spliced_text_is_what_dvc_writes(
     assert dvc_patches.spliced(text, {name: {name: entry} for name, entry in written.items()}) == path.read_text()
 
 
-def test_this_repositorys_lock_is_spliced() -> None:
-    """Comments in it stay, as DVC keeps them."""
-    text = (ROOT / "dvc.lock").read_text().replace("stages:\n", "stages:\n  # mine\n")
-    stages = YAML(typ="safe").load(text)["stages"]
-    names = list(stages)
-    changed = {names[2]: stages[names[0]], "train@new": stages[names[1]]}
-    spliced = dvc_patches.spliced(text, {name: {name: stage} for name, stage in changed.items()})
-    assert list(YAML(typ="safe").load(spliced)["stages"].items()) == list((stages | changed).items())
-    assert "  # mine\n" in spliced
-
-
 STAGES = """
 stages:
-  made:
-    cmd: python -c "open('made', 'w').write('m')"
-    outs: [made]
   one:
     foreach: ${runs}
     do:
       cmd: python work.py one ${key}
       deps:
-        - made
         - work.py
       params:
         - runs.${key}

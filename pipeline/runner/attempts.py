@@ -160,10 +160,9 @@ def _explain_disk(run_id: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WrnPipeError(
-            f"run {run_id}: cannot write in {folder} ({error.strerror}); what was saved there before stays",
-            f"make room there, or make it writable, then: wrn-pipe repro train@{run_id}",
-        ) from error
+        what = f"run {run_id}: cannot write in {folder} ({error.strerror}); what was saved there before stays"
+        fix = f"make room there, or make it writable, then: wrn-pipe repro train@{run_id}"
+        raise WrnPipeError(what, fix) from error
 
 
 def trained(print_of_run: str) -> Path:

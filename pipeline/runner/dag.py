@@ -114,5 +114,5 @@ def _stage(name: str, body: dict[str, Any]) -> Stage:
 
 
 def _upwards(path: str) -> list[str]:
-    """The path, its folder, the folder of that, ..."""
+    """The path, and the folders that it lies in."""
     return [path, *(place.as_posix() for place in Path(path).parents if place != Path())]

@@ -14,14 +14,7 @@ from pipeline.errors import StoppedError, UserError, WrnPipeError
 from pipeline.params import Plan
 from pipeline.progress import Task, counted, progress, say
 from pipeline.provenance import fingerprint
-from pipeline.runner.attempts import (
-    evaluated,
-    failure_record,
-    forget_failure_record,
-    living_owner,
-    mirror,
-    trained,
-)
+from pipeline.runner.attempts import evaluated, failure_record, forget_failure_record, living_owner, mirror, trained
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, looked_at, repro
 from pipeline.runner.interruptions import handled
@@ -47,10 +40,9 @@ def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, 
     try:
         lock = FileLock(JOBS / "driver.lock").acquire(timeout=0)
     except Timeout:
-        raise UserError(
-            "another wrn-pipe repro --jobs or --slurm drives the jobs of this checkout",
-            "watch it with wrn-pipe status; after Ctrl-C there this command takes its jobs over",
-        ) from None
+        what = "another wrn-pipe repro --jobs or --slurm drives the jobs of this checkout"
+        fix = "watch it with wrn-pipe status; after Ctrl-C there this command takes its jobs over"
+        raise UserError(what, fix) from None
     with lock:
         upstream = [name for name in wanted if stages[name].kind in ("download", "convert")]
         if upstream and (code := repro(plan, upstream)):
@@ -200,11 +192,8 @@ def _leave(jobs: Sequence[Job], place: Place, received: Sequence[int], again: st
     signum, told = received[0], 0
     if cluster := [job for job in jobs if job.slurm]:
         ids = " ".join(sorted({job.id.split("_")[0] for job in cluster}))
-        raise StoppedError(
-            signum,
-            f"{counted(len(cluster), 'job')} of the cluster go on without this driver; wrn-pipe status shows them",
-            f"attach again with: {again} (or end them with: scancel {ids})",
-        )
+        what = f"{counted(len(cluster), 'job')} of the cluster go on without this driver; wrn-pipe status shows them"
+        raise StoppedError(signum, what, f"attach again with: {again} (or end them with: scancel {ids})")
     trainings = counted(len(place.local()), "training")
     say(f"{signal.Signals(signum).name}: {trainings} save and end")
     while local := place.local().values():

@@ -200,7 +200,6 @@ class Slurm:
 
 
 Place = Slots | Slurm
-"""Takes work and makes jobs of it."""
 
 
 @dataclass

@@ -59,7 +59,6 @@ def train(plan: Plan, task: Task, processes: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    threads = max(1, torch.get_num_threads() // processes)
     with tempfile.TemporaryDirectory() as name, _passing_on(processes) as asked:
         folder = Path(name)
         (folder / _TASK).write_bytes(pickle.dumps((plan, task)))
@@ -77,6 +76,7 @@ def train(plan: Plan, task: Task, processes: int) -> None:
         ended: dict[int, ProcessFailure] = {}
         logging.disable(logging.CRITICAL)  # the reports say it in two lines
         try:
+            threads = max(1, torch.get_num_threads() // processes)
             words = "-m", "pipeline.runner.launch", str(os.getpid()), str(threads), name
             elastic_launch(config, sys.executable)(*words)
         except ChildFailedError as error:

@@ -182,11 +182,9 @@ def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group], paper: Paper
             continue
         ours = _values(plan.protocols[name])
         for field in (field for field, value in papers.items() if ours[field] != value):
-            raise UserError(
-                f"{PARAMS}:{line_of(text, 'protocols', name, field)}: protocols.{name}.{field} is "
-                f"{ours[field]}, the paper's is {papers[field]}",
-                "rename your protocol there and in its runs, or restore the paper's value",
-            )
+            place = f"{PARAMS}:{line_of(text, 'protocols', name, field)}: protocols.{name}.{field}"
+            what = f"{place} is {ours[field]}, the paper's is {papers[field]}"
+            raise UserError(what, "rename your protocol there and in its runs, or restore the paper's value")
     return blocks
 
 
@@ -285,10 +283,7 @@ def _lines_below(text: str, index: int, column: int, lines: Sequence[str]) -> _E
 
 
 def write(path: Path, addition: Addition) -> None:
-    """Replace the text of `path`, whole or not at all.
-
-    Raises UserError when the file is no longer what was planned on, or cannot be written.
-    """
+    """Replace the text of `path`, whole or not at all. Raises UserError when it was edited, or cannot be written."""
     target = path.resolve()  # a link stays one
     if target.read_bytes().decode() != addition.before:
         raise UserError(f"{path} was edited while its plan was shown", "run the same command again")

@@ -264,32 +264,29 @@ def standings(plan: Plan) -> list[Standing]:
     running = running_stages(dag)
     asked = [stage for stage in dag.values() if stage.kind in ("download", "convert")]
     why = ask(asked, running) | {name: ["it is at work"] for name in with_behind(dag, running)}
-    entries = {**plan.datasets, **known_datasets(), **plan.datasets}
-    return [_standing(name, dataset, plan, why) for name, dataset in entries.items()]
-
-
-def _standing(name: str, dataset: Dataset, plan: Plan, why: dict[str, list[str]]) -> Standing:
-    """`why`: stage -> the reasons for which DVC would run it."""
 
     def doubted(stage: str, *reasons: str) -> bool:
         return any(reason.startswith(("it ", *reasons)) for reason in why.get(stage, ()))
 
-    folders, download, settings = beton_folders(name, plan), f"download@{name}", f"{PARAMS}: "
-    kept: dict[str, Literal["missing", "unverified", "converted"]] = {}
-    for kind, folder in folders.items():
-        here = all((folder / file).is_file() for file in ("card.json", *(f"{split}.beton" for split in SPLITS)))
-        sound = not doubted(f"convert@{folder.name}", "output ") and not doubted(download, settings)
-        kept[kind] = "missing" if not here else "converted" if sound else "unverified"
-    state: Literal["missing", "fetched", "verified", "converted"] = "missing"
-    if kept and set(kept.values()) == {"converted"}:
-        state = "converted"
-    elif all(path.is_file() for path in raw_files(name, dataset)):
-        sound = name in plan.datasets and not doubted(download, "output ", settings)
-        state = "verified" if sound else "fetched"
-    files = (path for folder in (RAW / name, *folders.values()) for path in folder.rglob("*") if path.is_file())
-    size, sources = sum(path.stat().st_size for path in files), tuple(map(_short, dataset.sources))
-    about = name, dataset.title, name in plan.datasets
-    return Standing(*about, state, size, dataset.size_on_disk, kept, sources, dataset.licence)
+    found = []
+    for name, dataset in {**plan.datasets, **known_datasets(), **plan.datasets}.items():
+        folders, download, settings = beton_folders(name, plan), f"download@{name}", f"{PARAMS}: "
+        kept: dict[str, Literal["missing", "unverified", "converted"]] = {}
+        for kind, folder in folders.items():
+            here = all((folder / file).is_file() for file in ("card.json", *(f"{split}.beton" for split in SPLITS)))
+            sound = not doubted(f"convert@{folder.name}", "output ") and not doubted(download, settings)
+            kept[kind] = "missing" if not here else "converted" if sound else "unverified"
+        state: Literal["missing", "fetched", "verified", "converted"] = "missing"
+        if kept and set(kept.values()) == {"converted"}:
+            state = "converted"
+        elif all(path.is_file() for path in raw_files(name, dataset)):
+            sound = name in plan.datasets and not doubted(download, "output ", settings)
+            state = "verified" if sound else "fetched"
+        files = (path for folder in (RAW / name, *folders.values()) for path in folder.rglob("*") if path.is_file())
+        size, sources = sum(path.stat().st_size for path in files), tuple(map(_short, dataset.sources))
+        about = name, dataset.title, name in plan.datasets
+        found.append(Standing(*about, state, size, dataset.size_on_disk, kept, sources, dataset.licence))
+    return found
 
 
 def _short(source: Source) -> str:

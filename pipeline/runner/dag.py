@@ -13,8 +13,7 @@ from pipeline.provenance import DAG, filled, read_dvc_yaml
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage as DVC names it: train@RUN, or summarize, which there is only one of. Paths lie below the repository's
-    root."""
+    """One stage as DVC names it, such as train@RUN or summarize. Paths lie below the repository's root."""
 
     name: str
     command: str

@@ -95,7 +95,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 def dump_stages(file: Lockfile, stages: Iterable[Stage], **options: Any) -> None:
     path = Path(file.path)
-    before = path.read_text(encoding="utf-8") if path.is_file() else "schema: '2.0'\nstages:\n"
+    before = path.read_text(encoding="utf-8").rstrip() + "\n" if path.is_file() else "schema: '2.0'\nstages:\n"
     after = spliced(before, {stage.name: to_lockfile(stage, **options) for stage in stages})
     if after != before:
         new_file(path, after.encode())

@@ -73,8 +73,7 @@ def test_who_lives_is_told_without_turning_anybody_away_and_a_killed_owner_is_re
     assert living_owner(scratch) is None
     first = start(scratch)
     assert said(first) == "held\n"
-    who = living_owner(scratch)
-    assert who is not None
+    assert (who := living_owner(scratch))
     assert who.pid == first.pid
     first.kill()
     first.communicate()

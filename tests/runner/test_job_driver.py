@@ -203,6 +203,8 @@ def test_jobs_keep_to_the_gpus_that_the_user_shows(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     assert jobs.visible_gpus() == expected
     assert [slot.gpu for slot in jobs.slots(len(expected) + 1, expected)] == [*expected, expected[0]]
+    with pytest.raises(UserError, match="--jobs 1000 on "):
+        jobs.slots(1000, [])
 
 
 SHOWING = """#!/bin/sh
@@ -258,7 +260,9 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
     return does
 
 
-def test_the_cluster_says_what_its_jobs_do_and_is_asked_before_any_work(cluster: Callable[[str, str], None]) -> None:
+def test_the_cluster_says_what_its_jobs_do_and_is_asked_before_any_work(
+    cluster: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert jobs.cluster_jobs() == {}
     Slurm(1, {}).submit([work(run) for run in RUNS[:4]])
     queue = "6 RUNNING\n7_0 PENDING\n7_1 RUNNING\n7_2 REQUEUED\n7_3 COMPLETING\n70_4 RUNNING"
@@ -268,6 +272,9 @@ def test_the_cluster_says_what_its_jobs_do_and_is_asked_before_any_work(cluster:
     assert found == {run: (f"7_{n}", activities[n]) for n, run in enumerate(RUNS[:4])}
     cluster("squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(WrnPipeError, match="squeue: Unable to contact slurm controller"):
+        jobs.need_slurm()
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="squeue, which lists the jobs of Slurm, was not found"):
         jobs.need_slurm()
 
 

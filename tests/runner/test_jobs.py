@@ -13,10 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from project import ROOT, Project, clone, made, make_project, told
-from typer.testing import CliRunner
 
-from pipeline.cli.main import app
-from pipeline.errors import UserError
 from pipeline.provenance import fingerprint
 from pipeline.runner.dag import read_dag
 from pipeline.runner.dvc import looked_at
@@ -187,23 +184,6 @@ def test_what_was_edited_meanwhile_is_not_recorded(project: Project, folder: dic
         assert driver.wait(400) == 1
     assert "settings, code or data were edited while it was trained" in log.read_text()
     assert not (project.root / "models" / NAMES[0]).exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "what"),
-    [
-        (["--jobs", "2", "--slurm"], "--jobs with --slurm"),
-        (["--gpus", "1"], "--gpus without --slurm"),
-        (["--partition", "gpu"], "--partition without --slurm"),
-        (["--jobs", "1000"], "--jobs 1000 on "),
-        (["--slurm"], "squeue, which lists the jobs of Slurm, was not found"),
-    ],
-)
-def test_options_that_do_not_fit(arguments: list[str], what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    ended = CliRunner().invoke(app, ["repro", *arguments])
-    assert isinstance(ended.exception, UserError)
-    assert ended.exception.what.startswith(what)
 
 
 @pytest.mark.parametrize(

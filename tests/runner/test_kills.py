@@ -151,5 +151,4 @@ def test_a_training_killed_anywhere_ends_with_the_same_bytes(nursery: Nursery, r
     assert nursery.kills - before >= 15
     assert nursery.attempt(run)[0] == 0
     assert nursery.published(run) == expected
-    left = [p.name for p in (nursery.project.root / "models").iterdir()]
-    assert set(left) <= set(RUNS)
+    assert {path.name for path in (nursery.project.root / "models").iterdir()} <= set(RUNS)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.artifacts import SAVED_STATES, SCRATCH, fingerprint_of
+from pipeline.artifacts import DIGESTS, SAVED_STATES, SCRATCH, Digests, fingerprint_of
 from pipeline.atomic_write import new_file, new_folder
 from pipeline.errors import UserError, WrnPipeError, exit_on_error
 from pipeline.params import Plan
@@ -181,8 +181,10 @@ def evaluated(plan: Plan, run_id: str, print_of_run: str) -> Path:
 
 
 def taken(made: Path, to: Path) -> bool:
-    """Whether a job has left a folder's files in `made`; they are in `to` as well then, and `discard` removes them."""
-    if not made.is_dir():
+    """Whether a job has left in `made` what belongs into `to`, of the weights in models/; it is there as well then."""
+    of = Digests.read(made / DIGESTS).files if (made / DIGESTS).is_file() else {}
+    others = [path for path in of if Path(path).parts[0] == "models" and digests_of(Path(path)) != {path: of[path]}]
+    if others or not made.is_dir():
         return False
     with new_folder(to) as folder:
         shutil.copytree(made, folder, dirs_exist_ok=True)

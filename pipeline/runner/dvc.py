@@ -29,8 +29,7 @@ from pipeline.provenance import fingerprint
 from pipeline.runner.dag import Stage, read_dag, with_needed
 from pipeline.runner.interruptions import handled, is_alive
 
-_RWLOCK = Path(".dvc/tmp/rwlock")
-"""DVC's note of the paths in use."""
+_RWLOCK = Path(".dvc/tmp/rwlock")  # DVC's note of the paths in use
 _POLL_S = 0.2
 _GUIDE = "docs/how-to/share-results.md"
 _HOW = {"modified": "edited", "new": "is new", "deleted": "is not there"}

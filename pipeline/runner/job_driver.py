@@ -21,8 +21,7 @@ from pipeline.runner.interruptions import handled
 from pipeline.runner.jobs import JOBS, Job, Place, Work, cluster_jobs, record_of
 from pipeline.runner.params_file import load
 
-ATTEMPTS = 3
-"""Of one run by one driver, before it is given up."""
+ATTEMPTS = 3  # of one run by one driver, before it is given up
 _POLL_S = 0.5
 _SETTLE_S = 20.0
 """A shared folder may show a file only some time after it was written."""

@@ -29,9 +29,9 @@ from pipeline.evidence.file_check import CARD, Disk
 from pipeline.evidence.findings import Finding, right, wrong
 from pipeline.evidence.verification import Depth, Run, verify
 from pipeline.params import PARAMS, Plan
-from pipeline.provenance import commit
+from pipeline.provenance import DAG, commit
 from pipeline.publication.paper import Paper
-from pipeline.runner.dag import DAG, stages
+from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
 
 DESCRIPTION, LICENCES = "ro-crate-metadata.json", "LICENCES.md"

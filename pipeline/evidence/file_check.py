@@ -25,8 +25,8 @@ from pipeline.errors import UserError
 from pipeline.evidence.findings import Finding, State, right, unchecked, wrong
 from pipeline.params import PARAMS, Plan
 from pipeline.runner.dag import Stage, stages
-from pipeline.runner.data_state import RAW, beton_folders, raw_files
-from pipeline.runner.remote import to_have
+from pipeline.runner.dvc import to_have
+from pipeline.runner.plan_state import RAW, beton_folders, raw_files
 
 CARD = "card.json"
 

@@ -16,7 +16,8 @@ from pipeline.evidence import file_check, run_check
 from pipeline.evidence.file_check import Disk
 from pipeline.evidence.findings import Finding, right, unchecked, wrong
 from pipeline.params import PARAMS, Plan
-from pipeline.runner.dag import DAG, Stage, stages
+from pipeline.provenance import DAG
+from pipeline.runner.dag import Stage, stages
 from pipeline.runner.dvc import running_stages
 
 RESULTS = Path("results")

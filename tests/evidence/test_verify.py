@@ -27,8 +27,8 @@ from pipeline.evidence.file_check import Disk
 from pipeline.evidence.findings import Finding
 from pipeline.evidence.verification import Depth, verify
 from pipeline.runner.dag import stages
+from pipeline.runner.dvc import to_have
 from pipeline.runner.params_file import load
-from pipeline.runner.remote import to_have
 from pipeline.tasks.classification import metrics
 from pipeline.tasks.task import about
 from pipeline.training.evaluate_run import digests

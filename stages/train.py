@@ -4,7 +4,7 @@ from typing import Literal
 
 from pipeline.artifacts import MODELS, SCRATCH
 from pipeline.provenance import fingerprint
-from pipeline.runner.attempts import discard, hold, run_stage, taken, trained
+from pipeline.runner.attempts import discard, hold, run_stage
 from pipeline.runner.interruptions import stop_training_at_once
 from pipeline.runner.launch import Task, train
 from pipeline.runner.params_file import load
@@ -34,9 +34,7 @@ def main(
     with stop_training_at_once(run_id), hold(scratch, run_id, wait):
         if fresh:
             discard(scratch)
-        to = MODELS / run_id
-        if not taken(trained(print_of_run), to):
-            train(plan, Task(run_id, print_of_run, to, checkpoint_steps, mirrored=True), processes)
+        train(plan, Task(run_id, print_of_run, MODELS / run_id, checkpoint_steps, mirrored=True), processes)
 
 
 if __name__ == "__main__":

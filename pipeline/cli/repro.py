@@ -56,8 +56,8 @@ def repro(
     TARGETS are stages (train@RUN), groups of them (train), run ids or patterns of run ids.
 
     With --jobs, each on its own GPU or share of the cores, or --slurm the runs are trained and evaluated side by side,
-    outside DVC, whose stages then take over what they made. A job that fails is tried three times. Ctrl-C leaves a
-    cluster's jobs running; the same command finds them again.
+    outside DVC; then all is recorded at once. A job that fails is tried three times. Ctrl-C leaves jobs of a cluster
+    running; the same command finds them again.
 
     Exit code: 0 done, 1 a stage failed, 2 a usage error, 75 the time of --for is over, 130 or 143 stopped by a signal.
     """

@@ -17,12 +17,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.artifacts import DIGESTS, SAVED_STATES, SCRATCH, Digests, fingerprint_of
-from pipeline.atomic_write import new_file, new_folder
+from pipeline.artifacts import SAVED_STATES, SCRATCH
+from pipeline.atomic_write import new_file
 from pipeline.errors import UserError, WrnPipeError, exit_on_error
 from pipeline.params import Plan
 from pipeline.progress import say
-from pipeline.provenance import dependencies, digests_of
 from pipeline.runner.interruptions import NOTHING_HALF_DONE, stop_at_once
 from pipeline.runner.run_hooks import HEARTBEAT
 
@@ -163,33 +162,6 @@ def _explain_disk(run_id: str, folder: Path) -> Iterator[None]:
         what = f"run {run_id}: cannot write in {folder} ({error.strerror}); what was saved there before stays"
         fix = f"make room there, or make it writable, then: wrn-pipe repro train@{run_id}"
         raise WrnPipeError(what, fix) from error
-
-
-def trained(print_of_run: str) -> Path:
-    """Where a job (pipeline/runner/jobs.py) leaves the files of models/<run>: all of them or none."""
-    return SCRATCH / print_of_run / "trained"
-
-
-def evaluated(plan: Plan, run_id: str, print_of_run: str) -> Path:
-    """Where a job leaves the files of evaluations/<run>. The name says by which code and data, so that an evaluation by
-    what was edited meanwhile is not taken for one by what is there now."""
-    settings = {"loading": plan.loading.model_dump(mode="json"), "device": plan.device}
-    paths = dependencies("evaluate", run_id, plan.run(run_id).model_dump(mode="json"))
-    digests = [digests_of(path) for path in paths if path.parts[0] != "models"]
-    content = {file: digest for listed in digests for file, digest in listed.items()}
-    return SCRATCH / print_of_run / f"evaluated-{fingerprint_of(settings, content)[:16]}"
-
-
-def taken(made: Path, to: Path) -> bool:
-    """Whether a job has left in `made` what belongs into `to`, of the weights in models/; it is there as well then."""
-    of = Digests.read(made / DIGESTS).files if (made / DIGESTS).is_file() else {}
-    others = [path for path in of if Path(path).parts[0] == "models" and digests_of(Path(path)) != {path: of[path]}]
-    if others or not made.is_dir():
-        return False
-    with new_folder(to) as folder:
-        shutil.copytree(made, folder, dirs_exist_ok=True)
-    say(f"{to}: as a job has made it")
-    return True
 
 
 def discard(scratch: Path) -> None:

@@ -198,6 +198,19 @@ def _repro(names: Sequence[str], targets: Sequence[str], options: Sequence[str])
     return 1 if code else 0
 
 
+def record(names: Sequence[str]) -> None:
+    """Write stages that were run elsewhere into dvc.lock, all at once (`record` of pipeline/runner/dvc_patches.py).
+
+    Raises WrnPipeError when DVC fails; nothing is recorded then.
+    """
+    done = _asked(command("record"), "\n".join(names))
+    if done.returncode != 0:
+        what = f"DVC cannot record {len(names)} stages: {_lines(done)[-1]}"
+        raise WrnPipeError(
+            what, "fix that and run it again: results and last states are kept, nothing is trained again"
+        )
+
+
 def ask(stages: Collection[Stage], running: Collection[str] = (), wait: bool = True) -> dict[str, list[str]]:
     """Stage -> why `dvc status` calls it out of date; takes about a second.
 
@@ -211,20 +224,27 @@ def ask(stages: Collection[Stage], running: Collection[str] = (), wait: bool = T
     asking = command("status", "--json", *free)
     if not wait:
         asking.remove("--wait-for-lock")
-    # In a session of its own: a terminal's Ctrl-C must not leave half of what is written.
-    done = subprocess.run(
-        asking, capture_output=True, text=True, env=environment(), check=False, start_new_session=True
-    )
+    done = _asked(asking)
     if done.returncode != 0:
         need_repository()
         busy = any(word in done.stderr for word in ("is busy", "Unable to acquire lock"))
         remedy = "wait for the other DVC: wrn-pipe status shows it" if busy else "wrn-pipe doctor says what is wrong"
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise WrnPipeError(f"dvc status: {lines[0].removeprefix('ERROR: ').rstrip(':')}", remedy)
+        raise WrnPipeError(f"dvc status: {_lines(done)[0].removeprefix('ERROR: ').rstrip(':')}", remedy)
     changed = json.loads(done.stdout)
     ran = read_lock() if changed else {}
     lost = [out for stage in stages for out in stage.outs if not Path(out).exists()]
     return {name: _reasons(change, lost) if name in ran else ["it never ran here"] for name, change in changed.items()}
+
+
+def _asked(words: Sequence[str], said: str | None = None) -> "subprocess.CompletedProcess[str]":
+    # In a session of its own: a terminal's Ctrl-C must not leave half of what is written.
+    return subprocess.run(
+        words, input=said, capture_output=True, text=True, env=environment(), check=False, start_new_session=True
+    )
+
+
+def _lines(done: "subprocess.CompletedProcess[str]") -> list[str]:
+    return done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
 
 
 def only_absent(why: Sequence[str]) -> bool:

@@ -1,24 +1,26 @@
-"""Many runs at once: one driver asks DVC what is out of date, lets jobs fill scratch/, then has DVC's stages take what
-they made: what `dvc repro` by itself gives, byte for byte where the jobs have as many threads."""
+"""Many runs at once: one driver asks DVC what is out of date, lets jobs fill scratch/, and publishes what they made:
+what `dvc repro` by itself gives, byte for byte where the jobs have as many threads."""
 
 import os
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from pipeline.artifacts import SCRATCH
+from pipeline.atomic_write import new_folder
 from pipeline.errors import StoppedError, UserError, WrnPipeError
 from pipeline.params import Plan
 from pipeline.progress import Task, counted, progress, say
 from pipeline.provenance import fingerprint
-from pipeline.runner.attempts import evaluated, failure_record, forget_failure_record, living_owner, mirror, trained
+from pipeline.runner.attempts import discard_unless_locked, failure_record, forget_failure_record, living_owner, mirror
 from pipeline.runner.dag import Stage, read_dag, with_behind
-from pipeline.runner.dvc import ask, looked_at, repro
+from pipeline.runner.dvc import ask, looked_at, record, repro
 from pipeline.runner.interruptions import handled
-from pipeline.runner.jobs import JOBS, Job, Place, Work, cluster_jobs, record_of
+from pipeline.runner.jobs import JOBS, Job, Place, Work, cluster_jobs, evaluated, record_of, trained
 from pipeline.runner.params_file import load
 
 ATTEMPTS = 3  # of one run by one driver, before it is given up
@@ -57,13 +59,10 @@ def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, 
             if work.run not in now.runs or fingerprint(now, work.run) != work.fingerprint
         }
         made = [work for work in works if work.run not in failures]
-        names: Sequence[str] = [name for name in wanted if name not in upstream] if force else targets
-        if failures:  # the stages downstream of these would train them here, one after another
-            names = [stage for work in made for stage in work.stages]
-        code = 0
-        if made:
-            code = repro(plan, names, ["--force", "--single-item"] if force else [])
-            mirror(plan, [work.run for work in made])
+        publish(plan, made)
+        # The stages downstream of failed runs would train them here, one after another.
+        code = 0 if failures else repro(plan, targets)
+        mirror(plan, [work.run for work in made])
         for run, why in failures.items():
             say(f"failed: {run}: {why}")
         if failures:
@@ -79,6 +78,23 @@ def stale_runs(plan: Plan, wanted: Sequence[str], stages: dict[str, Stage], forc
     behind = with_behind({name: stages[name] for name in ours}, changed)
     runs = dict.fromkeys(stages[name].key for name in behind)
     return [Work(run, fingerprint(plan, run), "train" if f"train@{run}" in behind else "evaluate") for run in runs]
+
+
+def publish(plan: Plan, works: Sequence[Work]) -> None:
+    """Put what the jobs made where DVC looks for it, and write all of it into dvc.lock at once. The last state of each
+    training stays until then: should this be killed, nothing is trained again."""
+    for work in works:
+        places = {evaluated(plan, work.run, work.fingerprint): Path("evaluations") / work.run}
+        if work.stage == "train":
+            places = {trained(work.fingerprint): Path("models") / work.run} | places
+        for made, to in places.items():
+            with new_folder(to) as folder:
+                for path in sorted(made.iterdir()):
+                    os.replace(path, folder / path.name)
+            made.rmdir()
+    record([stage for work in works for stage in work.stages])
+    for work in works:
+        discard_unless_locked(SCRATCH / work.fingerprint, work.run)
 
 
 @dataclass

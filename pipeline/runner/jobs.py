@@ -19,11 +19,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.artifacts import SCRATCH
+from pipeline.artifacts import SCRATCH, fingerprint_of
 from pipeline.atomic_write import new_folder
 from pipeline.errors import UserError, WrnPipeError, exit_on_error
-from pipeline.provenance import fingerprint
-from pipeline.runner.attempts import evaluated, forget_failure_record, hold, keep_failure_record, trained
+from pipeline.params import Plan
+from pipeline.provenance import dependencies, digests_of, fingerprint
+from pipeline.runner.attempts import forget_failure_record, hold, keep_failure_record
 from pipeline.runner.interruptions import children_hear_no_signal, seconds, stop_training_at_once
 from pipeline.runner.launch import Task, train
 from pipeline.runner.params_file import load
@@ -295,6 +296,21 @@ def slurm_queue() -> dict[str, str]:
         lines = asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"]
         raise WrnPipeError(f"squeue: {lines[0]}", "wait for Slurm to answer, then give the same command again")
     return dict(line.split(maxsplit=1) for line in asked.stdout.splitlines())
+
+
+def trained(print_of_run: str) -> Path:
+    """Where a job leaves the files of models/<run>: all of them or none."""
+    return SCRATCH / print_of_run / "trained"
+
+
+def evaluated(plan: Plan, run_id: str, print_of_run: str) -> Path:
+    """Where a job leaves the files of evaluations/<run>. The name says by which code and data, so that an evaluation by
+    what was edited meanwhile is not taken for one by what is there now."""
+    settings = {"loading": plan.loading.model_dump(mode="json"), "device": plan.device}
+    paths = dependencies("evaluate", run_id, plan.run(run_id).model_dump(mode="json"))
+    digests = [digests_of(path) for path in paths if path.parts[0] != "models"]
+    content = {file: digest for listed in digests for file, digest in listed.items()}
+    return SCRATCH / print_of_run / f"evaluated-{fingerprint_of(settings, content)[:16]}"
 
 
 def main(run_id: str, print_of_run: str, stage: str) -> None:

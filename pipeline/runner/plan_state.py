@@ -24,10 +24,10 @@ from pipeline.provenance import fingerprint
 from pipeline.publication.claims import canonical
 from pipeline.publication.paper import Paper
 from pipeline.publication.wide_resnet import PAPER
-from pipeline.runner.attempts import LockOwner, evaluated, failure_record, living_owner, noted_owner, trained
+from pipeline.runner.attempts import LockOwner, failure_record, living_owner, noted_owner
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, holds_a_file, only_absent, running_stages, to_have
-from pipeline.runner.jobs import Job, cluster_jobs
+from pipeline.runner.jobs import Job, cluster_jobs, evaluated, trained
 from pipeline.runner.run_hooks import Heartbeat, read_heartbeat
 
 RAW, BETON = Path("data/raw"), Path("data/beton")

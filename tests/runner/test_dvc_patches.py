@@ -130,11 +130,11 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def call(folder: Path, *words: str) -> str:
+def call(folder: Path, *words: str, said: str = "", rc: int = 0) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run(words, cwd=folder, input=said, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == rc, done.stderr
     return done.stdout
 
 
@@ -142,9 +142,23 @@ def quick(folder: Path, *words: str) -> str:
     return call(folder, sys.executable, "-m", "pipeline.runner.dvc_patches", *words)
 
 
-def test_stages_are_recorded_as_dvc_does(project: Path) -> None:
+def record(folder: Path, *stages: str, rc: int = 0) -> None:
+    words = sys.executable, "-m", "pipeline.runner.dvc_patches", "record"
+    call(folder, *words, said="\n".join(stages), rc=rc)
+
+
+def test_stages_are_recorded_as_dvc_does_one_by_one_or_at_once(project: Path) -> None:
     call(project, "dvc", "repro")
     by_dvc = (project / "dvc.lock").read_text()
+    (project / "dvc.lock").unlink()
+    record(project, "made", *(f"{stage}@run-{n}" for n in (1, 2) for stage in ("two", "one")))
+    assert json.loads(quick(project, "status", "--json")).keys() == {"all"}
+    quick(project, "repro")
+    assert (project / "dvc.lock").read_text() == by_dvc
+    for missing in ("one@run-2", "one@run-4"):  # an output that is not there, a stage that is not
+        (project / "end" / "run-2.json").unlink(missing_ok=True)
+        record(project, "one@run-1", missing, rc=1)
+        assert (project / "dvc.lock").read_text() == by_dvc
     (project / "dvc.lock").unlink()
     quick(project, "repro", "two@run-2", "one", "all")
     assert YAML(typ="safe").load(project / "dvc.lock") == YAML(typ="safe").load(by_dvc)

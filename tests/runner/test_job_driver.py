@@ -24,9 +24,8 @@ from pipeline.cli.repro import _place
 from pipeline.errors import StoppedError, UserError, WrnPipeError
 from pipeline.params import PARAMS, Plan
 from pipeline.runner import jobs
-from pipeline.runner.attempts import evaluated, trained
 from pipeline.runner.job_driver import drive
-from pipeline.runner.jobs import RECORDS, Job, Slot, Slots, Slurm, Work
+from pipeline.runner.jobs import RECORDS, Job, Slot, Slots, Slurm, Work, evaluated, trained
 from pipeline.runner.params_file import parse_plan
 
 RUNS = [f"run-{seed}" for seed in range(1, 9)]

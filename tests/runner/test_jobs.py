@@ -126,8 +126,9 @@ def test_jobs_that_ctrl_c_stopped_go_on_and_make_what_dvc_repro_makes(
         assert "continue with: wrn-pipe repro --jobs 2" in log.read_text()
         assert not at_work_in(project)
     assert sorted(states(project).values()) == ["not started", "stopped", "stopped"]
-    last = project.cli("repro", "--jobs", "2", **folder, **ONE_THREAD)
-    assert (last.returncode, last.stderr.count("as a job has made it")) == (0, 6), last.stderr
+    shown = told(project.cli("repro", "--jobs", "2", **folder, **ONE_THREAD))
+    assert "Running stage 'train@" not in shown
+    assert "Running stage 'evaluate@" not in shown
     logs = "".join(path.read_text() for path in (project.root / "scratch/jobs").glob("*.log"))
     assert logs.count("resuming from scratch/") == 2
     assert project.lock() == serial.lock()

@@ -151,12 +151,12 @@ def test_stages_are_recorded_as_dvc_does_one_by_one_or_at_once(project: Path) ->
     call(project, "dvc", "repro")
     by_dvc = (project / "dvc.lock").read_text()
     (project / "dvc.lock").unlink()
-    record(project, "made", *(f"{stage}@run-{n}" for n in (1, 2) for stage in ("two", "one")))
+    record(project, *(f"{stage}@run-{n}" for n in (1, 2) for stage in ("two", "one")))
     assert json.loads(quick(project, "status", "--json")).keys() == {"all"}
     quick(project, "repro")
     assert (project / "dvc.lock").read_text() == by_dvc
+    shutil.rmtree(project / "out" / "run-2")
     for missing in ("one@run-2", "one@run-4"):  # an output that is not there, a stage that is not
-        (project / "end" / "run-2.json").unlink(missing_ok=True)
         record(project, "one@run-1", missing, rc=1)
         assert (project / "dvc.lock").read_text() == by_dvc
     (project / "dvc.lock").unlink()

@@ -37,7 +37,7 @@ SHARING = (
     "data/test_jpeg",
     "test_docs",
     "test_pipeline",
-    "tracking/test_pages",
+    "tracking/test_servers",
     "training/test_ranks",
 )
 """Test files with something for all of their tests that takes long to make."""
@@ -46,7 +46,6 @@ FIRST = (
     "evidence/test_verify",
     "runner/test_jobs",
     "test_imagenet_run",
-    "tracking/test_remote",
     "training/test_compiled",
     "runner/test_kills",
     "runner/test_many_processes",

@@ -117,7 +117,7 @@ def _again(run_id: str, steps: int | None) -> str:
 
 
 def _compare(run_id: str, steps: int | None, home: Path) -> None:
-    from pipeline.evidence.step_checksums import first_difference
+    from pipeline.evidence.recompute import first_difference
 
     folders = [home / "first", home / "second"]
     for folder in folders:
@@ -145,7 +145,7 @@ def _compare(run_id: str, steps: int | None, home: Path) -> None:
 
 def _train(run_id: str, folder: str, steps: int | None) -> None:
     """In the child: one of the two."""
-    from pipeline.evidence.step_checksums import traced
+    from pipeline.evidence.recompute import traced
     from pipeline.provenance import fingerprint
     from pipeline.runner.params_file import load
     from pipeline.runner.run_hooks import RunHooks

@@ -29,8 +29,7 @@ from pipeline.atomic_write import new_folder
 from pipeline.data.beton import sha256
 from pipeline.errors import UserError
 from pipeline.evidence import bundling, run_check
-from pipeline.evidence.findings import Finding
-from pipeline.evidence.run_check import FinishedRun
+from pipeline.evidence.run_check import Finding, FinishedRun
 from pipeline.params import PARAMS, Plan, read_text, yaml_mapping
 from pipeline.provenance import commit, content_of
 
@@ -40,11 +39,10 @@ LARGEST_WEIGHTS = 3_000_000
 
 def add(plan: Plan, run_id: str, weights: bool, weights_at: str | None = None) -> list[Finding]:
     """Take a finished run of this checkout into evidence/. Returns what was checked; raises as `_add`."""
-    plan.run(run_id)
     head, dirty = commit()
     if dirty:
         raise UserError("this checkout has edits that are not committed", "git commit them: evidence names its commit")
-    return _add(replace(run_check.of_plan(plan, run_id), commit=head), plan, weights, weights_at)
+    return _add(run_check.of_plan(plan, run_id, head), plan, weights, weights_at)
 
 
 def add_archive(
@@ -64,8 +62,6 @@ def add_archive(
         if made is None or made.dirty:
             raise UserError(f"{path} was made of code that nobody committed", "commit it there, and bundle again")
         raw = yaml_mapping(read_text(PARAMS, again), PARAMS, again)
-        if not {"runs", "loading", "device", "kernels"} <= raw.keys():
-            raise UserError(f"{path}: its {PARAMS} is incomplete", again)
         finished = [run_id for run_id in raw["runs"] if f"{EVALUATIONS}/{run_id}/{PREDICTIONS}" in members]
         if absent := set(chosen) - set(finished):
             raise UserError(f"{path} has no finished run {sorted(absent)[0]}", f"it has: {', '.join(finished)}")
@@ -75,8 +71,8 @@ def add_archive(
             settings = {key: raw[key] for key in ("loading", "device", "kernels")}
             settings |= {"run": raw["runs"][run_id], "protocol": protocol}
             content = content_of(run_id, settings["run"])
-            trained, evaluated = (root / folder / run_id for folder in (MODELS, EVALUATIONS))
-            run = FinishedRun(run_id, trained, evaluated, settings, content, PARAMS, made.commit)
+            origin = Origin(commit=made.commit, settings=settings, content=content, predictions="")
+            run = FinishedRun(run_id, root / MODELS / run_id, root / EVALUATIONS / run_id, origin, PARAMS)
             with chdir(here):
                 found = _add(run, plan, weights, weights_at)
             added[run_id] = [replace(each, path=each.path.removeprefix(f"{root}/")) for each in found]
@@ -103,13 +99,8 @@ def _add(run: FinishedRun, plan: Plan, weights: bool, weights_at: str | None) ->
         for path in (*copied, *[run.weights] * weights):
             shutil.copy(path, folder)
         write_slim(folder / PREDICTIONS, run.predictions)
-        Origin(
-            commit=str(run.commit),
-            settings=run.settings,
-            content=run.content,
-            predictions=sha256(folder / PREDICTIONS),
-            weights_at=weights_at,
-        ).write(folder / ORIGIN)
+        slim = {"predictions": sha256(folder / PREDICTIONS), "weights_at": weights_at}
+        run.origin.model_copy(update=slim).write(folder / ORIGIN)
     return found
 
 

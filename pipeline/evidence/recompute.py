@@ -1,12 +1,17 @@
-"""The two slow checks: predictions from the weights again, weights from nothing again."""
+"""The slow checks: predictions from weights again, weights from nothing again, two trainings step by step."""
 
+import json
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from pipeline.artifacts import (
     DIGESTS,
@@ -18,7 +23,6 @@ from pipeline.artifacts import (
     Digests,
     EpochRecord,
     Predictions,
-    Progress,
     RunRecord,
     read_history,
     read_predictions,
@@ -27,20 +31,22 @@ from pipeline.artifacts import (
 )
 from pipeline.data.beton import sha256
 from pipeline.errors import UserError
-from pipeline.evidence.findings import Finding, right, unchecked, wrong
-from pipeline.evidence.run_check import FinishedRun, of_plan
-from pipeline.evidence.step_checksums import EnoughError
+from pipeline.evidence.run_check import Finding, FinishedRun, of_plan, right, unchecked, wrong
 from pipeline.params import PARAMS, Plan, Run
-from pipeline.provenance import fingerprint
 from pipeline.runner.run_hooks import RunHooks
 from pipeline.training import device as devices
 from pipeline.training.evaluate_run import evaluate
-from pipeline.training.loop import train
+from pipeline.training.loop import Training, train
 from pipeline.training.train_run import prepare
 
 ROUNDING = 1e-3
 """How far apart the probabilities of two kinds of processor may lie, whose sums round otherwise; of slim predictions,
 which have none, the part of the images whose class may differ."""
+_CHECKSUMS = "checksums.npz"
+
+
+class EnoughError(Exception):
+    """Ends a training after the steps or epochs that were asked for."""
 
 
 def evaluated(run: FinishedRun, plan: Plan) -> Finding:
@@ -53,18 +59,19 @@ def evaluated(run: FinishedRun, plan: Plan) -> Finding:
     try:
         _need(run, path, run.weights)
         record, told = RunRecord.read(run.evaluated / RECORD), Digests.read(run.evaluated / DIGESTS)
-        its = Run.model_validate(run.settings["run"])
+        its = Run.model_validate(run.origin.settings["run"])
         if its.dataset not in plan.datasets:
             raise UserError(f"{PARAMS} has no dataset {its.dataset}", "wrn-pipe plan")
     except (UserError, KeyError, ValueError) as error:  # which is a finding of the checks before this
         return unchecked(path, f"{_told(error)}, so the weights were not evaluated again")
     alone = plan.model_copy(update={"runs": {run.id: its}, "protocols": {its.protocol: record.protocol}})
     with tempfile.TemporaryDirectory() as work:
+        made = Path(work) / PREDICTIONS
         try:
             evaluate(alone, run.id, run.trained, Path(work))
-            again = read_predictions(Path(work) / PREDICTIONS)
-            if run.slim:
-                same = sha256(Path(work) / PREDICTIONS) == told.files.get(f"{EVALUATIONS}/{run.id}/{PREDICTIONS}")
+            again = read_predictions(made)
+            if run.origin.predictions:
+                same = sha256(made) == told.files.get(f"{EVALUATIONS}/{run.id}/{PREDICTIONS}")
                 apart = float((again.predicted != read_slim(path)["prediction"]).mean())
                 near, what = apart <= ROUNDING, f"other classes of {100 * apart:.2g} % of the images"
             else:
@@ -100,30 +107,29 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
     Another kind of machine rounds otherwise, so that what differs there is unchecked, not wrong.
     """
     run = of_plan(plan, run_id)
-    folder, history, weights_file = run.trained, run.trained / HISTORY, run.weights
+    history = run.trained / HISTORY
     try:
-        _need(run, weights_file)
-        told, its = read_history(history), RunRecord.read(folder / RECORD)
+        _need(run, run.weights)
+        told, its = read_history(history), RunRecord.read(run.trained / RECORD)
     except UserError as error:
-        yield unchecked(folder, f"{error.what}, so the run was not trained again")
+        yield unchecked(run.trained, f"{error.what}, so the run was not trained again")
         return
     if (processes := max(int(device.get("processes", 1)) for device in its.devices)) > 1:
         why = f"{processes} processes trained it, which one can not do again"
-        yield unchecked(folder, why, f"wrn-pipe stage train {run_id} --fresh")
+        yield unchecked(run.trained, why, f"wrn-pipe stage train {run_id} --fresh")
         return
     asked = len(told) if epochs is None else min(epochs, len(told))
     rows: list[EpochRecord] = []
 
     def note(record: EpochRecord, rate: float) -> None:
-        rows.append(replace(record))
-        if len(rows) == asked < plan.protocols[plan.run(run_id).protocol].epochs:
+        rows.append(record)
+        if len(rows) == asked < training.protocol.epochs:
             raise EnoughError
 
-    done: Progress | None = None
     with tempfile.TemporaryDirectory() as scratch:
-        training, record = prepare(plan, run_id, fingerprint(plan, run_id), Path(scratch), RunHooks())
+        training, record = prepare(plan, run_id, run.origin.fingerprint, Path(scratch), RunHooks())
         with suppress(EnoughError):
-            done = train(training, note)
+            train(training, note)
         write_weights(Path(scratch) / WEIGHTS, training.model.state_dict())
         again = (Path(scratch) / WEIGHTS).read_bytes()
     trained_on = [{k: v for k, v in each.items() if k != "from_epoch"} for each in its.devices]
@@ -137,13 +143,12 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
         yield differ(history, f"training it again gives another {keys} in epoch {unlike[1].epoch}{where}")
     else:
         yield right(history, f"training again gives the same bits in {len(rows)} of {len(told)} epochs")
-    if done is None:
-        yield unchecked(weights_file, f"only {len(rows)} epochs were trained again; without --epochs all are")
-        return
-    if again == weights_file.read_bytes():
-        yield right(weights_file, "training it again gives the same bits")
+    if len(rows) < training.protocol.epochs:
+        yield unchecked(run.weights, f"only {len(rows)} epochs were trained again; without --epochs all are")
+    elif again == run.weights.read_bytes():
+        yield right(run.weights, "training it again gives the same bits")
     else:
-        yield differ(weights_file, f"training it again gives other weights{where}")
+        yield differ(run.weights, f"training it again gives other weights{where}")
 
 
 def _need(run: FinishedRun, *files: Path) -> None:
@@ -151,3 +156,51 @@ def _need(run: FinishedRun, *files: Path) -> None:
     for path in (*files, *(run.data / name for name in ("card.json", "train.beton", "test.beton"))):
         if not path.is_file():
             raise UserError(f"{path} not found", f"wrn-pipe repro {run.id}")
+
+
+def traced(training: Training, steps: int | None) -> None:
+    """Train in the folder `training.scratch` and leave there the checksum of each tensor after each step.
+
+    The tensors are parameters, running statistics and momentum buffers. `steps`: at most this many; None: all.
+    """
+    model, folder = training.model, training.scratch
+    names: list[str] = []
+    sums: list[npt.NDArray[np.uint32]] = []
+    history: list[dict[str, Any]] = []
+
+    def note(optimizer: Optimizer, *_: Any) -> None:
+        tensors = dict(model.state_dict())
+        for name, parameter in model.named_parameters():
+            buffer = optimizer.state[parameter].get("momentum_buffer")
+            if buffer is not None:
+                tensors[f"momentum of {name}"] = buffer
+        names[:] = list(tensors)
+        # Any change of up to 32 consecutive bits changes a CRC-32; of others it misses one in 4 billion.
+        crcs = [zlib.crc32(t.detach().cpu().contiguous().flatten().numpy()) for t in tensors.values()]
+        sums.append(np.array(crcs, np.uint32))
+        if len(sums) == steps:
+            raise EnoughError
+
+    hook = register_optimizer_step_post_hook(note)
+    try:
+        with suppress(EnoughError):
+            train(training, lambda record, rate: history.append(asdict(record)))
+    finally:
+        hook.remove()
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / _CHECKSUMS, names=names, sums=np.array(sums), history=json.dumps(history))
+
+
+def first_difference(one: Path, other: Path) -> str | None:
+    """Where the trainings traced in two folders part: the step, counted from 1, and the first tensor. None: nowhere."""
+    with np.load(one / _CHECKSUMS) as ours, np.load(other / _CHECKSUMS) as theirs:
+        names, sums, other_sums = ours["names"], ours["sums"], theirs["sums"]
+        if not np.array_equal(names, theirs["names"]) or sums.shape != other_sums.shape:
+            return "{} steps of {} tensors are not {} of {}".format(*sums.shape, *other_sums.shape)
+        unequal = sums != other_sums
+        if not unequal.any():
+            same = ours["history"] == theirs["history"]
+            return None if same else "history.csv differs, although every tensor is equal after every step"
+    step = int(unequal.any(axis=1).argmax())
+    apart = names[unequal[step]]
+    return f"after step {step + 1}, {len(apart)} of {len(names)} tensors differ, first {apart[0]}"

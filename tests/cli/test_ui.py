@@ -12,14 +12,16 @@ from pathlib import Path
 import httpx
 import pytest
 from project import ROOT, WrnPipe
-from tracking.servers import free_port
 
 COMMAND = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "ui", "--port"]
 
 
 @pytest.mark.soak
 def test_it_serves_the_store_and_stops(tmp_path: Path) -> None:
-    port, log = free_port(), tmp_path / "log"
+    log = tmp_path / "log"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     with log.open("w") as file:

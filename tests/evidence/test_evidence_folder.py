@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import chdir
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from evidence.conftest import contents, packed
 from project import RUN, Project
 from typer.testing import CliRunner
 
@@ -19,13 +19,10 @@ from pipeline.cli.main import app
 from pipeline.cli.verify import run_stage
 from pipeline.comparison.results import load_results, planned_results
 from pipeline.errors import UserError
-from pipeline.evidence.bundling import bundle
 from pipeline.evidence.evidence_folder import add, add_archive, remove
-from pipeline.evidence.findings import Finding
 from pipeline.evidence.recompute import evaluated
-from pipeline.evidence.run_check import check, of_evidence
+from pipeline.evidence.run_check import Finding, check, of_evidence
 from pipeline.evidence.verification import Depth, verify
-from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
 
 OWN = Path("evidence") / RUN
@@ -43,15 +40,6 @@ def checked() -> dict[str, str]:
 def evidence(copy: Project) -> Project:
     add(load(), RUN, weights=True)
     return copy
-
-
-@pytest.fixture(scope="module")
-def sent(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished project as an archive."""
-    path = tmp_path_factory.mktemp("sent") / "wrn.zip"
-    with chdir(finished.root):
-        bundle(PAPER, load(), path, run_stage)
-    return path
 
 
 def edited(path: Path, change: Callable[[Any], None]) -> None:
@@ -93,6 +81,8 @@ def test_weights_that_were_kept_are_evaluated_again(evidence: Project) -> None:
     weights["fc.bias"][0] += 100
     write_weights(OWN / "model.safetensors", weights)
     assert evaluated(of_evidence(RUN), load()).state == "wrong"
+    (OWN / "digests.json").write_text("[]")
+    assert "digests.json cannot be read" in evaluated(of_evidence(RUN), load()).why
     (OWN / "model.safetensors").unlink()
     assert evaluated(of_evidence(RUN), load()).state == "unchecked"
 
@@ -194,44 +184,22 @@ def test_it_is_added_once_and_removed_by_name(evidence: Project) -> None:
     assert runs_in_evidence() == []
 
 
-def test_an_archive_from_elsewhere_is_taken(copy: Project, sent: Path) -> None:
+def test_an_archive_from_elsewhere_is_taken_unless_it_was_changed(copy: Project, archive: Path, tmp_path: Path) -> None:
     """Without the run's own weights and data here, and into a repository whose code has changed since."""
     with Path("pipeline/training/loop.py").open("a") as file:
         file.write("# newer\n")
     copy.commit("newer")
     for folder in ("models", "evaluations", "data"):
         shutil.rmtree(folder)
-    assert list(add_archive(sent, [], load(), weights=True)) == [RUN]
-    assert checked() == {}
+    for change, why in (
+        ({f"evaluations/{RUN}/metrics.json": b"{}"}, "sha256"),
+        ({"../evil.txt": b"x"}, r"evil\.txt"),
+        ({"ro-crate-metadata.json": b""}, "does not describe"),
+    ):
+        with pytest.raises(UserError, match=why):
+            add_archive(packed(tmp_path / "spoilt.zip", contents(archive) | change), [], load(), weights=False)
     with pytest.raises(UserError, match="no finished run another"):
-        add_archive(sent, ["another"], load(), weights=True)
-
-
-def repacked(sent: Path, to: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
-    with zipfile.ZipFile(sent) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    change(members)
-    with zipfile.ZipFile(to, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return to
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        (lambda m: m.update({f"evaluations/{RUN}/metrics.json": b"{}"}), "sha256"),
-        (lambda m: m.update({"../evil.txt": b"x"}), "evil.txt"),
-        (lambda m: m.pop(f"models/{RUN}/model.safetensors"), "not in the archive"),
-        (lambda m: m.pop("ro-crate-metadata.json"), "does not describe"),
-    ],
-    ids=["metric", "outside", "absent", "no-description"],
-)
-def test_an_archive_that_was_changed_is_refused(
-    copy: Project, sent: Path, tmp_path: Path, change: Any, why: str
-) -> None:
-    with pytest.raises(UserError, match=why):
-        add_archive(repacked(sent, tmp_path / "spoilt.zip", change), [], load(), weights=False)
+        add_archive(archive, ["another"], load(), weights=True)
     assert runs_in_evidence() == []
-    assert not (tmp_path / "evil.txt").exists()
-    assert not (copy.root.parent / "evil.txt").exists()
+    assert list(add_archive(archive, [], load(), weights=True)) == [RUN]
+    assert checked() == {}

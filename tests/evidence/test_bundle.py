@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -80,13 +78,8 @@ def test_its_description_is_a_whole_ro_crate(archive: Path, finished: Project) -
 
 
 def test_it_is_right_in_an_empty_folder(archive: Path, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "sent.zip"
-    elsewhere.write_bytes(archive.read_bytes())
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "verify", "--bundle", str(elsewhere)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "http_proxy": "http://127.0.0.1:9", "PYTHONSAFEPATH": "1"}
-    ran = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, check=False)
+    environment = {"PYTHONPATH": str(ROOT), "http_proxy": "http://127.0.0.1:9", "PYTHONSAFEPATH": "1"}
+    ran = Project(tmp_path).cli("verify", "--bundle", str(archive), **environment)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert " 0 wrong, " in ran.stdout
     assert f"right      {EVALUATION}/metrics.json" in ran.stdout
@@ -94,7 +87,7 @@ def test_it_is_right_in_an_empty_folder(archive: Path, tmp_path: Path) -> None:
     assert "unchecked  data/raw/cifar10-tiny  not in the archive" in ran.stdout
     assert not re.search("dvc pull|wrn-pipe repro|git checkout", ran.stdout), "none of it fixes an archive"
     assert re.search(r"made at commit [0-9a-f]{40} \(clean\)\n", ran.stdout)
-    assert not list(empty.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def described(members: dict[str, bytes]) -> dict[str, bytes]:

@@ -16,13 +16,11 @@ from typer.testing import CliRunner
 
 from pipeline.artifacts import read_predictions, read_weights, runs_in_evidence, write_weights
 from pipeline.cli.main import app
-from pipeline.cli.verify import run_stage
 from pipeline.comparison.results import load_results, planned_results
 from pipeline.errors import UserError
 from pipeline.evidence.evidence_folder import add, add_archive, remove
 from pipeline.evidence.recompute import evaluated
 from pipeline.evidence.run_check import Finding, check, of_evidence
-from pipeline.evidence.verification import Depth, verify
 from pipeline.runner.params_file import load
 
 OWN = Path("evidence") / RUN
@@ -118,28 +116,28 @@ def hand_in_hand(name: str, change: Callable[[Any], None]) -> None:
     edited(OWN / "digests.json", lambda told: told["files"].update({place: sha256(OWN / name)}))
 
 
-@pytest.mark.parametrize(
-    ("spoil", "named"),
-    [
-        (lambda: other_class(OWN / "predictions.parquet", True), "predictions.parquet"),
-        (lambda: other_class(OWN / "predictions.parquet", False), "predictions.parquet"),
-        (lambda: edited(OWN / "metrics.json", lambda m: m.update(errors=1)), "metrics.json"),
-        (lambda: hand_in_hand("metrics.json", lambda m: m.update(errors=1)), "metrics.json"),
-        (lambda: hand_in_hand("run.json", lambda r: r.update(seed=7)), "run.json"),
-        (lambda: hand_in_hand("run.json", lambda r: r["protocol"].update(label_smoothing=0.2)), "run.json"),
-        (lambda: edited(OWN / "origin.json", lambda o: o["settings"]["run"].update(seed=7)), "origin.json"),
-        (lambda: edited(OWN / "digests.json", lambda d: d["data"].update(train="0" * 64)), "digests.json"),
-        (lambda: (OWN / "history.csv").write_text("\n".join((OWN / "history.csv").read_text().splitlines()[:2]) + "\n"),
-         "history.csv"),
-        (lambda: (OWN / "model.safetensors").write_bytes(b"other"), "model.safetensors"),
-        (lambda: (OWN / "run.json").write_text("{"), "run.json"),
-    ],
-    ids=["prediction", "wrong-stays-wrong", "metric", "metric-and-digest", "seed", "protocol", "origin", "data",
-         "history", "weights", "cut"],
-)  # fmt: skip
-def test_what_was_changed_is_named(evidence: Project, spoil: Callable[[], object], named: str) -> None:
+SPOILT: list[tuple[str, Callable[[], object]]] = [
+    ("predictions.parquet", lambda: other_class(OWN / "predictions.parquet", True)),
+    ("predictions.parquet", lambda: other_class(OWN / "predictions.parquet", False)),
+    ("metrics.json", lambda: edited(OWN / "metrics.json", lambda m: m.update(errors=1))),
+    ("metrics.json", lambda: hand_in_hand("metrics.json", lambda m: m.update(errors=1))),
+    ("run.json", lambda: hand_in_hand("run.json", lambda r: r.update(seed=7))),
+    ("run.json", lambda: hand_in_hand("run.json", lambda r: r["protocol"].update(label_smoothing=0.2))),
+    ("origin.json", lambda: edited(OWN / "origin.json", lambda o: o["settings"]["run"].update(seed=7))),
+    ("digests.json", lambda: edited(OWN / "digests.json", lambda d: d["data"].update(train="0" * 64))),
+    ("history.csv", lambda: shutil.copy(OWN / "metrics.json", OWN / "history.csv")),
+    ("model.safetensors", lambda: (OWN / "model.safetensors").write_bytes(b"other")),
+    ("run.json", lambda: (OWN / "run.json").write_text("{")),
+]
+
+
+def test_what_was_changed_is_named(evidence: Project) -> None:
+    shutil.copytree(OWN, "kept")
+    for named, spoil in SPOILT:
+        spoil()
+        assert str(OWN / named) in checked(), checked()
+        shutil.copytree("kept", OWN, dirs_exist_ok=True)
     spoil()
-    assert str(OWN / named) in checked(), checked()
     assert CliRunner().invoke(app, ["evidence", "verify"]).exit_code == 1
 
 
@@ -153,13 +151,6 @@ def test_another_commit_than_that_of_the_code_is_named(evidence: Project) -> Non
     edited(OWN / "origin.json", lambda origin: origin.update(commit="0" * 40))
     unchecked = [f.why for f in check(of_evidence(RUN), load()) if f.state == "unchecked"]
     assert any("is not in this repository" in why for why in unchecked)
-
-
-def test_a_run_counts_under_one_name(evidence: Project) -> None:
-    other = OWN.with_name("another-name")
-    shutil.copytree(OWN, other)
-    named = wrong(verify(load(), run_stage, Depth(), data=False))
-    assert "which is evidence already" in named[str(other)]
 
 
 def test_what_can_not_be_evidence_is_refused(copy: Project) -> None:
@@ -176,6 +167,10 @@ def test_what_can_not_be_evidence_is_refused(copy: Project) -> None:
 
 
 def test_it_is_added_once_and_removed_by_name(evidence: Project) -> None:
+    shutil.copytree(OWN, OWN.with_name("another-name"))
+    named = wrong(check(of_evidence("another-name"), load()))
+    assert "which is evidence already" in named["evidence/another-name"]
+    remove("another-name")
     with pytest.raises(UserError, match="is there already"):
         add(load(), RUN, weights=False)
     with pytest.raises(UserError, match="no evidence of 'another'"):

@@ -146,23 +146,6 @@ def test_explain_tells_what_stands_behind_a_cell(copy: Project) -> None:
     assert [claim["claim"] for claim in shown["claims"]] == ["4/cifar10/WRN-40-1/top1_error"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "what"),
-    [
-        (["show", RUN[:-1]], "has no run"),
-        (["explain", "--paper-table", "44", "--row", "WRN-40-1"], "no table '44'"),
-        (["explain", "--paper-table", "4", "--row", "WRN-40-11"], "no row 'WRN-40-11'"),
-        (["explain", "--paper-table", "4", "--row", "WRN-40-1", "--dataset", "svhn"], "no dataset 'svhn'"),
-    ],
-)
-def test_mistakes_are_told(finished: Project, arguments: list[str], what: str) -> None:
-    with chdir(finished.root):
-        ran = CliRunner().invoke(app, arguments)
-    assert isinstance(ran.exception, UserError)
-    assert what in ran.exception.what
-    assert ran.exception.remedy
-
-
 def test_show_tells_all_of_a_run_whose_large_files_are_not_here(copy: Project) -> None:
     here = told_json("show", RUN)
     assert (here["absent"], here["to_have"]) == ([], None)

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from pipeline.artifacts import read_predictions as read
 from pipeline.atomic_write import json_text
 from pipeline.cli.main import app
 from pipeline.cli.verify import TELLING, run_stage
-from pipeline.errors import UserError
 from pipeline.evidence import recompute
 from pipeline.evidence.run_check import Finding
 from pipeline.evidence.verification import Depth, md5, verify
@@ -324,21 +322,3 @@ def test_a_changed_bit_of_a_training_is_found_with_its_step(tiny_beton: Path, tm
 
 def test_every_stage_that_git_keeps_results_of_can_be_made_again(finished: Project) -> None:
     assert {stage.kind for stage in stages(finished.root) if stage.in_git} <= set(TELLING)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "what"),
-    [
-        (["--epochs", "1"], "--epochs without --deeper"),
-        (["--bundle", "x.zip", "--deep"], "--bundle with RUN, --deep"),
-        (["x", "--deep"], "has no run 'x'"),
-        (["--deeper", "x"], "has no run 'x'"),
-        (["--bundle", "x.zip"], "x.zip"),
-    ],
-)
-def test_mistakes_are_told(finished: Project, arguments: list[str], what: str) -> None:
-    with chdir(finished.root):
-        ran = CliRunner().invoke(app, ["verify", *arguments])
-    assert isinstance(ran.exception, UserError)
-    assert what in ran.exception.what
-    assert ran.exception.remedy

@@ -19,16 +19,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.artifacts import EVALUATIONS, PREDICTIONS
+from pipeline.artifacts import EVALUATIONS, MODELS, PREDICTIONS, RECORD, Origin, read_record
 from pipeline.atomic_write import json_text
 from pipeline.comparison.results import Result, load_results
 from pipeline.data.beton import sha256
 from pipeline.dvc_lock import IGNORED, LOCK
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.evidence.run_check import Finding, right, wrong
+from pipeline.evidence.run_check import Finding, FinishedRun, right, take, wrong
 from pipeline.evidence.verification import CARD, Depth, Run, is_here, names, verify
-from pipeline.params import PARAMS, Plan
-from pipeline.provenance import commit
+from pipeline.params import PARAMS, Plan, read_text, yaml_mapping
+from pipeline.provenance import commit, content_of
 from pipeline.publication.paper import Paper
 from pipeline.runner.dag import DAG, stages
 from pipeline.runner.params_file import load
@@ -36,8 +36,6 @@ from pipeline.runner.params_file import load
 DESCRIPTION, LICENCES = "ro-crate-metadata.json", "LICENCES.md"
 _NEEDED = (DESCRIPTION, LICENCES, str(LOCK), str(PARAMS), str(DAG))
 _SPECIFICATION = "https://w3id.org/ro/crate/1.2"
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The earliest time that the format knows: a file's own would change the bytes."""
 
 
 class Checkout(NamedTuple):
@@ -83,8 +81,8 @@ def bundle(paper: Paper, plan: Plan, to: Path, run: Run, runs: Collection[str] =
     asked = ["git", "show", "-s", "--format=%cI", "HEAD"]
     date = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     if not date:
-        what, fix = "this folder has no commit", "git init, git add -A and git commit, or clone the repository"
-        raise UserError(what, fix)
+        fix = "git init, git add -A and git commit, or clone the repository"
+        raise UserError("this folder has no commit", fix)
     checkout = Checkout(head, "with edits that are not committed" if dirty else "clean", date)
     part = to.with_name(f".{to.name}.part")
     try:
@@ -104,7 +102,7 @@ def bundle(paper: Paper, plan: Plan, to: Path, run: Run, runs: Collection[str] =
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> dict[str, str]:
     """Write a member; returns it as the description has it."""
-    about = zipfile.ZipInfo(name, _EPOCH)
+    about = zipfile.ZipInfo(name)  # of 1980, as nothing else is said: a file's own time would change the bytes
     about.external_attr = 0o644 << 16
     archive.writestr(about, content)
     size, digest = str(len(content)), hashlib.sha256(content).hexdigest()
@@ -168,17 +166,15 @@ def unpacked(path: Path) -> Iterator[list[str]]:
 
     Raises UserError for a damaged one, and before anything is written for one that would take more room than it has.
     """
-    remedy = "get it again from whoever made it with wrn-pipe bundle"
     with tempfile.TemporaryDirectory() as folder:
         try:
             with zipfile.ZipFile(path) as archive:
                 if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-                    raise UserError(f"{path}: its members are compressed, or overlap", remedy)
+                    raise zipfile.BadZipFile("its members are compressed, or overlap")
                 archive.extractall(folder)
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}", "name a file of wrn-pipe bundle") from None
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
-            raise UserError(f"{path} is not an archive, or a damaged one: {error}", remedy) from None
+        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+            what = f"{path} is not an archive, or a damaged one: {error}"
+            raise UserError(what, "name one, or get it again from whoever made it with wrn-pipe bundle") from None
         with chdir(folder):
             yield sorted(file.as_posix() for file in Path().rglob("*") if file.is_file())
 
@@ -193,15 +189,12 @@ def described(members: Sequence[str]) -> tuple[Checkout | None, list[Finding]]:
             raise ValueError("its version is not a commit")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return None, [wrong(DESCRIPTION, f"does not describe the archive: {error!r}")]
-    found, every = [], {*told, *members} - {DESCRIPTION}
-    for name in sorted(every):
-        if name not in told:
-            found.append(wrong(name, f"is in the archive, and {DESCRIPTION} does not describe it"))
-        elif name not in members:
-            found.append(wrong(name, f"is not in the archive, although {DESCRIPTION} describes it"))
-        elif (digest := sha256(Path(name))) != told[name]:
-            found.append(wrong(name, f"sha256 {digest[:12]}, where {DESCRIPTION} has {told[name][:12]}"))
-    alike = len(every) - len(found)
+    here = {name: sha256(Path(name)) for name in members if name != DESCRIPTION}
+    found = []
+    for name in sorted({name for name, _ in told.items() ^ here.items()}):
+        one, other = (digests.get(name, "none")[:12] for digests in (here, told))
+        found.append(wrong(name, f"sha256 in the archive: {one}, where {DESCRIPTION} has {other}"))
+    alike = len(told.items() & here.items())
     return made, [*found, right(DESCRIPTION, f"{alike} files have the sha256 that it says; made at {made}")]
 
 
@@ -253,3 +246,37 @@ def gathered(plan: Plan, paths: Sequence[Path]) -> tuple[Plan, list[Result]]:
             runs[result.run] = its.runs[result.run]
     results = [result for _, result in found.values()]
     return plan.model_copy(update={"datasets": datasets, "runs": runs}), results
+
+
+def add_archive(
+    path: Path, chosen: Sequence[str], plan: Plan, weights: bool, weights_at: str | None = None
+) -> dict[str, list[Finding]]:
+    """Take the finished runs of an archive of `wrn-pipe bundle`, or the `chosen` of them, into evidence/.
+
+    Returns what was checked of each; raises as `take`, and for an archive that does not match its own description.
+    """
+    here, added = Path.cwd(), {}
+    with unpacked(path) as members:
+        root, again = Path.cwd(), "get the archive again from whoever made it"
+        made, found = described(members)
+        for finding in found:
+            if finding.state == "wrong":
+                raise UserError(f"{path}: {finding.path} {finding.why}", again)
+        if made is None or made.dirty:
+            raise UserError(f"{path} was made of code that nobody committed", "commit it there, and bundle again")
+        raw = yaml_mapping(read_text(PARAMS, again), PARAMS, again)
+        finished = [run_id for run_id in raw["runs"] if f"{EVALUATIONS}/{run_id}/{PREDICTIONS}" in members]
+        if absent := set(chosen) - set(finished):
+            raise UserError(f"{path} has no finished run {sorted(absent)[0]}", f"it has: {', '.join(finished)}")
+        for run_id in chosen or finished:
+            # The protocol as its code completed it, which the code here may do otherwise.
+            protocol = read_record(EVALUATIONS / run_id / RECORD, None, "protocol")["protocol"]
+            settings = {key: raw[key] for key in ("loading", "device", "kernels")}
+            settings |= {"run": raw["runs"][run_id], "protocol": protocol}
+            content = content_of(run_id, settings["run"])
+            origin = Origin(commit=made.commit, settings=settings, content=content, predictions="")
+            run = FinishedRun(run_id, root / MODELS / run_id, root / EVALUATIONS / run_id, origin, PARAMS)
+            with chdir(here):
+                found = take(run, plan, weights, weights_at)
+            added[run_id] = [replace(each, path=each.path.removeprefix(f"{root}/")) for each in found]
+    return added

@@ -1,14 +1,15 @@
-"""The checks of a finished run's record, be it of the plan, in evidence/, or about to be taken into it.
+"""The checks of a finished run's record, be it of the plan, in evidence/, or about to be taken into it; and taking it.
 
 Each file is compared with what vouches for it, or computed again from what it should follow from. Whether the training
 took place as the record says, nothing here can tell: git and whoever committed it vouch for that.
 """
 
+import hashlib
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -36,16 +37,17 @@ from pipeline.artifacts import (
     read_record,
     read_slim,
     runs_in_evidence,
+    write_slim,
 )
-from pipeline.data.beton import Ints, content, inspect, open_card
-from pipeline.data.beton import sha256 as digest_of
+from pipeline.atomic_write import new_folder
+from pipeline.data.beton import Ints, content, inspect, open_card, sha256
 from pipeline.data.sampler import held_out
 from pipeline.dataset_config import SPLITS
 from pipeline.errors import UserError
 from pipeline.models.names import parse
 from pipeline.models.param_count import parameters
 from pipeline.params import PARAMS, Plan
-from pipeline.provenance import inputs
+from pipeline.provenance import commit, inputs
 from pipeline.tasks.classification import metrics
 
 State = Literal["right", "wrong", "unchecked"]
@@ -109,9 +111,9 @@ class FinishedRun:
         return int(self.origin.settings["protocol"].get("holdout", 0))
 
 
-def of_plan(plan: Plan, run_id: str, commit: str = "") -> FinishedRun:
+def of_plan(plan: Plan, run_id: str, head: str = "") -> FinishedRun:
     settings, its_content = inputs(plan, run_id)
-    origin = Origin(commit=commit, settings=settings, content=its_content, predictions="")
+    origin = Origin(commit=head, settings=settings, content=its_content, predictions="")
     return FinishedRun(run_id, MODELS / run_id, EVALUATIONS / run_id, origin, PARAMS)
 
 
@@ -238,7 +240,7 @@ def _digests(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
         digest = slim if slim and file == run.predictions else told.files.get(name)
         if not file.is_file():
             yield unchecked(file, f"not here; {path} has its sha256")
-        elif (found := digest_of(file)) != digest:
+        elif (found := sha256(file)) != digest:
             yield wrong(file, f"sha256 {found[:12]}, where {path} has {str(digest)[:12]}")
         else:
             alike += 1
@@ -285,7 +287,7 @@ def _code(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
 def _digest_at(head: str, path: str) -> str | None:
     """sha256 of a file as a commit has it; None where it, or the commit, is not there."""
     told = subprocess.run(["git", "show", f"{head}:{path}"], capture_output=True, check=False)
-    return sha256(told.stdout).hexdigest() if told.returncode == 0 else None
+    return hashlib.sha256(told.stdout).hexdigest() if told.returncode == 0 else None
 
 
 def _only_once(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
@@ -293,3 +295,46 @@ def _only_once(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
     for other in runs_in_evidence():
         if other != run.id and RunRecord.read(EVIDENCE / other / RECORD).fingerprint == fingerprint:
             yield wrong(EVIDENCE / run.id, f"is the run {other}, which is evidence already")
+
+
+def add(plan: Plan, run_id: str, weights: bool, weights_at: str | None = None) -> list[Finding]:
+    """Take a finished run of this checkout into evidence/. Returns what was checked; raises as `take`."""
+    head, dirty = commit()
+    if dirty:
+        raise UserError("this checkout has edits that are not committed", "git commit them: evidence names its commit")
+    return take(of_plan(plan, run_id, head), plan, weights, weights_at)
+
+
+def take(run: FinishedRun, plan: Plan, weights: bool, weights_at: str | None) -> list[Finding]:
+    """Copy a run into evidence/ as evidence/README.md has it. Returns what was checked.
+
+    Raises UserError for a run that is there already or that has something wrong; then nothing is written.
+    """
+    to = EVIDENCE / run.id
+    if to.exists():
+        raise UserError(f"{to} is there already", f"to take it again: wrn-pipe evidence remove {run.id}")
+    for path in (run.predictions, run.weights):
+        if not path.is_file():
+            raise UserError(f"{path} is not here", f"a run is taken whole: wrn-pipe repro {run.id}, or dvc pull")
+    if weights and (size := run.weights.stat().st_size / 1e6) > 3:
+        what = f"--weights: {size:.1f} MB of {run.id}, where git takes 3 at most"
+        raise UserError(what, "leave it out; --weights-at URL notes where they are to be had")
+    found = list(check(run, plan))
+    if bad := [finding for finding in found if finding.state == "wrong"]:
+        said = "; ".join(f"{Path(finding.path).name} {finding.why}" for finding in bad)
+        raise UserError(f"{run.id} is not taken as evidence: {said}", "nothing was written")
+    copied = [run.trained / HISTORY, *(run.evaluated / name for name in (RECORD, METRICS, DIGESTS))]
+    with new_folder(to) as folder:
+        for path in (*copied, *[run.weights] * weights):
+            shutil.copy(path, folder)
+        write_slim(folder / PREDICTIONS, run.predictions)
+        slim = {"predictions": sha256(folder / PREDICTIONS), "weights_at": weights_at}
+        run.origin.model_copy(update=slim).write(folder / ORIGIN)
+    return found
+
+
+def remove(run_id: str) -> None:
+    """Raises UserError for a run that is not in evidence/."""
+    if not (EVIDENCE / run_id).is_dir():
+        raise UserError(f"no evidence of {run_id!r}", "wrn-pipe evidence list")
+    shutil.rmtree(EVIDENCE / run_id)

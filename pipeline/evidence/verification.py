@@ -36,8 +36,6 @@ from pipeline.runner.remote import to_have
 
 CARD = "card.json"
 RESULTS = Path("results")
-OWN = RESULTS / "fast"
-"""Of trainings outside the plan, see docs/reference/fast.md."""
 Run = Callable[[str], None]
 """Runs a stage's command, such as `python -m stages.tabulate 4`, in the current folder."""
 
@@ -313,7 +311,7 @@ def _made_by_nothing(dag: Sequence[Stage], locked: dict[str, Any]) -> Iterator[F
             yield wrong(f"{LOCK}: {name}", f"{DAG} has no such stage", f"git checkout {DAG} {LOCK}")
     made = {out for stage in dag for out in stage.committed}
     for path in (f"{RESULTS}/{name}" for name in names(str(RESULTS))):
-        if Path(path).is_relative_to(OWN):
+        if Path(path).is_relative_to(RESULTS / "fast"):
             yield unchecked(path, "no stage makes it; docs/reference/fast.md says what it is")
         elif path not in made:
             yield wrong(path, f"no stage of {DAG} makes it", f"git rm it, or move it out of {RESULTS}/")

@@ -38,12 +38,8 @@ RATE = "images_per_second"
 LATER = "its files are complete without; wrn-pipe track sync records it later"
 """Ends what is said when MLflow does not record a run."""
 NO_CLAIM = "no claim"
-_CLOSING_S, _STOPPING_S = 120.0, 30.0
-"""How long to wait for MLflow at the end, where importing it and making its database may be all that is left of a short
-training, and after a signal, when a scheduler may kill soon what does not end."""
 _VIEW = "wrn-pipe"
 """Name of the columns that we share with readers; their own choice is kept by their browser."""
-_COLUMNS = ("metrics.`test_top1_error`", "tags.`tables`", "tags.`verdict`")  # the rest is in a run's name
 _NOTE = """Trainings of [{title}]({url}) by `wrn-pipe`, one run each. \
 The files of the repository are the truth; `wrn-pipe track sync` makes these pages say what they say.
 
@@ -111,11 +107,12 @@ def connect(paper: Paper) -> "tuple[MlflowClient, str]":
 def _experiment(client: "MlflowClient", paper: Paper, local: bool) -> str:
     from mlflow.exceptions import MlflowException
 
+    columns = ("metrics.`test_top1_error`", "tags.`tables`", "tags.`verdict`")  # the rest is in a run's name
     tags = {
         # What the web pages show first: runs and their metrics. Else they guess, and show traces of language models.
         "mlflow.experimentKind": "custom_model_development",
         "mlflow.note.content": _NOTE.format(title=paper.title, url=paper.url),
-        f"mlflow.sharedViewState.{_VIEW}": json.dumps({"selectedColumns": _COLUMNS}),
+        f"mlflow.sharedViewState.{_VIEW}": json.dumps({"selectedColumns": columns}),
     }
     # Where those that users add go; another store knows its own place.
     artifacts = (FOLDER / "artifacts").resolve().as_uri() if local else None
@@ -266,17 +263,18 @@ class Mirror(RunLogger):
 @contextmanager
 def mirrored(run_id: str, record: dict[str, Any], paper: Paper) -> Iterator[RunLogger]:
     """Mirror the training that the block does. `record`: what run.json says."""
-    mirror, patience = Mirror(run_id, record, paper), _CLOSING_S
+    mirror = Mirror(run_id, record, paper)
+    patience = 120  # seconds: importing MLflow and making its database may be all that is left of a short training
     thread = threading.Thread(target=mirror.work, name="mlflow mirror", daemon=True)
     thread.start()
     try:
         yield mirror
     except BaseException as error:
         stopped = not isinstance(error, Exception) or hasattr(error, "signum")
-        mirror.status, patience = "KILLED" if stopped else "FAILED", _STOPPING_S
+        mirror.status, patience = "KILLED" if stopped else "FAILED", 30  # a scheduler may kill soon what does not end
         raise
     finally:
         mirror.rows.put(None)
         thread.join(patience)
         if thread.is_alive():
-            say(f"MLflow did not answer within {patience:.0f} s while recording {run_id}; {LATER}")
+            say(f"MLflow did not answer within {patience} s while recording {run_id}; {LATER}")

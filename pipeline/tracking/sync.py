@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 SAME = "as it was"
 """Begins the line of a run that the store has whole."""
-_COUNTS = {"errors", "n"}
-"""Of metrics.json, behind the error; as charts they would only crowd the page."""
 _BATCH = 1000
 """MLflow takes at most as many metrics in one call."""
 Facts = Counter[tuple[str, str, int, str | float]]
@@ -136,8 +134,9 @@ def _finished(run_id: str, of: Comparison, locked: dict[str, Any] | None, here: 
     about, note = "not evaluated", f"Trained, not evaluated: `wrn-pipe repro evaluate@{run_id}`."
     if any(r.run == run_id and r.record.fingerprint == record["fingerprint"] for r in of.results):
         values = read_record(EVALUATIONS / run_id / METRICS, again)
-        numbers = {key for key, value in values.items() if isinstance(value, int | float)} - _COUNTS
-        metrics |= {f"test_{key}": {record["epochs"]: values[key]} for key in numbers}
+        numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
+        for key in numbers.keys() - {"errors", "n"}:  # which are behind the error, and would only crowd the page
+            metrics[f"test_{key}"] = {record["epochs"]: numbers[key]}
         about, note = judged(run_id, claims_for(record["network"], record["dataset"], of.paper), of)
     note += f"\n\nWeights: `{weights.as_posix()}`. Everything again: `{again}`."
     tags = {"verdict": about, "mlflow.note.content": note}

@@ -18,9 +18,9 @@ from pipeline.artifacts import read_predictions, read_weights, runs_in_evidence,
 from pipeline.cli.main import app
 from pipeline.comparison.results import load_results, planned_results
 from pipeline.errors import UserError
-from pipeline.evidence.evidence_folder import add, add_archive, remove
+from pipeline.evidence.bundling import add_archive
 from pipeline.evidence.recompute import evaluated
-from pipeline.evidence.run_check import Finding, check, of_evidence
+from pipeline.evidence.run_check import Finding, add, check, of_evidence, remove
 from pipeline.runner.params_file import load
 
 OWN = Path("evidence") / RUN

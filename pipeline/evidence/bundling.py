@@ -173,8 +173,8 @@ def unpacked(path: Path) -> Iterator[list[str]]:
                     raise zipfile.BadZipFile("its members are compressed, or overlap")
                 archive.extractall(folder)
         except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
-            what = f"{path} is not an archive, or a damaged one: {error}"
-            raise UserError(what, "name one, or get it again from whoever made it with wrn-pipe bundle") from None
+            fix = "name an archive of wrn-pipe bundle, or get it again from whoever made it"
+            raise UserError(f"{path} cannot be unpacked: {error}", fix) from None
         with chdir(folder):
             yield sorted(file.as_posix() for file in Path().rglob("*") if file.is_file())
 

@@ -51,7 +51,7 @@ MISTYPED = {
     "repro --pull --force": ("--pull with --force", "give one of them"),
     "verify --epochs 1": ("--epochs without --deeper", "wrn-pipe verify --deeper RUN"),
     "verify --bundle x.zip --deep": ("--bundle with RUN, --deep", "unpack it where the data is"),
-    "verify --bundle x.zip": ("x.zip is not an archive", "wrn-pipe bundle"),
+    "verify --bundle x.zip": ("x.zip cannot be unpacked: ", "wrn-pipe bundle"),
     "verify x --deep": ("params.yaml has no run 'x'", "known runs: "),
     "verify --deeper x": ("params.yaml has no run 'x'", "known runs: "),
     "show cifar10-wrn-40-1-quik-s1": ("params.yaml has no run", f"did you mean {RUN}?"),

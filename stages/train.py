@@ -9,8 +9,7 @@ from pipeline.runner.launch import Task, train
 from pipeline.runner.params_file import load
 from pipeline.runner.run_lock import discard, hold
 from pipeline.runner.stage_entry import run_stage
-from pipeline.training.openmp_threads import wait_briefly
-from pipeline.training.processes import number_of_processes
+from pipeline.training.processes import number_of_processes, wait_briefly
 
 
 def main(

@@ -45,8 +45,6 @@ def plan(
     from pipeline.runner.params_file import load
     from pipeline.runner.plan_edit import extend, groups_of, write
 
-    if yes and dry_run:
-        raise UserError("--yes writes and --dry-run does not", "leave one of them out")
     tables = PAPER.table_names(paper_table)
     groups, left_out = groups_of(PAPER, PAPER.chosen(tables, dataset, row), load(), protocol)
     if not groups:
@@ -94,9 +92,8 @@ def _outlook(addition: "Addition", seeds: int) -> str:
     from pipeline.comparison.statistics import LOOKS
     from pipeline.publication.claims import canonical
 
-    pairs = [(group, claim) for group in addition.added for claim in group.claims]
-    recipes = {claim: recipe.name for _, claim in pairs if (recipe := PAPER.protocol_of(claim))}
-    claims = [claim for group, claim in pairs if recipes.get(claim) == group.protocol]
+    pairs = [(group.protocol, claim) for group in addition.added for claim in group.claims]
+    claims = [claim for name, claim in pairs if (recipe := PAPER.protocol_of(claim)) and recipe.name == name]
     if not claims:
         return "They say nothing about the paper's numbers, which were measured by another protocol."
     if seeds < LOOKS[0]:

@@ -44,8 +44,7 @@ from pipeline.data.beton import Ints, content, inspect, open_card, sha256
 from pipeline.data.sampler import held_out
 from pipeline.dataset_config import SPLITS
 from pipeline.errors import UserError
-from pipeline.models.names import parse
-from pipeline.models.param_count import parameters
+from pipeline.models.names import parameters, parse
 from pipeline.params import PARAMS, Plan
 from pipeline.provenance import commit, inputs
 from pipeline.tasks.classification import metrics

@@ -19,8 +19,7 @@ import numpy as np
 from pipeline.artifacts import EVIDENCE, ORIGIN, runs_in_evidence
 from pipeline.data.beton import open_card, open_split
 from pipeline.data.conversion import load
-from pipeline.data.digest import split_digest
-from pipeline.data.fetch import file_digest
+from pipeline.data.digest import file_digest, split_digest
 from pipeline.data.readers import check as check_shape
 from pipeline.dataset_config import SPLITS, Dataset, SourceError, Split
 from pipeline.dvc_lock import IGNORED, LOCK, listing_md5

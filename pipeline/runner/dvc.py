@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from pipeline.artifacts import SCRATCH
+from pipeline.dvc_lock import content, locked
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import EXIT_CODE_FILE, StoppedError, UserError, WrnPipeError, nearest
 from pipeline.params import PARAMS, Plan
@@ -41,7 +42,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def need_repository() -> None:
-    """Raise UserError where DVC could do nothing: without .dvc or git, or with an invalid dvc.lock."""
+    """Raise UserError where DVC could do nothing: without .dvc, git or dvc.lock, or with a conflict in that."""
     here, config = Path.cwd(), Path(".dvc/config")
     if not config.is_file():
         remedy = "git checkout .dvc, or dvc init; or work in a git clone, which has it"
@@ -50,7 +51,8 @@ def need_repository() -> None:
     if without_git and "no_scm" not in config.read_text(encoding="utf-8"):
         remedy = "work in a git clone; or git init; or, without git, dvc config core.no_scm true"
         raise UserError(f"{here}: not a git repository, which DVC needs", remedy)
-    read_lock()
+    if "<<<<<<<" in (lock := content()):  # else DVC reads it: that takes as long as all else here
+        locked(lock)
 
 
 def resolve(plan: Plan, targets: Sequence[str], stages: Collection[str]) -> list[str]:

@@ -67,10 +67,10 @@ def children_hear_no_signal() -> Iterator[None]:
 
 
 @contextmanager
-def stop_at_once(kept: Callable[[], str], command: str, how: str = "continue with") -> Iterator[Callable[[], bool]]:
+def stop_at_once(kept: Callable[[], str], command: str) -> Iterator[Callable[[], bool]]:
     """SIGINT and SIGTERM unwind the block, which cleans up as after any error; then StoppedError says what it has
-    `kept` and the `command` that goes on, after the words `how`. Yields whether a signal has come."""
-    with _unwound(lambda signum: StoppedError(signum, f"stopped; {kept()}", f"{how}: {command}")):
+    `kept` and the `command` that goes on. Yields whether a signal has come."""
+    with _unwound(lambda signum: StoppedError(signum, f"stopped; {kept()}", f"continue with: {command}")):
         yield lambda: bool(_heard)
 
 

@@ -40,14 +40,14 @@ _ENDING_S = 3
 
 
 @contextmanager
-def hold(scratch: Path, run_id: str, wait: bool = False, resumes: bool = True) -> Iterator[None]:
+def hold(scratch: Path, run_id: str, wait: bool = False) -> Iterator[None]:
     """Own the training whose state lies in `scratch` while the block runs.
 
     The lock is flock on `<scratch>.lock`, which ends with the process however it ends: a note whose lock is free was
     left by a killed process. NFS passes flock on to the server, so processes on other hosts count.
 
     Raises UserError that names the owner when there is one; with `wait`, waits for its end instead. Raises
-    WrnPipeError when the disk is full or fails. `resumes`: what is stopped there is taken up again.
+    WrnPipeError when the disk is full or fails.
     """
     lock = FileLock(_beside(scratch, "lock"))
     with _explain_disk(run_id, scratch.parent):
@@ -58,12 +58,12 @@ def hold(scratch: Path, run_id: str, wait: bool = False, resumes: bool = True) -
             owner = noted_owner(scratch)
             who = owner or "a process that has not said yet who it is"
             if not wait:
-                raise UserError(f"run {run_id} is being trained by {who}", _remedy(run_id, owner, resumes)) from None
+                raise UserError(f"run {run_id} is being trained by {who}", _remedy(run_id, owner)) from None
             say(f"run {run_id} is being trained by {who}: waiting for its end")
             held = lock.acquire()
     with held:
         if left := noted_owner(scratch):
-            say(f"{left} was killed; {'its last saved state counts' if resumes else 'this starts again'}")
+            say(f"{left} was killed; its last saved state counts")
         us = LockOwner(os.getpid(), platform.node(), time.strftime("%Y-%m-%d %H:%M:%S"), " ".join(sys.orig_argv))
         with _explain_disk(run_id, scratch.parent):
             new_file(_beside(scratch, "owner.json"), json.dumps(asdict(us)).encode())
@@ -125,9 +125,9 @@ def _beside(scratch: Path, name: str) -> Path:
     return scratch.with_name(f"{scratch.name}.{name}")
 
 
-def _remedy(run_id: str, owner: LockOwner | None, resumes: bool) -> str:
-    wait = f"wait for it: wrn-pipe stage train {run_id} --wait" if resumes else "wait for its end"
+def _remedy(run_id: str, owner: LockOwner | None) -> str:
+    wait = f"wait for it: wrn-pipe stage train {run_id} --wait"
     if owner is None:
         return wait
     there = "" if owner.host == platform.node() else f" on {owner.host}"
-    return f"{wait}; or stop it, {'its state is' if resumes else 'nothing of it is'} saved: kill {owner.pid}{there}"
+    return f"{wait}; or stop it, its state is saved: kill {owner.pid}{there}"

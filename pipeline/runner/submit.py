@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.runner.interruptions import seconds
 from pipeline.runner.job import JOBS, RECORDS, Job, Work, slurm_queue
 from pipeline.runner.stage_entry import forget_failure_record
-from pipeline.training.openmp_threads import wait_briefly
+from pipeline.training.processes import wait_briefly
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission

@@ -19,7 +19,7 @@ from pipeline.comparison.formats.cell_text import MEANINGS, difference, ours, pu
 from pipeline.comparison.results import load_results
 from pipeline.data.beton import content, open_card
 from pipeline.data.beton import sha256 as digest_of
-from pipeline.data.fetch import file_digest
+from pipeline.data.digest import file_digest
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError
 from pipeline.params import Plan

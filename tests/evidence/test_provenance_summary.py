@@ -177,7 +177,7 @@ def test_the_manifest_has_every_claim_with_its_verdict_and_nothing_of_the_checko
     text = (finished.root / "results/manifest.json").read_text()
     told = json.loads(text)
     by_claim = {cell["claim"]: cell for cell in told["tables"]["4"]["cells"]}
-    assert by_claim.keys() - {None} == {claim.id for claim in PAPER.claims_of("4")}
+    assert by_claim.keys() - {None} == {claim.id for claim in PAPER.chosen(["4"])}
     assert by_claim["4/cifar10/WRN-40-1/top1_error"]["verdict"] == "not run"
     assert by_claim["4/cifar10/WRN-40-1/top1_error"]["printed"] == "6.85"
     assert by_claim["4/cifar10/WRN-40-1/params_millions"]["verdict"] == "same count"

@@ -1,5 +1,4 @@
-"""wrn-pipe verify on a finished project: clean, after every kind of edit by hand, and where files are not here; and two
-trainings step by step."""
+"""wrn-pipe verify on a finished project: clean, after every kind of edit by hand, and where files are not here."""
 
 import json
 import os
@@ -12,11 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from project import RUN, Project
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file, save_file
-from small_trainings import training
 from typer.testing import CliRunner
 
 from pipeline.artifacts import read_predictions as read
@@ -29,7 +26,8 @@ from pipeline.evidence.verification import Depth, md5, verify
 from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
 from pipeline.runner.remote import to_have
-from pipeline.tasks.classification import about, metrics
+from pipeline.tasks.classification import metrics
+from pipeline.tasks.task import about
 from pipeline.training.evaluate_run import digests
 
 MODEL, EVALUATION = Path("models") / RUN, Path("evaluations") / RUN
@@ -296,28 +294,6 @@ def test_deeper_trains_again_to_the_same_bits(copy: Project) -> None:
     assert "learning_rate in epoch 1" in one[0].why
     assert [each.state for each in recompute.trained(load(), RUN, None)] == ["wrong", "wrong"]
     assert not Path("scratch").exists() or not list(Path("scratch").glob("*/epoch*"))
-
-
-class Spoil:
-    """Flips one bit of one number in the network's last bias at the start of the third step."""
-
-    steps = 0
-
-    def __call__(self, network: torch.nn.Module, _: object) -> None:
-        self.steps += 1
-        if self.steps == 3:
-            network.get_parameter("fc.bias").data.view(torch.int32)[5] ^= 1 << 18
-
-
-def test_a_changed_bit_of_a_training_is_found_with_its_step(tiny_beton: Path, tmp_path: Path) -> None:
-    for name in ("first", "second", "spoiled", "few"):
-        run = training(tiny_beton, tmp_path / name, epochs=1)
-        if name == "spoiled":
-            run.model.register_forward_pre_hook(Spoil())
-        recompute.traced(run, 2 if name == "few" else None)
-    assert recompute.first_difference(tmp_path / "first", tmp_path / "second") is None
-    assert str(recompute.first_difference(tmp_path / "first", tmp_path / "spoiled")).startswith("after step 3, ")
-    assert recompute.first_difference(tmp_path / "first", tmp_path / "few") is not None
 
 
 def test_every_stage_that_git_keeps_results_of_can_be_made_again(finished: Project) -> None:

@@ -17,7 +17,8 @@ from pipeline.atomic_write import json_text
 from pipeline.provenance import fingerprint
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
-from pipeline.tasks.classification import about, metrics
+from pipeline.tasks.classification import metrics
+from pipeline.tasks.task import about
 from pipeline.tracking.mlflow_logger import mirrored
 from pipeline.tracking.sync import log_runs, sync_all
 from pipeline.training.train_run import write_history

@@ -10,7 +10,6 @@ already and zlib's versions give other bytes.
 import hashlib
 import json
 import re
-import subprocess
 import tempfile
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
@@ -28,7 +27,7 @@ from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence.run_check import Finding, FinishedRun, right, take, wrong
 from pipeline.evidence.verification import CARD, Depth, Run, is_here, names, verify
 from pipeline.params import PARAMS, Plan, read_text, yaml_mapping
-from pipeline.provenance import commit, content_of
+from pipeline.provenance import commit, content_of, git
 from pipeline.publication.paper import Paper
 from pipeline.runner.dag import DAG, stages
 from pipeline.runner.params_file import load
@@ -78,8 +77,7 @@ def bundle(paper: Paper, plan: Plan, to: Path, run: Run, runs: Collection[str] =
             general = "wrn-pipe repro" if absent else "wrn-pipe verify lists all, and what to do"
             raise WrnPipeError(f"{finding.path}: {finding.why}", finding.fix or general)
     head, dirty = commit()
-    asked = ["git", "show", "-s", "--format=%cI", "HEAD"]
-    date = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    date = git("show", "-s", "--format=%cI", "HEAD").strip()
     if not date:
         fix = "git init, git add -A and git commit, or clone the repository"
         raise UserError("this folder has no commit", fix)

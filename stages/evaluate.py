@@ -6,22 +6,22 @@ The folder gets predictions.parquet, metrics.json, digests.json and a copy of ru
 from pipeline.artifacts import EVALUATIONS, MODELS, RECORD, SCRATCH, RunRecord
 from pipeline.atomic_write import new_folder
 from pipeline.progress import say
+from pipeline.provenance import fingerprint
+from pipeline.runner.attempts import discard_unless_locked, evaluated, mirror, run_stage, taken
 from pipeline.runner.params_file import load
-from pipeline.runner.run_lock import discard_unless_locked
-from pipeline.runner.stage_entry import mirror, run_stage
 
 
 def main(run_id: str) -> None:
     """Evaluate run `run_id` of params.yaml on all images of the test split, or on those that its protocol held out."""
     plan = load()
-    plan.run(run_id)
-    to = EVALUATIONS / run_id
-    from pipeline.training.evaluate_run import evaluate
+    print_of_run, to = fingerprint(plan, run_id), EVALUATIONS / run_id
+    if not taken(evaluated(plan, run_id, print_of_run), to):  # else the driver of the jobs tells MLflow
+        from pipeline.training.evaluate_run import evaluate
 
-    with new_folder(to) as work:
-        values = evaluate(plan, run_id, MODELS / run_id, work)
-    say(f"{run_id}: {values['split']} error {values['top1_error']:.2f} % of {values['n']} images")
-    mirror(plan, [run_id])
+        with new_folder(to) as work:
+            values = evaluate(plan, run_id, MODELS / run_id, work)
+        say(f"{run_id}: {values['split']} error {values['top1_error']:.2f} % of {values['n']} images")
+        mirror(plan, [run_id])
     discard_unless_locked(SCRATCH / RunRecord.read(to / RECORD).fingerprint, run_id)
 
 

@@ -7,8 +7,8 @@ from pipeline.comparison.cells import Comparison
 from pipeline.comparison.results import planned_results
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.report.page import render
+from pipeline.runner.attempts import run_stage
 from pipeline.runner.params_file import load
-from pipeline.runner.stage_entry import run_stage
 
 
 def main() -> None:

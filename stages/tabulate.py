@@ -8,8 +8,8 @@ from pipeline.comparison.formats import render
 from pipeline.comparison.results import planned_results
 from pipeline.comparison.tables import table
 from pipeline.publication.wide_resnet import PAPER
+from pipeline.runner.attempts import run_stage
 from pipeline.runner.params_file import load
-from pipeline.runner.stage_entry import run_stage
 
 
 def main(name: str) -> None:

@@ -90,8 +90,8 @@ def report(findings: "Iterable[Finding]", json: bool, fix: str, absent: str) -> 
 
 def refuse_kept(to: Path, option: str) -> None:
     """Raise UserError where there is no folder for `to`, git tracks it, or it lies where a stage reads or writes."""
-    from pipeline.provenance import git
-    from pipeline.runner.dag import DAG, stages
+    from pipeline.provenance import DAG, git
+    from pipeline.runner.dag import stages
 
     if not to.parent.is_dir():
         raise UserError(f"{option} {to}: no folder {to.parent}", "name a file in a folder that exists")

@@ -75,15 +75,13 @@ def plan(
 
 def _show(addition: "Addition") -> None:
     """The unified difference, in colour on a terminal, and what it adds up to."""
-    from pipeline.runner.plan_edit import cost_of
-
     before, after = addition.before.splitlines(), addition.after.splitlines()
     for line in difflib.unified_diff(before, after, "params.yaml", "params.yaml (planned)", lineterm=""):
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[0])
         typer.echo(typer.style(line, fg=style) if in_colour() else line)
     already = f" ({addition.present} more are there already)" if addition.present else ""
     runs = counted(sum(map(len, addition.added.values())), "run")
-    typer.echo(f"\nAdds {runs}{already}: {cost_of(PAPER, addition)} in all, estimated.")
+    typer.echo(f"\nAdds {runs}{already}: {addition.cost} in all, estimated.")
 
 
 def _outlook(addition: "Addition", seeds: int) -> str:

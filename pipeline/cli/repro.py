@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pipeline.comparison.training_cost import Cost
     from pipeline.params import Plan
     from pipeline.runner.dag import Stage
+    from pipeline.runner.jobs import Place
     from pipeline.runner.run_hooks import Heartbeat
-    from pipeline.runner.submit import Place
 
 
 def _targets() -> list[str]:
@@ -56,14 +56,12 @@ def repro(
     TARGETS are stages (train@RUN), groups of them (train), run ids or patterns of run ids.
 
     With --jobs, each on its own GPU or share of the cores, or --slurm the runs are trained and evaluated side by side,
-    outside DVC; then all is recorded at once. A job that fails is tried three times. Ctrl-C leaves jobs of a cluster
-    running; the same command finds them again.
+    outside DVC, whose stages then take over what they made. A job that fails is tried three times. Ctrl-C leaves a
+    cluster's jobs running; the same command finds them again.
 
     Exit code: 0 done, 1 a stage failed, 2 a usage error, 75 the time of --for is over, 130 or 143 stopped by a signal.
     """
-    from pipeline.runner import remote
-    from pipeline.runner.dvc import how_far
-    from pipeline.runner.dvc import repro as run
+    from pipeline.runner import dvc
     from pipeline.runner.params_file import load
 
     targets, again = targets or [], join(["wrn-pipe", *sys.argv[1:]])
@@ -81,17 +79,17 @@ def repro(
         _dry(plan, targets, force, fresh, as_json)
         return
     if pull or push:
-        remote.check(writing=push)
+        dvc.check_remote(writing=push)
     if fresh:
         _forget_states(plan, targets)
-    with time_budget(budget, again, partial(how_far, plan, targets)):
+    with time_budget(budget, again, partial(dvc.how_far, plan, targets)):
         if place is not None:
             from pipeline.runner.job_driver import repro_by_jobs  # imports a twentieth of a repro with nothing to do
 
             code = repro_by_jobs(plan, targets, place, again, force)
         else:
             options = [flag for flag, on in (("--force", force), ("--keep-going", keep_going), ("--pull", pull)) if on]
-            code = run(plan, targets, options)
+            code = dvc.repro(plan, targets, options)
         if budget and code == 128 + SIGTERM:
             raise StoppedError(SIGTERM, "stopped, the stage has said where", f"go on with: {again}")
     if code:
@@ -99,7 +97,7 @@ def repro(
             typer.echo(f"Go on with: {again}. What is done stays done; wrn-pipe status shows it.", err=True)
         raise typer.Exit(code)
     if push:
-        remote.push(plan, targets)
+        dvc.push(plan, targets)
     _explain_changes()
 
 
@@ -111,8 +109,8 @@ def _place(jobs: int | None, slurm: bool, max_jobs: int, time: str, cpus: int, m
         raise UserError(f"--{wrong[0]} without --slurm", "add --slurm, or leave it out")
     if jobs is None and not slurm:
         return None
+    from pipeline.runner.jobs import Slots, Slurm, minutes, need_slurm, slots, visible_gpus
     from pipeline.runner.params_file import load
-    from pipeline.runner.submit import Slots, Slurm, minutes, need_slurm, slots, visible_gpus
 
     if jobs is not None:
         return Slots(slots(jobs, visible_gpus() if load().device != "cpu" else []))
@@ -129,8 +127,8 @@ def _place(jobs: int | None, slurm: bool, max_jobs: int, time: str, cpus: int, m
 
 def _forget_states(plan: "Plan", targets: list[str]) -> None:
     """Those that earlier attempts at these trainings have saved."""
+    from pipeline.runner.attempts import discard, hold
     from pipeline.runner.dvc import trainings
-    from pipeline.runner.run_lock import discard, hold
 
     for run_id, scratch in trainings(plan, targets).items():
         with hold(scratch, run_id):

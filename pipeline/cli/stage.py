@@ -53,10 +53,10 @@ def stage(
     Exit code: 0 done, 1 failed or (--twice) not equal, 2 a usage error, 75 the time of --for is over, 130
     or 143 stopped by a signal.
     """
+    from pipeline.runner.attempts import stage_attempt
     from pipeline.runner.dag import read_dag
     from pipeline.runner.dvc import how_far
     from pipeline.runner.params_file import load
-    from pipeline.runner.stage_entry import stage_attempt
 
     settings = {"fresh": fresh, "wait": wait, "checkpoint_steps": checkpoint_steps, "nproc": nproc}
     given = [option for option, value in {**settings, "for": budget, "twice": twice}.items() if value]

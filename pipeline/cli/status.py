@@ -10,7 +10,7 @@ from pipeline.cli.output import print_json, some
 from pipeline.publication.wide_resnet import PAPER
 
 if TYPE_CHECKING:
-    from pipeline.runner.run_status import PlanStatus, RunStatus
+    from pipeline.runner.plan_state import PlanStatus, RunStatus
 
 _COLOUR = {"done": "green", "made": "green", "running": "cyan", "queued": "blue", "failed": "red"}
 _COLOUR |= dict.fromkeys(("stale", "stopped"), "yellow")
@@ -27,8 +27,8 @@ def status(as_json: Json = False) -> None:
     from rich.table import Table
 
     from pipeline.runner.params_file import load
+    from pipeline.runner.plan_state import plan_status
     from pipeline.runner.run_hooks import duration
-    from pipeline.runner.run_status import plan_status
 
     found = plan_status(PAPER, load())
     if as_json:

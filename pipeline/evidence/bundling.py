@@ -27,9 +27,9 @@ from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence.run_check import Finding, FinishedRun, right, take, wrong
 from pipeline.evidence.verification import CARD, Depth, Run, is_here, names, verify
 from pipeline.params import PARAMS, Plan, read_text, yaml_mapping
-from pipeline.provenance import commit, content_of, git
+from pipeline.provenance import DAG, commit, content_of, git
 from pipeline.publication.paper import Paper
-from pipeline.runner.dag import DAG, stages
+from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
 
 DESCRIPTION, LICENCES = "ro-crate-metadata.json", "LICENCES.md"

@@ -31,8 +31,7 @@ from pipeline.provenance import commit, git
 from pipeline.publication.claims import canonical
 from pipeline.publication.paper import Paper
 from pipeline.runner.dag import Stage, read_dag, with_needed
-from pipeline.runner.dvc import ask, only_absent, running_stages
-from pipeline.runner.remote import to_have
+from pipeline.runner.dvc import ask, only_absent, running_stages, to_have
 
 
 def of_run(paper: Paper, plan: Plan, run_id: str) -> dict[str, Any]:

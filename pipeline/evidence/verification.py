@@ -28,10 +28,10 @@ from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence import run_check
 from pipeline.evidence.run_check import Finding, State, right, unchecked, wrong
 from pipeline.params import PARAMS, Plan, yaml_mapping
-from pipeline.runner.dag import DAG, Stage, stages
-from pipeline.runner.data_state import RAW, beton_folders, raw_files
-from pipeline.runner.dvc import running_stages
-from pipeline.runner.remote import to_have
+from pipeline.provenance import DAG
+from pipeline.runner.dag import Stage, stages
+from pipeline.runner.dvc import running_stages, to_have
+from pipeline.runner.plan_state import RAW, beton_folders, raw_files
 
 CARD = "card.json"
 RESULTS = Path("results")

@@ -3,7 +3,7 @@
 - DVC 3.67 parses params.yaml for every stage and walks all of it for every key, and parses dvc.yaml and dvc.lock for
   every target: minutes with 300 runs. Here a file is parsed once, and a key is looked up.
 - It parses and writes all of dvc.lock after every stage, in pure Python: 40 s with 400 runs. Here the text of the
-  stages that are written is replaced, and the text of all others stays. `record` writes many stages at once.
+  stages that are written is replaced, and the text of all others stays.
 - It has no run cache for a stage with an out `cache: false` that is neither metric nor plot. So a training would run
   again when an edit is taken back, in a clone whose cache has the weights, and where workers share results by a remote.
   Here the files that git keeps go into the cache as well, where DVC itself puts such metrics.
@@ -12,13 +12,10 @@
 What DVC finds and writes is the same: tests/runner/test_dvc_patches.py.
 """
 
-import gc
 import signal
 import sys
 
 if __name__ == "__main__":
-    # A tenth of the time of a repro with nothing to do went into looking for garbage among what is imported.
-    gc.disable()
     # DVC answers Ctrl-C once it is imported. Until then it ends this process without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -35,8 +32,6 @@ from dvc import dvcfile, rwlock
 from dvc.cli import main
 from dvc.dvcfile import Lockfile
 from dvc.fs import LocalFileSystem
-from dvc.repo import Repo, lock_repo
-from dvc.repo.reproduce import plan_repro
 from dvc.stage import Stage
 from dvc.stage.cache import StageCache
 from dvc.stage.serialize import to_lockfile, to_single_stage_lockfile
@@ -47,7 +42,7 @@ from pipeline.atomic_write import new_file
 from pipeline.runner.interruptions import is_alive
 
 # Functions below have the place of these, and their names.
-_read_param_file, _load_file, _dump_stages = params.read_param_file, dvcfile.load_file, Lockfile.dump_stages
+_read_param_file, _load_file = params.read_param_file, dvcfile.load_file
 _run, _save, _push = Stage.run, Stage.save, StageCache.push
 
 
@@ -98,16 +93,9 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
-_PLAIN = re.compile(r"schema: '2\.0'\nstages:\n( .*\n|\n)*")
-
-
 def dump_stages(file: Lockfile, stages: Iterable[Stage], **options: Any) -> None:
-    """A dvc.lock that has more than stages, DVC writes itself."""
     path = Path(file.path)
-    before = path.read_text(encoding="utf-8") if path.is_file() else "schema: '2.0'\nstages:\n"
-    if not _PLAIN.fullmatch(before):
-        _dump_stages(file, list(stages), **options)
-        return
+    before = path.read_text(encoding="utf-8").rstrip() + "\n" if path.is_file() else "schema: '2.0'\nstages:\n"
     after = spliced(before, {stage.name: to_lockfile(stage, **options) for stage in stages})
     if after != before:
         new_file(path, after.encode())
@@ -151,31 +139,9 @@ def _is_mixed(stage: Stage) -> bool:
     return len({out.use_cache for out in stage.outs}) == 2
 
 
-def record(names: Iterable[str]) -> None:
-    """As `dvc commit --force` for each of these stages, in the order in which `dvc repro` runs them, but dvc.lock is
-    written once: 2 s a stage with 80 runs else. Raises DvcException for an output that is not there, and KeyError for
-    an unknown stage; nothing is recorded then."""
-    wanted = set(names)
-    with Repo(_wait_for_lock=True) as repo, lock_repo(repo), repo.scm_context:
-        stages = [stage for stage in plan_repro(repo.index.graph) if stage.addressing in wanted]
-        if unknown := wanted - {stage.addressing for stage in stages}:
-            raise KeyError(", ".join(sorted(unknown)))
-        for stage in stages:
-            stage.save()
-        for stage in stages:
-            stage.commit()
-        if stages:
-            stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
-
-
 if __name__ == "__main__":
     params.read_param_file, dvcfile.load_file, Lockfile.dump_stages = read_param_file, load_file, dump_stages
     Stage.run, Stage.save, StageCache.push = run, save, push
     rwlock.psutil = SimpleNamespace(pid_exists=is_alive)  # a killed DVC may stay a zombie for long
-    gc.freeze()
-    gc.enable()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if "record" in sys.argv[1:3]:
-        record(sys.stdin.read().split())
-    else:
-        sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -26,6 +26,8 @@ MISTYPED = {
     "plan --paper-table 4 --seeds none": ("wrn-pipe plan: Invalid value for '--seeds'", "wrn-pipe plan --help"),
     "data verfiy": ("wrn-pipe data: No such command 'verfiy'. Did you mean 'verify'?", "wrn-pipe data --help"),
     "repro --json": ("--json without --dry", "add --dry"),
+    "repro --jobs 2 --slurm": ("--jobs with --slurm", "give one of them"),
+    "repro --gpus 1": ("--gpus without --slurm", "add --slurm"),
     "repro tarin": ("no stage or run 'tarin'", "did you mean train?"),
     "repro --dry cifar10-wrn-40-1-quik-s1": ("no stage or run", f"did you mean {RUN}?"),
     "repro --dry nothing-*": ("no stage or run 'nothing-*'", "known targets: "),

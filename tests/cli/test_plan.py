@@ -181,7 +181,7 @@ def test_a_file_that_cannot_be_written_is_named(project: Project, wrn_pipe: WrnP
     before = text()
     done = wrn_pipe(*ONE, "--yes")
     assert (done.returncode, text()) == (2, before)
-    assert done.stderr == "error: cannot write params.yaml: Is a directory\n  fix: fix that; the file is as it was\n"
+    assert done.stderr == "error: cannot write params.yaml: Is a directory\n  fix: make that place writable\n"
 
 
 @pytest.mark.parametrize("answer", [True, False])

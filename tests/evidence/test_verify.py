@@ -24,8 +24,8 @@ from pipeline.evidence import recompute
 from pipeline.evidence.run_check import Finding
 from pipeline.evidence.verification import Depth, md5, verify
 from pipeline.runner.dag import stages
+from pipeline.runner.dvc import to_have
 from pipeline.runner.params_file import load
-from pipeline.runner.remote import to_have
 from pipeline.tasks.classification import metrics
 from pipeline.tasks.task import about
 from pipeline.training.evaluate_run import digests

@@ -77,7 +77,7 @@ def verify(
     .beton files; each .beton file with its card; each folder as a whole with dvc.lock. What is not here or on no record
     is said to be unchecked, and is not wrong. Exit code: 0 nothing is wrong, 1 something is, 2 a mistake to fix.
     """
-    from pipeline.evidence.file_check import datasets as findings
+    from pipeline.evidence.verification import datasets as findings
     from pipeline.runner.params_file import load
     from pipeline.runner.plan_state import RAW, beton_folders
 

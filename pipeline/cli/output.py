@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pipeline.evidence.findings import Finding
+    from pipeline.evidence.run_check import Finding
 
 
 def print_json(value: Any) -> None:

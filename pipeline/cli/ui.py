@@ -21,7 +21,7 @@ def ui(port: Annotated[int, Option(help="Port on this machine.", min=1, max=6553
     It does first what `wrn-pipe track sync` does, so that the pages show what the files say.
     """
     from pipeline.runner.params_file import load
-    from pipeline.tracking.store import FOLDER, connect, explained, page, uri
+    from pipeline.tracking.mlflow_logger import FOLDER, connect, explained, page, uri
     from pipeline.tracking.sync import SAME, sync_all
 
     if os.environ.get("MLFLOW_TRACKING_URI"):

@@ -4,7 +4,6 @@ those in words, for a terminal; and which numbers wait for more runs.
 What belongs to the checkout and not to the result stands here, not in results/manifest.json, which says why.
 """
 
-import subprocess
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +27,7 @@ from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError
 from pipeline.evidence import table_manifest
 from pipeline.params import Plan
-from pipeline.provenance import commit
+from pipeline.provenance import commit, git
 from pipeline.publication.claims import canonical
 from pipeline.publication.paper import Paper
 from pipeline.runner.dag import Stage, read_dag, with_needed
@@ -177,8 +176,7 @@ def _recorded_in(entry: dict[str, Any]) -> str | None:
     md5s = [out["md5"] for out in entry.get("outs", ()) if out["path"].endswith(".safetensors")]
     if not md5s:
         return None
-    asked = ["git", "log", "-1", "--format=%H", f"-S{md5s[0]}", "--", str(LOCK)]
-    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or None
+    return git("log", "-1", "--format=%H", f"-S{md5s[0]}", "--", str(LOCK)).strip() or None
 
 
 def _checkout() -> dict[str, Any]:

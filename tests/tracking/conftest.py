@@ -26,10 +26,6 @@ from pipeline.training.train_run import write_history
 FIRST, SECOND = "cifar10-wrn-40-1-brief-s1", "cifar10-wrn-40-1-brief-s2"
 
 
-def entry(run: int) -> dict[str, Any]:
-    return {"dataset": "cifar10", "representation": "rgb", "network": "WRN-40-1", "protocol": "brief", "seed": run}
-
-
 def forget_mlflow(patch: pytest.MonkeyPatch) -> None:
     """As in a new process: MLflow puts the store it uses into the environment, where `patch` takes it out again."""
     patch.setenv("MLFLOW_TRACKING_URI", "")
@@ -71,7 +67,8 @@ def trained(
         params["datasets"] = {"cifar10": params["datasets"]["cifar10-tiny"]}
         params["comparison"]["margins"].pop("cifar10-tiny")
         params["representations"] = {"cifar10-rgb": {"dataset": "cifar10", "kind": "rgb"}}
-        params["runs"] = {FIRST: entry(1), SECOND: entry(2)}
+        its = {"dataset": "cifar10", "representation": "rgb", "network": "WRN-40-1", "protocol": "brief"}
+        params["runs"] = {FIRST: its | {"seed": 1}, SECOND: its | {"seed": 2}}
 
     project.edit(plan)
     (project.root / "data" / "beton").mkdir(parents=True)

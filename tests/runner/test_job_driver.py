@@ -298,8 +298,8 @@ def told_sbatch(job: int) -> set[str]:
 @pytest.mark.usefixtures("cluster")
 def test_a_cluster_is_told_what_was_asked_for_and_puts_jobs_back() -> None:
     """Slurm's arrays have at most a thousand jobs, and a limit each: what runs at the same time is divided."""
-    options = {"partition": "gpu", "gpus": 1, "cpus": 3, "sbatch": ["comment=ours", "qos=low"]}
-    place = _place(None, slurm=True, time="90m", max_jobs=5, **options)
+    options = {"partition": "gpu", "gpus": 1, "sbatch": ["comment=ours", "qos=low"]}
+    place = _place(None, True, 5, "90m", 3, options)
     assert place is not None
     submitted = place.submit([work(f"run-{number}") for number in range(1002)])
     told = {

@@ -54,8 +54,10 @@ def take(file: Annotated[Path, Argument(help="A file of wrn-pipe checkpoint expo
     from pipeline.artifacts import SAVED_STATES, SCRATCH, fingerprint_of, read_checkpoint
     from pipeline.atomic_write import new_file
     from pipeline.provenance import inputs
+    from pipeline.runner.attempts import living_owner
     from pipeline.runner.params_file import load
 
+    again = "export it again with: wrn-pipe checkpoint export RUN --to FILE"
     try:
         with zipfile.ZipFile(file) as archive:
             about: dict[str, Any] = json.loads(archive.read(_ABOUT))
@@ -63,7 +65,6 @@ def take(file: Annotated[Path, Argument(help="A file of wrn-pipe checkpoint expo
             state = archive.read(name)
             run, settings, content = about["run"], about["settings"], about["content"]
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
-        again = "export it again with: wrn-pipe checkpoint export RUN --to FILE"
         raise UserError(f"{file} holds no state of a training: {error}", again) from None
     settings_here, content_here = inputs(load(), run)
     theirs, ours = dict(_flat(settings)), dict(_flat(settings_here))
@@ -76,11 +77,17 @@ def take(file: Annotated[Path, Argument(help="A file of wrn-pipe checkpoint expo
             "check out the commit that it was saved at; its bits could not be told from a training by both",
         )
     scratch = SCRATCH / fingerprint_of(settings, content)
+    if owner := living_owner(scratch):
+        raise UserError(f"run {run} is being trained by {owner}", "wait for its end, or stop it")
     to = scratch / Path(name).name
     if any(there.name.split(".")[0] >= to.name.split(".")[0] for there in scratch.glob(SAVED_STATES)):
         raise UserError(f"a state of {run} that is as far or further lies here", f"wrn-pipe repro {run} goes on")
     new_file(to, state)
-    at, _ = read_checkpoint(to)
+    try:
+        at, _ = read_checkpoint(to)
+    except OSError as error:
+        to.unlink()
+        raise UserError(f"{file} is damaged: {error.strerror}", again) from None
     typer.echo(f"{run}: {at.epoch} epochs and {at.step} steps are done; wrn-pipe repro {run} goes on")
 
 

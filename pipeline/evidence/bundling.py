@@ -263,13 +263,13 @@ def add_archive(
         if made is None or made.dirty:
             raise UserError(f"{path} was made of code that nobody committed", "commit it there, and bundle again")
         raw = yaml_mapping(read_text(PARAMS, again), PARAMS, again)
-        finished = [run_id for run_id in raw["runs"] if f"{EVALUATIONS}/{run_id}/{PREDICTIONS}" in members]
+        finished = [run_id for run_id in raw.get("runs", ()) if f"{EVALUATIONS}/{run_id}/{PREDICTIONS}" in members]
         if absent := set(chosen) - set(finished):
             raise UserError(f"{path} has no finished run {sorted(absent)[0]}", f"it has: {', '.join(finished)}")
         for run_id in chosen or finished:
             # The protocol as its code completed it, which the code here may do otherwise.
             protocol = read_record(EVALUATIONS / run_id / RECORD, None, "protocol")["protocol"]
-            settings = {key: raw[key] for key in ("loading", "device", "kernels")}
+            settings: dict[str, Any] = {key: raw.get(key) for key in ("loading", "device", "kernels")}
             settings |= {"run": raw["runs"][run_id], "protocol": protocol}
             content = content_of(run_id, settings["run"])
             origin = Origin(commit=made.commit, settings=settings, content=content, predictions="")

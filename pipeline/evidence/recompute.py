@@ -8,22 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts import (
-    DIGESTS,
-    EVALUATIONS,
-    HISTORY,
-    PREDICTIONS,
-    RECORD,
-    WEIGHTS,
-    Digests,
-    EpochRecord,
-    Predictions,
-    RunRecord,
-    read_history,
-    read_predictions,
-    read_slim,
-    write_weights,
-)
+from pipeline import artifacts
+from pipeline.artifacts import Digests, EpochRecord, Predictions, RunRecord
 from pipeline.data.beton import sha256
 from pipeline.errors import UserError
 from pipeline.evidence.run_check import Finding, FinishedRun, of_plan, right, unchecked, wrong
@@ -52,7 +38,7 @@ def evaluated(run: FinishedRun, plan: Plan) -> Finding:
     path = run.predictions
     try:
         _need(run, path, run.weights)
-        record, told = RunRecord.read(run.evaluated / RECORD), Digests.read(run.evaluated / DIGESTS)
+        record, told = RunRecord.read(run.evaluated / artifacts.RECORD), Digests.read(run.evaluated / artifacts.DIGESTS)
         its = Run.model_validate(run.origin.settings["run"])
         if its.dataset not in plan.datasets:
             raise UserError(f"{PARAMS} has no dataset {its.dataset}", "wrn-pipe plan")
@@ -60,16 +46,16 @@ def evaluated(run: FinishedRun, plan: Plan) -> Finding:
         return unchecked(path, f"{_told(error)}, so the weights were not evaluated again")
     alone = plan.model_copy(update={"runs": {run.id: its}, "protocols": {its.protocol: record.protocol}})
     with tempfile.TemporaryDirectory() as work:
-        made = Path(work) / PREDICTIONS
+        made = Path(work) / artifacts.PREDICTIONS
         try:
             evaluate(alone, run.id, run.trained, Path(work))
-            again = read_predictions(made)
+            again = artifacts.read_predictions(made)
             if run.origin.predictions:
-                same = sha256(made) == told.files.get(f"{EVALUATIONS}/{run.id}/{PREDICTIONS}")
-                apart = float((again.predicted != read_slim(path)["prediction"]).mean())
+                same = sha256(made) == told.files.get(f"{artifacts.EVALUATIONS}/{run.id}/{artifacts.PREDICTIONS}")
+                apart = float((again.predicted != artifacts.read_slim(path)["prediction"]).mean())
                 near, what = apart <= ROUNDING, f"other classes of {100 * apart:.2g} % of the images"
             else:
-                same, near, what = _compared(again, read_predictions(path))
+                same, near, what = _compared(again, artifacts.read_predictions(path))
         except (UserError, ValueError) as error:
             return wrong(path, f"cannot be computed again: {_told(error)}")
     if same:
@@ -101,10 +87,10 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
     Another kind of machine rounds otherwise, so that what differs there is unchecked, not wrong.
     """
     run = of_plan(plan, run_id)
-    history = run.trained / HISTORY
+    history = run.trained / artifacts.HISTORY
     try:
         _need(run, run.weights)
-        told, its = read_history(history), RunRecord.read(run.trained / RECORD)
+        told, its = artifacts.read_history(history), RunRecord.read(run.trained / artifacts.RECORD)
     except UserError as error:
         yield unchecked(run.trained, f"{error.what}, so the run was not trained again")
         return
@@ -124,8 +110,8 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
         training, record = prepare(plan, run_id, run.origin.fingerprint, Path(scratch), RunHooks())
         with suppress(EnoughError):
             train(training, note)
-        write_weights(Path(scratch) / WEIGHTS, training.model.state_dict())
-        again = (Path(scratch) / WEIGHTS).read_bytes()
+        artifacts.write_weights(Path(scratch) / artifacts.WEIGHTS, training.model.state_dict())
+        again = (Path(scratch) / artifacts.WEIGHTS).read_bytes()
     trained_on = [{k: v for k, v in each.items() if k != "from_epoch"} for each in its.devices]
     same = trained_on == [record["device"]] and its.kernels == record["kernels"]
     differ = wrong if same else unchecked

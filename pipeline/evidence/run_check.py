@@ -15,30 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.artifacts import (
-    BETON,
-    DIGESTS,
-    EVALUATION_FILES,
-    EVALUATIONS,
-    EVIDENCE,
-    HISTORY,
-    METRICS,
-    MODEL_FILES,
-    MODELS,
-    ORIGIN,
-    PREDICTIONS,
-    RECORD,
-    WEIGHTS,
-    Digests,
-    Origin,
-    RunRecord,
-    read_history,
-    read_predictions,
-    read_record,
-    read_slim,
-    runs_in_evidence,
-    write_slim,
-)
+from pipeline import artifacts
+from pipeline.artifacts import Digests, Origin, RunRecord
 from pipeline.atomic_write import new_folder
 from pipeline.data.beton import Ints, content, inspect, open_card, sha256
 from pipeline.data.sampler import held_out
@@ -93,16 +71,16 @@ class FinishedRun:
 
     @property
     def weights(self) -> Path:
-        return self.trained / WEIGHTS
+        return self.trained / artifacts.WEIGHTS
 
     @property
     def predictions(self) -> Path:
-        return self.evaluated / PREDICTIONS
+        return self.evaluated / artifacts.PREDICTIONS
 
     @property
     def data(self) -> Path:
         run = self.origin.settings["run"]
-        return BETON / f"{run['dataset']}-{run['representation']}"
+        return artifacts.BETON / f"{run['dataset']}-{run['representation']}"
 
     @property
     def holdout(self) -> int:
@@ -113,21 +91,22 @@ class FinishedRun:
 def of_plan(plan: Plan, run_id: str, head: str = "") -> FinishedRun:
     settings, its_content = inputs(plan, run_id)
     origin = Origin(commit=head, settings=settings, content=its_content, predictions="")
-    return FinishedRun(run_id, MODELS / run_id, EVALUATIONS / run_id, origin, PARAMS)
+    return FinishedRun(run_id, artifacts.MODELS / run_id, artifacts.EVALUATIONS / run_id, origin, PARAMS)
 
 
 def of_evidence(run_id: str) -> FinishedRun:
     """Raises UserError for a broken origin.json."""
-    folder = EVIDENCE / run_id
-    return FinishedRun(run_id, folder, folder, Origin.read(folder / ORIGIN), folder / ORIGIN)
+    folder = artifacts.EVIDENCE / run_id
+    return FinishedRun(run_id, folder, folder, Origin.read(folder / artifacts.ORIGIN), folder / artifacts.ORIGIN)
 
 
 def check(run: FinishedRun, plan: Plan) -> Iterator[Finding]:
     """What the files of a run show, with the datasets of `plan` and the data here."""
-    record = run.evaluated / RECORD
-    looks = [(run.evaluated / METRICS, _metrics), (record, _record), (run.trained / HISTORY, _history)]
-    looks += [(run.evaluated / DIGESTS, _digests)]
-    looks += [(record, _code), (record, _only_once)] if run.origin.commit else [(run.trained / RECORD, _record)]
+    record = run.evaluated / artifacts.RECORD
+    looks = [(run.evaluated / artifacts.METRICS, _metrics), (record, _record)]
+    looks += [(run.trained / artifacts.HISTORY, _history), (run.evaluated / artifacts.DIGESTS, _digests)]
+    trained = run.trained / artifacts.RECORD
+    looks += [(record, _code), (record, _only_once)] if run.origin.commit else [(trained, _record)]
     for path, look in looks:
         try:
             if path.is_file():
@@ -151,10 +130,10 @@ def _metrics(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
         yield _absent(run, path, "the predictions that it should follow from are not here")
         return
     if run.origin.predictions:
-        slim = read_slim(predictions)
+        slim = artifacts.read_slim(predictions)
         labels, again = slim["label"], _errors(slim)
     else:
-        labels, predicted, probabilities = full = read_predictions(predictions)
+        labels, predicted, probabilities = full = artifacts.read_predictions(predictions)
         again = metrics(*full)
         valid = np.allclose(probabilities.sum(1), 1) and (probabilities >= 0).all()
         if not valid or not np.array_equal(predicted, probabilities.argmax(1)):
@@ -162,7 +141,7 @@ def _metrics(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
             yield wrong(predictions, why)
     about = {"run": run.id, "dataset": its["dataset"], "network": its["network"]}
     about["split"] = "held-out" if run.holdout else "test"
-    told = read_record(path)
+    told = artifacts.read_record(path)
     if unlike := [f"{key} {value}" for key, value in (about | again).items() if told.get(key) != value]:
         yield wrong(path, f"{predictions.name} and {run.said_by} give {', '.join(unlike)}")
     else:
@@ -188,10 +167,10 @@ def _labels(run: FinishedRun, path: Path, labels: Ints) -> Finding:
         known = inspect(of).labels
         known = known[held_out(len(known), run.holdout)] if run.holdout else known
     elif run.origin.commit:
-        for other in map(of_evidence, runs_in_evidence()):
+        for other in map(of_evidence, artifacts.runs_in_evidence()):
             same = other.origin.settings["run"]["dataset"] == run.origin.settings["run"]["dataset"]
             if other.id != run.id and same and other.holdout == run.holdout:
-                known, of = read_slim(other.predictions)["label"], other.evaluated
+                known, of = artifacts.read_slim(other.predictions)["label"], other.evaluated
                 break
     if known is None:
         return unchecked(path, f"{of}, whose labels it should have, is not here")
@@ -209,21 +188,21 @@ def _record(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
     expected |= {"epochs": protocol["epochs"], "loader": settings["loading"]["backend"]}
     if dataset := plan.datasets.get(its["dataset"]):
         expected["parameters"] = parameters(parse(its["network"]), dataset.classes)
-    record, found = read_record(path), run.origin.fingerprint
+    record, found = artifacts.read_record(path), run.origin.fingerprint
     unlike = [key for key, value in expected.items() if record.get(key) != value]
     if unlike:
         yield wrong(path, f"{', '.join(unlike)}: not as {run.said_by} has it")
     if not run.origin.commit and f"{run.data}/card.json" not in run.origin.content:
         yield unchecked(path, "the data's card.json, which its fingerprint covers, is not here")
     elif record.get("fingerprint") != found:
-        why = f"the fingerprint in {RECORD} does not follow from settings, code and data, which give {found}"
+        why = f"the fingerprint in {artifacts.RECORD} does not follow from settings, code and data, which give {found}"
         yield wrong(run.said_by if run.origin.predictions else path, why)
     elif not unlike:
         yield right(path, f"as {run.said_by} has it; fingerprint {found[:12]} follows from settings, code and data")
 
 
 def _history(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
-    epochs, found = run.origin.settings["protocol"]["epochs"], len(read_history(path))
+    epochs, found = run.origin.settings["protocol"]["epochs"], len(artifacts.read_history(path))
     if found == epochs:
         yield right(path, f"has the {epochs} epochs of its protocol, one a row")
     else:
@@ -233,8 +212,8 @@ def _history(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
 def _digests(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
     """digests.json against the files that it vouches for, and against the data."""
     told, slim, alike = Digests.read(path), run.origin.predictions, 0
-    files = {f"{MODELS}/{run.id}/{name}": run.trained / name for name in MODEL_FILES}
-    files |= {f"{EVALUATIONS}/{run.id}/{name}": run.evaluated / name for name in EVALUATION_FILES}
+    files = {f"{artifacts.MODELS}/{run.id}/{name}": run.trained / name for name in artifacts.MODEL_FILES}
+    files |= {f"{artifacts.EVALUATIONS}/{run.id}/{name}": run.evaluated / name for name in artifacts.EVALUATION_FILES}
     for name, file in files.items():
         digest = slim if slim and file == run.predictions else told.files.get(name)
         if not file.is_file():
@@ -291,9 +270,9 @@ def _digest_at(head: str, path: str) -> str | None:
 
 def _only_once(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
     fingerprint = RunRecord.read(path).fingerprint
-    for other in runs_in_evidence():
-        if other != run.id and RunRecord.read(EVIDENCE / other / RECORD).fingerprint == fingerprint:
-            yield wrong(EVIDENCE / run.id, f"is the run {other}, which is evidence already")
+    for other in artifacts.runs_in_evidence():
+        if other != run.id and RunRecord.read(artifacts.EVIDENCE / other / artifacts.RECORD).fingerprint == fingerprint:
+            yield wrong(artifacts.EVIDENCE / run.id, f"is the run {other}, which is evidence already")
 
 
 def add(plan: Plan, run_id: str, weights: bool, weights_at: str | None = None) -> list[Finding]:
@@ -309,7 +288,7 @@ def take(run: FinishedRun, plan: Plan, weights: bool, weights_at: str | None) ->
 
     Raises UserError for a run that is there already or that has something wrong; then nothing is written.
     """
-    to = EVIDENCE / run.id
+    to = artifacts.EVIDENCE / run.id
     if to.exists():
         raise UserError(f"{to} is there already", f"to take it again: wrn-pipe evidence remove {run.id}")
     for path in (run.predictions, run.weights):
@@ -322,18 +301,19 @@ def take(run: FinishedRun, plan: Plan, weights: bool, weights_at: str | None) ->
     if bad := [finding for finding in found if finding.state == "wrong"]:
         said = "; ".join(f"{Path(finding.path).name} {finding.why}" for finding in bad)
         raise UserError(f"{run.id} is not taken as evidence: {said}", "nothing was written")
-    copied = [run.trained / HISTORY, *(run.evaluated / name for name in (RECORD, METRICS, DIGESTS))]
+    small = artifacts.RECORD, artifacts.METRICS, artifacts.DIGESTS
+    copied = [run.trained / artifacts.HISTORY, *(run.evaluated / name for name in small)]
     with new_folder(to) as folder:
         for path in (*copied, *[run.weights] * weights):
             shutil.copy(path, folder)
-        write_slim(folder / PREDICTIONS, run.predictions)
-        slim = {"predictions": sha256(folder / PREDICTIONS), "weights_at": weights_at}
-        run.origin.model_copy(update=slim).write(folder / ORIGIN)
+        artifacts.write_slim(folder / artifacts.PREDICTIONS, run.predictions)
+        slim = {"predictions": sha256(folder / artifacts.PREDICTIONS), "weights_at": weights_at}
+        run.origin.model_copy(update=slim).write(folder / artifacts.ORIGIN)
     return found
 
 
 def remove(run_id: str) -> None:
     """Raises UserError for a run that is not in evidence/."""
-    if not (EVIDENCE / run_id).is_dir():
+    if not (artifacts.EVIDENCE / run_id).is_dir():
         raise UserError(f"no evidence of {run_id!r}", "wrn-pipe evidence list")
-    shutil.rmtree(EVIDENCE / run_id)
+    shutil.rmtree(artifacts.EVIDENCE / run_id)

@@ -56,8 +56,8 @@ def compare(
     from pipeline.comparison.formats import render
     from pipeline.comparison.orderings import Standing, in_words, judge_ordering
     from pipeline.comparison.results import load_results
-    from pipeline.comparison.statistics import Verdict
     from pipeline.comparison.tables import table, with_times
+    from pipeline.comparison.verdict_rule import Verdict
     from pipeline.runner.params_file import load
 
     plan, form = load(), "json" if json else form

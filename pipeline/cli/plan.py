@@ -87,7 +87,7 @@ def _show(addition: "Addition") -> None:
 def _outlook(addition: "Addition", seeds: int) -> str:
     """What the added runs could tell of the paper's numbers and orderings."""
     from pipeline.comparison.statistical_power import of_claim, of_ordering
-    from pipeline.comparison.statistics import LOOKS
+    from pipeline.comparison.verdict_rule import LOOKS
     from pipeline.publication.claims import canonical
 
     pairs = [(group.protocol, claim) for group in addition.added for claim in group.claims]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pipeline.comparison.deviations import Deviation, deviations
 from pipeline.comparison.results import Result, counted
-from pipeline.comparison.statistics import LOOKS, Errors, Judgement, Sample, Spread, Verdict, judge, pooled, summarise
+from pipeline.comparison.verdict_rule import LOOKS, Errors, Judgement, Sample, Spread, Verdict, judge, pooled, summarise
 from pipeline.errors import UserError
 from pipeline.models.names import parameters, parse
 from pipeline.params import PARAMS, Plan

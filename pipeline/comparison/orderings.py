@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.comparison.cells import Comparison, errors_of
 from pipeline.comparison.statistical_power import of_ordering
-from pipeline.comparison.statistics import DIFFERS, Errors, p_value
+from pipeline.comparison.verdict_rule import DIFFERS, Errors, p_value
 from pipeline.errors import UserError
 from pipeline.publication.claims import Claim
 from pipeline.publication.paper import Ordering

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.comparison.statistics import DIFFERS, SIDE, Spread, look_at, paper_variance, student
+from pipeline.comparison.verdict_rule import DIFFERS, SIDE, Spread, look_at, paper_variance, student
 from pipeline.params import Plan
 from pipeline.publication.claims import Claim
 from pipeline.publication.paper import Paper

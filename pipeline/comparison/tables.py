@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.comparison.cells import Cell, Comparison, cell_of
 from pipeline.comparison.deviations import Deviation
-from pipeline.comparison.statistics import Verdict
+from pipeline.comparison.verdict_rule import Verdict
 from pipeline.errors import UserError
 from pipeline.publication.claims import Claim
 from pipeline.publication.paper import Caveat, Paper

@@ -19,9 +19,9 @@ from pipeline.comparison.formats.tabular import as_object
 from pipeline.comparison.orderings import SEEDS
 from pipeline.comparison.results import load_results
 from pipeline.comparison.statistical_power import of_claim, of_ordering
-from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import table
 from pipeline.comparison.training_cost import training_cost
+from pipeline.comparison.verdict_rule import Verdict
 from pipeline.dvc_lock import LOCK
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError

@@ -10,8 +10,8 @@ from pipeline.comparison.formats import environment
 from pipeline.comparison.formats.cell_text import section
 from pipeline.comparison.orderings import SEEDS, judge_ordering
 from pipeline.comparison.statistical_power import Outlook, of_claim
-from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import table
+from pipeline.comparison.verdict_rule import Verdict
 from pipeline.params import Plan
 from pipeline.report import figures
 from pipeline.report.figures import Finished

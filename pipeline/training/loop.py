@@ -15,12 +15,13 @@ from pipeline.data.batches import Input, Inputs, Preprocessing
 from pipeline.data.loader import Loader
 from pipeline.data.sampler import Shard, Stream, draw, sample_order
 from pipeline.errors import InterruptedTrainingError, UserError, WrnPipeError
-from pipeline.params import Precision, Protocol, StepSchedule
+from pipeline.params import Precision, Protocol
 from pipeline.progress import say
 from pipeline.tasks.task import Task
 from pipeline.training.checkpoints import EMA, Checkpoints
 from pipeline.training.device import computed_in, explain_compile_errors, facts, note_unrepeatable
 from pipeline.training.hooks import Hooks, Monitor
+from pipeline.training.optimizer import learning_rate, optimizer_of, resets_momentum
 from pipeline.training.ranks import ALONE, Ranks
 
 CHECK_LOSS_STEPS = 50
@@ -59,24 +60,6 @@ class Training:
         precision = {"precision": self.precision} if self.precision != self.protocol.precision else {}
         processes = {"processes": self.ranks.size} if self.ranks.size > 1 else {}
         return facts(self.device) | processes | precision
-
-
-def learning_rate(protocol: Protocol, epoch: int, step: int, steps: int) -> float:
-    """Rate for step `step` of `steps` in epoch `epoch`, both counted from 0."""
-    schedule = protocol.schedule
-    if isinstance(schedule, StepSchedule):
-        return protocol.learning_rate * schedule.factor ** sum(epoch >= drop for drop in schedule.drop_after)
-    done = (epoch * steps + step) / (protocol.epochs * steps)
-    if done < schedule.warmup_fraction:
-        rise = done / schedule.warmup_fraction
-        return protocol.learning_rate * (schedule.start_factor + (1 - schedule.start_factor) * rise)
-    return protocol.learning_rate * (1 - done) / (1 - schedule.warmup_fraction)
-
-
-def resets_momentum(protocol: Protocol, epoch: int) -> bool:
-    """Whether the momentum buffer is zeroed before epoch `epoch` (from 0)."""
-    schedule = protocol.schedule
-    return isinstance(schedule, StepSchedule) and schedule.reset_momentum and epoch in schedule.drop_after
 
 
 def train(training: Training, on_epoch: Callable[[EpochRecord, float], None]) -> Progress:
@@ -179,11 +162,7 @@ class _Loop:
                 f"run {training.run_id}: a mini-batch of {smallest} images is too small for {ranks.size} processes",
                 "take fewer processes, or set drop_last: true",
             )
-        momentum, decay, nesterov = protocol.momentum, protocol.weight_decay, protocol.nesterov
-        # Fused: one pass over all parameters; CPU and CUDA both have it. Each step sets its own rate.
-        self.optimizer = torch.optim.SGD(
-            model.parameters(), momentum=momentum, weight_decay=decay, nesterov=nesterov, fused=True
-        )
+        self.optimizer = optimizer_of(protocol, model)
         # Of the epoch: summed loss, misclassified samples, steps since the loss is non-finite.
         self.totals = torch.zeros(3, dtype=torch.float64, device=training.device)
         shard, flip, crop, color = Shard(ranks.rank, ranks.size), protocol.flip, protocol.crop, protocol.color

@@ -8,8 +8,8 @@ import pytest
 from made_up_runs import cell_in, changed, five, result
 
 from pipeline.comparison.cells import Cell, cell_of, comparable_runs, planned, runs_wanted
-from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import table, with_times
+from pipeline.comparison.verdict_rule import Verdict
 from pipeline.errors import UserError
 from pipeline.publication.wide_resnet import PAPER
 

@@ -19,8 +19,8 @@ from made_up_runs import cell_in, five, result
 
 from pipeline.cli.compare import Format
 from pipeline.comparison.formats import ESCAPES, cell_text, render, tabular
-from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Table, table
+from pipeline.comparison.verdict_rule import Verdict
 from pipeline.publication.wide_resnet import PAPER
 
 

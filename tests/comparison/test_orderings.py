@@ -11,7 +11,7 @@ from made_up_runs import five
 
 from pipeline.comparison.cells import Comparison, planned
 from pipeline.comparison.orderings import Judged, Standing, in_words, judge_ordering
-from pipeline.comparison.statistics import Spread
+from pipeline.comparison.verdict_rule import Spread
 from pipeline.publication.paper import Ordering
 from pipeline.publication.wide_resnet import PAPER
 

@@ -38,7 +38,8 @@ from pipeline.runner.run_hooks import Monitor
 from pipeline.tasks.classification import Classification
 from pipeline.training import device, loop
 from pipeline.training.hooks import Hooks
-from pipeline.training.loop import AsyncCopy, Training, learning_rate, resets_momentum, train
+from pipeline.training.loop import AsyncCopy, Training, train
+from pipeline.training.optimizer import learning_rate, resets_momentum
 from pipeline.training.train_run import train_run
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from pipeline.comparison.cells import Cell
 from pipeline.comparison.deviations import Deviation
-from pipeline.comparison.statistics import DIFFERS, OVERALL, SIDE, Verdict, summarise
 from pipeline.comparison.tables import Table
+from pipeline.comparison.verdict_rule import DIFFERS, OVERALL, SIDE, Verdict, summarise
 from pipeline.publication.paper import Paper
 
 MEANINGS = {

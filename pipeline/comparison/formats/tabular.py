@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, get_args
 
 from pipeline.comparison.cells import Cell
-from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Table
+from pipeline.comparison.verdict_rule import Verdict
 from pipeline.publication.claims import Kind, Statistic, one_of, schema
 
 if TYPE_CHECKING:

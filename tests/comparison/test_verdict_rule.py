@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pipeline.comparison.statistical_power import of_claim, of_ordering
-from pipeline.comparison.statistics import LOOKS, Errors, Judgement, Spread, Verdict, judge, p_value, pooled
+from pipeline.comparison.verdict_rule import LOOKS, Errors, Judgement, Spread, Verdict, judge, p_value, pooled
 from pipeline.publication.claims import Claim
 from pipeline.publication.wide_resnet import PAPER
 

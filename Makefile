@@ -17,10 +17,10 @@ reproduce: setup ## all of it: set up, run the pipeline, compare with the paper'
 	wrn-pipe repro
 	wrn-pipe compare --paper-table 4
 
-pytest = python -m pytest -q -rs -n auto --maxprocesses 4 --no-loadscope-reorder --durations 12
+pytest = python -m pytest -q -rs -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 12
 
 test: setup ## run the tests
-	$(pytest) --dist loadfile -m 'not soak'
+	$(pytest) -m 'not soak'
 
 soak: setup ## run the long tests that `make test` leaves out (SHORT=1: those that CI runs)
 	$(pytest) -m 'soak$(if $(SHORT), and not endurance)'

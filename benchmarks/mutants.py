@@ -1,4 +1,4 @@
-"""Whether tests notice a fault: one-token faults, drawn with a seed, put into a copy of the core one at a time.
+"""Whether tests notice a fault: one-token faults, drawn with a seed, put into a clone of the core one at a time.
 
     make mutants N=150 SEED=1       (each takes as long as the tests of its folder: minutes; N=5 is a sample)
 
@@ -7,15 +7,19 @@ a reason: some change nothing that counts.
 """
 
 import ast
+import os
 import random
+import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 TESTS = {
@@ -43,32 +47,65 @@ def faults(tree: ast.Module) -> Iterator[tuple[Any, str, Any]]:
             yield node, "op", getattr(ast, other)()
 
 
-def passes(root: Path, tests: tuple[str, ...]) -> bool:
-    pytest = f"timeout 1200 {sys.executable} -m pytest -q -x -p no:cacheprovider -m not\\ soak {' '.join(tests)}"
-    return subprocess.run(shlex.split(pytest), cwd=root, capture_output=True, check=False).returncode == 0
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """In the pytest processes, to which this file is a plugin too: the tests that noticed most so far come first."""
+    best = os.environ["MUTANTS_BEST"].splitlines()
+    items.sort(key=lambda item: best.index(item.nodeid) if item.nodeid in best else len(best))
+
+
+def first_failure(root: Path, tests: tuple[str, ...], best: Counter[str]) -> str | None:
+    """The test that fails in the copy `root`; None where all pass."""
+    command = f"timeout 1800 {sys.executable} -m pytest -q -x -rfE -p no:cacheprovider -p mutants -m not\\ soak"
+    own = {
+        "PYTHONPATH": "benchmarks",
+        "OMP_NUM_THREADS": "1",
+        "MUTANTS_BEST": "\n".join(name for name, _ in best.most_common()),
+    }
+    ended = subprocess.run(
+        [*shlex.split(command), *tests], cwd=root, capture_output=True, text=True, env=os.environ | own
+    )
+    if ended.returncode == 0:
+        return None
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+?::.+?)(?: - .*)?$", ended.stdout, re.MULTILINE)
+    return failed[1] if failed else "not even collected, or out of time"
 
 
 def main(n: int, seed: int) -> None:
     files = [(path, tests) for glob, tests in TESTS.items() for path in sorted(Path().glob(glob))]
     known = [(*file, k) for file in files for k, _ in enumerate(faults(ast.parse(file[0].read_text())))]
-    with tempfile.TemporaryDirectory() as folder:
-        root, killed, as_it_is = Path(folder), 0, cache(passes)
-        for name in subprocess.check_output(["git", "ls-files"], text=True).splitlines():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(name, root / name)
-        for path, tests, k in random.Random(seed).sample(known, n):
-            if not as_it_is(root, tests):
-                sys.exit(f"{' '.join(tests)} fail without any fault")
-            tree = ast.parse(path.read_text())
-            node, attribute, value = list(faults(tree))[k]
-            before = ast.unparse(node)
-            setattr(node, attribute, value)
-            (root / path).write_text(ast.unparse(tree))
-            if passes(root, tests):
-                print(f"survived: {path}:{node.lineno}: {before} -> {ast.unparse(node)}", flush=True)
-            else:
-                killed += 1
-            shutil.copy(path, root / path)
+    drawn = random.Random(seed).sample(known, n)
+    best: Counter[str] = Counter()
+    copies: Queue[Path] = Queue()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as workers:
+        for k in range(os.cpu_count() or 1):
+            copies.put(Path(folder) / str(k))
+            subprocess.run(["git", "clone", "-q", ".", f"{folder}/{k}"], check=True)
+
+        def killed_by(path: Path | None, tests: tuple[str, ...], k: int = 0) -> tuple[str, str | None]:
+            """What the fault is, and the first test that notices it; without a path, of no fault."""
+            root, fault = copies.get(), "no fault"
+            if path is not None:
+                before_it = (root / path).read_text()
+                tree = ast.parse(before_it)
+                node, attribute, value = list(faults(tree))[k]
+                before = ast.unparse(node)
+                setattr(node, attribute, value)
+                (root / path).write_text(ast.unparse(tree))
+                fault = f"{path}:{node.lineno}: {before} -> {ast.unparse(node)}"
+            test = first_failure(root, tests, best)
+            if path is not None:
+                (root / path).write_text(before_it)
+                best.update([test] if test else [])
+            copies.put(root)
+            return fault, test
+
+        for _, test in workers.map(partial(killed_by, None), {tests for _, tests, _ in drawn}):
+            if test:
+                sys.exit(f"{test} fails without any fault")
+        killed = 0
+        for fault, test in workers.map(killed_by, *zip(*drawn, strict=True)):
+            killed += test is not None
+            print(f"{'killed' if test else 'SURVIVED'}: {fault}{f' by {test}' if test else ''}", flush=True)
     print(f"{killed} of {n} killed, seed {seed}")
 
 

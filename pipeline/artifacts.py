@@ -6,7 +6,8 @@ torch, numpy and pyarrow are imported by the functions that need them: commands 
 import csv
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     Ints: TypeAlias = npt.NDArray[np.int64]
     Floats: TypeAlias = npt.NDArray[np.float64]
 
-BETON, MODELS, EVALUATIONS = Path("data/beton"), Path("models"), Path("evaluations")
-EVIDENCE = Path("evidence")
+BETON, MODELS, EVALUATIONS, EVIDENCE = Path("data/beton"), Path("models"), Path("evaluations"), Path("evidence")
 WEIGHTS, HISTORY, RECORD = "model.safetensors", "history.csv", "run.json"
 PREDICTIONS, METRICS, DIGESTS = "predictions.parquet", "metrics.json", "digests.json"
 ORIGIN = "origin.json"
@@ -61,17 +61,27 @@ class JsonFile(BaseModel):
     @classmethod
     def read(cls, path: Path, again: str | None = None) -> Self:
         """Raises UserError that names the file, the field where one is wrong, and `again` as what writes it."""
-        try:
+        with _reading(path, again):
             return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise _unreadable(path, error, again) from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise _unreadable(path, f"{where}: {first['msg']}".removeprefix(": "), again) from None
 
     def write(self, path: Path) -> None:
         path.write_text(json_text(self.model_dump(mode="json")), encoding="utf-8")
+
+
+@contextmanager
+def _reading(path: Path, again: str | None = None) -> Iterator[None]:
+    """Turn what goes wrong in the block into a UserError that names `path`, and `again` as what writes it."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = str(error) if isinstance(error, ValueError) else repr(error)
+        if isinstance(error, OSError):
+            why = error.strerror or str(error)
+        elif isinstance(error, ValidationError):
+            first = error.errors()[0]
+            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+        restore = f"git checkout or dvc checkout {path}, or delete it, then wrn-pipe repro"
+        raise UserError(f"{path} cannot be read ({why})", f"it is written by: {again}" if again else restore) from None
 
 
 class RunRecord(JsonFile):
@@ -171,29 +181,24 @@ def write_history(path: Path, history: Iterable[EpochRecord]) -> None:
 def read_history(path: Path, again: str | None = None) -> list[EpochRecord]:
     """Raises UserError, with `again` as the command that writes it, for a file without epochs 1 to n, one a row."""
     history: list[EpochRecord] = []
-    try:
+    with _reading(path, again):
         for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
-            rate, loss, error = (float(row[name]) for name in ("learning_rate", "train_loss", "train_error"))
-            test_error = float(row["test_error"]) if row.get("test_error") else None
-            history.append(EpochRecord(int(row["epoch"]), rate, loss, error, test_error))
-    except OSError as failure:
-        raise _unreadable(path, failure, again) from None
-    except (KeyError, TypeError, ValueError) as failure:
-        raise _unreadable(path, f"line {len(history) + 2}: {failure!r}", again) from None
-    if [row.epoch for row in history] != list(range(1, len(history) + 1)):
-        raise _unreadable(path, f"its epochs are not 1 to {len(history)}, one a row", again)
+            try:
+                rate, loss, error = (float(row[name]) for name in ("learning_rate", "train_loss", "train_error"))
+                test_error = float(row["test_error"]) if row.get("test_error") else None
+                history.append(EpochRecord(int(row["epoch"]), rate, loss, error, test_error))
+            except (KeyError, TypeError, ValueError) as failure:
+                raise ValueError(f"line {len(history) + 2}: {failure!r}") from None
+        if [row.epoch for row in history] != list(range(1, len(history) + 1)):
+            raise ValueError(f"its epochs are not 1 to {len(history)}, one a row")
     return history
 
 
 def read_record(path: Path, again: str | None = None, *keys: str) -> dict[str, Any]:
-    """run.json, metrics.json or digests.json as it is, for those who show all that it says.
-
-    Raises UserError, with `again` as the command that writes it, for another file than an object with these `keys`.
-    """
-    record = JsonFile.read(path, again).model_dump()
-    if lacking := [key for key in keys if key not in record]:
-        raise _unreadable(path, f"it does not say {', '.join(lacking)}", again)
-    return record
+    """run.json, metrics.json or digests.json as it is. Raises as JsonFile.read, and for one without these `keys`."""
+    with _reading(path, again):
+        record = JsonFile.model_validate_json(path.read_bytes()).model_dump()
+        return record | {key: record[key] for key in keys}
 
 
 def write_weights(path: Path, state: "Mapping[str, Tensor]") -> None:
@@ -203,14 +208,15 @@ def write_weights(path: Path, state: "Mapping[str, Tensor]") -> None:
 
 
 def read_weights(path: Path) -> "dict[str, Tensor]":
-    """Raises UserError for a file that is missing or broken."""
+    """Raises UserError for another file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} holds no weights: {error}", _restore(path)) from None
+    with _reading(path):
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(error) from None
 
 
 class Predictions(NamedTuple):
@@ -232,7 +238,7 @@ def write_predictions(path: Path, samples: "Ints", predictions: Predictions) -> 
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Raises UserError for a file that holds no predictions."""
+    """Raises UserError for another file."""
     import numpy as np
 
     _, labels, predicted, *probabilities = _read_columns(path, r"probability_\d+").values()
@@ -266,22 +272,19 @@ def _write_columns(path: Path, columns: "dict[str, Any]") -> None:
 
 def _read_columns(path: Path, others: str) -> dict[str, Any]:
     """The columns index, label, prediction, and others of such names."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _reading(path):
         table = pq.read_table(path)
         names = table.column_names
         if names[:3] != ["index", "label", "prediction"] or not all(re.fullmatch(others, name) for name in names[3:]):
-            raise pa.ArrowInvalid(f"columns are {names}")
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} holds no predictions: {error}", _restore(path)) from None
+            raise ValueError(f"its columns are {names}")
     return {name: table[name].to_numpy() for name in names}
 
 
 @dataclass
 class Progress:
-    """How far a training has come, and on what. Schedule and random draws are functions of these counters."""
+    """How far a training has come, and on what; schedule and random draws are functions of the first two."""
 
     epoch: int = 0
     """The epoch under way, from 0."""
@@ -324,13 +327,3 @@ def read_checkpoint(path: Path) -> "tuple[Progress, dict[str, Tensor]]":
             f"delete {path}: it cannot be continued under other settings, code or data",
         )
     return Progress(**{**about, "history": [EpochRecord(**row) for row in about["history"]]}), load(content)
-
-
-def _unreadable(path: Path, why: str | OSError, again: str | None = None) -> UserError:
-    why = (why.strerror or str(why)) if isinstance(why, OSError) else why
-    remedy = f"it is written by: {again}" if again else _restore(path)
-    return UserError(f"{path} cannot be read ({why})", remedy)
-
-
-def _restore(path: Path) -> str:
-    return f"git checkout or dvc checkout {path}, or delete it, then wrn-pipe repro"

@@ -20,9 +20,14 @@ def new_folder(to: Path) -> Iterator[Path]:
     """
     to.parent.mkdir(parents=True, exist_ok=True)
     work, old = to.parent / f".{to.name}.part", to.parent / f".{to.name}.old"
-    _put_back(old, to)
-    for left in (work, old):  # by a killed process
-        shutil.rmtree(left, ignore_errors=True)
+
+    def tidy() -> None:
+        if old.exists() and not to.exists():  # after an end between the two renames
+            os.replace(old, to)
+        for left in (work, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+    tidy()  # after a killed process
     work.mkdir()
     try:
         yield work
@@ -34,22 +39,11 @@ def new_folder(to: Path) -> Iterator[Path]:
         os.replace(work, to)
         sync(to.parent)
     finally:
-        _put_back(old, to)
-        for left in (work, old):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _put_back(old: Path, to: Path) -> None:
-    """After an end between the two renames there is no folder `to`."""
-    if old.exists() and not to.exists():
-        os.replace(old, to)
+        tidy()
 
 
 def new_file(to: Path, content: bytes) -> None:
-    """Write a single file, which takes the place of `to` when it is whole and on the disk, and vanishes when it is not.
-
-    So whoever computes `content` first leaves the file of before as it is when that fails.
-    """
+    """Write a single file, which takes the place of `to` when it is whole and on the disk, else vanishes."""
     to.parent.mkdir(parents=True, exist_ok=True)
     part = to.with_name(f".{to.name}.part")
     try:
@@ -71,9 +65,6 @@ def writing(path: Path) -> Iterator[None]:
             free = shutil.disk_usage(path.parent).free
             what = f"disk full while writing {path}: {free / 1e6:.0f} MB free"
             raise UserError(what, "free some space and run it again") from error
-        if error.errno == errno.EFBIG:
-            what = f"{path} exceeds the largest file allowed here"
-            raise UserError(what, "raise the limit (ulimit -f), or use another file system") from error
         raise UserError(f"cannot write {path}: {error.strerror or error}", "make that place writable") from error
 
 

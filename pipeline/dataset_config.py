@@ -39,7 +39,6 @@ class Strict(BaseModel):
         strict=True,
         frozen=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
         defer_build=True,  # else each is built twice, by itself and as a part of Plan
     )
 

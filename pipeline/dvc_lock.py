@@ -9,39 +9,37 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.params import PARAMS, read_text, yaml_mapping
+from pipeline.params import read_text, yaml_mapping
 
 LOCK, IGNORED = Path("dvc.lock"), Path(".dvcignore")
 _REMEDY = f"settle the conflict there, if it has one, or git checkout {LOCK}"
 
 
 def locked(text: str) -> dict[str, Any]:
-    """The stages of a dvc.lock, by their names. Raises UserError, with the line where it can be told, for another."""
-    try:
-        stages: dict[str, Any] = yaml_mapping(text, LOCK, _REMEDY).get("stages", {}) if text else {}
-        for stage in stages.values():
-            for entry in (*stage.get("deps", ()), *stage.get("outs", ())):
-                Path(entry["path"]), entry["md5"].split(".")
-            stage.get("params", {}).get(str(PARAMS), {}).items()
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{LOCK}: invalid lock file: {error!r}", _REMEDY) from None
+    """The stages of a dvc.lock, by their names. Raises UserError with the line of a conflict."""
+    stages: dict[str, Any] = yaml_mapping(text, LOCK, _REMEDY).get("stages", {}) if text else {}
     return stages
 
 
 def read(root: Path = Path()) -> dict[str, Any]:
-    """The stages of the repository at `root`; none where no stage has run yet.
+    """The stages of the repository at `root`; none where no stage has run yet. Raises as `locked` and `content` do."""
+    return locked(content(root))
 
-    Raises UserError as `locked` does, and for one that git tracks and is not here: all would be trained again.
+
+def content(root: Path = Path()) -> str:
+    """Of the file; empty where no stage has run yet.
+
+    Raises UserError for one that git tracks and is not here: all would be trained again.
     """
     if (root / LOCK).exists():
-        return locked(read_text(root / LOCK, _REMEDY))
+        return read_text(root / LOCK, _REMEDY)
     tracked = subprocess.run(["git", "ls-files", "--error-unmatch", LOCK], cwd=root, capture_output=True, check=False)
     if tracked.returncode == 0:
         raise UserError(
             f"{root / LOCK} not found, though git has it: nothing would count as done",
             f"git checkout {LOCK}; or, to start over, git rm --cached {LOCK}",
         )
-    return {}
+    return ""
 
 
 def folder_md5(folder: Path) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import YAMLError
 
 from pipeline.dataset_config import Dataset, Strict
 from pipeline.errors import UserError, nearest
@@ -181,8 +181,8 @@ class Plan(Strict):
     cuda: on the first GPU, or not at all. CUDA_VISIBLE_DEVICES chooses among several."""
     kernels: Kernels
     """What trains (pipeline/kernels/apply.py). fused: BN-ReLU as one operation, on a CPU our own, built by g++ on
-    first use (pipeline/kernels/bn_relu.py; post-activation networks keep torch's), with our own weight gradients where
-    precision is bf16 and the processor has AVX512_BF16 or AMX (pipeline/kernels/convolution.py), on a GPU that of
+    first use (pipeline/kernels/bn_relu.cpp; post-activation networks keep torch's), with our own weight gradients where
+    precision is bf16 and the processor has AVX512_BF16 or AMX (pipeline/kernels/convolution.cpp), on a GPU that of
     torch.compile; compiled: torch.compile, on a CPU as well; torch: torch's own, one after another. The three round
     differently, and run.json says which one it was, with its compiler. A protocol's batch_norm: synchronised takes
     torch."""
@@ -219,17 +219,15 @@ def yaml_mapping(text: str, path: Path, remedy: str) -> dict[str, Any]:
     The parser in C, which DVC uses as well, is five times as fast as the one in Python, whose messages are clearer.
     """
     try:
+        values = YAML(typ="safe").load(text)
+    except (YAMLError, ValueError):
         try:
-            values = YAML(typ="safe").load(text)
-        except (YAMLError, ValueError):
             values = YAML(typ="safe", pure=True).load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        what = " ".join((error.problem or str(error)).split())
-        raise UserError(f"{path}:{mark.line + 1 if mark else 1}: {what}", remedy) from None
-    except (YAMLError, ValueError) as error:  # a character that YAML does not have, an invalid date
-        mark = getattr(error, "position", 0)
-        raise UserError(f"{path}:{text.count(chr(10), 0, mark) + 1}: {' '.join(str(error).split())}", remedy) from None
+        except (YAMLError, ValueError) as error:  # one without a mark: a character that YAML does not have, a bad date
+            mark = getattr(error, "problem_mark", None)
+            line = mark.line if mark else text.count("\n", 0, getattr(error, "position", 0))
+            what = " ".join(str(getattr(error, "problem", None) or error).split())
+            raise UserError(f"{path}:{line + 1}: {what}", remedy) from None
     if not isinstance(values, dict):
         raise UserError(f"{path}:1: not a mapping", remedy)
     return values

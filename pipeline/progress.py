@@ -7,13 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 LINE_EVERY_S = 10.0
-QUIET_S = 1.0
-"""Work that crosses several tenths within this time prints one line, not several."""
 _silent = False
 
 
 def leave_speaking_to_another() -> None:
-    """This process says nothing from now on: of those that train together one speaks."""
+    """Say nothing from now on: of the processes that train together one speaks."""
     global _silent
     _silent = True
 
@@ -51,20 +49,16 @@ class Task:
 
         return f"{units(self.done)} of {units(self.total)} ({self.percent()})" if self.total else units(self.done)
 
-    def tenth(self) -> int:
-        return 10 * self.done // self.total if self.total else 0
-
     def percent(self) -> str:
         return f"{100 * self.done // self.total} %" if self.total else ""
 
 
 @contextmanager
 def progress(label: str, total: int | None, unit: str, done: int = 0, notes: bool = False) -> Iterator[Task]:
-    """Show how far `label` has come while the block runs; the block calls `task.advance(n)`.
+    """Show how far `label` has come while the block runs, which calls `task.advance(n)`.
 
-    total: units of the whole, None if unknown. unit: plural noun; `bytes` are shown as MB. done: what an earlier
-    attempt already did. notes: the block also calls `task.note`, and the bar makes room by showing percent instead of
-    units. The closing line states what was really done, also when the block fails.
+    total: None if unknown. unit: plural noun; `bytes` are shown as MB. done: by an earlier attempt. notes: the block
+    calls `task.note` as well, and the bar shows percent instead of units.
     """
     task = Task(label, total, unit, done)
     with _bar(task, notes) if sys.stderr.isatty() else _lines(task) as task.on_change:
@@ -73,28 +67,20 @@ def progress(label: str, total: int | None, unit: str, done: int = 0, notes: boo
 
 @contextmanager
 def _lines(task: Task) -> Iterator[Callable[[], None]]:
-    """A line after a further tenth of the work or after ten seconds, whichever comes first, and one at the end.
-
-    Never the same amount twice: a file may grow after all that was expected of it is there.
-    """
+    """A line every ten seconds and one at the end, never the same amount twice."""
     started = last = time.monotonic()
-    tenth, done = task.tenth(), -1
+    done = -1
 
-    def line() -> None:
-        nonlocal last, tenth, done
-        if task.done != done:
-            last, tenth, done = time.monotonic(), task.tenth(), task.done
+    def line(every: float = LINE_EVERY_S) -> None:
+        nonlocal last, done
+        if time.monotonic() - last >= every and task.done != done:
+            last, done = time.monotonic(), task.done
             say(f"{task.label}: {task.amount()}, {last - started:.0f} s")
 
-    def line_if_due() -> None:
-        waited = time.monotonic() - last
-        if waited >= LINE_EVERY_S or (task.tenth() > tenth and waited >= QUIET_S):
-            line()
-
     try:
-        yield line_if_due
+        yield line
     finally:
-        line()
+        line(every=0)
 
 
 @contextmanager

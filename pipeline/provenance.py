@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import fingerprint_of
-from pipeline.errors import UserError
 from pipeline.params import Plan, read_text, yaml_mapping
 
 DAG = Path("dvc.yaml")
@@ -35,11 +34,8 @@ def filled(value: Any, key: str, item: Any) -> Any:
 
 
 def dependencies(stage: str, key: str, item: dict[str, Any]) -> list[Path]:
-    """The files and folders that dvc.yaml lists as dependencies of `stage`@`key`. Raises UserError without."""
-    try:
-        deps: list[str] = filled(read_dvc_yaml()["stages"][stage]["do"]["deps"], key, item)
-    except (KeyError, TypeError):
-        raise UserError(f"{DAG} has no dependencies of the stage {stage}", _REMEDY) from None
+    """The files and folders that dvc.yaml lists as dependencies of `stage`@`key`."""
+    deps: list[str] = filled(read_dvc_yaml()["stages"][stage]["do"]["deps"], key, item)
     return [Path(path) for path in deps]
 
 
@@ -82,17 +78,17 @@ def _sha256(path: Path, mtime_ns: int, size: int) -> str:
         return file_digest(stream, "sha256").hexdigest()
 
 
+def git(*words: str, root: Path = Path()) -> str:
+    """What git says at `root`; nothing where it fails."""
+    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else ""
+
+
 def commit(root: Path = Path()) -> tuple[str, bool]:
     """The commit checked out at `root`, and whether tracked files that no stage writes differ from it."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    head = git("rev-parse", "HEAD")
     made = (":!results", ":!dvc.lock", ":!models", ":!evaluations", ":!evidence")
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *made)
-    return head or "none", bool(changed)
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *made, root=root)
+    return git("rev-parse", "HEAD", root=root).strip() or "none", bool(changed)
 
 
 def versions() -> dict[str, str]:

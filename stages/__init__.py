@@ -4,6 +4,6 @@ import signal
 import sys
 
 if sys.argv[0] == "-m":
-    # Ctrl-C while a stage still imports what it needs ends it without a traceback; pipeline/runner/stage_entry.py then
+    # Ctrl-C while a stage still imports what it needs ends it without a traceback; pipeline/runner/attempts.py then
     # sets how it is answered. Here, since nothing else of a stage runs before its imports.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pipeline.data.conversion import convert, convert_jpegs
 from pipeline.params import entry
+from pipeline.runner.attempts import run_stage
 from pipeline.runner.params_file import load
-from pipeline.runner.stage_entry import run_stage
 
 
 def main(name: str) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 from pipeline.data.dataset_download import DOWNLOADS, acquire
 from pipeline.dvc_lock import need_first_content
 from pipeline.params import entry
+from pipeline.runner.attempts import run_stage
 from pipeline.runner.interruptions import NOTHING_HALF_DONE
 from pipeline.runner.params_file import load
-from pipeline.runner.stage_entry import run_stage
 
 
 def main(name: str) -> None:

@@ -6,9 +6,8 @@ The folder gets predictions.parquet, metrics.json, digests.json and a copy of ru
 from pipeline.artifacts import EVALUATIONS, MODELS, RECORD, SCRATCH, RunRecord
 from pipeline.atomic_write import new_folder
 from pipeline.progress import say
+from pipeline.runner.attempts import discard_unless_locked, mirror, run_stage
 from pipeline.runner.params_file import load
-from pipeline.runner.run_lock import discard_unless_locked
-from pipeline.runner.stage_entry import mirror, run_stage
 
 
 def main(run_id: str) -> None:

@@ -6,8 +6,8 @@ from pipeline.atomic_write import json_text, new_file
 from pipeline.comparison.results import planned_results
 from pipeline.evidence.table_manifest import manifest
 from pipeline.publication.wide_resnet import PAPER
+from pipeline.runner.attempts import run_stage
 from pipeline.runner.params_file import load
-from pipeline.runner.stage_entry import run_stage
 
 
 def main() -> None:

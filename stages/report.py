@@ -5,21 +5,17 @@ from pathlib import Path
 from pipeline.atomic_write import new_file
 from pipeline.comparison.cells import Comparison
 from pipeline.comparison.results import planned_results
-from pipeline.comparison.tables import table
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.report.page import render
-from pipeline.report.plotted import load_finished
+from pipeline.runner.attempts import run_stage
 from pipeline.runner.params_file import load
-from pipeline.runner.stage_entry import run_stage
 
 
 def main() -> None:
     """Write the page for the tables and runs of params.yaml; runs that are not finished are listed with their cost."""
     plan = load()
-    results = planned_results(plan, Path())
-    of = Comparison(PAPER, plan, results)
-    page = render(of, [table(name, of) for name in plan.tables], load_finished(Path(), results))
-    new_file(Path("results/report.html"), page.encode())
+    of = Comparison(PAPER, plan, planned_results(plan, Path()))
+    new_file(Path("results/report.html"), render(of, Path()).encode())
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from pipeline.artifacts import EVALUATIONS, METRICS, RECORD, Evaluation, RunReco
 from pipeline.atomic_write import new_file
 from pipeline.comparison.results import planned_results
 from pipeline.errors import UserError
+from pipeline.runner.attempts import run_stage
 from pipeline.runner.params_file import load
-from pipeline.runner.stage_entry import run_stage
 
 COLUMNS = (
     *("run", "dataset", "network", "protocol", "seed", "parameters", "top1_error", "standard_error"),

@@ -4,13 +4,11 @@ from typing import Literal
 
 from pipeline.artifacts import MODELS, SCRATCH
 from pipeline.provenance import fingerprint
+from pipeline.runner.attempts import discard, hold, run_stage
 from pipeline.runner.interruptions import stop_training_at_once
 from pipeline.runner.launch import Task, train
 from pipeline.runner.params_file import load
-from pipeline.runner.run_lock import discard, hold
-from pipeline.runner.stage_entry import run_stage
-from pipeline.training.openmp_threads import wait_briefly
-from pipeline.training.processes import number_of_processes
+from pipeline.training.processes import number_of_processes, wait_briefly
 
 
 def main(
@@ -32,11 +30,11 @@ def main(
     plan = load()
     processes = number_of_processes(plan, run_id, nproc)
     print_of_run = fingerprint(plan, run_id)
-    scratch, to = SCRATCH / print_of_run, MODELS / run_id
+    scratch = SCRATCH / print_of_run
     with stop_training_at_once(run_id), hold(scratch, run_id, wait):
         if fresh:
             discard(scratch)
-        train(plan, Task(run_id, print_of_run, str(scratch), str(to), checkpoint_steps, mirrored=True), processes)
+        train(plan, Task(run_id, print_of_run, MODELS / run_id, checkpoint_steps, mirrored=True), processes)
 
 
 if __name__ == "__main__":

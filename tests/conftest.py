@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import photos
 import pytest
 from filelock import FileLock
 from hypothesis import settings
-from xdist.scheduler import LoadScopeScheduling
 
 from pipeline.data.conversion import convert
 from pipeline.data.digest import record_digests, split_digest
@@ -31,49 +30,28 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Of the servers that tests start, which share those cores.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 
-SHARING = (
+FIRST = (
     "runner/test_slurm",
     "evidence/test_shared_results",
-    "data/test_jpeg",
+    "data/test_loader",
     "test_docs",
     "test_pipeline",
-    "tracking/test_pages",
+    "tracking/test_servers",
     "training/test_ranks",
-)
-"""Test files with something for all of their tests that takes long to make."""
-FIRST = (
-    *SHARING,
+    "cli/test_stage_train",
     "evidence/test_verify",
     "runner/test_jobs",
     "test_imagenet_run",
-    "tracking/test_remote",
-    "training/test_compiled",
+    "kernels/test_network_kernels",
     "runner/test_kills",
     "runner/test_many_processes",
 )
-"""Those and others that, begun as the last, would let one process work alone at the end."""
-
-
-class _Together(LoadScopeScheduling):
-    """As pytest-xdist's --dist load, but each file of SHARING stays in one process."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return nodeid.split("::")[0] if _is_of(SHARING, nodeid) else nodeid
-
-
-def _is_of(files: tuple[str, ...], nodeid: str) -> bool:
-    return nodeid.split("::")[0].removeprefix("tests/").removesuffix(".py") in files
+"""Test files that, begun as the last, would let one process work alone at the end: each stays in one process."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The order in which processes take them, by --no-loadscope-reorder."""
-    items.sort(key=lambda item: not _is_of(FIRST, item.nodeid))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
-    # Not xdist's own groups, which pytest 9.2 does not let it name.
-    return _Together(config, log) if config.getvalue("dist") == "load" else None
+    items.sort(key=lambda item: not item.nodeid.startswith(tuple(f"tests/{name}.py" for name in FIRST)))
 
 
 SOAK_UNTIL = "WRN_PIPE_SOAK_UNTIL"
@@ -173,8 +151,7 @@ def _describe(url: str) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What a client asked for, and the status it was answered with."""
 
     path: str
@@ -237,9 +214,6 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send(404, b"no such file", "text/plain")
 
-    def content(self) -> bytes:
-        return (self.of.folder / self.path.lstrip("/")).read_bytes()
-
     def send(self, code: int, body: bytes, kind: str, stop_after: int | None = None, **headers: str) -> None:
         self.of.requests.append(Request(self.path, self.headers.get("Range"), code))
         self.send_response(code)
@@ -251,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = stop_after is not None
 
     def send_range(self, stop_after: int | None = None) -> None:
-        content, asked = self.content(), self.headers.get("Range")
+        content, asked = (self.of.folder / self.path.lstrip("/")).read_bytes(), self.headers.get("Range")
         kind = "application/json" if content.startswith(b"{") else "application/octet-stream"
         if asked is None:
             self.send(200, content, kind, stop_after)

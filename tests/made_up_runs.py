@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import RunRecord
+from pipeline.comparison.cells import Cell
 from pipeline.comparison.results import Metrics, Result
+from pipeline.comparison.tables import Table
 from pipeline.params import Protocol
 from pipeline.publication.wide_resnet import PAPER
 
@@ -81,6 +83,12 @@ def changed(name: str, **fields: Any) -> Protocol:
 def five(errors: Sequence[int], **settings: Any) -> list[Result]:
     """Runs that differ in their seed."""
     return [result(wrong, seed=seed, **settings) for seed, wrong in enumerate(errors, 1)]
+
+
+def cell_in(table: Table, model: str, dataset: str = "cifar10", metric: str = "top1_error") -> Cell:
+    """The one in this place."""
+    (found,) = [c for c in table.cells if (c.model, c.dataset, c.metric) == (model, dataset, metric)]
+    return found
 
 
 def write(results: Sequence[Result], root: Path) -> None:

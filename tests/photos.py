@@ -18,10 +18,9 @@ from scipy.io import savemat
 
 from pipeline.data import beton
 from pipeline.data.digest import Labels
-from pipeline.data.imagenet import DEVKIT, META, TRAIN, TRUTH, VAL, find
-from pipeline.data.jpeg_store import write_split
+from pipeline.data.imagenet import DEVKIT, META, TRAIN, TRUTH, VAL, publish
 from pipeline.data.readers import CIFAR10, Splits, read_members
-from pipeline.dataset_config import SPLITS, Dataset
+from pipeline.dataset_config import Dataset
 
 # Found, not imported, which takes seconds.
 SKLEARN, MATPLOTLIB = (Path(str(find_spec(name).origin)).parent for name in ("sklearn", "matplotlib"))
@@ -54,15 +53,12 @@ def make_tree(root: Path, classes: int = 4, train: int = 3, test: int = 2, longe
     in ImageNet, one image is CMYK, one grey, and one a PNG by the name of a JPEG."""
     random = np.random.default_rng(0)
     truth = random.permutation(np.repeat(np.arange(classes), test))
-    for label in range(classes):
-        for number in random.permutation(1000)[:train]:  # names are not in the order of their numbers
-            path = root / "train" / synset(label) / f"{synset(label)}_{number}.JPEG"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(jpeg(cutting(label, random, longest)))
-    for number, label in enumerate(truth):
-        path = root / "val" / synset(label) / f"ILSVRC2012_val_{number + 1:08d}.JPEG"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(jpeg(cutting(label, random, longest)))
+    # Names are not in the order of their numbers.
+    paths = [f"train/{synset(n)}/{synset(n)}_{k}.JPEG" for n in range(classes) for k in random.permutation(999)[:train]]
+    paths += [f"val/{synset(n)}/ILSVRC2012_val_{k:08d}.JPEG" for k, n in enumerate(truth, 1)]
+    for path, label in zip(paths, [*np.repeat(np.arange(classes), train), *truth], strict=True):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(jpeg(cutting(label, random, longest)))
     cmyk, grey, png = sorted((root / "train").rglob("*.JPEG"))[:3]
     cmyk.write_bytes(jpeg(cutting(0, random, longest).convert("CMYK")))
     grey.write_bytes(jpeg(cutting(0, random, longest).convert("L")))
@@ -133,10 +129,7 @@ def tar(members: dict[str, bytes], mode: Any = "w") -> bytes:
 
 def store(tree: Path, to: Path) -> Path:
     """The raw form of a tree, as the download stage leaves it, in the folder `to`."""
-    splits, synsets = find(tree, Dataset.model_validate(entry_of(tree)))
-    to.mkdir(parents=True)
-    for split in SPLITS:
-        write_split(to, split, splits[split], synsets)
+    publish(tree, Dataset.model_validate(entry_of(tree)), to)
     return to
 
 
@@ -183,16 +176,11 @@ def npm_members(splits: Splits) -> dict[str, bytes]:
 def svhn(splits: Splits, folder: Path) -> list[Path]:
     """SVHN's three files of these images: X [32,32,3,N], y [N,1] with 10 for the digit 0."""
     (images, labels), test = splits["train"], splits["test"]
-    paths = []
-    for name, (X, y) in {
-        "train": (images[:100], labels[:100]),
-        "extra": (images[100:], labels[100:]),
-        "test": test,
-    }.items():
-        paths.append(folder / f"{name}_32x32.mat")
+    parts = {"train": (images[:100], labels[:100]), "extra": (images[100:], labels[100:]), "test": test}
+    for name, (X, y) in parts.items():
         content = {"X": X.transpose(1, 2, 3, 0), "y": np.where(y == 0, 10, y).astype(np.uint8)[:, None]}
-        savemat(paths[-1], content, do_compression=True)
-    return paths
+        savemat(folder / f"{name}_32x32.mat", content, do_compression=True)
+    return [folder / f"{name}_32x32.mat" for name in parts]
 
 
 def raw(splits: Splits, to: Path) -> Path:

@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,3 +147,14 @@ def make_project(root: Path, dataset: dict[str, Any], beton: Path | None = None)
         (root / "data" / "beton").mkdir(parents=True)
         (root / "data" / "beton" / "cifar10-tiny-rgb").symlink_to(beton)
     return project
+
+
+@contextmanager
+def file_size_limit(most: int) -> Iterator[None]:
+    """No file grows beyond `most` bytes: to write more fails in the middle, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

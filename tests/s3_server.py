@@ -1,9 +1,11 @@
 """A real S3 server on loopback, moto's, with one bucket and one user, whose key it asks for."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,9 +69,6 @@ def s3_server(folder: Path, bucket: str = "wrn-results") -> Iterator[Bucket]:
 
 def _address(log: Path, process: "subprocess.Popen[bytes]") -> str:
     """Where it says that it answers, when it does; it is up to pytest's time limit when it never does."""
-    import re
-    import time
-
     while process.poll() is None:
         if found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text()):
             return found[0]

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from pipeline.artifacts import EpochRecord
+from pipeline.data.batches import Preprocessing
 from pipeline.data.loader import Loader
-from pipeline.data.preprocessing import Preprocessing
-from pipeline.models.build import build
+from pipeline.models.resnet import build
 from pipeline.params import Protocol
 from pipeline.runner.params_file import load
 from pipeline.runner.run_hooks import RunHooks

@@ -1,4 +1,5 @@
-"""A run's files read back as they were written, and a broken one is named with the place."""
+"""A run's files read back as they were written, and a broken one is named with the place; folders are replaced as a
+whole: the old or the new one is there, however it ends."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.artifacts import (
     write_history,
     write_predictions,
 )
+from pipeline.atomic_write import new_folder
 from pipeline.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,8 +57,8 @@ def test_committed_records_are_written_again_to_the_same_bytes(kind: Any, name: 
         ("metrics.json", "{", Evaluation.read, "EOF"),
         ("digests.json", None, Digests.read, "No such file"),
         ("history.csv", "epoch,learning_rate,train_loss,train_error\n1,0.1,x,2\n", read_history, "line 2: ValueError"),
-        ("model.safetensors", "{}", read_weights, "holds no weights"),
-        ("predictions.parquet", "PAR1", read_predictions, "holds no predictions"),
+        ("model.safetensors", "{}", read_weights, "cannot be read"),
+        ("predictions.parquet", "PAR1", read_predictions, "cannot be read"),
     ],
 )
 def test_a_broken_file_is_named_and_how_to_restore_it(
@@ -70,3 +72,30 @@ def test_a_broken_file_is_named_and_how_to_restore_it(
     assert str(path) in error.value.what
     assert said in error.value.what
     assert f"checkout {path}" in error.value.remedy
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def fill(to: Path, name: str) -> None:
+    with new_folder(to) as work:
+        (work / name).write_text(name)
+
+
+def test_a_folder_is_replaced_or_left(tmp_path: Path) -> None:
+    to = tmp_path / "run"
+    fill(to, "first")
+    fill(to, "second")
+    assert names(tmp_path) == ["run/second"]
+    with pytest.raises(IsADirectoryError), new_folder(to) as work:
+        work.write_text("third")
+    assert names(tmp_path) == ["run/second"]
+
+
+def test_after_a_kill_between_the_two_renames_the_old_one_is_there_again(tmp_path: Path) -> None:
+    to = tmp_path / "run"
+    fill(tmp_path / ".run.old", "first")
+    with pytest.raises(IsADirectoryError), new_folder(to) as work:
+        work.write_text("second")
+    assert names(tmp_path) == ["run/first"]

@@ -21,7 +21,7 @@ from typer.main import get_command
 
 from pipeline.cli import reference
 from pipeline.cli.main import app
-from pipeline.models.build import build
+from pipeline.models.resnet import build
 from pipeline.params import Plan
 
 DOCS = ROOT / "docs"

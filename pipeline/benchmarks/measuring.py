@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from pipeline.progress import say
 from pipeline.runner.interruptions import children_hear_no_signal
@@ -57,14 +57,14 @@ def in_rounds(measures: Mapping[K, Callable[[], float]], repeats: int, what: str
 @contextmanager
 def process(prepared: bool, setting: "Device" = "auto", cores: Sequence[int] = ()) -> Iterator[ProcessPoolExecutor]:
     """A fresh process to measure in, on the device of `setting`, held to `cores`, if any, and `prepared` as the train
-    stage prepares its own. Whatever ends the block early, a signal as well, ends it at once.
+    stage prepares its own, which cannot be undone. Whatever ends the block early, a signal as well, ends it at once.
 
-    That is the allocator and repeatable kernels, which cannot be undone: ways that differ in it are measured in two
-    such processes in turn, of which one sleeps.
+    Raises UserError where there is no such device.
     """
-    with ProcessPoolExecutor(
-        1, get_context("spawn"), initializer=_start, initargs=(os.getpid(), prepared, setting, cores)
-    ) as pool:
+    from pipeline.training.device import choose
+
+    choose(setting)  # raises UserError here: what _start raises is lost
+    with ProcessPoolExecutor(1, get_context("spawn"), _start, (os.getpid(), prepared, setting, cores)) as pool:
         try:
             with children_hear_no_signal():
                 pool.submit(int)  # which starts it
@@ -89,15 +89,8 @@ def _start(parent: int, prepared: bool, setting: "Device", cores: Sequence[int])
 
 
 def ask(child: ProcessPoolExecutor, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """What `function` answers in `child`. Raises what it raises there; of torch.compile's errors a WrnPipeError."""
-    return child.submit(_explained, function, arguments, options).result()
-
-
-def _explained(function: Callable[..., T], arguments: Sequence[Any], options: dict[str, Any]) -> T:
-    from pipeline.training.device import explain_compile_errors
-
-    with explain_compile_errors():
-        return function(*arguments, **options)
+    """What `function` answers in `child`. Raises what it raises there."""
+    return child.submit(function, *arguments, **options).result()
 
 
 def say_if_busy() -> None:
@@ -130,21 +123,15 @@ def seconds_of(step: Callable[[], object], at_least: float) -> float:
 def peak_gemm(precision: "Precision") -> float:
     """10^9 FLOP a second (2 for each multiply-add) of a square matrix product, for the best of a few sizes."""
     import torch
+    from torch.utils.benchmark import Timer
 
-    best, dtype = 0.0, torch.bfloat16 if precision == "bf16" else torch.float32
-    burst = 16 if device().type == "cuda" else 1  # a GPU takes thousands at once, and would be busy for a minute
+    rates, dtype = [], torch.bfloat16 if precision == "bf16" else torch.float32
     for size in (1024, 2048, 4096):
         left, right = (torch.randn(size, size, device=device()).to(dtype) for _ in range(2))
-
-        def products(left: torch.Tensor = left, right: torch.Tensor = right) -> None:
-            for _ in range(burst):
-                product = torch.mm(left, right)
-            if product.is_cuda:
-                torch.cuda.synchronize(product.device)
-
-        products()
-        best = max(best, 2e-9 * burst * size**3 / seconds_of(products, 0.2))
-    return best
+        factors = {"left": left, "right": right}
+        timer = Timer("left @ right", globals=factors, num_threads=torch.get_num_threads())
+        rates.append(2e-9 * size**3 / timer.blocked_autorange(min_run_time=0.2).mean)
+    return max(rates)
 
 
 def machine() -> dict[str, str]:

@@ -2,10 +2,9 @@
 bench figure-4`: the paper's timing of thin and wide networks, here."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import count, repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,21 +16,18 @@ from pipeline.benchmarks import loader_bench, measuring
 from pipeline.benchmarks.measuring import Spread, ask, in_rounds, machine, peak_gemm, process, seconds_of
 from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
 from pipeline.data.beton import open_split
-from pipeline.kernels.apply import speed_up
-from pipeline.models.build import build
-from pipeline.models.names import Network, parse
-from pipeline.models.param_count import multiply_adds
-from pipeline.models.resnet import PreActBlock, ResNet, convolution
-from pipeline.models.sync_batch_norm import synchronise
+from pipeline.models.names import Network, multiply_adds, parse
+from pipeline.models.resnet import PreActBlock, ResNet, build, convolution
 from pipeline.params import Backend, Kernels, Precision
 from pipeline.publication.paper import Paper
-from pipeline.training.device import computed_in
+from pipeline.training.device import computed_in, explain_compile_errors
+from pipeline.training.ranks import synchronise
+from pipeline.training.train_run import speed_up
 
 DATA = Path("data/beton/cifar10-rgb")
 BASELINE = "public port"
 MEASURE_S = 1.0
 """Steps are repeated for so long in each round."""
-Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -60,18 +56,18 @@ def ways(device: torch.device, compiled: bool, backend: Backend) -> dict[str, Wa
     """Label -> way, our loader over `backend`. Each adds one thing to the one before, up to the default; then, where
     `compiled`, torch.compile instead of our kernels on a CPU."""
     gpu, bf16 = device.type == "cuda", computed_in("bf16", device) == "bf16"
-    added: list[tuple[str, dict[str, Any]]] = [
-        ("+ channels_last", {"channels_last": True}),
-        *([("+ bf16 autocast", {"bf16": True})] if bf16 else []),
-        (f"+ our loader, {backend}", {"loader": backend}),
-        ("+ fused SGD", {"fused_sgd": True}),
-        ("+ repeatable kernels, no TF32" if gpu else "+ allocator", {"prepared": True}),
-        ("+ torch.compile" if gpu else "+ fused BN-ReLU", {"kernels": "fused"}),
-        *([("+ our weight gradients", {"our_convolutions": True})] if bf16 and not gpu else []),
-    ]
-    way = Way()
-    result = {BASELINE: way}
-    for label, change in added:
+    added: dict[str, dict[str, Any]] = {
+        BASELINE: {},
+        "+ channels_last": {"channels_last": True},
+        **({"+ bf16 autocast": {"bf16": True}} if bf16 else {}),
+        f"+ our loader, {backend}": {"loader": backend},
+        "+ fused SGD": {"fused_sgd": True},
+        "+ repeatable kernels, no TF32" if gpu else "+ allocator": {"prepared": True},
+        "+ torch.compile" if gpu else "+ fused BN-ReLU": {"kernels": "fused"},
+        **({"+ our weight gradients": {"our_convolutions": True}} if bf16 and not gpu else {}),
+    }
+    result, way = {}, Way()
+    for label, change in added.items():
         result[label] = way = replace(way, **change)
     if compiled and not gpu:
         result["torch.compile instead"] = replace(way, kernels="compiled")
@@ -79,14 +75,11 @@ def ways(device: torch.device, compiled: bool, backend: Backend) -> dict[str, Wa
 
 
 def warm_step(
-    network: str, way: Way, batches: Batches, *, update: bool = True, synchronised: bool = False
+    network: str, way: Way, batches: Iterator[Any], *, update: bool = True, synchronised: bool = False
 ) -> Callable[[], None]:
-    """A training step on the next of `batches`, with or without the update of the weights, that has run a few times.
-
-    By the way's kernels, unless batch_norm is `synchronised`.
-    """
-    device = measuring.device()
-    dropout = 0.3 if network.endswith("-dropout") else 0.0
+    """A training step on the next of `batches` of images and labels, with or without the update of the weights, that
+    has run a few times. By the way's kernels, unless batch_norm is `synchronised`."""
+    device, dropout = measuring.device(), 0.3 if network.endswith("-dropout") else 0.0
     model: nn.Module = build(network, 10, conv_init="fan_in", bn_init="ones", dropout=dropout, seed=1).to(device)
     if way.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -112,16 +105,15 @@ def warm_step(
         if update:
             optimizer.step()
 
-    # Kernels are chosen, memory is taken from the system, and each of a DataLoader's workers, whose start takes seconds
-    # of all cores, has made a batch.
-    for _ in range(3):
+    for _ in range(3):  # kernels are chosen, memory is taken from the system, and each of a DataLoader's workers runs
         step()
     return step
 
 
+@explain_compile_errors()
 def training_rate(network: str, batch: int, size: int, way: Way, **settings: bool) -> float:
-    """Training images a second on random images of `size` x `size`, the same in every step, which lie where it trains;
-    keeps nothing. `settings` are warm_step's."""
+    """Training images a second on random images of `size` x `size`, the same in every step, which lie where it trains.
+    `settings` are warm_step's."""
     device = measuring.device()
     images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
     batches = repeat((images, torch.randint(10, (batch,), device=device)))
@@ -133,6 +125,7 @@ def batch_of(network: Network) -> int:
     return 32 if network.name == "WRN-28-10" else 128
 
 
+@explain_compile_errors()
 def images_per_second(network: Network, way: Way) -> float:
     """Training images a second; the first call for a way builds it and warms it up. Runs in a child process."""
     return batch_of(network) / seconds_of(_loading_step(network, way), MEASURE_S)
@@ -142,11 +135,11 @@ def images_per_second(network: Network, way: Way) -> float:
 def _loading_step(network: Network, way: Way) -> Callable[[], None]:
     batch = batch_of(network)
     if way.loader == "torchvision":
-        epoch = loader_bench.torchvision(DATA, 2, batch)
+        epochs = loader_bench.torchvision(DATA, 2, batch)
     else:
         dtype = torch.bfloat16 if way.bf16 else torch.float32
-        epoch = loader_bench.ours(way.loader, dtype, DATA, 1, batch, measuring.device())
-    whole = (part for number in count() for part in epoch(number) if len(part[1]) == batch)
+        epochs = loader_bench.ours(way.loader, dtype, DATA, 1, batch)
+    whole = (part for part in chain.from_iterable(epochs) if len(part[1]) == batch)
     return warm_step(network.name, way, whole)
 
 
@@ -173,22 +166,19 @@ def bench(networks: Sequence[str], repeats: int, backend: Backend, *, compiled: 
     """
     parsed = [parse(name) for name in networks]
     open_split(DATA, "train")
-    settings = ways(measuring.device(), compiled, backend)
-    precisions: list[Precision] = ["fp32", computed_in("bf16", measuring.device())]
-    measured = {}
-    with ExitStack() as stack:
-        children = {prepared: stack.enter_context(process(prepared)) for prepared in (False, True)}
-        for network in parsed:
+    settings, measured = ways(measuring.device(), compiled, backend), {}
+    for network in parsed:
+        with process(prepared=False) as plain, process(prepared=True) as prepared:
             asked = {
-                label: partial(ask, children[way.prepared], images_per_second, network, way)
+                label: partial(ask, prepared if way.prepared else plain, images_per_second, network, way)
                 for label, way in settings.items()
             }
             measured[network] = in_rounds(asked, repeats, f"{network.name}: ")
-            for child in children.values():
-                ask(child, _loading_step.cache_clear)
-        # Last: a way that was measured after these products, in another process, was seen to come to half its rate.
-        products = {precision: partial(ask, children[True], peak_gemm, precision) for precision in precisions}
-        peaks, here = in_rounds(products, repeats, "matrix products: "), ask(children[True], machine)
+    # Last: a way that was measured after these products, in another process, was seen to come to half its rate.
+    with process(prepared=True) as child:
+        precisions: list[Precision] = ["fp32", computed_in("bf16", measuring.device())]
+        products = {precision: partial(ask, child, peak_gemm, precision) for precision in precisions}
+        peaks, here = in_rounds(products, repeats, "matrix products: "), ask(child, machine)
     rows = []
     for network, speeds in measured.items():
         gflop = 2 * FORWARD_AND_BACKWARD * multiply_adds(network, network.image_size, network.num_classes) / 1e9
@@ -199,7 +189,6 @@ def bench(networks: Sequence[str], repeats: int, backend: Backend, *, compiled: 
     return {"machine": here, "peak_gemm_gflops": peaks, "rows": rows}
 
 
-FIGURE_4_BATCH = 32
 REFERENCE = "WRN-40-4"
 """The network that the others' times are divided by: the fastest in the paper."""
 
@@ -216,7 +205,8 @@ class Timing:
 
 
 def figure_4(paper: Paper, precision: Precision, repeats: int) -> dict[str, Any]:
-    """Time the networks of the paper's Figure 4 in rounds. The paper's are of a Titan X, so only ratios carry over."""
+    """Time the networks of the paper's Figure 4 in rounds, with 32 images of 32 x 32. The paper's times are of a Titan
+    X, so only ratios carry over."""
     printed = {claim.network: claim.value for claim in paper.claims if claim.metric == "batch32_ms"}
     # The fastest but torch.compile: to compile a thousand layers takes too long.
     kernels: Kernels = "fused" if measuring.device().type == "cpu" else "torch"
@@ -224,7 +214,7 @@ def figure_4(paper: Paper, precision: Precision, repeats: int) -> dict[str, Any]
     with process(prepared=True) as child:
 
         def milliseconds(network: str) -> float:
-            return 1000 * FIGURE_4_BATCH / ask(child, training_rate, network, FIGURE_4_BATCH, 32, way, update=False)
+            return 1000 * 32 / ask(child, training_rate, network, 32, 32, way, update=False)
 
         ours = in_rounds({network: partial(milliseconds, network) for network in printed}, repeats)
         here = ask(child, machine) | {"kernels": kernels}

@@ -65,10 +65,10 @@ def loader(
     repeats: Repeats = 3,
     as_json: Json = False,
 ) -> None:
-    """Images a second, loaded and augmented as the paper does: ours, FFCV's, torchvision's and airbench's ways.
+    """Images a second, loaded and augmented as the paper does: ours over FFCV and over numpy, and torchvision's.
 
     Each way runs in a process held to as many cores as it has workers. Leave the machine alone meanwhile: three rounds
-    of all ways take 4 minutes on two cores.
+    of all ways take some 2 minutes on two cores.
     """
     from pipeline.benchmarks.loader_bench import WAYS, bench
 

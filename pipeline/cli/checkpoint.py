@@ -4,6 +4,7 @@ It travels as a ZIP without compression: the state under its own name, which has
 fingerprint is the hash of, so that a machine whose code or settings differ can say in what.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from typer import Argument
 
 from pipeline.cli.options import Run, To
+from pipeline.errors import UserError
 
 EXAMPLE = "Example: wrn-pipe checkpoint export cifar10-wrn-40-1-quick-s1 --to s1.zip"
 
@@ -27,7 +29,6 @@ def export(run: Run, to: To) -> None:
 
     from pipeline.artifacts import SAVED_STATES, SCRATCH, fingerprint_of, read_checkpoint
     from pipeline.atomic_write import json_text, writing
-    from pipeline.errors import UserError
     from pipeline.provenance import inputs
     from pipeline.runner.params_file import load
 
@@ -52,10 +53,9 @@ def take(file: Annotated[Path, Argument(help="A file of wrn-pipe checkpoint expo
 
     from pipeline.artifacts import SAVED_STATES, SCRATCH, fingerprint_of, read_checkpoint
     from pipeline.atomic_write import new_file
-    from pipeline.errors import UserError
     from pipeline.provenance import inputs
+    from pipeline.runner.attempts import living_owner
     from pipeline.runner.params_file import load
-    from pipeline.runner.run_lock import living_owner
 
     again = "export it again with: wrn-pipe checkpoint export RUN --to FILE"
     try:
@@ -67,7 +67,11 @@ def take(file: Annotated[Path, Argument(help="A file of wrn-pipe checkpoint expo
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
         raise UserError(f"{file} holds no state of a training: {error}", again) from None
     settings_here, content_here = inputs(load(), run)
-    if differences := [*_differing(settings, settings_here), *(path for path, *_ in _unequal(content, content_here))]:
+    theirs, ours = dict(_flat(settings)), dict(_flat(settings_here))
+    unlike = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+    differences = [f"{key} {theirs.get(key)}, here {ours.get(key)}" for key in unlike]
+    differences += [path for path in {**content, **content_here} if content.get(path) != content_here.get(path)]
+    if differences:
         raise UserError(
             f"{file} was saved by other settings, code or data: {'; '.join(differences)}",
             "check out the commit that it was saved at; its bits could not be told from a training by both",
@@ -87,18 +91,10 @@ def take(file: Annotated[Path, Argument(help="A file of wrn-pipe checkpoint expo
     typer.echo(f"{run}: {at.epoch} epochs and {at.step} steps are done; wrn-pipe repro {run} goes on")
 
 
-def _unequal(theirs: dict[str, Any], ours: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Key and both values where two mappings differ."""
-    keys = {**theirs, **ours}
-    return [(key, theirs.get(key), ours.get(key)) for key in keys if theirs.get(key) != ours.get(key)]
-
-
-def _differing(theirs: dict[str, Any], ours: dict[str, Any], above: str = "") -> list[str]:
-    """Settings in which two trainings differ, in words."""
-    found = []
-    for key, there, here in _unequal(theirs, ours):
-        if isinstance(there, dict) and isinstance(here, dict):
-            found += _differing(there, here, f"{above}{key}.")
+def _flat(settings: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings by their dotted keys."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{key}.")
         else:
-            found.append(f"{above}{key} {there}, here {here}")
-    return found
+            yield f"{above}{key}", value

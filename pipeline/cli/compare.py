@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer import Option
@@ -13,17 +13,14 @@ from typer import Option
 from pipeline.atomic_write import writing
 from pipeline.cli.options import Json, OfDataset, Row, Runs, Tables
 from pipeline.cli.output import in_colour, refuse_kept
-from pipeline.comparison.formats import Format
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.publication.wide_resnet import PAPER
+
+Format = Literal["terminal", "markdown", "latex", "csv", "json", "html"]
 
 if TYPE_CHECKING:
     from pipeline.comparison.cells import Cell, Comparison
     from pipeline.comparison.tables import Table
-
-_PIPED_WIDTH = 100
-_NARROWEST = 72
-"""Below this many columns a line of the table would break, which is harder to read than a terminal's own wrapping."""
 
 
 def compare(
@@ -56,12 +53,11 @@ def compare(
     to compare.
     """
     from pipeline.comparison.cells import planned
-    from pipeline.comparison.formats import render, sentences, terminal
-    from pipeline.comparison.orderings import Standing, judge_ordering
+    from pipeline.comparison.formats import render
+    from pipeline.comparison.orderings import Standing, in_words, judge_ordering
     from pipeline.comparison.results import load_results
-    from pipeline.comparison.statistics import Verdict
-    from pipeline.comparison.tables import table
-    from pipeline.comparison.timings import judged, read
+    from pipeline.comparison.tables import table, with_times
+    from pipeline.comparison.verdict_rule import Verdict
     from pipeline.runner.params_file import load
 
     plan, form = load(), "json" if json else form
@@ -83,24 +79,23 @@ def compare(
         raise UserError("--orderings judges all runs and no times", "leave --run and --timings out")
     names = PAPER.table_names(paper_table)
     claims = set(PAPER.chosen(names, dataset, row))
-    of, width = planned(PAPER, plan, found), _width() if output is None else _PIPED_WIDTH
+    columns = shutil.get_terminal_size((100, 24)).columns if output is None else 100
+    # In fewer than 72 a line of the table would break, which is harder to read than a terminal's own wrapping.
+    of, width = planned(PAPER, plan, found), max(72, min(columns, 100))
     if orderings:
         mentioned = [(each, {claim for pair in each.pairs for claim in pair}) for each in PAPER.orderings]
         ordered = [judge_ordering(ordering, of) for ordering, its in mentioned if its & claims]
-        text = sentences.render(ordered, form, width)
+        text = in_words(ordered, form, width)
         told = [one for one in ordered if one.standing is not Standing.NOT_RUN]
         holds = {one.ordering.text: one.standing is Standing.HOLDS for one in told}
     else:
         tables = [table(name, of) for name in names]
         if timings:
-            times = read(timings)
-            tables = [replace(each, cells=judged(each.cells, times, PAPER.hardware)) for each in tables]
+            tables = [with_times(each, timings) for each in tables]
         tables = _select(tables, dataset, row, run or [])
+        text = render(tables, form, PAPER, width, colour=output is None and in_colour())
         if form == "terminal":
-            text = terminal.render(tables, width, colour=output is None and in_colour())
             text += about + _next_step(tables, of, dataset, row) + "\n"
-        else:
-            text = render(tables, form, PAPER)
         holds = {}
         for cell in (cell for each in tables for cell in each.cells):
             if cell.kind == "runnable" and cell.runs:
@@ -112,19 +107,12 @@ def compare(
         with writing(output):
             output.write_text(text, encoding="utf-8", newline="\n")
         typer.echo(f"wrote {output}", err=True)
-    if strict:
-        _insist(holds, "ordering" if orderings else "claim")
-
-
-def _insist(holds: dict[str, bool], noun: str) -> None:
-    """Raise WrnPipeError unless all that was compared holds, and something was."""
-    if not holds:
+    noun, failed = "orderings" if orderings else "claims", [name for name, held in holds.items() if not held]
+    if strict and not holds:
+        raise WrnPipeError(f"no finished run to compare these {noun} with", "wrn-pipe repro trains the plan's")
+    if strict and failed:
         raise WrnPipeError(
-            f"no finished run to compare these {noun}s with", "wrn-pipe repro trains what params.yaml names"
-        )
-    if failed := [name for name, held in holds.items() if not held]:
-        raise WrnPipeError(
-            f"{len(failed)} of {len(holds)} compared {noun}s do not hold; the first is {failed[0]}",
+            f"{len(failed)} of {len(holds)} compared {noun} do not hold; the first is {failed[0]}",
             "the deviations and footnotes above say why; without --strict this is not a failure",
         )
 
@@ -133,18 +121,13 @@ def _select(tables: Sequence["Table"], dataset: str | None, row: str | None, run
     """The tables reduced to the cells asked for, without those that have none left."""
     from pipeline.publication.claims import canonical
 
-    reduced = []
-    for table in tables:
-        cells = [
-            cell
-            for cell in table.cells
-            if dataset in (None, cell.dataset)
-            and (row is None or canonical(row) == canonical(cell.model))
-            and (not run or set(run) & {*cell.runs, *(excluded.run for excluded in cell.excluded)})
-        ]
-        if cells:
-            reduced.append(replace(table, cells=tuple(cells)))
-    return reduced
+    def asked_for(cell: "Cell") -> bool:
+        its = {*cell.runs, *(excluded.run for excluded in cell.excluded)}
+        named = row is None or canonical(row) == canonical(cell.model)
+        return named and dataset in (None, cell.dataset) and (not run or bool(its & set(run)))
+
+    reduced = [replace(table, cells=tuple(filter(asked_for, table.cells))) for table in tables]
+    return [table for table in reduced if table.cells]
 
 
 def _next_step(tables: Sequence["Table"], of: "Comparison", dataset: str | None, row: str | None) -> str:
@@ -171,16 +154,8 @@ def _next_step(tables: Sequence["Table"], of: "Comparison", dataset: str | None,
         targets = runs if len(runs) == 1 else {f"{run.rpartition('-s')[0]}-s*" for run in runs}
         target = f" {shlex.quote(targets.pop())}" if len(targets) == 1 else ""
         return f"Next: {needs} comparable runs, which params.yaml has: wrn-pipe repro{target} trains them."
-    filters = ["--paper-table", tables[0].name if len(tables) == 1 else "all"]
-    filters += ["--row", row] if row else []
-    filters += ["--dataset", dataset] if dataset else []
+    filters = {"--paper-table": tables[0].name if len(tables) == 1 else "all", "--row": row, "--dataset": dataset}
+    words = shlex.join(word for option, value in filters.items() if value for word in (option, value))
     seeds = max(seeds_to_plan(cell, PAPER) for cell in lacking)
-    return (
-        f"Next: {needs} comparable runs. wrn-pipe plan {shlex.join(filters)} --seeds {seeds} adds them,\n"
-        "      wrn-pipe repro trains them."
-    )
-
-
-def _width() -> int:
-    """Columns of the terminal; of COLUMNS if set; a readable width when piped."""
-    return max(_NARROWEST, min(shutil.get_terminal_size((_PIPED_WIDTH, 24)).columns, _PIPED_WIDTH))
+    plan = f"wrn-pipe plan {words} --seeds {seeds} adds them"
+    return f"Next: {needs} comparable runs. {plan},\n      wrn-pipe repro trains them."

@@ -36,10 +36,10 @@ def data(context: typer.Context, json: Json = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.runner.data_state import known_datasets, standings
     from pipeline.runner.params_file import load
+    from pipeline.runner.plan_state import standings
 
-    listed = standings(load(), known_datasets())
+    listed = standings(load())
     if json:
         print_json(listed)
         return
@@ -77,9 +77,9 @@ def verify(
     .beton files; each .beton file with its card; each folder as a whole with dvc.lock. What is not here or on no record
     is said to be unchecked, and is not wrong. Exit code: 0 nothing is wrong, 1 something is, 2 a mistake to fix.
     """
-    from pipeline.evidence.file_check import datasets as findings
-    from pipeline.runner.data_state import RAW, beton_folders
+    from pipeline.evidence.verification import datasets as findings
     from pipeline.runner.params_file import load
+    from pipeline.runner.plan_state import RAW, beton_folders
 
     plan = load()
     if dataset is not None:
@@ -107,8 +107,8 @@ def show(
     from pipeline.data.conversion import load as load_split
     from pipeline.data.image_sheet import augmented_rows, sheet
     from pipeline.data.sampler import sample_order
-    from pipeline.runner.data_state import RAW, beton_folders
     from pipeline.runner.params_file import load
+    from pipeline.runner.plan_state import RAW, beton_folders
 
     plan = load()
     _need(dataset, plan, RAW / dataset)
@@ -132,7 +132,7 @@ def show(
 def _need(name: str, plan: "Plan", *folders: Path) -> None:
     """Raise UserError where params.yaml has no such dataset, or none of its `folders` is here."""
     from pipeline.params import entry
-    from pipeline.runner.data_state import known_datasets
+    from pipeline.runner.plan_state import known_datasets
 
     if name not in plan.datasets and name in known_datasets():
         raise UserError(f"{name} is not in params.yaml", f"wrn-pipe plan --paper-table all --dataset {name} adds it")

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,8 +19,6 @@ LOCK = ROOT / "environment" / "requirements.lock"
 SET_UP = "bash environment/setup.sh"
 SET_UP_AGAIN = f"rm -rf .venv && {SET_UP}"
 """A stamp vouches for the environment, so only a new one is sure to be checked."""
-CHILD_TIMEOUT_S = 180
-LOW_DISK_GB = 3
 
 State = Literal["ok", "missing", "note"]
 """`missing`: required and not there. `note`: works, with a limit worth knowing."""
@@ -65,43 +62,41 @@ COMMANDS: dict[str, tuple[Sequence[str], State, str]] = {
 """Name -> a command that ends well where it is there, what it is where it is not, and the remedy."""
 
 
-def run(*command: str) -> tuple[bool, str]:
-    """Whether a command ended well, and the last line that it printed, or how it failed. It may crash."""
+def by_command(name: str) -> Check:
+    """One of COMMANDS: the last line that it prints, or how it fails. It may crash."""
+    command, otherwise, remedy = COMMANDS[name]
     # The user's own npm comes before that of set-up, which runs on the node beside it.
-    path = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
-    env, stdin = {**os.environ, "PATH": path}, subprocess.DEVNULL
+    env = {**os.environ, "PATH": os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])}
+    stdin = subprocess.DEVNULL
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=env, stdin=stdin, text=True, capture_output=True, timeout=CHILD_TIMEOUT_S
-        )
+        done = subprocess.run(command, cwd=ROOT, env=env, stdin=stdin, text=True, capture_output=True, timeout=180)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return False, str(error)
-    if done.returncode < 0:
-        return False, f"killed by {signal.Signals(-done.returncode).name}"
-    said = done.stdout if done.returncode == 0 else done.stderr or done.stdout or f"exit code {done.returncode}"
-    lines = [line for line in said.strip().split("\n") if not line.startswith("  fix: ")]
-    return done.returncode == 0, lines[-1].rpartition("UserError: error: ")[2]
+        return Check(name, otherwise, str(error), remedy)
+    if done.returncode == 0:
+        return Check(name, "ok", done.stdout.strip().rpartition("\n")[2] or "yes")
+    said = (done.stderr or done.stdout or f"exit code {done.returncode}").partition("\n  fix: ")[0]
+    found = said.strip().rpartition("\n")[2].rpartition("UserError: error: ")[2]
+    return Check(name, otherwise, found, remedy)
 
 
 def check_packages() -> Check:
     """Against the lines of the lock file that apply to this interpreter and platform."""
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import distributions
 
     from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
 
     if not LOCK.exists():
         return Check("packages", "missing", f"{LOCK} not found", f"use wrn-pipe in a clone of the repository: {SET_UP}")
     lines = [line.rstrip(" \\") for line in LOCK.read_text().splitlines() if line and line[0] not in " #"]
     pins = [pin for pin in map(Requirement, lines) if pin.marker is None or pin.marker.evaluate()]
+    installed = {canonicalize_name(each.name): each.version for each in distributions()}
     differences = []
     for pin in pins:
-        try:
-            installed = version(pin.name)
-        except PackageNotFoundError:
-            installed = "not installed"
+        here = installed.get(canonicalize_name(pin.name))
         # A build tag (torch's +cu130, +cpu) is the same release from another index, and fits.
-        if installed == "not installed" or not pin.specifier.contains(installed, prereleases=True):
-            differences.append(f"{pin.name} {installed} (lock: {str(pin.specifier).removeprefix('==')})")
+        if here is None or not pin.specifier.contains(here, prereleases=True):
+            differences.append(f"{pin.name} {here or 'not installed'} (lock: {str(pin.specifier).removeprefix('==')})")
     if not differences:
         return Check("packages", "ok", f"all {len(pins)} as in environment/requirements.lock, at {sys.prefix}")
     more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""
@@ -109,25 +104,15 @@ def check_packages() -> Check:
     return Check("packages", "missing", "; ".join(differences[:4]) + more, remedy)
 
 
-def check_disk() -> Check:
-    if not os.access(ROOT, os.W_OK | os.X_OK):
-        return Check("disk", "missing", f"{ROOT} is not writable", "make it so: every stage writes below it")
-    free_gb = shutil.disk_usage(ROOT).free / 1e9
-    state: State = "ok" if free_gb >= LOW_DISK_GB else "note"
-    return Check("disk", state, f"{free_gb:.1f} GB free for {ROOT}", "free some, such as old checkpoints in scratch/")
-
-
 def checks() -> list[Check]:
     """All of them."""
     from concurrent.futures import ThreadPoolExecutor
 
-    def by_command(name: str) -> Check:
-        command, otherwise, remedy = COMMANDS[name]
-        ok, found = run(*command)
-        return Check(name, "ok", found or "yes") if ok else Check(name, otherwise, found, remedy)
-
+    free_gb = shutil.disk_usage(ROOT).free / 1e9
+    room: State = "ok" if free_gb >= 3 else "note"
+    disk = Check("disk", room, f"{free_gb:.1f} GB free for {ROOT}", "free some, such as old checkpoints in scratch/")
     with ThreadPoolExecutor(max_workers=4) as pool:  # the slow ones wait for child processes
-        return [check_packages(), *pool.map(by_command, COMMANDS), check_disk()]
+        return [check_packages(), *pool.map(by_command, COMMANDS), disk]
 
 
 def doctor(as_json: Json = False) -> None:

@@ -33,7 +33,8 @@ def add(
     code against the commit that is said to have it, the data's digests, and that no evidence is the same run. Whether
     it was trained as it says, nothing can tell; git and whoever commits it vouch for that. Refused: exit code 2.
     """
-    from pipeline.evidence.evidence_folder import add, add_archive
+    from pipeline.evidence.bundling import add_archive
+    from pipeline.evidence.run_check import add
     from pipeline.runner.params_file import load
 
     if Path(what).is_file():
@@ -81,7 +82,7 @@ def verify(
 @app.command(epilog=f"{EXAMPLE} remove cifar10-wrn-40-1-paper-zca-s1")
 def remove(run: Annotated[str, Argument(help="A run in evidence/.")]) -> None:
     """Take a run out of evidence/; git still has it. A run is removed because it is faulty, never for what it says."""
-    from pipeline.evidence.evidence_folder import remove
+    from pipeline.evidence.run_check import remove
 
     remove(run)
     typer.echo(f"removed evidence/{run}; say why in the commit")

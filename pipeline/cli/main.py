@@ -13,7 +13,7 @@ from typer import Option
 from pipeline.errors import UserError, exit_on_error
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.interruptions import NOTHING_HALF_DONE, stop_at_once
-from pipeline.training.openmp_threads import wait_briefly
+from pipeline.training.processes import wait_briefly
 
 COMMANDS = {
     "repro": "train@cifar10-wrn-40-1-quick-s1",
@@ -74,22 +74,18 @@ def _common(
     pass
 
 
-def _called(words: list[str]) -> tuple[Any, str]:
+def _called(command: Any, words: list[str]) -> tuple[Any, str]:
     """The command that a command line names. The parser does not say which it read when an option lacks its value."""
-    command: Any = typer.main.get_command(app)
     path = "wrn-pipe"
-    for word in words:
-        if word.startswith("-"):
-            continue
+    for word in (word for word in words if not word.startswith("-")):
         if (inner := getattr(command, "commands", {}).get(word)) is None:
             break
         command, path = inner, f"{path} {word}"
     return command, path
 
 
-def _refuse_repeated(words: list[str]) -> None:
+def _refuse_repeated(command: Any, path: str, words: list[str]) -> None:
     """Raise UserError for an option that takes one value and is given two: the parser would drop the first."""
-    command, path = _called(words)
     given = [word.partition("=")[0] for word in words[: words.index("--") if "--" in words else None]]
     for option in command.params:
         takes_one = not getattr(option, "multiple", True) and not getattr(option, "is_flag", True)
@@ -100,17 +96,20 @@ def _refuse_repeated(words: list[str]) -> None:
 def main() -> None:
     """Run the command line: exit code 0 done, 1 a failure or a difference, 2 the user's mistake, 128 + a signal."""
     wait_briefly()  # before a command imports torch, and for all that it starts: DVC's stages, jobs, measurements
-    with exit_on_error(), stop_at_once(lambda: NOTHING_HALF_DONE, join(["wrn-pipe", *sys.argv[1:]])) as interrupted:
+    words = sys.argv[1:]
+    with exit_on_error(), stop_at_once(lambda: NOTHING_HALF_DONE, join(["wrn-pipe", *words])) as interrupted:
+        commands = typer.main.get_command(app)
+        called, path = _called(commands, words)
         try:
-            _refuse_repeated(sys.argv[1:])
-            code = app(standalone_mode=False, prog_name="wrn-pipe")
+            _refuse_repeated(called, path, words)
+            code = commands(standalone_mode=False, prog_name="wrn-pipe")
         except typer.TyperException as mistake:
             what = " ".join(mistake.format_message().split())
             if type(mistake).__name__ == "NoArgsIsHelpError":  # the help has been shown
                 raise SystemExit(mistake.exit_code) from None
-            context = getattr(mistake, "ctx", None)
-            command = context.command_path if context else _called(sys.argv[1:])[1]
-            raise UserError(f"{command}: {what}", f"{command} --help says what it takes") from None
+            if context := getattr(mistake, "ctx", None):
+                path = context.command_path
+            raise UserError(f"{path}: {what}", f"{path} --help says what it takes") from None
         except SystemExit as end:
             if isinstance(end.__context__, BrokenPipeError):  # by wrn-pipe ... | head: typer says 1, a failure
                 raise SystemExit(128 + signal.SIGPIPE) from None

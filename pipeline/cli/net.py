@@ -6,7 +6,7 @@ from typer import Argument, Option
 
 from pipeline.cli.options import Json, networks
 from pipeline.cli.output import print_json
-from pipeline.models.names import parse
+from pipeline.models.names import costs, parse
 
 _FOLD_FROM = 13
 """Groups with this many blocks or more are folded, so that pre-act-ResNet-1001 is still a page."""
@@ -25,11 +25,9 @@ def net(
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.models.param_count import layers
-
     network = parse(name)
     classes, size = num_classes or network.num_classes, image_size or network.image_size
-    rows = layers(network, size, classes)
+    rows = costs(network, size, classes)
     top = [row for row in rows if "." not in row.name]
     parameters, multiply_adds = (sum(getattr(row, what) for row in top) for what in ("parameters", "multiply_adds"))
     if json:

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +16,7 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pipeline.evidence.findings import Finding
+    from pipeline.evidence.run_check import Finding
 
 
 def print_json(value: Any) -> None:
@@ -31,23 +30,22 @@ def in_colour() -> bool:
 
 
 def row_table(title: str, rows: Sequence[Any], *columns: str) -> "Table":
-    """A table of dataclasses, a column for each field, or for those named."""
+    """A table of dataclasses or dictionaries, a column for each field, or for those named."""
     from rich.table import Table
 
-    if not rows:
-        return Table(title=title, title_justify="left")
-    names = columns or tuple(field.name for field in fields(rows[0]))
-    cells = {name: [_cell(getattr(row, name)) for row in rows] for name in names}
-    for name in names:  # what all rows have in common is said once, which leaves room for the rest
-        if len(rows) > 1 and isinstance(getattr(rows[0], name), str | int) and len(set(cells[name])) == 1:
-            title += f"; {name.replace('_', ' ')} {cells.pop(name)[0]}"
+    told = [row if isinstance(row, dict) else vars(row) for row in rows]
+    values = {name: [row[name] for row in told] for name in columns or (told[0] if told else ())}
+    for name, column in list(values.items()):  # what all rows have in common is said once, which leaves room
+        if len(rows) > 1 and isinstance(column[0], str | int) and len(set(column)) == 1:
+            title += f"; {name.replace('_', ' ')} {_cell(values.pop(name)[0])}"
     table = Table(title=title, title_justify="left")
-    for name, column in cells.items():
+    for name, column in values.items():
         # Of a narrow terminal the headings may fold, the cells never.
-        justify: Literal["left", "right"] = "left" if isinstance(getattr(rows[0], name), str) else "right"
-        table.add_column(name.replace("_", " ").replace(" per ", "/"), justify=justify, min_width=max(map(len, column)))
-    for row in zip(*cells.values(), strict=True):
-        table.add_row(*row)
+        justify: Literal["left", "right"] = "left" if isinstance(column[0], str) else "right"
+        widest = max(len(_cell(value)) for value in column)
+        table.add_column(name.replace("_", " ").replace(" per ", "/"), justify=justify, min_width=widest)
+    for row in zip(*values.values(), strict=True):
+        table.add_row(*map(_cell, row))
     return table
 
 
@@ -57,6 +55,12 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if value >= 100 else f"{value:,.2f}"
     return "" if value is None else str(value)
+
+
+def some(reasons: Iterable[str]) -> str:
+    """The first three; --json has them all."""
+    why = list(dict.fromkeys(reasons))  # of two stages one may have the other's
+    return "; ".join([*why[:3], *([f"and {len(why) - 3} more"] if len(why) > 3 else [])])
 
 
 def report(findings: "Iterable[Finding]", json: bool, fix: str, absent: str) -> None:
@@ -86,14 +90,15 @@ def report(findings: "Iterable[Finding]", json: bool, fix: str, absent: str) -> 
 
 def refuse_kept(to: Path, option: str) -> None:
     """Raise UserError where there is no folder for `to`, git tracks it, or it lies where a stage reads or writes."""
-    from pipeline.runner.dag import DAG, stages
+    from pipeline.provenance import DAG, git
+    from pipeline.runner.dag import stages
 
     if not to.parent.is_dir():
         raise UserError(f"{option} {to}: no folder {to.parent}", "name a file in a folder that exists")
     root = Path.cwd()
     for place in {to.absolute(), to.resolve()}:  # a link, and what it leads to
-        asked = ["git", "-C", str(place.parent), "--literal-pathspecs", "ls-files", "--error-unmatch", "--", place.name]
-        what = "a file that git tracks" if subprocess.run(asked, capture_output=True).returncode == 0 else None
+        tracked = git("--literal-pathspecs", "ls-files", "--", place.name, root=place.parent)
+        what = "a file that git tracks" if tracked else None
         for stage in stages(root) if DAG.is_file() else ():
             if any(place.is_relative_to(root / path) for path in (*stage.deps, *stage.outs)):
                 what = f"what {stage.name} reads or writes"

@@ -45,8 +45,6 @@ def plan(
     from pipeline.runner.params_file import load
     from pipeline.runner.plan_edit import extend, groups_of, write
 
-    if yes and dry_run:
-        raise UserError("--yes writes and --dry-run does not", "leave one of them out")
     tables = PAPER.table_names(paper_table)
     groups, left_out = groups_of(PAPER, PAPER.chosen(tables, dataset, row), load(), protocol)
     if not groups:
@@ -77,26 +75,23 @@ def plan(
 
 def _show(addition: "Addition") -> None:
     """The unified difference, in colour on a terminal, and what it adds up to."""
-    from pipeline.runner.plan_edit import cost_of
-
     before, after = addition.before.splitlines(), addition.after.splitlines()
     for line in difflib.unified_diff(before, after, "params.yaml", "params.yaml (planned)", lineterm=""):
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[0])
         typer.echo(typer.style(line, fg=style) if in_colour() else line)
     already = f" ({addition.present} more are there already)" if addition.present else ""
     runs = counted(sum(map(len, addition.added.values())), "run")
-    typer.echo(f"\nAdds {runs}{already}: {cost_of(PAPER, addition)} in all, estimated.")
+    typer.echo(f"\nAdds {runs}{already}: {addition.cost} in all, estimated.")
 
 
 def _outlook(addition: "Addition", seeds: int) -> str:
     """What the added runs could tell of the paper's numbers and orderings."""
     from pipeline.comparison.statistical_power import of_claim, of_ordering
-    from pipeline.comparison.statistics import LOOKS
+    from pipeline.comparison.verdict_rule import LOOKS
     from pipeline.publication.claims import canonical
 
-    pairs = [(group, claim) for group in addition.added for claim in group.claims]
-    recipes = {claim: recipe.name for _, claim in pairs if (recipe := PAPER.protocol_of(claim))}
-    claims = [claim for group, claim in pairs if recipes.get(claim) == group.protocol]
+    pairs = [(group.protocol, claim) for group in addition.added for claim in group.claims]
+    claims = [claim for name, claim in pairs if (recipe := PAPER.protocol_of(claim)) and recipe.name == name]
     if not claims:
         return "They say nothing about the paper's numbers, which were measured by another protocol."
     if seeds < LOOKS[0]:

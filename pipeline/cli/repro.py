@@ -1,9 +1,6 @@
 """wrn-pipe repro: bring results up to date with params.yaml."""
 
 import csv
-import io
-import re
-import subprocess
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +13,7 @@ import typer
 from typer import Argument, Option
 
 from pipeline.cli.options import Budget, of_plan, planned_stages
-from pipeline.cli.output import print_json
+from pipeline.cli.output import print_json, some
 from pipeline.errors import StoppedError, UserError
 from pipeline.progress import counted
 from pipeline.runner.interruptions import time_budget
@@ -25,8 +22,8 @@ if TYPE_CHECKING:
     from pipeline.comparison.training_cost import Cost
     from pipeline.params import Plan
     from pipeline.runner.dag import Stage
+    from pipeline.runner.jobs import Place
     from pipeline.runner.run_hooks import Heartbeat
-    from pipeline.runner.submit import Place
 
 
 def _targets() -> list[str]:
@@ -64,13 +61,11 @@ def repro(
 
     Exit code: 0 done, 1 a stage failed, 2 a usage error, 75 the time of --for is over, 130 or 143 stopped by a signal.
     """
-    from pipeline.runner import remote
-    from pipeline.runner.dvc import how_far
-    from pipeline.runner.dvc import repro as run
+    from pipeline.runner import dvc
     from pipeline.runner.params_file import load
 
     targets, again = targets or [], join(["wrn-pipe", *sys.argv[1:]])
-    place = _place(jobs, slurm, partition, gpus, cpus, time, max_jobs, sbatch or [])
+    place = _place(jobs, slurm, max_jobs, time, cpus, {"partition": partition, "gpus": gpus, "sbatch": sbatch})
     for wrong, what, remedy in (
         (dry and (pull or push), "--dry with --pull or --push: what the remote has is not foreseen", "leave one out"),
         (as_json and not dry, "--json without --dry", "add --dry, or ask wrn-pipe status --json afterwards"),
@@ -84,17 +79,17 @@ def repro(
         _dry(plan, targets, force, fresh, as_json)
         return
     if pull or push:
-        remote.check(writing=push)
+        dvc.check_remote(writing=push)
     if fresh:
         _forget_states(plan, targets)
-    with time_budget(budget, again, partial(how_far, plan, targets)):
+    with time_budget(budget, again, partial(dvc.how_far, plan, targets)):
         if place is not None:
             from pipeline.runner.job_driver import repro_by_jobs  # imports a twentieth of a repro with nothing to do
 
             code = repro_by_jobs(plan, targets, place, again, force)
         else:
             options = [flag for flag, on in (("--force", force), ("--keep-going", keep_going), ("--pull", pull)) if on]
-            code = run(plan, targets, options)
+            code = dvc.repro(plan, targets, options)
         if budget and code == 128 + SIGTERM:
             raise StoppedError(SIGTERM, "stopped, the stage has said where", f"go on with: {again}")
     if code:
@@ -102,66 +97,64 @@ def repro(
             typer.echo(f"Go on with: {again}. What is done stays done; wrn-pipe status shows it.", err=True)
         raise typer.Exit(code)
     if push:
-        remote.push(plan, targets)
+        dvc.push(plan, targets)
     _explain_changes()
 
 
-def _place(
-    jobs: int | None,
-    slurm: bool,
-    partition: str | None,
-    gpus: int,
-    cpus: int,
-    time: str,
-    max_jobs: int,
-    sbatch: list[str],
-) -> "Place | None":
-    """Where the runs are trained by what the options say; None: here, one after another."""
+def _place(jobs: int | None, slurm: bool, max_jobs: int, time: str, cpus: int, more: dict[str, Any]) -> "Place | None":
+    """Where the runs are trained by what the options say, of which `more` need --slurm; None: here, one by one."""
     if jobs is not None and slurm:
         raise UserError("--jobs with --slurm", "give one of them: --max-jobs limits the jobs of a cluster")
-    given = {"--partition": partition, "--gpus": gpus, "--sbatch": sbatch}
-    if not slurm and (wrong := [option for option, value in given.items() if value]):
-        raise UserError(f"{wrong[0]} without --slurm", "add --slurm, or leave it out")
+    if not slurm and (wrong := [option for option, value in more.items() if value]):
+        raise UserError(f"--{wrong[0]} without --slurm", "add --slurm, or leave it out")
     if jobs is None and not slurm:
         return None
+    from pipeline.runner.jobs import Slots, Slurm, minutes, need_slurm, slots, visible_gpus
     from pipeline.runner.params_file import load
-    from pipeline.runner.submit import Slots, Slurm, minutes, need_slurm, slots, visible_gpus
 
     if jobs is not None:
         return Slots(slots(jobs, visible_gpus() if load().device != "cpu" else []))
     need_slurm()
-    for option in sbatch:
-        if not re.fullmatch("[^=]+=.+", option):
+    further: dict[str, Any] = {"requeue": True}
+    for option in more["sbatch"] or ():
+        name, _, value = option.partition("=")
+        if not (name and value):
             raise UserError(f"--sbatch {option}", "write NAME=VALUE without dashes, such as --sbatch account=vision")
-    options = {"time": minutes(time), "partition": partition, "gpus_per_node": gpus or None, "cpus_per_task": cpus}
-    further = {"requeue": True, **dict(option.split("=", 1) for option in sbatch)}
-    return Slurm(max_jobs, {**options, "additional_parameters": further})
+        further[name] = value
+    options = {"time": minutes(time), "partition": more["partition"], "gpus_per_node": more["gpus"] or None}
+    return Slurm(max_jobs, {**options, "cpus_per_task": cpus, "additional_parameters": further})
 
 
 def _forget_states(plan: "Plan", targets: list[str]) -> None:
     """Those that earlier attempts at these trainings have saved."""
+    from pipeline.runner.attempts import discard, hold
     from pipeline.runner.dvc import trainings
-    from pipeline.runner.run_lock import discard, hold
 
     for run_id, scratch in trainings(plan, targets).items():
         with hold(scratch, run_id):
             discard(scratch)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Step:
     """One stage that would run."""
 
     stage: str
     why: list[str]
-    cost: "Cost | None"
-    """Of what is left of a training, estimated from multiply-adds; None for other stages."""
-    fetches: int | None
-    """Bytes that a download gets from its first source, where params.yaml has their number."""
-    unfinished: "Heartbeat | None"
-    """How far an earlier attempt at the training has come, from where it would go on."""
     only_if: str | None
     """The stage that must give other files than before, or this one is skipped; None where it runs anyway."""
+    cost: "Cost | None" = None
+    """Of what is left of a training, estimated from multiply-adds."""
+    fetches: int | None = None
+    """Bytes that a download gets from its first source, where params.yaml has their number."""
+    unfinished: "Heartbeat | None" = None
+    """How far an earlier attempt at the training has come, from where it would go on."""
+
+    def __str__(self) -> str:
+        cost = f" ({self.cost})" if self.cost else ""
+        fetches = f" ({self.fetches / 1e6:,.0f} MB to fetch)" if self.fetches else ""
+        at = f", going on in epoch {self.unfinished.epoch} of {self.unfinished.epochs}" if self.unfinished else ""
+        return f"{self.stage}: {some(self.why)}{cost}{fetches}{at}"
 
 
 def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bool) -> None:
@@ -180,12 +173,13 @@ def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bo
     for name, before in with_behind(seen, seen if force else {*changed, *running}).items():
         if name not in running:
             why = changed.get(name) or (["--force"] if force else [f"{before} comes before it"])
-            found.append(_step(plan, seen[name], why, None if force or name in changed else before, fresh))
+            found.append(_Step(name, why, None if force or name in changed else before))
+            _price(found[-1], plan, seen[name], fresh)
     if as_json:
         print_json(found)
         return
     for step in found:
-        typer.echo(_words(step))
+        typer.echo(step)
     costs = [step.cost for step in found if step.cost]
     if not found:
         typer.echo("Nothing would run: everything is up to date.")
@@ -197,85 +191,53 @@ def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bo
         typer.echo("What only comes after another stage is skipped if that one gives the same files as before.")
 
 
-def _step(plan: "Plan", stage: "Stage", why: list[str], only_if: str | None, fresh: bool) -> _Step:
+def _price(step: _Step, plan: "Plan", stage: "Stage", fresh: bool) -> None:
+    """Fill in what a training or a download takes."""
     from pipeline.artifacts import SCRATCH
     from pipeline.comparison.training_cost import training_cost
     from pipeline.dataset_config import ArchiveSource, FilesSource
     from pipeline.provenance import fingerprint
     from pipeline.runner.run_hooks import read_heartbeat
 
-    cost = fetches = unfinished = None
     if stage.kind == "train":
         run = plan.run(stage.key)
         cost = training_cost(run.network, plan.datasets[run.dataset].splits["train"], plan.protocols[run.protocol])
-        unfinished = None if fresh else read_heartbeat(SCRATCH / fingerprint(plan, stage.key))
-        if unfinished:
-            done = (unfinished.epoch - 1 + unfinished.step / unfinished.steps) / unfinished.epochs
-            cost = cost * (1 - done)
+        beat = None if fresh else read_heartbeat(SCRATCH / fingerprint(plan, stage.key))
+        done = (beat.epoch - 1 + beat.step / beat.steps) / beat.epochs if beat else 0.0
+        step.cost, step.unfinished = cost * (1 - done), beat
     elif stage.kind == "download":
         first = plan.datasets[stage.key].sources[0]
         if isinstance(first, ArchiveSource | FilesSource):
-            fetches = sum(file.bytes for file in first.files)
-    return _Step(stage.name, why, cost, fetches, unfinished, only_if)
-
-
-def _words(step: _Step) -> str:
-    more = len(step.why) - 3
-    words = f"{step.stage}: {'; '.join(step.why[:3])}{f'; and {more} more' if more > 0 else ''}"
-    if step.cost:
-        words += f" ({step.cost})"
-    if step.fetches:
-        words += f" ({step.fetches / 1e6:,.0f} MB to fetch)"
-    if step.unfinished:
-        words += f", going on in epoch {step.unfinished.epoch} of {step.unfinished.epochs}"
-    return words
+            step.fetches = sum(file.bytes for file in first.files)
 
 
 def _explain_changes() -> None:
     """Say why results of runs differ from the committed ones although nothing was edited: the processor, mostly."""
-    from pipeline.dvc_lock import LOCK
+    from pipeline.dvc_lock import LOCK, content, locked
+    from pipeline.provenance import git
 
-    old_lock, path = _git("show", f"HEAD:./{LOCK}"), Path("results/runs.csv")
-    trained = _changed_trainings(old_lock, LOCK.read_text(encoding="utf-8")) if old_lock and LOCK.is_file() else []
-    if not trained:
+    before, after, path = git("show", f"HEAD:./{LOCK}"), content(), Path("results/runs.csv")
+    if before == after:
         return
-    texts = _git("show", f"HEAD:./{path}"), path.read_text(encoding="utf-8") if path.is_file() else ""
-    committed, here = ({row["run"]: row for row in csv.DictReader(io.StringIO(text))} for text in texts)
+    old, new = locked(before), locked(after)
+    both = {name: (old[name], new[name]) for name in new if name.startswith("train@") and name in old}
+    # All that dvc.lock says is the same, but for what came out.
+    repeated = [name for name, (was, now) in both.items() if {**was, "outs": now["outs"]} == now != was]
+    texts = git("show", f"HEAD:./{path}"), path.read_text(encoding="utf-8") if path.is_file() else ""
+    committed, here = ({row["run"]: row for row in csv.DictReader(text.splitlines())} for text in texts)
+    if not repeated:
+        return
     typer.echo("\nSame inputs, other results than in the checked-out commit:")
-    for run in (run for run in trained if run in committed and run in here):
-        then, now = committed[run], here[run]
-        keys = ("device", "processor", "capability", "threads", "kernels", "torch")
-        why = "; ".join(f"{key} {then[key]} -> {now[key]}" for key in keys if then[key] != now[key])
-        why = why or "the same kind of processor by name, so another microcode or an unrepeatable kernel"
-        typer.echo(f"  {run}: top-1 error {then['top1_error']} -> {now['top1_error']} ({why})")
-    diff = _git("diff", "--name-only", "--relative", "HEAD", "--", str(LOCK), "results", "models", "evaluations")
+    for run in (name.removeprefix("train@") for name in repeated):
+        then, now = committed.get(run), here.get(run)
+        if then and now:
+            keys = ("device", "processor", "capability", "threads", "kernels", "torch")
+            why = "; ".join(f"{key} {then[key]} -> {now[key]}" for key in keys if then[key] != now[key])
+            why = why or "the same kind of processor by name, so another microcode or an unrepeatable kernel"
+            typer.echo(f"  {run}: top-1 error {then['top1_error']} -> {now['top1_error']} ({why})")
+    diff = git("diff", "--name-only", "--relative", "HEAD", "--", str(LOCK), "results", "models", "evaluations")
     typer.echo(
         "Floating-point sums depend on the processor, the number of threads and the compiler.\n"
         f"Changed therefore, among files that git tracks: {', '.join(diff.split())}.\n"
         "Commit them to keep these results. Left as they are, they harm neither make test nor another make reproduce."
     )
-
-
-def _changed_trainings(before: str, after: str) -> list[str]:
-    """Runs whose inputs and command are those of the earlier dvc.lock while a file of the training is not."""
-    from pipeline.dvc_lock import locked
-
-    if before == after:
-        return []
-    old, new = locked(before), locked(after)
-
-    def md5s(stage: dict[str, Any], kind: str) -> list[Any]:
-        return [(entry["path"], entry.get("md5")) for entry in stage.get(kind, ())]
-
-    def inputs(stage: dict[str, Any]) -> Any:
-        return stage["cmd"], stage.get("params"), md5s(stage, "deps")
-
-    both = [(name, old[name], new[name]) for name in new if name in old and name.startswith("train@")]
-    changed = [name for name, was, now in both if inputs(was) == inputs(now) and md5s(was, "outs") != md5s(now, "outs")]
-    return [name.removeprefix("train@") for name in changed]
-
-
-def _git(*words: str) -> str:
-    """What git says; nothing where it fails."""
-    done = subprocess.run(["git", *words], capture_output=True, text=True)
-    return done.stdout if done.returncode == 0 else ""

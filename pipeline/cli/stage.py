@@ -1,25 +1,25 @@
 """wrn-pipe stage: run one stage directly, or with --twice prove that a training repeats to the bit on this machine."""
 
 import os
-import shutil
-import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from shlex import join
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
 
 from pipeline.cli.options import Budget, planned_stages
-from pipeline.errors import UserError, WrnPipeError, continue_with, exit_on_error, nearest
+from pipeline.errors import UserError, WrnPipeError, exit_on_error, nearest
 from pipeline.progress import say
-from pipeline.runner.interruptions import children_hear_no_signal, stop_at_once, time_budget
+from pipeline.runner.interruptions import time_budget
 
+_CHECKSUMS = "checksums.npz"
 Stage = Literal["download", "convert", "train", "evaluate", "summarize", "tabulate", "manifest", "report"]
 
 
@@ -53,10 +53,10 @@ def stage(
     Exit code: 0 done, 1 failed or (--twice) not equal, 2 a usage error, 75 the time of --for is over, 130
     or 143 stopped by a signal.
     """
+    from pipeline.runner.attempts import stage_attempt
     from pipeline.runner.dag import read_dag
     from pipeline.runner.dvc import how_far
     from pipeline.runner.params_file import load
-    from pipeline.runner.stage_entry import stage_attempt
 
     settings = {"fresh": fresh, "wait": wait, "checkpoint_steps": checkpoint_steps, "nproc": nproc}
     given = [option for option, value in {**settings, "for": budget, "twice": twice}.items() if value]
@@ -74,6 +74,9 @@ def stage(
         raise UserError(what, f"wrn-pipe stage {name}" if keys == [""] else nearest(key or "", keys, f"{name} key"))
     words = [key] if key else []
     if key and twice:
+        if (processes := plan.protocols[plan.run(key).protocol].processes) > 1:
+            what = f"--twice follows one process, and run {key} has {processes}"
+            raise UserError(what, f"compare the weights of two trainings: wrn-pipe stage train {key} --fresh")
         _train_twice(key, steps)
         return
     far, again = partial(how_far, plan, [f"{name}@{key}"]), join(["wrn-pipe", *sys.argv[1:]])
@@ -87,79 +90,67 @@ def stage(
 def _train_twice(run_id: str, steps: int | None) -> None:
     """Train in two processes, one after the other, and compare. Raises WrnPipeError at the first difference.
 
-    Nothing is published, and a signal leaves nothing: two trainings, one of which was resumed, would prove less.
-    `steps`: how many of each, None for the whole training. Raises UserError for a run that many processes share.
+    Nothing of them is kept: two trainings, one of which was resumed, would prove less.
     """
-    with stop_at_once(lambda: "of two trainings to compare nothing is kept", _again(run_id, steps), "start again with"):
-        from pipeline.artifacts import SCRATCH
-        from pipeline.provenance import fingerprint
-        from pipeline.runner.params_file import load
-        from pipeline.runner.run_lock import hold
+    import numpy as np
 
-        plan = load()
-        if (processes := plan.protocols[plan.run(run_id).protocol].processes) > 1:
-            raise UserError(
-                f"--twice follows one process, and run {run_id} has {processes}",
-                f"compare the weights of two trainings: wrn-pipe stage train {run_id} --fresh",
-            )
-        home = SCRATCH / f"{fingerprint(plan, run_id)}.twice"
-        with hold(home, run_id, resumes=False):
-            shutil.rmtree(home, ignore_errors=True)
-            try:
-                _compare(run_id, steps, home)
-            except KeyboardInterrupt:
-                shutil.rmtree(home, ignore_errors=True)
-                raise
+    from pipeline.artifacts import SCRATCH
 
-
-def _again(run_id: str, steps: int | None) -> str:
-    return f"wrn-pipe stage train {run_id} --twice" + (f" --steps {steps}" if steps else "")
-
-
-def _compare(run_id: str, steps: int | None, home: Path) -> None:
-    from pipeline.evidence.step_checksums import first_difference
-
-    folders = [home / "first", home / "second"]
-    for folder in folders:
-        folder.mkdir(parents=True)
-        say(f"training {run_id} in {folder}")
-        words = [run_id, str(folder), str(steps or 0), str(os.getpid())]
-        with ExitStack() as stack:
-            with children_hear_no_signal():  # it would save a state and say that the run can be continued from it
-                child = subprocess.Popen([sys.executable, "-m", "pipeline.cli.stage", *words])
-                stack.callback(child.wait)
-                stack.callback(child.kill)
-            code = child.wait()
-        if code < 0:
-            what = f"run {run_id}: the training in {folder} was killed by {signal.Signals(-code).name}"
-            raise WrnPipeError(what, f"start again with: {_again(run_id, steps)}")
-        if code:  # it has said why
-            raise typer.Exit(code)
-    if found := first_difference(*folders):
-        what = f"run {run_id} does not repeat to the bit: {found}; both are kept in {home}"
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f"{run_id}.twice-", dir=SCRATCH) as home:
+        for time in ("first", "second"):
+            say(f"training {run_id}, the {time} time")
+            words = [run_id, f"{home}/{time}", str(steps or 0), str(os.getpid())]
+            # In a session of its own: it would hear a terminal's Ctrl-C and say that the run can be continued.
+            child = subprocess.run([sys.executable, "-m", "pipeline.cli.stage", *words], start_new_session=True)
+            if code := child.returncode:
+                say(f"run {run_id}: the {time} training ended with exit code {code}")
+                raise typer.Exit(max(code, 1))
+        with np.load(f"{home}/first/{_CHECKSUMS}") as one, np.load(f"{home}/second/{_CHECKSUMS}") as other:
+            names, unequal = one["names"], one["sums"] != other["sums"]
+    if unequal.any():
+        step = int(unequal.any(axis=1).argmax())
+        apart = names[unequal[step]]
+        found = f"after step {step + 1}, {len(apart)} of {len(names)} tensors differ, first {apart[0]}"
+        what = f"run {run_id} does not repeat to the bit: {found}"
         raise WrnPipeError(what, "run wrn-pipe doctor, and keep the number of threads")
     done = f"{steps} steps" if steps else "all steps"
     typer.echo(f"{run_id}: two trainings of {done} are equal in every weight, momentum and statistic after every step")
-    shutil.rmtree(home)
 
 
-def _train(run_id: str, folder: str, steps: int | None) -> None:
-    """In the child: one of the two."""
-    from pipeline.evidence.step_checksums import traced
-    from pipeline.provenance import fingerprint
+def _traced(run_id: str, folder: Path, steps: int) -> None:
+    """Train in `folder` for that number of steps, 0 for all, and leave the checksums of all tensors after each."""
+    import zlib
+
+    import numpy as np
+    import torch
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    from pipeline.evidence.recompute import EnoughError
     from pipeline.runner.params_file import load
     from pipeline.runner.run_hooks import RunHooks
+    from pipeline.training.loop import train
     from pipeline.training.train_run import prepare
 
-    plan = load()
-    try:
-        training, _ = prepare(plan, run_id, fingerprint(plan, run_id), Path(folder), RunHooks())
-        traced(training, steps)
-    except WrnPipeError as error:
-        # Where memory is short, a training is told to go on from its state, which this one does not.
-        again = f"start again with: {_again(run_id, steps)}"
-        error.remedy = error.remedy.replace(f"continue with: {continue_with(run_id)}", again)
-        raise
+    folder.mkdir()
+    training, _ = prepare(load(), run_id, folder.name, folder, RunHooks())
+    tensors: dict[str, torch.Tensor] = {}
+    sums = []
+
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        tensors.update(training.model.state_dict())
+        for name, parameter in training.model.named_parameters():
+            tensors.update({f"{kind} of {name}": value for kind, value in optimizer.state[parameter].items()})
+        # Any change of up to 32 consecutive bits changes a CRC-32; of others it misses one in 4 billion.
+        crcs = [zlib.crc32(value.detach().cpu().numpy().tobytes()) for value in tensors.values()]
+        sums.append(np.array(crcs, np.uint32))
+        if len(sums) == steps:
+            raise EnoughError
+
+    register_optimizer_step_post_hook(note)
+    with suppress(EnoughError):
+        train(training, lambda *_: None)
+    np.savez(folder / _CHECKSUMS, names=list(tensors), sums=np.array(sums))
 
 
 if __name__ == "__main__":
@@ -167,4 +158,4 @@ if __name__ == "__main__":
 
     end_with(int(sys.argv[4]))
     with exit_on_error():
-        _train(sys.argv[1], sys.argv[2], int(sys.argv[3]) or None)
+        _traced(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

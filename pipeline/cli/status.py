@@ -1,32 +1,19 @@
 """wrn-pipe status: what is done, running, stale, failed and not started, and the command that goes on."""
 
 import textwrap
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
 
 from pipeline.cli.options import Json
-from pipeline.cli.output import print_json
+from pipeline.cli.output import print_json, some
 from pipeline.publication.wide_resnet import PAPER
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from pipeline.runner.plan_state import PlanStatus, RunStatus
 
-    from pipeline.runner.run_status import PlanStatus, RunStatus
-
-_COLOUR = {
-    "done": "green",
-    "made": "green",
-    "running": "cyan",
-    "queued": "blue",
-    "stale": "yellow",
-    "stopped": "yellow",
-    "failed": "red",
-}
-_STATE = {"failed": "failed", "stale": "is out of date"}
-_MANY = 3
-"""Reasons shown of a run that is stale; --json has them all."""
+_COLOUR = {"done": "green", "made": "green", "running": "cyan", "queued": "blue", "failed": "red"}
+_COLOUR |= dict.fromkeys(("stale", "stopped"), "yellow")
 
 
 def status(as_json: Json = False) -> None:
@@ -38,11 +25,10 @@ def status(as_json: Json = False) -> None:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     from pipeline.runner.params_file import load
+    from pipeline.runner.plan_state import plan_status
     from pipeline.runner.run_hooks import duration
-    from pipeline.runner.run_status import plan_status
 
     found = plan_status(PAPER, load())
     if as_json:
@@ -52,9 +38,9 @@ def status(as_json: Json = False) -> None:
     width = max((len(run.run) for run in found.runs), default=0)
     for run in found.runs:  # lines, no table: no column cuts a name, which is there to be copied
         error = "" if run.error is None else f"  {run.error:.2f} %"
-        console.print(Text.assemble(f"{run.run:<{width}}  ", _coloured(run.state), error), soft_wrap=True)
+        console.print(f"{run.run:<{width}}  {_coloured(run.state)}{error}", soft_wrap=True)
         for line in textwrap.wrap(_known(run), console.width - 2, break_long_words=False, break_on_hyphens=False):
-            console.print(Text(f"  {line}"), soft_wrap=True)
+            console.print(f"  {line}", soft_wrap=True, markup=False)
     tables = Table("table", box=SIMPLE)
     tables.add_column("state", no_wrap=True)
     for column in ("numbers", "planned", "done"):
@@ -69,10 +55,8 @@ def status(as_json: Json = False) -> None:
     typer.echo("\n".join([*_said(found), _next(found)]))
 
 
-def _coloured(state: str) -> "Text":
-    from rich.text import Text
-
-    return Text(state, style=_COLOUR.get(state, ""), no_wrap=True)
+def _coloured(state: str) -> str:
+    return f"[{_COLOUR.get(state, 'default')}]{state}[/]"
 
 
 def _known(run: "RunStatus") -> str:
@@ -95,25 +79,19 @@ def _known(run: "RunStatus") -> str:
     if run.state == "made":
         parts.append("its job is over; the command below records what it made")
     elif run.why and run.state not in ("failed", "stopped"):  # how it failed stands below
-        parts.append(_some(run.why))
+        parts.append(some(run.why))
     return ", ".join(parts)
-
-
-def _some(reasons: Sequence[str]) -> str:
-    why = tuple(dict.fromkeys(reasons))  # of two stages one may have the other's
-    more = f"; and {len(why) - _MANY} more" if len(why) > _MANY else ""
-    return "; ".join(why[:_MANY]) + more
 
 
 def _said(found: "PlanStatus") -> list[str]:
     """What is wrong, under way or not known."""
     from pipeline.artifacts import runs_in_evidence
 
-    said = [f"{run.stage} failed: {_some(run.why)}" for run in found.runs if run.state == "failed"]
+    said = [f"{run.stage} failed: {some(run.why)}" for run in found.runs if run.state == "failed"]
     for table in found.tables:
-        if table.state in _STATE:
-            said.append(f"tabulate@{table.table} {_STATE[table.state]}: {_some(table.why)}")
-    said += [f"{stage} has to run: {_some(why)}" for stage, why in found.other_stages.items()]
+        if how := {"failed": "failed", "stale": "is out of date"}.get(table.state):
+            said.append(f"tabulate@{table.table} {how}: {some(table.why)}")
+    said += [f"{stage} has to run: {some(why)}" for stage, why in found.other_stages.items()]
     if found.running:
         said.append("DVC runs " + ", ".join(f"{stage} (process {pid})" for stage, pid in found.running.items()))
     if found.jobs_unknown:

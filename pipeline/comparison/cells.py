@@ -7,23 +7,11 @@ from typing import Literal
 
 from pipeline.comparison.deviations import Deviation, deviations
 from pipeline.comparison.results import Result, counted
-from pipeline.comparison.statistics import (
-    LOOKS,
-    Errors,
-    Judgement,
-    Sample,
-    Spread,
-    Verdict,
-    judge,
-    pooled,
-    published_spread,
-    summarise,
-)
+from pipeline.comparison.verdict_rule import LOOKS, Errors, Judgement, Sample, Spread, Verdict, judge, pooled, summarise
 from pipeline.errors import UserError
-from pipeline.models.names import parse
-from pipeline.models.param_count import parameters
+from pipeline.models.names import parameters, parse
 from pipeline.params import PARAMS, Plan
-from pipeline.publication.claims import Claim, Kind, Metric, canonical
+from pipeline.publication.claims import Claim, Kind, canonical
 from pipeline.publication.paper import Paper
 
 
@@ -38,16 +26,13 @@ class Comparison:
 
     @cached_property
     def spread(self) -> Spread:
-        """How far runs of one cell lie apart, by the comparable runs of all the paper's claims and the prior.
-
-        Runs that serve several claims count once, by their top-1 errors.
-        """
+        """How far runs of one cell lie apart, by the prior and all comparable runs, each once by its top-1 error."""
         cells = {
             (claim.dataset, claim.network, claim.preprocessing, claim.dropout): errors_of(claim, self)
             for claim in self.paper.claims
             if claim.kind == "runnable" and claim.metric == "top1_error"
         }
-        return pooled(cells.values(), published_spread(self.paper))
+        return pooled(cells.values(), Spread.published(self.paper))
 
 
 def planned(paper: Paper, plan: Plan, results: Sequence[Result]) -> Comparison:
@@ -55,7 +40,7 @@ def planned(paper: Paper, plan: Plan, results: Sequence[Result]) -> Comparison:
     return Comparison(paper, plan, counted(plan, results))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Weighed:
     """A finished run of a claim's network on its dataset."""
 
@@ -76,7 +61,7 @@ class Weighed:
         return tuple(deviation for deviation in self.deviations if deviation.material)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """A place of a paper's table. Errors and differences are in percent and points."""
 
@@ -84,7 +69,7 @@ class Cell:
     dataset: str
     model: str
     """The network's name as the table spells it."""
-    metric: Metric
+    metric: str
     kind: Kind | Literal["unpublished"]
     """The claim's kind; unpublished where the paper's table prints a dash."""
     claim: Claim | None
@@ -127,11 +112,8 @@ class Cell:
 
 
 def cell_of(claim: Claim, of: Comparison) -> Cell:
-    """Join one claim with the finished runs.
-
-    Raises UserError when the plan has no margin for a dataset that has runs to judge.
-    """
-    caveats = tuple(caveat.number for caveat in of.paper.caveats_of(claim))
+    """Join one claim with the finished runs. Raises UserError when the plan has no margin to judge them by."""
+    caveats = tuple(caveat.number for caveat in of.paper.caveats if caveat.covers(claim))
     cell = Cell(claim.table, claim.dataset, claim.model, claim.metric, claim.kind, claim, caveats=caveats)
     if claim.kind == "count":
         # A count is the paper's when it rounds to the printed figure; otherwise the network is another one.
@@ -145,10 +127,13 @@ def cell_of(claim: Claim, of: Comparison) -> Cell:
         return replace(cell, verdict=Verdict.NOT_RUN)
     comparable = [run for run in found if not run.material]
     alike = comparable or _nearest_recipe(found)
-    shown, repeated = _one_per_seed(alike)
-    excluded = [replace(run, reason="its seed is counted already") for run in repeated]
-    reason = "not comparable" if comparable else "another protocol"
-    excluded += [replace(run, reason=reason) for run in found if run not in alike]
+    shown = _one_per_seed(alike)
+    other = "not comparable" if comparable else "another protocol"
+    excluded = [
+        replace(run, reason="its seed is counted already" if run in alike else other)
+        for run in found
+        if run not in shown
+    ]
     unique = dict.fromkeys(deviation for run in shown for deviation in run.deviations)
     cell = replace(
         cell,
@@ -171,7 +156,7 @@ def cell_of(claim: Claim, of: Comparison) -> Cell:
 
 def comparable_runs(claim: Claim, of: Comparison) -> list[Weighed]:
     """The runs that count for a claim, one per seed, by seed."""
-    return _one_per_seed([run for run in _weighed(claim, of) if not run.material])[0]
+    return _one_per_seed([run for run in _weighed(claim, of) if not run.material])
 
 
 def errors_of(claim: Claim, of: Comparison) -> Errors:
@@ -212,13 +197,13 @@ def _weighed(claim: Claim, of: Comparison) -> list[Weighed]:
     return found
 
 
-def _one_per_seed(runs: Sequence[Weighed]) -> tuple[list[Weighed], list[Weighed]]:
+def _one_per_seed(runs: Sequence[Weighed]) -> list[Weighed]:
     """Two runs of one seed share data order and initialisation, so only the one nearest the paper's recipe counts; of
     equals evidence, which was counted first."""
     best: dict[int, Weighed] = {}
     for run in sorted(runs, key=lambda run: (len(run.deviations), run.result.commit is None, run.run)):
         best.setdefault(run.result.record.seed, run)
-    return [best[seed] for seed in sorted(best)], [run for run in runs if best[run.result.record.seed] is not run]
+    return [best[seed] for seed in sorted(best)]
 
 
 def _nearest_recipe(runs: Sequence[Weighed]) -> list[Weighed]:
@@ -236,6 +221,5 @@ def runs_wanted(cell: Cell, paper: Paper) -> int | None:
         return None
     if cell.verdict in (Verdict.NOT_RUN, Verdict.NOT_COMPARABLE):
         return LOOKS[0]
-    if cell.judgement and cell.judgement.next_look:
-        return max(1, cell.judgement.next_look - cell.judgement.now.n)
-    return None
+    judged = cell.judgement
+    return max(1, judged.next_look - judged.now.n) if judged and judged.next_look else None

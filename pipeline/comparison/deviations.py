@@ -38,7 +38,8 @@ class Deviation:
 
 def deviations(result: Result, claim: Claim, recipe: PaperProtocol, paper: Paper, plan: Plan) -> tuple[Deviation, ...]:
     """All differences from the claim's `recipe`; what data the run read is told by the plan, where that has it."""
-    return (*_of_protocol(result.record.protocol, claim, recipe, paper), *_of_run(result, claim, paper, plan))
+    of_run = [each for each in _facts(result, claim, paper, plan) if each.ours != each.published]
+    return (*_of_protocol(result.record.protocol, claim, recipe, paper), *of_run)
 
 
 def _of_protocol(ours: Protocol, claim: Claim, recipe: PaperProtocol, paper: Paper) -> Iterator[Deviation]:
@@ -51,7 +52,7 @@ def _of_protocol(ours: Protocol, claim: Claim, recipe: PaperProtocol, paper: Pap
         if weight.weight == "none" or theirs == our:
             continue
         material, reason, evidence = weight.weight == "material", weight.reason, weight.evidence
-        if not recipe.is_stated(field):
+        if recipe.sources[field].startswith("unstated"):
             material, reason, evidence = False, "the paper does not state it", recipe.sources[field]
         elif {theirs, our} <= set(weight.minor_among):
             material, reason, evidence = False, weight.minor_reason, weight.minor_evidence
@@ -74,30 +75,23 @@ def _show(value: Any) -> str:
     return str(getattr(value, "kind", value))
 
 
-def _of_run(result: Result, claim: Claim, paper: Paper, plan: Plan) -> Iterator[Deviation]:
-    metrics, record, theirs = result.metrics, result.record, paper.hardware
-    tested, trained = paper.images(claim.dataset, "test"), paper.images(claim.dataset, "train")
-    if metrics.split != "test" or metrics.n != tested:
-        ours = f"{metrics.n} images of the {metrics.split} split"
-        yield Deviation("test_split", f"{tested} images", ours, True, "another test split")
-    dataset = plan.datasets.get(claim.dataset)
-    if dataset is not None and dataset.splits["train"] != trained:
+def _facts(result: Result, claim: Claim, paper: Paper, plan: Plan) -> Iterator[Deviation]:
+    """What run.json, metrics.json and the plan say of a run beside its protocol, whether it differs or not."""
+    metrics, record = result.metrics, result.record
+    tested, trained = (f"{paper.images(claim.dataset, split)} images" for split in ("test", "train"))
+    split = f"{metrics.n} images of the {metrics.split} split"
+    yield Deviation("test_split", f"{tested} of the test split", split, True, "another test split")
+    if dataset := plan.datasets.get(claim.dataset):
         ours = f"{dataset.splits['train']} images"
-        yield Deviation("training_split", f"{trained} images", ours, True, "another training split")
-    if record.epochs != record.protocol.epochs:
-        planned, ours = f"{record.protocol.epochs} epochs", f"{record.epochs} epochs"
-        yield Deviation("completed", planned, ours, True, "unfinished training")
-    if record.representation != record.protocol.representation:
-        needed = record.protocol.representation
-        yield Deviation("representation", needed, record.representation, True, "preprocessing")
+        yield Deviation("training_split", trained, ours, True, "another training split")
+    epochs = f"{record.protocol.epochs} epochs"
+    yield Deviation("completed", epochs, f"{record.epochs} epochs", True, "unfinished training")
+    yield Deviation("representation", record.protocol.representation, record.representation, True, "preprocessing")
     stored = plan.representations.get(f"{claim.dataset}-{record.representation}")
     if stored and stored.max_side and stored.quality:
         ours = f"longer side at most {stored.max_side}, quality {stored.quality}"
         poor = stored.max_side < 500 or stored.quality < 90  # which the evidence does not cover
         yield Deviation("stored_images", "the original files", ours, poor, _REENCODED, _REENCODED_EVIDENCE)
-    device = str(record.device.get("name") or record.device["type"])
-    if device != theirs.device:
-        yield Deviation("device", theirs.device, device, False, "rounding only")
-    # No run of this tool is one of Torch7: the library always differs.
-    library = f"PyTorch {record.versions.get('torch', 'of unknown version')}"
-    yield Deviation("library", theirs.library, library, False, "rounding and defaults of another library")
+    yield Deviation("device", paper.hardware["device"], str(record.device["name"]), False, "rounding only")
+    library = f"PyTorch {record.versions['torch']}"
+    yield Deviation("library", paper.hardware["library"], library, False, "rounding and defaults of another library")

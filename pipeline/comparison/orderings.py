@@ -1,12 +1,19 @@
-"""Which network is better: the evidence of our own runs for what the paper says."""
+"""Which network is better: the evidence of our own runs for what the paper says, judged and in words."""
 
+import csv
+import io
+import json
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from statistics import fmean
+from typing import Any
 
 from pipeline.comparison.cells import Comparison, errors_of
 from pipeline.comparison.statistical_power import of_ordering
-from pipeline.comparison.statistics import DIFFERS, Errors, p_value
+from pipeline.comparison.verdict_rule import DIFFERS, Errors, p_value
+from pipeline.errors import UserError
 from pipeline.publication.claims import Claim
 from pipeline.publication.paper import Ordering
 
@@ -21,6 +28,14 @@ class Standing(StrEnum):
     CONTRADICTED = "contradicted"
     INCONCLUSIVE = "inconclusive"
     NOT_RUN = "not run"
+
+
+_MEANINGS = {
+    Standing.HOLDS: f"our runs show it, p <= {DIFFERS:g} for every pair at this look",
+    Standing.CONTRADICTED: f"our runs show the opposite of some pair, p <= {DIFFERS:g} over the number of pairs",
+    Standing.INCONCLUSIVE: "our runs show neither so far; looks are at 3, 5 and 10 seeds of each network",
+    Standing.NOT_RUN: "some network has no comparable run",
+}
 
 
 @dataclass(frozen=True)
@@ -70,3 +85,63 @@ def _at_common_look(higher: Claim, ours: Errors, others: Errors) -> tuple[Errors
         return replace(ours, values=ours.at_look), others
     look = min(len(ours.at_look), len(others.at_look))
     return replace(ours, values=ours.values[:look]), replace(others, values=others.values[:look])
+
+
+def in_words(judged: Sequence[Judged], form: str, width: int) -> str:
+    """What the paper says, and what our runs say of it; in a terminal wrapped at `width` columns.
+
+    Raises UserError for a format that orderings do not have.
+    """
+    if form == "json":
+        return json.dumps([_object(one) for one in judged], indent=2, ensure_ascii=False) + "\n"
+    rows = []
+    for one in judged:
+        p = "" if one.p_value is None else f"{one.p_value:.4f}"
+        runs = ", ".join(f"{lower} against {higher}" for lower, higher in one.runs)
+        rows.append([one.ordering.name, one.ordering.text, one.ordering.source, str(one.standing), p, runs])
+    if form == "markdown":
+        table = [["the paper says", "source", "our runs", "p", "runs"], ["---"] * 5, *(row[1:] for row in rows)]
+        return "\n".join(["# Orderings", "", *(f"| {' | '.join(row)} |" for row in table)]) + "\n"
+    if form == "csv":
+        text = io.StringIO()
+        heads = ["ordering", "text", "source", "standing", "p_value", "runs"]
+        csv.writer(text, lineterminator="\n").writerows([heads, *rows])
+        return text.getvalue()
+    if form != "terminal":
+        raise UserError(f"--orderings has no format {form}", "use --format terminal, markdown, csv or json")
+    lines = ["Orderings: what the paper says about which network is better, judged by our comparable runs", ""]
+    for number, (one, (_, told, source, said, p, runs)) in enumerate(zip(judged, rows, strict=True), 1):
+        if p and one.standing is not Standing.CONTRADICTED:
+            said += f", p = {p}"
+        said += f"; runs: {runs}"
+        if one.standing in (Standing.INCONCLUSIVE, Standing.NOT_RUN):
+            said += f"; {SEEDS} seeds each show it in {100 * one.power:.0f} of 100 cases"
+        for line in (f"{number}. {told} ({source})", f"   -> {said}"):
+            lines += textwrap.wrap(line, width, subsequent_indent="   ")
+    lines.append("")
+    for standing, meaning in _MEANINGS.items():
+        if any(one.standing is standing for one in judged):
+            lines += textwrap.wrap(f"{standing}: {meaning}", width, subsequent_indent="  ")
+    return "\n".join(lines) + "\n"
+
+
+def _object(one: Judged) -> dict[str, Any]:
+    pairs = zip(one.ordering.pairs, one.differences, one.runs, strict=True)
+    return {
+        "ordering": one.ordering.name,
+        "text": one.ordering.text,
+        "source": one.ordering.source,
+        "standing": one.standing,
+        "p_value": None if one.p_value is None else round(one.p_value, 4),
+        "power": round(one.power, 2),
+        "pairs": [
+            {
+                "lower": lower.id,
+                "higher": higher.id,
+                "published_difference": round(lower.value - higher.value, 3),
+                "difference": None if difference is None else round(difference, 3),
+                "runs": runs,
+            }
+            for (lower, higher), difference, runs in pairs
+        ],
+    }

@@ -11,7 +11,7 @@ from pipeline.dvc_lock import LOCK
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError
 from pipeline.params import Plan
-from pipeline.publication.claims import Metric, canonical
+from pipeline.publication.claims import canonical
 
 
 class Metrics(Evaluation):
@@ -30,9 +30,6 @@ class Result:
     record: RunRecord
     commit: str | None = None
     """Of evidence, whose code trained it; None for a run of this plan, which the code here would train."""
-
-    def __hash__(self) -> int:
-        return hash(self.run)
 
     @property
     def origin(self) -> str:
@@ -58,18 +55,16 @@ class Result:
         """Percent, from the counts, so that it does not depend on how the file rounds."""
         return 100 * self.metrics.errors / self.metrics.n
 
-    def error(self, metric: Metric) -> float | None:
+    def error(self, metric: str) -> float | None:
         """The run's value of a claim's metric, in percent; None where the run does not have it."""
-        if metric == "top1_error":
-            return self.top1_error
-        return self.metrics.top5_error if metric == "top5_error" else None
+        return {"top1_error": self.top1_error, "top5_error": self.metrics.top5_error}.get(metric)
 
 
 def load_results(root: Path) -> list[Result]:
     """All finished runs below the repository's `root`: evidence, then those of evaluations/, each by run id.
 
     A training that is evidence and lies in evaluations/ as well, of one fingerprint, is evidence.
-    Raises UserError that names the file when one is broken, or when the two files of a run contradict each other.
+    Raises UserError that names the file when one is broken, or when the two files of a run are of different runs.
     """
     evidence = [
         _load(path.parent, Origin.read(path.with_name(ORIGIN)).commit)
@@ -92,25 +87,18 @@ def planned_results(plan: Plan, root: Path) -> list[Result]:
     run" where the committed file says its error.
     """
     results = counted(plan, load_results(root))
-    absent = sorted(plan.runs.keys() - {result.run for result in results})
-    for run in absent:
+    for run in sorted(plan.runs.keys() - {result.run for result in results}):
         if f"evaluate@{run}" in read_lock(root):
-            raise UserError(
-                f"evaluations/{run} is not here, though {LOCK} has it",
-                f"git checkout evaluations/{run}, or wrn-pipe repro {run}",
-            )
+            remedy = f"git checkout evaluations/{run}, or wrn-pipe repro {run}"
+            raise UserError(f"evaluations/{run} is not here, though {LOCK} has it", remedy)
     return results
 
 
 def _load(folder: Path, commit: str | None = None) -> Result:
-    again = f"it is written by: wrn-pipe repro evaluate@{folder.name}" if commit is None else f"git checkout {folder}"
-    try:
-        metrics, record = Metrics.read(folder / METRICS), RunRecord.read(folder / RECORD)
-    except UserError as error:
-        raise UserError(error.what, again) from None
-    named = folder.name, record.dataset, record.network
-    if named != (metrics.run, metrics.dataset, metrics.network) or record.run != folder.name:
-        what = f"{folder}: {METRICS} is of {metrics.run}, {metrics.network} on {metrics.dataset}"
-        what += f", and {RECORD} of {record.run}, {record.network} on {record.dataset}"
-        raise UserError(what, again)
+    again = f"wrn-pipe repro evaluate@{folder.name}" if commit is None else None
+    metrics, record = Metrics.read(folder / METRICS, again), RunRecord.read(folder / RECORD, again)
+    of_metrics, of_record = ((each.run, each.network, each.dataset) for each in (metrics, record))
+    if of_metrics != of_record or record.run != folder.name:
+        what = f"{folder}: {METRICS} is of {', '.join(of_metrics)}, and {RECORD} of {', '.join(of_record)}"
+        raise UserError(what, f"git checkout {folder}")
     return Result(metrics, record, commit)

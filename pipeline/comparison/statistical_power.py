@@ -8,7 +8,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.comparison.statistics import DIFFERS, SIDE, look_at, paper_variance, published_spread, student
+import numpy as np
+
+from pipeline.comparison.verdict_rule import DIFFERS, SIDE, Spread, look_at, paper_variance, student
 from pipeline.params import Plan
 from pipeline.publication.claims import Claim
 from pipeline.publication.paper import Paper
@@ -46,9 +48,7 @@ def of_claim(claim: Claim, plan: Plan, runs: int, paper: Paper) -> Outlook | Non
     n, margin = look_at(runs), plan.comparison.margins.get(claim.dataset)
     if paper.protocol_of(claim) is None or margin is None or not n:
         return None
-    import numpy as np
-
-    prior, variance = published_spread(paper), paper_variance(claim)
+    prior, variance = Spread.published(paper), paper_variance(claim)
     sd, freedom = prior.sd(claim.value, paper.images(claim.dataset, "test")), prior.freedom + n - 1
     generator = np.random.default_rng(n)
     draws = generator.standard_normal((_DRAWS, n)) * sd
@@ -68,13 +68,11 @@ def of_ordering(pairs: Sequence[tuple[Claim, Claim]], runs: int, paper: Paper) -
     All of its pairs have to hold. A quoted number stands as printed, and is judged as one run's. The spread is that of
     the published re-runs. 0 below the first look.
     """
-    import numpy as np
-
     n = look_at(runs)
     if not n:
         return 0.0
     claims = list(dict.fromkeys(claim for pair in pairs for claim in pair))
-    prior = published_spread(paper)
+    prior = Spread.published(paper)
     generator = np.random.default_rng(n)
     size = {claim: 1 if claim.kind == "quoted" else n for claim in claims}
     added = sum(size.values()) - len(claims)

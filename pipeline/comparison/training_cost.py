@@ -4,19 +4,16 @@ small networks leave a GPU waiting, and every machine has its own rate."""
 import functools
 from dataclasses import dataclass
 
-from pipeline.models.names import parse
-from pipeline.models.param_count import multiply_adds
+from pipeline.models.names import multiply_adds, parse
 from pipeline.params import Precision, Protocol
 
 FORWARD_AND_BACKWARD = 3
 """Multiply-adds of a training step over those of a forward pass: the backward pass has two products for each one."""
-
-GPU_RATE: dict[Precision, float] = {"bf16": 10e12, "fp32": 5e12}
-"""Multiply-adds a second: an assumption, 20 and 10 TFLOP/s sustained on a data-centre GPU (2 FLOP each)."""
 _WRN_40_1 = FORWARD_AND_BACKWARD * 83_280_512
-CPU_RATE: dict[Precision, float] = {"bf16": 900 * _WRN_40_1, "fp32": 450 * _WRN_40_1}
-"""On 2 cores with native bfloat16 (AMX): WRN-40-1, whose multiply-adds for an image of CIFAR are above, trains at 900
-images/s in bf16, which was measured; fp32 is taken for half as fast."""
+_RATES: dict[Precision, tuple[float, float]] = {"bf16": (10e12, 900 * _WRN_40_1), "fp32": (5e12, 450 * _WRN_40_1)}
+"""Multiply-adds a second. On a GPU, an assumption: 20 and 10 TFLOP/s sustained in a data centre (2 FLOP each). On 2 CPU
+cores with native bfloat16 (AMX): WRN-40-1, whose multiply-adds for an image of CIFAR are above, trains at 900 images/s
+in bf16, which was measured; fp32 is taken for half as fast."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +31,13 @@ class Cost:
         return Cost(self.gpu_hours * runs, self.cpu_hours * runs)
 
     def __str__(self) -> str:
-        return f"{hours(self.gpu_hours)} GPU-hours or {hours(self.cpu_hours)} hours on 2 CPU cores"
+        return f"{_hours(self.gpu_hours)} GPU-hours or {_hours(self.cpu_hours)} hours on 2 CPU cores"
 
 
 def training_cost(network: str, images: int, protocol: Protocol) -> Cost:
     """Cost of one training on `images` images an epoch; evaluation and reading the images are not counted."""
     total = training_multiply_adds(network, images, protocol.epochs)
-    return Cost(total / GPU_RATE[protocol.precision] / 3600, total / CPU_RATE[protocol.precision] / 3600)
+    return Cost(*(total / rate / 3600 for rate in _RATES[protocol.precision]))
 
 
 @functools.cache
@@ -51,7 +48,7 @@ def training_multiply_adds(network: str, images: int, epochs: int) -> int:
     return forward * FORWARD_AND_BACKWARD * images * epochs
 
 
-def hours(value: float) -> str:
+def _hours(value: float) -> str:
     """Two significant digits: an estimate has no more."""
     if value < 0.01:
         return "below 0.01"

@@ -8,14 +8,13 @@ for byte those of FFCV's own writer with one worker, which hangs on an image tha
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.digest import Stored
+from pipeline.data.digest import Stored, file_digest
 from pipeline.errors import UserError
 from pipeline.progress import progress
 
@@ -25,15 +24,9 @@ Kind = Literal["rgb", "zca", "jpeg"]
 Ints = npt.NDArray[np.int64]
 
 _HEADER = np.dtype(
-    [
-        ("version", "<u2"),
-        ("num_fields", "<u2"),
-        ("page_size", "<u4"),
-        ("num_samples", "<u8"),
-        ("alloc_table_ptr", "<u8"),
-    ]
+    [("version", "<u2"), ("num_fields", "<u2"), ("page_size", "<u4"), ("num_samples", "<u8"), ("alloc_ptr", "<u8")]
 )
-_FIELD = np.dtype([("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True)
+_FIELD = np.dtype([("type_id", "<u1"), ("name", "S16"), ("arguments", "S1024")])
 _RGB = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 _RGB_SAMPLE = np.dtype([("image", _RGB), ("label", "<i8")], align=True)
 _ARRAY_SAMPLE = np.dtype([("image", "<u8"), ("label", "<i8")], align=True)
@@ -61,43 +54,38 @@ class Beton:
     sizes: Ints
     labels: Ints
 
-    @property
-    def samples(self) -> int:
-        return len(self.labels)
-
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+    return file_digest(path, "sha256")
 
 
 def open_card(folder: Path) -> dict[str, Any]:
     """card.json of a data/beton folder. Raises UserError when it is missing or not a JSON object."""
+    path = folder / "card.json"
     try:
-        return dict(json.loads((folder / "card.json").read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename} not found", f"wrn-pipe repro convert@{folder.name}") from None
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        what = f"{path} not found"
     except (ValueError, TypeError) as error:
-        raise UserError(f"{folder / 'card.json'}: {error}", _fix(folder)) from None
+        what = f"{path}: {error}"
+    raise UserError(what, f"wrn-pipe repro convert@{folder.name}")
 
 
 def content(card: dict[str, Any], split: str) -> str:
     """The digest of a split: of its decoded pixels and labels, or of the files as published for JPEGs, which are stored
     re-encoded."""
     entry: dict[str, str] = card["splits"][split]
-    return entry["source_digest"] if "source_digest" in entry else entry["digest"]
+    return entry.get("source_digest") or entry["digest"]
 
 
 def open_split(folder: Path, split: str) -> Beton:
     """The .beton of a split. Raises UserError when it is missing, or its sha256 is not the one in its card: FFCV itself
     reads on, or crashes."""
     path, card = folder / f"{split}.beton", open_card(folder)
-    if not path.is_file():
-        raise UserError(f"{path} not found", f"wrn-pipe repro convert@{folder.name}")
-    if sha256(path) != card["splits"][split]["beton"]["sha256"]:
-        raise UserError(f"{path} is not the file that {folder / 'card.json'} describes", _fix(folder))
-    return inspect(path)
+    if path.is_file() and sha256(path) == card["splits"][split]["beton"]["sha256"]:
+        return inspect(path)
+    wrong = f"is not the file that {folder / 'card.json'} describes" if path.is_file() else "not found"
+    raise UserError(f"{path} {wrong}", f"wrn-pipe repro convert@{folder.name}")
 
 
 def inspect(path: Path) -> Beton:
@@ -108,13 +96,13 @@ def inspect(path: Path) -> Beton:
     n, raw = int(header["num_samples"]), fields["type_id"][0] == _RGB_FIELD
     record = _RGB_SAMPLE if raw else _ARRAY_SAMPLE
     rows = file[_TABLE : _TABLE + n * record.itemsize].view(record)
-    allocations = file[int(header["alloc_table_ptr"]) :].view(_ALLOCATION)
+    allocations = file[int(header["alloc_ptr"]) :].view(_ALLOCATION)
     if raw:
         kind: Kind = "jpeg" if rows["image"]["mode"][0] == _JPG else "rgb"
         heights, widths = rows["image"]["height"], rows["image"]["width"]
     else:
         kind = "zca"
-        shape = fields["arguments"][0][: _ARRAY.itemsize].view(_ARRAY)[0]["shape"]
+        shape = np.frombuffer(fields["arguments"][0], _ARRAY, 1)["shape"][0]
         heights, widths = np.full(n, shape[0]), np.full(n, shape[1])
     arrays = [heights, widths, allocations["ptr"], allocations["size"], rows["label"]]
     return Beton(path, kind, *(array.astype(np.int64) for array in arrays))
@@ -124,7 +112,7 @@ def read(path: Path) -> tuple[Stored, Ints]:
     """Images uint8 or float32 [N,H,W,3] of kind rgb or zca, and labels int64 [N], both in memory."""
     beton = inspect(path)
     file = np.asarray(np.memmap(path, np.uint8, "r"))
-    shape = beton.samples, int(beton.heights[0]), int(beton.widths[0]), 3
+    shape = len(beton.labels), int(beton.heights[0]), int(beton.widths[0]), 3
     images = np.empty(shape, np.uint8 if beton.kind == "rgb" else "<f4")
     for image, start, size in zip(images, beton.pointers, beton.sizes, strict=True):
         image.reshape(-1).view(np.uint8)[:] = file[start : start + size]
@@ -133,28 +121,29 @@ def read(path: Path) -> tuple[Stored, Ints]:
 
 def write(to: Path, kind: Kind, sides: Ints, labels: npt.ArrayLike, images: Iterable[npt.NDArray[Any] | bytes]) -> None:
     """Write a file of N samples: `sides` int64 [N,2] widths and heights, `labels` [N], and the images in their order,
-    each uint8 or float32 [H,W,3] or an encoded JPEG. Raises ValueError for another number of images, and for one that
-    does not fit a page."""
+    each uint8 or float32 [H,W,3] or an encoded JPEG, of at most a page."""
     n = len(sides)
-    header, fields = np.zeros(1, _HEADER), np.zeros(2, _FIELD)
-    rows, allocations = np.zeros(n, _ARRAY_SAMPLE if kind == "zca" else _RGB_SAMPLE), np.zeros(n, _ALLOCATION)
+    header, fields, allocations = np.zeros(1, _HEADER), np.zeros(2, _FIELD), np.zeros(n, _ALLOCATION)
+    rows = np.zeros(n, _ARRAY_SAMPLE if kind == "zca" else _RGB_SAMPLE)
+    rows["label"] = labels
+    fields["name"] = IMAGE, LABEL
     fields["type_id"] = _ARRAY_FIELD if kind == "zca" else _RGB_FIELD, _INT_FIELD
-    for field, name in zip(fields, (IMAGE, LABEL), strict=True):
-        field["name"][: len(name)] = np.frombuffer(name.encode(), np.uint8)
     if kind == "zca":
+        pointers = rows["image"]
         array = np.zeros(1, _ARRAY)
         array["shape"][0, :3] = *sides[0, ::-1], 3
         array["type_length"] = len(_FLOAT)
-        arguments = np.frombuffer(array.tobytes() + _FLOAT, np.uint8)
-        fields["arguments"][0, : len(arguments)] = arguments
+        fields["arguments"][0] = array.tobytes() + _FLOAT
+    else:
+        pointers = rows["image"]["data_ptr"]
+        rows["image"]["mode"] = _JPG if kind == "jpeg" else _RAW
+        rows["image"]["width"], rows["image"]["height"] = sides.T
     allocations["sample_id"] = np.arange(n)
     at = _whole_pages(_TABLE + rows.nbytes)
     with to.open("wb") as file, progress(f"write {to.name}", n, "images") as task:
         file.seek(at)
         for place, image in zip(allocations, images, strict=True):
             content = image if isinstance(image, bytes) else image.tobytes()
-            if len(content) > _PAGE:
-                raise ValueError(f"{to}: an image of {len(content)} bytes does not fit a page of {_PAGE}")
             if at % _PAGE + len(content) > _PAGE:
                 at = _whole_pages(at)
                 file.seek(at)
@@ -165,13 +154,7 @@ def write(to: Path, kind: Kind, sides: Ints, labels: npt.ArrayLike, images: Iter
         file.seek(_whole_pages(at))
         file.write(allocations.tobytes())
         header[0] = _VERSION, 2, _PAGE, n, _whole_pages(at)
-        rows["label"] = labels
-        if kind == "zca":
-            rows["image"] = allocations["ptr"]
-        else:
-            rows["image"]["mode"] = _JPG if kind == "jpeg" else _RAW
-            rows["image"]["width"], rows["image"]["height"] = sides.T
-            rows["image"]["data_ptr"] = allocations["ptr"]
+        pointers[:] = allocations["ptr"]
         file.seek(0)
         for table in (header, fields, rows):
             file.write(table.tobytes())
@@ -179,7 +162,3 @@ def write(to: Path, kind: Kind, sides: Ints, labels: npt.ArrayLike, images: Iter
 
 def _whole_pages(size: int) -> int:
     return -(-size // _PAGE) * _PAGE
-
-
-def _fix(folder: Path) -> str:
-    return f"delete {folder} and run wrn-pipe repro convert@{folder.name}"

@@ -15,12 +15,10 @@ from pipeline.atomic_write import json_text, new_folder, writing
 from pipeline.data import beton, jpeg_store, zca
 from pipeline.data.beton import Beton, Ints
 from pipeline.data.digest import Images, Labels, Stored, split_digest
-from pipeline.dataset_config import SPLITS, SourceError
+from pipeline.dataset_config import SPLITS
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.progress import say
 
-_CHUNK = 2_500
-"""Images whose statistics are gathered at a time."""
 _JPEGS = 256
 """Encoded ahead of their writing, at most."""
 
@@ -100,9 +98,10 @@ def _encoded(raw: Path, split: str, index: pd.DataFrame, sides: Ints, quality: i
 
     def encode(content: bytes, name: str, side: Ints) -> bytes:
         try:
-            pixels = jpeg_store.decode(content, f"{split} {name}")
-        except SourceError as error:
-            raise UserError(str(error), "replace that image in your folder, and run wrn-pipe repro download") from None
+            pixels = jpeg_store.decode(content)
+        except jpeg_store.BROKEN_IMAGE as error:
+            what = f"{split} {name}: not a readable image: {error}"
+            raise UserError(what, "replace that image in your folder, and run wrn-pipe repro download") from None
         width, height = side.tolist()
         if pixels.shape[:2] != (height, width):
             pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
@@ -128,8 +127,8 @@ def describe(images: Stored, labels: Labels, classes: int) -> dict[str, Any]:
     # Sums of integers are exact, so the moments of bytes do not depend on the order of summation.
     exact, scale, digits = (np.int64, 255, 8) if images.dtype == np.uint8 else (np.float64, 1, 6)
     pixels, total, squares = images[..., 0].size, *np.zeros((2, images.shape[3]), exact)
-    for start in range(0, len(images), _CHUNK):
-        part = images[start : start + _CHUNK].astype(exact)
+    for chunk in zca.chunks(images):
+        part = chunk.astype(exact)
         total += part.sum(axis=(0, 1, 2))
         squares += (part * part).sum(axis=(0, 1, 2))
     mean = total / pixels
@@ -143,7 +142,7 @@ def describe(images: Stored, labels: Labels, classes: int) -> dict[str, Any]:
 def describe_jpegs(split: Beton, classes: int) -> dict[str, Any]:
     """Images of each class, and the smallest, median and largest height, width and size in bytes."""
     entry: dict[str, Any] = {
-        "images": split.samples,
+        "images": len(split.labels),
         "images_per_class": np.bincount(split.labels, minlength=classes).tolist(),
     }
     for name, values in (("height", split.heights), ("width", split.widths), ("jpeg_bytes", split.sizes)):

@@ -1,8 +1,9 @@
-"""Checksums of a dataset's decoded content: the same whatever file the content came in."""
+"""Checksums of files, and of a dataset's decoded content: the same whatever file the content came in."""
 
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,12 @@ Images = NDArray[np.uint8]
 Stored = NDArray[np.uint8 | np.float32]
 """Images as they are stored for training: the published bytes, or whitened."""
 Labels = NDArray[np.int64]
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """Checksum of a file's bytes in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def split_digest(images: Stored, labels: Labels) -> str:

@@ -4,15 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from pipeline.data.augmentation import flips, offsets
 from pipeline.data.digest import Images
-from pipeline.data.loader import Loader
 
-COLUMNS = 10
-MARGIN, TITLE, LABEL = 160, 34, 26
-"""Pixels for the names of the rows, for the line on top, and for the line of labels above each block of rows."""
+COLUMNS, LINE = 10, 24
+"""Images in a row of the picture, and pixels for a line of text."""
 _ZOOM, _GAP = 3, 6
 
 Rows = dict[str, Images]
@@ -24,10 +21,12 @@ def augmented_rows(images: Images, indices: npt.NDArray[np.int64], seed: int, ep
     data/beton folder of whitened images, what a training on these is given: moved in the same way."""
     import torch
 
+    from pipeline.data.augmentation import flips, offsets
     from pipeline.data.batches import augment
+    from pipeline.data.loader import Loader
 
     moves = flips("per-image", seed, epoch, indices), *offsets("per-image", seed, epoch, indices, 0)
-    places = [torch.from_numpy(each) for each in (np.arange(len(indices)), *moves)]
+    places = torch.from_numpy(np.stack([np.arange(len(indices)), *moves]))
     published = np.asarray(images[indices])
     rows = {"as published": published, "flipped, cropped": augment(torch.from_numpy(published), *places).numpy()}
     if zca is not None:
@@ -37,27 +36,19 @@ def augmented_rows(images: Images, indices: npt.NDArray[np.int64], seed: int, ep
 
 
 def sheet(title: str, rows: Rows, labels: npt.NDArray[np.int64]) -> Image.Image:
-    """`rows` in blocks of COLUMNS images, the label above each image and the rows' names on the left."""
-    side = [_ZOOM * pixels for pixels in next(iter(rows.values())).shape[2:0:-1]]
-    width, height = (pixels + 2 * _GAP for pixels in side)
-    columns, block = min(COLUMNS, len(labels)), LABEL + len(rows) * height
-    canvas = Image.new("RGB", (MARGIN + columns * width, TITLE + -(-len(labels) // columns) * block), "white")
-    drawn, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=15)
-
-    def write(x: float, y: float, text: str, anchor: str = "lm") -> None:
-        drawn.text((x, y), text, fill=(30, 30, 30), font=font, anchor=anchor)
-
-    write(8, TITLE / 2, title)
+    """`rows` in blocks of COLUMNS images, the label above each image; on top the title and what the rows are."""
+    height, width = (_ZOOM * pixels + 2 * _GAP for pixels in next(iter(rows.values())).shape[1:3])
+    block = LINE + len(rows) * height
+    canvas = Image.new("RGB", (COLUMNS * width, LINE + -(-len(labels) // COLUMNS) * block), "white")
+    drawn = ImageDraw.Draw(canvas)
+    drawn.text((_GAP, _GAP), f"{title}: {', '.join(rows)}, below their labels", "black")
     for n, label in enumerate(labels):
-        left, top = MARGIN + n % columns * width, TITLE + n // columns * block
-        write(left + width / 2, top + LABEL / 2, str(label), "mm")
-        if n % columns == 0:
-            write(8, top + LABEL / 2, "label")
-        for row, (name, images) in enumerate(rows.items()):
-            y = top + LABEL + row * height
-            if n % columns == 0:
-                write(8, y + height / 2, name)
-            canvas.paste(Image.fromarray(images[n]).resize(side, Image.Resampling.NEAREST), (left + _GAP, y + _GAP))
+        left, top = n % COLUMNS * width + _GAP, LINE + n // COLUMNS * block + _GAP
+        drawn.text((left, top), str(label), "black")
+        for row, images in enumerate(rows.values()):
+            image = Image.fromarray(images[n])
+            size = _ZOOM * image.width, _ZOOM * image.height
+            canvas.paste(image.resize(size, Image.Resampling.NEAREST), (left, top + LINE + row * height))
     return canvas
 
 

@@ -9,8 +9,6 @@ from. No member of an archive ever becomes a file by its own name.
 """
 
 import io
-import os
-import re
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,43 +17,20 @@ import numpy as np
 from scipy.io import loadmat
 
 from pipeline.atomic_write import new_folder, writing
-from pipeline.data.digest import require_digest
-from pipeline.data.fetch import file_digest
+from pipeline.data.digest import file_digest, require_digest
 from pipeline.data.jpeg_store import ImageFile, write_split
 from pipeline.data.readers import read_members
-from pipeline.dataset_config import DATA_DIR, SPLITS, Dataset, SourceError, Split
-from pipeline.errors import UserError
+from pipeline.dataset_config import SPLITS, Dataset, SourceError, Split
 from pipeline.progress import say
 
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 META, TRUTH = (f"ILSVRC2012_devkit_t12/data/{name}" for name in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt"))
+LAYOUT = f"train/<synset>/*.JPEG and val/<synset>/*.JPEG, or {TRAIN}, {VAL} and {DEVKIT}"
 
 
-def acquire(name: str, dataset: Dataset, to: Path) -> None:
-    """Publish the images of the folder that WRN_PIPE_DATA_DIR names in the folder `to`, as jpeg_store describes. `to`
-    appears at once when all of it is written and checked. Raises UserError when something is missing or wrong."""
-    remedy = (
-        f"set {DATA_DIR} to a folder with train/<synset>/*.JPEG and val/<synset>/*.JPEG, "
-        f"or with {TRAIN}, {VAL} and {DEVKIT}; home page: {dataset.homepage}"
-    )
-    named = os.environ.get(DATA_DIR)
-    if not named:
-        raise UserError(f"{name}: nobody may pass {dataset.title} on, so it is read from a folder of yours", remedy)
-    try:
-        splits, synsets = find(Path(named).expanduser(), dataset)
-        with writing(to), new_folder(to) as fresh:
-            (fresh / "synsets.txt").write_text("".join(f"{synset}\n" for synset in synsets), encoding="utf-8")
-            for split in SPLITS:
-                require_digest(split, write_split(fresh, split, splits[split], synsets), dataset)
-    except (SourceError, OSError) as refusal:  # of reading: what is written turns into UserError
-        raise UserError(f"{name}: {' '.join(str(refusal).split())}", remedy) from None
-    say(f"{name}: {named}: content checked, written to {to}")
-
-
-def find(folder: Path, dataset: Dataset) -> tuple[dict[Split, list[ImageFile]], list[str]]:
-    """The image files of each split, and the sorted synsets. Raises SourceError unless their numbers are right."""
-    if not folder.is_dir():
-        raise SourceError(f"{folder} not found")
+def publish(folder: Path, dataset: Dataset, to: Path) -> None:
+    """Publish the images of the user's `folder` in the folder `to`, as jpeg_store describes. Raises SourceError when
+    something is missing or wrong."""
     md5s = dataset.sources[0].checksums
     splits: dict[Split, list[ImageFile]] = {"train": _train_files(folder, md5s), "test": _test_files(folder, md5s)}
     synsets = sorted({file.synset for file in splits["train"]})
@@ -66,48 +41,45 @@ def find(folder: Path, dataset: Dataset) -> tuple[dict[Split, list[ImageFile]], 
     for split, files in splits.items():
         if len(files) != dataset.splits[split]:
             raise SourceError(f"{split}: {len(files)} images, not {dataset.splits[split]}")
-    return splits, synsets
+    with writing(to), new_folder(to) as fresh:
+        (fresh / "synsets.txt").write_text("".join(f"{synset}\n" for synset in synsets), encoding="utf-8")
+        for split in SPLITS:
+            require_digest(split, write_split(fresh, split, splits[split], synsets), dataset)
 
 
 def _train_files(folder: Path, md5s: dict[str, str]) -> list[ImageFile]:
     if _pinned(archive := folder / TRAIN, md5s):
         # It has an archive a class, <synset>.tar, whose members lie in it as they are.
         return [file for inner in _tar(archive) for file in _tar(archive, inner.start, inner.name.removesuffix(".tar"))]
-    if (folder / "train").is_dir():
-        return _unpacked(folder / "train")
-    raise SourceError(f"{folder} holds neither {TRAIN} nor train/")
+    if files := _unpacked(folder / "train"):
+        return files
+    raise SourceError(f"{folder} holds neither {TRAIN} nor train/<synset>/*.JPEG")
 
 
 def _test_files(folder: Path, md5s: dict[str, str]) -> list[ImageFile]:
     archive, val, devkit = folder / VAL, folder / "val", folder / DEVKIT
-    labelled = _pinned(devkit, md5s)
-    if labelled and _pinned(archive, md5s):
-        return _labelled(_tar(archive), devkit)
-    if any(val.glob("[!.]*/")):
-        return _unpacked(val)
-    if labelled and val.is_dir():
-        return _labelled(_unpacked(val, "[!.]*"), devkit)
-    if archive.is_file() or val.is_dir():
-        raise SourceError(f"{folder} lacks {DEVKIT}, which labels the validation images")
-    raise SourceError(f"{folder} holds neither {VAL} nor val/")
+    if _pinned(devkit, md5s):
+        files = _tar(archive) if _pinned(archive, md5s) else _unpacked(val, "[!.]*.JPEG")
+        if files:
+            return _labelled(files, devkit)
+    if files := _unpacked(val):
+        return files
+    raise SourceError(f"{folder} holds neither val/<synset>/*.JPEG nor {DEVKIT} with {VAL} or val/*.JPEG")
 
 
 def _labelled(files: list[ImageFile], devkit: Path) -> list[ImageFile]:
-    """The validation images with their synsets: line n of the devkit's ground truth is for the name that ends in n, by
-    numbers of synsets that meta.mat tells."""
+    """The validation images with their synsets: line n of the devkit's ground truth is for image n, by numbers of
+    synsets that meta.mat tells."""
     members = read_members(devkit)
     synsets = np.atleast_1d(loadmat(io.BytesIO(members[META]), squeeze_me=True)["synsets"])  # type: ignore[arg-type]
     names = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets}
-    truth = [names[int(line)] for line in members[TRUTH].split()]
-    files = sorted(files, key=lambda file: file.name)
-    numbers = [re.search(r"(\d+)\.\w+$", file.name) for file in files]
-    if [int(number[1]) if number else 0 for number in numbers] != list(range(1, len(truth) + 1)):
-        raise SourceError(f"test: the {len(files)} images are not numbered 1 to {len(truth)}, as the devkit's list")
-    return [replace(file, synset=synset) for synset, file in zip(truth, files, strict=True)]
+    lines = enumerate(members[TRUTH].split(), 1)
+    truth = {f"ILSVRC2012_val_{number:08d}.JPEG": names[int(line)] for number, line in lines}
+    return [replace(file, synset=truth.get(file.name, file.name)) for file in files]
 
 
 def _unpacked(folder: Path, pattern: str = "[!.]*/[!.]*") -> list[ImageFile]:
-    """<synset>/*.JPEG, or what the pattern says; files beside the class folders are not looked at."""
+    """<synset>/*.JPEG, or what the pattern says."""
     return [ImageFile(path.parent.name, path.name, path, 0, path.stat().st_size) for path in folder.glob(pattern)]
 
 
@@ -123,9 +95,7 @@ def _pinned(archive: Path, md5s: dict[str, str]) -> bool:
     """Whether an archive is here. Raises SourceError where its bytes are not the pinned ones."""
     if not archive.is_file():
         return False
-    if archive.name not in md5s:
-        raise SourceError(f"{archive.name}: params.yaml pins no md5 for it; give its files unpacked")
     say(f"{archive.name}: checking the md5 of {archive.stat().st_size / 1e9:.1f} GB")
-    if (found := file_digest(archive, "md5")) != md5s[archive.name]:
-        raise SourceError(f"{archive.name}: wrong bytes: {found}, not {md5s[archive.name]}")
+    if (found := file_digest(archive, "md5")) != (pinned := md5s.get(archive.name)):
+        raise SourceError(f"{archive.name}: wrong bytes: {found}, not {pinned}")
     return True

@@ -21,13 +21,12 @@ from PIL import Image
 
 from pipeline.data.digest import Images, canonical_line
 from pipeline.dataset_config import SourceError, Split
-from pipeline.errors import UserError
 from pipeline.progress import progress
 
 _FORMATS = ("JPEG", "PNG")
 """ImageNet has one PNG among its .JPEG files."""
 # What Pillow raises on what is not an image, or one of more than 2 * Image.MAX_IMAGE_PIXELS = 179 million pixels.
-_BROKEN_IMAGE = (OSError, SyntaxError, ValueError, IndexError, struct.error, zlib.error, Image.DecompressionBombError)
+BROKEN_IMAGE = (OSError, SyntaxError, ValueError, IndexError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,11 @@ class ImageFile:
     length: int
 
 
-def decode(content: bytes, name: str) -> Images:
+def decode(content: bytes) -> Images:
     """RGB [height, width, 3]. Grey, CMYK and palette images are converted; EXIF's orientation is left alone, as by the
-    public loaders. Raises SourceError for a damaged image."""
-    try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            return np.asarray(image.convert("RGB"))
-    except _BROKEN_IMAGE as error:
-        raise SourceError(f"{name}: not a readable image: {error}") from error
+    public loaders. Raises one of BROKEN_IMAGE for a damaged image."""
+    with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def files_digest(labels: Iterable[int], sha256: Iterable[str]) -> str:
@@ -76,7 +72,7 @@ def write_split(folder: Path, split: Split, files: Iterable[ImageFile], synsets:
                     content = source.read(file.length)
                 with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
                     size = image.size
-            except _BROKEN_IMAGE as error:
+            except BROKEN_IMAGE as error:
                 raise SourceError(f"{split} {file.name}: not a readable image: {error}") from error
             rows.append((file.name, label_of[file.synset], *size, len(content), hashlib.sha256(content).hexdigest()))
             blob.write(content)
@@ -87,11 +83,7 @@ def write_split(folder: Path, split: Split, files: Iterable[ImageFile], synsets:
 
 
 def open_index(folder: Path, split: str) -> pd.DataFrame:
-    """<split>_index.csv. Raises UserError when it is missing."""
-    try:
-        return pd.read_csv(folder / f"{split}_index.csv", dtype={"name": str, "sha256": str}, keep_default_na=False)
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename} not found", f"wrn-pipe repro download@{folder.name}") from None
+    return pd.read_csv(folder / f"{split}_index.csv", dtype={"name": str, "sha256": str}, keep_default_na=False)
 
 
 def contents(folder: Path, split: str, lengths: Iterable[int]) -> Iterator[bytes]:

@@ -37,10 +37,8 @@ def read(source: Source, paths: Sequence[Path], dataset: Dataset) -> Splits:
             splits = read_mats(paths)
         else:
             splits = read_archive(paths[0], dataset)
-    except KeyError as error:
-        raise SourceError(f"{paths[0].name}: lacks {error}") from error
-    except (tarfile.TarError, ValueError) as error:
-        raise SourceError(f"{paths[0].name}: not readable as {dataset.reader}: {error}") from error
+    except (KeyError, ValueError, tarfile.TarError) as error:
+        raise SourceError(f"{paths[0].name}: not readable as {dataset.reader}: {error!r}") from error
     check(splits, dataset)
     return splits
 
@@ -94,14 +92,12 @@ def read_mats(paths: Iterable[Path]) -> Splits:
 
 
 def check(splits: Splits, dataset: Dataset) -> None:
-    """Raise SourceError unless every split has the dataset's count, shape, dtypes and label range."""
+    """Raise SourceError unless every split has the dataset's count, shape and label range."""
     for split, (images, labels) in splits.items():
         count = dataset.splits[split]
-        for what, array, dtype, shape in (
-            ("images", images, np.uint8, (count, *dataset.image_shape)),
-            ("labels", labels, np.int64, (count,)),
-        ):
-            if array.shape != shape or array.dtype != dtype:
-                raise SourceError(f"{split}: {what} are {array.dtype} {array.shape}, not {dtype.__name__} {shape}")
+        found = f"{images.dtype} {images.shape} with {len(labels)} labels"
+        wanted = f"uint8 {(count, *dataset.image_shape)} with {count} labels"
+        if found != wanted:
+            raise SourceError(f"{split}: images are {found}, not {wanted}")
         if labels.min() < 0 or labels.max() >= dataset.classes:
             raise SourceError(f"{split}: labels {labels.min()}..{labels.max()}, not 0..{dataset.classes - 1}")

@@ -13,11 +13,12 @@ everybody trains on the same bytes. Fitted in float64, stored in float32.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.digest import Images
+from pipeline.data.digest import Images, Stored
 from pipeline.progress import progress
 
 SCALE = 55.0
@@ -26,7 +27,7 @@ _MIN_NORM = 1e-8
 """An image of one colour has no contrast to normalise: its values stay 0, as in pylearn2."""
 
 _CHUNK = 2500
-"""Images in float64 at a time, 61 MB of them. A constant, since the order of summation is seen in the last digits."""
+"""61 MB of float64. A constant, since the order of summation is seen in the last digits."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -54,12 +55,12 @@ def fit(train: Images) -> Whitening:
     """Learn the whitening from training images uint8 [N, ...] alone."""
     mean = np.zeros(train[0].size)
     with progress("ZCA: mean and covariance", 2 * len(train), "images") as task:
-        for chunk in _chunks(train):
+        for chunk in chunks(train):
             mean += normalize_contrast(chunk).sum(axis=0)
             task.advance(len(chunk))
         mean /= len(train)
         covariance = np.zeros((len(mean), len(mean)))
-        for chunk in _chunks(train):
+        for chunk in chunks(train):
             X = normalize_contrast(chunk) - mean
             covariance += X.T @ X
             task.advance(len(chunk))
@@ -69,16 +70,11 @@ def fit(train: Images) -> Whitening:
     return Whitening(mean, (vectors / np.sqrt(eigenvalues)) @ vectors.T, eigenvalues)
 
 
-def apply(whitening: Whitening, images: Images) -> npt.NDArray[np.float32]:
-    """uint8 [N, H, W, C] -> float32 of the same shape, whitened."""
-    whitened = (normalize_contrast(images) - whitening.mean) @ whitening.matrix
-    return whitened.astype("<f4").reshape(images.shape)
-
-
 def whitened(whitening: Whitening, images: Images) -> Iterator[npt.NDArray[np.float32]]:
-    """`apply` for more images than fit in memory as float64, one after another."""
-    for chunk in _chunks(images):
-        yield from apply(whitening, chunk)
+    """uint8 [N, H, W, C] -> float32 [H, W, C] of each."""
+    for chunk in chunks(images):
+        values = (normalize_contrast(chunk) - whitening.mean) @ whitening.matrix
+        yield from values.astype("<f4").reshape(chunk.shape)
 
 
 def spectrum(whitening: Whitening) -> dict[str, object]:
@@ -89,6 +85,7 @@ def spectrum(whitening: Whitening) -> dict[str, object]:
     return {"dimensions": len(falling), "ranks": (at + 1).tolist(), "eigenvalues": values}
 
 
-def _chunks(images: Images) -> Iterator[Images]:
+def chunks(images: Stored) -> Iterator[Any]:
+    """As many of the images at a time as fit in memory in 64 bits a value."""
     for start in range(0, len(images), _CHUNK):
         yield images[start : start + _CHUNK]

@@ -10,7 +10,6 @@ already and zlib's versions give other bytes.
 import hashlib
 import json
 import re
-import subprocess
 import tempfile
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
@@ -19,29 +18,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.artifacts import EVALUATIONS, PREDICTIONS
+from pipeline.artifacts import EVALUATIONS, MODELS, PREDICTIONS, RECORD, Origin, read_record
 from pipeline.atomic_write import json_text
 from pipeline.comparison.results import Result, load_results
 from pipeline.data.beton import sha256
 from pipeline.dvc_lock import IGNORED, LOCK
 from pipeline.errors import UserError, WrnPipeError
-from pipeline.evidence.file_check import CARD, Disk
-from pipeline.evidence.findings import Finding, right, wrong
-from pipeline.evidence.verification import Depth, Run, verify
-from pipeline.params import PARAMS, Plan
-from pipeline.provenance import commit
+from pipeline.evidence.run_check import Finding, FinishedRun, right, take, wrong
+from pipeline.evidence.verification import CARD, Depth, Run, is_here, names, verify
+from pipeline.params import PARAMS, Plan, read_text, yaml_mapping
+from pipeline.provenance import DAG, commit, content_of, git
 from pipeline.publication.paper import Paper
-from pipeline.runner.dag import DAG, stages
+from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
 
 DESCRIPTION, LICENCES = "ro-crate-metadata.json", "LICENCES.md"
 _NEEDED = (DESCRIPTION, LICENCES, str(LOCK), str(PARAMS), str(DAG))
 _SPECIFICATION = "https://w3id.org/ro/crate/1.2"
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The earliest time that the format knows: a file's own would change the bytes."""
-_OWN = Path(__file__).resolve().parents[2]
-"""Where the code is that runs."""
-_CLEAN, _EDITED = "clean", "with edits that are not committed"
 
 
 class Checkout(NamedTuple):
@@ -49,13 +42,13 @@ class Checkout(NamedTuple):
 
     commit: str
     state: str
-    """_CLEAN or _EDITED."""
+    """clean, or "with edits that are not committed"."""
     date: str
     """Of the commit, ISO 8601: a clock would make every archive another one."""
 
     @property
     def dirty(self) -> bool:
-        return self.state == _EDITED
+        return self.state != "clean"
 
     def __str__(self) -> str:
         return f"commit {self.commit} ({self.state})"
@@ -84,12 +77,12 @@ def bundle(paper: Paper, plan: Plan, to: Path, run: Run, runs: Collection[str] =
             general = "wrn-pipe repro" if absent else "wrn-pipe verify lists all, and what to do"
             raise WrnPipeError(f"{finding.path}: {finding.why}", finding.fix or general)
     head, dirty = commit()
-    asked = ["git", "show", "-s", "--format=%cI", "HEAD"]
-    date = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    date = git("show", "-s", "--format=%cI", "HEAD").strip()
     if not date:
-        what, fix = "this folder has no commit", "git init, git add -A and git commit, or clone the repository"
-        raise UserError(what, fix)
-    checkout, part = Checkout(head, _EDITED if dirty else _CLEAN, date), to.with_name(f".{to.name}.part")
+        fix = "git init, git add -A and git commit, or clone the repository"
+        raise UserError("this folder has no commit", fix)
+    checkout = Checkout(head, "with edits that are not committed" if dirty else "clean", date)
+    part = to.with_name(f".{to.name}.part")
     try:
         with zipfile.ZipFile(part, "w") as archive:
             files = []
@@ -107,7 +100,7 @@ def bundle(paper: Paper, plan: Plan, to: Path, run: Run, runs: Collection[str] =
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> dict[str, str]:
     """Write a member; returns it as the description has it."""
-    about = zipfile.ZipInfo(name, _EPOCH)
+    about = zipfile.ZipInfo(name)  # of 1980, as nothing else is said: a file's own time would change the bytes
     about.external_attr = 0o644 << 16
     archive.writestr(about, content)
     size, digest = str(len(content)), hashlib.sha256(content).hexdigest()
@@ -116,13 +109,13 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> dict[str, str]:
 
 def _names(plan: Plan, runs: Collection[str]) -> list[str]:
     """The repository's files that belong into its archive with the large files of `runs`, in order."""
-    disk, dag = Disk(Path.cwd()), stages(Path.cwd())
+    dag = stages(Path())
     kept = {str(path) for path in (PARAMS, DAG, LOCK, IGNORED)}
     kept |= {f"data/beton/{name}/{CARD}" for name in plan.representations}
     others = [stage for stage in dag if stage.kind in ("train", "evaluate") and stage.key not in runs]
-    left_out = {out for stage in others for out in stage.outs if out not in stage.committed or not disk.is_here(out)}
+    left_out = {out for stage in others for out in stage.outs if out not in stage.committed or not is_here(out)}
     for path in {path for stage in dag for path in (*stage.deps, *stage.outs) if not path.startswith("data/")}:
-        kept |= {f"{path}/{name}" for name in disk.names(path)} if Path(path).is_dir() else {path}
+        kept |= {f"{path}/{name}" for name in names(path)} if Path(path).is_dir() else {path}
     return sorted(kept - left_out)
 
 
@@ -167,29 +160,21 @@ def _description(files: list[dict[str, str]], checkout: Checkout, paper: Paper) 
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[list[str]]:
-    """Be in a folder with an archive's files; their names. Raises UserError as `unpack` does."""
-    with tempfile.TemporaryDirectory() as name:
-        members = unpack(path, Path(name))
-        with chdir(name):
-            yield members
-
-
-def unpack(path: Path, to: Path) -> list[str]:
-    """Write the members of an archive into the empty folder `to`, none of them above it; return the files' names.
+    """Be in a folder with an archive's files, none of which is written above it; their names.
 
     Raises UserError for a damaged one, and before anything is written for one that would take more room than it has.
     """
-    remedy = "get it again from whoever made it with wrn-pipe bundle"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-                raise UserError(f"{path}: its members are compressed, or overlap", remedy)
-            archive.extractall(to)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}", "name a file of wrn-pipe bundle") from None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{path} is not an archive, or a damaged one: {error}", remedy) from None
-    return sorted(file.relative_to(to).as_posix() for file in to.rglob("*") if file.is_file())
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                    raise zipfile.BadZipFile("its members are compressed, or overlap")
+                archive.extractall(folder)
+        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+            fix = "name an archive of wrn-pipe bundle, or get it again from whoever made it"
+            raise UserError(f"{path} cannot be unpacked: {error}", fix) from None
+        with chdir(folder):
+            yield sorted(file.as_posix() for file in Path().rglob("*") if file.is_file())
 
 
 def described(members: Sequence[str]) -> tuple[Checkout | None, list[Finding]]:
@@ -202,39 +187,33 @@ def described(members: Sequence[str]) -> tuple[Checkout | None, list[Finding]]:
             raise ValueError("its version is not a commit")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return None, [wrong(DESCRIPTION, f"does not describe the archive: {error!r}")]
-    found, names = [], {*told, *members} - {DESCRIPTION}
-    for name in sorted(names):
-        if name not in told:
-            found.append(wrong(name, f"is in the archive, and {DESCRIPTION} does not describe it"))
-        elif name not in members:
-            found.append(wrong(name, f"is not in the archive, although {DESCRIPTION} describes it"))
-        elif (digest := sha256(Path(name))) != told[name]:
-            found.append(wrong(name, f"sha256 {digest[:12]}, where {DESCRIPTION} has {told[name][:12]}"))
-    alike = len(names) - len(found)
+    here = {name: sha256(Path(name)) for name in members if name != DESCRIPTION}
+    found = []
+    for name in sorted({name for name, _ in told.items() ^ here.items()}):
+        one, other = (digests.get(name, "none")[:12] for digests in (here, told))
+        found.append(wrong(name, f"sha256 in the archive: {one}, where {DESCRIPTION} has {other}"))
+    alike = len(told.items() & here.items())
     return made, [*found, right(DESCRIPTION, f"{alike} files have the sha256 that it says; made at {made}")]
 
 
 def check(path: Path, run: Run) -> Iterator[Finding]:
-    """Findings on an archive, wherever it is. Raises UserError as `unpack` does."""
+    """Findings on an archive, wherever it is. Raises UserError as `unpacked` does."""
     with unpacked(path) as members:
-        lacking = [name for name in _NEEDED if name not in members]
-        yield from (wrong(name, "is not in the archive") for name in lacking)
         made, found = described(members)
-        yield from found
-        if {str(LOCK), str(PARAMS), str(DAG)}.isdisjoint(lacking):
-            edits = ", with edits that nobody committed," if made and made.dirty else ""
-            code = next(filter(_is_other_code, members), None)
-            other = (
-                f"made by other code than this: {code} differs; git checkout "
-                f"{made.commit if made else 'its commit'}{edits} and check it by that"
-            )
-            for finding in verify(load(), run, Depth(), other_code=other if code else ""):
-                yield replace(finding, why=finding.why.replace("not here", "not in the archive"), fix="")
+        absent = [name for name in _NEEDED if name not in members]
+        yield from (*found, *(wrong(name, "is not in the archive") for name in absent))
+        if made is None or absent:
+            return
+        code = next(filter(_is_other_code, members), None)
+        edits = ", with edits that nobody committed," if made.dirty else ""
+        other = f"made by other code than this: {code} differs; git checkout {made.commit}{edits} and check it by that"
+        for finding in verify(load(), run, Depth(), other_code=other if code else ""):
+            yield replace(finding, why=finding.why.replace("not here", "not in the archive"), fix="")
 
 
 def _is_other_code(name: str) -> bool:
-    own = _OWN / name
-    code = name.split("/")[0] in ("pipeline", "stages")
+    own = Path(__file__).resolve().parents[2] / name  # where the code is that runs
+    code = name.startswith(("pipeline/", "stages/"))
     return code and not (own.is_file() and own.read_bytes() == Path(name).read_bytes())
 
 
@@ -265,3 +244,37 @@ def gathered(plan: Plan, paths: Sequence[Path]) -> tuple[Plan, list[Result]]:
             runs[result.run] = its.runs[result.run]
     results = [result for _, result in found.values()]
     return plan.model_copy(update={"datasets": datasets, "runs": runs}), results
+
+
+def add_archive(
+    path: Path, chosen: Sequence[str], plan: Plan, weights: bool, weights_at: str | None = None
+) -> dict[str, list[Finding]]:
+    """Take the finished runs of an archive of `wrn-pipe bundle`, or the `chosen` of them, into evidence/.
+
+    Returns what was checked of each; raises as `take`, and for an archive that does not match its own description.
+    """
+    here, added = Path.cwd(), {}
+    with unpacked(path) as members:
+        root, again = Path.cwd(), "get the archive again from whoever made it"
+        made, found = described(members)
+        for finding in found:
+            if finding.state == "wrong":
+                raise UserError(f"{path}: {finding.path} {finding.why}", again)
+        if made is None or made.dirty:
+            raise UserError(f"{path} was made of code that nobody committed", "commit it there, and bundle again")
+        raw = yaml_mapping(read_text(PARAMS, again), PARAMS, again)
+        finished = [run_id for run_id in raw.get("runs", ()) if f"{EVALUATIONS}/{run_id}/{PREDICTIONS}" in members]
+        if absent := set(chosen) - set(finished):
+            raise UserError(f"{path} has no finished run {sorted(absent)[0]}", f"it has: {', '.join(finished)}")
+        for run_id in chosen or finished:
+            # The protocol as its code completed it, which the code here may do otherwise.
+            protocol = read_record(EVALUATIONS / run_id / RECORD, None, "protocol")["protocol"]
+            settings: dict[str, Any] = {key: raw.get(key) for key in ("loading", "device", "kernels")}
+            settings |= {"run": raw["runs"][run_id], "protocol": protocol}
+            content = content_of(run_id, settings["run"])
+            origin = Origin(commit=made.commit, settings=settings, content=content, predictions="")
+            run = FinishedRun(run_id, root / MODELS / run_id, root / EVALUATIONS / run_id, origin, PARAMS)
+            with chdir(here):
+                found = take(run, plan, weights, weights_at)
+            added[run_id] = [replace(each, path=each.path.removeprefix(f"{root}/")) for each in found]
+    return added

@@ -4,7 +4,6 @@ those in words, for a terminal; and which numbers wait for more runs.
 What belongs to the checkout and not to the result stands here, not in results/manifest.json, which says why.
 """
 
-import subprocess
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,20 +19,19 @@ from pipeline.comparison.formats.tabular import as_object
 from pipeline.comparison.orderings import SEEDS
 from pipeline.comparison.results import load_results
 from pipeline.comparison.statistical_power import of_claim, of_ordering
-from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import table
 from pipeline.comparison.training_cost import training_cost
+from pipeline.comparison.verdict_rule import Verdict
 from pipeline.dvc_lock import LOCK
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError
 from pipeline.evidence import table_manifest
 from pipeline.params import Plan
-from pipeline.provenance import commit
+from pipeline.provenance import commit, git
 from pipeline.publication.claims import canonical
 from pipeline.publication.paper import Paper
 from pipeline.runner.dag import Stage, read_dag, with_needed
-from pipeline.runner.dvc import ask, only_absent, running_stages
-from pipeline.runner.remote import to_have
+from pipeline.runner.dvc import ask, only_absent, running_stages, to_have
 
 
 def of_run(paper: Paper, plan: Plan, run_id: str) -> dict[str, Any]:
@@ -178,8 +176,7 @@ def _recorded_in(entry: dict[str, Any]) -> str | None:
     md5s = [out["md5"] for out in entry.get("outs", ()) if out["path"].endswith(".safetensors")]
     if not md5s:
         return None
-    asked = ["git", "log", "-1", "--format=%H", f"-S{md5s[0]}", "--", str(LOCK)]
-    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or None
+    return git("log", "-1", "--format=%H", f"-S{md5s[0]}", "--", str(LOCK)).strip() or None
 
 
 def _checkout() -> dict[str, Any]:

@@ -3,35 +3,17 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts import (
-    DIGESTS,
-    EVALUATIONS,
-    HISTORY,
-    PREDICTIONS,
-    RECORD,
-    WEIGHTS,
-    Digests,
-    EpochRecord,
-    Predictions,
-    Progress,
-    RunRecord,
-    read_history,
-    read_predictions,
-    read_slim,
-    write_weights,
-)
+from pipeline import artifacts
+from pipeline.artifacts import Digests, EpochRecord, Predictions, RunRecord
 from pipeline.data.beton import sha256
 from pipeline.errors import UserError
-from pipeline.evidence.findings import Finding, right, unchecked, wrong
-from pipeline.evidence.run_check import FinishedRun, of_plan
-from pipeline.evidence.step_checksums import EnoughError
+from pipeline.evidence.run_check import Finding, FinishedRun, of_plan, right, unchecked, wrong
 from pipeline.params import PARAMS, Plan, Run
-from pipeline.provenance import fingerprint
 from pipeline.runner.run_hooks import RunHooks
 from pipeline.training import device as devices
 from pipeline.training.evaluate_run import evaluate
@@ -43,6 +25,10 @@ ROUNDING = 1e-3
 which have none, the part of the images whose class may differ."""
 
 
+class EnoughError(Exception):
+    """Ends a training after the steps or epochs that were asked for."""
+
+
 def evaluated(run: FinishedRun, plan: Plan) -> Finding:
     """Whether the weights of a run still predict, by the code here, what is recorded of them.
 
@@ -52,23 +38,24 @@ def evaluated(run: FinishedRun, plan: Plan) -> Finding:
     path = run.predictions
     try:
         _need(run, path, run.weights)
-        record, told = RunRecord.read(run.evaluated / RECORD), Digests.read(run.evaluated / DIGESTS)
-        its = Run.model_validate(run.settings["run"])
+        record, told = RunRecord.read(run.evaluated / artifacts.RECORD), Digests.read(run.evaluated / artifacts.DIGESTS)
+        its = Run.model_validate(run.origin.settings["run"])
         if its.dataset not in plan.datasets:
             raise UserError(f"{PARAMS} has no dataset {its.dataset}", "wrn-pipe plan")
     except (UserError, KeyError, ValueError) as error:  # which is a finding of the checks before this
         return unchecked(path, f"{_told(error)}, so the weights were not evaluated again")
     alone = plan.model_copy(update={"runs": {run.id: its}, "protocols": {its.protocol: record.protocol}})
     with tempfile.TemporaryDirectory() as work:
+        made = Path(work) / artifacts.PREDICTIONS
         try:
             evaluate(alone, run.id, run.trained, Path(work))
-            again = read_predictions(Path(work) / PREDICTIONS)
-            if run.slim:
-                same = sha256(Path(work) / PREDICTIONS) == told.files.get(f"{EVALUATIONS}/{run.id}/{PREDICTIONS}")
-                apart = float((again.predicted != read_slim(path)["prediction"]).mean())
+            again = artifacts.read_predictions(made)
+            if run.origin.predictions:
+                same = sha256(made) == told.files.get(f"{artifacts.EVALUATIONS}/{run.id}/{artifacts.PREDICTIONS}")
+                apart = float((again.predicted != artifacts.read_slim(path)["prediction"]).mean())
                 near, what = apart <= ROUNDING, f"other classes of {100 * apart:.2g} % of the images"
             else:
-                same, near, what = _compared(again, read_predictions(path))
+                same, near, what = _compared(again, artifacts.read_predictions(path))
         except (UserError, ValueError) as error:
             return wrong(path, f"cannot be computed again: {_told(error)}")
     if same:
@@ -100,32 +87,31 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
     Another kind of machine rounds otherwise, so that what differs there is unchecked, not wrong.
     """
     run = of_plan(plan, run_id)
-    folder, history, weights_file = run.trained, run.trained / HISTORY, run.weights
+    history = run.trained / artifacts.HISTORY
     try:
-        _need(run, weights_file)
-        told, its = read_history(history), RunRecord.read(folder / RECORD)
+        _need(run, run.weights)
+        told, its = artifacts.read_history(history), RunRecord.read(run.trained / artifacts.RECORD)
     except UserError as error:
-        yield unchecked(folder, f"{error.what}, so the run was not trained again")
+        yield unchecked(run.trained, f"{error.what}, so the run was not trained again")
         return
     if (processes := max(int(device.get("processes", 1)) for device in its.devices)) > 1:
         why = f"{processes} processes trained it, which one can not do again"
-        yield unchecked(folder, why, f"wrn-pipe stage train {run_id} --fresh")
+        yield unchecked(run.trained, why, f"wrn-pipe stage train {run_id} --fresh")
         return
     asked = len(told) if epochs is None else min(epochs, len(told))
     rows: list[EpochRecord] = []
 
     def note(record: EpochRecord, rate: float) -> None:
-        rows.append(replace(record))
-        if len(rows) == asked < plan.protocols[plan.run(run_id).protocol].epochs:
+        rows.append(record)
+        if len(rows) == asked < training.protocol.epochs:
             raise EnoughError
 
-    done: Progress | None = None
     with tempfile.TemporaryDirectory() as scratch:
-        training, record = prepare(plan, run_id, fingerprint(plan, run_id), Path(scratch), RunHooks())
+        training, record = prepare(plan, run_id, run.origin.fingerprint, Path(scratch), RunHooks())
         with suppress(EnoughError):
-            done = train(training, note)
-        write_weights(Path(scratch) / WEIGHTS, training.model.state_dict())
-        again = (Path(scratch) / WEIGHTS).read_bytes()
+            train(training, note)
+        artifacts.write_weights(Path(scratch) / artifacts.WEIGHTS, training.model.state_dict())
+        again = (Path(scratch) / artifacts.WEIGHTS).read_bytes()
     trained_on = [{k: v for k, v in each.items() if k != "from_epoch"} for each in its.devices]
     same = trained_on == [record["device"]] and its.kernels == record["kernels"]
     differ = wrong if same else unchecked
@@ -137,13 +123,12 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
         yield differ(history, f"training it again gives another {keys} in epoch {unlike[1].epoch}{where}")
     else:
         yield right(history, f"training again gives the same bits in {len(rows)} of {len(told)} epochs")
-    if done is None:
-        yield unchecked(weights_file, f"only {len(rows)} epochs were trained again; without --epochs all are")
-        return
-    if again == weights_file.read_bytes():
-        yield right(weights_file, "training it again gives the same bits")
+    if len(rows) < training.protocol.epochs:
+        yield unchecked(run.weights, f"only {len(rows)} epochs were trained again; without --epochs all are")
+    elif again == run.weights.read_bytes():
+        yield right(run.weights, "training it again gives the same bits")
     else:
-        yield differ(weights_file, f"training it again gives other weights{where}")
+        yield differ(run.weights, f"training it again gives other weights{where}")
 
 
 def _need(run: FinishedRun, *files: Path) -> None:

@@ -5,13 +5,12 @@ committing it makes a new one, nor dvc.lock's entries, which DVC writes after th
 `explain` and `bundle` tell those.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import read_record
+from pipeline.artifacts import DIGESTS, Digests
 from pipeline.comparison.cells import planned
-from pipeline.comparison.formats.tabular import render_json
+from pipeline.comparison.formats.tabular import as_object
 from pipeline.comparison.results import Result, load_results
 from pipeline.comparison.tables import Table, table
 from pipeline.params import Plan
@@ -34,44 +33,31 @@ def manifest(paper: Paper, plan: Plan, root: Path) -> dict[str, Any]:
 
 
 def _table(made: Table) -> dict[str, Any]:
-    (told,) = json.loads(render_json([made]))
-    for cell, entry in zip(made.cells, told["cells"], strict=True):
-        entry["claim"] = cell.claim.id if cell.claim else None
+    cells = []
+    for cell in made.cells:
         ours = [run.run for run in cell.shown if run.result.commit is None]
-        entry["command"] = f"wrn-pipe repro {' '.join(ours)}" if ours else None
-    return {"title": told["title"], "cells": told["cells"], "footnotes": told["footnotes"]}
-
-
-def repeated_by(result: Result) -> str:
-    """The commands that train a run again."""
-    if result.commit:
-        return f"git checkout {result.commit} && wrn-pipe repro {result.run}"
-    return f"wrn-pipe repro train@{result.run} evaluate@{result.run}"
+        command = f"wrn-pipe repro {' '.join(ours)}" if ours else None
+        cells.append({**as_object(cell), "claim": cell.claim and cell.claim.id, "command": command})
+    footnotes = {str(caveat.number): caveat.text for caveat in made.caveats}
+    return {"title": made.title, "cells": cells, "footnotes": footnotes}
 
 
 def run(result: Result, root: Path) -> dict[str, Any]:
     """What stands behind a result: settings, machine, metrics, digests. Raises UserError as `manifest` does."""
-    folder = root / result.folder
-    again = f"wrn-pipe repro evaluate@{result.run}"
+    name, record = result.run, result.record.model_dump(mode="json")
+    digests = Digests.read(root / result.folder / DIGESTS, f"wrn-pipe repro evaluate@{name}")
     told = ("network", "dataset", "representation", "seed", "parameters", "fingerprint", "loader", "kernels")
-    asked = (*told, "protocol_name", "protocol", "devices", "unrepeatable_kernels", "versions")
-    record = read_record(folder / "run.json", again, *asked)
-    digests = read_record(folder / "digests.json", again, "data", "files", "device")
+    stages = [f"train@{name}", f"evaluate@{name}"]
+    again, data = f"wrn-pipe repro {' '.join(stages)}", f"{record['dataset']}-{record['representation']}"
+    if result.commit:
+        again = f"git checkout {result.commit} && wrn-pipe repro {name}"
     return {
-        **{key: record[key] for key in told},
+        **{key: record[key] for key in (*told, "devices", "unrepeatable_kernels", "versions")},
         "protocol": record["protocol_name"],
         "settings": record["protocol"],
-        "devices": record["devices"],
-        "unrepeatable_kernels": record["unrepeatable_kernels"],
-        "versions": record["versions"],
-        "metrics": read_record(folder / "metrics.json", again),
-        **{"data": digests["data"], "files": digests["files"], "evaluated_on": digests["device"]},
+        "metrics": result.metrics.model_dump(exclude_unset=True),
+        **{"data": digests.data, "files": digests.files, "evaluated_on": digests.device},
         "origin": result.origin,
-        "command": repeated_by(result),
-        "stages": []
-        if result.commit
-        else [
-            *(f"download@{result.record.dataset}", f"convert@{result.record.dataset}-{result.record.representation}"),
-            *(f"train@{result.run}", f"evaluate@{result.run}"),
-        ],
+        "command": again,
+        "stages": [] if result.commit else [f"download@{record['dataset']}", f"convert@{data}", *stages],
     }

@@ -1,17 +1,41 @@
-"""The one function of this folder. A training without it is slower, and all else works."""
+"""What a training on a CPU has of our own: BN-ReLU as one operation, and the gradient of convolutions' weights.
 
+The one function that others call is `speed_up`. A training without this folder is slower, and all else works.
+"""
+
+import ctypes
 import logging
+import math
+import threading
+from functools import cache
 from importlib.metadata import version
+from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from pipeline.errors import UserError
-from pipeline.kernels.bn_relu import bn_relu
-from pipeline.kernels.build_kernels import COMPILE, built_with, compiler
-from pipeline.kernels.convolution import convolve
-from pipeline.models.resnet import PreActBlock, ResNet
+from pipeline.kernels.build_kernels import COMPILE, built_with, compiler, instruction_set, library
+from pipeline.models.resnet import PreActBlock, ResNet, batch_norm_relu
 from pipeline.params import Kernels
+
+_PANEL, _BLOCK = 64, 256
+"""As in bn_relu.cpp."""
+_LANES, _TAPS = 16, 8
+_CHUNK_ELEMENTS = 65_536
+"""Of the input: with its gradient a chunk of that many fits a core's second-level cache."""
+_LEAST_PIXELS, _MOST_PIXELS, _MOST_IMAGES = 1024, 4096, 16
+"""Of the gradient in a chunk, or at least 4 images. Of fewer the sums, one for each weight and chunk, would cost too
+much; of more they would round too much, pixels above all: more than 16 images only where they are tiny, or below."""
+_MOST_SUMS = 7_500_000
+"""Of all chunks, where they need not have more pixels for it: of many channels the sums are more than what they are
+made of, so fewer and larger chunks pay."""
+_ITEMS = 8
+"""Of work, for as many threads; where there are fewer chunks, each is split by its output channels."""
+_NEAR_WORDS = 200_000
+"""Of the packed input, to stay in a core's second-level cache."""
 
 
 def speed_up(kernels: Kernels, model: nn.Module, device: torch.device) -> str:
@@ -56,3 +80,160 @@ def _compile(model: nn.Module, device: torch.device) -> str:
     # not be compiled whole is an error, not a part that quietly runs as torch's.
     model.compile(dynamic=False, fullgraph=True)
     return f"compiled, torch {version('torch')} inductor, {with_what}"
+
+
+def bn_relu(bn: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """`x` itself and relu(bn(x)), for x float32 or bfloat16 [B, C, H, W] on the CPU; moves bn's running statistics.
+
+    Half the memory traffic of torch's separate operations, which is what most of a narrow network's step waits for. The
+    gradient formulas are torch's; rounding differs. With the same compiler and kind of processor the result is the same
+    to the bit, for any number of threads. Take the first output for a shortcut: its gradient is then added where that
+    of `x` is written. Raises UserError when pixels do not fill the kernel's rows.
+    """
+    if not bn.training:
+        return batch_norm_relu(bn, x)
+    channels, pixels = x.shape[1], x.numel() // x.shape[1]
+    if x.numel() % math.lcm(channels, _PANEL):
+        raise UserError(
+            f"kernels: fused cannot take {pixels} pixels of {channels} channels", "set kernels: torch in params.yaml"
+        )
+    assert bn.num_batches_tracked is not None
+    bn.num_batches_tracked.add_(1)
+    x = x.contiguous(memory_format=torch.channels_last)
+    both: tuple[Tensor, Tensor] = _BatchNormReLU.apply(x, bn.weight, bn.bias, bn)
+    return both
+
+
+class _BatchNormReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, bn: Any) -> tuple[Tensor, Tensor]:
+        channels = x.shape[1]
+        width = math.lcm(channels, _PANEL)
+        rows = x.numel() // width
+        y, kept = torch.empty_like(x), torch.empty(4, width)
+        work = torch.empty(2, -(-rows // _BLOCK), width)
+        images, parameters = _addresses(x, y), _addresses(weight, bias, bn.running_mean, bn.running_var)
+        others = bn.momentum, bn.eps, *_addresses(kept, work), *_threads_and_type(x)
+        library().bn_relu_forward(*images, rows, width, channels, *parameters, *others)
+        ctx.save_for_backward(x, kept)
+        ctx.set_materialize_grads(False)
+        return x, y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, shortcut: Tensor | None, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, kept = ctx.saved_tensors
+        channels, width = x.shape[1], kept.shape[1]
+        rows = x.numel() // width
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        if shortcut is not None:
+            shortcut = shortcut.contiguous(memory_format=torch.channels_last)
+        dx, dweight, dbias = torch.empty_like(x), torch.empty(channels), torch.empty(channels)
+        work = torch.empty(2, -(-rows // _BLOCK) + 1, width)
+        images, others = _addresses(x, dy, shortcut, dx), _addresses(kept, dweight, dbias, work)
+        library().bn_relu_backward(*images, rows, width, channels, *others, *_threads_and_type(x))
+        return dx, dweight, dbias, None
+
+
+def _addresses(*tensors: Tensor | None) -> list[int | None]:
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+def _threads_and_type(x: Tensor) -> tuple[int, int]:
+    if x.dtype not in (torch.float32, torch.bfloat16):
+        raise TypeError(f"kernels: fused takes float32 and bfloat16, not {x.dtype}")
+    return torch.get_num_threads(), int(x.dtype == torch.bfloat16)
+
+
+def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """conv(x) for images [B, C, H, W]: what convolution.cpp is not made for, torch does.
+
+    In bfloat16 torch's own gradient of the weights takes up to twice as long and rounds to bfloat16; ours is float32.
+    And torch's threads wait for each other within it without ever sleeping, hundreds of times in a step: beside a busy
+    neighbour, where one of them does not run at the moment, each time costs milliseconds.
+    """
+    if not _suits(conv, x):
+        y: Tensor = conv(x)
+        return y
+    x = x.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    y = _Convolution.apply(x, conv.weight, conv.stride[0])
+    return y
+
+
+def _suits(conv: nn.Conv2d, x: Tensor) -> bool:
+    kernel, stride, inputs = conv.kernel_size[0], conv.stride[0], conv.in_channels
+    return (
+        x.shape[2] % stride == 0
+        and x.shape[3] % (2 * stride) == 0
+        and kernel in (1, 3)
+        and (inputs % _LANES == 0 or _TAPS <= inputs * kernel <= _LANES)
+        and conv.out_channels % _LANES == 0
+        and torch.is_grad_enabled()
+        and torch.is_autocast_enabled("cpu")
+        and bool(instruction_set())
+    )
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        rounded = weight.to(torch.bfloat16, memory_format=torch.channels_last)
+        ctx.save_for_backward(x, rounded)
+        ctx.stride = stride
+        return F.conv2d(x, rounded, stride=stride, padding=weight.shape[2] // 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        stride, kernel = ctx.stride, weight.shape[2]
+        dx = None
+        if ctx.needs_input_grad[0]:
+            how, wanted = ([stride] * 2, [kernel // 2] * 2, [1, 1]), [True, False, False]
+            dx = torch.ops.aten.convolution_backward(dy, x, weight, None, *how, False, [0, 0], 1, wanted)[0]
+        return dx, _weight_gradient(x, dy, kernel, stride), None
+
+
+def _weight_gradient(x: Tensor, dy: Tensor, kernel: int, stride: int) -> Tensor:
+    """float32 [O, I, kernel, kernel] of x [N, I, H, W] and dy [N, O, H / stride, W / stride], all channels_last."""
+    threads, outputs = torch.get_num_threads(), dy.shape[1]
+    arguments, parts, packed = _plan(*x.shape, outputs, kernel, stride, instruction_set() == "AMX")
+    work = _work(parts + threads * packed)
+    dw = torch.empty(outputs, kernel, kernel, x.shape[1]).permute(0, 3, 1, 2)
+    addresses = x.data_ptr(), dy.data_ptr(), dw.data_ptr()
+    library().weight_gradient(*addresses, *arguments, work, work + 4 * parts, threads)
+    return dw
+
+
+@cache
+def _plan(
+    n: int, inputs: int, height: int, width: int, outputs: int, kernel: int, stride: int, tiles: bool
+) -> tuple[tuple[Any, ...], int, int]:
+    """How the gradient of one shape is computed: arguments, and words of 4 bytes for all sums and for each thread."""
+    pixels, sums = height * width // stride**2, kernel * kernel * inputs * outputs
+    small = min(_CHUNK_ELEMENTS // (inputs * height * width), _MOST_PIXELS // pixels, _MOST_IMAGES)
+    few_sums = min(-(-n // max(1, _MOST_SUMS // sums)), _MOST_PIXELS // pixels)
+    chunk = min(n, max(small, _LEAST_PIXELS // pixels, 4, few_sums))
+    chunks = -(-n // chunk)
+    splits = max(
+        k for k in range(1, outputs // _LANES + 1) if outputs % (k * _LANES) == 0 and (k - 1) * chunks < _ITEMS
+    )
+    block = min(inputs, _LANES)
+    near = max(1, _NEAR_WORDS // (chunk * height * width * block)) * block
+    shape = (ctypes.c_int64 * 7)(n, height, width, inputs, outputs, kernel, stride)  # as convolution.cpp takes it
+    arguments = shape, chunk, splits, near, int(tiles)
+    return arguments, chunks * sums, library().packed_words(*arguments)
+
+
+_kept = threading.local()  # since Python lets another thread run meanwhile
+
+
+def _work(words: int) -> int:
+    """The address of memory for `words` of 4 bytes. It is kept: to take it from the allocator each time costs a step a
+    hundredth."""
+    memory: Tensor | None = getattr(_kept, "memory", None)
+    if memory is None or memory.numel() < words:
+        memory = _kept.memory = None  # not both at once
+        memory = _kept.memory = torch.empty(words, dtype=torch.int32)
+    return memory.data_ptr()

@@ -12,8 +12,7 @@ from typing import Literal
 from pipeline.atomic_write import sync
 from pipeline.errors import UserError
 
-_NAMES = "bn_relu.cpp", "convolution_amx.h", "convolution_avx512.h", "convolution.cpp"
-SOURCES = tuple(Path(__file__).with_name(name) for name in _NAMES)
+SOURCES = tuple(sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".cpp", ".h")))
 COMPILE = ("g++", "-std=gnu++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "d": ctypes.c_double, "-": None}
 _SIGNATURES = {
@@ -24,7 +23,6 @@ _SIGNATURES = {
     "multiplies": ("", "i"),
 }
 """Name -> types of the arguments and of the result: p a pointer, l int64_t, i int, d double, - nothing."""
-REMEDY = "install g++ (see wrn-pipe doctor), or set kernels: torch in params.yaml, which is slower on a CPU"
 
 
 @cache
@@ -77,13 +75,14 @@ def built_with() -> str:
 
 
 def _run(*command: str) -> str:
+    remedy = "install g++ (see wrn-pipe doctor), or set kernels: torch in params.yaml, which is slower on a CPU"
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     except OSError as error:
-        raise UserError(f"{command[0]} not found: {error.strerror}", REMEDY) from None
+        raise UserError(f"{command[0]} not found: {error.strerror}", remedy) from None
     if done.returncode:
         words = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()
-        raise UserError(f"{command[0]} cannot build the kernels: {words[0]}", REMEDY)
+        raise UserError(f"{command[0]} cannot build the kernels: {words[0]}", remedy)
     return done.stdout
 
 

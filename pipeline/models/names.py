@@ -1,4 +1,5 @@
-"""Network names as the paper prints them, and what they mean: `WRN-28-10`, `WRN-40-2-B(3,1,3)`, `WRN-50-2-bottleneck`.
+"""Networks by their names as the paper prints them, `WRN-28-10`, `WRN-40-2-B(3,1,3)`, `WRN-50-2-bottleneck`: of what
+layers they are, and what these cost, without torch.
 
 `parse` reads a name and `Network.name` prints it in one canonical form, so that two spellings of one network compare
 equal: `parse("WRN-40-2") == parse("WRN-40-2-B(3,3)")`.
@@ -46,40 +47,6 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Block:
-    """One residual block of a network."""
-
-    network: "Network"
-    name: str
-    """block1, block2, ... of its group."""
-    widths: tuple[int, ...]
-    """Channels of the input, then of each convolution's output."""
-    stride: int
-    activates_input: bool
-    """False for the first block of a pre-activation network whose stem already ends in BN-ReLU."""
-
-    @property
-    def keeps_shape(self) -> bool:
-        """So that its shortcut is the identity."""
-        return self.widths[0] == self.widths[-1] and self.stride == 1
-
-    def layers(self) -> Iterator[Shape]:
-        """Its layers in the order of the state dict; those named `shortcut...` stand beside the others."""
-        first, last, preactivation = self.widths[0], self.widths[-1], self.network.is_preactivation
-        of_each = zip(self.network.kernels, pairwise(self.widths), strict=True)
-        for i, (kernel, (inputs, outputs)) in enumerate(of_each, start=1):
-            if preactivation and (i > 1 or self.activates_input):
-                yield Shape(f"bn{i}", inputs, inputs)
-            yield Shape(f"conv{i}", inputs, outputs, kernel, self.stride if i == self.network.strided else 1)
-            if not preactivation:
-                yield Shape(f"bn{i}", outputs, outputs)
-        if not self.keeps_shape:
-            yield Shape("shortcut" if preactivation else "shortcut_conv", first, last, 1, self.stride)
-            if not preactivation:
-                yield Shape("shortcut_bn", last, last)
-
-
-@dataclass(frozen=True)
 class Network:
     """One network of the paper. A depth or widen factor that its family does not have raises UserError."""
 
@@ -97,14 +64,13 @@ class Network:
     def __post_init__(self) -> None:
         if self.family == "wrn":
             _check_wrn(self)
-            return
-        if self.depth not in (depths := BLOCKS[self.family]):
+        elif self.depth not in (depths := BLOCKS[self.family]):
             nearest = min(depths, key=lambda depth: abs(depth - self.depth))
             raise UserError(
                 f"{self.name}: depth {self.depth} is not one of {', '.join(map(str, depths))}",
                 f"write {self.name.replace(f'-{self.depth}', f'-{nearest}', 1)}",
             )
-        if self.widen_factor <= 0 or (64 * self.widen_factor) % 1:
+        elif self.widen_factor <= 0 or (64 * self.widen_factor) % 1:
             raise UserError(
                 f"{self.name}: widen factor {self.widen_factor} times 64 channels is not a whole number from 1",
                 "write WRN-18-1.5 or WRN-50-2-bottleneck, for example",
@@ -125,20 +91,6 @@ class Network:
         return {"preact-resnet": "pre-act-", "imagenet-preact": "pre-"}.get(self.family, "") + f"ResNet-{self.depth}"
 
     @property
-    def kernels(self) -> tuple[int, ...]:
-        """Kernel sizes of a block's convolutions in order."""
-        if self.family == "wrn":
-            return self.block
-        return (3, 3) if self.family == "imagenet-basic" or self.depth == 110 else (1, 3, 1)
-
-    @property
-    def blocks_per_group(self) -> tuple[int, ...]:
-        """Residual blocks in each group: three groups for CIFAR, four for ImageNet."""
-        if self.family == "wrn":
-            return ((self.depth - 4) // _layers_per_block(self.block),) * 3
-        return BLOCKS[self.family][self.depth]
-
-    @property
     def is_imagenet(self) -> bool:
         """Whether it has ImageNet's stem of a 7x7 convolution and max pooling, each of stride 2."""
         return self.family.startswith("imagenet")
@@ -149,50 +101,6 @@ class Network:
         return self.family in ("wrn", "preact-resnet", "imagenet-preact")
 
     @property
-    def stem_width(self) -> int:
-        """Channels of the first convolution. Never widened: only so do Table 7's parameter counts come out."""
-        return 64 if self.is_imagenet else 16
-
-    @property
-    def group_widths(self) -> tuple[tuple[int, int], ...]:
-        """(inner, outer) channels of each group's blocks.
-
-        A WRN widens every convolution of a block alike, even next to 1x1 convolutions (Table 1, Table 2's counts), and
-        so do ImageNet's basic blocks. The bottlenecks of He et al. are four times narrower inside, and only their
-        inside is widened (WRN-50-2-bottleneck, Table 8), as in torchvision's wide_resnet50_2.
-        """
-        bases = [self.stem_width * 2**group for group in range(len(self.blocks_per_group))]
-        inner = [int(base * self.widen_factor) for base in bases]
-        bottleneck = self.family != "wrn" and self.kernels == (1, 3, 1)
-        return tuple(zip(inner, [4 * base for base in bases] if bottleneck else inner, strict=True))
-
-    @property
-    def strided(self) -> int:
-        """Which of a block's convolutions, from 1, has the stride: the first in CIFAR's code, the first 3x3 in
-        ImageNet's (fb.resnet.torch, torchvision)."""
-        return self.kernels.index(3) + 1 if self.is_imagenet else 1
-
-    def stem(self) -> list[Shape]:
-        """The layers before the first group, but for ImageNet's max pooling."""
-        width = self.stem_width
-        if self.is_imagenet:
-            return [Shape("conv1", 3, width, 7, 2), Shape("bn1", width, width)]
-        return [Shape("conv1", 3, width, 3)]
-
-    def groups(self) -> Iterator[list[Block]]:
-        """The blocks of each group in order."""
-        width = self.stem_width
-        for group, (count, (inner, outer)) in enumerate(zip(self.blocks_per_group, self.group_widths, strict=True)):
-            blocks = []
-            for block in range(count):
-                widths = (width, *(inner,) * (len(self.kernels) - 1), outer)
-                stride = 2 if group > 0 and block == 0 else 1
-                activates = not (self.is_imagenet and group == block == 0)
-                blocks.append(Block(self, f"block{block + 1}", widths, stride, activates))
-                width = outer
-            yield blocks
-
-    @property
     def image_size(self) -> int:
         """Height and width in pixels of the images the network was published for."""
         return 224 if self.is_imagenet else 32
@@ -201,6 +109,78 @@ class Network:
     def num_classes(self) -> int:
         """Classes of the family's first dataset: CIFAR-10's 10 or ImageNet's 1000."""
         return 1000 if self.is_imagenet else 10
+
+    @property
+    def kernels(self) -> tuple[int, ...]:
+        """Kernel sizes of a block's convolutions in order."""
+        if self.family == "wrn":
+            return self.block
+        return (3, 3) if self.family == "imagenet-basic" or self.depth == 110 else (1, 3, 1)
+
+    @property
+    def layers_per_block(self) -> int:
+        """By how much a WRN's depth grows with one block in each of the three groups.
+
+        Table 3 keeps the number of 3x3 convolutions of WRN-40-2 fixed, so its depth counts them; Table 2's parameter
+        counts only come out when blocks with a 1x1 convolution are counted as two layers, whatever their length.
+        """
+        return 3 * len(self.block) if 1 not in self.block else 6
+
+    @property
+    def blocks_per_group(self) -> tuple[int, ...]:
+        """Residual blocks in each group: three groups for CIFAR, four for ImageNet."""
+        if self.family == "wrn":
+            return ((self.depth - 4) // self.layers_per_block,) * 3
+        return BLOCKS[self.family][self.depth]
+
+    def layers(self) -> Iterator[Shape]:
+        """All that have parameters but the final linear one, in the order of the state dict, by their dotted names.
+
+        The stem is never widened: only so do Table 7's parameter counts come out. A WRN widens every convolution of a
+        block alike, even next to 1x1 convolutions (Table 1, Table 2's counts), and so do ImageNet's basic blocks. The
+        bottlenecks of He et al. are four times narrower inside, and only their inside is widened (WRN-50-2-bottleneck,
+        Table 8), as in torchvision's wide_resnet50_2.
+        """
+        base = width = 64 if self.is_imagenet else 16
+        if self.is_imagenet:
+            yield Shape("conv1", 3, width, 7, 2)
+            yield Shape("bn1", width, width)
+        else:
+            yield Shape("conv1", 3, width, 3)
+        is_bottleneck = self.family != "wrn" and self.kernels == (1, 3, 1)
+        for group, count in enumerate(self.blocks_per_group, start=1):
+            inner = int(base * self.widen_factor)
+            outer = 4 * base if is_bottleneck else inner
+            for block in range(1, count + 1):
+                widths = (width, *(inner,) * (len(self.kernels) - 1), outer)
+                activates = not (self.is_imagenet and group == block == 1)
+                for shape in self.block_layers(widths, 2 if group > 1 and block == 1 else 1, activates):
+                    yield replace(shape, name=f"group{group}.block{block}.{shape.name}")
+                width = outer
+            base *= 2
+        if self.is_preactivation:
+            yield Shape("bn", width, width)
+
+    def block_layers(self, widths: tuple[int, ...], stride: int = 1, activates_input: bool = True) -> list[Shape]:
+        """Those of one residual block in the order of the state dict; `shortcut...` stand beside the others.
+
+        `widths`: channels of the input, then of each convolution's output. `activates_input`: False for the first block
+        of a pre-activation network whose stem already ends in BN-ReLU. The stride is the first convolution's in CIFAR's
+        code, the first 3x3 one's in ImageNet's (fb.resnet.torch, torchvision).
+        """
+        shapes, strided = [], self.kernels.index(3) + 1 if self.is_imagenet else 1
+        for i, (kernel, (inputs, outputs)) in enumerate(zip(self.kernels, pairwise(widths), strict=True), start=1):
+            if self.is_preactivation and (i > 1 or activates_input):
+                shapes.append(Shape(f"bn{i}", inputs, inputs))
+            shapes.append(Shape(f"conv{i}", inputs, outputs, kernel, stride if i == strided else 1))
+            if not self.is_preactivation:
+                shapes.append(Shape(f"bn{i}", outputs, outputs))
+        if stride > 1 or widths[0] != widths[-1]:
+            name = "shortcut" if self.is_preactivation else "shortcut_conv"
+            shapes.append(Shape(name, widths[0], widths[-1], 1, stride))
+            if not self.is_preactivation:
+                shapes.append(Shape("shortcut_bn", widths[-1], widths[-1]))
+        return shapes
 
 
 def parse(name: str) -> Network:
@@ -248,15 +228,6 @@ def _spelling(name: str) -> str:
         return ""
 
 
-def _layers_per_block(kernels: tuple[int, ...]) -> int:
-    """By how much depth grows with one block in each of the three groups.
-
-    Table 3 keeps the number of 3x3 convolutions of WRN-40-2 fixed, so its depth counts them; Table 2's parameter counts
-    only come out when blocks with a 1x1 convolution are counted as two layers, whatever their length.
-    """
-    return 3 * len(kernels) if 1 not in kernels else 6
-
-
 def _check_wrn(network: Network) -> None:
     depth, widen = network.depth, network.widen_factor
     if network.dropout and len(network.block) < 2:
@@ -266,7 +237,7 @@ def _check_wrn(network: Network) -> None:
         )
     if widen < 1:
         raise UserError(f"{network.name}: widen factor {widen} is not a whole number from 1", "write WRN-28-10, say")
-    step = _layers_per_block(network.block)
+    step = network.layers_per_block
     if depth >= 4 + step and (depth - 4) % step == 0:
         return
     below = max(1, (depth - 4) // step)
@@ -276,3 +247,54 @@ def _check_wrn(network: Network) -> None:
             if depth in depths:
                 write = f"WRN-{depth}-{widen}{ending} for ImageNet, or for CIFAR {write}"
     raise UserError(f"{network.name}: depth {depth} is not {step}N+4 with N from 1", f"write {write}")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of a network's description."""
+
+    name: str
+    """Dotted module name, as in the state dict: `group1.block1.conv1`."""
+    kind: str
+    """`conv`, `bn`, `linear`, `block` or `group`; the last two hold the layers named after them."""
+    output: tuple[int, ...]
+    """Output size without the batch: (channels, height, width), or (classes,)."""
+    parameters: int
+    """Trainable parameters, those of all layers inside included."""
+    multiply_adds: int
+    """Multiply-adds for one image, those of all layers inside included."""
+
+
+def parameters(network: Network, num_classes: int) -> int:
+    """Trainable parameters with a head for `num_classes` classes (from 1)."""
+    return sum(layer.parameters for layer in costs(network, network.image_size, num_classes) if "." not in layer.name)
+
+
+def multiply_adds(network: Network, image_size: int, num_classes: int) -> int:
+    """Of convolutions and head, for one forward pass of one image of `image_size` x `image_size` pixels (from 1)."""
+    return sum(layer.multiply_adds for layer in costs(network, image_size, num_classes) if "." not in layer.name)
+
+
+def costs(network: Network, image_size: int, num_classes: int) -> list[Layer]:
+    """Of every layer, block and group in order, a container before what it contains.
+
+    The rows whose names hold no dot add up to the whole network. Each stride of 2 halves a size and rounds up.
+    """
+    size, rows = image_size, dict[str, Layer]()
+    for shape in network.layers():
+        if shape.stride == 2 and "shortcut" not in shape.name:
+            size = (size + 1) // 2
+        weights = 2 * shape.outputs if shape.kernel is None else shape.kernel**2 * shape.inputs * shape.outputs
+        kind, adds = ("bn", 0) if shape.kernel is None else ("conv", weights * size**2)
+        layer = Layer(shape.name, kind, (shape.outputs, size, size), weights, adds)
+        group, *inside = shape.name.split(".")
+        if inside:
+            for name, kind in ((group, "group"), (f"{group}.{inside[0]}", "block")):
+                before = rows.get(name)
+                counts = (before.parameters, before.multiply_adds) if before else (0, 0)
+                rows[name] = Layer(name, kind, layer.output, counts[0] + weights, counts[1] + adds)
+        rows[layer.name] = layer
+        if shape.name == "bn1":
+            size = (size + 1) // 2  # ImageNet's max pooling
+    width = layer.output[0]
+    return [*rows.values(), Layer("fc", "linear", (num_classes,), (width + 1) * num_classes, width * num_classes)]

@@ -22,19 +22,7 @@ class PaperProtocol:
     name: str
     protocol: "Protocol"
     sources: dict[str, str]
-    """Field of `protocol` -> where it is said."""
-
-    def is_stated(self, field: str) -> bool:
-        """Whether the paper or its code gives the field's value."""
-        return not self.sources[field].startswith("unstated")
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What the paper's numbers were measured with."""
-
-    device: str
-    library: str
+    """Field of `protocol` -> where it is said; "unstated" first where neither the paper nor its code gives a value."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +96,6 @@ class Paper:
 
     @property
     def citation(self) -> str:
-        """In one line."""
         return f"{' and '.join(self.authors)}: {self.title}. {self.venue}."
 
     @property
@@ -119,11 +106,10 @@ class Paper:
     @cached_property
     def claims(self) -> tuple[Claim, ...]:
         """All numbers that it prints, in its order. Raises UserError when claims.csv is not what it should be."""
-        return read_claims(self.folder / "claims.csv", self.tables, self.datasets)
+        return tuple(read_claims(self.folder / "claims.csv", self.tables, self.datasets, self.metrics))
 
     @cached_property
     def protocols(self) -> dict[str, PaperProtocol]:
-        """By name."""
         from pipeline.params import Protocol
 
         found = {}
@@ -139,7 +125,7 @@ class Paper:
 
     @cached_property
     def caveats(self) -> tuple[Caveat, ...]:
-        """All footnotes, by number."""
+        """By number."""
         return tuple(Caveat(number=n, **entry) for n, entry in sorted(self._read("caveats.yaml").items()))
 
     @cached_property
@@ -159,8 +145,9 @@ class Paper:
         return tuple(100 - accuracy for accuracy in known["accuracies"]), int(known["images"])
 
     @property
-    def hardware(self) -> Hardware:
-        return Hardware(**self._measured["hardware"])
+    def hardware(self) -> dict[str, str]:
+        """The device and the library that its numbers were measured with."""
+        return dict(self._measured["hardware"])
 
     def images(self, dataset: str, split: str) -> int:
         """Images in a split as the paper used it. Raises KeyError for datasets it did not train on."""
@@ -169,10 +156,6 @@ class Paper:
     def classes(self, dataset: str) -> int:
         """Raises KeyError for datasets that the paper did not train on."""
         return int(self._measured["classes"][dataset])
-
-    def caveats_of(self, claim: Claim) -> tuple[Caveat, ...]:
-        """The footnotes of a claim, by number."""
-        return tuple(caveat for caveat in self.caveats if caveat.covers(claim))
 
     def protocol_of(self, claim: Claim) -> PaperProtocol | None:
         """The protocol behind a claim; None where no training of this tool can answer it.
@@ -188,18 +171,12 @@ class Paper:
         """A table's key from what a user writes: 4, table-4, figure-4. Raises UserError that names the nearest."""
         name = re.sub(r"^table[- ]?", "", word.strip().lower())
         if name not in self.tables:
-            known = [*self.tables, *(["all"] if name != "all" else [])]
-            raise UserError(f"the paper has no table {word!r} with numbers", nearest(name, known, "table"))
+            raise UserError(f"the paper has no table {word!r} with numbers", nearest(name, self.tables, "table"))
         return name
 
     def table_names(self, word: str) -> list[str]:
         """The keys of all tables for `all`, else the one that `word` names. Raises UserError that names the nearest."""
         return list(self.tables) if word == "all" else [self.table_name(word)]
-
-    def claims_of(self, table: str) -> list[Claim]:
-        """The claims of one table, in the paper's order."""
-        name = self.table_name(table)
-        return [claim for claim in self.claims if claim.table == name]
 
     @property
     def trainable_tables(self) -> str:
@@ -207,20 +184,18 @@ class Paper:
         names = {claim.table for claim in self.claims if claim.kind == "runnable"}
         return f"{', '.join(name for name in self.tables if name in names)}, or all"
 
-    def chosen(self, tables: Sequence[str], dataset: str | None, row: str | None) -> list[Claim]:
-        """The claims of these tables, of one dataset and one network where they are given.
+    def chosen(self, tables: Sequence[str], dataset: str | None = None, row: str | None = None) -> list[Claim]:
+        """The claims of these tables in the paper's order, of one dataset and one network where they are given.
 
         Raises UserError for a dataset or a network that the tables do not have.
         """
         where = f"table {tables[0]}" if len(tables) == 1 else "the paper"
-        known = [claim for claim in self.claims if claim.table in tables]
-        claims = [claim for claim in known if dataset in (None, claim.dataset)]
-        if not claims:
-            remedy = nearest(str(dataset), {claim.dataset for claim in known}, "dataset")
-            raise UserError(f"{where} has no dataset {dataset!r}", remedy)
-        found = [claim for claim in claims if row in (None, claim.model, claim.network)]
-        if not found:
-            raise UserError(f"{where} has no row {row!r}", nearest(str(row), {claim.model for claim in claims}, "row"))
+        found = [claim for claim in self.claims if claim.table in tables]
+        for noun, word, fields in (("dataset", dataset, ("dataset",)), ("row", row, ("model", "network"))):
+            known = {getattr(claim, fields[0]) for claim in found}
+            found = [claim for claim in found if word in (None, *(getattr(claim, field) for field in fields))]
+            if not found:
+                raise UserError(f"{where} has no {noun} {word!r}", nearest(str(word), known, noun))
         return found
 
     @cached_property

@@ -23,13 +23,7 @@ PAPER = Paper(
         "figure-4": "Figure 4: time of a training step",
         "text": "Text: SVHN without dropout, gains and speed-ups",
     },
-    datasets={
-        "cifar10": "CIFAR-10",
-        "cifar100": "CIFAR-100",
-        "svhn": "SVHN",
-        "imagenet": "ImageNet",
-        "coco": "COCO",
-    },
+    datasets={"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN", "imagenet": "ImageNet", "coco": "COCO"},
     metrics={
         "top1_error": "test error, %",
         "top5_error": "top-5 error, %",

@@ -4,23 +4,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import DIGESTS, HISTORY, MODELS, Digests, read_history
 from pipeline.comparison.cells import Cell, Comparison, runs_wanted
-from pipeline.comparison.formats import documents
+from pipeline.comparison.formats import environment
+from pipeline.comparison.formats.cell_text import section
 from pipeline.comparison.orderings import SEEDS, judge_ordering
 from pipeline.comparison.statistical_power import Outlook, of_claim
-from pipeline.comparison.statistics import Verdict
-from pipeline.comparison.tables import Table
+from pipeline.comparison.tables import table
+from pipeline.comparison.verdict_rule import Verdict
 from pipeline.params import Plan
 from pipeline.report import figures
-from pipeline.report.plotted import Finished, our_points, published_points
+from pipeline.report.figures import Finished
 
 FOLDER = Path(__file__).parent
 
 
-def render(of: Comparison, tables: Sequence[Table], finished: Sequence[Finished]) -> str:
-    """The page for `tables` of a comparison and for its runs, with all that is told of them."""
-    paper, plan = of.paper, of.plan
-    cells = [cell for table in tables for cell in table.cells]
+def render(of: Comparison, root: Path) -> str:
+    """The page for the plan's tables and the runs that count, with all that the repository at `root` tells of them.
+
+    Raises UserError that names a file of a run that is missing or broken.
+    """
+    paper, plan, finished = of.paper, of.plan, []
+    for result in of.results:
+        folder = MODELS / result.run if result.commit is None else result.folder
+        history = read_history(root / folder / HISTORY, f"wrn-pipe repro {result.run}")
+        finished.append(Finished(result, history, Digests.read(root / result.folder / DIGESTS).files))
+    tables = [table(name, of) for name in plan.tables]
+    cells = [cell for each in tables for cell in each.cells]
     trained = dict.fromkeys(
         cell.dataset for cell in cells if cell.metric == "top1_error" and cell.claim and paper.protocol_of(cell.claim)
     )
@@ -33,17 +43,15 @@ def render(of: Comparison, tables: Sequence[Table], finished: Sequence[Finished]
     for run in finished:
         record = run.result.record
         alike.setdefault((record.dataset, run.result.network, record.protocol_name), []).append(run)
-    page = documents.environment("html", FOLDER).get_template("report.html.jinja")
+    page = environment("html", FOLDER).get_template("report.html.jinja")
     text = page.render(
         paper=paper,
         figures=figures,
         judged=sum(cell.judgement is not None and cell.judgement.look is not None for cell in cells),
         not_comparable=any(cell.verdict is Verdict.NOT_COMPARABLE for cell in cells),
-        tables=[documents.section(table) for table in tables],
+        tables=[section(each) for each in tables],
         curves=alike,
-        points={
-            name: [*published_points(name, paper), *our_points(name, of, finished)] for name in dict.fromkeys(trained)
-        },
+        points={name: figures.points_of(name, of) for name in trained},
         waiting=_waiting(cells, of),
         orderings=orderings,
         seeds=SEEDS,

@@ -8,14 +8,12 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.params import PARAMS, Plan, read_text, yaml_mapping
-from pipeline.provenance import DAG as DAG
-from pipeline.provenance import filled, read_dvc_yaml
+from pipeline.provenance import DAG, filled, read_dvc_yaml
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage as DVC names it: train@RUN, or summarize, which there is only one of. Paths lie below the repository's
-    root."""
+    """One stage as DVC names it, such as train@RUN or summarize. Paths lie below the repository's root."""
 
     name: str
     command: str
@@ -51,8 +49,15 @@ def stages(root: Path, plan: Plan | None = None) -> list[Stage]:
     """
     remedy = f"git checkout {PARAMS}"
     params = plan.model_dump(mode="json") if plan else yaml_mapping(read_text(root / PARAMS, remedy), PARAMS, remedy)
+    made: list[Stage] = []
     try:
-        made = _stages(read_dvc_yaml(root), params)
+        for name, body in read_dvc_yaml(root)["stages"].items():
+            if "foreach" not in body:
+                made.append(_stage(name, body))
+                continue
+            items = params[body["foreach"].strip("${}")]
+            keyed = items if isinstance(items, dict) else {item: item for item in items}
+            made += [_stage(f"{name}@{key}", filled(body["do"], key, item)) for key, item in keyed.items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{DAG}: invalid pipeline: {error!r}", f"git checkout {DAG}") from None
     for path in (path for stage in made for path in (*stage.deps, *stage.outs)):
@@ -62,25 +67,21 @@ def stages(root: Path, plan: Plan | None = None) -> list[Stage]:
 
 
 def read_dag(plan: Plan) -> dict[str, Stage]:
-    """All stages by name, each behind those that it needs, else in the order of dvc.yaml."""
-    found = {stage.name: stage for stage in stages(Path(), plan)}
-    writer = {path: stage.name for stage in found.values() for path in stage.outs}
-    within: dict[str, set[str]] = {}
-    """A path, or a folder above it -> who writes it."""
-    for path, name in writer.items():
-        for place in _upwards(path):
-            within.setdefault(place, set()).add(name)
-    for name, stage in found.items():
-        needs = {writer[place] for path in stage.deps for place in _upwards(path) if place in writer}
-        needs.update(*(within.get(path, ()) for path in stage.deps))
-        found[name] = replace(stage, needs=frozenset(needs - {name}))
-    sorter = TopologicalSorter({name: stage.needs for name, stage in found.items()})
-    sorter.prepare()
-    ordered: dict[str, Stage] = {}
-    while ready := set(sorter.get_ready()):
-        ordered |= {name: stage for name, stage in found.items() if name in ready}
-        sorter.done(*ready)
-    return ordered
+    """All stages by name, each behind those that it needs."""
+    made = stages(Path(), plan)
+    writers: dict[str, set[str]] = {}
+    """A path that is written, or a folder above it -> the stages that do."""
+    for stage in made:
+        for place in (place for out in stage.outs for place in _upwards(out)):
+            writers.setdefault(place, set()).add(stage.name)
+    outs = {out for stage in made for out in stage.outs}
+    found = {}
+    for stage in made:
+        places = {*stage.deps, *(place for path in stage.deps for place in _upwards(path) if place in outs)}
+        needs = {name for place in places for name in writers.get(place, ())}
+        found[stage.name] = replace(stage, needs=frozenset(needs - {stage.name}))
+    order = TopologicalSorter({name: sorted(stage.needs) for name, stage in found.items()}).static_order()
+    return {name: found[name] for name in order}
 
 
 def with_needed(stages: dict[str, Stage], names: Collection[str]) -> list[str]:
@@ -102,18 +103,6 @@ def with_behind(stages: dict[str, Stage], names: Collection[str]) -> dict[str, s
     return found
 
 
-def _stages(dag: dict[str, Any], params: dict[str, Any]) -> list[Stage]:
-    made = []
-    for name, body in dag["stages"].items():
-        if "foreach" not in body:
-            made.append(_stage(name, body))
-            continue
-        items = params[body["foreach"].strip("${}")]
-        keyed = items if isinstance(items, dict) else dict(zip(items, items, strict=True))
-        made += [_stage(f"{name}@{key}", filled(body["do"], key, item)) for key, item in keyed.items()]
-    return made
-
-
 def _stage(name: str, body: dict[str, Any]) -> Stage:
     options: dict[str, dict[str, Any]] = {}
     for out in (*body.get("outs", ()), *body.get("metrics", ()), *body.get("plots", ())):
@@ -124,5 +113,5 @@ def _stage(name: str, body: dict[str, Any]) -> Stage:
 
 
 def _upwards(path: str) -> list[str]:
-    """The path, its folder, the folder of that, ..."""
+    """The path, and the folders that it lies in."""
     return [path, *(place.as_posix() for place in Path(path).parents if place != Path())]

@@ -47,7 +47,7 @@ from pipeline.atomic_write import new_file
 from pipeline.runner.interruptions import is_alive
 
 # Functions below have the place of these, and their names.
-_read_param_file, _load_file, _dump_stages = params.read_param_file, dvcfile.load_file, Lockfile.dump_stages
+_read_param_file, _load_file = params.read_param_file, dvcfile.load_file
 _run, _save, _push = Stage.run, Stage.save, StageCache.push
 
 
@@ -98,16 +98,9 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
-_PLAIN = re.compile(r"schema: '2\.0'\nstages:\n( .*\n|\n)*")
-
-
 def dump_stages(file: Lockfile, stages: Iterable[Stage], **options: Any) -> None:
-    """A dvc.lock that has more than stages, DVC writes itself."""
     path = Path(file.path)
-    before = path.read_text(encoding="utf-8") if path.is_file() else "schema: '2.0'\nstages:\n"
-    if not _PLAIN.fullmatch(before):
-        _dump_stages(file, list(stages), **options)
-        return
+    before = path.read_text(encoding="utf-8").rstrip() + "\n" if path.is_file() else "schema: '2.0'\nstages:\n"
     after = spliced(before, {stage.name: to_lockfile(stage, **options) for stage in stages})
     if after != before:
         new_file(path, after.encode())

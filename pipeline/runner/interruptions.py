@@ -5,25 +5,18 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
+from typing import Any
 
-from pipeline.errors import (
-    OUTSIDE,
-    InterruptedTrainingError,
-    StoppedError,
-    TimeOverError,
-    UserError,
-    WrnPipeError,
-    continue_with,
-)
+from pipeline.errors import OUTSIDE, InterruptedTrainingError, StoppedError, TimeOverError, UserError, WrnPipeError
 from pipeline.progress import say
 
 NOTHING_HALF_DONE = "nothing half-done is left"
 _NO_MEMORY = re.compile("can't allocate memory|bad_alloc|out of memory|could not create a memory|_ALLOC(ATION)?_FAILED")
 """In the text of torch's plain RuntimeErrors: of the CPU's allocator, oneDNN, cuBLAS and cuDNN."""
-_RESERVE_S = 30.0
 _heard: list[int] = []
 """Signals that have come within `stop_at_once` or `stop_training_at_once`."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -66,36 +59,35 @@ def children_hear_no_signal() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@contextmanager
-def stop_at_once(kept: Callable[[], str], command: str, how: str = "continue with") -> Iterator[Callable[[], bool]]:
+def stop_at_once(kept: Callable[[], str], command: str) -> AbstractContextManager[Any]:
     """SIGINT and SIGTERM unwind the block, which cleans up as after any error; then StoppedError says what it has
-    `kept` and the `command` that goes on, after the words `how`. Yields whether a signal has come."""
-    with _unwound(lambda signum: StoppedError(signum, f"stopped; {kept()}", f"{how}: {command}")):
-        yield lambda: bool(_heard)
+    `kept` and the `command` that goes on. Yields whether a signal has come."""
+    return _unwound(lambda signum: StoppedError(signum, f"stopped; {kept()}", f"continue with: {command}"))
 
 
-@contextmanager
-def stop_training_at_once(run_id: str) -> Iterator[None]:
+def stop_training_at_once(run_id: str) -> AbstractContextManager[Any]:
     """The same for a training before and after its steps, when there is nothing to finish or save: a signal raises
     InterruptedTrainingError. One that is dropped on its way ends the training after its first step."""
-    with _unwound(lambda signum: InterruptedTrainingError(signum, OUTSIDE, run_id)):
-        yield
+    return _unwound(lambda signum: InterruptedTrainingError(signum, OUTSIDE, run_id))
 
 
 @contextmanager
-def _unwound(error_of: Callable[[int], StoppedError]) -> Iterator[None]:
+def _unwound(error_of: Callable[[int], StoppedError]) -> Iterator[Callable[[], bool]]:
     """Further signals on the way out are not heard: they would leave halves of what is being cleaned up. One that was
     dropped, as some of numpy's C code does with whatever is raised in it, has no way out: the next is heard."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         _heard.append(signum)
-        if not _on_the_way_out():
+        error = sys.exception()
+        while error and not isinstance(error, KeyboardInterrupt):
+            error = error.__context__
+        if error is None:  # else this cleans up after a signal
             # Not an Exception: those that work in between may take one for a failure of theirs and go on.
             raise KeyboardInterrupt
 
     with handled(stop):
         try:
-            yield
+            yield lambda: bool(_heard)
         except (KeyboardInterrupt, Exception) as error:
             # What fails after a signal fails for it: numpy, broken off while it is imported, stays half of itself.
             if not _heard or isinstance(error, WrnPipeError):
@@ -103,14 +95,6 @@ def _unwound(error_of: Callable[[int], StoppedError]) -> Iterator[None]:
             raise error_of(_heard[0]) from error
         finally:
             _heard.clear()
-
-
-def _on_the_way_out() -> bool:
-    """Whether what runs now cleans up after a signal."""
-    error = sys.exception()
-    while error and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None
 
 
 @contextmanager
@@ -135,9 +119,7 @@ def seconds(text: str, option: str) -> int:
     """Of a time such as 8h, 2h30m, 1d12h or 90s. Raises UserError for anything else."""
     found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
     if not text or found is None:
-        raise UserError(
-            f"{option} {text!r}: invalid time", "write days, hours, minutes, seconds: 8h, 2h30m, 1d12h, 90s"
-        )
+        raise UserError(f"{option} {text!r}: invalid time", "write days, hours, minutes, seconds: 8h, 2h30m, 1d12h")
     return sum(int(part or 0) * unit for part, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
 
 
@@ -148,19 +130,15 @@ def time_budget(text: str | None, again: str, how_far: Callable[[], list[str]]) 
     if text is None:
         yield
         return
-    budget, over = seconds(text, "--for"), threading.Event()
-
-    def end() -> None:
-        over.set()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    timer = threading.Timer(budget - min(_RESERVE_S, budget / 10), end)
+    budget = seconds(text, "--for")
+    timer = threading.Timer(budget - min(30, budget / 10), os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
+    end = time.monotonic() + timer.interval
     timer.start()
     try:
         yield
     except (StoppedError, KeyboardInterrupt) as error:
-        if not over.is_set():
+        if time.monotonic() < end:
             raise
         what = "; ".join([f"the time of --for {text} is over, nothing is lost", *how_far()])
         raise TimeOverError(what, f"go on with: {again}") from error
@@ -180,6 +158,6 @@ def explain_no_memory(run_id: str, where: Callable[[], str]) -> Iterator[None]:
             raise
         raise WrnPipeError(
             f"run {run_id}: out of memory {where()}",
-            f"free memory and continue with: {continue_with(run_id)}; if it cannot fit, a lower batch_size or "
+            f"free memory and continue with: wrn-pipe repro train@{run_id}; if it cannot fit, a lower batch_size or "
             "precision: bf16 needs less (which is another run, from its start)",
         ) from error

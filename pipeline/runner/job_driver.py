@@ -4,7 +4,6 @@ what `dvc repro` by itself gives, byte for byte where the jobs have as many thre
 import os
 import signal
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,17 +16,14 @@ from pipeline.errors import StoppedError, UserError, WrnPipeError
 from pipeline.params import Plan
 from pipeline.progress import Task, counted, progress, say
 from pipeline.provenance import fingerprint
+from pipeline.runner.attempts import discard_unless_locked, failure_record, forget_failure_record, living_owner, mirror
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, looked_at, record, repro
 from pipeline.runner.interruptions import handled
-from pipeline.runner.job import JOBS, Job, Work, cluster_jobs, evaluated, record_of, trained
+from pipeline.runner.jobs import JOBS, Job, Place, Work, cluster_jobs, evaluated, record_of, trained
 from pipeline.runner.params_file import load
-from pipeline.runner.run_lock import discard_unless_locked, living_owner
-from pipeline.runner.stage_entry import failure_record, forget_failure_record, mirror
-from pipeline.runner.submit import Place
 
-ATTEMPTS = 3
-"""Of one run by one driver, before it is given up."""
+ATTEMPTS = 3  # of one run by one driver, before it is given up
 _POLL_S = 0.5
 _SETTLE_S = 20.0
 """A shared folder may show a file only some time after it was written."""
@@ -45,10 +41,9 @@ def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, 
     try:
         lock = FileLock(JOBS / "driver.lock").acquire(timeout=0)
     except Timeout:
-        raise UserError(
-            "another wrn-pipe repro --jobs or --slurm drives the jobs of this checkout",
-            "watch it with wrn-pipe status; after Ctrl-C there this command takes its jobs over",
-        ) from None
+        what = "another wrn-pipe repro --jobs or --slurm drives the jobs of this checkout"
+        fix = "watch it with wrn-pipe status; after Ctrl-C there this command takes its jobs over"
+        raise UserError(what, fix) from None
     with lock:
         upstream = [name for name in wanted if stages[name].kind in ("download", "convert")]
         if upstream and (code := repro(plan, upstream)):
@@ -102,129 +97,124 @@ def publish(plan: Plan, works: Sequence[Work]) -> None:
         discard_unless_locked(SCRATCH / work.fingerprint, work.run)
 
 
+@dataclass
+class _Run:
+    """One run that is not done, or given up."""
+
+    work: Work
+    job: Job | None = None
+    """Its last. None: somebody else may train it, as wrn-pipe stage train or a job of a driver that was killed."""
+    attempts: int = 0
+    waits: bool = False
+    over: float | None = None
+    """When its job was first seen to be over without a result."""
+    said: str = ""
+
+    def say_once(self, line: str) -> None:
+        if line != self.said:
+            self.said = line
+            say(line)
+
+
 def drive(plan: Plan, works: Sequence[Work], place: Place, again: str) -> dict[str, str]:
     """Let jobs bring all works to their end; returns the runs that were given up, and why."""
     received: list[int] = []
     with progress("runs", len(works), "runs", notes=True) as task, handled(lambda signum, _: received.append(signum)):
-        driver = _Driver(plan, place, task, [])
-        driver.find(works)
-        while driver.look():
+        driver = _Driver(plan, place, task, [_Run(work) for work in works])
+        jobs = cluster_jobs()
+        for run in driver.left:
+            if (job := jobs.get(run.work.fingerprint)) and job.stage == run.work.stage:
+                run.job, run.attempts = job, 1
+                say(f"{job.run}: {job} of an earlier driver is {job.activity}, log: {job.log}")
+        driver.look()
+        while driver.left:
             driver.fill()
             until = time.monotonic() + place.poll_s
             while not received and time.monotonic() < until:  # a signal does not end Python's own sleep
                 time.sleep(_POLL_S)
             if received:
-                _leave(driver, received, again)
+                _leave([run.job for run in driver.left if run.job and not run.waits], place, received, again)
+            driver.look()
         return driver.failures
 
 
 @dataclass
 class _Driver:
-    """What one driver knows of its runs. Every work is in exactly one of waiting, active, done and failed."""
-
     plan: Plan
     place: Place
     task: Task
-    waiting: list[Work]
-    active: dict[Work, Job | None] = field(default_factory=dict)
-    """None of a run that somebody else trains, such as wrn-pipe stage train, or a job of a driver that was killed."""
-    said: set[str] = field(default_factory=set)
-    running: int = 0
-    """How many of the active ones were at work at the last look."""
-    attempts: Counter[Work] = field(default_factory=Counter)
-    over: dict[Work, float] = field(default_factory=dict)
-    """When its job was first seen to be over without a result."""
+    left: list[_Run]
     failures: dict[str, str] = field(default_factory=dict)
-
-    def find(self, works: Sequence[Work]) -> None:
-        """Take over the jobs of earlier drivers that are under way; `look` says which of the others are needed."""
-        jobs = cluster_jobs()
-        for work in works:
-            self.active[work] = None
-            if (job := jobs.get(work.fingerprint)) and job.stage == work.stage:
-                self.active[work] = job
-                say(f"{work.run}: {job} of an earlier driver is {job.activity}, log: {job.log}")
 
     def fill(self) -> None:
         """Submit as much as there is room for. Lately failed runs come last."""
-        others = sum(job is None for job in self.active.values())
-        some = self.waiting[: max(0, self.place.free() - others)]
+        others = sum(run.job is None and not run.waits for run in self.left)
+        waiting = sorted((run for run in self.left if run.waits), key=lambda run: run.attempts)
+        some = waiting[: max(0, self.place.free() - others)]
         if some:
-            for stage in (stage for work in some for stage in work.stages):
+            for stage in (stage for run in some for stage in run.work.stages):
                 forget_failure_record(stage)
-            self.active |= zip(some, self.place.submit(some), strict=True)
-            self.attempts.update(some)
-            del self.waiting[: len(some)]
+            for run, job in zip(some, self.place.submit([run.work for run in some]), strict=True):
+                run.job, run.waits, run.attempts = job, False, run.attempts + 1
 
-    def look(self) -> bool:
-        """See which jobs are over, and what came of them. Whether anything is left to do."""
+    def look(self) -> None:
+        """See which jobs are over, and what came of them."""
         doing = cluster_jobs() | self.place.local()
-        self.running = 0
-        for work, job in list(self.active.items()):
+        running = 0
+        for run in [run for run in self.left if not run.waits]:
+            work = run.work
             whole = evaluated(self.plan, work.run, work.fingerprint).is_dir()
             made = whole and (work.stage == "evaluate" or trained(work.fingerprint).is_dir())
             if now := doing.get(work.fingerprint):
-                self.over.pop(work, None)
+                run.over = None
                 if now.activity == "running":
-                    self.running += 1
-                    self.say_once(f"{work.run}: runs as {now}, log: {now.log}")
-            elif not made and job is None and (owner := living_owner(SCRATCH / work.fingerprint)):
-                self.say_once(f"{work.run} is being trained by {owner}: waiting for its end")
-            elif made or not (job and job.slurm) or self.has_settled(work):
-                del self.active[work]
-                self.over.pop(work, None)
-                self.ended(work, job, made)
-        waiting = len(self.waiting) + len(self.active) - self.running
-        self.task.note(f"{self.running} running, {waiting} waiting, {len(self.failures)} failed")
-        return bool(self.waiting or self.active)
+                    running += 1
+                    run.say_once(f"{work.run}: runs as {now}, log: {now.log}")
+            elif not made and run.job is None and (owner := living_owner(SCRATCH / work.fingerprint)):
+                run.say_once(f"{work.run} is being trained by {owner}: waiting for its end")
+            else:
+                run.over = run.over or time.monotonic()
+                if made or not (run.job and run.job.slurm) or time.monotonic() - run.over >= _SETTLE_S:
+                    self.ended(run, made)
+        self.task.note(f"{running} running, {len(self.left) - running} waiting, {len(self.failures)} failed")
 
-    def say_once(self, line: str) -> None:
-        if line not in self.said:
-            self.said.add(line)
-            say(line)
-
-    def has_settled(self, work: Work) -> bool:
-        """Whether its job has been over for so long that its files would be here."""
-        return time.monotonic() - self.over.setdefault(work, time.monotonic()) >= _SETTLE_S
-
-    def ended(self, work: Work, job: Job | None, made: bool) -> None:
+    def ended(self, run: _Run, made: bool) -> None:
+        name, job = run.work.run, run.job
+        run.over = None
         if job and job.slurm:
             record_of(job.id).unlink(missing_ok=True)
         if made:
+            self.left.remove(run)
             self.task.advance()
-            say(f"{work.run}: {'done' if job else 'made by an earlier job'}")
+            say(f"{name}: {'done' if job else 'made by an earlier job'}")
             return
+        run.waits = True
         if job is None:
-            self.waiting.append(work)
             return
-        ended = failure_record(f"train@{work.run}") or failure_record(f"evaluate@{work.run}")
+        ended = failure_record(f"train@{name}") or failure_record(f"evaluate@{name}")
         why = f"{ended.what if ended else 'it ended without a failure record'}; log: {job.log}"
         mistake = ended is not None and (ended.exit_code == UserError.exit_code or ended.stopped)
-        attempt = max(1, self.attempts[work])
-        if mistake or attempt >= ATTEMPTS:
-            self.failures[work.run] = why
-            say(f"{work.run}: {why}: given up after attempt {attempt}")
+        if mistake or run.attempts >= ATTEMPTS:
+            self.left.remove(run)
+            self.failures[name] = why
+            say(f"{name}: {why}: given up after attempt {run.attempts}")
         else:
-            say(f"{work.run}: {why}: attempt {attempt} of {ATTEMPTS} failed, retrying")
-            self.waiting.append(work)
+            say(f"{name}: {why}: attempt {run.attempts} of {ATTEMPTS} failed, retrying")
 
 
-def _leave(driver: _Driver, received: Sequence[int], again: str) -> None:
+def _leave(jobs: Sequence[Job], place: Place, received: Sequence[int], again: str) -> None:
     """End this driver on a signal: what trains on this machine saves and ends, jobs of a cluster go on."""
     signum, told = received[0], 0
-    if jobs := [job for job in driver.active.values() if job and job.slurm]:
-        ids = " ".join(sorted({job.id.split("_")[0] for job in jobs}))
-        raise StoppedError(
-            signum,
-            f"{counted(len(jobs), 'job')} of the cluster go on without this driver; wrn-pipe status shows them",
-            f"attach again with: {again} (or end them with: scancel {ids})",
-        )
-    trainings = counted(len(driver.place.local()), "training")
+    if cluster := [job for job in jobs if job.slurm]:
+        ids = " ".join(sorted({job.id.split("_")[0] for job in cluster}))
+        what = f"{counted(len(cluster), 'job')} of the cluster go on without this driver; wrn-pipe status shows them"
+        raise StoppedError(signum, what, f"attach again with: {again} (or end them with: scancel {ids})")
+    trainings = counted(len(place.local()), "training")
     say(f"{signal.Signals(signum).name}: {trainings} save and end")
-    while jobs := list(driver.place.local().values()):
+    while local := place.local().values():
         if told < min(len(received), 2):  # a training that is told twice ends at once, as one without a driver does
             told += 1
-            for job in jobs:
+            for job in local:
                 os.kill(int(job.id), signal.SIGTERM)
         time.sleep(_POLL_S)
     kept = "nothing is lost" if told < 2 else "their last saved states are kept"

@@ -1,43 +1,42 @@
 """A run's training, here or by many processes. Then torchrun's agent is in this process, which has the run's lock and
-speaks for them at their end; each of them is `python -m pipeline.runner.launch TASK PARENT THREADS REPORTS`."""
+speaks for them at their end; each of them is `python -m pipeline.runner.launch PARENT THREADS FOLDER`."""
 
-import json
+import ctypes
 import logging
 import os
 import pickle
 import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import psutil
 
-from pipeline.errors import OUTSIDE, InterruptedTrainingError, UserError, WrnPipeError, continue_with
+from pipeline.artifacts import SCRATCH
+from pipeline.errors import OUTSIDE, InterruptedTrainingError, WrnPipeError, continue_with
 from pipeline.params import Plan
 from pipeline.progress import leave_speaking_to_another, say
-from pipeline.provenance import fingerprint
 from pipeline.runner.interruptions import handled, stop_training_at_once
-from pipeline.runner.params_file import load
 
+_PR_SET_PDEATHSIG = 1
+_TASK = "task.pickle"
 _GRACE_S = 20
 """Processes that end so much later than the first one that failed were killed by torchrun, after 30 s."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What to train, as a command line can carry it. For the last two see RunHooks."""
+    """What to train. For the last two see RunHooks."""
 
     run_id: str
     fingerprint: str
-    scratch: str
-    to: str
+    to: Path
     checkpoint_steps: int | None = None
     mirrored: bool = False
 
@@ -60,8 +59,9 @@ def train(plan: Plan, task: Task, processes: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    threads = max(1, torch.get_num_threads() // processes)
-    with tempfile.TemporaryDirectory() as reports, _passing_on(processes) as asked:
+    with tempfile.TemporaryDirectory() as name, _passing_on(processes) as asked:
+        folder = Path(name)
+        (folder / _TASK).write_bytes(pickle.dumps((plan, task)))
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -71,20 +71,21 @@ def train(plan: Plan, task: Task, processes: int) -> None:
             local_addr="localhost",
             max_restarts=0,
             signals_to_handle="SIGQUIT",  # the two others are ours
-            logs_specs=DefaultLogsSpecs(log_dir=reports),
+            logs_specs=DefaultLogsSpecs(log_dir=name),
         )
         ended: dict[int, ProcessFailure] = {}
         logging.disable(logging.CRITICAL)  # the reports say it in two lines
         try:
-            words = json.dumps(asdict(task)), str(os.getpid()), str(threads), reports
-            elastic_launch(config, sys.executable)("-m", "pipeline.runner.launch", *words)
+            threads = max(1, torch.get_num_threads() // processes)
+            words = "-m", "pipeline.runner.launch", str(os.getpid()), str(threads), name
+            elastic_launch(config, sys.executable)(*words)
         except ChildFailedError as error:
             ended = error.failures
         finally:
             logging.disable(logging.NOTSET)
         until = min((failure.timestamp for failure in ended.values()), default=0) + _GRACE_S
         exit_codes = {rank: failure.exitcode for rank, failure in ended.items() if failure.timestamp < until}
-        found = [pickle.loads(path.read_bytes()) for path in Path(reports).glob("rank-*.pickle")]
+        found = [pickle.loads(path.read_bytes()) for path in folder.glob("rank-*.pickle")]
         _explain(task.run_id, processes, exit_codes, sorted(found, key=lambda report: report[1]), asked)
 
 
@@ -140,27 +141,20 @@ def _explain(run_id: str, processes: int, exit_codes: dict[int, int], reports: l
 
 
 def end_with(parent: int) -> None:
-    """Kill this process when `parent`, which started it, has ended: who has the run's lock is gone then."""
-
-    def look() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=look, daemon=True).start()
+    """Have Linux kill this process when `parent`, which started it, has ended: who has the run's lock is gone then."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
-def _as_rank(task: Task, reports: Path) -> int:
+def _as_rank(folder: Path) -> int:
     """Train as one of the processes; the exit code. torchrun ends the others when it is not 0."""
+    plan, task = pickle.loads((folder / _TASK).read_bytes())
     rank, trace = int(os.environ["RANK"]), ""
     try:
         with stop_training_at_once(task.run_id):
             if rank:
                 leave_speaking_to_another()
-            plan = load()
-            if fingerprint(plan, task.run_id) != task.fingerprint:
-                what = f"the inputs of run {task.run_id} were edited while its processes started"
-                raise UserError(what, "start it again")
             _train(plan, task, together=True)
             return 0
     except WrnPipeError as known:
@@ -169,7 +163,7 @@ def _as_rank(task: Task, reports: Path) -> int:
         said = traceback.format_exception_only(unforeseen)[-1].strip()
         what = f"run {task.run_id}: process {rank} of {os.environ['WORLD_SIZE']} failed: {said}"
         error, trace = WrnPipeError(what, f"continue with: {continue_with(task.run_id)}"), traceback.format_exc()
-    (reports / f"rank-{rank}.pickle").write_bytes(pickle.dumps((rank, time.time(), error, trace)))
+    (folder / f"rank-{rank}.pickle").write_bytes(pickle.dumps((rank, time.time(), error, trace)))
     # After a step all stop together, and the first may have something to finish.
     together = isinstance(error, InterruptedTrainingError) and error.where != OUTSIDE
     return 0 if together else error.exit_code
@@ -183,15 +177,15 @@ def _train(plan: Plan, task: Task, together: bool = False) -> None:
 
     hooks = RunHooks(task.checkpoint_steps, PAPER if task.mirrored else None)
     with joined(plan.device) if together else nullcontext(ALONE) as ranks:
-        train_run(plan, task.run_id, task.fingerprint, Path(task.scratch), Path(task.to), hooks, ranks)
+        train_run(plan, task.run_id, task.fingerprint, SCRATCH / task.fingerprint, task.to, hooks, ranks)
 
 
 if __name__ == "__main__":
-    end_with(int(sys.argv[2]))
-    os.environ["OMP_NUM_THREADS"] = sys.argv[3]  # read when torch is imported
+    end_with(int(sys.argv[1]))
+    os.environ["OMP_NUM_THREADS"] = sys.argv[2]  # read when torch is imported
     # It would warn that all parameters are used; see Ranks.around for why it looks.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    code = _as_rank(Task(**json.loads(sys.argv[1])), Path(sys.argv[4]))
+    code = _as_rank(Path(sys.argv[3]))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # not through the ends of threads and libraries that may wait for a process that is gone

@@ -39,65 +39,57 @@ def parse_plan(text: str, path: Path = PARAMS) -> Plan:
 
 
 def line_of(text: str, *keys: Any) -> int:
-    """Line (from 1) of the deepest of `keys` that the text of a plan has. Slow: only a mistake pays for it."""
-    line, node = 1, YAML().load(text)
-    for key in keys:
-        if isinstance(node, CommentedMap) and key in node:
-            line = node.lc.key(key)[0] + 1
-        elif isinstance(node, CommentedSeq) and isinstance(key, int) and key < len(node):
-            line = node.lc.item(key)[0] + 1
-        else:
-            break
-        node = node[key]
-    return line
+    """Line (from 1) of the deepest of `keys` that the text of a plan has."""
+    return _place(text, keys)[1]
+
+
+def _place(text: str, loc: Sequence[Any]) -> tuple[list[Any], int, set[str]]:
+    """The keys of `loc` that the text of a plan has or should have (a union's tag does not stand there), the line of
+    the deepest that it has, and all keys beside the last. Slow: only a mistake pays for it."""
+    keys: list[Any] = []
+    line, siblings, node = 1, set[str](), YAML().load(text)
+    for number, key in enumerate(loc):
+        in_map = isinstance(node, CommentedMap)
+        here = key in node if in_map else isinstance(node, CommentedSeq) and isinstance(key, int) and key < len(node)
+        if here or number == len(loc) - 1:
+            keys.append(key)
+            siblings = set(node) if in_map else set()
+        if here:
+            line = (node.lc.key(key) if in_map else node.lc.item(key))[0] + 1
+            node = node[key]
+    return keys, line, siblings
 
 
 def _mistake(path: Path, text: str, problem: Any) -> UserError:
     """What pydantic says of a value, with its place and a remedy."""
-    keys, siblings = _place(YAML(typ="safe").load(text), problem["loc"])
-    where = f"{path}:{line_of(text, *keys)}: {'.'.join(map(str, keys))}"
+    keys, line, siblings = _place(text, problem["loc"])
+    where = f"{path}:{line}: {'.'.join(map(str, keys))}"
     word = next((key for key in reversed(keys) if isinstance(key, str)), "")
-    kind, context = problem["type"], problem.get("ctx", {})
-    if kind == "extra_forbidden":
+    if problem["type"] == "extra_forbidden":
         # Of the model that has most of the keys beside it.
         fields = max((set(m.model_fields) for m in Strict.__subclasses__()), key=lambda known: len(known & siblings))
         return UserError(f"{where}: unknown key", nearest(word, fields, "key"))
-    if kind == "missing":
-        return UserError(f"{where}: missing", f"add {word} there; params.yaml in git has an example")
-    if kind == "literal_error":
-        return UserError(f"{where}: invalid choice {problem['input']!r}", f"choose {context['expected']}")
-    if kind == "union_tag_invalid":
-        return UserError(f"{where}: invalid kind {context['tag']!r}", f"choose {context['expected_tags']}")
-    if kind == "value_error":
-        return UserError(f"{where}: {context['error']}", "change one of the two")
-    said = problem["msg"][0].lower() + problem["msg"][1:]
-    return UserError(f"{where}: {said} (is {problem['input']!r})", _REMEDY.get(kind, f"correct {word}"))
+    said, remedy = _SAID.get(problem["type"], (_AS_IS, "correct {word}"))
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    known = {**problem.get("ctx", {}), "word": word, "input": problem["input"], "message": message}
+    return UserError(f"{where}: {said.format(**known)}", remedy.format(**known))
 
 
-_REMEDY = {
-    "int_type": "write a whole number, without quotes or a point",
-    "float_type": "write a number without quotes; with an exponent it needs a point and a sign: 5.0e-4",
-    "string_type": "put it into quotes",
-    "bool_type": "write true or false, without quotes",
-    "tuple_type": "write a list: [a, b]",
-    "dict_type": "write a mapping: a key to a line, further in",
-    "model_type": "write a mapping: a key to a line, further in",
+_AS_IS = "{message} (is {input!r})"
+_SAID = {
+    "missing": ("missing", "add {word} there; params.yaml in git has an example"),
+    "literal_error": ("invalid choice {input!r}", "choose {expected}"),
+    "union_tag_invalid": ("invalid kind {tag!r}", "choose {expected_tags}"),
+    "value_error": ("{error}", "change one of the two"),
+    "int_type": (_AS_IS, "write a whole number, without quotes or a point"),
+    "float_type": (_AS_IS, "write a number without quotes; with an exponent it needs a point and a sign: 5.0e-4"),
+    "string_type": (_AS_IS, "put it into quotes"),
+    "bool_type": (_AS_IS, "write true or false, without quotes"),
+    "tuple_type": (_AS_IS, "write a list: [a, b]"),
+    "dict_type": (_AS_IS, "write a mapping: a key to a line, further in"),
+    "model_type": (_AS_IS, "write a mapping: a key to a line, further in"),
 }
-"""By pydantic's kind of error: what YAML is like that has the right type."""
-
-
-def _place(node: Any, loc: Sequence[str | int]) -> tuple[list[str | int], set[str]]:
-    """The keys of `loc` that stand in the YAML, or should (a union's tag does not), and all keys beside the last."""
-    keys: list[str | int] = []
-    siblings: set[str] = set()
-    for number, part in enumerate(loc):
-        here = part in node if isinstance(node, dict) else isinstance(node, list) and isinstance(part, int)
-        if not here and number < len(loc) - 1:
-            continue
-        keys.append(part)
-        siblings = set(node) if isinstance(node, dict) else set()
-        node = node[part] if here else None
-    return keys, siblings
+"""By pydantic's kind of error: what is wrong, and a remedy."""
 
 
 _Misfit = tuple[Sequence[Any], str, str]
@@ -116,56 +108,46 @@ def _misfits(plan: Plan) -> Iterator[_Misfit]:
             if "." in name:
                 # Stages depend on `protocols.<name>`, where DVC takes every dot for a step into the mapping.
                 yield [section, name], "a name has no dots", f"rename it {name.replace('.', '-')}"
-    known = PAPER.known_datasets
-    papers = yaml_mapping(known.read_text(encoding="utf-8"), known, "git checkout it")["datasets"]
     for name in plan.comparison.margins:  # those of datasets that are not planned yet stand there as well
-        yield from _unknown(["comparison", "margins", name], name, papers | plan.datasets, "dataset")
+        yield from _unknown(["comparison", "margins", name], name, PAPER.datasets | plan.datasets, "dataset")
     for number, table in enumerate(plan.tables):
         if table not in PAPER.tables:
             what = f"the paper has no table {table!r} with numbers"
             yield ["tables", number], what, nearest(table, set(PAPER.tables), "table")
-    for name in plan.representations:
-        yield from _misfits_of_representation(plan, name)
-    for run_id in plan.runs:
-        yield from _misfits_of_run(plan, run_id)
-
-
-def _misfits_of_representation(plan: Plan, name: str) -> Iterator[_Misfit]:
-    representation, at = plan.representations[name], ["representations", name]
-    yield from _unknown([*at, "dataset"], representation.dataset, plan.datasets, "dataset")
-    expected = f"{representation.dataset}-{representation.kind}"
-    if name != expected:
-        yield at, "must be named <dataset>-<kind>", f"rename it {expected}"
-    jpeg, one_shape = representation.kind == "jpeg", plan.datasets[representation.dataset].shape is not None
-    if jpeg == one_shape:
-        shapes, kinds = ("one shape", "rgb or zca") if one_shape else ("many shapes", "jpeg")
-        what = f"{representation.dataset} has images of {shapes}"
-        yield [*at, "kind"], what, f"choose {kinds}, and the name that goes with it"
-    for key, usual in (("max_side", 500), ("quality", 90)):
-        if (getattr(representation, key) is not None) != jpeg:
-            what = f"jpeg needs a {key}" if jpeg else f"only jpeg has a {key}"
-            yield at, what, f"add {key}: {usual}" if jpeg else f"remove {key}"
-
-
-def _misfits_of_run(plan: Plan, run_id: str) -> Iterator[_Misfit]:
-    run, at = plan.runs[run_id], ["runs", run_id]
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", run_id):
-        yield at, "a run id has lower-case letters, digits and hyphens", f"e.g. {run.dataset}-wrn-40-1-quick-s1"
-    stored = f"{run.dataset}-{run.representation}"
-    yield from _unknown([*at, "dataset"], run.dataset, plan.datasets, "dataset")
-    yield from _unknown([*at, "protocol"], run.protocol, plan.protocols, "protocol")
-    yield from _unknown([*at, "representation"], stored, plan.representations, "representation")
-    protocol, dataset = plan.protocols[run.protocol], plan.datasets[run.dataset]
-    if protocol.holdout >= dataset.splits["train"]:
-        yield ["protocols", run.protocol, "holdout"], f"{run.dataset} has no more training images", "lower it"
-    many = dataset.shape is None
-    if (protocol.crop == "random-resized") != many:
-        crops = "does not crop at random sizes" if many else "crops at random sizes"
-        what = f"{run.protocol} {crops}, {run.dataset} has images of {'many sizes' if many else 'one size'}"
-        yield [*at, "protocol"], what, "choose another protocol"
-    if run.representation != (needs := "jpeg" if many else protocol.representation):
-        yield [*at, "representation"], f"protocol {run.protocol} needs {needs}", f"write representation: {needs}"
-    try:
-        parse(run.network)
-    except UserError as error:
-        yield [*at, "network"], error.what, error.remedy
+    for name, stored in plan.representations.items():
+        at = ["representations", name]
+        yield from _unknown([*at, "dataset"], stored.dataset, plan.datasets, "dataset")
+        if name != (expected := f"{stored.dataset}-{stored.kind}"):
+            yield at, "must be named <dataset>-<kind>", f"rename it {expected}"
+        jpeg, one_shape = stored.kind == "jpeg", plan.datasets[stored.dataset].shape is not None
+        if jpeg == one_shape:
+            shapes, kinds = ("one shape", "rgb or zca") if one_shape else ("many shapes", "jpeg")
+            what = f"{stored.dataset} has images of {shapes}"
+            yield [*at, "kind"], what, f"choose {kinds}, and the name that goes with it"
+        for key, usual in (("max_side", 500), ("quality", 90)):
+            if (getattr(stored, key) is not None) != jpeg:
+                what = f"jpeg needs a {key}" if jpeg else f"only jpeg has a {key}"
+                yield at, what, f"add {key}: {usual}" if jpeg else f"remove {key}"
+    for run_id, run in plan.runs.items():
+        at = ["runs", run_id]
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", run_id):
+            yield at, "a run id has lower-case letters, digits and hyphens", f"e.g. {run.dataset}-wrn-40-1-quick-s1"
+        yield from _unknown([*at, "dataset"], run.dataset, plan.datasets, "dataset")
+        yield from _unknown([*at, "protocol"], run.protocol, plan.protocols, "protocol")
+        name = f"{run.dataset}-{run.representation}"
+        yield from _unknown([*at, "representation"], name, plan.representations, "representation")
+        protocol, dataset = plan.protocols[run.protocol], plan.datasets[run.dataset]
+        if protocol.holdout >= dataset.splits["train"]:
+            yield ["protocols", run.protocol, "holdout"], f"{run.dataset} has no more training images", "lower it"
+        many = dataset.shape is None
+        if (protocol.crop == "random-resized") != many:
+            crops = "does not crop at random sizes" if many else "crops at random sizes"
+            what = f"{run.protocol} {crops}, {run.dataset} has images of {'many sizes' if many else 'one size'}"
+            yield [*at, "protocol"], what, "choose another protocol"
+        if run.representation != (needs := "jpeg" if many else protocol.representation):
+            what = f"protocol {run.protocol} needs {needs}"
+            yield [*at, "representation"], what, f"write representation: {needs}"
+        try:
+            parse(run.network)
+        except UserError as error:
+            yield [*at, "network"], error.what, error.remedy

@@ -1,6 +1,7 @@
 """Which runs a table of the paper needs, and the text of params.yaml with them: loading and dumping all of it would
 move comments and change its layout."""
 
+import json
 import re
 import textwrap
 from collections import Counter
@@ -10,15 +11,14 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
 from ruamel.yaml import YAML
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.nodes import MappingNode, SequenceNode
 
-from pipeline.atomic_write import new_file
+from pipeline.atomic_write import new_file, writing
 from pipeline.comparison.training_cost import Cost, training_cost
 from pipeline.dataset_config import Dataset
 from pipeline.errors import UserError
-from pipeline.params import PARAMS, Plan, entry
+from pipeline.params import PARAMS, Plan, Protocol, entry
 from pipeline.publication.claims import STATISTIC, Claim, canonical
 from pipeline.publication.paper import Paper
 from pipeline.runner.params_file import line_of, parse_plan
@@ -64,6 +64,8 @@ class Addition:
     """Seeds of the runs that `after` has and `before` has not."""
     present: int
     """Planned runs that `before` has already."""
+    cost: Cost
+    """Of all added runs, estimated."""
 
 
 def groups_of(paper: Paper, claims: Sequence[Claim], plan: Plan, protocol: str | None) -> tuple[list[Group], list[str]]:
@@ -150,7 +152,8 @@ def extend(paper: Paper, text: str, groups: Sequence[Group], tables: Sequence[st
     for start, end, new in reversed(sorted(edits, key=lambda edit: edit[0])):
         after = after[:start] + new + after[end:]
     there = len(groups) * seeds - sum(map(len, added.values()))
-    return Addition(text, after, parse_plan(after, PARAMS), added, there)
+    cost = sum((_cost(group, plan, paper) * len(lacking) for group, lacking in added.items()), Cost(0.0, 0.0))
+    return Addition(text, after, parse_plan(after, PARAMS), added, there, cost)
 
 
 @cache
@@ -167,56 +170,39 @@ def _dataset(name: str, plan: Plan, paper: Paper) -> Dataset:
 
 def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group], paper: Paper) -> list[str]:
     """The paper's protocols that the plan lacks. Raises UserError where it has another one of such a name."""
+    source = (paper.folder / "protocols.yaml").relative_to(Path(__file__).parents[2]).as_posix()
     blocks = []
     for name in dict.fromkeys(group.protocol for group in groups):
+        papers = _values(paper.protocols[name].protocol) if name in paper.protocols else {}
         if name not in plan.protocols:
-            blocks.append(_protocol_text(name, paper))
-        elif name in paper.protocols:
-            for (field, ours), (_, papers) in zip(plan.protocols[name], paper.protocols[name].protocol, strict=True):
-                if ours != papers:
-                    raise UserError(
-                        f"{PARAMS}:{line_of(text, 'protocols', name, field)}: protocols.{name}.{field} is "
-                        f"{_flow(ours)}, the paper's is {_flow(papers)}",
-                        "rename your protocol there and in its runs, or restore the paper's value",
-                    )
+            needing = {claim.table for claim in paper.claims if (of := paper.protocol_of(claim)) and of.name == name}
+            tables = _listed([table for table in paper.tables if table in needing])
+            blocks += [f"\n# The paper's recipe of {tables}. The source of each value: {source}.\n{name}:"]
+            blocks += [f"  {field}: {value}" for field, value in papers.items()]
+            continue
+        ours = _values(plan.protocols[name])
+        for field in (field for field, value in papers.items() if ours[field] != value):
+            place = f"{PARAMS}:{line_of(text, 'protocols', name, field)}: protocols.{name}.{field}"
+            what = f"{place} is {ours[field]}, the paper's is {papers[field]}"
+            raise UserError(what, "rename your protocol there and in its runs, or restore the paper's value")
     return blocks
 
 
-def _protocol_text(name: str, paper: Paper) -> str:
-    needing = {claim.table for claim in paper.claims if (of := paper.protocol_of(claim)) and of.name == name}
-    tables = _listed([table for table in paper.tables if table in needing])
-    source = (paper.folder / "protocols.yaml").relative_to(Path(__file__).parents[2]).as_posix()
-    head = f"\n# The paper's recipe of {tables}. The source of each value: {source}.\n{name}:"
-    return "\n".join([head, *(f"  {field}: {_flow(value)}" for field, value in paper.protocols[name].protocol)])
-
-
-def _flow(value: Any) -> str:
-    """A value as YAML on one line, strings of a vocabulary as they are."""
-    if isinstance(value, BaseModel):
-        return "{" + ", ".join(f"{field}: {_flow(inner)}" for field, inner in value) + "}"
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_flow, value))}]"
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _values(protocol: Protocol) -> dict[str, str]:
+    """By field, as YAML on one line: strings are of a vocabulary and need no quotes."""
+    return {field: json.dumps(value).replace('"', "") for field, value in protocol.model_dump(mode="json").items()}
 
 
 def _listed(tables: Sequence[str]) -> str:
-    """`Table 4`; `Tables 2, 3 and 4`; `Tables 6, 9 and the text`."""
-    words = ["the text" if table == "text" else table.replace("figure-", "Figure ") for table in tables]
-    numbers = sum(table.isdigit() for table in tables)
-    lead = {0: "", 1: "Table "}.get(numbers, "Tables ")
-    return lead + (words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}")
+    return ", ".join(f"Table {table}" if table.isdigit() else "the text" for table in tables)
 
 
 def _run_text(text: str, plan: Plan, group: Group, seed: int) -> str:
     """Raises UserError where its id means something else."""
     run_id = group.run_id(seed)
     if run_id in plan.runs:
-        raise UserError(
-            f"{PARAMS}:{line_of(text, 'runs', run_id)}: runs.{run_id} is another run than its id says",
-            "rename it there, or restore its settings",
-        )
+        what = f"{PARAMS}:{line_of(text, 'runs', run_id)}: runs.{run_id} is another run than its id says"
+        raise UserError(what, "rename it there, or restore its settings")
     network = f'"{group.network}"' if "," in group.network else group.network
     return (
         f"{run_id}: {{dataset: {group.dataset}, representation: {group.representation}, "
@@ -226,7 +212,6 @@ def _run_text(text: str, plan: Plan, group: Group, seed: int) -> str:
 
 def _comments(group: Group, plan: Plan, paper: Paper) -> list[str]:
     lines = [f"# {group.network} on {_dataset(group.dataset, plan, paper).title} by {group.protocol}."]
-    cost = _group_cost(group, plan, paper)
     for claim in group.claims:
         recipe = paper.protocol_of(claim)
         printed = f"{claim.text} % ({_listed([claim.table])}, {STATISTIC[claim.statistic]})"
@@ -234,24 +219,16 @@ def _comments(group: Group, plan: Plan, paper: Paper) -> list[str]:
             lines.append(f"#   The paper's {_METRIC[claim.metric]} by {recipe.name}: {printed}; expect another.")
         else:
             lines.append(f"#   Expected {_METRIC[claim.metric]}: {printed}.")
-    return [
-        *lines,
-        f"#   Cost of each: {cost}, estimated from multiply-adds (pipeline/comparison/training_cost.py).",
-        f"#   Train them: wrn-pipe repro '{group.name}-s*'",
-    ]
+    where = "estimated from multiply-adds (pipeline/comparison/training_cost.py)"
+    lines.append(f"#   Cost of each: {_cost(group, plan, paper)}, {where}.")
+    return [*lines, f"#   Train them: wrn-pipe repro '{group.name}-s*'"]
 
 
-def _group_cost(group: Group, plan: Plan, paper: Paper) -> Cost:
-    """Estimated cost of one run of the group."""
+def _cost(group: Group, plan: Plan, paper: Paper) -> Cost:
+    """Of one run of the group."""
     protocol = plan.protocols.get(group.protocol) or paper.protocols[group.protocol].protocol
     images = _dataset(group.dataset, plan, paper).splits["train"] - protocol.holdout
     return training_cost(group.network, images, protocol)
-
-
-def cost_of(paper: Paper, addition: Addition) -> Cost:
-    """Estimated cost of all added runs."""
-    costs = (_group_cost(group, addition.plan, paper) * len(seeds) for group, seeds in addition.added.items())
-    return sum(costs, start=Cost(0.0, 0.0))
 
 
 def _appended(text: str, section: str, blocks: Sequence[str], after: str | None = None) -> list[_Edit]:
@@ -263,42 +240,38 @@ def _appended(text: str, section: str, blocks: Sequence[str], after: str | None 
     if not blocks:
         return []
     value = _sections(text)[section]
-    if not isinstance(value, MappingNode) or (value.flow_style and value.value):
-        raise UserError(
-            f"{PARAMS}:{value.start_mark.line + 1}: {section} stands in braces",
-            "write it as a block, one entry to a line",
-        )
+    if value.flow_style and value.value:
+        place = f"{PARAMS}:{value.start_mark.line + 1}"
+        raise UserError(f"{place}: {section} stands in braces", "write it as a block, one entry to a line")
     lines = "\n".join(blocks).splitlines()
     if not value.value:
         end = value.end_mark.index
         return [(value.start_mark.index, end, ""), _lines_below(text, end, 2, lines)]
     entry = next((pair for pair in value.value if pair[0].value == after), value.value[-1])
-    return [_lines_below(text, max(map(_end, entry)), value.value[0][0].start_mark.column, lines)]
+    return [_lines_below(text, _end(entry[1]), value.value[0][0].start_mark.column, lines)]
 
 
 def _appended_tables(text: str, tables: Sequence[str]) -> list[_Edit]:
+    if not tables:
+        return []
     value = _sections(text)["tables"]
     quoted = [f'"{table}"' for table in tables]
-    if not quoted or not isinstance(value, SequenceNode):
-        return []
-    end = max(map(_end, value.value), default=value.start_mark.index + 1)
-    if value.flow_style:
-        return [(end, end, ", ".join(["", *quoted] if value.value else quoted))]
-    return [_lines_below(text, end, value.start_mark.column, [f"- {word}" for word in quoted])]
+    if not value.flow_style:
+        return [_lines_below(text, _end(value), value.start_mark.column, [f"- {word}" for word in quoted])]
+    end = value.value[-1].end_mark.index if value.value else value.start_mark.index + 1
+    return [(end, end, ", ".join(["", *quoted] if value.value else quoted))]
 
 
 @lru_cache(maxsize=1)
-def _sections(text: str) -> dict[str, Node]:
-    root = YAML(typ="safe", pure=True).compose(text)
-    return {key.value: value for key, value in root.value}
+def _sections(text: str) -> dict[str, Any]:
+    return {key.value: value for key, value in YAML(typ="safe", pure=True).compose(text).value}
 
 
-def _end(node: Node) -> int:
+def _end(node: Any) -> int:
     """Behind the last character of a node. The end mark of a block lies behind the comments that follow it."""
-    if not isinstance(node, MappingNode | SequenceNode) or node.flow_style or not node.value:
-        return int(node.end_mark.index)
-    below = node.value if isinstance(node, SequenceNode) else [part for pair in node.value for part in pair]
-    return max(map(_end, below))
+    while isinstance(node, MappingNode | SequenceNode) and node.value and not node.flow_style:
+        node = node.value[-1][1] if isinstance(node, MappingNode) else node.value[-1]
+    return int(node.end_mark.index)
 
 
 def _lines_below(text: str, index: int, column: int, lines: Sequence[str]) -> _Edit:
@@ -310,16 +283,11 @@ def _lines_below(text: str, index: int, column: int, lines: Sequence[str]) -> _E
 
 
 def write(path: Path, addition: Addition) -> None:
-    """Replace the text of `path`, whole or not at all.
-
-    Raises UserError when the file is no longer what was planned on, or cannot be written.
-    """
+    """Replace the text of `path`, whole or not at all. Raises UserError when it was edited, or cannot be written."""
     target = path.resolve()  # a link stays one
-    try:
-        if target.read_bytes().decode() != addition.before:
-            raise UserError(f"{path} was edited while its plan was shown", "run the same command again")
+    if target.read_bytes().decode() != addition.before:
+        raise UserError(f"{path} was edited while its plan was shown", "run the same command again")
+    with writing(path):
         mode = target.stat().st_mode
-        new_file(target, addition.after.encode("utf-8"))
+        new_file(target, addition.after.encode())
         target.chmod(mode)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}", "fix that; the file is as it was") from None

@@ -25,7 +25,6 @@ SHARE = 0.01
 LEAST_SECONDS = 10.0
 """Not more often, however cheap a save is: many trainings may share a disk."""
 HEARTBEAT = "heartbeat.json"
-"""In the training's scratch folder."""
 FILE_EVERY_S = 10.0
 BAR_EVERY_S = 1.0
 LINE_EVERY_S = 30.0
@@ -45,24 +44,19 @@ class CheckpointInterval(hooks.CheckpointInterval):
     steps: int | None = None
     done: int = 0
     """Steps since the last save."""
-    cost: float = 0.0
-    """Seconds that the last save took."""
+    seconds: float = LEAST_SECONDS
+    """The least between two saves."""
     since: float = field(default_factory=time.monotonic)
     told: bool = False
-
-    @property
-    def seconds(self) -> float:
-        """The least between two saves."""
-        return max(LEAST_SECONDS, self.cost / SHARE)
 
     def due(self) -> bool:
         self.done += 1
         return self.done >= self.steps if self.steps else time.monotonic() - self.since >= self.seconds
 
     def saved(self, cost: float, where: str) -> None:
-        """As of the base. Says once how many steps a crash can now lose at most."""
+        """Says once how many steps a crash can now lose at most."""
         passed, now = time.monotonic() - cost - self.since, time.monotonic()
-        self.cost = cost
+        self.seconds = max(LEAST_SECONDS, cost / SHARE)
         if not self.told and self.done:
             every = self.steps or max(1, math.ceil(self.seconds * self.done / max(passed, 1e-9)))
             say(f"state saved in {where}, again after every {every} step{'s'[: every > 1]} and every epoch")
@@ -108,7 +102,6 @@ class Monitor(hooks.Monitor):
     _kept: float = 0.0
 
     def step(self, images: int) -> bool:
-        """As of the base."""
         now = time.monotonic()
         if self._marks:
             self._images += images
@@ -119,7 +112,6 @@ class Monitor(hooks.Monitor):
         return now - self._shown >= (BAR_EVERY_S if self.bar else FILE_EVERY_S)
 
     def show(self, epoch: int, step: int, loss: float, wrong: float) -> None:
-        """As of the base."""
         now, seen = time.monotonic(), step * self.batch
         self._shown = now
         rate = None
@@ -159,12 +151,8 @@ class Monitor(hooks.Monitor):
     def say(self, line: str) -> None:
         """Print a line about this training and the time left, after which the log may be silent for a while."""
         self._said = time.monotonic()
-        say(line + self.left())
-
-    def left(self) -> str:
-        """`, 3 min left`; nothing while that is unknown."""
         seconds = self.latest.seconds_left if self.latest else None
-        return f", {duration(seconds)} left" if seconds else ""
+        say(f"{line}, {duration(seconds)} left" if seconds else line)
 
 
 def read_heartbeat(folder: Path) -> Heartbeat | None:

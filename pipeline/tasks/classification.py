@@ -11,12 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.artifacts import Predictions
-from pipeline.data.loader import Ints
-from pipeline.params import Plan
+from pipeline.data.sampler import Ints
 from pipeline.tasks.task import Metric, for_file
-
-_TOP5_CLASSES = 50
-"""Top-5 error is reported from ten times as many classes on."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class Classification:
             Metric("n", n, "images", None),
             Metric("negative_log_likelihood", likelihood, "nats", "lower"),
         ]
-        if classes >= _TOP5_CLASSES:
+        if classes >= 50:  # ten times as many
             # Of equals the lowest class, as the prediction is.
             top5 = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
             found.append(_percentage("top5_error", 1 - float((top5 == labels[:, None]).any(1).mean()), n))
@@ -72,10 +68,3 @@ def _percentage(name: str, rate: float, n: int) -> Metric:
 def metrics(labels: Ints, predicted: Ints, probabilities: npt.NDArray[np.float64]) -> dict[str, float]:
     """What metrics.json says of these predictions."""
     return for_file(Classification().score(Predictions(labels, predicted, probabilities)))
-
-
-def about(plan: Plan, run_id: str) -> dict[str, float | int | str]:
-    """What metrics.json says besides the metrics: of which run they are, and on which images."""
-    run = plan.run(run_id)
-    split = "held-out" if plan.protocols[run.protocol].holdout else "test"
-    return {"run": run_id, "dataset": run.dataset, "network": run.network, "split": split}

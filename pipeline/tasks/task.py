@@ -47,6 +47,13 @@ class Task(Protocol):
         """The metrics of predictions, the one that the paper reports first."""
 
 
+def about(plan: Plan, run_id: str) -> dict[str, float | int | str]:
+    """What metrics.json says besides the metrics: of which run they are, and on which images."""
+    run = plan.run(run_id)
+    split = "held-out" if plan.protocols[run.protocol].holdout else "test"
+    return {"run": run_id, "dataset": run.dataset, "network": run.network, "split": split}
+
+
 def task_of(plan: Plan, run_id: str) -> Task:
     """The task of a run of the plan."""
     from pipeline.tasks.classification import Classification

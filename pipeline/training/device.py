@@ -21,10 +21,6 @@ from pipeline.errors import UserError, WrnPipeError
 from pipeline.params import Device, Precision
 
 _UNREPEATABLE = re.compile(r"(\S+) does not have a deterministic implementation")
-"""Torch's warning of a kernel whose sums may differ from one time to another."""
-_M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
-_HEAP = 1 << 30
-"""Bytes; what does not fit has pages as Linux gives them."""
 _NATIVE_BF16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512_BF16", "bf16": "BF16"}
 """Linux's name of a CPU's instructions -> ours. The last one is ARM's."""
 
@@ -66,11 +62,11 @@ def _keep_memory() -> None:
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    libc.mallopt(_M_MMAP_MAX, 0)  # all in the heap, for what is mapped by itself goes back to the system when freed
-    libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
-    heap = libc.malloc(_HEAP)
-    if heap is not None:
-        libc.madvise(-(-heap // mmap.PAGESIZE) * mmap.PAGESIZE, _HEAP - mmap.PAGESIZE, mmap.MADV_HUGEPAGE)
+    libc.mallopt(-4, 0)  # M_MMAP_MAX: all in the heap, for what is mapped by itself goes back to the system when freed
+    libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
+    size = 1 << 30  # what does not fit has pages as Linux gives them
+    if heap := libc.malloc(size):
+        libc.madvise(-(-heap // mmap.PAGESIZE) * mmap.PAGESIZE, size - mmap.PAGESIZE, mmap.MADV_HUGEPAGE)
         libc.free(heap)
 
 
@@ -94,7 +90,7 @@ def computed_in(precision: Precision, device: torch.device) -> Precision:
 
 
 def _native_bf16() -> str:
-    """The fastest instructions for bfloat16 that this CPU has and torch uses."""
+    """The fastest instructions for bfloat16 that this CPU has and torch uses; none on others."""
     if torch.backends.cpu.get_cpu_capability() == "AVX2":  # by ATEN_CPU_CAPABILITY on any CPU
         return ""
     flags = _processor()[1]

@@ -9,36 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.artifacts import (
-    DIGESTS,
-    EVALUATION_FILES,
-    EVALUATIONS,
-    METRICS,
-    MODEL_FILES,
-    MODELS,
-    PREDICTIONS,
-    RECORD,
-    WEIGHTS,
-    Digests,
-    Evaluation,
-    Predictions,
-    beton_of,
-    read_predictions,
-    read_weights,
-    write_predictions,
-)
+from pipeline import artifacts
+from pipeline.artifacts import Digests, Evaluation, Predictions, beton_of
+from pipeline.data.batches import Preprocessing
 from pipeline.data.beton import content, open_card, sha256
-from pipeline.data.loader import Ints, Loader
-from pipeline.data.preprocessing import Preprocessing
-from pipeline.data.sampler import held_out
+from pipeline.data.loader import Loader
+from pipeline.data.sampler import Ints, held_out
 from pipeline.dataset_config import SPLITS
 from pipeline.errors import UserError
-from pipeline.models.build import skeleton
 from pipeline.models.names import parse
+from pipeline.models.resnet import skeleton
 from pipeline.params import Plan
 from pipeline.progress import progress
-from pipeline.tasks.classification import about
-from pipeline.tasks.task import for_file, task_of
+from pipeline.tasks.task import about, for_file, task_of
 from pipeline.training import device as devices
 
 _BATCH, _JPEG_BATCH = 500, 100
@@ -48,20 +31,19 @@ _BATCH, _JPEG_BATCH = 500, 100
 def evaluate(plan: Plan, run_id: str, trained: Path, work: Path) -> dict[str, float | int | str]:
     """Write the files of evaluations/<run_id>, from those of models/<run_id> in the folder `trained`, into the folder
     `work`; return what metrics.json says. Raises UserError for a file that is missing or broken."""
-    for name in MODEL_FILES:
+    for name in artifacts.MODEL_FILES:
         if not (trained / name).is_file():
-            raise UserError(
-                f"{trained / name} not found", f"wrn-pipe repro train@{run_id}, or dvc pull if a remote is set up"
-            )
-    weights = read_weights(trained / WEIGHTS)
-    device, task, path = devices.choose(plan.device), task_of(plan, run_id), work / PREDICTIONS
+            remedy = f"wrn-pipe repro train@{run_id}, or dvc pull if a remote is set up"
+            raise UserError(f"{trained / name} not found", remedy)
+    weights = artifacts.read_weights(trained / artifacts.WEIGHTS)
+    device, task, path = devices.choose(plan.device), task_of(plan, run_id), work / artifacts.PREDICTIONS
     devices.prepare(device)
     samples, predict = predictor(plan, run_id, device)
-    write_predictions(path, samples, predict(weights))
-    values = about(plan, run_id) | for_file(task.score(read_predictions(path)))
-    Evaluation.model_validate(values).write(work / METRICS)
-    shutil.copyfile(trained / RECORD, work / RECORD)
-    digests(run_id, trained, work, beton_of(plan.run(run_id)), devices.facts(device)).write(work / DIGESTS)
+    artifacts.write_predictions(path, samples, predict(weights))
+    values = about(plan, run_id) | for_file(task.score(artifacts.read_predictions(path)))
+    Evaluation.model_validate(values).write(work / artifacts.METRICS)
+    shutil.copyfile(trained / artifacts.RECORD, work / artifacts.RECORD)
+    digests(run_id, trained, work, beton_of(plan.run(run_id)), devices.facts(device)).write(work / artifacts.DIGESTS)
     return values
 
 
@@ -71,8 +53,8 @@ def digests(run_id: str, trained: Path, evaluated: Path, data: Path, device: dic
     `device` is what it was evaluated on. Raises UserError when the data's card is missing or no JSON.
     """
     card = open_card(data)
-    places = [(trained / name, MODELS / run_id / name) for name in MODEL_FILES]
-    places += [(evaluated / name, EVALUATIONS / run_id / name) for name in EVALUATION_FILES]
+    places = [(trained / name, artifacts.MODELS / run_id / name) for name in artifacts.MODEL_FILES]
+    places += [(evaluated / name, artifacts.EVALUATIONS / run_id / name) for name in artifacts.EVALUATION_FILES]
     splits = {str(split): content(card, split) for split in SPLITS}
     return Digests(
         data={"name": data.name, "card": sha256(data / "card.json"), **splits},

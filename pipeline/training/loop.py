@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,18 +11,17 @@ import torch
 from torch import nn
 
 from pipeline.artifacts import EpochRecord, Progress
-from pipeline.data.batches import Input, Inputs
-from pipeline.data.counter_rng import Stream, draw
+from pipeline.data.batches import Input, Inputs, Preprocessing
 from pipeline.data.loader import Loader
-from pipeline.data.preprocessing import Preprocessing
-from pipeline.data.sampler import Shard, sample_order
+from pipeline.data.sampler import Shard, Stream, draw, sample_order
 from pipeline.errors import InterruptedTrainingError, UserError, WrnPipeError
-from pipeline.params import Precision, Protocol, StepSchedule
+from pipeline.params import Precision, Protocol
 from pipeline.progress import say
 from pipeline.tasks.task import Task
 from pipeline.training.checkpoints import EMA, Checkpoints
 from pipeline.training.device import computed_in, explain_compile_errors, facts, note_unrepeatable
 from pipeline.training.hooks import Hooks, Monitor
+from pipeline.training.optimizer import learning_rate, optimizer_of, resets_momentum
 from pipeline.training.ranks import ALONE, Ranks
 
 CHECK_LOSS_STEPS = 50
@@ -64,24 +62,6 @@ class Training:
         return facts(self.device) | processes | precision
 
 
-def learning_rate(protocol: Protocol, epoch: int, step: int, steps: int) -> float:
-    """Rate for step `step` of `steps` in epoch `epoch`, both counted from 0."""
-    schedule = protocol.schedule
-    if isinstance(schedule, StepSchedule):
-        return protocol.learning_rate * schedule.factor ** sum(epoch >= drop for drop in schedule.drop_after)
-    done = (epoch * steps + step) / (protocol.epochs * steps)
-    if done < schedule.warmup_fraction:
-        rise = done / schedule.warmup_fraction
-        return protocol.learning_rate * (schedule.start_factor + (1 - schedule.start_factor) * rise)
-    return protocol.learning_rate * (1 - done) / (1 - schedule.warmup_fraction)
-
-
-def resets_momentum(protocol: Protocol, epoch: int) -> bool:
-    """Whether the momentum buffer is zeroed before epoch `epoch` (from 0)."""
-    schedule = protocol.schedule
-    return isinstance(schedule, StepSchedule) and schedule.reset_momentum and epoch in schedule.drop_after
-
-
 def train(training: Training, on_epoch: Callable[[EpochRecord, float], None]) -> Progress:
     """Train to the protocol's last epoch; `training.model` then holds the weights. Returns history and devices.
 
@@ -91,22 +71,22 @@ def train(training: Training, on_epoch: Callable[[EpochRecord, float], None]) ->
 
     Ranks do the same steps, stop after the same one, and hold the same weights and totals; the first saves them.
     """
-    loop, hooks, protocol, ranks = _Loop(training), training.hooks, training.protocol, training.ranks
-    at, steps, batch = loop.at, loop.steps, protocol.batch_size
+    loop, hooks, protocol, alone = _Loop(training), training.hooks, training.protocol, training.ranks.size == 1
+    at, steps, batch, run_id = loop.at, loop.steps, protocol.batch_size, training.run_id
     if at.epoch < protocol.epochs:
         _note_device(at, training.facts)
     else:
-        say(f"{training.run_id}: trained to its end by an earlier attempt; --fresh would train it again")
-    with ExitStack() as stack:
-        loop.stop = stack.enter_context(hooks.stop_requests(alone=ranks.size == 1))
-        stack.enter_context(note_unrepeatable(at.unrepeatable))
-        stack.enter_context(hooks.explain_no_memory(training.run_id, lambda: loop.place("after", at.step)))
-        stack.enter_context(explain_compile_errors())
-        done = at.epoch * steps + at.step
-        loop.monitor = stack.enter_context(
-            hooks.monitor(training.run_id, training.scratch, protocol.epochs, steps, batch, done, ranks.is_rank_zero)
-        )
-        loop.show()
+        say(f"{run_id}: trained to its end by an earlier attempt; --fresh would train it again")
+    done = at.epoch * steps + at.step
+    watched = protocol.epochs, steps, batch, done, training.ranks.is_rank_zero
+    with (
+        hooks.stop_requests(alone) as loop.stop,
+        note_unrepeatable(at.unrepeatable),
+        hooks.explain_no_memory(run_id, lambda: loop.place("after", at.step)),
+        explain_compile_errors(),
+        hooks.monitor(run_id, training.scratch, *watched) as loop.monitor,
+    ):
+        loop.show(at.step, loop.totals.tolist())
         while at.epoch < protocol.epochs:
             started, first = time.perf_counter(), at.step
             loop.epoch()
@@ -114,14 +94,14 @@ def train(training: Training, on_epoch: Callable[[EpochRecord, float], None]) ->
             rate = (steps - first) * batch / (time.perf_counter() - started)
             tested = ""
             if training.test and record.epoch % protocol.test_every == 0:
-                record.test_error = training.test(loop.weights())
+                record.test_error = training.test(training.model.state_dict() | (loop.ema.tensors if loop.ema else {}))
                 tested = f"test error {record.test_error:.2f} %, "
-            loop.show()
+            loop.show(at.step, loop.totals.tolist())
             at.history.append(record)
             at.epoch, at.step = at.epoch + 1, 0
             loop.totals.zero_()
             loop.monitor.say(
-                f"{training.run_id} epoch {record.epoch}/{protocol.epochs}: loss {record.train_loss:.4f}, "
+                f"{run_id} epoch {record.epoch}/{protocol.epochs}: loss {record.train_loss:.4f}, "
                 f"train error {record.train_error:.2f} %, {tested}{rate:.0f} images/s"
             )
             on_epoch(record, rate)
@@ -166,8 +146,6 @@ class AsyncCopy:
 class _Loop:
     """A training under way: what its steps change, and the saving of it when due or asked for."""
 
-    monitor = Monitor()
-
     def __init__(self, training: Training) -> None:
         protocol, ranks, model, batch = training.protocol, training.ranks, training.model, training.protocol.batch_size
         self.training, self.protocol, self.ranks, self.model = training, protocol, ranks, model
@@ -184,11 +162,7 @@ class _Loop:
                 f"run {training.run_id}: a mini-batch of {smallest} images is too small for {ranks.size} processes",
                 "take fewer processes, or set drop_last: true",
             )
-        momentum, decay, nesterov = protocol.momentum, protocol.weight_decay, protocol.nesterov
-        # Fused: one pass over all parameters; CPU and CUDA both have it. Each step sets its own rate.
-        self.optimizer = torch.optim.SGD(
-            model.parameters(), momentum=momentum, weight_decay=decay, nesterov=nesterov, fused=True
-        )
+        self.optimizer = optimizer_of(protocol, model)
         # Of the epoch: summed loss, misclassified samples, steps since the loss is non-finite.
         self.totals = torch.zeros(3, dtype=torch.float64, device=training.device)
         shard, flip, crop, color = Shard(ranks.rank, ranks.size), protocol.flip, protocol.crop, protocol.color
@@ -199,7 +173,7 @@ class _Loop:
         self.states = Checkpoints(training.scratch, model, self.optimizer, self.totals, self.ema)
         self.at = self.states.resume()
         self.interval = training.hooks.checkpoint_interval()
-        self.watched = AsyncCopy(self.totals)
+        self.monitor = Monitor()
         self.stop: list[int] = []
 
     def epoch(self) -> None:
@@ -208,12 +182,11 @@ class _Loop:
         if at.step == 0 and resets_momentum(protocol, at.epoch):
             for parameter in self.model.parameters():
                 self.optimizer.state[parameter].pop("momentum_buffer", None)
-        shown = AsyncCopy(self.totals)
+        shown, watched = AsyncCopy(self.totals), AsyncCopy(self.totals)
         order = sample_order(self.training.seed, at.epoch, self.training.loader.samples, protocol.holdout)
         order = order[: steps * batch_size]
         for batch in self.inputs.batches(at.epoch, order[at.step * batch_size :], at.step):
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(protocol, at.epoch, at.step, steps)
+            self.optimizer.param_groups[0]["lr"] = learning_rate(protocol, at.epoch, at.step, steps)
             joined = min(batch_size, len(order) - at.step * batch_size)
             loss, wrong = self.step(batch, joined)
             added = torch.stack([loss * len(batch.labels), wrong])
@@ -224,8 +197,8 @@ class _Loop:
             if self.ema:
                 self.ema.update(at.epoch * steps + at.step)
             if self.monitor.step(joined) and self.ranks.is_rank_zero and (seen := shown.at(at.step)):
-                self.monitor.show(at.epoch, seen[0], *seen[1][:2])
-            if at.step % CHECK_LOSS_STEPS == 0 and (seen := self.watched.at(at.step)):
+                self.show(*seen)
+            if at.step % CHECK_LOSS_STEPS == 0 and (seen := watched.at(at.step)):
                 self._require_finite_loss(*seen)
             # The first rank's clock decides, and any of them may have been asked to stop: they save together. The last
             # step is saved together with the epoch's record.
@@ -258,13 +231,9 @@ class _Loop:
         rate = learning_rate(self.protocol, self.at.epoch, self.steps - 1, self.steps)
         return EpochRecord(self.at.epoch + 1, rate, loss / seen, 100 * wrong / seen)
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """Those that would be published now."""
-        return {**self.model.state_dict(), **(self.ema.tensors if self.ema else {})}
-
-    def show(self) -> None:
+    def show(self, step: int, totals: list[float]) -> None:
         if self.ranks.is_rank_zero:
-            self.monitor.show(self.at.epoch, self.at.step, *self.totals.tolist()[:2])
+            self.monitor.show(self.at.epoch, step, *totals[:2])
 
     def save(self) -> None:
         """Save the state, then stop where that was asked for. Raises WrnPipeError for a non-finite loss or weight."""

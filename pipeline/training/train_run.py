@@ -12,12 +12,11 @@ from torch import nn
 
 from pipeline.artifacts import HISTORY, RECORD, WEIGHTS, RunRecord, beton_of, write_history, write_weights
 from pipeline.atomic_write import new_folder
+from pipeline.data.batches import Preprocessing
 from pipeline.data.loader import Loader
-from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sampler import Shard
 from pipeline.errors import OUTSIDE, WrnPipeError, continue_with
-from pipeline.models.build import build
-from pipeline.models.sync_batch_norm import synchronise
+from pipeline.models.resnet import build
 from pipeline.params import Kernels, Plan
 from pipeline.progress import say
 from pipeline.provenance import versions
@@ -26,7 +25,7 @@ from pipeline.training import device as devices
 from pipeline.training.evaluate_run import predictor
 from pipeline.training.hooks import Hooks
 from pipeline.training.loop import Training, train
-from pipeline.training.ranks import ALONE, Ranks
+from pipeline.training.ranks import ALONE, Ranks, synchronise
 
 
 def train_run(
@@ -45,12 +44,10 @@ def train_run(
         here = f"on {training.device} ({record['device']['name']}, {record['device']['threads']} threads)"
         if ranks.size > 1:
             here = f"by {ranks.size} processes, batch norm {training.protocol.batch_norm}, the first {here}"
+        if training.precision != (asked := training.protocol.precision):
+            kind = training.device.type
+            here += f"; computes in {training.precision}, not in {asked}: this {kind} has no instructions for bfloat16"
         say(f"{run_id}: {here}")
-        if training.precision != training.protocol.precision:
-            say(
-                f"{run_id}: computes in {training.precision}, not in {training.protocol.precision}: this "
-                f"{training.device.type} has no instructions for bfloat16"
-            )
         with hooks.run_logger(run_id, record) as logger:
             done = train(training, logger.epoch)
             last = {key: value for key, value in done.devices[-1].items() if key != "from_epoch"}

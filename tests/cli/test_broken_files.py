@@ -115,7 +115,7 @@ def test_weights_that_are_none_and_a_missing_repository(clone: Project, refused:
     try:
         for name in ("model.safetensors", "run.json", "history.csv"):
             (folder / name).write_bytes(b"{}")
-        assert f"models/{RUN}/model.safetensors holds no weights" in refused(f"stage evaluate {RUN}")
+        assert f"models/{RUN}/model.safetensors cannot be read" in refused(f"stage evaluate {RUN}")
         assert not list(clone.root.glob("evaluations/*"))
         assert "not a git repository" in refused("repro")
     finally:

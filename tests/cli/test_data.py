@@ -211,8 +211,8 @@ def test_a_mistake_is_told_with_its_remedy(project: Project, arguments: list[str
 def cells(picture: Image.Image, line: int, n: int) -> np.ndarray:
     """Images uint8 [n, 32, 32, 3] of one row of the picture's first block, found by the enlargement and the gaps."""
     pixels = np.asarray(picture)
-    top = image_sheet.TITLE + image_sheet.LABEL + line * 36 * 3
-    band = pixels[top : top + 36 * 3 : 3, image_sheet.MARGIN :: 3]
+    top = 2 * image_sheet.LINE + line * 36 * 3
+    band = pixels[top : top + 36 * 3 : 3, ::3]
     return np.stack([band[2:-2, i * 36 + 2 : i * 36 + 34] for i in range(n)])
 
 
@@ -226,6 +226,6 @@ def test_the_picture_shows_what_a_training_sees_first(project: Project, tiny_ima
     moved = photos.moved(images[order], flips("per-image", 3, 2, order), *offsets("per-image", 3, 2, order, 0))
     assert not np.array_equal(moved, images[order])
     assert np.array_equal(cells(picture, 1, 10), moved)
-    assert picture.height == image_sheet.TITLE + 2 * (image_sheet.LABEL + 2 * 36 * 3)
+    assert picture.height == image_sheet.LINE + 2 * (image_sheet.LINE + 2 * 36 * 3)
     run("show", NAME, "--count", "3")
     assert np.array_equal(cells(Image.open(f"{NAME}.png"), 0, 3), images[sample_order(1, 0, 260)[:3]])

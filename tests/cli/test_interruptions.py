@@ -8,9 +8,8 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 import pytest
@@ -22,13 +21,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
+class Ended(NamedTuple):
+    """How a command ended, and what it printed."""
 
     code: int
     lines: list[str]
-    """Of both streams."""
 
 
 def interrupted(
@@ -36,13 +33,12 @@ def interrupted(
     signum: signal.Signals,
     under_way: Callable[[], bool],
     *arguments: str,
-    to_all: bool | None = None,
     **environment: str,
 ) -> Ended:
     """Start `wrn-pipe` in a session of its own, and send the signal when `under_way`.
 
     SIGINT goes to all of it, as a terminal's Ctrl-C does, the others to the command alone, as a scheduler or a user
-    sends them; `to_all` says otherwise.
+    sends them.
     """
     log = project.root / "log"
     running = project.start(log, *arguments, **{"MLFLOW_TRACKING_URI": "none://", **environment})
@@ -52,7 +48,7 @@ def interrupted(
             assert running.poll() is None, log.read_text()
             assert time.monotonic() < until, log.read_text()
             time.sleep(0.02)
-        if signum == signal.SIGINT if to_all is None else to_all:
+        if signum == signal.SIGINT:
             os.killpg(running.pid, signum)
         else:
             running.send_signal(signum)
@@ -150,7 +146,7 @@ def test_a_download_that_is_stopped_goes_on_where_it_was(
     ("signum", "program", "imported"),
     [
         (signal.SIGTERM, "stages.download", "pipeline.data.dataset_download"),
-        (signal.SIGINT, "dvc_patches", "dvc"),
+        pytest.param(signal.SIGINT, "dvc_patches", "dvc", marks=pytest.mark.soak),
     ],
 )
 def test_a_stage_or_dvc_that_is_only_starting_says_nothing_and_repro_speaks_for_it(

@@ -1,36 +1,25 @@
 """wrn-pipe ui: the real MLflow server on this repository's store, started and stopped as a user does."""
 
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import httpx
 import pytest
-from project import ROOT, WrnPipe
-from tracking.servers import free_port
-
-COMMAND = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "ui", "--port"]
+from project import ROOT, Project, WrnPipe
 
 
 @pytest.mark.soak
-def test_it_serves_the_store_and_stops(tmp_path: Path) -> None:
-    port, log = free_port(), tmp_path / "log"
+def test_it_serves_the_store_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    with log.open("w") as file:
-        running = subprocess.Popen(
-            [*COMMAND, str(port)],
-            cwd=tmp_path,
-            stdout=file,
-            stderr=file,
-            env=environment,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
-        )
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    running = Project(tmp_path).start(log, "ui", "--port", str(port))
     try:
         address = f"http://127.0.0.1:{port}"
         while address not in log.read_text() and running.poll() is None:

@@ -1,19 +1,19 @@
 """Claims meet runs: which runs count, and what happens to the others."""
 
 import itertools
+import json
 from dataclasses import replace
 
 import pytest
-from made_up_runs import changed, five, result
+from made_up_runs import cell_in, changed, five, result
 
 from pipeline.comparison.cells import Cell, cell_of, comparable_runs, planned, runs_wanted
-from pipeline.comparison.statistics import Verdict
-from pipeline.comparison.tables import Column, table
+from pipeline.comparison.tables import table, with_times
+from pipeline.comparison.verdict_rule import Verdict
 from pipeline.errors import UserError
 from pipeline.publication.wide_resnet import PAPER
 
 CLAIMS = {claim.id: claim for claim in PAPER.claims}
-C10, SVHN = Column("cifar10", "top1_error"), Column("svhn", "top1_error")
 TWO, FOUR = "3/cifar10/WRN-40-2-B(3,3)/top1_error", "4/cifar10/WRN-40-2/top1_error"  # of one network
 ONE = "4/cifar10/WRN-40-1/top1_error"
 EARLY = {"kind": "step", "drop_after": (20, 40, 60), "factor": 0.2, "reset_momentum": True}
@@ -32,36 +32,28 @@ def left_out(found: Cell) -> list[tuple[str, str]]:
     return [(run.run, run.reason) for run in found.excluded]
 
 
-def test_five_runs_of_the_papers_protocol(compared) -> None:
-    found = cell(TWO, compared, wide(NEAR))
-    assert (found.verdict, found.caveats, runs_wanted(found, PAPER)) == (Verdict.REPRODUCED, (1, 2, 8), None)
-    assert (found.ours.n, found.ours.median, found.ours.min, found.ours.max) == (5, 5.43, 5.40, 5.48)
-    assert (found.ours.mean, found.difference) == (pytest.approx(5.434), pytest.approx(0.004))
-    assert sum(found.interval) / 2 == pytest.approx(0.004)
+@pytest.mark.parametrize(("shift", "verdict"), [(0, Verdict.REPRODUCED), (-80, Verdict.BETTER), (80, Verdict.WORSE)])
+def test_five_runs_of_the_papers_protocol(compared, shift, verdict) -> None:
+    found, points = cell(TWO, compared, wide([error + shift for error in NEAR])), shift / 100
+    assert (found.verdict, found.caveats, runs_wanted(found, PAPER)) == (verdict, (1, 2, 8), None)
+    shown = (found.ours.n, found.ours.median, found.ours.min, found.ours.max, found.ours.mean)
+    assert shown == pytest.approx((5, 5.43 + points, 5.40 + points, 5.48 + points, 5.434 + points))
+    assert [found.difference, sum(found.interval) / 2] == pytest.approx([0.004 + points] * 2)
 
 
-@pytest.mark.parametrize(("shift", "verdict"), [(-80, Verdict.BETTER), (80, Verdict.WORSE)])
-def test_far_from_the_paper(compared, shift, verdict) -> None:
-    found = cell(TWO, compared, wide([error + shift for error in NEAR]))
-    assert found.verdict is verdict
-    assert found.interval[0] < found.difference < found.interval[1]
-    assert found.difference == pytest.approx((4 + 10 * shift) / 1000)
-
-
-def test_without_runs(compared) -> None:
-    found = cell("4/cifar10/WRN-16-8/top1_error", compared, wide(NEAR))
-    assert (found.verdict, found.ours, found.runs, runs_wanted(found, PAPER)) == (Verdict.NOT_RUN, None, (), 3)
+def test_without_runs_that_count(compared) -> None:
+    runs = wide(NEAR)
+    for of in (compared(five(NEAR)), planned(PAPER, compared([]).plan, runs)):
+        found = cell_of(CLAIMS[FOUR], of)
+        assert (found.verdict, found.ours, found.runs, runs_wanted(found, PAPER)) == (Verdict.NOT_RUN, None, (), 3)
 
 
 def test_dataset_and_dropout_keep_runs_apart(compared) -> None:
-    with_dropout, without = (
-        five([400] * 3, network=name, protocol="paper-meanstd") for name in ("WRN-28-10-dropout", "WRN-28-10")
-    )
-    assert cell("6/cifar10/WRN-28-10/top1_error", compared, with_dropout).verdict is Verdict.NOT_RUN
-    assert cell("6/cifar100/WRN-28-10-dropout/top1_error", compared, with_dropout).verdict is Verdict.NOT_RUN
-    assert cell("6/cifar10/WRN-28-10-dropout/top1_error", compared, with_dropout).runs
-    assert cell("6/cifar10/WRN-28-10-dropout/top1_error", compared, without).verdict is Verdict.NOT_RUN
-    assert cell("6/cifar10/WRN-28-10/top1_error", compared, without).runs
+    for name, other in itertools.permutations(("WRN-28-10-dropout", "WRN-28-10")):
+        runs = five([400] * 3, network=name, protocol="paper-meanstd")
+        assert cell(f"6/cifar10/{name}/top1_error", compared, runs).runs
+        assert cell(f"6/cifar10/{other}/top1_error", compared, runs).verdict is Verdict.NOT_RUN
+        assert cell(f"6/cifar100/{name}/top1_error", compared, runs).verdict is Verdict.NOT_RUN
 
 
 def test_runs_of_another_protocol_are_not_comparable_and_shown(compared, brief) -> None:
@@ -109,12 +101,8 @@ def test_of_several_recipes_that_are_not_the_papers_the_nearest_is_shown(compare
 @pytest.mark.parametrize("epochs", [(300, 100), (100, 300)])
 def test_of_recipes_as_near_the_one_with_most_runs_is_shown(compared, epochs) -> None:
     many, one = (changed("paper-zca", epochs=count, schedule=EARLY) for count in epochs)
-    runs = [
-        *wide([1200, 1210, 1220], protocol=many),
-        result(530, run="a", network="WRN-40-2", protocol=one, seed=9),
-        result(531, run="b", network="WRN-40-2", protocol=one, seed=1),
-    ]
-    found = cell(FOUR, compared, runs)
+    others = [result(530, run=run, network="WRN-40-2", protocol=one, seed=seed) for run, seed in (("a", 9), ("b", 1))]
+    found = cell(FOUR, compared, [*wide([1200, 1210, 1220], protocol=many), *others])
     assert (found.ours.n, found.ours.median) == (3, 12.1)
     assert {run.run for run in found.excluded} == {"a", "b"}
 
@@ -147,13 +135,10 @@ def test_an_undecided_verdict_wants_the_runs_of_the_next_look(compared, errors, 
 
 
 def test_the_runs_of_the_lowest_seeds_make_the_verdict_until_the_next_look(compared) -> None:
-    runs = wide([540, 541, 542, 900])
-    three, four = cell(TWO, compared, runs[:3]), cell(TWO, compared, runs)
-    assert three.verdict is four.verdict is Verdict.REPRODUCED
-    assert (four.ours.n, four.ours.mean) == (4, pytest.approx(6.3075))
-    assert four.judgement.look == three.judgement.look
-    seeds = [result(e, network="WRN-40-2", seed=s) for s, e in ((10, 900), (2, 541), (3, 542), (1, 540))]
-    assert cell(TWO, compared, seeds).verdict is Verdict.REPRODUCED, "seed 10 comes after seed 3"
+    runs = [result(e, network="WRN-40-2", seed=s) for s, e in ((10, 900), (2, 541), (3, 542), (1, 540))]
+    found = cell(TWO, compared, runs)
+    assert (found.verdict, found.judgement.look.n) == (Verdict.REPRODUCED, 3)
+    assert (found.ours.n, found.ours.mean) == (4, pytest.approx(6.3075))
 
 
 def test_the_order_in_which_runs_finish_changes_no_verdict(compared) -> None:
@@ -172,12 +157,10 @@ def test_the_order_in_which_runs_finish_changes_no_verdict(compared) -> None:
 
 def test_a_seed_that_counts_already_is_not_waited_for_again(compared) -> None:
     """The same seed is planned in fp32 and in bf16, and one of the two is finished."""
+    runs = wide([540, 541, 542])
     recipe = changed("paper-zca", precision="bf16")
-    bf16 = [
-        result(e, network="WRN-40-2", seed=s, run=f"half-{s}", protocol=recipe)
-        for s, e in enumerate([540, 541, 542], 1)
-    ]
-    found = cell_of(CLAIMS[TWO], replace(compared([*bf16, *wide([540, 541])]), results=bf16))
+    bf16 = [result(540, network="WRN-40-2", seed=s, run=f"half-{s}", protocol=recipe) for s in (1, 2, 3)]
+    found = cell_of(CLAIMS[TWO], replace(compared([*bf16, *runs[:2]]), results=bf16))
     assert (found.judgement.look.n, found.verdict) == (3, Verdict.REPRODUCED)
 
 
@@ -209,24 +192,20 @@ def test_a_dash_takes_the_protocol_of_its_column_with_the_same_dropout(compared,
     """Table 6 has no number of WRN-28-10 on SVHN. By the column's recipe it deviates in nothing material."""
     runs = five([450] * 3, network=name, dataset="svhn", protocol=changed("paper-svhn", dropout=rate))
     found = table("6", compared(runs))
-    dash = found.cell(name, SVHN)
+    dash = cell_in(found, name, "svhn")
     assert (dash.kind, dash.claim, dash.verdict, dash.judgement) == ("unpublished", None, None, None)
     assert (dash.margin, dash.caveats) == (None, ())
     assert dash.runs == tuple(run.run for run in runs)
     assert [str(d) for d in dash.deviations if d.material] == material
-    assert found.cell(other, SVHN).runs == ()
+    assert cell_in(found, other, "svhn").runs == ()
 
 
-def test_counts_are_exact_and_named_when_wrong(compared) -> None:
-    claim = CLAIMS["4/cifar10/WRN-28-10/params_millions"]
-    found = cell_of(claim, compared([]))
+def test_counts_are_exact_and_what_is_quoted_or_timed_is_not_judged(compared) -> None:
+    claim, of = CLAIMS["4/cifar10/WRN-28-10/params_millions"], compared([])
+    found = cell_of(claim, of)
     assert (found.count, found.verdict) == (36_479_194, Verdict.SAME_COUNT)
-    assert cell_of(replace(claim, text="36.6"), compared([])).verdict is Verdict.OTHER_COUNT
-
-
-def test_quoted_and_timed_numbers_are_not_judged(compared) -> None:
-    kinds = ("quoted", "timing")
-    assert {cell_of(claim, compared([])).verdict for claim in CLAIMS.values() if claim.kind in kinds} == {None}
+    assert cell_of(replace(claim, text="36.6"), of).verdict is Verdict.OTHER_COUNT
+    assert {cell_of(each, of).verdict for each in CLAIMS.values() if each.kind in ("quoted", "timing")} == {None}
 
 
 def test_table_4_has_ten_rows_and_one_dash(compared) -> None:
@@ -237,7 +216,40 @@ def test_table_4_has_ten_rows_and_one_dash(compared) -> None:
         assert (dash.verdict, dash.ours is None) == (None, results == [])
 
 
-def test_runs_outside_the_plan_are_ignored(compared) -> None:
-    runs = five(NEAR)
-    assert table("4", planned(PAPER, compared([]).plan, runs)).cell("WRN-40-1", C10).verdict is Verdict.NOT_RUN
-    assert table("4", compared(runs)).cell("WRN-40-1", C10).runs
+PRINTED = {"pre-act-ResNet-164": 85, "pre-act-ResNet-1001": 512, "WRN-40-4": 68, "WRN-16-10": 164, "WRN-28-10": 312}
+SAME = dict.fromkeys(PRINTED, "same order")
+
+
+@pytest.mark.parametrize(
+    ("precision", "ms", "verdicts"),
+    [
+        ("fp32", {name: value / 10 for name, value in PRINTED.items()}, SAME),
+        # two that change places, and two of five measured
+        (
+            "bf16",
+            {**PRINTED, "WRN-28-10": 600},
+            {**SAME, "WRN-28-10": "other order", "pre-act-ResNet-1001": "other order"},
+        ),
+        ("fp32", {"WRN-40-4": 10, "WRN-28-10": 70}, {"WRN-40-4": "same order", "WRN-28-10": "same order"}),
+    ],
+)
+def test_times_of_another_machine_are_judged_by_their_order(compared, tmp_path, precision, ms, verdicts) -> None:
+    timings = [{"network": name, "ms": {"median": value, "n": 3}} for name, value in ms.items()]
+    path = tmp_path / "figure-4.json"
+    path.write_text(json.dumps({"machine": {"name": "A GPU"}, "precision": precision, "timings": timings}))
+    cells = with_times(table("figure-4", compared([])), path).cells
+    found = {each.model: each for each in cells if each.metric == "batch32_ms"}
+    assert {name: each.verdict for name, each in found.items()} == dict.fromkeys(PRINTED) | verdicts
+    assert {each.verdict for each in cells if each.metric != "batch32_ms"} == {None}
+    assert found["WRN-40-4"].time == ms["WRN-40-4"]
+    told = ["device: A GPU instead of NVIDIA Titan X", "precision: bf16 instead of fp32"]
+    assert [str(d) for d in found["WRN-40-4"].deviations] == told[: 2 if precision == "bf16" else 1]
+
+
+@pytest.mark.parametrize("text", [None, "{}", "no json"])
+def test_another_file_than_times_is_refused(compared, tmp_path, text) -> None:
+    path = tmp_path / "other.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=r"--timings .*other\.json: "):
+        with_times(table("figure-4", compared([])), path)

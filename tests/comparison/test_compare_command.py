@@ -56,14 +56,17 @@ def test_a_table_for_a_newcomer(compare, tmp_path, brief) -> None:
 def test_filters(compare, tmp_path) -> None:
     """A run selects the claims that it answers; all of their runs are shown, and judge them."""
     write([*GOOD, *five([490, 495], network="WRN-40-4")], tmp_path)
-    code, out, _ = compare("--format", "json", "--run", "cifar10-wrn-40-4-s1")
-    cells = [cell for table in json.loads(out) for cell in table["cells"]]
-    assert (code, {cell["network"] for cell in cells}) == (0, {"WRN-40-4"})
-    assert {tuple(cell["runs"]) for cell in cells} == {("cifar10-wrn-40-4-s1", "cifar10-wrn-40-4-s2")}
-    code, out, _ = compare("--format", "json", "--paper-table", "3", "--row", "WRN-40-2")
-    assert {cell["network"] for table in json.loads(out) for cell in table["cells"]} == {"WRN-40-2-B(3,3)"}
-    _, out, _ = compare("--format", "json", "--paper-table", "3", "--run", "good-4")
-    (cell,) = json.loads(out)[0]["cells"]
+
+    def cells(*words: str) -> list[dict]:
+        code, out, _ = compare("--format", "json", *words)
+        assert code == 0
+        return [cell for table in json.loads(out) for cell in table["cells"]]
+
+    found = cells("--run", "cifar10-wrn-40-4-s1")
+    assert {cell["network"] for cell in found} == {"WRN-40-4"}
+    assert {tuple(cell["runs"]) for cell in found} == {("cifar10-wrn-40-4-s1", "cifar10-wrn-40-4-s2")}
+    assert {cell["network"] for cell in cells("--paper-table", "3", "--row", "WRN-40-2")} == {"WRN-40-2-B(3,3)"}
+    (cell,) = cells("--paper-table", "3", "--run", "good-4")
     assert (cell["network"], cell["ours"]["n"], cell["judged"]["look"]) == ("WRN-40-2-B(3,3)", 5, 5)
 
 
@@ -82,8 +85,7 @@ def test_filters(compare, tmp_path) -> None:
 def test_mistakes_are_two_lines_and_exit_2(compare, tmp_path, arguments, named) -> None:
     write([result(543, network="WRN-40-2", run="cifar10-wrn-40-2-s1")], tmp_path)
     code, out, err = compare(*arguments)
-    assert code == 2
-    assert out == ""
+    assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert named in err.split("\n")[1]
 
@@ -94,9 +96,10 @@ def test_mistakes_are_two_lines_and_exit_2(compare, tmp_path, arguments, named) 
 )
 def test_strict_takes_reproduced_and_better_alone(compare, tmp_path, brief, errors, code) -> None:
     write([*five(errors, network="WRN-40-2"), result(2000, network="WRN-40-2-B(3)", protocol=brief)], tmp_path)
-    assert compare("--strict", *ROW)[0] == code
+    ended, _, err = compare("--strict", *ROW)
+    assert ended == code
     if not errors:
-        assert "no finished run" in compare("--strict", *ROW)[2]
+        assert "no finished run" in err
         code, out, err = compare("--strict", "--paper-table", "3", "--row", "WRN-40-2-B(3)")
         assert code == 1
         assert "not comparable" in out
@@ -105,13 +108,24 @@ def test_strict_takes_reproduced_and_better_alone(compare, tmp_path, brief, erro
 
 def test_output_file_and_orderings(compare, tmp_path) -> None:
     write([], tmp_path)
-    code, out, err = compare("--format", "html", "--output", "all.html")
-    assert (code, out, err) == (0, "", "wrote all.html\n")
+    assert compare("--format", "html", "--output", "all.html") == (0, "", "wrote all.html\n")
     assert (tmp_path / "all.html").read_text(encoding="utf-8").count("<section") == 10
     code, out, _ = compare("--orderings", "--paper-table", "6", "--format", "json")
     assert code == 0
     assert {one["standing"] for one in json.loads(out)} == {"not run"}
     assert compare("--orderings", "--strict")[0] == 1
+
+
+@pytest.mark.parametrize("form", ["terminal", "csv"])
+def test_times_of_another_machine(compare, tmp_path, form) -> None:
+    write([], tmp_path)
+    ms = {"pre-act-ResNet-164": 85, "pre-act-ResNet-1001": 512, "WRN-40-4": 68, "WRN-16-10": 164, "WRN-28-10": 312}
+    timings = [{"network": name, "ms": {"median": value}} for name, value in ms.items()]
+    Path("times.json").write_text(json.dumps({"machine": {"name": "A GPU"}, "precision": "fp32", "timings": timings}))
+    code, out, _ = compare("--paper-table", "figure-4", "--timings", "times.json", "--format", form)
+    assert (code, out.count("same order") >= 5) == (0, True)
+    assert "A GPU" in out
+    assert "312.0" in out
 
 
 def test_an_output_takes_the_place_of_an_earlier_one_only(compare, tmp_path) -> None:
@@ -123,8 +137,7 @@ def test_an_output_takes_the_place_of_an_earlier_one_only(compare, tmp_path) -> 
     for words in (["init", "-q"], ["add", "params.yaml", "README.md"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    kept = ["params.yaml", "README.md", "link.md", "evaluations/x.md"]
-    for name in [*kept, str(tmp_path / "README.md")]:
+    for name in ("params.yaml", "README.md", "link.md", "evaluations/x.md", str(tmp_path / "README.md")):
         code, out, err = compare("--paper-table", "4", "--output", name)
         assert (code, out) == (2, ""), name
         assert err.startswith(f"error: --output {name} is ")
@@ -159,11 +172,9 @@ def test_runs_of_archives_are_compared_by_the_reader_s_margins(compare, tmp_path
     left = result(9000, network="WRN-40-2", run="left")
     archives = [packed(GOOD[:3], tmp_path / "here"), packed(GOOD[3:], tmp_path / "there", left)]
     given = [word for name in archives for word in ("--bundle", name)]
-    code, out, err = compare(*ROW, "--format", "json", "--output", "table.json", *given)
-    assert (code, out, err) == (0, "", "wrote table.json\n")
-    (table,) = json.loads(Path("table.json").read_text())
-    (cell,) = (cell for cell in table["cells"] if cell["metric"] == "top1_error")
-    assert (cell["ours"]["n"], cell["ours"]["median"], cell["margin"]) == (5, 5.43, 0.7)
+    code, out, _ = compare(*ROW, "--format", "json", *given)
+    (cell,) = (cell for cell in json.loads(out)[0]["cells"] if cell["metric"] == "top1_error")
+    assert (code, cell["ours"]["n"], cell["ours"]["median"], cell["margin"]) == (0, 5, 5.43, 0.7)
     assert cell["runs"] == [f"good-{seed}" for seed in range(1, 6)]
     code, out, _ = compare(*ROW, *given)
     assert code == 0
@@ -176,18 +187,14 @@ def test_runs_of_archives_are_compared_by_the_reader_s_margins(compare, tmp_path
     [
         (["a.zip", "b.zip"], "b.zip and a.zip both have good-1", "name one of the two"),
         (["params.yaml"], "params.yaml: not an archive of wrn-pipe bundle", "leave --bundle out"),
-        (
-            ["broken.zip"],
-            "broken.zip: evaluations/x/metrics.json cannot be read",
-            "wrn-pipe verify --bundle broken.zip",
-        ),
+        (["c.zip"], "c.zip: evaluations/x/metrics.json cannot be read", "wrn-pipe verify --bundle c.zip"),
     ],
 )
 def test_archives_that_can_not_be_compared(compare, tmp_path, names, what, remedy) -> None:
     write([], tmp_path)
     packed(GOOD[:1], tmp_path / "a")
     packed(GOOD[:2], tmp_path / "b")
-    packed([], tmp_path / "broken", **{"evaluations/x/metrics.json": b"{}"})
+    packed([], tmp_path / "c", **{"evaluations/x/metrics.json": b"{}"})
     code, out, err = compare(*(word for name in names for word in ("--bundle", name)))
     assert (code, out) == (2, "")
     assert err.startswith(f"error: {what}")

@@ -10,14 +10,13 @@ import pytest
 from made_up_runs import five
 
 from pipeline.comparison.cells import Comparison, planned
-from pipeline.comparison.formats import sentences
-from pipeline.comparison.orderings import Standing, judge_ordering
-from pipeline.comparison.statistics import Spread
+from pipeline.comparison.orderings import Judged, Standing, in_words, judge_ordering
+from pipeline.comparison.verdict_rule import Spread
+from pipeline.publication.paper import Ordering
 from pipeline.publication.wide_resnet import PAPER
 
 ORDERINGS = {ordering.name: ordering for ordering in PAPER.orderings}
-DROPOUT = ORDERINGS["dropout-wrn-28-10"]
-NOT_RUN = "wider-better-imagenet-34"
+DROPOUT, TABLE_3 = ORDERINGS["dropout-wrn-28-10"], ORDERINGS["two-convolutions-best"]
 
 
 def runs(with_dropout: list[int], without: list[int], **settings):
@@ -54,7 +53,7 @@ def test_a_quoted_number_stands_as_printed_for_one_run(compared) -> None:
 
 
 def test_dropout_is_claimed_exactly_where_table_6_shows_it() -> None:
-    six = {(c.dataset, c.model): c.value for c in PAPER.claims_of("6")}
+    six = {(c.dataset, c.model): c.value for c in PAPER.chosen(["6"])}
     helps = {(d, m) for d, m in six if six.get((d, f"{m}-dropout"), np.inf) < six[d, m]}
     claimed = {
         (higher.dataset, higher.model)
@@ -77,12 +76,6 @@ def test_standings(compared, brief) -> None:
     assert judge_ordering(DROPOUT, planned(PAPER, compared([]).plan, runs(low, high))).standing is Standing.NOT_RUN
 
 
-def with_spread(of: Comparison, spread: Spread) -> Comparison:
-    """A comparison whose runs are taken to lie this far apart."""
-    vars(of)["spread"] = spread
-    return of
-
-
 def table_3(best: list[int], others: list[int], last: list[int]):
     """Runs of all networks of Table 3, where the paper has l=2 before the three others."""
     return [
@@ -92,34 +85,35 @@ def table_3(best: list[int], others: list[int], last: list[int]):
     ]
 
 
-def test_all_pairs_have_to_hold(compared) -> None:
-    ordering = ORDERINGS["two-convolutions-best"]
-    results = table_3([540, 541, 542, 543, 544], [600, 601, 602, 603, 604], [540, 541, 542, 543, 544])
-    judged = judge_ordering(ordering, compared(results))
-    assert judged.standing is Standing.INCONCLUSIVE
-    assert judged.p_value is not None
-    assert judged.p_value > 0.3
-    assert judged.runs == ((5, 5), (5, 5), (5, 5))
-    assert judge_ordering(ordering, compared(results[:-5])).standing is Standing.NOT_RUN
+def judged_by(of: Comparison, ordering: Ordering = TABLE_3) -> Judged:
+    """By runs that are taken to lie apart by half the binomial standard error."""
+    vars(of)["spread"] = Spread(0.5, 20)
+    return judge_ordering(ordering, of)
 
 
-def test_a_pair_contradicts_at_its_share_of_the_level_only(compared) -> None:
-    """Bonferroni: 2.2 % over the number of pairs, while 2.2 % is enough where an ordering has one pair."""
-    ordering, spread = ORDERINGS["two-convolutions-best"], Spread(0.5, 20)
-    single = replace(ordering, pairs=ordering.pairs[-1:])
-    for last, expected in (([518, 519, 520], Standing.INCONCLUSIVE), ([513, 514, 515], Standing.CONTRADICTED)):
-        results = table_3([540, 541, 542], [600, 601, 602], last)
-        assert judge_ordering(ordering, with_spread(compared(results), spread)).standing is expected
-        assert judge_ordering(single, with_spread(compared(results), spread)).standing is Standing.CONTRADICTED
-
-
-def test_all_pairs_hold_at_the_level_itself(compared) -> None:
-    """That all of them have to hold is stricter than any one: there is nothing to correct."""
-    results = table_3([540, 541, 542], [562, 563, 564], [562, 563, 564])
-    judged = judge_ordering(ORDERINGS["two-convolutions-best"], with_spread(compared(results), Spread(0.5, 20)))
-    assert judged.standing is Standing.HOLDS
-    assert 0.022 / 3 < judged.p_value < 0.022
-    assert judged.differences == pytest.approx((-0.22, -0.22, -0.22))
+@pytest.mark.parametrize(
+    ("best", "others", "last", "standing", "p", "last_difference"),
+    [
+        # All pairs have to hold at the level itself, which is stricter than any one: there is nothing to correct.
+        ([540, 541, 542], [562, 563, 564], [562, 563, 564], Standing.HOLDS, (0.022 / 3, 0.022), -0.22),
+        ([540, 541, 542], [600, 601, 602], [540, 541, 542], Standing.INCONCLUSIVE, (0.3, 1), 0),
+        ([540, 541, 542], [600, 601, 602], [], Standing.NOT_RUN, None, None),
+        # A pair contradicts at its share of the level, even while another has no runs.
+        ([540, 541, 542], [600, 601, 602], [518, 519, 520], Standing.INCONCLUSIVE, (0.9, 1), 0.22),
+        ([540, 541, 542], [600, 601, 602], [513, 514, 515], Standing.CONTRADICTED, (0.9, 1), 0.27),
+        ([540, 541, 542, 543], [], [510, 511, 512, 513], Standing.CONTRADICTED, None, 0.3),
+    ],
+)
+def test_an_ordering_of_three_pairs(compared, best, others, last, standing, p, last_difference) -> None:
+    of = compared(table_3(best, others, last))
+    judged = judged_by(of)
+    assert judged.standing is standing
+    assert p[0] < judged.p_value < p[1] if p else judged.p_value is None
+    assert judged.differences[2] == (None if last_difference is None else pytest.approx(last_difference))
+    assert judged.runs == ((len(best), len(others)), (len(best), len(others)), (len(best), len(last)))
+    if (judged.differences[2] or 0) > 0.2:
+        alone = replace(TABLE_3, pairs=TABLE_3.pairs[-1:])
+        assert judged_by(of, alone).standing is Standing.CONTRADICTED, "2.2 % is enough where an ordering has one pair"
 
 
 def test_runs_between_two_looks_do_not_change_an_ordering(compared) -> None:
@@ -129,31 +123,22 @@ def test_runs_between_two_looks_do_not_change_an_ordering(compared) -> None:
     assert (first.runs, second.runs) == (((3, 3),), ((4, 4),))
 
 
-def test_a_pair_can_contradict_while_another_has_no_runs(compared) -> None:
-    results = table_3([540, 541, 542, 543], [], [510, 511, 512, 513])
-    judged = judge_ordering(ORDERINGS["two-convolutions-best"], compared(results))
-    assert (judged.standing, judged.p_value) == (Standing.CONTRADICTED, None)
-    assert judged.differences == (None, None, pytest.approx(0.3))
-    assert judged.runs == ((4, 0), (4, 0), (4, 4))
-
-
 def test_judged_orderings_read_back(compared) -> None:
     results = table_3([540, 541, 542], [600, 601, 602], [620, 621, 622, 623])
-    ordering = ORDERINGS["two-convolutions-best"]
-    judged = [judge_ordering(each, compared(results)) for each in (ordering, ORDERINGS[NOT_RUN])]
+    judged = [judge_ordering(each, compared(results)) for each in (TABLE_3, ORDERINGS["wider-better-imagenet-34"])]
     p, counts = judged[0].p_value, "3 against 3, 3 against 3, 3 against 4"
-    first, second = json.loads(sentences.render(judged, "json", 80))
-    assert (first["ordering"], first["standing"], first["p_value"]) == (ordering.name, "holds", round(p, 4))
-    published = [round(low.value - high.value, 3) for low, high in ordering.pairs]
+    first, second = json.loads(in_words(judged, "json", 80))
+    assert (first["ordering"], first["standing"], first["p_value"]) == (TABLE_3.name, "holds", round(p, 4))
+    published = [round(low.value - high.value, 3) for low, high in TABLE_3.pairs]
     assert [(pair["published_difference"], pair["difference"], pair["runs"]) for pair in first["pairs"]] == [
         *zip(published, [-0.6, -0.6, -0.805], [[3, 3], [3, 3], [3, 4]], strict=True)
     ]
     assert (second["standing"], second["p_value"]) == ("not run", None)
     assert {pair["difference"] for pair in second["pairs"]} == {None}
-    first, second = csv.DictReader(io.StringIO(sentences.render(judged, "csv", 80)))
+    first, second = csv.DictReader(io.StringIO(in_words(judged, "csv", 80)))
     assert (first["standing"], first["p_value"], first["runs"]) == ("holds", f"{p:.4f}", counts)
     assert (second["standing"], second["p_value"]) == ("not run", "")
     for form in ("terminal", "markdown"):
-        plain = " ".join(sentences.render(judged, form, 80).split())
+        plain = " ".join(in_words(judged, form, 80).split())
         for said in ("holds", f"{p:.4f}", counts, *(one.ordering.text for one in judged)):
             assert said in plain

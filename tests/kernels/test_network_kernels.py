@@ -1,21 +1,25 @@
-"""What `kernels` of params.yaml makes a network train with; a compiled training is in test_compiled.py."""
+"""What `kernels` of params.yaml makes a network train with; and a training by torch.compile, stopped and resumed."""
 
 import copy
-from collections.abc import Iterator
+import signal
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch._dynamo
 import torch.nn.functional as F
+from project import RUN, make_project
+from safetensors.torch import load_file
 
+from pipeline.artifacts import MODEL_FILES, WEIGHTS
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.kernels import build_kernels
-from pipeline.kernels.apply import speed_up
-from pipeline.kernels.bn_relu import bn_relu
+from pipeline.kernels.apply import bn_relu, speed_up
 from pipeline.kernels.build_kernels import built_with, compiler, instruction_set, library
-from pipeline.models.build import build
-from pipeline.models.resnet import ResNet
+from pipeline.models.resnet import ResNet, build
 from pipeline.params import Kernels, Precision
 from pipeline.training.device import explain_compile_errors
 
@@ -97,10 +101,11 @@ def test_a_gpu_trains_with_torch_compile_or_says_what_is_missing(monkeypatch: py
 @pytest.fixture
 def rebuilt() -> Iterator[None]:
     """Nothing that was built or found before counts, nor does what the test finds."""
-    for cached in (compiler, library, instruction_set):
+    caches = compiler, library, instruction_set
+    for cached in caches:
         cached.cache_clear()
     yield
-    for cached in (compiler, library, instruction_set):
+    for cached in caches:
         cached.cache_clear()
 
 
@@ -156,3 +161,38 @@ def test_one_process_compiles_any_number_of_networks() -> None:
         model = torch.nn.Linear(width, 1)
         speed_up("compiled", model, CPU)
         assert model(torch.ones(2, width)).shape == (2, 1)
+
+
+@pytest.mark.soak
+def test_a_compiled_training_killed_in_an_epoch_ends_with_the_same_bytes(
+    tmp_path: Path, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
+) -> None:
+    """The last mini-batch of an epoch has another shape, and is the first or second that the next process meets."""
+    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
+    settings = {"epochs": 3, "batch_size": 96, "precision": "fp32", "dropout": 0.3, "drop_last": False}
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "MLFLOW_TRACKING_URI": "none://"}
+    folder, log = project.root / "models" / RUN, tmp_path / "log"
+
+    def edit(params: Any) -> None:
+        params["kernels"], params["loading"]["backend"] = "compiled", "numpy"
+        params["protocols"]["brief"].update(settings)
+        params["runs"][RUN]["network"] = "WRN-10-1-dropout"
+
+    def published() -> list[bytes]:
+        done = project.cli("stage", "train", RUN, **cache)
+        assert done.returncode == 0, done.stderr
+        log.write_text(done.stderr)
+        return [(folder / name).read_bytes() for name in MODEL_FILES]
+
+    project.edit(edit)
+    expected = published()
+    assert b'"kernels": "compiled, torch ' in expected[2]
+    shapes = {key: value.shape for key, value in network().state_dict().items()}
+    assert {key: value.shape for key, value in load_file(folder / WEIGHTS).items()} == shapes
+    killed = project.start(log, "stage", "train", RUN, "--fresh", "--checkpoint-steps", "1", **cache)
+    while killed.poll() is None and not list((project.root / "scratch").glob("*/epoch-0001-step-00000[12].*.saf*")):
+        time.sleep(0.002)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL, log.read_text()
+    assert published() == expected
+    assert "resuming from scratch/" in log.read_text()

@@ -47,21 +47,18 @@ Tensors = dict[str, torch.Tensor]
 def plan_of(dataset: dict[str, Any], network: str, protocol: dict[str, Any]) -> Plan:
     """With torch's own kernels on the CPU: nothing to be built, and one way of rounding less."""
     run = {"dataset": "cifar10", "representation": "rgb", "network": network, "protocol": "recipe", "seed": SEED}
-    return parse_plan(
-        json.dumps(
-            {
-                "datasets": {"cifar10": dataset},
-                "representations": {"cifar10-rgb": {"dataset": "cifar10", "kind": "rgb"}},
-                "protocols": {"recipe": protocol},
-                "runs": {RUN: run},
-                "tables": ["4"],
-                "loading": {"backend": "numpy"},
-                "device": "cpu",
-                "kernels": "torch",
-                "comparison": {"margins": {"cifar10": 0.3}},
-            }
-        )
-    )
+    settings = {
+        "datasets": {"cifar10": dataset},
+        "representations": {"cifar10-rgb": {"dataset": "cifar10", "kind": "rgb"}},
+        "protocols": {"recipe": protocol},
+        "runs": {RUN: run},
+        "tables": ["4"],
+        "loading": {"backend": "numpy"},
+        "device": "cpu",
+        "kernels": "torch",
+        "comparison": {"margins": {"cifar10": 0.3}},
+    }
+    return parse_plan(json.dumps(settings))
 
 
 @dataclass

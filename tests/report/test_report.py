@@ -17,24 +17,23 @@ import matplotlib
 import page_checks
 import pytest
 from made_up_runs import five, plan_text, result, write
-from page_checks import Element
+from page_checks import Element, all_of, words
 
 from pipeline.artifacts import Digests, EpochRecord, write_history
+from pipeline.comparison import formats
 from pipeline.comparison.cells import Comparison
-from pipeline.comparison.formats import cell_text, documents
+from pipeline.comparison.formats.cell_text import section
 from pipeline.comparison.results import Result, load_results
 from pipeline.comparison.tables import Table, table
 from pipeline.errors import UserError
 from pipeline.params import PARAMS
 from pipeline.publication.wide_resnet import PAPER
-from pipeline.report import page, plotted
-from pipeline.report.plotted import load_finished
+from pipeline.report import page
+from pipeline.report.figures import points_of
 from pipeline.runner.params_file import load, parse_plan
 from stages import report
 
 TABLES = ("3", "4", "5")
-
-
 BRIEF = parse_plan(plan_text([]), PARAMS).protocols["brief"]
 QUICK = result(1234, protocol=BRIEF, run="quick-run")
 """Far from the paper's protocol."""
@@ -76,6 +75,10 @@ def written(root: Path, monkeypatch) -> str:
     return (root / "results/report.html").read_text(encoding="utf-8")
 
 
+def compared(root: Path) -> Comparison:
+    return Comparison(PAPER, load(root / PARAMS), load_results(root))
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("repository")
@@ -96,12 +99,12 @@ def read(text) -> Element:
 
 @pytest.fixture(scope="module")
 def tables(root) -> list[Table]:
-    of = Comparison(PAPER, load(root / PARAMS), load_results(root))
+    of = compared(root)
     return [table(name, of) for name in TABLES]
 
 
 def by_id(read: Element, name: str) -> Element:
-    (found,) = [e for e in read.all("section", "div", "tr", "h2", "h3") if e.attributes.get("id") == name]
+    (found,) = [element for element in read.iter() if element.get("id") == name]
     return found
 
 
@@ -115,7 +118,7 @@ def checked(text: str) -> Element:
 
 def test_it_is_one_valid_page_that_anybody_can_use(text, tables) -> None:
     judged = sum(bool(cell.judgement and cell.judgement.look) for each in tables for cell in each.cells)
-    assert f"{judged} numbers of the paper are judged" in checked(text).text
+    assert f"{judged} numbers of the paper are judged" in words(checked(text))
     assert len(text) < 1_000_000
     for media in ("prefers-color-scheme: dark", "@media print", "max-width: 40rem"):
         assert media in text
@@ -123,68 +126,60 @@ def test_it_is_one_valid_page_that_anybody_can_use(text, tables) -> None:
 
 def test_every_claim_and_verdict_of_the_tables_is_there(read, tables) -> None:
     for each in tables:
-        letters, part = cell_text.letters_of(each), by_id(read, each.stem)
-        rows = part.all("table")[0].all("tr")[2:]
-        assert [row.children[0].text for row in rows] == list(each.models)
+        told, part = section(each), by_id(read, each.stem)
+        rows = list(next(part.iter("table")).iter("tr"))[2:]
+        assert [words(row[0]) for row in rows] == list(each.models)
         for row, model in zip(rows, each.models, strict=True):
-            for cell in (cell for cell in each.cells if cell.model == model):
-                assert cell_text.published(cell) in row.text
-                assert cell_text.ours(cell) in row.text
-                if cell.kind in ("runnable", "quoted", "unpublished") and cell.metric == "top1_error":
-                    wanted = f"{cell_text.verdict(cell)} {cell_text.marks(cell, letters)}".strip()
-                    styles = [td.attributes["class"].split() for td in row.all("td") if td.text == wanted]
-                    assert any(documents.style(cell) in style for style in styles)
-        for _, items in cell_text.notes(each, letters):
-            for _, sentence in items:
-                assert " ".join(sentence.split()) in part.text
+            for column in (column for column in told["columns"] if model in column["styles"]):
+                cells = {words(td): td.get("class", "").split() for td in row.iter("td")}
+                assert set(column["texts"][model].values()) <= {*cells, ""}
+                if column["names"][-1] == "verdict":
+                    assert column["styles"][model].replace(" ", "-") in cells[column["texts"][model]["verdict"]]
+        for sentence in (sentence for _, items in told["notes"] for _, sentence in items):
+            assert " ".join(sentence.split()) in words(part)
 
 
 def test_each_number_of_ours_tells_where_it_comes_from(read, root, tables) -> None:
+    hidden = {element for details in read.iter("details") for element in details.iter()}
     for each in tables:
-        links = {a.attributes["href"] for a in by_id(read, each.stem).all("a")}
+        links = {a.get("href") for a in by_id(read, each.stem).iter("a")}
         assert links >= {f"#run-{cell.runs[0]}" for cell in each.cells if cell.runs}
-    for run in load_finished(root, load_results(root)):
-        record = run.result.record
+    for record in (each.record for each in load_results(root)):
         inside = by_id(read, f"run-{record.run}")
-        assert inside.within("details")
-        assert list(run.digests.values()) == [digest(record.run)]
+        assert inside in hidden
         for told in (record.fingerprint, f"wrn-pipe repro {record.run}", digest(record.run)):
-            assert told in inside.text
+            assert told in words(inside)
         for field, value in record.protocol.model_dump(mode="json").items():
-            assert field.replace("_", " ") in inside.text
-            assert isinstance(value, dict) or str(value) in inside.text
+            assert field.replace("_", " ") in words(inside)
+            assert isinstance(value, dict) or str(value) in words(inside)
 
 
 def test_a_run_by_another_protocol_is_said_to_prove_nothing(tmp_path, monkeypatch) -> None:
     """As in the repository's own plan; a second run is planned and not finished."""
     lay([QUICK, RUNS[0]], tmp_path)
     shutil.rmtree(tmp_path / "evaluations" / RUNS[0].run)
-    text = written(tmp_path, monkeypatch)
-    read = checked(text)
-    said = read.all("main")[0].children[0].text
+    read = checked(text := written(tmp_path, monkeypatch))
+    said = words(next(read.iter("main"))[0])
     assert "1 run finished. No number of the paper is judged yet: our runs differ materially" in said
     assert "1 not comparable" in said
     assert "reproduced" not in said
     assert "ours, not comparable" in text
-    assert f"wrn-pipe repro {RUNS[0].run}" in [item.text for item in by_id(read, "ahead").parent.all("li")]
+    assert f"wrn-pipe repro {RUNS[0].run}" in map(words, read.iter("li"))
 
 
 def test_nothing_run_at_all(tmp_path, monkeypatch) -> None:
     lay([], tmp_path, ["4", "9"])
-    read = checked(written(tmp_path, monkeypatch))
-    assert "0 runs finished. No number of the paper is judged yet." in read.text
-    assert read.text.count("No run is finished") == 2
-    for claim in [*PAPER.claims_of("4"), *PAPER.claims_of("9")]:
-        assert claim.text in read.text
+    said = words(checked(written(tmp_path, monkeypatch)))
+    assert "0 runs finished. No number of the paper is judged yet." in said
+    assert said.count("No run is finished") == 2
+    assert all(claim.text in said for claim in PAPER.chosen(["4", "9"]))
 
 
 def test_points_are_the_papers_and_ours(root) -> None:
-    of = Comparison(PAPER, load(root / PARAMS), load_results(root))
-    published = plotted.published_points("cifar10", PAPER)
-    (one,) = [p for p in published if (p.network, p.source) == ("WRN-40-1", "Table 4")]
+    points = points_of("cifar10", compared(root))
+    (one,) = [p for p in points if (p.network, p.source) == ("WRN-40-1", "Table 4")]
     assert (one.error, one.parameters, one.multiply_adds) == (6.85, 563_930, 83_280_512 * 3 * 50_000 * 200)
-    ours = plotted.our_points("cifar10", of, load_finished(root, of.results))
-    assert {(p.network, round(p.error, 2), p.group) for p in ours} == {
+    assert {(p.network, round(p.error, 2), p.group) for p in points if p.group.startswith("ours")} == {
         ("WRN-40-2", 5.43, "ours"),
         ("WRN-40-2-B(3)", 8.05, "ours"),
         ("WRN-40-2-B(3,3,3)", 4.81, "ours"),
@@ -202,14 +197,13 @@ def test_an_error_of_held_out_images_is_no_test_error(tmp_path, monkeypatch) -> 
     runs = [QUICK, result(500, protocol=BRIEF, run="chosen", seed=2, split="held-out", n=5000)]
     lay(runs, first := tmp_path / "first")
     text = written(first, monkeypatch)
-    read = page_checks.read(text)
-    assert "chosen: held-out error 10.00 %" in read.text
-    assert "Held-out error 10.00 %: 500 of 5000 images of the held-out split" in read.text
+    said = words(page_checks.read(text))
+    assert "chosen: held-out error 10.00 %" in said
+    assert "Held-out error 10.00 %: 500 of 5000 images of the held-out split" in said
     assert "held-out at the end, seed 2" in text
     assert "test, seed 1" not in text, "it was not looked at while it trained"
     assert "test error 10.00" not in text
-    of = Comparison(PAPER, load(first / PARAMS), load_results(first))
-    assert [p.error for p in plotted.our_points("cifar10", of, load_finished(first, of.results))] == [12.34]
+    assert [p.error for p in points_of("cifar10", compared(first)) if p.group.startswith("ours")] == [12.34]
     lay(runs, again := tmp_path / "again")
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 7)  # as a matplotlibrc of the user's would
@@ -220,24 +214,24 @@ def test_an_error_of_held_out_images_is_no_test_error(tmp_path, monkeypatch) -> 
 
 def test_figures_are_coloured_by_the_page_alone(read, text) -> None:
     assert "test, seed 1" in text, "errors by epoch, where they were measured"
-    pictures = read.all("svg")
-    assert len(pictures) == len(read.all("figure")) >= 6
+    pictures = list(read.iter("svg"))
+    assert len(pictures) == len(all_of(read, "figure")) >= 6
     for picture in pictures:
-        style = " ".join(e.attributes.get("style", "") + e.attributes.get("fill", "") for e in picture.iter())
+        style = " ".join(element.get("style", "") + element.get("fill", "") for element in picture.iter())
         assert "var(--ink)" in style
         assert not re.findall(r"#[0-9a-f]{6}", style)
 
 
-def test_a_broken_or_missing_file_is_named(tmp_path) -> None:
+def test_a_broken_or_missing_file_is_named(tmp_path, monkeypatch) -> None:
     lay(RUNS[:1], tmp_path)
     curve = tmp_path / f"models/{RUNS[0].run}/history.csv"
     curve.write_text("epoch,train_loss\n1,2.3\n")
     with pytest.raises(UserError, match=r"history\.csv cannot be read \(line 2: KeyError") as caught:
-        load_finished(tmp_path, load_results(tmp_path))
+        written(tmp_path, monkeypatch)
     assert RUNS[0].run in caught.value.remedy
     curve.unlink()
     with pytest.raises(UserError, match=r"history\.csv cannot be read \(.*No such file"):
-        load_finished(tmp_path, load_results(tmp_path))
+        written(tmp_path, monkeypatch)
 
 
 def luminance(channels: Iterable[float]) -> float:
@@ -249,7 +243,7 @@ def luminance(channels: Iterable[float]) -> float:
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_contrast_is_that_of_wcag_aa(dark) -> None:
-    style = (documents.FOLDER / "comparison.css").read_text() + (page.FOLDER / "report.css").read_text()
+    style = (formats.FOLDER / "comparison.css").read_text() + (page.FOLDER / "report.css").read_text()
     blocks = re.findall(r"(@media screen and \(prefers-color-scheme: dark\) \{\s*)?:root \{(.*?)\}", style, re.DOTALL)
     found = " ".join(body for at, body in blocks if bool(at) == dark)
     colours = {
@@ -263,7 +257,10 @@ def test_contrast_is_that_of_wcag_aa(dark) -> None:
 
 
 CHROMIUM = shutil.which("chromium")
-HEADLESS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--dump-dom"),
+    *("--hide-scrollbars", "--virtual-time-budget=20000", "--blink-settings=preferredColorScheme=0"),
+)
 WIDTHS = [390, 1280]
 PROBE = """<!doctype html><html lang="en"><head><title>probe</title><link rel="icon" href="data:,"></head>
 <body style="margin: 0">FRAMES<script>
@@ -277,9 +274,8 @@ addEventListener("load", () => {
     const shown = heading => heading.getBoundingClientRect().height > 0 && !heading.closest("details");
     return {
       width: root.clientWidth, needed: root.scrollWidth, outside: outside.map(one => one.outerHTML.slice(0, 80)),
-      headings: [...page.querySelectorAll("h1, h2, h3")].filter(shown).map(one => one.textContent),
+      headings: [...page.querySelectorAll("h1, h2, h3")].filter(shown).length,
       paper: view.getComputedStyle(page.body).backgroundColor, ink: view.getComputedStyle(page.body).color,
-      loaded: view.performance.getEntriesByType("resource").map(one => one.name),
     };
   });
   document.body.append(Object.assign(document.createElement("pre"), {textContent: JSON.stringify(found)}));
@@ -301,16 +297,15 @@ def test_a_browser_shows_all_of_it_in_the_dark_too(text, read, tmp_path) -> None
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        flags = ["--dump-dom", "--hide-scrollbars", "--window-size=1300,2400", "--virtual-time-budget=20000"]
-        flags += [f"--user-data-dir={tmp_path / 'profile'}", "--blink-settings=preferredColorScheme=0"]
-        command = [str(CHROMIUM), *HEADLESS, *flags, f"http://127.0.0.1:{server.server_port}/probe.html"]
+        place = ["--window-size=1300,2400", f"--user-data-dir={tmp_path / 'profile'}"]
+        command = [str(CHROMIUM), *FLAGS, *place, f"http://127.0.0.1:{server.server_port}/probe.html"]
         shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
         server.shutdown()
     assert asked == {"/probe.html", "/report.html"}
-    headings = [heading.text for heading in read.all("h1", "h2", "h3") if not heading.within("details")]
+    hidden = {element for details in read.iter("details") for element in details.iter()}
+    headings = len(set(all_of(read, "h1", "h2", "h3")) - hidden)
     for found, width in zip(json.loads(unescape(re.search("<pre>(.*)</pre>", shown)[1])), WIDTHS, strict=True):
-        assert (found["width"], found["needed"], found["outside"], found["loaded"]) == (width, width, [], [])
-        assert [" ".join(each.split()) for each in found["headings"]] == headings
+        assert (found["width"], found["needed"], found["outside"], found["headings"]) == (width, width, [], headings)
         paper, ink = (luminance(map(int, re.findall(r"\d+", found[name])[:3])) for name in ("paper", "ink"))
         assert paper < 0.05
         assert ink > 0.5

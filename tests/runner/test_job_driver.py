@@ -1,9 +1,11 @@
-"""The driver of many runs with jobs that are real processes, though they train nothing: a few lines of shell each."""
+"""The driver of many runs with jobs that are real processes, though they train nothing: a few lines of shell each; and
+where these run: slots of this machine and the GPUs they show, or a cluster whose programs are scripts as well."""
 
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -11,18 +13,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from made_up_runs import plan_text, result
 from project import ROOT
 
 from pipeline.artifacts import SCRATCH
-from pipeline.errors import StoppedError
+from pipeline.cli.repro import _place
+from pipeline.errors import StoppedError, UserError, WrnPipeError
 from pipeline.params import PARAMS, Plan
-from pipeline.runner.job import Job, Work, evaluated, trained
+from pipeline.runner import jobs
 from pipeline.runner.job_driver import drive
+from pipeline.runner.jobs import RECORDS, Job, Slot, Slots, Slurm, Work, evaluated, trained
 from pipeline.runner.params_file import parse_plan
-from pipeline.runner.submit import Slot, Slots
 
 RUNS = [f"run-{seed}" for seed in range(1, 9)]
 AGAIN = "wrn-pipe repro --jobs 2"
@@ -65,22 +69,29 @@ class Noting(Slots):
 @pytest.fixture
 def two_slots(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Noting]]:
     """Makes places whose jobs do what a script says; what still runs ends with the test."""
-    place = Noting([Slot(None, ())] * 2)
+    place = Noting([Slot(None, ()), Slot(None, ())])
     for run in RUNS:
         made = trained(work(run).fingerprint), evaluated(plan, run, work(run).fingerprint)
         Path(f"places.{run}").write_text(" ".join(map(str, made)) + "\n")
 
     def doing(script: str) -> Noting:
-        python = tmp_path / "python"
-        python.write_text(JOB + script)
-        python.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(python))
+        executable(tmp_path / "python", JOB + script)
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
         return place
 
     yield doing
-    for _, process in place.taken.values():
+    for process in processes(place):
         process.kill()
         process.wait()
+
+
+def executable(path: Path, script: str) -> None:
+    path.write_text(script)
+    path.chmod(0o755)
+
+
+def processes(place: Slots) -> "list[subprocess.Popen[bytes]]":
+    return [slot.process for slot in place.slots if slot.process]
 
 
 def fail(stage: str, code: int) -> str:
@@ -177,4 +188,133 @@ def test_a_driver_that_is_told_to_end_lets_its_trainings_save_unless_told_twice(
     assert f"stopped 1 training, {kept}" in stopped.value.what
     assert AGAIN in stopped.value.remedy
     assert Path(f"{RUNS[0]}.saved").exists() == (signals == 1)
-    assert [process.wait() for _, process in place.taken.values()] == [143 if signals == 1 else -signal.SIGTERM]
+    assert [process.wait() for process in processes(place)] == [143 if signals == 1 else -signal.SIGTERM]
+
+
+@pytest.mark.parametrize(
+    ("named", "count", "expected"),
+    [("", 2, ["0", "1"]), ("2, 3", 2, ["2", "3"]), ("GPU-a1,MIG-b2", 2, ["GPU-a1", "MIG-b2"]), ("3,-1,2", 1, ["3"])],
+)
+def test_jobs_keep_to_the_gpus_that_the_user_shows(
+    named: str, count: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: count)))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert jobs.visible_gpus() == expected
+    assert [slot.gpu for slot in jobs.slots(len(expected) + 1, expected)] == [*expected, expected[0]]
+    with pytest.raises(UserError, match="--jobs 1000 on "):
+        jobs.slots(1000, [])
+
+
+SHOWING = """#!/bin/sh
+printf "%s" "$CUDA_VISIBLE_DEVICES" > seen
+taskset -cp $$ > cores
+echo $OMP_NUM_THREADS > threads
+ps -o sid= -p $$ > session
+"""
+
+
+@pytest.mark.parametrize(("gpus", "seen"), [(["GPU-a1"], "GPU-a1"), ([], "as it was")])
+def test_a_training_has_the_gpu_or_the_cores_of_its_slot_and_no_signal_of_the_terminal(
+    gpus: list[str], seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hears them and is then told by the driver would be told twice, and end at once."""
+    executable(tmp_path / "python", SHOWING)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "as it was")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    place = Slots(jobs.slots(len(os.sched_getaffinity(0)), gpus)[-1:])
+    place.submit([work("run")])
+    assert [process.wait() for process in processes(place)] == [0]
+    assert place.free() == 1
+    assert Path("seen").read_text() == seen
+    if not gpus:
+        assert Path("cores").read_text().split()[-1] == str(*place.slots[0].cores)
+        assert Path("threads").read_text() == "1\n"
+    assert int(Path("session").read_text()) != os.getsid(0)
+
+
+SBATCH = """#!/bin/sh
+mkdir -p {folder}/submitted
+job=$(($(ls {folder}/submitted | wc -l) + 7))
+cp "$1" {folder}/submitted/$job
+echo "Submitted batch job $job"
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Stand-ins for Slurm's programs, of which a test may have one do something else; sbatch gives out ids from 7 on,
+    and keeps in the folder `submitted` what it is given."""
+
+    def does(program: str, script: str) -> None:
+        executable(tmp_path / "programs" / program, f"#!/bin/sh\n{script}\n")
+
+    (tmp_path / "programs").mkdir()
+    does("sbatch", SBATCH.format(folder=tmp_path))
+    does("squeue", "")
+    monkeypatch.setenv("PATH", str(tmp_path / "programs"), prepend=os.pathsep)
+    monkeypatch.chdir(tmp_path)
+    return does
+
+
+def test_the_cluster_says_what_its_jobs_do_and_is_asked_before_any_work(
+    cluster: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert jobs.cluster_jobs() == {}
+    Slurm(1, {}).submit([work(run) for run in RUNS[:4]])
+    queue = "6 RUNNING\n7_0 PENDING\n7_1 RUNNING\n7_2 REQUEUED\n7_3 COMPLETING\n70_4 RUNNING"
+    cluster("squeue", f"echo '{queue}'")
+    found = {job.run: (job.id, job.activity) for job in jobs.cluster_jobs().values()}
+    activities = ("queued", "running", "queued", "running")
+    assert found == {run: (f"7_{n}", activities[n]) for n, run in enumerate(RUNS[:4])}
+    cluster("squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(WrnPipeError, match="squeue: Unable to contact slurm controller"):
+        jobs.need_slurm()
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="squeue, which lists the jobs of Slurm, was not found"):
+        jobs.need_slurm()
+
+
+def test_a_result_that_a_shared_folder_shows_late_counts(
+    cluster: Callable[[str, str], None], plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cluster's job is over at once, and its files are here a second later."""
+    of = work(RUNS[0])
+    made = f"{trained(of.fingerprint)} {evaluated(plan, of.run, of.fingerprint)}"
+    cluster("sbatch", f"{SBATCH.format(folder=tmp_path)}\n(sleep 0.7; mkdir -p {made}) > /dev/null 2>&1 &")
+    monkeypatch.setattr(Slurm, "poll_s", 0.5)
+    assert drive(plan, [of], Slurm(1, {}), AGAIN) == {}
+    assert len(list(Path("submitted").iterdir())) == 1
+    assert list(RECORDS.glob("*_submitted.pkl")) == []
+
+
+def told_sbatch(job: int) -> set[str]:
+    lines = Path(f"submitted/{job}").read_text().splitlines()
+    return {line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH ")}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_cluster_is_told_what_was_asked_for_and_puts_jobs_back() -> None:
+    """Slurm's arrays have at most a thousand jobs, and a limit each: what runs at the same time is divided."""
+    options = {"partition": "gpu", "gpus": 1, "sbatch": ["comment=ours", "qos=low"]}
+    place = _place(None, True, 5, "90m", 3, options)
+    assert place is not None
+    submitted = place.submit([work(f"run-{number}") for number in range(1002)])
+    told = {
+        *("--requeue", "--open-mode=append", "--time=90", "--partition=gpu", "--gpus-per-node=1"),
+        *("--cpus-per-task=3", "--comment=ours", "--qos=low", "--signal=USR2@120"),
+    }
+    assert told_sbatch(7) >= {*told, "--array=0-999%2"}
+    assert told_sbatch(8) >= {*told, "--array=0-1%2"}
+    assert [job.id for job in submitted] == [*(f"7_{number}" for number in range(1000)), "8_0", "8_1"]
+    assert [job.fingerprint for job in submitted] == [work(f"run-{number}").fingerprint for number in range(1002)]
+    assert len(list(RECORDS.glob("*_submitted.pkl"))) == len({job.log for job in submitted}) == 1002
+    assert not any(Path(job.log).is_absolute() for job in submitted)
+    (single,) = Slurm(1, {"additional_parameters": {"requeue": True}}).submit([work("run")])
+    assert (single.id, "--requeue" in told_sbatch(9)) == ("9", True)
+    assert not any(option.startswith(("--array", "--partition", "--gpus")) for option in told_sbatch(9))
+    assert jobs.minutes("1d12h") == 2160
+    with pytest.raises(UserError, match="--time 3m is too short"):
+        jobs.minutes("3m")

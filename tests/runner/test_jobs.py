@@ -13,15 +13,12 @@ from typing import Any
 import psutil
 import pytest
 from project import ROOT, Project, clone, made, make_project, told
-from typer.testing import CliRunner
 
-from pipeline.cli.main import app
-from pipeline.errors import UserError
 from pipeline.provenance import fingerprint
 from pipeline.runner.dag import read_dag
 from pipeline.runner.dvc import looked_at
-from pipeline.runner.job import Work
 from pipeline.runner.job_driver import stale_runs
+from pipeline.runner.jobs import Work
 from pipeline.runner.params_file import load
 
 pytestmark = pytest.mark.slow
@@ -81,7 +78,7 @@ def driving(project: Project, log: Path, *arguments: str, **environment: str) ->
 @contextmanager
 def held(project: Project) -> Iterator[None]:
     """The trainings stand still, so that none comes to its end meanwhile."""
-    trainings = [process for process in at_work_in(project) if "pipeline.runner.job" in process.cmdline()]
+    trainings = [process for process in at_work_in(project) if "pipeline.runner.jobs" in process.cmdline()]
     for training in trainings:
         training.suspend()
     try:
@@ -188,23 +185,6 @@ def test_what_was_edited_meanwhile_is_not_recorded(project: Project, folder: dic
         assert driver.wait(400) == 1
     assert "settings, code or data were edited while it was trained" in log.read_text()
     assert not (project.root / "models" / NAMES[0]).exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "what"),
-    [
-        (["--jobs", "2", "--slurm"], "--jobs with --slurm"),
-        (["--gpus", "1"], "--gpus without --slurm"),
-        (["--partition", "gpu"], "--partition without --slurm"),
-        (["--jobs", "1000"], "--jobs 1000 on "),
-        (["--slurm"], "--slurm needs sbatch, which was not found"),
-    ],
-)
-def test_options_that_do_not_fit(arguments: list[str], what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    ended = CliRunner().invoke(app, ["repro", *arguments])
-    assert isinstance(ended.exception, UserError)
-    assert ended.exception.what.startswith(what)
 
 
 @pytest.mark.parametrize(

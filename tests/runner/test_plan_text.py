@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from project import ROOT
 
 from pipeline.errors import UserError
 from pipeline.publication.claims import Claim
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import parse_plan
-from pipeline.runner.plan_edit import Addition, extend, groups_of, write
+from pipeline.runner.plan_edit import extend, groups_of, write
 
-SHIPPED = (Path(__file__).resolve().parents[2] / "params.yaml").read_text(encoding="utf-8")
+SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
 RUN = "  cifar10-wrn-40-1-quick-s1:\n"
 
 
@@ -82,17 +83,13 @@ def test_a_layout_with_no_place_is_refused() -> None:
     assert f"params.yaml:{line}:" in caught.value.what
 
 
-def addition(before: str) -> Addition:
-    groups, _ = groups_of(PAPER, chosen("WRN-40-1"), parse_plan(before), None)
-    return extend(PAPER, before, groups, ["4"], 1)
-
-
 def test_a_write_keeps_mode_and_link_and_what_was_edited_meanwhile(tmp_path: Path) -> None:
     real, link = tmp_path / "real.yaml", tmp_path / "params.yaml"
     real.write_text(SHIPPED)
     real.chmod(0o640)
     link.symlink_to(real)
-    change = addition(SHIPPED)
+    groups, _ = groups_of(PAPER, chosen("WRN-40-1"), parse_plan(SHIPPED), None)
+    change = extend(PAPER, SHIPPED, groups, ["4"], 1)
     write(link, change)
     assert link.is_symlink()
     assert real.read_text() == change.after

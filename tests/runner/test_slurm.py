@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from project import Project
+from project import Project, clone, told
 from test_jobs import NAMES, ONE_THREAD, driving, states, three_runs, until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "srun")
@@ -72,11 +72,11 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     conf.write_text(CONF.format(folder=folder, host=host, controller=_free_port(), node=_free_port()))
     environment = {"SLURM_CONF": str(conf)}
     path = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
-    files = {name: f"--{name}={folder}/munge.{name.split('-')[0]}" for name in ("pid-file", "seed-file", "log-file")}
     munged = ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket"]
+    munged += [f"--{name}={folder}/munge.{name}" for name in ("pid-file", "seed-file", "log-file")]
     with ExitStack() as stack:
         for name, command in {
-            "munged": [*munged, *files.values()],
+            "munged": munged,
             "slurmctld": ["slurmctld", "-D", "-f", str(conf)],
             "slurmd": ["slurmd", "-D", "-f", str(conf), "-N", host],
         }.items():
@@ -118,25 +118,6 @@ def project(tmp_path: Path, tiny_raw: Path, tiny_dataset_entry: Callable[[str], 
     return three_runs(tmp_path / "project", tiny_raw, tiny_dataset_entry)
 
 
-@pytest.fixture(scope="module")
-def serial(
-    here: dict[str, str],
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_raw: Path,
-    tiny_dataset_entry: Callable[[str], dict[str, Any]],
-) -> Project:
-    """60 epochs of one run, trained here and without a stop."""
-    project = sixty_epochs(three_runs(tmp_path_factory.mktemp("serial") / "project", tiny_raw, tiny_dataset_entry))
-    ran = project.cli("repro", NAMES[0], **here)
-    assert ran.returncode == 0, ran.stderr
-    return project
-
-
-def sixty_epochs(project: Project) -> Project:
-    project.edit(lambda params: params["protocols"]["brief"].update(epochs=60))
-    return project
-
-
 def slurm(environment: dict[str, str], *words: str) -> str:
     asked = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
     assert asked.returncode == 0, asked.stderr
@@ -161,10 +142,13 @@ def printed(project: Project) -> str:
 
 
 def test_jobs_that_ctrl_c_left_are_found_again_and_a_preempted_one_goes_on(
-    project: Project, serial: Project, here: dict[str, str], tmp_path: Path
+    project: Project, here: dict[str, str], tmp_path: Path
 ) -> None:
     """The signal that Slurm sends before the end of a job's time, then Ctrl-C to the driver, then the same command."""
-    sixty_epochs(project)
+    project.edit(lambda params: params["protocols"]["brief"].update(epochs=60))
+    project.commit("60 epochs")
+    serial = clone(project, tmp_path / "serial")  # trained here and without a stop
+    told(serial.cli("repro", NAMES[0], **here))
     log = tmp_path / "log"
     with driving(project, log, *SLURM, "--max-jobs", "2", **here) as driver:
         until(lambda: saved_epoch(project) >= 5, log, driver)
@@ -191,9 +175,6 @@ def test_jobs_that_ctrl_c_left_are_found_again_and_a_preempted_one_goes_on(
     assert len(list((project.root / "scratch/jobs/slurm").glob("*_log.out"))) == 3
     assert "resuming from scratch/" in printed(project)
     assert states(project) == dict.fromkeys(NAMES, "done")
-    script = next((project.root / "scratch/jobs/slurm").glob("*_submission.sh")).read_text()
-    for line in ("--array=0-2%2", "--partition=short", "--cpus-per-task=1", "--comment=test", "--signal=USR2@120"):
-        assert f"#SBATCH {line}\n" in script
     for folder in ("models", "evaluations"):
         for path in (serial.root / folder / NAMES[0]).iterdir():
             assert (project.root / folder / NAMES[0] / path.name).read_bytes() == path.read_bytes()

@@ -17,16 +17,13 @@ from pipeline.atomic_write import json_text
 from pipeline.provenance import fingerprint
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
-from pipeline.tasks.classification import about, metrics
+from pipeline.tasks.classification import metrics
+from pipeline.tasks.task import about
 from pipeline.tracking.mlflow_logger import mirrored
 from pipeline.tracking.sync import log_runs, sync_all
 from pipeline.training.train_run import write_history
 
 FIRST, SECOND = "cifar10-wrn-40-1-brief-s1", "cifar10-wrn-40-1-brief-s2"
-
-
-def entry(run: int) -> dict[str, Any]:
-    return {"dataset": "cifar10", "representation": "rgb", "network": "WRN-40-1", "protocol": "brief", "seed": run}
 
 
 def forget_mlflow(patch: pytest.MonkeyPatch) -> None:
@@ -70,7 +67,8 @@ def trained(
         params["datasets"] = {"cifar10": params["datasets"]["cifar10-tiny"]}
         params["comparison"]["margins"].pop("cifar10-tiny")
         params["representations"] = {"cifar10-rgb": {"dataset": "cifar10", "kind": "rgb"}}
-        params["runs"] = {FIRST: entry(1), SECOND: entry(2)}
+        its = {"dataset": "cifar10", "representation": "rgb", "network": "WRN-40-1", "protocol": "brief"}
+        params["runs"] = {FIRST: its | {"seed": 1}, SECOND: its | {"seed": 2}}
 
     project.edit(plan)
     (project.root / "data" / "beton").mkdir(parents=True)

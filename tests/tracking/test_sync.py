@@ -4,10 +4,12 @@ import csv
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_runs import changed, five, plan_text, result
 from mlflow.entities import ViewType
 from project import Project
 from tracking.conftest import FIRST, SECOND, Place, copy
@@ -15,14 +17,15 @@ from typer.testing import CliRunner
 
 from pipeline.artifacts import EpochRecord
 from pipeline.cli.main import app, main
+from pipeline.comparison.cells import Comparison
+from pipeline.comparison.results import Result
 from pipeline.errors import UserError
+from pipeline.params import PARAMS
 from pipeline.publication.wide_resnet import PAPER
-from pipeline.runner.params_file import load
-from pipeline.tracking.mlflow_logger import mirrored
-from pipeline.tracking.run_record import finished
-from pipeline.tracking.store import name as store_name
-from pipeline.tracking.store import uri
-from pipeline.tracking.sync import log_runs
+from pipeline.runner.params_file import load, parse_plan
+from pipeline.tracking.mlflow_logger import NO_CLAIM, claims_for, mirrored, table_tag, uri
+from pipeline.tracking.mlflow_logger import name as store_name
+from pipeline.tracking.sync import finished, judged, log_runs
 
 
 def everything(place: Place) -> dict[str, Any]:
@@ -99,19 +102,6 @@ def test_again_changes_nothing(place: Place) -> None:
     assert {name: run.info.run_id for name, run in place.runs().items()} == runs
 
 
-def test_a_program_reads_what_was_done(place: Place) -> None:
-    place.client().set_tag(place.runs()[SECOND].info.run_id, "verdict", "reproduced")
-    said = CliRunner().invoke(app, ["track", "sync", "--json"], catch_exceptions=False)
-    assert json.loads(said.stdout) == {
-        "store": "tracking/mlflow.db",
-        "runs": [
-            {"run": FIRST, "done": "as it was", "changes": []},
-            {"run": SECOND, "done": "changed", "changes": ["tags verdict"]},
-        ],
-        "not_trained": 0,
-    }
-
-
 def test_a_wiped_database_is_rebuilt(trained: Project, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     before = by_files(everything(place))
     # In a folder of its own: MLflow holds on to a database that this process has opened.
@@ -125,7 +115,15 @@ def test_what_was_deleted_or_edited_by_hand_comes_back(place: Place) -> None:
     before, mlflow = everything(place), place.client()
     mlflow.delete_run(place.runs()[FIRST].info.run_id)
     mlflow.set_tag(place.runs()[SECOND].info.run_id, "verdict", "reproduced")
-    assert place.sync()[:2] == [f"made      {FIRST}", f"changed   {SECOND}: tags verdict"]
+    said = CliRunner().invoke(app, ["track", "sync", "--json"], catch_exceptions=False)
+    assert json.loads(said.stdout) == {
+        "store": "tracking/mlflow.db",
+        "runs": [
+            {"run": FIRST, "done": "made", "changes": []},
+            {"run": SECOND, "done": "changed", "changes": ["tags verdict"]},
+        ],
+        "not_trained": 0,
+    }
     assert everything(place) == before
     mlflow.delete_experiment(place.runs()[FIRST].info.experiment_id)
     place.sync()
@@ -163,21 +161,38 @@ def test_a_resumed_training_doubles_no_step_and_what_it_missed_is_added(place: P
     assert place.sync()[:2] == [f"as it was {FIRST}", f"as it was {SECOND}"]
 
 
-@pytest.mark.parametrize("trouble", ["a file is gone", "the server is down", "the database broke"])
-def test_trainings_that_mlflow_does_not_take_are_published_all_the_same(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trouble: str
+def test_what_mlflow_does_not_take_is_published_all_the_same_and_a_sync_tells_the_remedy(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if trouble == "a file is gone":
-        (place.root / "models" / SECOND / "history.csv").unlink()
-    elif trouble == "the database broke":
-        (place.root / "tracking" / "mlflow.db").write_text("not a database")
-    else:
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    log_runs(PAPER, load(), [FIRST, SECOND])
-    said = capsys.readouterr().err
-    assert said.count("MLflow is not recording 2 published runs (") == 1
-    assert "wrn-pipe track sync records it later" in said
+    def log() -> None:
+        log_runs(PAPER, load(), [FIRST, SECOND])
+        said = capsys.readouterr().err
+        assert said.count("MLflow is not recording 2 published runs (") == 1
+        assert "wrn-pipe track sync records it later" in said
+
+    history, tracking = place.root / "models" / SECOND / "history.csv", place.root / "tracking"
+    history.rename("history")
+    log()
+    Path("history").rename(history)
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        log()
+    tracking.rename("kept")
+    tracking.write_text("a file")
+    for damage in ("no folder", "no database"):
+        if damage == "no database":
+            tracking.unlink()
+            tracking.mkdir()
+            (tracking / "mlflow.db").write_text("not a database")
+        log()
+        with pytest.raises(UserError) as error:
+            place.sync()
+        assert error.value.what.startswith("MLflow's tracking/mlflow.db fails (")
+        assert error.value.remedy == (
+            "make tracking/ writable, with room on its disk; a database that is broken: move tracking/mlflow.db away, "
+            "then: wrn-pipe track sync"
+        )
 
 
 def test_a_training_that_failed_or_was_stopped_says_so(place: Place) -> None:
@@ -209,61 +224,25 @@ def test_the_commit_is_said_only_of_code_that_makes_these_files(place: Place) ->
     assert finished(PAPER, plan, [FIRST])[FIRST].origin["commit"] == "unknown"
 
 
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        ("models/{}/run.json", "cut"),
-        ("models/{}/history.csv", "gone"),
-        ("evaluations/{}/metrics.json", "cut"),
-        ("data/beton/cifar10-rgb/card.json", "{}"),
-    ],
+def test_a_broken_file_is_an_error_with_a_remedy(place: Place) -> None:
+    for name in ("models/{}/run.json", "models/{}/history.csv", "evaluations/{}/metrics.json", "data/{}/card.json"):
+        path = place.root / name.format("beton/cifar10-rgb" if name.startswith("data") else FIRST)
+        content = path.read_bytes()
+        path.write_text("{}" if name.startswith("data") else content.decode()[: len(content) // 2])
+        with pytest.raises(UserError) as error:
+            place.sync()
+        assert FIRST in error.value.what
+        assert f"wrn-pipe repro {FIRST}" in error.value.remedy or f"evaluate@{FIRST}" in error.value.remedy
+        path.write_bytes(content)
+
+
+SECRETS = (
+    "nonsense user:sesame@host/db postgresql://u:sesame@host/db sqlite://u:sesame@host/x.db file:///tmp/sesame "
+    "https:// http://user:sesame@host:5000 http://h:1/?token=sesame http://h:1/#sesame http://user:a/b@sesame:5000"
 )
-def test_a_broken_file_is_an_error_with_a_remedy(place: Place, name: str, change: str) -> None:
-    path = place.root / name.format(FIRST)
-    if change == "cut":
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    elif change == "gone":
-        path.unlink()
-    else:
-        path.write_text(change)
-    with pytest.raises(UserError) as error:
-        place.sync()
-    assert FIRST in error.value.what
-    assert f"wrn-pipe repro {FIRST}" in error.value.remedy or f"evaluate@{FIRST}" in error.value.remedy
 
 
-@pytest.mark.parametrize("damage", ["broken", "no folder"])
-def test_a_database_that_fails_is_an_error_with_a_remedy(place: Place, damage: str) -> None:
-    tracking = place.root / "tracking"
-    if damage == "broken":
-        (tracking / "mlflow.db").write_text("not a database")
-    else:
-        tracking.rename(place.root / "kept")
-        tracking.write_text("a file")
-    with pytest.raises(UserError) as error:
-        place.sync()
-    assert error.value.what.startswith("MLflow's tracking/mlflow.db fails (")
-    assert error.value.remedy == (
-        "make tracking/ writable, with room on its disk; a database that is broken: move tracking/mlflow.db away, "
-        "then: wrn-pipe track sync"
-    )
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "nonsense",
-        "user:sesame@host/db",
-        "postgresql://u:sesame@host/db",
-        "sqlite://u:sesame@host/x.db",
-        "file:///tmp/sesame",
-        "https://",
-        "http://user:sesame@host:5000",
-        "http://127.0.0.1:1/?token=sesame",
-        "http://127.0.0.1:1/#sesame",
-        "http://user:a/b@sesame:5000",
-    ],
-)
+@pytest.mark.parametrize("address", SECRETS.split())
 def test_another_address_is_an_error_that_does_not_repeat_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
 ) -> None:
@@ -289,3 +268,53 @@ def test_servers_and_databases_keep_their_address(monkeypatch: pytest.MonkeyPatc
     local = uri()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", local)  # as MLflow does, before the folder is made
     assert (uri(), store_name()) == (local, "tracking/mlflow.db")
+
+
+NEAR = [540, 548, 541, 545, 543]  # WRN-40-2: Table 3 prints 5.43, Table 4 5.33
+
+
+def answered(run: str, results: Sequence[Result]) -> tuple[str, str]:
+    """Tag and note of one of these runs."""
+    one = next(each for each in results if each.run == run)
+    claims = claims_for(one.record.network, one.record.dataset, PAPER)
+    return judged(run, claims, Comparison(PAPER, parse_plan(plan_text(results), PARAMS), results))
+
+
+def test_a_training_answers_the_errors_of_its_network_on_its_dataset() -> None:
+    for name in ("WRN-40-2-B(3,3)", "WRN-40-2"):
+        claims = claims_for(name, "cifar10", PAPER)
+        assert [claim.id for claim in claims] == [
+            "3/cifar10/WRN-40-2-B(3,3)/top1_error",
+            "4/cifar10/WRN-40-2/top1_error",
+        ]
+    assert table_tag(claims) == "3 4"
+    assert [claim.id for claim in claims_for("WRN-40-2", "cifar100", PAPER)] == ["4/cifar100/WRN-40-2/top1_error"]
+    twice = claims_for("WRN-50-2-bottleneck", "imagenet", PAPER)  # top-1 and top-5 errors
+    assert table_tag(twice).split() == sorted(set(table_tag(twice).split()))
+
+
+def test_a_run_that_counts_has_the_verdict_of_its_claims() -> None:
+    runs = five(NEAR, network="WRN-40-2-B(3)")
+    tag, note = answered(runs[0].run, runs)
+    assert tag == "better"
+    assert "**better" in note
+    assert "Table 3, WRN-40-2-B(3) on CIFAR-10" in note
+    assert "ours 5.43 (n=5)" in note
+    assert "left out" not in note
+    assert "- device: NVIDIA H200 instead of NVIDIA Titan X (rounding only)" in note
+
+
+def test_a_run_that_is_left_out_or_has_no_claim_says_so() -> None:
+    runs = five(NEAR, network="WRN-40-2")
+    again = result(900, network="WRN-40-2", seed=1, run="again", protocol=changed("paper-zca", precision="bf16"))
+    longer = result(900, network="WRN-40-2", seed=9, run="longer", protocol=changed("paper-zca", epochs=300))
+    other = result(900, network="WRN-10-1", run="other")
+    results = [again, longer, other, *runs]
+    for run, reason in (("again", "its seed is counted already"), ("longer", "not comparable")):
+        tag, note = answered(run, results)
+        assert tag == f"left out ({reason})"
+        assert f"This run is left out: {reason}." in note
+        assert "Differs from" not in note
+    tag, note = answered("other", results)
+    assert tag == table_tag([]) == NO_CLAIM
+    assert "prints no number" in note

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from full_disk import file_size_limit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from project import file_size_limit
 from small_trainings import ignore, training, with_nan
 
 from pipeline.artifacts import SAVED_STATES
@@ -37,14 +37,19 @@ def saved(tiny_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 @pytest.fixture
 def folder(saved: tuple[Path, Training], tmp_path: Path) -> Path:
-    """A training that was stopped after the first of two epochs."""
+    """Of a training that was stopped after the first of two epochs."""
     to = tmp_path / "fingerprint"
     to.mkdir()
     shutil.copy(states(saved[0])[0], to)
     return to
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.fixture
+def stopped(folder: Path, tiny_beton: Path) -> Training:
+    return training(tiny_beton, folder, **TWO)
+
+
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), torn=st.booleans())
 def test_a_damaged_state_is_reported_and_the_one_before_is_taken(
     saved: tuple[Path, Training], tmp_path: Path, capfd: pytest.CaptureFixture[str], where: float, bit: int, torn: bool
@@ -75,36 +80,32 @@ def test_a_state_of_another_fingerprint_is_refused(folder: Path, tiny_beton: Pat
 
 
 def test_a_full_disk_stops_the_training_and_costs_nothing(
-    saved: tuple[Path, Training], folder: Path, tiny_beton: Path
+    saved: tuple[Path, Training], folder: Path, stopped: Training, tiny_beton: Path
 ) -> None:
     (first,) = states(folder)
-    full = training(tiny_beton, folder, **TWO)
     with (
         file_size_limit(first.stat().st_size // 2),
         pytest.raises(WrnPipeError, match=f"cannot save .*File too large.*last good state is .*{NAME}") as error,
     ):
-        train(full, ignore)
+        train(stopped, ignore)
     assert "make room for 2 MB" in error.value.remedy
     assert [path for path in folder.glob("*epoch*")] == [first]
     train(training(tiny_beton, folder, **TWO), ignore)
     assert [path.read_bytes() for path in states(folder)] == [path.read_bytes() for path in states(saved[0])]
 
 
-def test_short_memory_is_explained(folder: Path, tiny_beton: Path) -> None:
+def test_short_memory_is_explained(stopped: Training) -> None:
     """A real allocation that cannot succeed, in the middle of a step."""
-    run = training(tiny_beton, folder, **TWO)
-    run.model.register_forward_hook(lambda *_: torch.empty(10**15))
-    with pytest.raises(
-        WrnPipeError, match=f"out of memory in epoch 2 after step 0; last good state: .*{NAME}"
-    ) as error:
-        train(run, ignore)
-    assert "wrn-pipe repro train@tiny" in error.value.remedy
-    assert "batch_size" in error.value.remedy
+    stopped.model.register_forward_hook(lambda *_: torch.empty(10**15))
+    with pytest.raises(WrnPipeError, match=f"out of memory in epoch 2 after step 0; last good state: .*{NAME}") as e:
+        train(stopped, ignore)
+    assert "wrn-pipe repro train@tiny" in e.value.remedy
+    assert "batch_size" in e.value.remedy
 
 
-def test_a_weight_that_is_not_finite_after_the_last_step_is_not_saved(folder: Path, tiny_beton: Path) -> None:
-    """A loss that is not, which the next step shows: see test_no_waiting.py."""
-    run, _ = with_nan(training(tiny_beton, folder, **TWO), "fc.bias", 2)
+def test_a_weight_that_is_not_finite_after_the_last_step_is_not_saved(stopped: Training) -> None:
+    """A loss that is not, which the next step shows: see test_training.py."""
+    run, _ = with_nan(stopped, "fc.bias", 2)
     with pytest.raises(WrnPipeError, match=rf"non-finite fc.bias in epoch 3 at step 0; last good state: .*{NAME}") as e:
         train(run, ignore)
     assert "learning rate" in e.value.remedy
@@ -112,26 +113,24 @@ def test_a_weight_that_is_not_finite_after_the_last_step_is_not_saved(folder: Pa
 
 
 def test_another_machine_may_go_on_and_is_recorded(
-    folder: Path, tiny_beton: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    stopped: Training, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Half of the epochs by another processor, as facts() tells machines apart."""
     here = facts(torch.device("cpu"))
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.training.loop.facts", lambda _: {**here, "name": "another"})
-        moved = train(training(tiny_beton, folder, **TWO), ignore)
+        moved = train(stopped, ignore)
     assert [place["name"] for place in moved.devices] == [here["name"], "another"]
     assert "run.json names both" in capfd.readouterr().err
-    # Nothing is trained any more, so the result does not depend on this place.
-    assert train(training(tiny_beton, folder, **TWO), ignore) == moved
+    assert train(stopped, ignore) == moved  # nothing is trained any more, so the result does not depend on this place
 
 
-def test_kernels_that_torch_cannot_repeat_are_named_and_kept(folder: Path, tiny_beton: Path) -> None:
+def test_kernels_that_torch_cannot_repeat_are_named_and_kept(stopped: Training) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        run = training(tiny_beton, folder, **TWO)
-        run.model.register_forward_hook(lambda _, __, y: y + torch.zeros(1).put_(torch.tensor([0]), torch.zeros(1)))
-        assert train(run, ignore).unrepeatable == ["put_"]
-        assert train(training(tiny_beton, folder, **TWO), ignore).unrepeatable == ["put_"]
+        stopped.model.register_forward_hook(lambda _, __, y: y + torch.zeros(1).put_(torch.tensor([0]), torch.zeros(1)))
+        for _ in ("trained", "taken up"):
+            assert train(stopped, ignore).unrepeatable == ["put_"]
     finally:
         torch.use_deterministic_algorithms(False)
 

@@ -1,4 +1,4 @@
-"""The choice of a device, and what of it a result depends on."""
+"""The choice of a device, what of it a result depends on, and how a training's process uses it."""
 
 import os
 import platform
@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from project import ROOT
 
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.params import Device
 from pipeline.runner.interruptions import explain_no_memory
 from pipeline.training import device as devices
+from pipeline.training.processes import POLICY, USERS_OWN, wait_briefly
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -60,7 +62,7 @@ def test_bf16_is_computed_in_fp32_where_a_cpu_has_no_instructions_for_it(
 
 @pytest.mark.parametrize("native", [True, False])
 def test_a_gpu_is_asked_for_bf16_and_its_libraries(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For bf16 that is not emulated; and what bits depend on is said."""
+    """For bf16 that is not emulated; what bits depend on is said; and cuBLAS has a workspace before it asks, once."""
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: including_emulation or native)
     assert devices.computed_in("bf16", GPU) == ("bf16" if native else "fp32")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
@@ -68,10 +70,11 @@ def test_a_gpu_is_asked_for_bf16_and_its_libraries(native: bool, monkeypatch: py
     found = devices.facts(GPU)
     assert (found["type"], found["name"], found["cudnn"]) == ("cuda", "a GPU", "92400")
     assert found["cuda"] == str(torch.version.cuda)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 FRESH = """
-import os, re, resource
+import re, resource
 from pathlib import Path
 import torch
 from pipeline.training.device import prepare
@@ -87,21 +90,35 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 heaps = Path("/proc/self/smaps").read_text().split("[heap]")[1:]
 found = [re.search(r"Size: *(\\d+) kB\\n.*?VmFlags:(.*)", part, re.S).groups() for part in heaps]
 print(max((int(size) for size, flags in found if " hg" in flags.split("\\n")[0]), default=0))
-print(os.environ["CUBLAS_WORKSPACE_CONFIG"])
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other ways")
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="Linux has no huge pages here")
-def test_what_a_process_that_trains_has_set_up() -> None:
-    """Freed memory stays in it: 150 MB are 38,400 pages. Linux is asked for huge ones. cuBLAS has a workspace before it
-    asks, once."""
-    environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
-    said = subprocess.run([sys.executable, "-c", FRESH], env=environment, capture_output=True, text=True, check=True)
-    faults, heap_kb, workspace = said.stdout.split()
-    assert int(faults) < 400
-    assert int(heap_kb) > 1_000_000
-    assert workspace == ":4096:8"
+def test_freed_memory_stays_in_a_process_that_trains_on_huge_pages() -> None:
+    """150 MB are 38,400 pages."""
+    said = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=True)
+    faults, heap_kb = map(int, said.stdout.split())
+    assert faults < 400
+    assert heap_kb > 1_000_000
+
+
+def test_the_train_stage_says_how_threads_wait_before_openmp_is_loaded(tmp_path: Path) -> None:
+    """Of the stage as DVC calls it, in a folder without data. OpenMP itself tells, when it is loaded, what it reads."""
+    for name in ("params.yaml", "dvc.yaml", "stages", "pipeline", "environment"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    environment = {name: value for name, value in os.environ.items() if name not in USERS_OWN}
+    environment["OMP_DISPLAY_ENV"] = "verbose"
+    command = [sys.executable, "-m", "stages.train", "cifar10-wrn-40-1-quick-s1"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert f"GOMP_SPINCOUNT = '{POLICY['GOMP_SPINCOUNT']}'" in ended.stderr
+
+
+def test_how_the_user_lets_threads_wait_stays() -> None:
+    for environment in ({name: "of the user's own"} for name in USERS_OWN):
+        wait_briefly(environment)
+        assert list(environment.values()) == ["of the user's own"]
 
 
 @pytest.mark.parametrize("said", ["CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"])

@@ -1,12 +1,12 @@
-"""A cell in words: the pieces of text that all formats for readers share."""
+"""A table in words, cell by cell: what all formats for readers show, each in its own way."""
 
 from collections import Counter
+from typing import Any
 
 from pipeline.comparison.cells import Cell
 from pipeline.comparison.deviations import Deviation
-from pipeline.comparison.statistics import DIFFERS, OVERALL, SIDE, Judgement, Verdict
-from pipeline.comparison.tables import Column, Table
-from pipeline.publication.claims import Metric
+from pipeline.comparison.tables import Table
+from pipeline.comparison.verdict_rule import DIFFERS, OVERALL, SIDE, Verdict, summarise
 from pipeline.publication.paper import Paper
 
 MEANINGS = {
@@ -30,10 +30,6 @@ MEANINGS = {
 }
 """First words of every verdict -> what they mean, for somebody who has never seen the tool."""
 
-
-JUDGED = ("top1_error", "top5_error", "map")
-"""Metrics of which a column is judged."""
-
 Letters = dict[Deviation, str]
 """The deviations of one table, each with a letter, material ones first."""
 
@@ -42,10 +38,6 @@ def letters_of(table: Table) -> Letters:
     found = {d for cell in table.cells for d in (*cell.deviations, *(d for e in cell.excluded for d in e.deviations))}
     ordered = sorted(found, key=lambda d: (not d.material, d))
     return {deviation: chr(ord("a") + i % 26) * (1 + i // 26) for i, deviation in enumerate(ordered)}
-
-
-def heading(column: Column, paper: Paper) -> str:
-    return f"{paper.datasets[column.dataset]}, {paper.metrics[column.metric]}"
 
 
 def published(cell: Cell) -> str:
@@ -87,30 +79,65 @@ def marks(cell: Cell, letters: Letters) -> str:
     return f"[{', '.join(found)}]" if found else ""
 
 
-def texts(cell: Cell | None, metric: Metric, letters: Letters) -> dict[str, str]:
-    """A place of the paper's table: name of each column that stands for it here -> its text.
+def texts(cell: Cell, letters: Letters) -> dict[str, str]:
+    """Name of each column that stands for one of the paper's -> its text of a cell. The last one has the verdict."""
+    printed, own, noted = published(cell), ours(cell), marks(cell, letters)
+    said = f"{verdict(cell)} {noted}".strip()
+    if cell.metric in ("top1_error", "top5_error", "map"):
+        return {"paper": printed, "ours": own, "difference": difference(cell), "verdict": said}
+    if cell.metric == "batch32_ms":
+        return {"paper": printed, "ours, verdict": f"{own} {said}".strip()}
+    told = {"paper": f"{printed} {noted}".strip()}
+    if cell.metric == "params_millions":
+        told["ours, exact"] = own if cell.verdict is Verdict.SAME_COUNT else said
+    return told
 
-    The cell is None where the table has no such place; its texts are empty.
+
+def section(table: Table) -> dict[str, Any]:
+    """What all formats print of a table.
+
+    A column has by network: a text for each of its `names`, all empty where the paper's table has no such place; the
+    first words of its verdict as its style, which a colour repeats; the first of our runs. A note is (mark, sentence),
+    of which the mark may be empty.
     """
-    printed, own, distance, said, noted = [""] * 5
-    if cell is not None:
-        printed, own, distance = published(cell), ours(cell), difference(cell)
-        said, noted = verdict(cell), marks(cell, letters)
-    if metric in JUDGED:
-        return {"paper": printed, "ours": own, "difference": distance, "verdict": f"{said} {noted}".strip()}
-    if metric == "batch32_ms":
-        return {"paper": printed, "ours, verdict": f"{own} {said} {noted}".strip()}
-    paper = {"paper": f"{printed} {noted}".strip()}
-    if metric == "params_millions":
-        return {**paper, "ours, exact": own if said in ("", "same count") else f"{said} {noted}".strip()}
-    return paper
+    letters = letters_of(table)
+    columns = []
+    for dataset, metric in dict.fromkeys((cell.dataset, cell.metric) for cell in table.cells):
+        cells = {cell.model: cell for cell in table.cells if (cell.dataset, cell.metric) == (dataset, metric)}
+        told = {model: texts(cell, letters) for model, cell in cells.items()}
+        names = list(next(iter(told.values())))
+        empty = dict.fromkeys(names, "")
+        column = {
+            "heading": f"{table.paper.datasets[dataset]}, {table.paper.metrics[metric]}",
+            "names": names,
+            "verdict": names[-1] if len(names) > 1 else None,
+            "texts": {model: told.get(model, empty) for model in table.models},
+            "styles": {model: verdict(cell).partition(",")[0] for model, cell in cells.items()},
+            "runs": {model: cell.runs[0] for model, cell in cells.items() if cell.runs},
+        }
+        columns.append(column)
+    notes = {
+        "Runs": [("", _evidence(cell, letters, table.paper)) for cell in table.cells if cell.shown],
+        "Deviations from the paper's protocol": [
+            (f"[{letter}]", f"{deviation} ({'material' if deviation.material else 'minor'}: {deviation.reason})")
+            for deviation, letter in letters.items()
+        ],
+        "Footnotes": [(f"[{caveat.number}]", caveat.text) for caveat in table.caveats],
+        "Words": _meanings(table),
+    }
+    return {
+        "id": table.stem,
+        "title": table.title,
+        "summary": summary(table),
+        "models": table.models,
+        "columns": columns,
+        "notes": [(title, items) for title, items in notes.items() if items],
+    }
 
 
-def evidence(cell: Cell, letters: Letters, paper: Paper) -> str:
-    """One sentence on the runs behind a cell; empty where there are none."""
-    sample = cell.ours
-    if sample is None:
-        return ""
+def _evidence(cell: Cell, letters: Letters, paper: Paper) -> str:
+    """One sentence on the runs behind a cell."""
+    sample, judgement = summarise([run.error for run in cell.shown]), cell.judgement
     name = f"{cell.model}, {paper.datasets[cell.dataset]}" + (", top-5" if cell.metric == "top5_error" else "")
     runs = f"{sample.n} run{'s' if sample.n > 1 else ''}, mean {sample.mean:.2f}"
     if sample.sd is not None:
@@ -120,62 +147,40 @@ def evidence(cell: Cell, letters: Letters, paper: Paper) -> str:
         origins.setdefault(run.result.origin, []).append(run.run)
     behind = "; ".join(f"{origin}: {', '.join(found)}" for origin, found in origins.items())
     parts = [f"{name}: {runs} ({behind})"]
-    if cell.judgement is not None:
-        parts.append(_judged(cell.judgement, cell.margin))
+    if judgement is not None:
+        now, (low, high) = judgement.now, judgement.now.interval
+        parts += [
+            f"{1 - 2 * SIDE:.0%} interval of the distance to the printed number {low:+.2f} to {high:+.2f}, "
+            f"margin {cell.margin:g}",
+            f"{1 - DIFFERS:.1%} of numbers obtained as the paper's was lie within {now.reach:.2f} of our mean",
+            f"sd between runs {judgement.spread:.3f}, {judgement.freedom} degrees of freedom",
+        ]
+        if (look := judgement.look) and look != now:
+            low, high = look.interval
+            parts.append(f"the verdict is that of the look at {look.n} seeds, the lowest: {low:+.2f} to {high:+.2f}")
     for run in cell.excluded:
         why = ", ".join(sorted(letters[d] for d in run.material))
         parts.append(f"also run: {run.run} {run.error:.2f} ({run.reason}{': ' + why if why else ''})")
     return "; ".join(parts)
 
 
-def _judged(judgement: Judgement, margin: float | None) -> str:
-    """What the verdict rests on."""
-    low, high = judgement.now.interval
-    text = (
-        f"{1 - 2 * SIDE:.0%} interval of the distance to the printed number {low:+.2f} to {high:+.2f}, "
-        f"margin {margin:g}; {1 - DIFFERS:.1%} of numbers obtained as the paper's was lie within "
-        f"{judgement.now.reach:.2f} of our mean; "
-        f"sd between runs {judgement.spread:.3f}, {judgement.freedom} degrees of freedom"
-    )
-    look = judgement.look
-    if look is None or look.n == judgement.now.n:
-        return text
-    low, high = look.interval
-    return f"{text}; the verdict is that of the look at {look.n} seeds, the lowest: {low:+.2f} to {high:+.2f}"
-
-
-def notes(table: Table, letters: Letters) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What stands below a table: (title, its (mark, sentence)), a mark may be empty; lists without any are left out."""
-    lists = {
-        "Runs": [("", line) for cell in table.cells if (line := evidence(cell, letters, table.paper))],
-        "Deviations from the paper's protocol": [
-            (f"[{letter}]", f"{deviation} ({'material' if deviation.material else 'minor'}: {deviation.reason})")
-            for deviation, letter in letters.items()
-        ],
-        "Footnotes": [(f"[{caveat.number}]", caveat.text) for caveat in table.caveats],
-        "Words": [(f"{word}:", meaning) for word, meaning in meanings(table)],
-    }
-    return [(title, found) for title, found in lists.items() if found]
-
-
-def meanings(table: Table) -> list[tuple[str, str]]:
+def _meanings(table: Table) -> list[tuple[str, str]]:
     """What the verdicts of its cells mean."""
     used = {verdict(cell).partition(",")[0] for cell in table.cells}
     found = {word: meaning for word, meaning in MEANINGS.items() if word in used}
     reproduced = [cell for cell in table.cells if cell.verdict is Verdict.REPRODUCED]
-    margins = dict.fromkeys(f"{cell.margin:g} points ({table.paper.datasets[cell.dataset]})" for cell in reproduced)
-    if margins:
-        within = f"within {' and '.join(margins)}"
-        found["reproduced"] = found["reproduced"].replace("within the margin", within)
-    return list(found.items())
+    if reproduced:
+        margins = dict.fromkeys(f"{cell.margin:g} points ({table.paper.datasets[cell.dataset]})" for cell in reproduced)
+        found["reproduced"] = found["reproduced"].replace("within the margin", f"within {' and '.join(margins)}")
+    return [(f"{word}:", meaning) for word, meaning in found.items()]
 
 
 def summary(table: Table) -> str:
     """How many of the table's claims have which verdict, and what chance alone would give."""
-    verdicts = Counter(str(cell.verdict) for cell in table.cells if cell.claim and table.paper.protocol_of(cell.claim))
+    verdicts = Counter(cell.verdict for cell in table.cells if cell.claim and table.paper.protocol_of(cell.claim))
     if not verdicts:
         return "No claim of this table can be trained and judged."
-    parts = [f"{verdicts[verdict]} {verdict}" for verdict in map(str, Verdict) if verdict in verdicts]
+    parts = [f"{verdicts[each]} {each}" for each in Verdict if each in verdicts]
     total = verdicts.total()
     said = f"{'1 claim' if total == 1 else f'{total} claims'} that can be run: {', '.join(parts)}."
     judged = sum(cell.judgement is not None and cell.judgement.look is not None for cell in table.cells)

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, get_args
 
 from pipeline.comparison.cells import Cell
-from pipeline.comparison.statistics import Verdict
 from pipeline.comparison.tables import Table
-from pipeline.publication.claims import Kind, Metric, Statistic, one_of, schema
+from pipeline.comparison.verdict_rule import Verdict
+from pipeline.publication.claims import Kind, Statistic, one_of, schema
 
 if TYPE_CHECKING:
     import pandera.pandas
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 _WHOLE, _NUMBER, _SIGNED = "[0-9]*", r"|[0-9]+\.[0-9]{3}", r"|[+-][0-9]+\.[0-9]{3}"
 
 
-def _ours(name: str) -> Callable[[Cell], Any]:
-    return lambda cell: getattr(cell.ours, name, None)
-
-
 _COLUMNS: dict[str, tuple[str, Callable[[Cell], Any]]] = {
     "table": (".+", lambda cell: cell.table),
     "network": (".+", lambda cell: cell.model),
     "dataset": ("[a-z0-9]+", lambda cell: cell.dataset),
-    "metric": (one_of(*get_args(Metric)), lambda cell: cell.metric),
+    "metric": ("[a-z0-9_]+", lambda cell: cell.metric),
     "kind": (one_of(*get_args(Kind), "unpublished"), lambda cell: cell.kind),
     "published": (r"-|[0-9]+(\.[0-9]+)?", lambda cell: cell.claim.text if cell.claim else "-"),
     "statistic": (one_of("", *get_args(Statistic)), lambda cell: cell.claim and cell.claim.statistic),
-    "n": (_WHOLE, _ours("n")),
-    **{name: (_NUMBER, _ours(name)) for name in ("mean", "median", "min", "max", "sd")},
+    "n": (_WHOLE, lambda cell: cell.ours and cell.ours.n),
+    "mean": (_NUMBER, lambda cell: cell.ours and cell.ours.mean),
+    "median": (_NUMBER, lambda cell: cell.ours and cell.ours.median),
+    "min": (_NUMBER, lambda cell: cell.ours and cell.ours.min),
+    "max": (_NUMBER, lambda cell: cell.ours and cell.ours.max),
+    "sd": (_NUMBER, lambda cell: cell.ours and cell.ours.sd),
     "count": (_WHOLE, lambda cell: cell.count),
     "time": (_NUMBER, lambda cell: cell.time),
     "difference": (_SIGNED, lambda cell: cell.difference),
@@ -65,12 +65,9 @@ def render_csv(tables: Sequence[Table]) -> str:
     """All cells under one header, checked against `results_schema`."""
     import pandas as pd
 
-    rows = [
-        {name: _text(value(cell), pattern) for name, (pattern, value) in _COLUMNS.items()}
-        for table in tables
-        for cell in table.cells
-    ]
-    frame = results_schema().validate(pd.DataFrame(rows, columns=list(_COLUMNS), dtype=str))
+    cells = [cell for table in tables for cell in table.cells]
+    columns = {name: [_text(value(cell), pattern) for cell in cells] for name, (pattern, value) in _COLUMNS.items()}
+    frame = results_schema().validate(pd.DataFrame(columns, dtype=str))
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
@@ -98,43 +95,28 @@ def as_object(cell: Cell) -> dict[str, Any]:
     """A cell as JSON has it, numbers with three decimals."""
     claim, judgement = cell.claim, cell.judgement
     look = judgement.look if judgement else None
-    judged = judgement and {
-        "look": look and look.n,
-        "difference": look and look.difference,
-        "interval": look and look.interval,
-        "next_look": judgement.next_look,
-        "reach": look and look.reach,
-        "sd": judgement.spread,
-        "degrees_of_freedom": judgement.freedom,
-    }
+    same = ("network", "dataset", "metric", "kind", "statistic", "count", "time", "difference", "margin", "verdict")
     told = {
-        "network": cell.model,
-        "dataset": cell.dataset,
-        "metric": cell.metric,
-        "kind": cell.kind,
+        **{name: _COLUMNS[name][1](cell) for name in same},
         "published": claim and claim.value,
         "printed": claim and claim.text,
-        "statistic": claim and claim.statistic,
         "ours": cell.ours and asdict(cell.ours),
-        "count": cell.count,
-        "time": cell.time,
-        "difference": cell.difference,
         "interval": cell.interval,
-        "margin": cell.margin,
-        "verdict": cell.verdict,
-        "judged": judged,
+        "judged": judgement
+        and {
+            "look": look and look.n,
+            "difference": look and look.difference,
+            "interval": look and look.interval,
+            "next_look": judgement.next_look,
+            "reach": look and look.reach,
+            "sd": judgement.spread,
+            "degrees_of_freedom": judgement.freedom,
+        },
         "deviations": [asdict(deviation) for deviation in cell.deviations],
         "caveats": cell.caveats,
         "runs": cell.runs,
         "origins": [run.result.origin for run in cell.shown],
         "excluded": [{"run": run.run, "error": run.error, "reason": run.reason} for run in cell.excluded],
     }
-    return {name: _rounded(value) for name, value in told.items()}
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _rounded(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(inner) for inner in value]
-    return round(value, 3) if isinstance(value, float) else value
+    rounded: dict[str, Any] = json.loads(json.dumps(told), parse_float=lambda number: round(float(number), 3))
+    return rounded

@@ -36,6 +36,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 from pipeline.publication.claims import Claim
 from pipeline.publication.paper import Paper
@@ -114,6 +115,13 @@ class Spread:
     def sd(self, error: float, images: int) -> float:
         """Standard deviation between runs at an error in percent, in points."""
         return self.ratio * _binomial_error(error, images)
+
+    @classmethod
+    def published(cls, paper: Paper) -> Self:
+        """The prior: of the paper's re-runs."""
+        errors, images = paper.reruns
+        mean = math.fsum(errors) / len(errors)
+        return cls(statistics.stdev(errors) / _binomial_error(mean, images), len(errors) - 1)
 
 
 @dataclass(frozen=True)
@@ -199,13 +207,6 @@ def pooled(cells: Iterable[Errors], prior: Spread) -> Spread:
             squares += math.fsum((value - mean) ** 2 for value in values) / _binomial_error(mean, cell.images) ** 2
             freedom += len(values) - 1
     return Spread(math.sqrt(squares / freedom), freedom)
-
-
-def published_spread(paper: Paper) -> Spread:
-    """The prior: of the paper's re-runs."""
-    errors, images = paper.reruns
-    mean = math.fsum(errors) / len(errors)
-    return Spread(statistics.stdev(errors) / _binomial_error(mean, images), len(errors) - 1)
 
 
 def p_value(lower: Errors, higher: Errors, spread: Spread) -> float:

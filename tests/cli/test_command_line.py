@@ -1,21 +1,20 @@
-"""What is typed wrongly is told in two lines: what, and how to fix it. Exit code 2, no traceback."""
+"""What is typed wrongly is told in two lines: what, and how to fix it. Exit code 2, no traceback. And what the shell
+offers at Tab, asked as bash asks it."""
 
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
-from project import ROOT, Project, WrnPipe, told
+from project import ROOT, WRN_PIPE, Project, WrnPipe, told
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from pipeline.cli import main as command_line
+from pipeline.cli.main import app
 
 RUN = "cifar10-wrn-40-1-quick-s1"
 MISTYPED = {
@@ -27,6 +26,8 @@ MISTYPED = {
     "plan --paper-table 4 --seeds none": ("wrn-pipe plan: Invalid value for '--seeds'", "wrn-pipe plan --help"),
     "data verfiy": ("wrn-pipe data: No such command 'verfiy'. Did you mean 'verify'?", "wrn-pipe data --help"),
     "repro --json": ("--json without --dry", "add --dry"),
+    "repro --jobs 2 --slurm": ("--jobs with --slurm", "give one of them"),
+    "repro --gpus 1": ("--gpus without --slurm", "add --slurm"),
     "repro tarin": ("no stage or run 'tarin'", "did you mean train?"),
     "repro --dry cifar10-wrn-40-1-quik-s1": ("no stage or run", f"did you mean {RUN}?"),
     "repro --dry nothing-*": ("no stage or run 'nothing-*'", "known targets: "),
@@ -47,7 +48,18 @@ MISTYPED = {
     f"stage train {RUN} --steps 3": ("--steps without --twice", "add --twice"),
     f"stage train {RUN} --nproc 4": ("each normalises by its own share", "batch_norm: synchronised"),
     f"stage train {RUN} --nproc four": ("'--nproc': four is not a number", "wrn-pipe stage --help"),
+    "repro --dry --pull": ("--dry with --pull or --push", "leave one out"),
+    "repro --pull --force": ("--pull with --force", "give one of them"),
+    "verify --epochs 1": ("--epochs without --deeper", "wrn-pipe verify --deeper RUN"),
+    "verify --bundle x.zip --deep": ("--bundle with RUN, --deep", "unpack it where the data is"),
+    "verify --bundle x.zip": ("x.zip cannot be unpacked: ", "wrn-pipe bundle"),
+    "verify x --deep": ("params.yaml has no run 'x'", "known runs: "),
+    "verify --deeper x": ("params.yaml has no run 'x'", "known runs: "),
+    "show cifar10-wrn-40-1-quik-s1": ("params.yaml has no run", f"did you mean {RUN}?"),
     "data verify cifar11": ("params.yaml has no dataset 'cifar11'", "did you mean cifar10?"),
+    "explain --paper-table 44 --row WRN-40-1": ("the paper has no table '44'", "did you mean 4?"),
+    "explain --paper-table 4 --row WRN-40-11": ("no row 'WRN-40-11'", "did you mean WRN-40-1?"),
+    "explain --paper-table 4 --row WRN-40-1 --dataset svhn": ("no dataset 'svhn'", "known datasets: "),
     "explain --paper-table all --row WRN-40-1": ("the paper has no table 'all'", "known tables: 2, 3, 4"),
     "net WRN-1000000-1": ("deeper than 2000 layers", "write WRN-28-10"),
     "net WRN-41-2": ("depth 41 is not 6N+4", "write WRN-40-2 or WRN-46-2"),
@@ -81,8 +93,9 @@ def test_a_reader_that_leaves_is_no_failure_of_ours() -> None:
     """As in wrn-pipe ... | head: 141 is what the shell gives for it, 1 is for a failure or a difference."""
     read, write = os.pipe()
     os.close(read)
-    words = (sys.executable, "-c", "from pipeline.cli.main import main; main()", "net", "WRN-16-8")
-    done = subprocess.run(words, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        [*WRN_PIPE, "net", "WRN-16-8"], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
     os.close(write)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
@@ -108,15 +121,58 @@ def test_the_version_names_the_commit_that_is_checked_out(tmp_path: Path) -> Non
     assert told(there.cli("--version")).strip() == said
 
 
-def paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The words of every command and group."""
-    yield path
-    for name, inner in getattr(command, "commands", {}).items():
-        yield from paths(inner, (*path, name))
+def offered(typed: str) -> list[str]:
+    """The words after `wrn-pipe <typed>`, whose last word is being completed."""
+    words = ["wrn-pipe", *typed.split(" ")]
+    asked = {"_WRN_PIPE_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    runner = CliRunner(env=asked)
+    return runner.invoke(app, [], prog_name="wrn-pipe", catch_exceptions=False).stdout.split()
 
 
-def test_every_command_and_group_has_an_example() -> None:
-    for words in [*paths(typer.main.get_command(command_line.app))][1:]:
-        shown = CliRunner().invoke(command_line.app, [*words, "--help"])
-        assert shown.exit_code == 0
-        assert "Example: " in shown.output, words
+@pytest.mark.parametrize(
+    ("typed", "some"),
+    [
+        ("sta", ["status", "stage"]),
+        ("repro cifar10-", [RUN]),
+        ("repro train", ["train", f"train@{RUN}"]),
+        ("stage ev", ["evaluate"]),
+        ("stage train ", [RUN]),
+        ("stage convert ", ["cifar10-rgb"]),
+        ("compare --run ", [RUN]),
+        ("compare --paper-table f", ["figure-4"]),
+        ("compare --dataset ", ["cifar10", "cifar100", "svhn", "imagenet"]),
+        ("plan --protocol paper-z", ["paper-zca"]),
+        ("plan --row WRN-16-", ["WRN-16-8", "WRN-16-10"]),
+        ("estimate --paper-table ", ["4", "all"]),
+        ("data verify ", ["cifar10"]),
+        ("net WRN-28-1", ["WRN-28-10"]),
+        ("explain --paper-table ", ["4", "figure-4", "text"]),
+        ("verify --deeper ", [RUN]),
+    ],
+)
+def test_words_of_the_plan_and_the_paper(typed: str, some: list[str]) -> None:
+    words = offered(typed)
+    assert set(some) <= set(words)
+    assert all(word.startswith(typed.split(" ")[-1]) for word in words)
+    assert len(words) == len(set(words))
+
+
+def test_no_more_is_offered_than_a_command_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert offered("stage tabulate ") == ["4"]
+    assert offered("stage summarize ") == []
+    assert offered("stage ") == list(YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"])
+    assert set(offered("compare --paper-table ")) - set(offered("explain --paper-table ")) == {"all"}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("runs: [")
+    assert offered("repro c") == [], "a broken plan offers nothing and says nothing"
+
+
+def test_a_shell_is_answered_quickly() -> None:
+    """In a process of its own, which loads nothing heavy."""
+    code = (
+        "import sys; sys.argv[0] = 'wrn-pipe'\nfrom pipeline.cli.main import app\n"
+        "try:\n    app()\nfinally:\n    print('heavy:', {'torch', 'mlflow', 'pandas', 'numba'} & set(sys.modules))"
+    )
+    environment = {"_WRN_PIPE_COMPLETE": "complete_bash", "COMP_WORDS": "wrn-pipe repro cifar", "COMP_CWORD": "2"}
+    ran = Project(ROOT).run(sys.executable, "-c", code, **environment)
+    assert ran.stdout.splitlines() == [RUN, "heavy: set()"]

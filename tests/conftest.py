@@ -27,6 +27,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Several test processes share the cores; OpenMP threads that wait for each other across them cost 3 times.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Tests compute on the CPU, whatever the machine has: tests/gpu has a GPU of its own.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 # Of the servers that tests start, which share those cores.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 

@@ -22,6 +22,8 @@ from pipeline.training.hooks import Hooks, RunLogger
 
 SHARE = 0.01
 """Of the time since the last save, what the next one may cost."""
+CHEAP_S, EPOCH_SHARE = 0.5, 0.1
+"""What a save at an epoch's end may cost: so many seconds, or this part of the time since the last one."""
 LEAST_SECONDS = 10.0
 """Not more often, however cheap a save is: many trainings may share a disk."""
 HEARTBEAT = "heartbeat.json"
@@ -52,6 +54,10 @@ class CheckpointInterval(hooks.CheckpointInterval):
     def due(self) -> bool:
         self.done += 1
         return self.done >= self.steps if self.steps else time.monotonic() - self.since >= self.seconds
+
+    def due_at_epoch_end(self) -> bool:
+        """A save of 300 MB takes seconds, and on a fast GPU so does an epoch: then not every one is saved."""
+        return self.seconds <= CHEAP_S / SHARE or time.monotonic() - self.since >= self.seconds * SHARE / EPOCH_SHARE
 
     def saved(self, cost: float, where: str) -> None:
         """Says once how many steps a crash can now lose at most."""

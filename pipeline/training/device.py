@@ -19,6 +19,7 @@ import torch
 
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.params import Device, Precision
+from pipeline.progress import say
 
 _UNREPEATABLE = re.compile(r"(\S+) does not have a deterministic implementation")
 _NATIVE_BF16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512_BF16", "bf16": "BF16"}
@@ -28,8 +29,13 @@ _NATIVE_BF16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512_BF16", "bf16": "BF16"}
 def choose(setting: Device, rank: int = 0, size: int = 1) -> torch.device:
     """What process `rank` of `size` trains on: a visible CUDA GPU of its own, or the CPU where there is none.
 
-    Raises UserError where there are GPUs, or are to be, but too few.
+    Raises UserError where there are GPUs, or are to be, but too few, or none that this torch can use.
     """
+    if setting != "cpu" and (why := unusable_gpu()):
+        if setting == "cuda":
+            raise UserError(f"device: cuda, but {why}", "see wrn-pipe doctor, or set device: auto in params.yaml")
+        say(f"device: auto takes the CPU: {why}")
+        setting = "cpu"
     gpus = torch.cuda.device_count() if setting != "cpu" and torch.cuda.is_available() else 0
     if gpus >= size:
         return torch.device("cuda", rank)
@@ -42,13 +48,36 @@ def choose(setting: Device, rank: int = 0, size: int = 1) -> torch.device:
     raise UserError("device: cuda, but torch sees no CUDA GPU", remedy)
 
 
+def unusable_gpu() -> str:
+    """Why this torch cannot use the NVIDIA GPU or driver that is here, with the versions; empty otherwise."""
+    if not torch.version.cuda:
+        return ""
+    driver = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined] # 0: none; 12080: for CUDA 12.8
+    if 0 < driver < 1000 * int(torch.version.cuda.split(".")[0]):
+        of = f"{driver // 1000}.{driver % 1000 // 10}"
+        return f"the NVIDIA driver is for CUDA {of}, this torch for {torch.version.cuda}: install a newer driver"
+    if not torch.cuda.is_available():
+        return ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says the same in ten lines
+        major, minor = torch.cuda.get_device_capability(0)
+    oldest = min(int(name.removeprefix("sm_")) for name in torch.cuda.get_arch_list() if name.startswith("sm_"))
+    if 10 * major + minor >= oldest:
+        return ""
+    return (
+        f"{torch.cuda.get_device_name(0)} has compute capability {major}.{minor}, and this torch kernels from "
+        f"{oldest // 10}.{oldest % 10} on: a torch built for an older CUDA may have them"
+    )
+
+
 def prepare(device: torch.device) -> None:
     """Ask for repeatable kernels, and keep freed memory in the process: page faults cost a tenth of a step on a CPU."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Else each new tensor is first filled with NaN: a tenth of a step. Nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False  # else a GPU's convolutions in fp32 round their inputs to 10 bits
+    # Else a GPU's convolutions and products in fp32 round their inputs to 10 bits, or do where a container asks for it.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if device.type == "cuda":
         torch.cuda.set_device(device)
     elif platform.libc_ver()[0] == "glibc":
@@ -71,14 +100,14 @@ def _keep_memory() -> None:
 
 
 def facts(device: torch.device) -> dict[str, str | int]:
-    """Kind of processor and number of threads, and of a GPU the libraries: with the same of all, the same bits."""
+    """Kind of GPU and its libraries, or kind of CPU and number of threads: with the same of all, the same bits."""
     if device.type == "cuda":
         cudnn = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
-        here = {"name": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda), "cudnn": cudnn}
-    else:
-        capability = f"{torch.backends.cpu.get_cpu_capability()}, {_native_bf16() or 'no native bf16'}"
-        here = {"name": _processor()[0], "capability": capability}
-    return {"type": device.type, **here, "threads": torch.get_num_threads()}
+        name = torch.cuda.get_device_name(device)
+        return {"type": "cuda", "name": name, "cuda": str(torch.version.cuda), "cudnn": cudnn}
+    capability = f"{torch.backends.cpu.get_cpu_capability()}, {_native_bf16() or 'no native bf16'}"
+    name, threads = _processor()[0], torch.get_num_threads()
+    return {"type": device.type, "name": name, "capability": capability, "threads": threads}
 
 
 def computed_in(precision: Precision, device: torch.device) -> Precision:

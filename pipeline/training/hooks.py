@@ -19,6 +19,10 @@ class CheckpointInterval:
         """Count a step; whether to save after it."""
         return False
 
+    def due_at_epoch_end(self) -> bool:
+        """Whether to save at the end of an epoch; that of the last is always saved."""
+        return True
+
     def saved(self, cost: float, where: str) -> None:
         """A state was saved in `cost` seconds."""
 

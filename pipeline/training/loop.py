@@ -24,6 +24,8 @@ from pipeline.training.hooks import Hooks, Monitor
 from pipeline.training.optimizer import learning_rate, optimizer_of, resets_momentum
 from pipeline.training.ranks import ALONE, Ranks
 
+ASK_STEPS = 16
+"""So often GPUs that train together agree on whether to save: each time their processes wait for each other."""
 CHECK_LOSS_STEPS = 50
 """A non-finite loss is noticed within twice as many steps; to read it at once would stall a GPU."""
 
@@ -105,7 +107,10 @@ def train(training: Training, on_epoch: Callable[[EpochRecord, float], None]) ->
                 f"train error {record.train_error:.2f} %, {tested}{rate:.0f} images/s"
             )
             on_epoch(record, rate)
-            loop.save()
+            # The first rank has the clock; all of them save, or none.
+            ends = at.epoch == protocol.epochs or bool(loop.stop)
+            if training.ranks.largest(ends or loop.interval.due_at_epoch_end()):
+                loop.save()
     if loop.ema:
         training.model.load_state_dict(loop.ema.tensors, strict=False)
     return at
@@ -203,7 +208,8 @@ class _Loop:
             # The first rank's clock decides, and any of them may have been asked to stop: they save together. The last
             # step is saved together with the epoch's record.
             wanted = (self.ranks.is_rank_zero and self.interval.due()) or bool(self.stop)
-            if self.ranks.largest(wanted) and at.step < steps:
+            asks = self.ranks.size == 1 or self.training.device.type == "cpu" or at.step % ASK_STEPS == 0
+            if asks and self.ranks.largest(wanted) and at.step < steps:
                 self.save()
 
     def step(self, batch: Input, joined: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -213,7 +219,10 @@ class _Loop:
         if self.protocol.dropout:
             # The masks of a step do not depend on how many steps this process has done before; each rank has its own.
             place = at.step + (ranks.rank << 32)
-            torch.manual_seed(int(draw(training.seed, Stream.DROPOUT, at.epoch, place)[0] >> 1))
+            generator = torch.default_generator
+            if training.device.type == "cuda":
+                generator = torch.cuda.default_generators[training.device.index]
+            generator.manual_seed(int(draw(training.seed, Stream.DROPOUT, at.epoch, place)[0] >> 1))
         with torch.autocast(training.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
             outputs = self.forward(batch.images)
         loss = task.loss(outputs, batch.labels)
@@ -238,9 +247,10 @@ class _Loop:
     def save(self) -> None:
         """Save the state, then stop where that was asked for. Raises WrnPipeError for a non-finite loss or weight."""
         self._require_finite_loss(self.at.step, self.totals.tolist())
-        for name, value in self.model.state_dict().items():
-            if not value.isfinite().all():
-                raise self._non_finite(name, self.at.step)
+        state = self.model.state_dict()
+        finite = torch.stack([value.isfinite().all() for value in state.values()])
+        if not finite.all():
+            raise self._non_finite(list(state)[finite.tolist().index(False)], self.at.step)
         if self.ranks.is_rank_zero:
             self.interval.saved(self.states.save(self.at), str(self.training.scratch))
         if signum := self.ranks.largest(self.stop[0] if self.stop else 0):  # which waits for the save

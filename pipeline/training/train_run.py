@@ -41,7 +41,10 @@ def train_run(
         if not ranks.is_rank_zero:
             train(training, lambda *_: None)
             return
-        here = f"on {training.device} ({record['device']['name']}, {record['device']['threads']} threads)"
+        of = record["device"]
+        here = f"on {training.device} ({of['name']}, " + (
+            f"{of['threads']} threads)" if "threads" in of else f"CUDA {of['cuda']})"
+        )
         if ranks.size > 1:
             here = f"by {ranks.size} processes, batch norm {training.protocol.batch_norm}, the first {here}"
         if training.precision != (asked := training.protocol.precision):

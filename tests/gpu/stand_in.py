@@ -63,6 +63,7 @@ def build(to: Path) -> dict[str, str]:
         # Caches of its own: what is compiled for it is of no use elsewhere, and the other way round.
         "TORCHINDUCTOR_CACHE_DIR": str(to / "inductor"),
         "TRITON_CACHE_DIR": str(to / "triton"),
+        "CUDA_VISIBLE_DEVICES": "0",
         "PYTHONPATH": str(HERE),
         "DISABLE_ADDMM_CUDA_LT": "1",
     }

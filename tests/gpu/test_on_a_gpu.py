@@ -97,6 +97,34 @@ def test_an_epoch_of_torchs_own_kernels_waits_for_nothing_and_repeats(project: P
         print(name, of["per_step"])
 
 
+PROBE = """
+import torch
+from pipeline.training.device import choose, computed_in, facts
+device = choose("auto")
+print(device, computed_in("bf16", device), "threads" in facts(device))
+choose("cuda")
+"""
+
+
+@pytest.mark.parametrize(
+    ("machine", "found", "why"),
+    [
+        ({}, "cuda:0 bf16 False", ""),
+        ({"STAND_IN_CAPABILITY": "75"}, "cuda:0 fp32 False", ""),
+        ({"STAND_IN_CAPABILITY": "70"}, "cpu", "has compute capability 7.0, and this torch kernels from 7.5 on"),
+        ({"STAND_IN_DRIVER": "12080"}, "cpu", "the NVIDIA driver is for CUDA 12.8, this torch for 13.0"),
+    ],
+    ids=["H100", "T4", "V100", "old driver"],
+)
+def test_a_gpu_that_torch_cannot_use_is_named_and_one_without_bf16_computes_in_fp32(
+    project: Project, gpu: dict[str, str], machine: dict[str, str], found: str, why: str
+) -> None:
+    done = project.run(sys.executable, "-c", PROBE, **gpu | machine)
+    assert done.stdout.startswith(found), done.stderr
+    assert why in done.stderr.splitlines()[0] if why else done.returncode == 0, done.stderr
+    assert ("UserError: device: cuda, but" in done.stderr) == bool(why)
+
+
 @pytest.mark.soak
 def test_a_compiled_epoch_waits_for_nothing_and_repeats(project: Project, gpu: dict[str, str]) -> None:
     for name, of in trained(project, gpu, "compiled", *COMPILED).items():

@@ -38,8 +38,8 @@ class Check:
 _PYTHON = (sys.executable, "-P", "-c")
 _BF16 = "from pipeline.training.device import *; exit(computed_in('bf16', choose('auto')) != 'bf16' and 'none')"
 _GPU = (
-    "from torch import cuda; from pipeline.training.device import unusable_gpu as why; why() and exit(why()); cuda.init(); "
-    "print(cuda.device_count(), cuda.get_device_name(), 'of capability', *cuda.get_device_capability())"
+    "from torch import cuda; from pipeline.training.device import unusable_gpu as why; why() and exit(why()); "
+    "cuda.init(); print(cuda.device_count(), cuda.get_device_name(), 'capability', *cuda.get_device_capability())"
 )
 COMMANDS: dict[str, tuple[Sequence[str], State, str]] = {
     "torch": ((*_PYTHON, "import torch; print(torch.__version__)"), "missing", SET_UP_AGAIN),

@@ -38,6 +38,12 @@ from pipeline.training.ranks import joined
 from pipeline.training.train_run import prepare
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def changed(plan: Plan, scenario: dict[str, Any]) -> Plan:
     brief, run = plan.protocols["brief"].model_dump(), plan.runs[RUN].model_dump()
     protocols = {"brief": Protocol.model_validate({**brief, **scenario["protocol"]})}
@@ -83,10 +89,7 @@ def one(plan: Plan, scenario: dict[str, Any], rank: int) -> None:
 
 def together(plan: Plan, scenario: dict[str, Any]) -> list[int]:
     """The exit statuses."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
+    port, children = free_port(), []
     for rank in range(scenario["size"]):
         child = os.fork()
         if child == 0:

@@ -14,7 +14,7 @@ from pipeline.data import batches
 from pipeline.data.augmentation import ATTEMPTS, central_boxes, flips, offsets, random_boxes
 from pipeline.data.batches import Preprocessing
 from pipeline.data.readers import Splits
-from pipeline.data.sampler import Stream, below, draw, held_out, mix, sample_order
+from pipeline.data.sampler import Stream, below, draw, held_out, sample_order
 from pipeline.params import Crop, Flip
 
 getcontext().prec = 60
@@ -23,20 +23,6 @@ ERAS: list[tuple[Flip, Crop]] = [("per-image", "per-image"), ("half-batch", "per
 WORDS = {torch.float32: np.uint32, torch.bfloat16: np.uint16}
 MEAN, STD = np.array([125.3, 123.0, 113.9], np.float32), np.array([63.0, 62.1, 66.7], np.float32)
 SEEDS, EPOCHS, SIDES = st.integers(0, 2**32 - 1), st.integers(0, 10_000), st.integers(1, 2000)
-
-
-def test_mix_is_splitmix64() -> None:
-    """First outputs of Vigna's public-domain splitmix64.c for state 1234567."""
-    with np.errstate(over="ignore"):
-        states = np.uint64(1234567) + np.arange(1, 4).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    assert mix(states).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
-
-
-@given(SEEDS, EPOCHS, st.integers(0, 2**40), st.sampled_from(Stream))
-def test_a_draw_does_not_depend_on_its_neighbours(seed: int, epoch: int, index: int, stream: Stream) -> None:
-    alone = draw(seed, stream, epoch, [index])
-    among = draw(seed, stream, epoch, np.arange(max(0, index - 3), index + 4))
-    assert alone[0] in among
 
 
 @given(SEEDS, EPOCHS, st.integers(1, 3000), st.data())

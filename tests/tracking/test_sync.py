@@ -189,10 +189,8 @@ def test_what_mlflow_does_not_take_is_published_all_the_same_and_a_sync_tells_th
         with pytest.raises(UserError) as error:
             place.sync()
         assert error.value.what.startswith("MLflow's tracking/mlflow.db fails (")
-        assert error.value.remedy == (
-            "make tracking/ writable, with room on its disk; a database that is broken: move tracking/mlflow.db away, "
-            "then: wrn-pipe track sync"
-        )
+        assert "writable" in error.value.remedy
+        assert "move tracking/mlflow.db away, then: wrn-pipe track sync" in error.value.remedy
 
 
 def test_a_training_that_failed_or_was_stopped_says_so(place: Place) -> None:
@@ -280,17 +278,15 @@ def answered(run: str, results: Sequence[Result]) -> tuple[str, str]:
     return judged(run, claims, Comparison(PAPER, parse_plan(plan_text(results), PARAMS), results))
 
 
-def test_a_training_answers_the_errors_of_its_network_on_its_dataset() -> None:
-    for name in ("WRN-40-2-B(3,3)", "WRN-40-2"):
-        claims = claims_for(name, "cifar10", PAPER)
-        assert [claim.id for claim in claims] == [
-            "3/cifar10/WRN-40-2-B(3,3)/top1_error",
-            "4/cifar10/WRN-40-2/top1_error",
-        ]
-    assert table_tag(claims) == "3 4"
-    assert [claim.id for claim in claims_for("WRN-40-2", "cifar100", PAPER)] == ["4/cifar100/WRN-40-2/top1_error"]
-    twice = claims_for("WRN-50-2-bottleneck", "imagenet", PAPER)  # top-1 and top-5 errors
-    assert table_tag(twice).split() == sorted(set(table_tag(twice).split()))
+@pytest.mark.parametrize(
+    ("network", "dataset", "tables"),
+    [
+        *(("WRN-40-2-B(3,3)", "cifar10", "3 4"), ("WRN-40-2", "cifar10", "3 4"), ("WRN-40-2", "cifar100", "4")),
+        ("WRN-50-2-bottleneck", "imagenet", "8 9"),  # each once, though by top-1 and top-5 errors
+    ],
+)
+def test_a_training_answers_the_tables_of_its_network(network: str, dataset: str, tables: str) -> None:
+    assert table_tag(claims_for(network, dataset, PAPER)) == tables
 
 
 def test_a_run_that_counts_has_the_verdict_of_its_claims() -> None:

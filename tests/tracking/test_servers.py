@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from project import WRN_PIPE, Project
+from project import WRN_PIPE, Project, free_port
 from tracking.conftest import FIRST, SECOND, Place, copy
 
 from pipeline.artifacts import EpochRecord
@@ -30,12 +29,6 @@ FLAGS = (
     "--disable-background-networking --disable-component-update --window-size=1500,2600"
 )
 Open = Callable[..., str]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -90,9 +83,7 @@ def test_a_server_is_used_and_its_end_is_said(place: Place, tmp_path: Path) -> N
     gone = project.cli("track", "sync", MLFLOW_TRACKING_URI=address)
     assert gone.returncode == 2
     assert gone.stderr.startswith(f"error: MLflow's {address} fails (")
-    assert gone.stderr.splitlines()[-1] == (
-        "  fix: start the server, or unset MLFLOW_TRACKING_URI, then: wrn-pipe track sync"
-    )
+    assert "unset MLFLOW_TRACKING_URI, then: wrn-pipe track sync" in gone.stderr.splitlines()[-1]
     assert not (place.root / "tracking").exists()
 
 

@@ -62,7 +62,6 @@ MISTYPED = {
     "explain --paper-table 4 --row WRN-40-1 --dataset svhn": ("no dataset 'svhn'", "known datasets: "),
     "explain --paper-table all --row WRN-40-1": ("the paper has no table 'all'", "known tables: 2, 3, 4"),
     "net WRN-1000000-1": ("deeper than 2000 layers", "write WRN-28-10"),
-    "net WRN-41-2": ("depth 41 is not 6N+4", "write WRN-40-2 or WRN-46-2"),
     "bench loader --ways dali": ("no way to load is called 'dali'", "choose words of: ours over FFCV,"),
     "estimate --paper-table figure-4": ("table figure-4 has nothing to train", "choose "),
 }

@@ -6,7 +6,6 @@ that whoever would wait for a value (item, tolist, nonzero, a boolean mask, equa
 """
 
 import json
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from made_up_runs import changed
-from project import RUN, make_project
+from project import RUN, Project
 from small_trainings import ignore, protocol, training, weights, with_nan
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -38,18 +37,8 @@ from pipeline.runner.run_hooks import Monitor
 from pipeline.tasks.classification import Classification
 from pipeline.training import device, loop
 from pipeline.training.hooks import Hooks
-from pipeline.training.loop import AsyncCopy, Training, learning_rate, resets_momentum, train
+from pipeline.training.loop import AsyncCopy, Training, learning_rate, train
 from pipeline.training.train_run import train_run
-
-
-def test_the_papers_rates_drop_at_the_start_of_its_epochs_60_120_and_160() -> None:
-    """Paper, section 3: 0.1, times 0.2 at 60, 120 and 160; the authors' epochs count from 1."""
-    paper = load(Path(__file__).resolve().parents[2] / "params.yaml").protocols["paper-meanstd"]
-    rates = [learning_rate(paper, epoch, 0, 390) for epoch in range(200)]
-    assert rates == [learning_rate(paper, epoch, 389, 390) for epoch in range(200)]
-    expected = [0.1] * 59 + [0.02] * 60 + [0.004] * 40 + [0.0008] * 41
-    assert rates == pytest.approx(expected, rel=1e-12)
-    assert [epoch for epoch in range(200) if resets_momentum(paper, epoch)] == [59, 119, 159]
 
 
 def test_bf16_is_to_the_bit_what_autocast_makes_of_float32_inputs(
@@ -95,13 +84,8 @@ def test_the_network_is_shown_the_batches_of_the_protocol_the_seed_and_the_epoch
 
 
 def test_without_instructions_for_bf16_a_training_computes_in_fp32_and_says_so(
-    tiny_beton: Path,
-    tiny_dataset_entry: Callable[[str], dict[str, Any]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
     project.edit(lambda params: params["loading"].update(backend="numpy"))
     monkeypatch.chdir(project.root)
     monkeypatch.setattr(device, "_native_bf16", lambda: "")

@@ -86,14 +86,6 @@ def test_an_image_or_crop_that_is_not_there_is_refused(tiny_images: Splits, plac
         batches.fill(out, tiny_images["train"][0], places[0], places[1:], table)
 
 
-def test_draws_follow_the_sample_and_not_its_place() -> None:
-    indices = np.random.default_rng(0).permutation(1000)
-    whole = flips("per-image", 3, 5, np.arange(1000)), *offsets("per-image", 3, 5, np.arange(1000), 0)
-    shuffled = flips("per-image", 3, 5, indices), *offsets("per-image", 3, 5, indices, 17)
-    for one, other in zip(whole, shuffled, strict=True):
-        assert np.array_equal(one[indices], other)
-
-
 def test_per_image_offsets_are_even_and_independent_and_per_batch_ones_are_one_pair_a_batch() -> None:
     indices = np.arange(400_000)
     mirrored = flips("per-image", 1, 0, indices)

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from made_up_runs import changed, five, plan_text, result
 from mlflow.entities import ViewType
-from project import Project
+from project import ROOT, Project, WrnPipe
 from tracking.conftest import FIRST, SECOND, Place, copy
 from typer.testing import CliRunner
 
 from pipeline.artifacts import EpochRecord
-from pipeline.cli.main import app, main
+from pipeline.cli.main import app
 from pipeline.comparison.cells import Comparison
 from pipeline.comparison.results import Result
 from pipeline.errors import UserError
@@ -242,19 +242,16 @@ SECRETS = (
 
 @pytest.mark.parametrize("address", SECRETS.split())
 def test_another_address_is_an_error_that_does_not_repeat_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
+    monkeypatch: pytest.MonkeyPatch, wrn_pipe: WrnPipe, address: str
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.chdir(ROOT)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    monkeypatch.setattr("sys.argv", ["wrn-pipe", "track", "sync"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    shown = capsys.readouterr()
-    said, fix = shown.err.splitlines()
+    shown = wrn_pipe("track", "sync")
+    assert shown.returncode == 2
+    said, fix = shown.stderr.splitlines()
     assert "MLFLOW_TRACKING_URI is neither" in said
     assert "MLFLOW_TRACKING_PASSWORD" in fix
-    assert "sesame" not in shown.out + shown.err
+    assert "sesame" not in shown.stdout + shown.stderr
 
 
 def test_servers_and_databases_keep_their_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

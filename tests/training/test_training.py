@@ -34,16 +34,6 @@ from pipeline.training.optimizer import learning_rate, resets_momentum
 from pipeline.training.train_run import train_run
 
 
-def test_the_papers_rates_drop_at_the_start_of_its_epochs_60_120_and_160() -> None:
-    """Paper, section 3: 0.1, times 0.2 at 60, 120 and 160; the authors' epochs count from 1."""
-    paper = load(Path(__file__).resolve().parents[2] / "params.yaml").protocols["paper-meanstd"]
-    rates = [learning_rate(paper, epoch, 0, 390) for epoch in range(200)]
-    assert rates == [learning_rate(paper, epoch, 389, 390) for epoch in range(200)]
-    expected = [0.1] * 59 + [0.02] * 60 + [0.004] * 40 + [0.0008] * 41
-    assert rates == pytest.approx(expected, rel=1e-12)
-    assert [epoch for epoch in range(200) if resets_momentum(paper, epoch)] == [59, 119, 159]
-
-
 def test_bf16_is_to_the_bit_what_autocast_makes_of_float32_inputs(
     tiny_beton: Path, tmp_path: Path, tiny_images: Splits
 ) -> None:
@@ -87,13 +77,8 @@ def test_the_network_is_shown_the_batches_of_the_protocol_the_seed_and_the_epoch
 
 
 def test_without_instructions_for_bf16_a_training_computes_in_fp32_and_says_so(
-    tiny_beton: Path,
-    tiny_dataset_entry: Callable[[str], dict[str, Any]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
     project.edit(lambda params: params["loading"].update(backend="numpy"))
     monkeypatch.chdir(project.root)
     monkeypatch.setattr(device, "_native_bf16", lambda: "")

@@ -15,7 +15,6 @@ and the final ones. The JSON has the history, devices, the seeds of the steps' m
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import traceback
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from project import ROOT, RUN, Project
+from project import ROOT, RUN, Project, free_port
 from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -36,12 +35,6 @@ from pipeline.runner.run_hooks import RunHooks
 from pipeline.training.loop import train
 from pipeline.training.ranks import joined
 from pipeline.training.train_run import prepare
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def changed(plan: Plan, scenario: dict[str, Any]) -> Plan:

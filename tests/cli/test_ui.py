@@ -8,8 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from crew import free_port
-from project import ROOT, Project, WrnPipe
+from project import ROOT, Project, WrnPipe, free_port
 
 
 @pytest.mark.soak

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crew import free_port
-from project import Project, clone, told
+from project import Project, clone, free_port, told
 from test_jobs import NAMES, ONE_THREAD, driving, states, three_runs, until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "srun")

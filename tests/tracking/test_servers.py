@@ -15,8 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from crew import free_port
-from project import Project
+from project import Project, free_port
 from tracking.conftest import FIRST, SECOND, Place
 
 from pipeline.artifacts import EpochRecord

@@ -4,10 +4,8 @@ What they compute tests/reference holds.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import photos
@@ -15,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from made_up_runs import changed
-from project import RUN, make_project
+from project import RUN, Project
 from small_trainings import ignore, training, weights, with_nan
 from torch import nn
 
@@ -30,7 +28,7 @@ from pipeline.tasks.classification import Classification
 from pipeline.training import device, loop
 from pipeline.training.hooks import Hooks
 from pipeline.training.loop import Training, train
-from pipeline.training.optimizer import learning_rate, resets_momentum
+from pipeline.training.optimizer import learning_rate
 from pipeline.training.train_run import train_run
 
 

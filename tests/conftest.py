@@ -17,6 +17,7 @@ import photos
 import pytest
 from filelock import FileLock
 from hypothesis import settings
+from project import Project, make_project
 
 from pipeline.data.conversion import convert
 from pipeline.data.digest import record_digests, split_digest
@@ -139,6 +140,12 @@ def tiny_dataset_entry(tiny_images: Splits) -> Callable[[str], dict[str, Any]]:
     return entry
 
 
+@pytest.fixture
+def project(tmp_path: Path, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Project:
+    """A repository with one brief run on data that is there already; its archive's address leads nowhere."""
+    return make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
+
+
 def _describe(url: str) -> dict[str, Any]:
     content = TINY.read_bytes()
     return {
@@ -162,7 +169,7 @@ class Request(NamedTuple):
     status: int
 
 
-Behaviour = Callable[["_Handler"], None]
+Behaviour = Callable[["_Handler"], object]
 
 
 @dataclass
@@ -190,12 +197,7 @@ class ArchiveServer:
 
     def stall_after(self, count: int) -> Behaviour:
         """Send `count` bytes of the answer, then nothing until the server is closed."""
-
-        def behave(handler: "_Handler") -> None:
-            handler.send_range(stop_after=count)
-            self.closing.wait(60)
-
-        return behave
+        return lambda handler: (handler.send_range(stop_after=count), self.closing.wait(60))
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -15,7 +15,6 @@ and the final ones. The JSON has the history, devices, the seeds of the steps' m
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import traceback
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from project import ROOT, RUN, Project
+from project import ROOT, RUN, Project, free_port
 from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -83,10 +82,7 @@ def one(plan: Plan, scenario: dict[str, Any], rank: int) -> None:
 
 def together(plan: Plan, scenario: dict[str, Any]) -> list[int]:
     """The exit statuses."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
+    port, children = free_port(), []
     for rank in range(scenario["size"]):
         child = os.fork()
         if child == 0:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,9 @@ COPIED = (
     "environment/requirements.lock",
     "evidence/README.md",
 )
+
+AUTHOR = {f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+"""An environment in which git commits, whoever the user is."""
 
 WrnPipe = Callable[..., "subprocess.CompletedProcess[str]"]
 """The fixture wrn_pipe."""
@@ -84,8 +88,7 @@ class Project:
 
     def commit(self, message: str) -> None:
         for arguments in (("add", "-A"), ("commit", "-q", "-m", message)):
-            done = self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments)
-            assert done.returncode == 0, done.stderr
+            told(self.run("git", *arguments, **AUTHOR))
 
 
 def told(ran: "subprocess.CompletedProcess[str]") -> str:
@@ -147,6 +150,12 @@ def make_project(root: Path, dataset: dict[str, Any], beton: Path | None = None)
         (root / "data" / "beton").mkdir(parents=True)
         (root / "data" / "beton" / "cifar10-tiny-rgb").symlink_to(beton)
     return project
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
 
 
 @contextmanager

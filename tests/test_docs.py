@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from project import ROOT, Project, clone, copy_repository, told
+from project import AUTHOR, ROOT, Project, clone, copy_repository, told
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 from s3_server import NO_OTHER_CREDENTIALS, s3_server
@@ -51,8 +51,7 @@ def commands(page: Path) -> list[str]:
 def run_all(project: Project, page: Path, instead: Mapping[str, str] | None = None) -> str:
     """Run the page's commands in order, with `instead` of names that stand for the reader's own; what they printed."""
     shown = ""
-    names = {f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    variables = {**NO_OTHER_CREDENTIALS, **names}
+    variables = {**NO_OTHER_CREDENTIALS, **AUTHOR}
     for line in commands(page):
         if line in NOT_RUN:
             continue

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from project import RUN, Project, clone, made, make_project, told
+from project import AUTHOR, RUN, Project, clone, made, make_project, told
 from typer.testing import CliRunner
 
 from pipeline.artifacts import read_predictions
@@ -285,8 +285,7 @@ def test_dvcs_own_commands_tell_an_experiment_from_the_plan(done: Project, tmp_p
     told(project.run("dvc", "checkout"))
 
     def said(*words: str) -> Any:
-        names = {f"GIT_{who}_{what}": "t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        shown = told(project.run("dvc", *words, **names))
+        shown = told(project.run("dvc", *words, **AUTHOR))
         return json.loads(shown) if "--json" in words else shown
 
     metrics = f"evaluations/{RUN}/metrics.json"

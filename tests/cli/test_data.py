@@ -190,7 +190,6 @@ def test_without_a_pinned_digest_the_card_is_compared_and_without_a_card_nothing
 @pytest.mark.parametrize(
     ("arguments", "what", "remedy"),
     [
-        (["verify", "cifar10-tny"], "params.yaml has no dataset 'cifar10-tny'", "did you mean cifar10-tiny?"),
         (["verify", "svhn"], "svhn is not in params.yaml", "wrn-pipe plan --paper-table all --dataset svhn adds it"),
         (["show", NAME, "--out", "no/x.png"], "cannot write no/x.png: ", "choose another place"),
         (["show", NAME, "--out", "x.picture"], "cannot write x.picture: unknown file ext", "choose another place"),

@@ -127,7 +127,6 @@ def test_quick_leaves_imagenet_out_and_says_so(wrn_pipe: WrnPipe) -> None:
 @pytest.mark.parametrize(
     ("arguments", "what", "remedy"),
     [
-        (("--paper-table", "4", "--row", "WRN-40-3"), "no row 'WRN-40-3'", "WRN-40-"),
         (("--paper-table", "4", "--dataset", "cifar1000"), "no dataset 'cifar1000'", "cifar100?"),
         (("--paper-table", "4", "--protocol", "quik"), "no protocol 'quik'", "quick?"),
         (("--paper-table", "figure-4"), "nothing to train for these numbers: 5 timings", "choose a table"),

@@ -8,15 +8,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from project import ROOT, Project, WrnPipe
+from project import ROOT, Project, WrnPipe, free_port
 
 
 @pytest.mark.soak
 def test_it_serves_the_store_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = tmp_path / "log"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    log, port = tmp_path / "log", free_port()
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     running = Project(tmp_path).start(log, "ui", "--port", str(port))

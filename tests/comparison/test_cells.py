@@ -208,14 +208,6 @@ def test_counts_are_exact_and_what_is_quoted_or_timed_is_not_judged(compared) ->
     assert {cell_of(each, of).verdict for each in CLAIMS.values() if each.kind in ("quoted", "timing")} == {None}
 
 
-def test_table_4_has_ten_rows_and_one_dash(compared) -> None:
-    for results in ([], five([2100] * 3, network="WRN-40-8", dataset="cifar100")):
-        found = table("4", compared(results))
-        (dash,) = (c for c in found.cells if c.kind == "unpublished")
-        assert (len(found.models), dash.model, dash.dataset) == (10, "WRN-40-8", "cifar100")
-        assert (dash.verdict, dash.ours is None) == (None, results == [])
-
-
 PRINTED = {"pre-act-ResNet-164": 85, "pre-act-ResNet-1001": 512, "WRN-40-4": 68, "WRN-16-10": 164, "WRN-28-10": 312}
 SAME = dict.fromkeys(PRINTED, "same order")
 

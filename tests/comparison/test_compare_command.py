@@ -3,41 +3,30 @@
 import json
 import shutil
 import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import pytest
 from made_up_runs import five, result, write
+from project import ROOT, WrnPipe, told
 
-from pipeline.cli.main import main
 from pipeline.comparison.results import Result
 
-ROOT = Path(__file__).resolve().parents[2]
-Command = Callable[..., tuple[int, str, str]]
 ROW = ("--paper-table", "3", "--row", "WRN-40-2-B(3,3)")
 GOOD = [result(e, run=f"good-{s}", network="WRN-40-2", seed=s) for s, e in enumerate([540, 548, 541, 545, 543], 1)]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path) -> Command:
-    """Runs a command of wrn-pipe in `tmp_path` and returns its exit code, stdout and stderr."""
+def compare(wrn_pipe: WrnPipe, monkeypatch: pytest.MonkeyPatch, tmp_path) -> Callable[..., tuple[int, str, str]]:
+    """In `tmp_path`: the exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["wrn-pipe", *words])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return int(left.value.code or 0), *capsys.readouterr()
+        done = wrn_pipe("compare", *words)
+        return done.returncode, done.stdout, done.stderr
 
     return run
-
-
-@pytest.fixture
-def compare(command: Command) -> Command:
-    return partial(command, "compare")
 
 
 def test_a_table_for_a_newcomer(compare, tmp_path, brief) -> None:
@@ -73,10 +62,7 @@ def test_filters(compare, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--paper-table", "figure4"], "figure-4"),
-        (["--paper-table", "4", "--dataset", "cifar1000"], "cifar100"),
         (["--paper-table", "4", "--row", "WRN-40-11"], "WRN-40-1"),
-        (["--run", "cifar10-wrn-40-2-b(3,3)-s9"], "did you mean"),
         (["--orderings", "--format", "html"], "markdown"),
         (["--paper-table", "4", "--output", "no/such/folder.txt"], "folder"),
         (["--orderings", "--run", "cifar10-wrn-40-2-s1"], "leave --run"),
@@ -202,22 +188,19 @@ def test_archives_that_can_not_be_compared(compare, tmp_path, names, what, remed
     assert Path.cwd() == tmp_path
 
 
-def test_what_to_do_next_is_about_what_was_asked_for(command, tmp_path) -> None:
+def test_what_to_do_next_is_about_what_was_asked_for(compare, wrn_pipe, tmp_path) -> None:
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     row, on_cifar10 = ("--paper-table", "4", "--row", "WRN-16-8"), ("--dataset", "cifar10")
 
     def said(*words: str) -> str:
-        _, out, _ = command("compare", *row, *words)
+        _, out, _ = compare(*row, *words)
         return " ".join(out.rpartition("Next: ")[2].split())
 
     asked = "wrn-pipe plan --paper-table 4 --row WRN-16-8"
     assert said().startswith(f"2 claims need comparable runs. {asked} --seeds 5 adds them,")
     assert f". {asked} --dataset cifar10 --seeds 5 adds them," in said(*on_cifar10)
-    assert command("plan", *row, *on_cifar10, "--seeds", "2", "--yes")[0] == 0
+    told(wrn_pipe("plan", *row, *on_cifar10, "--seeds", "2", "--yes"))
     assert "wrn-pipe plan" in said(*on_cifar10), "a verdict needs three runs"
-    assert command("plan", *row, *on_cifar10, "--seeds", "3", "--yes")[0] == 0
-    assert said(*on_cifar10) == (
-        "1 claim needs comparable runs, which params.yaml has: "
-        "wrn-pipe repro 'cifar10-wrn-16-8-paper-zca-s*' trains them."
-    )
+    told(wrn_pipe("plan", *row, *on_cifar10, "--seeds", "3", "--yes"))
+    assert "wrn-pipe repro 'cifar10-wrn-16-8-paper-zca-s*' trains them." in said(*on_cifar10)
     assert "wrn-pipe plan" in said(), "CIFAR-100 is not planned"

@@ -199,8 +199,10 @@ def test_a_cell_in_words(tables) -> None:
 
 
 def test_importing_needs_no_torch() -> None:
+    """Nor does planning, nor the stage that makes the tables."""
     code = (
         "import sys, pipeline.comparison.formats, pipeline.comparison.orderings, pipeline.cli.compare;"
-        "heavy = {'torch', 'pandas', 'scipy'} & set(sys.modules); assert not heavy, heavy"
+        "heavy = {'torch', 'pandas', 'scipy'} & set(sys.modules); assert not heavy, heavy;"
+        "import pipeline.runner.plan_edit, stages.tabulate; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

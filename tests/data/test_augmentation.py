@@ -14,7 +14,7 @@ from pipeline.data import batches
 from pipeline.data.augmentation import ATTEMPTS, central_boxes, flips, offsets, random_boxes
 from pipeline.data.batches import Preprocessing
 from pipeline.data.readers import Splits
-from pipeline.data.sampler import Stream, below, draw, held_out, mix, sample_order
+from pipeline.data.sampler import Stream, below, draw, held_out, sample_order
 from pipeline.params import Crop, Flip
 
 getcontext().prec = 60
@@ -23,20 +23,6 @@ ERAS: list[tuple[Flip, Crop]] = [("per-image", "per-image"), ("half-batch", "per
 WORDS = {torch.float32: np.uint32, torch.bfloat16: np.uint16}
 MEAN, STD = np.array([125.3, 123.0, 113.9], np.float32), np.array([63.0, 62.1, 66.7], np.float32)
 SEEDS, EPOCHS, SIDES = st.integers(0, 2**32 - 1), st.integers(0, 10_000), st.integers(1, 2000)
-
-
-def test_mix_is_splitmix64() -> None:
-    """First outputs of Vigna's public-domain splitmix64.c for state 1234567."""
-    with np.errstate(over="ignore"):
-        states = np.uint64(1234567) + np.arange(1, 4).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    assert mix(states).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
-
-
-@given(SEEDS, EPOCHS, st.integers(0, 2**40), st.sampled_from(Stream))
-def test_a_draw_does_not_depend_on_its_neighbours(seed: int, epoch: int, index: int, stream: Stream) -> None:
-    alone = draw(seed, stream, epoch, [index])
-    among = draw(seed, stream, epoch, np.arange(max(0, index - 3), index + 4))
-    assert alone[0] in among
 
 
 @given(SEEDS, EPOCHS, st.integers(1, 3000), st.data())
@@ -98,14 +84,6 @@ def test_an_image_or_crop_that_is_not_there_is_refused(tiny_images: Splits, plac
     out, table = np.empty((4, 32, 32, 3), np.uint32), np.zeros((3, 256), np.uint32)
     with pytest.raises(IndexError, match="no such image or crop"):
         batches.fill(out, tiny_images["train"][0], places[0], places[1:], table)
-
-
-def test_draws_follow_the_sample_and_not_its_place() -> None:
-    indices = np.random.default_rng(0).permutation(1000)
-    whole = flips("per-image", 3, 5, np.arange(1000)), *offsets("per-image", 3, 5, np.arange(1000), 0)
-    shuffled = flips("per-image", 3, 5, indices), *offsets("per-image", 3, 5, indices, 17)
-    for one, other in zip(whole, shuffled, strict=True):
-        assert np.array_equal(one[indices], other)
 
 
 def test_per_image_offsets_are_even_and_independent_and_per_batch_ones_are_one_pair_a_batch() -> None:

@@ -187,17 +187,14 @@ def test_an_archive_is_kept_while_its_content_is_not_published(here: Here) -> No
 
 
 def test_a_dataset_comes_or_is_two_lines_at_the_end_and_unpinned_content_is_that_of_its_first_use(
-    tmp_path: Path,
-    tiny_archive: Path,
-    archive_server: ArchiveServer,
-    tiny_dataset_entry: Callable[[str], dict[str, Any]],
+    here: Here, tmp_path: Path
 ) -> None:
-    project = make_project(tmp_path / "project", tiny_dataset_entry(archive_server.put(tiny_archive)))
+    project = make_project(tmp_path / "project", here.entry)
     raw = project.root / TO
 
     def use(archive: Path) -> None:
         """Without a digest of the content."""
-        source = photos.source(archive_server, archive)
+        source = photos.source(here.server, archive)
         unpinned = {"sources": [source], "digests": None, "record_digests": None}
         project.edit(lambda params: params["datasets"][NAME].update(unpinned))
 
@@ -208,14 +205,14 @@ def test_a_dataset_comes_or_is_two_lines_at_the_end_and_unpinned_content_is_that
 
     absent = ["error: params.yaml has no dataset 'cifar01-tiny'", "  fix: did you mean cifar10-tiny?"]
     assert download("cifar01-tiny") == (2, absent)
-    use(tiny_archive)
+    use(here.archive)
     first = project.cli("repro", f"download@{NAME}")
     assert first.returncode == 0, first.stderr
     assert "no digest is pinned" in first.stderr + first.stdout
     assert len(list(raw.iterdir())) == 4
     (out,) = YAML(typ="safe").load(project.lock())["stages"][f"download@{NAME}"]["outs"]
 
-    use(photos.other_content(tiny_archive, tmp_path / "other.tar.gz"))
+    use(photos.other_content(here.archive, tmp_path / "other.tar.gz"))
     code, (error, fix) = download(NAME)
     assert code == 2
     assert error.startswith(f"error: data/raw/{NAME}: wrong content: md5 ")
@@ -223,7 +220,7 @@ def test_a_dataset_comes_or_is_two_lines_at_the_end_and_unpinned_content_is_that
     assert f"if it is this one, take download@{NAME} out of dvc.lock" in fix
     assert not raw.exists()
 
-    (archive_server.folder / "other.tar.gz").unlink()
+    (here.server.folder / "other.tar.gz").unlink()
     ended = project.cli("repro", f"download@{NAME}")
     assert ended.returncode == 2, "DVC itself reports every failure as 255"
     ((error, fix),) = re.findall(r"^(error: .*)\n(  fix: .*)", ended.stderr, re.MULTILINE)

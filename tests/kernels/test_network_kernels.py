@@ -3,7 +3,7 @@
 import copy
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch._dynamo
 import torch.nn.functional as F
-from project import RUN, make_project
+from project import RUN, Project
 from safetensors.torch import load_file
 
 from pipeline.artifacts import MODEL_FILES, WEIGHTS
@@ -164,11 +164,8 @@ def test_one_process_compiles_any_number_of_networks() -> None:
 
 
 @pytest.mark.soak
-def test_a_compiled_training_killed_in_an_epoch_ends_with_the_same_bytes(
-    tmp_path: Path, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
-) -> None:
+def test_a_compiled_training_killed_in_an_epoch_ends_with_the_same_bytes(project: Project, tmp_path: Path) -> None:
     """The last mini-batch of an epoch has another shape, and is the first or second that the next process meets."""
-    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
     settings = {"epochs": 3, "batch_size": 96, "precision": "fp32", "dropout": 0.3, "drop_last": False}
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "MLFLOW_TRACKING_URI": "none://"}
     folder, log = project.root / "models" / RUN, tmp_path / "log"

@@ -138,13 +138,12 @@ def call(folder: Path, *words: str, said: str = "", rc: int = 0) -> str:
     return done.stdout
 
 
-def quick(folder: Path, *words: str) -> str:
-    return call(folder, sys.executable, "-m", "pipeline.runner.dvc_patches", *words)
+def quick(folder: Path, *words: str, **more: Any) -> str:
+    return call(folder, sys.executable, "-m", "pipeline.runner.dvc_patches", *words, **more)
 
 
 def record(folder: Path, *stages: str, rc: int = 0) -> None:
-    words = sys.executable, "-m", "pipeline.runner.dvc_patches", "record"
-    call(folder, *words, said="\n".join(stages), rc=rc)
+    quick(folder, "record", said="\n".join(stages), rc=rc)
 
 
 def test_stages_are_recorded_as_dvc_does_one_by_one_or_at_once(project: Path) -> None:

@@ -6,20 +6,18 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from project import ROOT, RUN, Project, make_project, told
+from project import ROOT, RUN, Project, told
 
+from pipeline.artifacts import MODEL_FILES
 from pipeline.errors import UserError
 from pipeline.params import Plan
 from pipeline.runner.params_file import load
 from pipeline.training.processes import number_of_processes
-
-FILES = ("model.safetensors", "history.csv", "run.json")
 
 
 class Runs:
@@ -41,7 +39,7 @@ class Runs:
         assert words in self.log.read_text(), self.log.read_text()
 
     def published(self) -> list[bytes]:
-        return [(self.project.root / "models" / RUN / name).read_bytes() for name in FILES]
+        return [(self.project.root / "models" / RUN / name).read_bytes() for name in MODEL_FILES]
 
     def last_lines(self) -> list[str]:
         return self.log.read_text().splitlines()[-2:]
@@ -54,9 +52,7 @@ def ranks(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
 
 
 @pytest.fixture
-def runs(tmp_path: Path, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Iterator[Runs]:
-    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
-
+def runs(project: Project) -> Iterator[Runs]:
     def change(params: Any) -> None:
         params["loading"]["backend"] = "numpy"
         params["protocols"]["brief"].update(processes=2, batch_size=52, epochs=12)

@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from project import Project, clone, told
+from project import Project, clone, free_port, told
 from test_jobs import NAMES, ONE_THREAD, driving, states, three_runs, until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "srun")
@@ -69,7 +68,7 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     key.chmod(0o400)
     host = platform.node().partition(".")[0]
     conf = folder / "slurm.conf"
-    conf.write_text(CONF.format(folder=folder, host=host, controller=_free_port(), node=_free_port()))
+    conf.write_text(CONF.format(folder=folder, host=host, controller=free_port(), node=free_port()))
     environment = {"SLURM_CONF": str(conf)}
     path = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
     munged = ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket"]
@@ -93,12 +92,6 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
             assert time.monotonic() < deadline, f"the node does not come up: logs in {folder}"
             time.sleep(0.2)
         yield environment
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 pytestmark = [pytest.mark.soak, pytest.mark.skipif(missing() is not None, reason=str(missing()))]

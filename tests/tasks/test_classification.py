@@ -1,4 +1,4 @@
-"""Metrics from predictions alone, also where probabilities are equal or too small for float64."""
+"""Metrics from predictions alone where probabilities are equal or too small for float64."""
 
 import math
 
@@ -6,17 +6,6 @@ import numpy as np
 import pytest
 
 from pipeline.tasks.classification import metrics
-
-
-def test_the_headline_is_the_error_in_percent_with_its_standard_error() -> None:
-    labels, probabilities = np.array([0, 1, 1, 1]), np.array([[0.9, 0.1]] * 4)
-    assert metrics(labels, probabilities.argmax(1), probabilities) == {
-        "top1_error": 75.0,
-        "standard_error": pytest.approx(100 * math.sqrt(0.75 * 0.25 / 4), abs=1e-6),
-        "errors": 3,
-        "n": 4,
-        "negative_log_likelihood": pytest.approx(-(math.log(0.9) + 3 * math.log(0.1)) / 4, abs=1e-6),
-    }
 
 
 def test_a_probability_of_zero_is_a_finite_loss() -> None:

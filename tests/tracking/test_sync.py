@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from made_up_runs import changed, five, plan_text, result
 from mlflow.entities import ViewType
-from project import Project
+from project import ROOT, Project, WrnPipe
 from tracking.conftest import FIRST, SECOND, Place, copy
 from typer.testing import CliRunner
 
 from pipeline.artifacts import EpochRecord
-from pipeline.cli.main import app, main
+from pipeline.cli.main import app
 from pipeline.comparison.cells import Comparison
 from pipeline.comparison.results import Result
 from pipeline.errors import UserError
@@ -189,10 +189,8 @@ def test_what_mlflow_does_not_take_is_published_all_the_same_and_a_sync_tells_th
         with pytest.raises(UserError) as error:
             place.sync()
         assert error.value.what.startswith("MLflow's tracking/mlflow.db fails (")
-        assert error.value.remedy == (
-            "make tracking/ writable, with room on its disk; a database that is broken: move tracking/mlflow.db away, "
-            "then: wrn-pipe track sync"
-        )
+        assert "writable" in error.value.remedy
+        assert "move tracking/mlflow.db away, then: wrn-pipe track sync" in error.value.remedy
 
 
 def test_a_training_that_failed_or_was_stopped_says_so(place: Place) -> None:
@@ -244,19 +242,16 @@ SECRETS = (
 
 @pytest.mark.parametrize("address", SECRETS.split())
 def test_another_address_is_an_error_that_does_not_repeat_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
+    monkeypatch: pytest.MonkeyPatch, wrn_pipe: WrnPipe, address: str
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.chdir(ROOT)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    monkeypatch.setattr("sys.argv", ["wrn-pipe", "track", "sync"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    shown = capsys.readouterr()
-    said, fix = shown.err.splitlines()
+    shown = wrn_pipe("track", "sync")
+    assert shown.returncode == 2
+    said, fix = shown.stderr.splitlines()
     assert "MLFLOW_TRACKING_URI is neither" in said
     assert "MLFLOW_TRACKING_PASSWORD" in fix
-    assert "sesame" not in shown.out + shown.err
+    assert "sesame" not in shown.stdout + shown.stderr
 
 
 def test_servers_and_databases_keep_their_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -280,17 +275,15 @@ def answered(run: str, results: Sequence[Result]) -> tuple[str, str]:
     return judged(run, claims, Comparison(PAPER, parse_plan(plan_text(results), PARAMS), results))
 
 
-def test_a_training_answers_the_errors_of_its_network_on_its_dataset() -> None:
-    for name in ("WRN-40-2-B(3,3)", "WRN-40-2"):
-        claims = claims_for(name, "cifar10", PAPER)
-        assert [claim.id for claim in claims] == [
-            "3/cifar10/WRN-40-2-B(3,3)/top1_error",
-            "4/cifar10/WRN-40-2/top1_error",
-        ]
-    assert table_tag(claims) == "3 4"
-    assert [claim.id for claim in claims_for("WRN-40-2", "cifar100", PAPER)] == ["4/cifar100/WRN-40-2/top1_error"]
-    twice = claims_for("WRN-50-2-bottleneck", "imagenet", PAPER)  # top-1 and top-5 errors
-    assert table_tag(twice).split() == sorted(set(table_tag(twice).split()))
+@pytest.mark.parametrize(
+    ("network", "dataset", "tables"),
+    [
+        *(("WRN-40-2-B(3,3)", "cifar10", "3 4"), ("WRN-40-2", "cifar10", "3 4"), ("WRN-40-2", "cifar100", "4")),
+        ("WRN-50-2-bottleneck", "imagenet", "8 9"),  # each once, though by top-1 and top-5 errors
+    ],
+)
+def test_a_training_answers_the_tables_of_its_network(network: str, dataset: str, tables: str) -> None:
+    assert table_tag(claims_for(network, dataset, PAPER)) == tables
 
 
 def test_a_run_that_counts_has_the_verdict_of_its_claims() -> None:

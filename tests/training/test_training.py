@@ -1,17 +1,11 @@
-"""Trainings of a small network on real images: what they are shown; that in an epoch the process never waits for the
-device; and that a non-finite loss stops it all the same.
+"""Trainings of a small network on real images: what they are shown, and that a non-finite loss stops them.
 
-What they compute tests/reference holds. torch's meta device stands for a GPU: its tensors have shapes and no values, so
-that whoever would wait for a value (item, tolist, nonzero, a boolean mask, equal, a copy to the host) gets an error.
+What they compute tests/reference holds.
 """
 
 import json
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import photos
@@ -19,10 +13,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from made_up_runs import changed
-from project import RUN, make_project
-from small_trainings import ignore, protocol, training, weights, with_nan
+from project import RUN, Project
+from small_trainings import ignore, training, weights, with_nan
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.data.augmentation import flips, offsets
 from pipeline.data.batches import Inputs, Preprocessing
@@ -30,27 +23,13 @@ from pipeline.data.loader import Loader
 from pipeline.data.readers import Splits
 from pipeline.data.sampler import sample_order
 from pipeline.errors import WrnPipeError
-from pipeline.models.names import parse
-from pipeline.models.resnet import ResNet
-from pipeline.runner import run_hooks
 from pipeline.runner.params_file import load
-from pipeline.runner.run_hooks import Monitor
 from pipeline.tasks.classification import Classification
 from pipeline.training import device, loop
 from pipeline.training.hooks import Hooks
-from pipeline.training.loop import AsyncCopy, Training, train
-from pipeline.training.optimizer import learning_rate, resets_momentum
+from pipeline.training.loop import Training, train
+from pipeline.training.optimizer import learning_rate
 from pipeline.training.train_run import train_run
-
-
-def test_the_papers_rates_drop_at_the_start_of_its_epochs_60_120_and_160() -> None:
-    """Paper, section 3: 0.1, times 0.2 at 60, 120 and 160; the authors' epochs count from 1."""
-    paper = load(Path(__file__).resolve().parents[2] / "params.yaml").protocols["paper-meanstd"]
-    rates = [learning_rate(paper, epoch, 0, 390) for epoch in range(200)]
-    assert rates == [learning_rate(paper, epoch, 389, 390) for epoch in range(200)]
-    expected = [0.1] * 59 + [0.02] * 60 + [0.004] * 40 + [0.0008] * 41
-    assert rates == pytest.approx(expected, rel=1e-12)
-    assert [epoch for epoch in range(200) if resets_momentum(paper, epoch)] == [59, 119, 159]
 
 
 def test_bf16_is_to_the_bit_what_autocast_makes_of_float32_inputs(
@@ -96,13 +75,8 @@ def test_the_network_is_shown_the_batches_of_the_protocol_the_seed_and_the_epoch
 
 
 def test_without_instructions_for_bf16_a_training_computes_in_fp32_and_says_so(
-    tiny_beton: Path,
-    tiny_dataset_entry: Callable[[str], dict[str, Any]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    project = make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
     project.edit(lambda params: params["loading"].update(backend="numpy"))
     monkeypatch.chdir(project.root)
     monkeypatch.setattr(device, "_native_bf16", lambda: "")
@@ -121,57 +95,6 @@ def test_without_instructions_for_bf16_a_training_computes_in_fp32_and_says_so(
 def test_a_batch_larger_than_the_split_is_refused(tiny_beton: Path, tmp_path: Path) -> None:
     with pytest.raises(WrnPipeError, match="do not fill one mini-batch of 512"):
         train(training(tiny_beton, tmp_path, batch_size=512), ignore)
-
-
-class MetaAsyncCopy(AsyncCopy):
-    """Of a tensor without values: its copy stays on the device, which is never done, so that nobody may read it."""
-
-    asked = 0
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        super().__init__(tensor)
-        self.copy, self.copied = torch.empty_like(tensor), Mock(query=lambda: False)
-
-    def at(self, step: int) -> tuple[int, list[float]] | None:
-        MetaAsyncCopy.asked += 1
-        return super().at(step)
-
-
-class NoBlockingCopies(TorchDispatchMode):
-    """Refuses copies from the host to the device that wait."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func._schema.name == "aten::_to_copy" and args[0].device != result.device:
-            assert kwargs.get("non_blocking"), "a copy that waits"
-        return result
-
-
-def test_an_epoch_reads_nothing_from_the_device(
-    tiny_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Five steps are enough to look at the loss, for the log and for whether it is finite."""
-    sgd = torch.optim.SGD
-    monkeypatch.setattr(torch.optim, "SGD", lambda *a, fused, **settings: sgd(*a, **settings))  # no fused one on meta
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # does not know the meta device
-    monkeypatch.setattr(loop, "AsyncCopy", MetaAsyncCopy)
-    monkeypatch.setattr(loop, "CHECK_LOSS_STEPS", 2)
-    monkeypatch.setattr(run_hooks, "FILE_EVERY_S", 0.0)
-    recipe = protocol(batch_size=52, dropout=0.3, weight_average={"decay": 0.9, "every": 2})
-    meta = torch.device("meta")
-    with meta:
-        model, preprocessing = ResNet(parse("WRN-10-1-dropout"), 10, 0.3), Preprocessing("meanstd")
-    loader = Loader(tiny_beton, "train", 52, "numpy")
-    run = Training("tiny", recipe, 1, Classification(0.1), model, loader, preprocessing, meta, tmp_path, Hooks())
-    under_way = loop._Loop(run)
-    under_way.monitor = Monitor("tiny", tmp_path, 2, 5, 52, None)
-    under_way.epoch()  # what is copied once in a process is copied here
-    under_way.at.epoch, under_way.at.step = 1, 0
-    with NoBlockingCopies():
-        under_way.epoch()
-    assert (under_way.at.step, MetaAsyncCopy.asked) == (5, 14)
-    assert under_way.ema
-    assert under_way.ema.tensors
 
 
 @pytest.mark.parametrize("spoiled", [3, 10, 11])

@@ -34,6 +34,7 @@ NOT_RUN = {
     "wrn-pipe repro --slurm --partition gpu --gpus 1 --cpus 4 --time 8h --max-jobs 20": "tests/runner/test_slurm.py",
     "dvc exp run -S protocols.quick.epochs=2": "trains again; tests/test_pipeline.py trains by dvc",
     "wrn-pipe ui": "serves until Ctrl-C; tests/cli/test_ui.py runs it",
+    "wrn-pipe bench train --json": "minutes; tests/benchmarks/test_benchmarks.py runs it on a small network",
     "wrn-pipe estimate": "probes WRN-16-8 for half a minute; tests/benchmarks/test_benchmarks.py runs it",
     "wrn-pipe repro 'cifar10-wrn-16-8-paper-zca-s*'": "5 trainings of 200 epochs, on a GPU",
 }

@@ -4,7 +4,6 @@ It travels as a ZIP without compression: the state under its own name, which has
 fingerprint is the hash of, so that a machine whose code or settings differ can say in what.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,6 +55,7 @@ def take(file: Annotated[Path, Argument(help="A file of wrn-pipe checkpoint expo
     from pipeline.provenance import inputs
     from pipeline.runner.attempts import living_owner
     from pipeline.runner.params_file import load
+    from pipeline.tracking.mlflow_logger import flat
 
     again = "export it again with: wrn-pipe checkpoint export RUN --to FILE"
     try:
@@ -67,7 +67,7 @@ def take(file: Annotated[Path, Argument(help="A file of wrn-pipe checkpoint expo
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
         raise UserError(f"{file} holds no state of a training: {error}", again) from None
     settings_here, content_here = inputs(load(), run)
-    theirs, ours = dict(_flat(settings)), dict(_flat(settings_here))
+    theirs, ours = flat(settings), flat(settings_here)
     unlike = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
     differences = [f"{key} {theirs.get(key)}, here {ours.get(key)}" for key in unlike]
     differences += [path for path in {**content, **content_here} if content.get(path) != content_here.get(path)]
@@ -89,12 +89,3 @@ def take(file: Annotated[Path, Argument(help="A file of wrn-pipe checkpoint expo
         to.unlink()
         raise UserError(f"{file} is damaged: {error.strerror}", again) from None
     typer.echo(f"{run}: {at.epoch} epochs and {at.step} steps are done; wrn-pipe repro {run} goes on")
-
-
-def _flat(settings: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings by their dotted keys."""
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value

@@ -34,6 +34,7 @@ def data(context: typer.Context, json: Json = False) -> None:
         return
     from rich.box import SIMPLE
     from rich.console import Console
+    from rich.filesize import decimal
     from rich.table import Table
 
     from pipeline.runner.params_file import load
@@ -47,7 +48,7 @@ def data(context: typer.Context, json: Json = False) -> None:
     for column in ("dataset", "state", "size", "stored as", "sources, in order"):
         table.add_column(column, overflow="fold", no_wrap=column == "size")
     for row in listed:
-        size = _size(row.bytes_here) if row.bytes_here else f"({_size(row.bytes_raw)})"
+        size = decimal(row.bytes_here) if row.bytes_here else f"({decimal(row.bytes_raw)})"
         state = row.state if row.planned else f"{row.state}, not in params.yaml".removeprefix("missing, ")
         kept = [name if done == "converted" else f"{name} {done}" for name, done in row.representations.items()]
         table.add_row(row.name, state, size, "\n".join(kept), "\n".join(row.sources))
@@ -57,10 +58,6 @@ def data(context: typer.Context, json: Json = False) -> None:
         typer.echo(f"Next: wrn-pipe repro convert fetches and converts what is not ready: {', '.join(lacking)}.")
     if any(not row.planned for row in listed):
         typer.echo("wrn-pipe plan adds a dataset to params.yaml with the runs that need it.")
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 @app.command(epilog="Example: wrn-pipe data verify cifar10")
@@ -132,9 +129,10 @@ def show(
 def _need(name: str, plan: "Plan", *folders: Path) -> None:
     """Raise UserError where params.yaml has no such dataset, or none of its `folders` is here."""
     from pipeline.params import entry
-    from pipeline.runner.plan_state import known_datasets
+    from pipeline.publication.wide_resnet import PAPER
+    from pipeline.runner.plan_edit import known_datasets
 
-    if name not in plan.datasets and name in known_datasets():
+    if name not in plan.datasets and name in known_datasets(PAPER):
         raise UserError(f"{name} is not in params.yaml", f"wrn-pipe plan --paper-table all --dataset {name} adds it")
     entry(plan.datasets, name, "dataset")
     if not any(folder.is_dir() for folder in folders):

@@ -113,7 +113,10 @@ def extend(paper: Paper, text: str, groups: Sequence[Group], tables: Sequence[st
     another run by a name that is needed, or is laid out so that nothing can be added in place.
     """
     plan = parse_plan(text, PARAMS)
-    datasets = dict.fromkeys(group.dataset for group in groups if group.dataset not in plan.datasets)
+    # Blank lines separate the entries in the list of the paper's datasets.
+    known = paper.known_datasets.read_text(encoding="utf-8").split("\ndatasets:\n")[1].split("\n\n")
+    lacked = {f"  {group.dataset}:" for group in groups if group.dataset not in plan.datasets}
+    datasets = [f"\n{textwrap.dedent(entry)}" for entry in known if lacked.intersection(entry.splitlines())]
     stored = {f"{group.dataset}-{group.representation}": group for group in groups}
     representations = [
         f"{name}: {{dataset: {group.dataset}, kind: {group.representation}{_STORED.get(group.representation, '')}}}"
@@ -121,7 +124,7 @@ def extend(paper: Paper, text: str, groups: Sequence[Group], tables: Sequence[st
         if name not in plan.representations
     ]
     edits = [
-        *_appended(text, "datasets", [f"\n{_known_dataset(name, paper)[0]}" for name in datasets]),
+        *_appended(text, "datasets", datasets),
         *_appended(text, "representations", representations),
         *_appended(text, "protocols", _protocol_texts(text, plan, groups, paper)),
     ]
@@ -157,15 +160,14 @@ def extend(paper: Paper, text: str, groups: Sequence[Group], tables: Sequence[st
 
 
 @cache
-def _known_dataset(name: str, paper: Paper) -> tuple[str, Dataset]:
-    """Its entry in the list of the paper's datasets, where blank lines separate them, without indentation."""
-    entries = paper.known_datasets.read_text(encoding="utf-8").split("\ndatasets:\n")[1].split("\n\n")
-    text = textwrap.dedent(next(entry for entry in entries if re.search(f"^  {name}:$", entry, re.MULTILINE)))
-    return text, Dataset.model_validate(YAML(typ="safe").load(text)[name])
+def known_datasets(paper: Paper) -> dict[str, Dataset]:
+    """All datasets of the paper, whose entries can be copied into params.yaml."""
+    entries = YAML(typ="safe").load(paper.known_datasets)["datasets"]
+    return {name: Dataset.model_validate(entry) for name, entry in entries.items()}
 
 
 def _dataset(name: str, plan: Plan, paper: Paper) -> Dataset:
-    return plan.datasets[name] if name in plan.datasets else _known_dataset(name, paper)[1]
+    return plan.datasets[name] if name in plan.datasets else known_datasets(paper)[name]
 
 
 def _protocol_texts(text: str, plan: Plan, groups: Sequence[Group], paper: Paper) -> list[str]:

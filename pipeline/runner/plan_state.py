@@ -14,7 +14,6 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import psutil
-from ruamel.yaml import YAML
 
 from pipeline.artifacts import EVALUATIONS, METRICS, SAVED_STATES, SCRATCH, read_record
 from pipeline.dataset_config import SPLITS, Dataset, FolderSource, NpmSource, Source
@@ -28,6 +27,7 @@ from pipeline.runner.attempts import LockOwner, failure_record, living_owner, no
 from pipeline.runner.dag import Stage, read_dag, with_behind
 from pipeline.runner.dvc import ask, holds_a_file, only_absent, running_stages, to_have
 from pipeline.runner.jobs import Job, cluster_jobs, evaluated, trained
+from pipeline.runner.plan_edit import known_datasets
 from pipeline.runner.run_hooks import Heartbeat, read_heartbeat
 
 RAW, BETON = Path("data/raw"), Path("data/beton")
@@ -104,9 +104,6 @@ class _Facts:
     jobs: dict[str, Job] = field(default_factory=dict)
     """Fingerprint -> its job on the cluster, of those that are not over."""
 
-    def why(self, stage: str) -> tuple[str, ...]:
-        return self.stale.get(stage, ())
-
 
 def plan_status(paper: Paper, plan: Plan) -> PlanStatus:
     """Of all of the plan. Waits for nobody: while DVC is at work, what it works on is not asked about."""
@@ -141,7 +138,7 @@ def plan_status(paper: Paper, plan: Plan) -> PlanStatus:
         whole = all(holds_a_file(Path(out)) for out in stages[name].outs)
         if stages[name].kind not in ("train", "evaluate", "tabulate") and (name in facts.edited or not whole):
             failed = failure_record(name)
-            others[name] = (*(failed.lines if failed and not failed.stopped else ()), *facts.why(name))
+            others[name] = (*(failed.lines if failed and not failed.stopped else ()), *facts.stale[name])
     tables = tuple(_table(table, paper, facts, runs) for table in plan.tables)
     return PlanStatus(why_not is None, why_not, remedy, jobs_unknown, others, running, runs, tables)
 
@@ -166,12 +163,12 @@ def _run(run_id: str, facts: _Facts, asked: bool) -> RunStatus:
         if stage in facts.running:
             return status("running", stage)
     # What training is to make again is not the evaluation's own reason.
-    made_again = (train, *facts.stages[train].outs) if facts.why(train) else ()
-    why = tuple(dict.fromkeys((*facts.why(train), *(w for w in facts.why(evaluate) if not w.startswith(made_again)))))
+    retrained, own = facts.stale.get(train, ()), facts.stale.get(evaluate, ())
+    made_again = (train, *facts.stages[train].outs) if retrained else ()
+    why = tuple(dict.fromkeys((*retrained, *(reason for reason in own if not reason.startswith(made_again)))))
     if not why and error is not None:
         return status("done")
-    evaluation = evaluated(facts.plan, run_id, scratch.name).is_dir()
-    if evaluation and (trained(scratch.name).is_dir() or not facts.why(train)):
+    if evaluated(facts.plan, run_id, scratch.name).is_dir() and (trained(scratch.name).is_dir() or not retrained):
         return status("made", next=f"wrn-pipe repro --jobs 1 {run_id}")
     saved = any(scratch.glob(SAVED_STATES))
     unfinished = partial(status, next=f"wrn-pipe repro {run_id}")
@@ -194,12 +191,12 @@ def _run(run_id: str, facts: _Facts, asked: bool) -> RunStatus:
 def _table(table: str, paper: Paper, facts: _Facts, runs: Sequence[RunStatus]) -> TableStatus:
     networks = {run_id: (run.dataset, canonical(run.network)) for run_id, run in facts.plan.runs.items()}
     claims = [claim for claim in paper.claims if claim.table == table and paper.protocol_of(claim) is not None]
-    wanted = {(claim.dataset, claim.network) for claim in claims}
-    ours = [run for run in runs if networks[run.run] in wanted]
+    numbers = [(claim.dataset, claim.network) for claim in claims]
+    ours = [run for run in runs if networks[run.run] in numbers]
     finished = {networks[run.run] for run in ours if run.state == "done"}
     beats = [run.heartbeat for run in ours if run.state == "running" and run.heartbeat]
     stage = f"tabulate@{table}"
-    why = facts.why(stage)
+    why = facts.stale.get(stage, ())
     here = all(Path(path).is_file() for path in facts.stages[stage].outs)
     state: State = "done"
     if stage in facts.running:
@@ -214,9 +211,9 @@ def _table(table: str, paper: Paper, facts: _Facts, runs: Sequence[RunStatus]) -
         table=table,
         state=state,
         why=() if state == "done" else why,
-        claims=len(claims),
-        planned=sum((claim.dataset, claim.network) in networks.values() for claim in claims),
-        answered=sum((claim.dataset, claim.network) in finished for claim in claims),
+        claims=len(numbers),
+        planned=sum(number in networks.values() for number in numbers),
+        answered=sum(number in finished for number in numbers),
         runs=dict(Counter(run.state for run in ours)),
         seconds_left=max((beat.seconds_left for beat in beats if beat.seconds_left), default=None),
     )
@@ -241,12 +238,6 @@ class Standing:
     licence: str
 
 
-def known_datasets() -> dict[str, Dataset]:
-    """The entries of all datasets of the paper, as they can be copied into params.yaml."""
-    entries = YAML(typ="safe", pure=True).load(PAPER.known_datasets)["datasets"]
-    return {name: Dataset.model_validate(entry) for name, entry in entries.items()}
-
-
 def raw_files(name: str, dataset: Dataset) -> list[Path]:
     """The files that a fetched dataset consists of."""
     kinds = ("images.npy", "labels.npy") if dataset.shape else ("images.bin", "index.csv")
@@ -269,7 +260,7 @@ def standings(plan: Plan) -> list[Standing]:
         return any(reason.startswith(("it ", *reasons)) for reason in why.get(stage, ()))
 
     found = []
-    for name, dataset in {**plan.datasets, **known_datasets(), **plan.datasets}.items():
+    for name, dataset in {**plan.datasets, **known_datasets(PAPER), **plan.datasets}.items():
         folders, download, settings = beton_folders(name, plan), f"download@{name}", f"{PARAMS}: "
         kept: dict[str, Literal["missing", "unverified", "converted"]] = {}
         for kind, folder in folders.items():

@@ -128,18 +128,9 @@ class Monitor(hooks.Monitor):
             start, before = self._marks[0]
             rate = (self._images - before) / (now - start) if now > start else None
         left = ((self.epochs - epoch) * self.steps - step) * self.batch
-        self.latest = Heartbeat(
-            run=self.run,
-            epoch=min(epoch + 1, self.epochs),
-            epochs=self.epochs,
-            step=step,
-            steps=self.steps,
-            loss=loss / seen if seen else None,
-            error=100 * wrong / seen if seen else None,
-            images_per_s=rate,
-            seconds_left=left / rate if rate else None,
-            written=time.time(),
-        )
+        at = self.run, min(epoch + 1, self.epochs), self.epochs, step, self.steps
+        mean, percent = (loss / seen, 100 * wrong / seen) if seen else (None, None)
+        self.latest = Heartbeat(*at, mean, percent, rate, left / rate if rate else None, time.time())
         if seen:
             speed = f", {rate:,.0f} images/s" if rate else ""
             words = f"loss {loss / seen:.3f}, error {100 * wrong / seen:.1f} %{speed}"

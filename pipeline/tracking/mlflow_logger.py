@@ -183,17 +183,18 @@ def origin(run_id: str, head: str, dirty: bool | str) -> dict[str, str]:
 
 def params_of(record: dict[str, Any]) -> dict[str, str]:
     """MLflow's parameters of a run, by its run.json."""
-    params = _flat(Protocol.model_validate(record["protocol"]).model_dump(mode="json"))
+    params = flat(Protocol.model_validate(record["protocol"]).model_dump(mode="json"))
     params["peak_learning_rate"] = params.pop("learning_rate")  # the metric of that name is the rate of each epoch
     params |= {key: record[key] for key in ("network", "seed", "parameters", "loader", "kernels")}
     return {key: str(value) for key, value in params.items()}
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their dotted keys."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def claims_for(network: str, dataset: str, paper: Paper) -> list[Claim]:

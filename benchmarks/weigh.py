@@ -19,24 +19,6 @@ ROOT = Path(__file__).resolve().parents[1]
 CLONE = ROOT / "scratch" / "weigh"
 
 
-def write_plan(network: str, protocol: str, field: str, value: str, seeds: int) -> dict[str, list[str]]:
-    """The clone's params.yaml. Returns value of the field -> run ids, by seed."""
-    yaml = YAML(typ="safe", pure=True)
-    params = yaml.load(ROOT / "params.yaml")
-    own = params["protocols"][protocol]
-    recipes = {str(own[field]): own, value: {**own, field: yaml.load(value)}}
-    params |= {"protocols": {}, "runs": {}, "tables": []}
-    run_ids: dict[str, list[str]] = {}
-    for i, (name, recipe) in enumerate(recipes.items()):
-        params["protocols"][f"{protocol}-{i}"] = recipe
-        run = {"dataset": "cifar10", "representation": "rgb", "network": network, "protocol": f"{protocol}-{i}"}
-        runs = {f"{protocol}-{i}-s{seed}": {**run, "seed": seed} for seed in range(1, seeds + 1)}
-        params["runs"] |= runs
-        run_ids[name] = list(runs)
-    YAML().dump(params, CLONE / "params.yaml")
-    return run_ids
-
-
 def error(run: str) -> float:
     """Test error in percent, trained first where it was not."""
     metrics = CLONE / "evaluations" / run / "metrics.json"
@@ -50,8 +32,21 @@ def error(run: str) -> float:
 def main(field: str, value: str, network: str = "WRN-16-1", protocol: str = "fast", seeds: int = 8) -> None:
     if not CLONE.exists():
         subprocess.run(["git", "clone", "-q", str(ROOT), str(CLONE)], check=True)
-    runs = write_plan(network, protocol, field, value, seeds)
-    errors = {name: [error(run) for run in run_ids] for name, run_ids in runs.items()}
+    yaml = YAML(typ="safe", pure=True)
+    params = yaml.load(ROOT / "params.yaml")
+    own = params["protocols"][protocol]
+    recipes = {str(own[field]): own, value: {**own, field: yaml.load(value)}}
+    params |= {"protocols": {}, "runs": {}, "tables": []}
+    run_ids: dict[str, list[str]] = {}
+    """Value of the field -> its runs in the clone's params.yaml, by seed."""
+    for i, (name, recipe) in enumerate(recipes.items()):
+        params["protocols"][f"{protocol}-{i}"] = recipe
+        run = {"dataset": "cifar10", "representation": "rgb", "network": network, "protocol": f"{protocol}-{i}"}
+        runs = {f"{protocol}-{i}-s{seed}": {**run, "seed": seed} for seed in range(1, seeds + 1)}
+        params["runs"] |= runs
+        run_ids[name] = list(runs)
+    YAML().dump(params, CLONE / "params.yaml")
+    errors = {name: [error(run) for run in ids] for name, ids in run_ids.items()}
     print("field,value,network,protocol,seed,top1_error")
     for name, found in errors.items():
         for seed, percent in enumerate(found, 1):

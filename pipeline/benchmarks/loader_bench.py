@@ -6,7 +6,6 @@ Each ends in float32 [B,3,H,W] tensors with a flip and a crop of every image fro
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count, product, repeat
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from pipeline.benchmarks import measuring
-from pipeline.benchmarks.measuring import Spread, ask, in_rounds, machine, process, seconds_of
+from pipeline.benchmarks.measuring import ask, in_rounds, machine, process, seconds_of
 from pipeline.data.augmentation import PAD
 from pipeline.data.batches import Inputs, Preprocessing
 from pipeline.data.beton import open_split, read
@@ -67,20 +66,11 @@ WAYS: dict[str, Callable[[Path, int], Epochs]] = {
 }
 
 
-@dataclass(frozen=True)
-class Rate:
-    """Images a second of one way, its process and all its workers held to as many cores as it has workers."""
-
-    way: str
-    workers: int
-    images_per_s: Spread
-    times_torchvision: float | None
-    """Over the median of the DataLoader with the most workers, where that is measured too."""
-
-
 def bench(folder: Path, ways: Sequence[str], workers: Sequence[int], repeats: int) -> dict[str, Any]:
-    """Measure the train split in `folder` (data/beton/<dataset>-rgb) in rounds, each way once a round.
+    """Measure the train split in `folder` (data/beton/<dataset>-rgb) in rounds, each way once a round, its process and
+    all its workers held to as many cores as it has workers.
 
+    `times_torchvision` is over the median of the DataLoader with the most workers, None where that is not measured.
     Raises UserError where the split is missing or no bytes, or the machine has fewer cores than workers are asked for.
     """
     beton = open_split(folder, "train")
@@ -102,7 +92,11 @@ def bench(folder: Path, ways: Sequence[str], workers: Sequence[int], repeats: in
             measures[way, number] = partial(ask, child, _rate, way, folder, number, 1.0)
         spreads, here = in_rounds(measures, repeats), ask(child, machine)
     reference = spreads.get((TORCHVISION, max(workers)))
-    rates = [Rate(*row, of, of.median / reference.median if reference else None) for row, of in spreads.items()]
+    rates = [
+        {"way": way, "workers": number, "images_per_s": of}
+        | {"times_torchvision": of.median / reference.median if reference else None}
+        for (way, number), of in spreads.items()
+    ]
     return {"machine": here, "data": folder.name, "images": len(beton.labels), "batch": BATCH, "rates": rates}
 
 

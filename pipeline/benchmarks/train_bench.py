@@ -193,20 +193,11 @@ REFERENCE = "WRN-40-4"
 """The network that the others' times are divided by: the fastest in the paper."""
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Of a forward and backward pass. A ratio is to the time of REFERENCE, of the paper or of ours (medians)."""
-
-    network: str
-    paper_ms: float
-    paper_ratio: float
-    ms: Spread
-    ratio: float
-
-
 def figure_4(paper: Paper, precision: Precision, repeats: int) -> dict[str, Any]:
-    """Time the networks of the paper's Figure 4 in rounds, with 32 images of 32 x 32. The paper's times are of a Titan
-    X, so only ratios carry over."""
+    """Time forward and backward passes of the networks of the paper's Figure 4 in rounds, with 32 images of 32 x 32.
+
+    The paper's times are of a Titan X, so only ratios carry over: to the time of REFERENCE, theirs or ours (medians).
+    """
     printed = {claim.network: claim.value for claim in paper.claims if claim.metric == "batch32_ms"}
     # The fastest but torch.compile: to compile a thousand layers takes too long.
     kernels: Kernels = "fused" if measuring.device().type == "cpu" else "torch"
@@ -219,7 +210,8 @@ def figure_4(paper: Paper, precision: Precision, repeats: int) -> dict[str, Any]
         ours = in_rounds({network: partial(milliseconds, network) for network in printed}, repeats)
         here = ask(child, machine) | {"kernels": kernels}
     timings = [
-        Timing(name, value, value / printed[REFERENCE], ours[name], ours[name].median / ours[REFERENCE].median)
+        {"network": name, "paper_ms": value, "paper_ratio": value / printed[REFERENCE]}
+        | {"ms": ours[name], "ratio": ours[name].median / ours[REFERENCE].median}
         for name, value in printed.items()
     ]
     return {"machine": here, "precision": precision, "timings": timings}

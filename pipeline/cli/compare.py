@@ -4,6 +4,7 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -83,16 +84,18 @@ def compare(
     # In fewer than 72 a line of the table would break, which is harder to read than a terminal's own wrapping.
     of, width = planned(PAPER, plan, found), max(72, min(columns, 100))
     if orderings:
-        mentioned = [(each, {claim for pair in each.pairs for claim in pair}) for each in PAPER.orderings]
-        ordered = [judge_ordering(ordering, of) for ordering, its in mentioned if its & claims]
+        about_these = [each for each in PAPER.orderings if any(claims.intersection(pair) for pair in each.pairs)]
+        ordered = [judge_ordering(ordering, of) for ordering in about_these]
         text = in_words(ordered, form, width)
-        told = [one for one in ordered if one.standing is not Standing.NOT_RUN]
-        holds = {one.ordering.text: one.standing is Standing.HOLDS for one in told}
+        standings = {one.ordering.text: one.standing for one in ordered if one.standing is not Standing.NOT_RUN}
+        holds = {ordering: standing is Standing.HOLDS for ordering, standing in standings.items()}
     else:
         tables = [table(name, of) for name in names]
         if timings:
             tables = [with_times(each, timings) for each in tables]
-        tables = _select(tables, dataset, row, run or [])
+        asked_for = partial(_asked_for, dataset=dataset, row=row, runs=run or ())
+        reduced = [replace(each, cells=tuple(filter(asked_for, each.cells))) for each in tables]
+        tables = [each for each in reduced if each.cells]
         text = render(tables, form, PAPER, width, colour=output is None and in_colour())
         if form == "terminal":
             text += about + _next_step(tables, of, dataset, row) + "\n"
@@ -117,17 +120,12 @@ def compare(
         )
 
 
-def _select(tables: Sequence["Table"], dataset: str | None, row: str | None, run: Sequence[str]) -> list["Table"]:
-    """The tables reduced to the cells asked for, without those that have none left."""
+def _asked_for(cell: "Cell", dataset: str | None, row: str | None, runs: Sequence[str]) -> bool:
     from pipeline.publication.claims import canonical
 
-    def asked_for(cell: "Cell") -> bool:
-        its = {*cell.runs, *(excluded.run for excluded in cell.excluded)}
-        named = row is None or canonical(row) == canonical(cell.model)
-        return named and dataset in (None, cell.dataset) and (not run or bool(its & set(run)))
-
-    reduced = [replace(table, cells=tuple(filter(asked_for, table.cells))) for table in tables]
-    return [table for table in reduced if table.cells]
+    its = {*cell.runs, *(excluded.run for excluded in cell.excluded)}
+    named = row is None or canonical(row) == canonical(cell.model)
+    return named and dataset in (None, cell.dataset) and (not runs or bool(its & set(runs)))
 
 
 def _next_step(tables: Sequence["Table"], of: "Comparison", dataset: str | None, row: str | None) -> str:

@@ -12,7 +12,7 @@ from typing import Literal
 import typer
 
 from pipeline.cli.options import Json
-from pipeline.cli.output import print_json
+from pipeline.cli.output import print_json, some
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "environment" / "requirements.lock"
@@ -103,9 +103,7 @@ def check_packages() -> Check:
             differences.append(f"{pin.name} {here or 'not installed'} (lock: {str(pin.specifier).removeprefix('==')})")
     if not differences:
         return Check("packages", "ok", f"all {len(pins)} as in environment/requirements.lock, at {sys.prefix}")
-    more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""
-    remedy = f"{SET_UP_AGAIN}, and run the wrn-pipe in .venv/bin"
-    return Check("packages", "missing", "; ".join(differences[:4]) + more, remedy)
+    return Check("packages", "missing", some(differences), f"{SET_UP_AGAIN}, and run the wrn-pipe in .venv/bin")
 
 
 def checks() -> list[Check]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from pipeline.cli.options import TABLES, Json, any_table
+from pipeline.cli.options import Json, OptionalTables
 from pipeline.cli.output import print_json, row_table
 from pipeline.errors import UserError
 from pipeline.progress import say
@@ -40,7 +40,7 @@ class Estimate:
 
 
 def estimate(
-    paper_table: Annotated[str | None, Option(metavar="TABLE", help=TABLES, autocompletion=any_table)] = None,
+    paper_table: OptionalTables = None,
     seeds: Annotated[int, Option(min=1, help="Runs of each network of the table.")] = 1,
     as_json: Json = False,
 ) -> None:

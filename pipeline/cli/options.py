@@ -50,14 +50,12 @@ def _claimed(column: str) -> Callable[[], list[str]]:
 networks = _claimed("model")
 
 
-def any_table() -> list[str]:
-    """The paper's, and all of them."""
-    return [*PAPER.tables, "all"]
-
-
-TABLES = f"{', '.join(PAPER.tables)}, or all."
-
-Tables = Annotated[str, Option("--paper-table", metavar="TABLE", help=TABLES, autocompletion=any_table)]
+_TABLES = [*PAPER.tables, "all"]
+_TABLE = Option(
+    "--paper-table", metavar="TABLE", help=f"{', '.join(PAPER.tables)}, or all.", autocompletion=lambda: _TABLES
+)
+Tables = Annotated[str, _TABLE]
+OptionalTables = Annotated[str | None, _TABLE]
 Row = Annotated[str | None, Option(help="Only this network, as the paper prints it.", autocompletion=networks)]
 OfDataset = Annotated[
     str | None, Option("--dataset", help="Only this dataset, such as cifar100.", autocompletion=_claimed("dataset"))

@@ -58,7 +58,7 @@ def _cell(value: Any) -> str:
 
 
 def some(reasons: Iterable[str]) -> str:
-    """The first three; --json has them all."""
+    """The first three, and how many more there are."""
     why = list(dict.fromkeys(reasons))  # of two stages one may have the other's
     return "; ".join([*why[:3], *([f"and {len(why) - 3} more"] if len(why) > 3 else [])])
 

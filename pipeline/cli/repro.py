@@ -81,7 +81,11 @@ def repro(
     if pull or push:
         dvc.check_remote(writing=push)
     if fresh:
-        _forget_states(plan, targets)
+        from pipeline.runner.attempts import discard, hold
+
+        for run_id, scratch in dvc.trainings(plan, targets).items():
+            with hold(scratch, run_id):
+                discard(scratch)
     with time_budget(budget, again, partial(dvc.how_far, plan, targets)):
         if place is not None:
             from pipeline.runner.job_driver import repro_by_jobs  # imports a twentieth of a repro with nothing to do
@@ -125,17 +129,7 @@ def _place(jobs: int | None, slurm: bool, max_jobs: int, time: str, cpus: int, m
     return Slurm(max_jobs, {**options, "cpus_per_task": cpus, "additional_parameters": further})
 
 
-def _forget_states(plan: "Plan", targets: list[str]) -> None:
-    """Those that earlier attempts at these trainings have saved."""
-    from pipeline.runner.attempts import discard, hold
-    from pipeline.runner.dvc import trainings
-
-    for run_id, scratch in trainings(plan, targets).items():
-        with hold(scratch, run_id):
-            discard(scratch)
-
-
-@dataclass
+@dataclass(frozen=True)
 class _Step:
     """One stage that would run."""
 
@@ -173,8 +167,8 @@ def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bo
     for name, before in with_behind(seen, seen if force else {*changed, *running}).items():
         if name not in running:
             why = changed.get(name) or (["--force"] if force else [f"{before} comes before it"])
-            found.append(_Step(name, why, None if force or name in changed else before))
-            _price(found[-1], plan, seen[name], fresh)
+            only_if = None if force or name in changed else before
+            found.append(_Step(name, why, only_if, **_price(plan, seen[name], fresh)))
     if as_json:
         print_json(found)
         return
@@ -191,8 +185,8 @@ def _dry(plan: "Plan", targets: list[str], force: bool, fresh: bool, as_json: bo
         typer.echo("What only comes after another stage is skipped if that one gives the same files as before.")
 
 
-def _price(step: _Step, plan: "Plan", stage: "Stage", fresh: bool) -> None:
-    """Fill in what a training or a download takes."""
+def _price(plan: "Plan", stage: "Stage", fresh: bool) -> dict[str, Any]:
+    """What a training or a download takes, as fields of _Step."""
     from pipeline.artifacts import SCRATCH
     from pipeline.comparison.training_cost import training_cost
     from pipeline.dataset_config import ArchiveSource, FilesSource
@@ -204,11 +198,11 @@ def _price(step: _Step, plan: "Plan", stage: "Stage", fresh: bool) -> None:
         cost = training_cost(run.network, plan.datasets[run.dataset].splits["train"], plan.protocols[run.protocol])
         beat = None if fresh else read_heartbeat(SCRATCH / fingerprint(plan, stage.key))
         done = (beat.epoch - 1 + beat.step / beat.steps) / beat.epochs if beat else 0.0
-        step.cost, step.unfinished = cost * (1 - done), beat
-    elif stage.kind == "download":
-        first = plan.datasets[stage.key].sources[0]
-        if isinstance(first, ArchiveSource | FilesSource):
-            step.fetches = sum(file.bytes for file in first.files)
+        return {"cost": cost * (1 - done), "unfinished": beat}
+    first = plan.datasets[stage.key].sources[0] if stage.kind == "download" else None
+    if isinstance(first, ArchiveSource | FilesSource):
+        return {"fetches": sum(file.bytes for file in first.files)}
+    return {}
 
 
 def _explain_changes() -> None:

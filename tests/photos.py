@@ -133,13 +133,14 @@ def store(tree: Path, to: Path) -> Path:
     return to
 
 
-def make_beton(to: Path, split: str, images: Sequence[Image.Image], labels: Labels) -> Path:
-    """The folder `to` with a split's .beton of JPEGs and a card."""
+def make_beton(to: Path, split: str, images: Sequence[Image.Image] | np.ndarray, labels: Labels) -> Path:
+    """The folder `to` with a split's .beton and a card: of photographs JPEGs, of an array whitened images."""
     to.mkdir()
     path = to / f"{split}.beton"
-    beton.write(path, "jpeg", np.array([image.size for image in images]), labels, map(jpeg, images))
+    kind, contents = ("zca", images) if isinstance(images, np.ndarray) else ("jpeg", map(jpeg, images))
+    beton.write(path, kind, np.array([np.shape(image)[1::-1] for image in images]), labels, contents)
     entry = {"beton": {"sha256": beton.sha256(path)}}
-    (to / "card.json").write_text(json.dumps({"name": to.name, "kind": "jpeg", "splits": {split: entry}}))
+    (to / "card.json").write_text(json.dumps({"name": to.name, "kind": kind, "splits": {split: entry}}))
     return to
 
 

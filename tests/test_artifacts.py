@@ -16,6 +16,7 @@ from pipeline.artifacts import (
     RunRecord,
     read_history,
     read_predictions,
+    read_record,
     read_weights,
     write_history,
     write_predictions,
@@ -27,12 +28,9 @@ ROOT = Path(__file__).resolve().parents[1]
 HISTORY = [EpochRecord(1, 0.1, 1 / 3, 12.5), EpochRecord(2, 0.02, 2e-17, 0.1 + 0.2, 6.25)]
 
 
-def test_history_reads_back_to_the_same_bits(tmp_path: Path) -> None:
+def test_history_and_predictions_read_back_to_the_same_bits(tmp_path: Path) -> None:
     write_history(tmp_path / "history.csv", HISTORY)
     assert read_history(tmp_path / "history.csv") == HISTORY
-
-
-def test_predictions_read_back_to_the_same_bits(tmp_path: Path) -> None:
     probabilities = np.random.default_rng(0).dirichlet(np.ones(12), 5)
     written = Predictions(np.arange(5), probabilities.argmax(1), probabilities)
     write_predictions(tmp_path / "predictions.parquet", np.arange(10, 15), written)
@@ -55,6 +53,8 @@ def test_committed_records_are_written_again_to_the_same_bytes(kind: Any, name: 
     [
         ("run.json", '{"run": 3}', RunRecord.read, "run: Input should be a valid string"),
         ("metrics.json", "{", Evaluation.read, "EOF"),
+        ("metrics.json", "[]", read_record, "object"),
+        ("run.json", "{}", lambda path: read_record(path, None, "network"), "network"),
         ("digests.json", None, Digests.read, "No such file"),
         ("history.csv", "epoch,learning_rate,train_loss,train_error\n1,0.1,x,2\n", read_history, "line 2: ValueError"),
         ("model.safetensors", "{}", read_weights, "cannot be read"),

@@ -45,14 +45,10 @@ _ONE = {  # (what to replace, by what): (the line's word, what is said, the reme
     ("kind: step", "kind: stepp"): ("{kind: stepp", "invalid kind 'stepp'", "'step', 'one-cycle'"),
     ("    network: WRN-40-1", "    network: WRN-41-1"): ("WRN-41-1", "WRN-41-1", "WRN-40-1"),
     ("    protocol: quick", "    protocol: quik"): ("protocol: quik", "no protocol 'quik'", "quick"),
-    ("    dataset: cifar10\n", "    dataset: cifar11\n"): ("dataset: cifar11", "no dataset 'cifar11'", "cifar10"),
-    ("    seed: 1", "    seed: -1"): ("seed: -1", "greater than or equal to 0", "correct seed"),
     ("  cifar10-wrn-40-1-quick-s1:", "  Cifar10 Run:"): ("Cifar10 Run:", "lower-case letters", "cifar10-wrn-40-1"),
     ("\n  quick:", "\n  quick.er:"): ("quick.er:", "protocols.quick.er: a name has no dots", "rename it quick-er"),
     ('tables: ["4"]', "tables: [4]"): ("tables: [4]", "valid string", "into quotes"),
     ('tables: ["4"]', 'tables: ["44"]'): ('tables: ["44"]', "the paper has no table '44'", "mean 4"),
-    ("backend: ffcv", "backend: fcv"): ("backend: fcv", "invalid choice 'fcv'", "'ffcv' or 'numpy'"),
-    ("\nruns:", "\nrunns:"): ("runns:", "runns: unknown key", "runs"),
     ("  quick:", "  quick: ["): ("batch_size: 128", "expected", "YAML"),
     ("test_every: 1", "test_every: 1\n    holdout: 5"): ("quick:", "which holdout is there to leave", "change one"),
     ("seed: 1", "seed: 1\n    seed: 2"): ("seed: 2", "duplicate key", "YAML"),
@@ -63,7 +59,6 @@ _ONE = {  # (what to replace, by what): (the line's word, what is said, the reme
     ("kind: rgb}", "kind: zca}"): ("kind: zca", "must be named <dataset>-<kind>", "cifar10-zca"),
     ("preprocessing: meanstd", "preprocessing: zca"): ("representation: rgb", "quick needs zca", "representation: zca"),
     ("kind: rgb}", "kind: rgb, quality: 90}"): ("kind: rgb", "only jpeg has a quality", "remove quality"),
-    ("kind: rgb}", "kind: rgb, max_side: 10}"): ("max_side", "be greater than or equal to 32", "max_side"),
 }  # fmt: skip
 
 
@@ -177,16 +172,13 @@ def known() -> dict[str, Any]:
     return YAML(typ="safe", pure=True).load(PAPER.known_datasets)["datasets"]
 
 
-def test_the_known_datasets_are_the_papers_and_each_is_valid(known: dict[str, Any]) -> None:
+def test_the_known_datasets_are_the_papers_and_params_has_them_word_for_word(known: dict[str, Any]) -> None:
     assert list(known) == ["cifar10", "cifar100", "svhn", "imagenet"]
     for name, entry in known.items():
         dataset = Dataset.model_validate(entry)
         assert dataset.model_dump(mode="json", exclude_unset=True) == entry
         assert dataset.splits == {split: PAPER.images(name, split) for split in dataset.splits}
         assert dataset.classes == PAPER.classes(name)
-
-
-def test_params_has_the_known_entries_word_for_word(known: dict[str, Any]) -> None:
     shipped = YAML(typ="safe", pure=True).load(SHIPPED)["datasets"]
     assert "cifar10" in shipped
     assert {name: known[name] for name in shipped} == shipped

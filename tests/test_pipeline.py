@@ -71,9 +71,6 @@ def test_it_writes_what_the_design_says(done: Project, tiny_images: Splits) -> N
     assert {f"models/{RUN}/{name}" for name in ("model.safetensors", "history.csv", "run.json")} <= files
     assert {f"evaluations/{RUN}/{name}" for name in ("predictions.parquet", "metrics.json")} <= files
     assert {f"results/{name}" for name in RESULTS} <= files
-    for split, arrays in tiny_images.items():
-        for kind, array in zip(("images", "labels"), arrays, strict=True):
-            assert np.array_equal(np.load(done.root / f"data/raw/cifar10-tiny/{split}_{kind}.npy"), array)
     rows = list(csv.DictReader((done.root / f"models/{RUN}/history.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert not list((done.root / "scratch").glob("*/*.safetensors"))
@@ -89,15 +86,6 @@ def test_it_writes_what_the_design_says(done: Project, tiny_images: Splits) -> N
     assert (run.info.run_name, run.info.status) == (RUN, "FINISHED")
     assert run.data.tags["commit"] == told(done.run("git", "rev-list", "--max-parents=0", "HEAD")).strip()
     assert run.data.metrics["test_top1_error"] == values["top1_error"] == float(rows[-1]["test_error"])
-
-
-def test_nothing_runs_twice(done: Project) -> None:
-    before = made(done), done.lock()
-    shown = told(done.cli("repro"))
-    assert "Running stage" not in shown
-    assert "up to date" in shown
-    assert (made(done), done.lock()) == before
-    assert done.run("git", "status", "--porcelain").stdout == ""
 
 
 @pytest.mark.soak

@@ -1,6 +1,5 @@
 """Files that are missing or broken: two lines, exit code 2, and nothing of what is committed is lost."""
 
-import json
 import shutil
 from collections.abc import Callable
 from contextlib import chdir
@@ -52,23 +51,6 @@ def test_results_stay_where_the_records_of_their_run_were_deleted(clone: Project
     assert f"evaluations/{RUN} is not here, though dvc.lock has it" in said
     assert f"git checkout evaluations/{RUN}, or wrn-pipe repro {RUN}" in said
     assert results() == before
-
-
-@pytest.mark.parametrize("file", ["metrics.json", "run.json"])
-@pytest.mark.parametrize("content", ["[]", "{}", "{"])
-def test_summarize_names_a_broken_record(clone: Project, file: str, content: str, refused: Refused) -> None:
-    before, folder = (clone.root / "results/runs.csv").read_bytes(), clone.root / "evaluations" / RUN
-    folder.mkdir(parents=True)
-    try:
-        metrics = {"run": RUN, "dataset": "cifar10", "network": "WRN-40-1", "split": "test", "n": 2, "errors": 1}
-        (folder / "metrics.json").write_text(json.dumps({**metrics, "top1_error": 50.0}))
-        (folder / file).write_text(content)
-        said = refused("stage summarize")
-    finally:
-        shutil.rmtree(clone.root / "evaluations")
-    assert f"evaluations/{RUN}/" in said
-    assert file in said
-    assert (clone.root / "results/runs.csv").read_bytes() == before
 
 
 CONFLICT = b"<<<<<<< HEAD\n"

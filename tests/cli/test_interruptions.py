@@ -175,16 +175,6 @@ def test_what_fails_by_a_signal_is_not_gone_on_from(
     assert len({request.path for request in archive_server.requests}) == 1, ended.lines
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize(("signum", "seconds"), [(signal.SIGINT, 1), (signal.SIGTERM, 6)])
-def test_an_estimate_that_is_stopped_leaves_no_process(
-    signum: signal.Signals, seconds: float, project: Project
-) -> None:
-    until = time.monotonic() + seconds  # imports, or the process that measures
-    ended = interrupted(project, signum, lambda: time.monotonic() > until, "estimate", "--paper-table", "4")
-    told(signum, ended, "nothing half-done is left", "estimate --paper-table 4")
-
-
 def test_ctrl_c_while_the_command_itself_is_imported_is_quiet(tmp_path: Path) -> None:
     stop = at_import("wrn-pipe", "typer", "os.kill(os.getpid(), signal.SIGINT)", tmp_path)
     # These tests may themselves run where it is ignored, as by a shell's background job.

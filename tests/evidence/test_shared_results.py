@@ -12,20 +12,6 @@ from s3_server import NO_OTHER_CREDENTIALS, Bucket, s3_server
 pytestmark = pytest.mark.soak
 
 
-def use(project: Project, bucket: Bucket) -> None:
-    """Make the bucket the project's remote, as a user does who means to commit it."""
-    told(project.run("dvc", "remote", "add", "--default", "bucket", f"s3://{bucket.name}/wrn"))
-    told(project.run("dvc", "remote", "modify", "bucket", "endpointurl", bucket.endpoint))
-
-
-def stages_run(text: str) -> list[str]:
-    return re.findall(r"^Running stage '(.*)':$", text, re.M)
-
-
-def stages_taken(text: str) -> list[str]:
-    return re.findall(r"^Stage '(.*)' is cached - skipping run", text, re.M)
-
-
 def committed(project: Project, text: str) -> bool:
     """Whether any file that git has says so."""
     return project.run("git", "grep", "-q", "-e", text, "HEAD").returncode == 0
@@ -43,7 +29,8 @@ def worker(finished: Project, bucket: Bucket, tmp_path_factory: pytest.TempPathF
     root = tmp_path_factory.mktemp("clones") / "worker"
     shutil.copytree(finished.root, root, ignore=shutil.ignore_patterns("__pycache__"))
     project = Project(root)
-    use(project, bucket)
+    told(project.run("dvc", "remote", "add", "--default", "bucket", f"s3://{bucket.name}/wrn"))
+    told(project.run("dvc", "remote", "modify", "bucket", "endpointurl", bucket.endpoint))
     project.commit("the remote")
     told(project.cli("repro", "--push", **bucket.keys))
     return project
@@ -56,8 +43,8 @@ def test_a_driver_takes_what_a_worker_made(worker: Project, bucket: Bucket, tmp_
     driver.commit("nothing made yet")
     ran = driver.cli("repro", "--pull", **bucket.keys)
     text = told(ran)
-    assert set(stages_run(text)) == {"summarize", "tabulate@4", "manifest", "report"}
-    assert {f"train@{RUN}", f"evaluate@{RUN}"} <= set(stages_taken(text))
+    assert set(re.findall(r"^Running stage '(.*)':$", text, re.M)) == {"summarize", "tabulate@4", "manifest", "report"}
+    assert {f"train@{RUN}", f"evaluate@{RUN}"} <= set(re.findall(r"^Stage '(.*)' is cached - skipping run", text, re.M))
     assert driver.lock() == worker.lock()
     assert made(driver) == made(worker)
     assert not (driver.root / "scratch").exists(), "a training leaves its folder there"

@@ -6,7 +6,6 @@ What they compute, and from which weights, tests/reference holds.
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,6 @@ from pipeline.models.names import parse
 from pipeline.models.resnet import build, initialise, skeleton
 
 RUN = "cifar10-wrn-40-1-quick-s1"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These networks are small and deep: a second thread mostly waits, and on a busy machine for long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make(name: str = "WRN-16-2", num_classes: int = 10, **changes: Any) -> nn.Module:

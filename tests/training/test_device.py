@@ -34,6 +34,7 @@ def test_a_process_takes_a_gpu_of_its_own_unless_the_setting_says_cpu_or_there_a
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(devices, "unusable_gpu", lambda: "")
     if isinstance(device, torch.device):
         assert devices.choose(setting, rank, size) == device
         return
@@ -58,19 +59,6 @@ def test_bf16_is_computed_in_fp32_where_a_cpu_has_no_instructions_for_it(
     assert devices.facts(CPU)["capability"] == f"{capability}, {native}"
     assert devices.computed_in("bf16", CPU) == ("fp32" if native == "no native bf16" else "bf16")
     assert devices.computed_in("fp32", CPU) == "fp32"
-
-
-@pytest.mark.parametrize("native", [True, False])
-def test_a_gpu_is_asked_for_bf16_and_its_libraries(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For bf16 that is not emulated; what bits depend on is said; and cuBLAS has a workspace before it asks, once."""
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: including_emulation or native)
-    assert devices.computed_in("bf16", GPU) == ("bf16" if native else "fp32")
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
-    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92400)
-    found = devices.facts(GPU)
-    assert (found["type"], found["name"], found["cudnn"]) == ("cuda", "a GPU", "92400")
-    assert found["cuda"] == str(torch.version.cuda)
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 FRESH = """
@@ -115,7 +103,8 @@ def test_the_train_stage_says_how_threads_wait_before_openmp_is_loaded(tmp_path:
     assert f"GOMP_SPINCOUNT = '{POLICY['GOMP_SPINCOUNT']}'" in ended.stderr
 
 
-def test_how_the_user_lets_threads_wait_stays() -> None:
+def test_how_the_user_lets_threads_wait_stays_and_cublas_has_a_workspace_before_torch_asks() -> None:
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     for environment in ({name: "of the user's own"} for name in USERS_OWN):
         wait_briefly(environment)
         assert list(environment.values()) == ["of the user's own"]

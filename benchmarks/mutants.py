@@ -56,14 +56,9 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
 def first_failure(root: Path, tests: tuple[str, ...], best: Counter[str]) -> str | None:
     """The test that fails in the copy `root`; None where all pass."""
     command = f"timeout 1800 {sys.executable} -m pytest -q -x -rfE -p no:cacheprovider -p mutants -m not\\ soak"
-    own = {
-        "PYTHONPATH": "benchmarks",
-        "OMP_NUM_THREADS": "1",
-        "MUTANTS_BEST": "\n".join(name for name, _ in best.most_common()),
-    }
-    ended = subprocess.run(
-        [*shlex.split(command), *tests], cwd=root, capture_output=True, text=True, env=os.environ | own
-    )
+    words, first = [*shlex.split(command), *tests], "\n".join(name for name, _ in best.most_common())
+    env = os.environ | {"PYTHONPATH": "benchmarks", "OMP_NUM_THREADS": "1", "MUTANTS_BEST": first}
+    ended = subprocess.run(words, cwd=root, capture_output=True, text=True, env=env)
     if ended.returncode == 0:
         return None
     failed = re.search(r"^(?:FAILED|ERROR) (\S+?::.+?)(?: - .*)?$", ended.stdout, re.MULTILINE)

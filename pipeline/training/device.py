@@ -61,13 +61,11 @@ def unusable_gpu() -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says the same in ten lines
         major, minor = torch.cuda.get_device_capability(0)
-    oldest = min(int(name.removeprefix("sm_")) for name in torch.cuda.get_arch_list() if name.startswith("sm_"))
+    oldest = min(int(digits) for digits in re.findall(r"\bsm_(\d+)", " ".join(torch.cuda.get_arch_list())))
     if 10 * major + minor >= oldest:
         return ""
-    return (
-        f"{torch.cuda.get_device_name(0)} has compute capability {major}.{minor}, and this torch kernels from "
-        f"{oldest // 10}.{oldest % 10} on: a torch built for an older CUDA may have them"
-    )
+    of = f"{torch.cuda.get_device_name(0)} has compute capability {major}.{minor}"
+    return f"{of}, and this torch kernels from {oldest / 10} on: a torch built for an older CUDA may have them"
 
 
 def prepare(device: torch.device) -> None:

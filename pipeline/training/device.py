@@ -52,14 +52,15 @@ def unusable_gpu() -> str:
     """Why this torch cannot use the NVIDIA GPU or driver that is here, with the versions; empty otherwise."""
     if not torch.version.cuda:
         return ""
-    driver = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined] # 0: none; 12080: for CUDA 12.8
-    if 0 < driver < 1000 * int(torch.version.cuda.split(".")[0]):
-        of = f"{driver // 1000}.{driver % 1000 // 10}"
-        return f"the NVIDIA driver is for CUDA {of}, this torch for {torch.version.cuda}: install a newer driver"
-    if not torch.cuda.is_available():
-        return ""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says the same in ten lines
+        warnings.simplefilter("ignore")  # torch warns in ten lines
+        try:
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:  # none is here, or it is too old for torch
+            version = re.search(r"too old \(found version (\d+)\)", str(error))
+            of = f"{int(version[1]) // 1000}.{int(version[1]) % 1000 // 10}" if version else ""
+            driver = f"the NVIDIA driver is for CUDA {of}, this torch for {torch.version.cuda}: install a newer driver"
+            return driver if version else ""
         major, minor = torch.cuda.get_device_capability(0)
     oldest = min(int(digits) for digits in re.findall(r"\bsm_(\d+)", " ".join(torch.cuda.get_arch_list())))
     if 10 * major + minor >= oldest:

@@ -112,7 +112,8 @@ def nursery(
     return Nursery(project)
 
 
-@pytest.mark.parametrize("run", ["fp32", pytest.param("bf16", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("run", RUNS)
 def test_a_training_killed_anywhere_ends_with_the_same_bytes(nursery: Nursery, run: str) -> None:
     assert nursery.attempt(run, checkpoint_steps=1)[0] == 0, nursery.log.read_text()
     expected = nursery.published(run)

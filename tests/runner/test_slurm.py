@@ -134,7 +134,6 @@ def printed(project: Project) -> str:
     return "".join(path.read_text() for path in (project.root / "scratch/jobs/slurm").glob("*_log.out"))
 
 
-@pytest.mark.endurance
 def test_jobs_that_ctrl_c_left_are_found_again_and_a_preempted_one_goes_on(
     project: Project, here: dict[str, str], tmp_path: Path
 ) -> None:

@@ -1,6 +1,6 @@
 """Operating characteristics: what a number of runs could tell of a claim or an ordering, before anything is trained.
 
-By simulation of the rule in statistics.py with normal errors, each cell alone: its runs and the published prior.
+By simulation of the rule in verdict_rule.py with normal errors, each cell alone: its runs and the published prior.
 Probabilities are exact to about one in a hundred.
 """
 

@@ -92,10 +92,12 @@ def _tar(archive: Path, start: int = 0, synset: str = "") -> list[ImageFile]:
 
 
 def _pinned(archive: Path, md5s: dict[str, str]) -> bool:
-    """Whether an archive is here. Raises SourceError where its bytes are not the pinned ones."""
+    """Whether an archive is here. Raises SourceError where its bytes are not the pinned ones, or none are pinned."""
     if not archive.is_file():
         return False
+    if archive.name not in md5s:
+        raise SourceError(f"{archive.name}: params.yaml pins no md5 for it; give its files unpacked")
     say(f"{archive.name}: checking the md5 of {archive.stat().st_size / 1e9:.1f} GB")
-    if (found := file_digest(archive, "md5")) != (pinned := md5s.get(archive.name)):
-        raise SourceError(f"{archive.name}: wrong bytes: {found}, not {pinned}")
+    if (found := file_digest(archive, "md5")) != md5s[archive.name]:
+        raise SourceError(f"{archive.name}: wrong bytes: {found}, not {md5s[archive.name]}")
     return True

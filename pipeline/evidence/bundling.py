@@ -74,7 +74,7 @@ def bundle(paper: Paper, plan: Plan, to: Path, run: Run, runs: Collection[str] =
     for finding in verify(plan, run, Depth(), data=False):
         absent = finding.path in wanted and not Path(finding.path).exists()
         if finding.state == "wrong" or absent:
-            general = "wrn-pipe repro" if absent else "wrn-pipe verify lists all, and what to do"
+            general = "wrn-pipe repro" if absent else "wrn-pipe verify lists all; tables wait for all runs of the plan"
             raise WrnPipeError(f"{finding.path}: {finding.why}", finding.fix or general)
     head, dirty = commit()
     date = git("show", "-s", "--format=%cI", "HEAD").strip()

@@ -66,6 +66,8 @@ def test_every_layout_gives_the_same_bytes(
     for name in (TRAIN, VAL, DEVKIT):
         with pytest.raises(UserError, match=f"{name}: wrong bytes: {md5[name]}, not 0000"):
             get(folder, {**md5, name: "0" * 32})
+        with pytest.raises(UserError, match=f"{name}: params.yaml pins no md5"):
+            get(folder, {other: value for other, value in md5.items() if other != name})
     unlabelled = tmp_path / "unlabelled"
     shutil.copytree(tree / "train", unlabelled / "train")
     (unlabelled / "val").mkdir()

@@ -163,6 +163,8 @@ class _Driver:
         running = 0
         for run in [run for run in self.left if not run.waits]:
             work = run.work
+            # Who trains is asked before what is made: whoever ends between the two is not taken for one that failed.
+            owner = None if run.job else living_owner(SCRATCH / work.fingerprint)
             whole = evaluated(self.plan, work.run, work.fingerprint).is_dir()
             made = whole and (work.stage == "evaluate" or trained(work.fingerprint).is_dir())
             if now := doing.get(work.fingerprint):
@@ -170,7 +172,7 @@ class _Driver:
                 if now.activity == "running":
                     running += 1
                     run.say_once(f"{work.run}: runs as {now}, log: {now.log}")
-            elif not made and run.job is None and (owner := living_owner(SCRATCH / work.fingerprint)):
+            elif owner and not made:
                 run.say_once(f"{work.run} is being trained by {owner}: waiting for its end")
             else:
                 run.over = run.over or time.monotonic()

@@ -11,8 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -315,30 +315,23 @@ def evaluated(plan: Plan, run_id: str, print_of_run: str) -> Path:
 
 def main(run_id: str, print_of_run: str, stage: str) -> None:
     """Bring one run to its end. Raises UserError when its inputs are not those that the job was submitted for."""
-    plan = load()
-    with _attempt("train", run_id, print_of_run):
-        if fingerprint(plan, run_id) != print_of_run:
-            what = f"run {run_id}: settings, code or data were edited after this job was submitted"
-            raise UserError(what, "wrn-pipe repro as before submits what is there now")
-        if stage == "train" and not trained(print_of_run).is_dir():
-            task = Task(run_id, print_of_run, trained(print_of_run))
-            train(plan, task, number_of_processes(plan, run_id, None))
-    with _attempt("evaluate", run_id, print_of_run):
-        from pipeline.training.evaluate_run import evaluate
+    plan, scratch = load(), SCRATCH / print_of_run
+    with ExitStack() as until_the_end:
+        with keep_failure_record(f"train@{run_id}"), stop_training_at_once(run_id):
+            # Held through both stages: between them a driver would think that nobody brings this run to its end.
+            until_the_end.enter_context(hold(scratch, run_id, wait=True))
+            if fingerprint(plan, run_id) != print_of_run:
+                what = f"run {run_id}: settings, code or data were edited after this job was submitted"
+                raise UserError(what, "wrn-pipe repro as before submits what is there now")
+            if stage == "train" and not trained(print_of_run).is_dir():
+                task = Task(run_id, print_of_run, trained(print_of_run))
+                train(plan, task, number_of_processes(plan, run_id, None))
+        with keep_failure_record(f"evaluate@{run_id}"), stop_training_at_once(run_id):
+            from pipeline.training.evaluate_run import evaluate
 
-        weights = trained(print_of_run) if stage == "train" else Path("models") / run_id
-        with new_folder(evaluated(plan, run_id, print_of_run)) as work:
-            evaluate(plan, run_id, weights, work)
-
-
-@contextmanager
-def _attempt(stage: str, run_id: str, print_of_run: str) -> Iterator[None]:
-    with (
-        keep_failure_record(f"{stage}@{run_id}"),
-        stop_training_at_once(run_id),
-        hold(SCRATCH / print_of_run, run_id, wait=True),
-    ):
-        yield
+            weights = trained(print_of_run) if stage == "train" else Path("models") / run_id
+            with new_folder(evaluated(plan, run_id, print_of_run)) as work:
+                evaluate(plan, run_id, weights, work)
 
 
 if __name__ == "__main__":

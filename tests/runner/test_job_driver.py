@@ -23,7 +23,7 @@ from pipeline.artifacts import SCRATCH
 from pipeline.cli.repro import _place
 from pipeline.errors import StoppedError, UserError, WrnPipeError
 from pipeline.params import PARAMS, Plan
-from pipeline.runner import jobs
+from pipeline.runner import job_driver, jobs
 from pipeline.runner.job_driver import drive
 from pipeline.runner.jobs import RECORDS, Job, Slot, Slots, Slurm, Work, evaluated, trained
 from pipeline.runner.params_file import parse_plan
@@ -144,6 +144,19 @@ def test_what_an_earlier_job_made_is_not_made_again(plan: Plan, two_slots: Calla
     place = two_slots(FINISH)
     assert drive(plan, [whole, half, evaluation, edited], place, AGAIN) == {}
     assert sorted(place.submitted) == [RUNS[1], RUNS[3]]
+
+
+def test_a_job_of_an_earlier_driver_that_ends_while_it_is_looked_at_is_not_made_again(
+    plan: Plan, two_slots: Callable[[str], Noting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends_now(scratch: Path) -> None:
+        for made in (trained(of.fingerprint), evaluated(plan, of.run, of.fingerprint)):
+            made.mkdir(parents=True)
+
+    of, place = work(RUNS[0]), two_slots(FAIL)
+    monkeypatch.setattr(job_driver, "living_owner", ends_now)
+    assert drive(plan, [of], place, AGAIN) == {}
+    assert place.submitted == []
 
 
 @contextmanager

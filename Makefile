@@ -26,7 +26,7 @@ soak: setup ## run the long tests that `make test` leaves out (SHORT=1: those th
 	$(pytest) -m 'soak$(if $(SHORT), and not endurance)'
 
 mutants: setup ## put N drawn faults into the core, one at a time, and print those that no test notices (N=150 SEED=1)
-	python benchmarks/mutants.py $(or $(N),150) $(or $(SEED),1)
+	python benchmarks/mutants.py $(or $(N),150) $(or $(SEED),1) $(or $(FROM),0)
 
 check: setup ## lint, formatting, types, the order of imports, and the runs in evidence/
 	ruff check .

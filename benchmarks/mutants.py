@@ -1,6 +1,7 @@
 """Whether tests notice a fault: one-token faults, drawn with a seed, put into a clone of the core one at a time.
 
     make mutants N=150 SEED=1       (each takes as long as the tests of its folder: minutes; N=5 is a sample)
+    make mutants N=150 SEED=1 FROM=60       goes on behind the first 60
 
 Prints each that no test of its folder notices, soak tests apart, and how many were killed. A survivor needs a test, or
 a reason: some change nothing that counts.
@@ -65,10 +66,10 @@ def first_failure(root: Path, tests: tuple[str, ...], best: Counter[str]) -> str
     return failed[1] if failed else "not even collected, or out of time"
 
 
-def main(n: int, seed: int) -> None:
+def main(n: int, seed: int, start: int) -> None:
     files = [(path, tests) for glob, tests in TESTS.items() for path in sorted(Path().glob(glob))]
     known = [(*file, k) for file in files for k, _ in enumerate(faults(ast.parse(file[0].read_text())))]
-    drawn = random.Random(seed).sample(known, n)
+    drawn = random.Random(seed).sample(known, n)[start:]
     best: Counter[str] = Counter()
     copies: Queue[Path] = Queue()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as workers:
@@ -94,15 +95,15 @@ def main(n: int, seed: int) -> None:
             copies.put(root)
             return fault, test
 
-        for _, test in workers.map(partial(killed_by, None), {tests for _, tests, _ in drawn}):
+        for _, test in workers.map(partial(killed_by, None), {tests for _, tests, _ in drawn if not start}):
             if test:
                 sys.exit(f"{test} fails without any fault")
         killed = 0
         for fault, test in workers.map(killed_by, *zip(*drawn, strict=True)):
             killed += test is not None
             print(f"{'killed' if test else 'SURVIVED'}: {fault}{f' by {test}' if test else ''}", flush=True)
-    print(f"{killed} of {n} killed, seed {seed}")
+    print(f"{killed} of {len(drawn)} killed, seed {seed}")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:]))

@@ -73,6 +73,9 @@ def sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # some shared folders have no such thing for their names
+            raise
     finally:
         os.close(handle)
 

@@ -1,15 +1,18 @@
 """What a result depends on: its fingerprint, and the state of the code that made it."""
 
 import json
+import os
 import re
 import subprocess
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.artifacts import fingerprint_of
+from pipeline.errors import UserError
 from pipeline.params import Plan, read_text, yaml_mapping
 
 DAG = Path("dvc.yaml")
@@ -80,15 +83,36 @@ def _sha256(path: Path, mtime_ns: int, size: int) -> str:
 
 def git(*words: str, root: Path = Path()) -> str:
     """What git says at `root`; nothing where it fails."""
-    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+    done = _git(words, root)
     return done.stdout if done.returncode == 0 else ""
 
 
-def commit(root: Path = Path()) -> tuple[str, bool]:
-    """The commit checked out at `root`, and whether tracked files that no stage writes differ from it."""
+def _git(words: Sequence[str], root: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["git", *words], cwd=root, env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, check=False
+    )
+
+
+def commit(root: Path = Path()) -> tuple[str, bool | Literal["unknown"]]:
+    """The commit checked out at `root`, and whether tracked files that no stage writes differ from it: `none` without
+    a commit, `unknown` where git does not tell, as of a checkout of another user."""
+    asked = _git(["rev-parse", "--verify", "HEAD"], root)
+    if asked.returncode != 0:
+        without = any(words in asked.stderr for words in ("not a git repository", "Needed a single revision"))
+        return ("none", False) if without else ("unknown", "unknown")
     made = (":!results", ":!dvc.lock", ":!models", ":!evaluations", ":!evidence")
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *made, root=root)
-    return git("rev-parse", "HEAD", root=root).strip() or "none", bool(changed)
+    return asked.stdout.strip(), bool(git("status", "--porcelain", "--untracked-files=no", "--", ".", *made, root=root))
+
+
+def need_commit() -> tuple[str, bool]:
+    """The same of the current folder. Raises UserError where there is none, or git does not tell."""
+    head, dirty = commit()
+    if isinstance(dirty, str):
+        fix = f"git status says why; of another user's checkout: git config --global --add safe.directory {Path.cwd()}"
+        raise UserError("git does not tell this folder's commit", fix)
+    if head == "none":
+        raise UserError("this folder has no commit", "git init, git add -A and git commit, or clone the repository")
+    return head, dirty
 
 
 def versions() -> dict[str, str]:

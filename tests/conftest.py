@@ -28,6 +28,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Several test processes share the cores; OpenMP threads that wait for each other across them cost 3 times.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Tests have repositories of their own, whatever repository's hook runs them and however the user signs commits.
+for name in [name for name in os.environ if name.startswith("GIT_")]:
+    del os.environ[name]
+os.environ["GIT_CONFIG_GLOBAL"] = os.devnull
+
 # Tests compute on the CPU, whatever the machine has: tests/gpu has a GPU of its own.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

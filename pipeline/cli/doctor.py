@@ -61,6 +61,11 @@ COMMANDS: dict[str, tuple[Sequence[str], State, str]] = {
     ),
     "npm": (("npm", "--version"), "note", f"{SET_UP} brings one; only data sources of kind npm need it"),
     "dvc": ((sys.executable, "-P", "-m", "dvc", "--version"), "missing", SET_UP_AGAIN),
+    "locks": (
+        (*_PYTHON, "from pipeline.runner.dvc import need_locks; need_locks()"),
+        "missing",
+        "wrn-pipe repro says what to do",
+    ),
     "git": (("git", "log", "-1", "--format=commit %h"), "missing", "install git, and work in a git clone"),
 }
 """Name -> a command that ends well where it is there, what it is where it is not, and the remedy."""

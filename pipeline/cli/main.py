@@ -1,5 +1,6 @@
 """wrn-pipe: the command line. Commands import what is heavy when they run, so --help stays quick."""
 
+import os
 import signal
 import sys
 from importlib import import_module
@@ -60,7 +61,7 @@ def _version(wanted: bool) -> None:
     text, root = f"wrn-pipe {version('wrn-pipe')}", Path(__file__).parents[2]
     if (root / ".git").exists():  # else it is installed, or lies in a repository that is not its own
         head, edited = commit(root)
-        text += f", commit {head[:12]}{' with edits' if edited else ''}"
+        text += f", commit {head[:12]}{' with edits' if edited is True else ''}"
     typer.echo(text)
     raise typer.Exit
 
@@ -96,6 +97,8 @@ def _refuse_repeated(command: Any, path: str, words: list[str]) -> None:
 def main() -> None:
     """Run the command line: exit code 0 done, 1 a failure or a difference, 2 the user's mistake, 128 + a signal."""
     wait_briefly()  # before a command imports torch, and for all that it starts: DVC's stages, jobs, measurements
+    if os.environ.get("COLUMNS") == "0":  # as some terminals say that they do not know
+        del os.environ["COLUMNS"]
     words = sys.argv[1:]
     with exit_on_error(), stop_at_once(lambda: NOTHING_HALF_DONE, join(["wrn-pipe", *words])) as interrupted:
         commands = typer.main.get_command(app)

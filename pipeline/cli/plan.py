@@ -64,7 +64,7 @@ def plan(
     typer.echo(_outlook(addition, seeds))
     if dry_run:
         typer.echo(f"{PARAMS} is unchanged (--dry-run).")
-    elif not yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
+    elif not yes and not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
         typer.echo(f"{PARAMS} is unchanged: there is no terminal to ask on. Add --yes to write this.")
     elif yes or typer.confirm(f"Write this to {PARAMS}?"):
         write(PARAMS, addition)

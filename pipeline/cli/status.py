@@ -39,7 +39,8 @@ def status(as_json: Json = False) -> None:
     for run in found.runs:  # lines, no table: no column cuts a name, which is there to be copied
         error = "" if run.error is None else f"  {run.error:.2f} %"
         console.print(f"{run.run:<{width}}  {_coloured(run.state)}{error}", soft_wrap=True)
-        for line in textwrap.wrap(_known(run), console.width - 2, break_long_words=False, break_on_hyphens=False):
+        columns = max(20, console.width - 2)
+        for line in textwrap.wrap(_known(run), columns, break_long_words=False, break_on_hyphens=False):
             console.print(f"  {line}", soft_wrap=True, markup=False)
     tables = Table("table", box=SIMPLE)
     tables.add_column("state", no_wrap=True)

@@ -21,7 +21,7 @@ def ui(port: Annotated[int, Option(help="Port on this machine.", min=1, max=6553
     It does first what `wrn-pipe track sync` does, so that the pages show what the files say.
     """
     from pipeline.runner.params_file import load
-    from pipeline.tracking.mlflow_logger import FOLDER, connect, explained, page, uri
+    from pipeline.tracking.mlflow_logger import connect, explained, folder, page, uri
     from pipeline.tracking.sync import SAME, sync_all
 
     if os.environ.get("MLFLOW_TRACKING_URI"):
@@ -34,7 +34,7 @@ def ui(port: Annotated[int, Option(help="Port on this machine.", min=1, max=6553
         _, experiment = connect(PAPER)
     typer.echo("starting MLflow's server", err=True)
     words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", uri()]
-    words += ["--artifacts-destination", (FOLDER / "artifacts").resolve().as_uri(), "--registry-store-uri", uri()]
+    words += ["--artifacts-destination", (folder() / "artifacts").as_uri(), "--registry-store-uri", uri()]
     quiet = {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore:starlette.middleware.wsgi is deprecated"}
     command = [sys.executable, "-m", "mlflow", *words, "--uvicorn-opts", "--log-level warning"]
     server = subprocess.Popen(command, env={**quiet, **os.environ}, start_new_session=True)

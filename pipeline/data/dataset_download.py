@@ -174,7 +174,8 @@ def _download(client: httpx.Client, url: str, part: Path, size: int) -> None:
         try:
             _stream(client, url, part, have, size)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-            raise SourceError(f"cannot be reached: {error or type(error).__name__}") from error
+            fix = "; name your network's own authority by SSL_CERT_FILE" * ("CERTIFICATE_VERIFY" in str(error))
+            raise SourceError(f"cannot be reached: {error or type(error).__name__}{fix}") from error
         except httpx.TransportError as error:
             failures = failures + 1 if _arrived(part) - have <= size // 100 else 1
             reason = f"{SILENCE_S:g} s of silence" if isinstance(error, httpx.ReadTimeout) else str(error)

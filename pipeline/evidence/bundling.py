@@ -27,7 +27,7 @@ from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence.run_check import Finding, FinishedRun, right, take, wrong
 from pipeline.evidence.verification import CARD, Depth, Run, is_here, names, verify
 from pipeline.params import PARAMS, Plan, read_text, yaml_mapping
-from pipeline.provenance import DAG, commit, content_of, git
+from pipeline.provenance import DAG, content_of, git, need_commit
 from pipeline.publication.paper import Paper
 from pipeline.runner.dag import stages
 from pipeline.runner.params_file import load
@@ -76,11 +76,8 @@ def bundle(paper: Paper, plan: Plan, to: Path, run: Run, runs: Collection[str] =
         if finding.state == "wrong" or absent:
             general = "wrn-pipe repro" if absent else "wrn-pipe verify lists all; tables wait for all runs of the plan"
             raise WrnPipeError(f"{finding.path}: {finding.why}", finding.fix or general)
-    head, dirty = commit()
+    head, dirty = need_commit()
     date = git("show", "-s", "--format=%cI", "HEAD").strip()
-    if not date:
-        fix = "git init, git add -A and git commit, or clone the repository"
-        raise UserError("this folder has no commit", fix)
     checkout = Checkout(head, "with edits that are not committed" if dirty else "clean", date)
     part = to.with_name(f".{to.name}.part")
     try:

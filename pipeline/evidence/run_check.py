@@ -24,7 +24,7 @@ from pipeline.dataset_config import SPLITS
 from pipeline.errors import UserError
 from pipeline.models.names import parameters, parse
 from pipeline.params import PARAMS, Plan
-from pipeline.provenance import commit, inputs
+from pipeline.provenance import inputs, need_commit
 from pipeline.tasks.classification import metrics
 
 State = Literal["right", "wrong", "unchecked"]
@@ -277,7 +277,7 @@ def _only_once(run: FinishedRun, plan: Plan, path: Path) -> Iterator[Finding]:
 
 def add(plan: Plan, run_id: str, weights: bool, weights_at: str | None = None) -> list[Finding]:
     """Take a finished run of this checkout into evidence/. Returns what was checked; raises as `take`."""
-    head, dirty = commit()
+    head, dirty = need_commit()
     if dirty:
         raise UserError("this checkout has edits that are not committed", "git commit them: evidence names its commit")
     return take(of_plan(plan, run_id, head), plan, weights, weights_at)

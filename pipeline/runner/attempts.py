@@ -1,6 +1,7 @@
 """An attempt at a stage: how it starts and ends, how the last one failed, as a file for `wrn-pipe status`, and that one
 process at a time trains a run: a lock that ends with the process, and a note that says whose it is."""
 
+import errno
 import fcntl
 import json
 import os
@@ -25,6 +26,9 @@ from pipeline.progress import say
 from pipeline.runner.interruptions import NOTHING_HALF_DONE, stop_at_once
 from pipeline.runner.run_hooks import HEARTBEAT
 
+_DISK = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there") | dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS), "make it writable"
+)
 _ENDING_S = 3
 """A process that was killed a moment ago keeps its lock until all its memory is given back."""
 
@@ -160,8 +164,8 @@ def _explain_disk(run_id: str, folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         what = f"run {run_id}: cannot write in {folder} ({error.strerror}); what was saved there before stays"
-        fix = f"make room there, or make it writable, then: wrn-pipe repro train@{run_id}"
-        raise WrnPipeError(what, fix) from error
+        cause = _DISK.get(error.errno or 0, "see what this error means on its file system")
+        raise WrnPipeError(what, f"{cause}, then: wrn-pipe repro train@{run_id}") from error
 
 
 def discard(scratch: Path) -> None:

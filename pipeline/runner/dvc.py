@@ -1,6 +1,7 @@
 """DVC, driven as a command, since its Python interface is not a stable one; what it runs right now; and its remote, by
 which clones that share no disk take each other's results."""
 
+import fcntl
 import fnmatch
 import json
 import os
@@ -57,8 +58,27 @@ def need_repository() -> None:
     if without_git and "no_scm" not in config.read_text(encoding="utf-8"):
         remedy = "work in a git clone; or git init; or, without git, dvc config core.no_scm true"
         raise UserError(f"{here}: not a git repository, which DVC needs", remedy)
+    need_locks()
     if "<<<<<<<" in (lock := content()):  # else DVC reads it: that takes as long as all else here
         locked(lock)
+
+
+def need_locks() -> None:
+    """Raise UserError on a file system without locks, where DVC would wait for its own for ever."""
+    config = Path(".dvc/config")
+    with config.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        except OSError as error:
+            of_this_clone = config.with_name("config.local")
+            if of_this_clone.is_file() and "hardlink_lock = true" in of_this_clone.read_text(encoding="utf-8"):
+                return
+            what = f"{Path.cwd()} is on a file system without locks ({error.strerror})"
+            fix = (
+                "mount it with them (Lustre: -o flock); or dvc config --local core.hardlink_lock true, with which a "
+                "DVC that is killed leaves its lock: then rm .dvc/tmp/lock"
+            )
+            raise UserError(what, fix) from None
 
 
 def resolve(plan: Plan, targets: Sequence[str], stages: Collection[str]) -> list[str]:

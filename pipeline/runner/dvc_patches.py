@@ -22,7 +22,11 @@ if __name__ == "__main__":
     # DVC answers Ctrl-C once it is imported. Until then it ends this process without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import atexit
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable
 from copy import deepcopy
 from functools import cache, lru_cache, reduce
@@ -165,6 +169,9 @@ if __name__ == "__main__":
     params.read_param_file, dvcfile.load_file, Lockfile.dump_stages = read_param_file, load_file, dump_stages
     Stage.run, Stage.save, StageCache.push = run, save, push
     rwlock.psutil = SimpleNamespace(pid_exists=is_alive)  # a killed DVC may stay a zombie for long
+    if not os.access(".dvc", os.W_OK):  # somebody else's checkout, which is looked at
+        Repo.tmp_dir, Repo._ignore = tempfile.mkdtemp(prefix="wrn-pipe-"), lambda repo: None
+        atexit.register(shutil.rmtree, Repo.tmp_dir)
     gc.freeze()
     gc.enable()
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -18,7 +18,7 @@ from pipeline.progress import Task, counted, progress, say
 from pipeline.provenance import fingerprint
 from pipeline.runner.attempts import discard_unless_locked, failure_record, forget_failure_record, living_owner, mirror
 from pipeline.runner.dag import Stage, read_dag, with_behind
-from pipeline.runner.dvc import ask, looked_at, record, repro
+from pipeline.runner.dvc import ask, looked_at, need_repository, record, repro
 from pipeline.runner.interruptions import handled
 from pipeline.runner.jobs import JOBS, Job, Place, Work, cluster_jobs, evaluated, record_of, trained
 from pipeline.runner.params_file import load
@@ -35,6 +35,7 @@ def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, 
     `again`: the command that goes on. Raises UserError when another driver is at work here or the jobs are refused,
     StoppedError on a signal, and WrnPipeError when runs failed; everything else is published then.
     """
+    need_repository()
     stages = read_dag(plan)
     wanted = looked_at(plan, targets, stages)
     JOBS.mkdir(parents=True, exist_ok=True)

@@ -12,9 +12,10 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from pipeline.artifacts import EpochRecord
 
-FOLDER = Path("tracking")
+NAME = "tracking"
 _SQLITE = "sqlite:///"
 RATE = "images_per_second"
 """The one metric of ours that no file holds: a clock measured it."""
@@ -56,6 +57,9 @@ def uri() -> str:
     MLflow prints in links and errors: so no part of it is repeated.
     """
     where = os.environ.get("MLFLOW_TRACKING_URI") or _local()
+    if where == _local() and set("?%") & set(where):  # of which SQLite's address makes another path
+        what = f"MLflow cannot keep a database below {folder().parent}, whose name has a ? or a %"
+        raise UserError(what, "rename that folder, or name another database or a server by MLFLOW_TRACKING_URI")
     if not where.startswith(_SQLITE) and not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#@\s]*)?", where):
         raise UserError(
             "MLFLOW_TRACKING_URI is neither the address of an MLflow server nor of an SQLite database",
@@ -65,13 +69,20 @@ def uri() -> str:
     return where
 
 
+def folder() -> Path:
+    """Where the database of this checkout lies. `dvc exp run --temp` works in a copy below .dvc, and deletes that: its
+    trainings are recorded where it was given."""
+    here = Path.cwd()
+    return next((parent.parent for parent in here.parents if parent.name == ".dvc"), here) / NAME
+
+
 def _local() -> str:
-    return f"{_SQLITE}{(FOLDER / 'mlflow.db').resolve()}"
+    return f"{_SQLITE}{folder() / 'mlflow.db'}"
 
 
 def name() -> str:
     """The store as messages call it."""
-    return f"{FOLDER}/mlflow.db" if uri() == _local() else uri().partition("?")[0]
+    return f"{NAME}/mlflow.db" if uri() == _local() else uri().partition("?")[0]
 
 
 def page(address: str, experiment_id: str) -> str:
@@ -97,11 +108,25 @@ def connect(paper: Paper) -> "tuple[MlflowClient, str]":
     mlflow.set_tracking_uri(where)
     on_disk = where.startswith(_SQLITE)
     if on_disk:
-        FOLDER.mkdir(exist_ok=True)
+        folder().mkdir(exist_ok=True)
     # The client creates the tables of a database, where processes that do it at once fail.
-    with FileLock(FOLDER / ".lock") if on_disk else nullcontext():
+    else:
+        _need_new_server(where)
+    with FileLock(folder() / ".lock") if on_disk else nullcontext():
         client = mlflow.MlflowClient(where)
         return client, _experiment(client, paper, where == _local())
+
+
+def _need_new_server(address: str) -> None:
+    """Raise UserError for an MLflow before 3, which lacks half of what is asked of it. A server that does not tell is
+    asked all the same."""
+    import httpx
+
+    with suppress(httpx.HTTPError):
+        version = httpx.get(f"{address}/version", timeout=10).text.strip()
+        if re.fullmatch(r"[0-2]\.\d+\.\S{1,20}", version):
+            fix = "upgrade it (pip install 'mlflow>=3'), or unset MLFLOW_TRACKING_URI"
+            raise UserError(f"the server at {address} is MLflow {version}, and 3 is needed", fix)
 
 
 def _experiment(client: "MlflowClient", paper: Paper, local: bool) -> str:
@@ -115,7 +140,7 @@ def _experiment(client: "MlflowClient", paper: Paper, local: bool) -> str:
         f"mlflow.sharedViewState.{_VIEW}": json.dumps({"selectedColumns": columns}),
     }
     # Where those that users add go; another store knows its own place.
-    artifacts = (FOLDER / "artifacts").resolve().as_uri() if local else None
+    artifacts = (folder() / "artifacts").as_uri() if local else None
     found = client.get_experiment_by_name(paper.slug)
     if found is None:
         try:
@@ -149,8 +174,10 @@ def explained() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        if uri() == _local():
-            fix = f"make {FOLDER}/ writable, with room on its disk; a database that is broken: move {name()} away"
+        if "database schema" in str(error):
+            fix = f"back it up, then: mlflow db upgrade '{uri()}'"
+        elif uri() == _local():
+            fix = f"make {NAME}/ writable, with room on its disk; a database that is broken: move {name()} away"
         else:
             other = "name another database" if uri().startswith(_SQLITE) else "start the server"
             fix = f"{other}, or unset MLFLOW_TRACKING_URI"
@@ -159,8 +186,8 @@ def explained() -> Iterator[None]:
 
 def reason(error: Exception) -> str:
     """One line on why MLflow failed."""
-    text = error.what if isinstance(error, UserError) else str(error)
-    return " ".join(text.split())[:200] or type(error).__name__
+    text = error.what if isinstance(error, UserError) else str(error).partition(" Take a backup")[0]  # a remedy
+    return shorten(text, 200, placeholder=" ...") or type(error).__name__
 
 
 def tags_of(run_id: str, record: dict[str, Any], paper: Paper) -> dict[str, str]:

@@ -125,7 +125,7 @@ def finished(paper: Paper, plan: Plan, run_ids: Iterable[str]) -> dict[str, RunR
     return records
 
 
-def _finished(run_id: str, of: Comparison, locked: dict[str, Any] | None, here: tuple[str, bool]) -> RunRecord:
+def _finished(run_id: str, of: Comparison, locked: dict[str, Any] | None, here: tuple[str, bool | str]) -> RunRecord:
     folder, again = MODELS / run_id, f"wrn-pipe repro {run_id}"
     record, weights = read_record(folder / RECORD, again), folder / WEIGHTS
     rows = [asdict(row) for row in read_history(folder / HISTORY, again)]

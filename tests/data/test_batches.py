@@ -197,22 +197,6 @@ def test_photos_are_cropped_colored_flipped_and_normalised(folder: Path, dtype: 
     assert torch.equal(torch.cat([batch.images for batch in of.batches(1, order[4:], 1)]), images[4:])
 
 
-@pytest.mark.soak  # torch imports for seconds before it makes a tensor without values
-@pytest.mark.parametrize("kind", ["none", "jitter-lighting"])
-def test_the_host_reads_nothing_from_the_device(folder: Path, tiny_beton: Path, kind: Color) -> None:
-    """Tensors on torch's meta device have no values: whoever waits for one gets an error."""
-    of, n, side = inputs(tiny_beton, dtype=torch.bfloat16, device="meta"), 260, 32
-    if kind != "none":
-        of.crop, of.color, of.loader, n, side = "random-resized", kind, Loader(folder, "train", 4, "numpy"), N, 224
-    made = [batch for epoch in range(2) for batch in of.batches(epoch, sample_order(SEED, epoch, n))]
-    assert {str(batch.images.device) for batch in made} == {str(batch.labels.device) for batch in made} == {"meta"}
-    assert made[-1].images.shape == (n % of.loader.batch_size, 3, side, side)
-    assert made[-1].images.dtype == torch.bfloat16
-    assert made[-1].images.is_contiguous(memory_format=torch.channels_last)
-    with pytest.raises((NotImplementedError, RuntimeError)):
-        made[0].labels.sum().item()
-
-
 def test_color_needs_random_resized_crops_and_a_recipe_from_before_there_was_color_has_none() -> None:
     with pytest.raises(ValueError, match="color jitter-lighting needs crop random-resized, not per-image"):
         changed("paper-meanstd", color="jitter-lighting")

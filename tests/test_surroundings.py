@@ -1,0 +1,241 @@
+"""What a caller's environment, file system and other programs may bring along, each as somebody has reported it."""
+
+import filecmp
+import json
+import os
+import re
+import shutil
+import sqlite3
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from project import BIN, ROOT, RUN, Project, copy_repository, make_project, told
+
+from pipeline.data.dataset_download import fetch_archive
+from pipeline.dataset_config import SourceError
+from pipeline.errors import UserError
+from pipeline.publication.wide_resnet import PAPER
+from pipeline.tracking import mlflow_logger
+
+HERE = Path(__file__).parent
+OTHERS = {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}
+"""git's own means to take every checkout for that of another user."""
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """This repository with its plan and what is committed of its runs; not to be changed."""
+    project = copy_repository(tmp_path_factory.mktemp("surroundings") / "c", "params.yaml", "dvc.lock")
+    for name in ("results", "models", "evaluations"):
+        shutil.copytree(ROOT / name, project.root / name, ignore=shutil.ignore_patterns("*.safetensors", "*.parquet"))
+    project.commit("start")
+    return project
+
+
+def refused(ran: "subprocess.CompletedProcess[str]") -> str:
+    """The two lines of a mistake of the user's."""
+    assert ran.returncode == 2, ran.stdout + ran.stderr
+    what, fix = ran.stderr.splitlines()[-2:]
+    assert (what[:7], fix[:7]) == ("error: ", "  fix: ")
+    return f"{what}\n{fix}"
+
+
+def head(root: Path) -> str:
+    return told(Project(root).run("git", "rev-parse", "HEAD")).strip()
+
+
+def installed(root: Path, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """The command of this checkout's environment, in another folder."""
+    return Project(root).run(str(BIN / "wrn-pipe"), *words, **environment)
+
+
+def test_a_git_hook_of_another_repository_is_not_asked(clone: Project, tmp_path: Path) -> None:
+    other = copy_repository(tmp_path / "other")
+    other.commit("of another")
+    hook = {"GIT_DIR": str(other.root / ".git"), "GIT_WORK_TREE": str(other.root), "GIT_PREFIX": ""}
+    assert head(clone.root)[:12] in told(clone.cli("--version", **hook))
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/cli/test_broken_files.py"]
+    before = head(other.root), told(other.run("git", "status", "--porcelain"))
+    tests = Project(ROOT).run(*words, "-k", "dvc_lock", **hook)
+    assert tests.returncode == 0, tests.stdout
+    assert before == (head(other.root), told(other.run("git", "status", "--porcelain")))
+
+
+def test_other_code_than_the_checkouts_own_is_refused(clone: Project, tmp_path: Path) -> None:
+    assert f"has code of its own\n  fix: source {clone.root}/.venv/bin/activate" in refused(
+        installed(clone.root, "compare", "--paper-table", "4")
+    )
+    (tmp_path / "numpy.py").write_text("raise SystemExit('not numpy')")
+    said = refused(installed(tmp_path, "net", "WRN-40-1", PYTHONPATH=str(tmp_path)))
+    assert said.startswith(f"error: PYTHONPATH is {tmp_path}")
+    assert installed(tmp_path, "net", "WRN-40-1").returncode == 0
+
+
+def test_streams_that_are_closed_and_terminals_without_a_width(clone: Project) -> None:
+    plan = "plan --paper-table 4 --row WRN-40-1 --dataset cifar10 --seeds 2"
+    closed = Project(clone.root).run("sh", "-c", f"exec {sys.executable} -m pipeline.cli.main {plan} <&-")
+    assert "there is no terminal to ask on" in told(closed)
+    for columns in ("0", "1"):
+        assert RUN.partition("-")[0] in told(clone.cli("status", COLUMNS=columns))
+    assert "WRN-40-1" in told(clone.cli("net", "WRN-40-1", COLUMNS="0"))
+
+
+def test_the_commit_of_another_users_checkout_is_unknown(clone: Project) -> None:
+    run = "cifar10-wrn-40-1-quick-s1"
+    shown = json.loads(told(clone.cli("show", run, "--json", **OTHERS)))
+    assert shown["checkout"] == {"commit": "unknown", "dirty": "unknown"}
+    assert "checked out is unknown: git does not tell" in told(clone.cli("show", run, **OTHERS))
+    assert "safe.directory" in refused(clone.cli("evidence", "add", run, **OTHERS))
+
+
+@pytest.fixture(scope="session")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], dict[str, str]]:
+    """An environment whose programs find an odd file system below a folder."""
+    library = tmp_path_factory.mktemp("odd") / "odd.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, HERE / "odd_filesystem.c", "-ldl"], check=True)
+    return lambda way, folder: {"LD_PRELOAD": str(library), "ODD": way, "ODD_FOLDER": str(folder)}
+
+
+def test_without_locks_nobody_waits_for_one(clone: Project, odd: Callable[[str, Path], dict[str, str]]) -> None:
+    lockless = odd("no-locks", clone.root)
+    for words in (["repro"], ["repro", "--jobs", "1"]):
+        said = refused(clone.cli(*words, **lockless))
+        assert "is on a file system without locks" in said
+        assert "core.hardlink_lock" in said
+    row = "from pipeline.cli.doctor import by_command; print(by_command('locks').state)"
+    assert told(clone.run(sys.executable, "-c", row, **lockless)) == "missing\n"
+
+
+WRITING = "from pipeline.atomic_write import *; new_file(Path('a/b'), b'c')\nwith new_folder(Path('f')) as f: pass"
+
+
+def test_a_folder_that_cannot_be_synced_holds_files(odd: Callable[[str, Path], dict[str, str]], tmp_path: Path) -> None:
+    environment = {"PYTHONPATH": str(ROOT), **odd("no-folder-sync", tmp_path)}
+    told(Project(tmp_path).run(sys.executable, "-c", WRITING, **environment))
+    assert (tmp_path / "a/b").read_bytes() == b"c"
+
+
+class _Old(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = b"2.16.2" if self.path == "/version" else b"<!doctype html>"
+        self.send_response(200 if self.path == "/version" else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def server() -> Any:
+    with HTTPServer(("127.0.0.1", 0), _Old) as served:
+        Thread(target=served.serve_forever, daemon=True).start()
+        yield served
+        served.shutdown()
+
+
+def test_an_mlflow_server_that_is_too_old_is_named(server: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+    with pytest.raises(UserError, match=r"is MLflow 2\.16\.2, and 3 is needed"), mlflow_logger.explained():
+        mlflow_logger.connect(PAPER)
+
+
+CONNECTING = """
+from pipeline.errors import exit_on_error
+from pipeline.publication.wide_resnet import PAPER
+from pipeline.tracking.mlflow_logger import connect, explained
+with exit_on_error(), explained():
+    connect(PAPER)
+"""
+
+
+def test_a_database_of_another_schema_has_one_remedy(tmp_path: Path) -> None:
+    def connected() -> "subprocess.CompletedProcess[str]":
+        words = (sys.executable, "-c", CONNECTING)
+        return Project(tmp_path).run(*words, PYTHONPATH=str(ROOT), MLFLOW_TRACKING_URI="")
+
+    told(connected())
+    with sqlite3.connect(tmp_path / "tracking/mlflow.db") as database:
+        database.execute("update alembic_version set version_num = '451aebb31d03'")
+    said = refused(connected())
+    assert said.count("mlflow db upgrade") == 1
+    assert re.search(r"fix: back it up, then: mlflow db upgrade 'sqlite:///", said)
+
+
+def test_runs_of_dvcs_temporary_checkouts_are_recorded_where_these_were_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / ".dvc/tmp/exps/tmp1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert mlflow_logger.uri() == f"sqlite:///{tmp_path}/tracking/mlflow.db"
+
+
+@pytest.mark.parametrize("name", ["what?", "100%25"])
+def test_a_path_that_mlflow_would_read_otherwise_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    with pytest.raises(UserError, match="whose name has a"):
+        mlflow_logger.uri()
+
+
+def test_line_ends_stay_in_a_clone_that_would_turn_them(tmp_path: Path) -> None:
+    turned, plain = tmp_path / "turned", tmp_path / "plain"
+    told(Project(ROOT).run("git", "clone", "-q", str(ROOT), str(plain)))
+    told(Project(ROOT).run("git", "clone", "-q", "-c", "core.autocrlf=true", str(ROOT), str(turned)))
+    files = told(Project(plain).run("git", "ls-files")).splitlines()
+    assert "environment/setup.sh" in files
+    assert filecmp.cmpfiles(plain, turned, files, shallow=False)[1:] == ([], [])
+
+
+def test_an_unknown_authority_names_the_variable(server: HTTPServer, tmp_path: Path) -> None:
+    key = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key -out cert -days 2 -subj /CN=127.0.0.1"
+    subprocess.run(key.split(), cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    with pytest.raises(SourceError, match="SSL_CERT_FILE"):
+        fetch_archive(f"https://127.0.0.1:{server.server_port}/x", "0" * 32, tmp_path / "x", 10)
+
+
+AS_NUMBER = "setpriv --reuid=12345 --regid=12345 --clear-groups --inh-caps=+dac_read_search"
+AS_NUMBER += " --ambient-caps=+dac_read_search env -u USER -u LOGNAME"
+"""A user without an entry in passwd, as `docker run --user 12345` has it, who may read all files."""
+as_root = pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="only root becomes somebody else")
+
+
+@as_root
+def test_a_colleagues_checkout_is_read_without_writing_to_it(clone: Project) -> None:
+    """That of another user, in which nothing can be written: git does not tell its commit."""
+    for words in ("show cifar10-wrn-40-1-quick-s1", "data", "repro --dry", "status"):
+        ran = clone.run(*AS_NUMBER.split(), "HOME=/", sys.executable, "-m", "pipeline.cli.main", *words.split())
+        assert "ermission denied" not in told(ran)
+    assert not (clone.root / ".dvc/tmp").exists()
+
+
+@pytest.mark.soak
+@as_root
+@pytest.mark.parametrize(("home", "words"), [("HOME=/", f"train@{RUN}"), ("--unset=HOME", f"--jobs 1 {RUN}")])
+def test_a_user_without_a_name_trains(
+    home: str, words: str, tmp_path: Path, tiny_archive: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
+) -> None:
+    entry = tiny_dataset_entry(f"http://127.0.0.1:9/{tiny_archive.name}")
+    entry["sources"].append({"folder": True})
+    project = make_project(tmp_path / "project", entry)
+    for path in (tmp_path, project.root, *project.root.rglob("*")):
+        os.chown(path, 12345, 12345)
+    command = (sys.executable, "-m", "pipeline.cli.main", "repro", *words.split())
+    ran = project.run(*AS_NUMBER.split(), home, *command, WRN_PIPE_DATA_DIR=str(tiny_archive.parent))
+    assert (project.root / "models" / RUN / "run.json").is_file(), ran.stdout + ran.stderr

@@ -197,6 +197,11 @@ def test_the_numpy_backend_in_our_order(jpegs: Path) -> None:
         assert np.array_equal(images, views(train, order, seen(train, order, boxes)))
 
 
+def test_ffcv_has_no_more_threads_than_numba_starts(jpegs: Path) -> None:
+    """As many as there are cores, or as NUMBA_NUM_THREADS says."""
+    Loader(jpegs, "train", 5, "ffcv", workers=1000)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ffcv_sees_the_same_boxes(jpegs: Path, workers: int) -> None:

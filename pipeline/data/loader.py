@@ -42,11 +42,19 @@ class Loader:
     """Delivers the samples of one split in any order asked for. Open it once: FFCV compiles for seconds.
 
     `workers` is FFCV's number of reading threads, at most the number of cores; None takes one, or for JPEGs, which are
-    slow to decode, one a core. Their number changes no byte.
+    slow to decode, one a core. Their number changes no byte. `known`: the split, where its bytes were checked before.
     """
 
-    def __init__(self, folder: Path, split: str, batch_size: int, backend: Backend, workers: int | None = None) -> None:
-        self.beton = open_split(folder, split)
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        batch_size: int,
+        backend: Backend,
+        workers: int | None = None,
+        known: Beton | None = None,
+    ) -> None:
+        self.beton = known or open_split(folder, split)
         self.samples, self.batch_size = len(self.beton.labels), batch_size
         self._ffcv = Ffcv(self.beton, batch_size, workers) if backend == "ffcv" else None
         self._images = None if self._ffcv or self.beton.kind == "jpeg" else read(self.beton.path)[0]

@@ -162,7 +162,8 @@ def _as_rank(folder: Path) -> int:
     except Exception as unforeseen:  # noqa: BLE001 - the process that started them all says it
         said = traceback.format_exception_only(unforeseen)[-1].strip()
         what = f"run {task.run_id}: process {rank} of {os.environ['WORLD_SIZE']} failed: {said}"
-        error, trace = WrnPipeError(what, f"continue with: {continue_with(task.run_id)}"), traceback.format_exc()
+        more = "NCCL_DEBUG=INFO says more, and a container needs --shm-size 8g; " * ("NCCL" in said)
+        error, trace = WrnPipeError(what, f"{more}continue with: {continue_with(task.run_id)}"), traceback.format_exc()
     (folder / f"rank-{rank}.pickle").write_bytes(pickle.dumps((rank, time.time(), error, trace)))
     # After a step all stop together, and the first may have something to finish.
     together = isinstance(error, InterruptedTrainingError) and error.where != OUTSIDE

@@ -52,6 +52,8 @@ class CheckpointInterval(hooks.CheckpointInterval):
     told: bool = False
 
     def due(self) -> bool:
+        if not self.told and not self.done:
+            self.since = time.monotonic()  # the first step of a process compiles
         self.done += 1
         return self.done >= self.steps if self.steps else time.monotonic() - self.since >= self.seconds
 

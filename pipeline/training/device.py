@@ -21,7 +21,9 @@ from pipeline.errors import UserError, WrnPipeError
 from pipeline.params import Device, Precision
 from pipeline.progress import say
 
-_UNREPEATABLE = re.compile(r"(\S+) does not have a deterministic implementation")
+_UNREPEATABLE = re.compile(
+    r"(\S+) does not have a deterministic implementation|Deterministic behavior was .*? because it uses (\w+)"
+)
 _NATIVE_BF16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512_BF16", "bf16": "BF16"}
 """Linux's name of a CPU's instructions -> ours. The last one is ARM's."""
 
@@ -132,7 +134,7 @@ def note_unrepeatable(names: list[str]) -> Iterator[None]:
 
     def note(message: Warning | str, *where: Any, **more: Any) -> None:
         if found := _UNREPEATABLE.match(str(message)):
-            names[:] = sorted({*names, found[1]})
+            names[:] = sorted({*names, found[1] or found[2]})
         else:
             show(message, *where, **more)
 

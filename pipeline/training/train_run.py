@@ -13,6 +13,7 @@ from torch import nn
 from pipeline.artifacts import HISTORY, RECORD, WEIGHTS, RunRecord, beton_of, write_history, write_weights
 from pipeline.atomic_write import new_folder
 from pipeline.data.batches import Preprocessing
+from pipeline.data.beton import inspect, open_split
 from pipeline.data.loader import Loader
 from pipeline.data.sampler import Shard
 from pipeline.errors import OUTSIDE, WrnPipeError, continue_with
@@ -50,6 +51,8 @@ def train_run(
         if training.precision != (asked := training.protocol.precision):
             kind = training.device.type
             here += f"; computes in {training.precision}, not in {asked}: this {kind} has no instructions for bfloat16"
+        if record["kernels"].startswith("compiled"):
+            here += "; compiles in its first steps, which takes a minute or two the first time"
         say(f"{run_id}: {here}")
         with hooks.run_logger(run_id, record) as logger:
             done = train(training, logger.epoch)
@@ -85,7 +88,11 @@ def prepare(
     # Several processes share the cores: as many threads decode JPEGs in each as compute there.
     workers = torch.get_num_threads() if ranks.size > 1 and run.representation == "jpeg" else None
     share = Shard(ranks.rank, ranks.size).size(protocol.batch_size)
-    loader = Loader(beton_of(run), "train", share, plan.loading.backend, workers)
+    # The first of the ranks reads every byte, of ImageNet for minutes; the others wait for it.
+    known = open_split(beton_of(run), "train") if ranks.is_rank_zero else None
+    ranks.largest(0)
+    known = known or inspect(beton_of(run) / "train.beton")
+    loader = Loader(beton_of(run), "train", share, plan.loading.backend, workers, known)
     preprocessing, test = Preprocessing(protocol.preprocessing).to(device), None
     if protocol.test_every and ranks.is_rank_zero:
         _, predict = predictor(plan, run_id, device)

@@ -58,9 +58,9 @@ def train(project: Project, gpu: dict[str, str]) -> Callable[..., dict[str, Any]
             params["protocols"][name] = {**brief, **changes}
             params["runs"][name] = {**of, "network": network, "protocol": name, "seed": 1}
 
-    def train(kernels: str, *runs: str) -> dict[str, Any]:
+    def train(kernels: str, *runs: str, **more: str) -> dict[str, Any]:
         project.edit(lambda params: params.update(kernels=kernels))
-        environment = gpu | {"PYTHONPATH": str(project.root)}
+        environment = gpu | {"PYTHONPATH": str(project.root)} | more
         lines = told(project.run(sys.executable, str(stand_in.HERE / "trained.py"), *runs, **environment)).splitlines()
         return {run: of for line in lines for run, of in json.loads(line).items()}
 
@@ -76,6 +76,15 @@ def test_an_epoch_of_torchs_own_kernels_waits_for_nothing_and_repeats(train: Cal
         asked = {"x": dtype, "weight": dtype, "channels_last": True, "benchmark": False, "deterministic": True}
         assert of["convolutions"] == [asked | {"tf32": False}], name
     assert found["thin"]["per_step"]["kernels"] <= 600
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("fault", "found"), [("item", "a synchronizing CUDA operation"), ("cpu", "on the same device")]
+)
+def test_planted_faults_are_found(fault: str, found: str, train: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(AssertionError, match=found):
+        train("torch", "bf16", FAULT=fault)
 
 
 PROBE = """

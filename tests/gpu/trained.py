@@ -2,12 +2,14 @@
 
 python trained.py RUN...     # of each prints, as a line of JSON, what was asked of the GPU in a step of that epoch
 
+FAULT=item has each step read a number of the GPU's, FAULT=cpu leaves the draws of an epoch on the CPU.
 cuDNN notes what it is asked for, and answers with memory of the right shape and layout. Every number is finite, since
 kernels that compute nothing leave what was in their memory before.
 """
 
 import ctypes
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from unittest.mock import Mock, patch
 
 import torch
 
+from pipeline.data.batches import Inputs
 from pipeline.runner.params_file import load
 from pipeline.training import loop
 from pipeline.training.hooks import Hooks
@@ -78,6 +81,12 @@ def train(run_id: str) -> dict[str, Any]:
             torch.cuda.set_sync_debug_mode("default")
             per_step.update({name: (after - before[name]) / self.steps for name, after in counts().items()})
 
+        def step(self, *of: Any) -> Any:
+            loss, wrong = super().step(*of)
+            return loss, wrong if os.environ.get("FAULT") != "item" else torch.full_like(wrong, wrong.item())
+
+    if os.environ.get("FAULT") == "cpu":
+        Inputs._sent = lambda self, array: torch.from_numpy(array)  # type: ignore[method-assign]
     with patch.object(loop, "_Loop", Watched), patch.object(loop, "CHECK_LOSS_STEPS", 2):
         done = loop.train(training, lambda *_: None)
     told = {"epochs": len(done.history), "unrepeatable": done.unrepeatable, "convolutions": asked}

@@ -27,7 +27,7 @@ TESTS = {
     "pipeline/tasks/*.py": ("tests/tasks", "tests/reference"),
     "pipeline/training/*.py": ("tests/reference", "tests/training"),
     "pipeline/comparison/**/*.py": ("tests/comparison",),
-    "pipeline/evidence/*.py": ("tests/evidence",),
+    "pipeline/evidence/*.py": ("tests/evidence", "tests/cli/test_data.py"),
     "pipeline/runner/job_driver.py": ("tests/runner/test_job_driver.py",),
 }
 PAIRS = "FloorDiv Mult, Mod Mult, Mult Div, Lt LtE, Gt GtE, Eq NotEq, In NotIn, Is IsNot, Add Sub, And Or"

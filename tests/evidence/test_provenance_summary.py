@@ -75,7 +75,7 @@ def test_show_tells_every_step_of_the_way(finished: Project) -> None:
         "dvc.lock up to date",
         "no table of the paper has this network on this dataset",
         "in params.yaml: runs.",
-        "environment/requirements.lock",
+        "environment: data/beton/cifar10-tiny-rgb, environment/requirements.lock - code: stages/train.py, ",
     ):
         assert expected in text
 

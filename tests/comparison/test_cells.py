@@ -89,6 +89,13 @@ def test_of_two_runs_of_a_seed_the_one_nearest_the_papers_recipe_counts(compared
     assert [(each.run, each.error) for each in counted] == [(r.run, pytest.approx(r.top1_error)) for r in runs]
 
 
+def test_of_equals_evidence_counts(compared) -> None:
+    runs, evidence = wide(NEAR), replace(result(900, network="WRN-40-2", seed=1, run="z"), commit="c")
+    found = cell(TWO, compared, [*runs, evidence])
+    assert found.runs == ("z", *(run.run for run in runs[1:]))
+    assert left_out(found) == [(runs[0].run, "its seed is counted already")]
+
+
 def test_of_several_recipes_that_are_not_the_papers_the_nearest_is_shown(compared, brief) -> None:
     """Even if another one, with more deviations, has more runs."""
     longer = changed("paper-zca", epochs=300)

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from pipeline.artifacts import Predictions
 from pipeline.artifacts import read_predictions as read
 from pipeline.atomic_write import json_text
 from pipeline.cli.main import app
@@ -279,6 +280,23 @@ def test_a_forgery_that_fits_is_unchecked_and_found_by_deep(copy: Project) -> No
     deep = list(verify(load(), run_stage, Depth(deep=True)))
     assert [each.path for each in deep if each.state == "wrong"] == [f"{EVALUATION}/predictions.parquet"]
     assert [each.path for each in deep if each.state == "unchecked"] == [str(MODEL)]
+
+
+def test_only_what_rounding_explains_is_near() -> None:
+    def told(*probabilities: list[float], label: int = 0) -> Predictions:
+        array = np.array(probabilities)
+        return Predictions(np.full(len(array), label), array.argmax(1), array)
+
+    its = told([0.5, 0.49999, 0.00001], [0.9, 0.1, 0.0])
+    rounded = told([0.49999, 0.5, 0.00001], [0.9, 0.1, 0.0])
+    for again, same, near in (
+        (its, True, True),
+        (rounded, False, True),
+        (rounded._replace(predicted=np.array([2, 0])), False, False),
+        (its._replace(labels=its.labels + 1), False, False),
+        (told([0.5, 0.49999, 0.00001], [0.8, 0.2, 0.0]), False, False),
+    ):
+        assert recompute._compared(again, its)[:2] == (same, near)
 
 
 def test_deeper_trains_again_to_the_same_bits(copy: Project) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from project import file_size_limit
 from small_trainings import ignore, training, with_nan
 
-from pipeline.artifacts import SAVED_STATES
+from pipeline.artifacts import SAVED_STATES, Progress
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.runner.run_hooks import SHARE, CheckpointInterval
 from pipeline.training.checkpoints import Checkpoints
@@ -71,6 +71,15 @@ def test_a_damaged_state_is_reported_and_the_one_before_is_taken(
     said = capfd.readouterr().err
     assert f"skipping {damaged}: torn or damaged" in said
     assert f"resuming from {states(folder)[0]}" in said
+
+
+def test_the_last_two_states_are_kept(saved: tuple[Path, Training], tmp_path: Path) -> None:
+    model = saved[1].model
+    optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
+    checkpoints = Checkpoints(tmp_path, model, optimizer, torch.zeros(3, dtype=torch.float64))
+    for epoch in (1, 2, 3):
+        checkpoints.save(Progress(epoch=epoch))
+    assert [path.name[:10] for path in states(tmp_path)] == ["epoch-0002", "epoch-0003"]
 
 
 def test_a_state_of_another_fingerprint_is_refused(folder: Path, tiny_beton: Path) -> None:

@@ -26,7 +26,7 @@ from pipeline.progress import say
 from pipeline.runner.interruptions import NOTHING_HALF_DONE, stop_at_once
 from pipeline.runner.run_hooks import HEARTBEAT
 
-_DISK = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there") | dict.fromkeys(
+_DISK = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room there") | dict.fromkeys(
     (errno.EACCES, errno.EPERM, errno.EROFS), "make it writable"
 )
 _ENDING_S = 3

@@ -89,6 +89,7 @@ class Finder:
         if name == {imported!r}:
             {action}
 if any({program!r} in word for word in sys.orig_argv):
+    del os.environ["PYTHONPATH"]  # which the installed command refuses
     sys.meta_path.insert(0, Finder)
 """
 

@@ -109,9 +109,9 @@ def connect(paper: Paper) -> "tuple[MlflowClient, str]":
     on_disk = where.startswith(_SQLITE)
     if on_disk:
         folder().mkdir(exist_ok=True)
-    # The client creates the tables of a database, where processes that do it at once fail.
     else:
         _need_new_server(where)
+    # The client creates the tables of a database, where processes that do it at once fail.
     with FileLock(folder() / ".lock") if on_disk else nullcontext():
         client = mlflow.MlflowClient(where)
         return client, _experiment(client, paper, where == _local())

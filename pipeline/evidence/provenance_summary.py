@@ -28,7 +28,7 @@ from pipeline.errors import UserError
 from pipeline.evidence import table_manifest
 from pipeline.params import Plan
 from pipeline.provenance import commit, git
-from pipeline.publication.claims import canonical
+from pipeline.publication.claims import STATISTIC, canonical
 from pipeline.publication.paper import Paper
 from pipeline.runner.dag import Stage, read_dag, with_needed
 from pipeline.runner.dvc import ask, only_absent, running_stages, to_have
@@ -188,7 +188,7 @@ def as_text(summary: dict[str, Any], paper: Paper) -> str:
     """What `of_run` or `of_claims` found, for a terminal."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     page = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    known = {"meanings": MEANINGS, "seeds": SEEDS, "inputs_of": _inputs_of}
+    known = {"meanings": MEANINGS, "seeds": SEEDS, "inputs_of": _inputs_of, "words": STATISTIC}
     filled = page.get_template("provenance.txt.jinja").render(summary=summary, paper=paper, **known)
     lines: list[str] = []
     for line in filled.strip().splitlines():

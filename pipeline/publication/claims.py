@@ -98,6 +98,8 @@ def read_claims(path: Path, tables: Iterable[str], datasets: Iterable[str], metr
     import pandera.errors
     from pydantic import TypeAdapter
 
+    from pipeline.params import Protocol
+
     frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     columns = {
         "table": one_of(*tables),
@@ -107,7 +109,7 @@ def read_claims(path: Path, tables: Iterable[str], datasets: Iterable[str], metr
         "widen": r"|[0-9]+(\.[0-9])?",
         "block": r"|basic|bottleneck|[13](-[13])*",
         "dropout": r"|0(\.[0-9])?",
-        "preprocessing": "|zca|meanstd|unit|imagenet",
+        "preprocessing": one_of("", *get_args(Protocol.model_fields["preprocessing"].annotation)),
         "metric": one_of(*metrics),
         "value": r"[0-9]+(\.[0-9]+)?",
         "statistic": one_of(*get_args(Statistic)),
@@ -118,7 +120,7 @@ def read_claims(path: Path, tables: Iterable[str], datasets: Iterable[str], metr
     except pandera.errors.SchemaErrors as error:
         first = error.failure_cases.iloc[0]
         where = f"{path.name}: {first['column'] or ''} {first['check']}: {first['failure_case']!r}"
-        raise UserError(where, f"restore the file: git checkout {path}") from None
+        raise UserError(where, f"its columns are those of claims.py; to restore it: git checkout {path}") from None
     rows = frame.rename(columns={"value": "text"}).to_dict("records")
     told = [{name: text for name, text in row.items() if text} for row in rows]
     return TypeAdapter(list[Claim]).validate_python(told)

@@ -110,11 +110,18 @@ class Paper:
 
     @cached_property
     def protocols(self) -> dict[str, PaperProtocol]:
+        """By name. Raises UserError when one in protocols.yaml is no Protocol."""
+        from pydantic import ValidationError
+
         from pipeline.params import Protocol
 
         found = {}
         for name, fields in self._measured["protocols"].items():
-            values = Protocol.model_validate({field: value for field, (value, _) in fields.items()})
+            try:
+                values = Protocol.model_validate({field: value for field, (value, _) in fields.items()})
+            except ValidationError as error:
+                what = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+                raise UserError(f"protocols.yaml: {name}: {what}", "its fields are Protocol's, in params.py") from None
             found[name] = PaperProtocol(name, values, {field: source for field, (_, source) in fields.items()})
         return found
 

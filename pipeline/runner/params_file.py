@@ -13,6 +13,7 @@ from pipeline.dataset_config import Strict
 from pipeline.errors import UserError, nearest
 from pipeline.models.names import parse
 from pipeline.params import PARAMS, Plan, read_text, yaml_mapping
+from pipeline.publication.paper import Paper
 from pipeline.publication.wide_resnet import PAPER
 
 
@@ -23,8 +24,8 @@ def load(path: Path = PARAMS) -> Plan:
     return parse_plan(read_text(path, f"cd {above}" if above else f"cd into the repository; {deleted}"), path)
 
 
-def parse_plan(text: str, path: Path = PARAMS) -> Plan:
-    """Check the text of a plan, as `load` does; `path` only names it."""
+def parse_plan(text: str, path: Path = PARAMS, paper: Paper = PAPER) -> Plan:
+    """Check the text of a plan of a paper, as `load` does; `path` only names it."""
     values = yaml_mapping(text, path, f"fix the YAML there; its keys are {', '.join(Plan.model_fields)}")
     try:
         plan = Plan.model_validate(values)
@@ -32,7 +33,7 @@ def parse_plan(text: str, path: Path = PARAMS) -> Plan:
         # An unknown key first: where it is a misspelt one, the right one is reported missing as well.
         problem = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
         raise _mistake(path, text, problem) from None
-    for keys, what, remedy in _misfits(plan):
+    for keys, what, remedy in _misfits(plan, paper):
         place = ".".join(key for key in keys if isinstance(key, str))
         raise UserError(f"{path}:{line_of(text, *keys)}: {place}: {what}", remedy)
     return plan
@@ -101,7 +102,7 @@ def _unknown(keys: Sequence[Any], word: str, names: Any, noun: str) -> Iterator[
         yield keys, f"no {noun} {word!r}", nearest(word, set(names), noun)
 
 
-def _misfits(plan: Plan) -> Iterator[_Misfit]:
+def _misfits(plan: Plan, paper: Paper) -> Iterator[_Misfit]:
     """Only the first may be taken: what is checked later relies on what was checked before."""
     for section in ("datasets", "protocols"):
         for name in getattr(plan, section):
@@ -109,11 +110,11 @@ def _misfits(plan: Plan) -> Iterator[_Misfit]:
                 # Stages depend on `protocols.<name>`, where DVC takes every dot for a step into the mapping.
                 yield [section, name], "a name has no dots", f"rename it {name.replace('.', '-')}"
     for name in plan.comparison.margins:  # those of datasets that are not planned yet stand there as well
-        yield from _unknown(["comparison", "margins", name], name, PAPER.datasets | plan.datasets, "dataset")
+        yield from _unknown(["comparison", "margins", name], name, paper.datasets | plan.datasets, "dataset")
     for number, table in enumerate(plan.tables):
-        if table not in PAPER.tables:
+        if table not in paper.tables:
             what = f"the paper has no table {table!r} with numbers"
-            yield ["tables", number], what, nearest(table, set(PAPER.tables), "table")
+            yield ["tables", number], what, nearest(table, set(paper.tables), "table")
     for name, stored in plan.representations.items():
         at = ["representations", name]
         yield from _unknown([*at, "dataset"], stored.dataset, plan.datasets, "dataset")

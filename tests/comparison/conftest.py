@@ -16,7 +16,7 @@ Compared = Callable[[Sequence[Result]], Comparison]
 
 @pytest.fixture(scope="session")
 def base_plan() -> Plan:
-    return parse_plan(plan_text([]), PARAMS)
+    return parse_plan(plan_text([]), PARAMS, PAPER)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ DROPOUT = CLAIMS["6/cifar10/WRN-28-10-dropout/top1_error"]
 IMAGENET = CLAIMS["7/imagenet/WRN-18-2.0/top1_error"]
 ONE_CYCLE = {"kind": "one-cycle", "warmup_fraction": 0.3, "start_factor": 0.1}
 STEPS = {"kind": "step", "drop_after": (59, 119, 159), "factor": 0.2, "reset_momentum": True}
-PLAN = parse_plan(plan_text([]), PARAMS)
+PLAN = parse_plan(plan_text([]), PARAMS, PAPER)
 
 
 def found(claim: Claim, plan=PLAN, **settings):

@@ -1,7 +1,9 @@
 """Every number of the paper is there, typed, accounted for, and has its footnotes and a protocol with its sources."""
 
 import csv
+import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +75,14 @@ def test_a_changed_file_is_refused(change, tmp_path) -> None:
     change(frame).to_csv(changed, index=False)
     with pytest.raises(UserError, match=r"claims\.csv: "):
         read_claims(changed, PAPER.tables, PAPER.datasets, PAPER.metrics)
+
+
+def test_a_recipe_that_is_no_protocol_is_named(tmp_path) -> None:
+    shutil.copytree(PAPER.folder, tmp_path, dirs_exist_ok=True)
+    recipes = tmp_path / "protocols.yaml"
+    recipes.write_text(recipes.read_text().replace("crop: [per-batch,", "crop: [per-bach,"))
+    with pytest.raises(UserError, match=r"protocols\.yaml: paper-zca: crop: .*'per-batch'"):
+        _ = replace(PAPER, folder=tmp_path).protocols
 
 
 def test_names_of_tables_and_which_of_them_can_be_trained() -> None:

@@ -34,7 +34,7 @@ from pipeline.runner.params_file import load, parse_plan
 from stages import report
 
 TABLES = ("3", "4", "5")
-BRIEF = parse_plan(plan_text([]), PARAMS).protocols["brief"]
+BRIEF = parse_plan(plan_text([]), PARAMS, PAPER).protocols["brief"]
 QUICK = result(1234, protocol=BRIEF, run="quick-run")
 """Far from the paper's protocol."""
 RUNS = [

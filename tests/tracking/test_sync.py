@@ -272,7 +272,7 @@ def answered(run: str, results: Sequence[Result]) -> tuple[str, str]:
     """Tag and note of one of these runs."""
     one = next(each for each in results if each.run == run)
     claims = claims_for(one.record.network, one.record.dataset, PAPER)
-    return judged(run, claims, Comparison(PAPER, parse_plan(plan_text(results), PARAMS), results))
+    return judged(run, claims, Comparison(PAPER, parse_plan(plan_text(results), PARAMS, PAPER), results))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ and on a mean that is exact in any order.
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,8 @@ def flips(kind: Flip, seed: int, epoch: int, indices: Ints, batch_size: int | No
     bits = draw(seed, Stream.FLIP, epoch, indices)
     if kind == "per-image":
         return np.greater_equal(bits, np.uint64(1 << 63))
+    if kind != "half-batch":
+        assert_never(kind)
     size = batch_size or max(len(indices), 1)
     for start in range(0, len(indices), size):
         batch = bits[start : start + size]
@@ -72,7 +75,7 @@ def offsets(kind: Crop, seed: int, epoch: int, indices: Ints, batch: int | Ints)
     if kind in ("none", "random-resized"):  # the loader has cropped what is random-resized
         unmoved = np.full(len(indices), PAD, dtype=np.int64)
         return unmoved, unmoved
-    where = indices if kind == "per-image" else np.full(len(indices), batch, dtype=np.int64)
+    where = {"per-image": indices, "per-batch": np.full(len(indices), batch, dtype=np.int64)}[kind]
     rows, columns = (below(draw(seed, s, epoch, where), 2 * PAD + 1) for s in (Stream.CROP_ROW, Stream.CROP_COLUMN))
     return rows, columns
 

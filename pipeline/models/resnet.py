@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import assert_never
 
 import torch
 import torch.nn.functional as F
@@ -180,7 +181,7 @@ def initialise(module: nn.Module, *, conv_init: ConvInit, bn_init: BnInit, seed:
     with torch.no_grad():
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d):
-                channels = layer.in_channels if conv_init == "fan_in" else layer.out_channels
+                channels = {"fan_in": layer.in_channels, "fan_out": layer.out_channels}[conv_init]
                 fan = channels * layer.kernel_size[0] * layer.kernel_size[1]
                 layer.weight.normal_(0.0, math.sqrt(2.0 / fan), generator=generator)
                 if layer.bias is not None:
@@ -190,8 +191,10 @@ def initialise(module: nn.Module, *, conv_init: ConvInit, bn_init: BnInit, seed:
                 layer.bias.zero_()
                 if bn_init == "uniform":
                     layer.weight.uniform_(0.0, 1.0, generator=generator)
-                else:
+                elif bn_init == "ones":
                     layer.weight.fill_(1.0)
+                else:
+                    assert_never(bn_init)
             elif isinstance(layer, nn.Linear):
                 bound = 1.0 / math.sqrt(layer.in_features)
                 layer.weight.uniform_(-bound, bound, generator=generator)

@@ -9,7 +9,8 @@ from pipeline.params import Protocol, StepSchedule
 def optimizer_of(protocol: Protocol, model: nn.Module) -> torch.optim.Optimizer:
     """SGD with momentum; each step sets its own rate. Fused: one pass over all parameters, which CPU and CUDA have."""
     momentum, decay, nesterov = protocol.momentum, protocol.weight_decay, protocol.nesterov
-    return torch.optim.SGD(model.parameters(), momentum=momentum, weight_decay=decay, nesterov=nesterov, fused=True)
+    make = {"sgd": torch.optim.SGD}[protocol.optimizer]
+    return make(model.parameters(), momentum=momentum, weight_decay=decay, nesterov=nesterov, fused=True)
 
 
 def learning_rate(protocol: Protocol, epoch: int, step: int, steps: int) -> float:

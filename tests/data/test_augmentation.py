@@ -1,6 +1,7 @@
 """Draws, orders, flips, crops and boxes: pure, even, never shared, and those of plain references."""
 
 from decimal import Decimal, getcontext
+from typing import Any
 
 import numpy as np
 import photos
@@ -15,6 +16,7 @@ from pipeline.data.augmentation import ATTEMPTS, central_boxes, flips, offsets, 
 from pipeline.data.batches import Preprocessing
 from pipeline.data.readers import Splits
 from pipeline.data.sampler import Stream, below, draw, held_out, sample_order
+from pipeline.models.resnet import build
 from pipeline.params import Crop, Flip
 
 getcontext().prec = 60
@@ -162,3 +164,16 @@ def test_an_image_that_no_attempt_fits_shows_its_largest_central_box_and_a_test_
         (1, 3): (0, 1, 1, 1),
     }
     assert central_boxes(np.arange(5), *np.array(list(central)).T).tolist() == [list(each) for each in central.values()]
+
+
+def test_a_value_that_has_no_code_yet_is_not_taken_for_another() -> None:
+    """Whoever adds one to pipeline/params.py alone would train silently by the last of those that there are."""
+    new: Any = "of another paper"
+    with pytest.raises(AssertionError, match=new):
+        flips(new, 1, 0, np.arange(4))
+    with pytest.raises(KeyError, match=new):
+        offsets(new, 1, 0, np.arange(4), 0)
+    with pytest.raises(KeyError, match=new):
+        build("WRN-10-1", 10, conv_init=new, bn_init="ones", seed=1)
+    with pytest.raises(AssertionError, match=new):
+        build("WRN-10-1", 10, conv_init="fan_in", bn_init=new, seed=1)

@@ -247,8 +247,8 @@ def _appended(text: str, section: str, blocks: Sequence[str], after: str | None 
         raise UserError(f"{place}: {section} stands in braces", "write it as a block, one entry to a line")
     lines = "\n".join(blocks).splitlines()
     if not value.value:
-        end = value.end_mark.index
-        return [(value.start_mark.index, end, ""), _lines_below(text, end, 2, lines)]
+        start, end = value.start_mark.index, value.end_mark.index
+        return [(start - (text[start - 1] == " "), end, ""), _lines_below(text, end, 2, lines)]
     entry = next((pair for pair in value.value if pair[0].value == after), value.value[-1])
     return [_lines_below(text, _end(entry[1]), value.value[0][0].start_mark.column, lines)]
 

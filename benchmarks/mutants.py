@@ -28,7 +28,7 @@ TESTS = {
     "pipeline/training/*.py": ("tests/reference", "tests/training"),
     "pipeline/comparison/**/*.py": ("tests/comparison",),
     "pipeline/evidence/*.py": ("tests/evidence", "tests/cli/test_data.py"),
-    "pipeline/runner/job_driver.py": ("tests/runner/test_job_driver.py",),
+    "pipeline/runner/job_driver.py": ("tests/runner/test_job_driver.py", "tests/runner/test_jobs.py"),
 }
 PAIRS = "FloorDiv Mult, Mod Mult, Mult Div, Lt LtE, Gt GtE, Eq NotEq, In NotIn, Is IsNot, Add Sub, And Or"
 SWAPS = {one: other for pair in PAIRS.split(", ") for one, other in (pair.split(), pair.split()[::-1])}

@@ -1,3 +1,5 @@
+"""The product. To import any of it keeps out what a caller's environment should not decide."""
+
 import os
 import pwd
 

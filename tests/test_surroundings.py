@@ -156,7 +156,6 @@ def test_an_mlflow_server_that_is_too_old_is_named(server: HTTPServer, monkeypat
 
 CONNECTING = """
 from pipeline.errors import exit_on_error
-from pipeline.provenance import commit
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.tracking.mlflow_logger import connect, explained
 with exit_on_error(), explained():

@@ -65,20 +65,16 @@ def need_repository() -> None:
 
 def need_locks() -> None:
     """Raise UserError on a file system without locks, where DVC would wait for its own for ever."""
-    config = Path(".dvc/config")
+    config, own = Path(".dvc/config"), Path(".dvc/config.local")
     with config.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH)
         except OSError as error:
-            of_this_clone = config.with_name("config.local")
-            if of_this_clone.is_file() and "hardlink_lock = true" in of_this_clone.read_text(encoding="utf-8"):
+            if own.is_file() and "hardlink_lock = true" in own.read_text(encoding="utf-8"):
                 return
             what = f"{Path.cwd()} is on a file system without locks ({error.strerror})"
-            fix = (
-                "mount it with them (Lustre: -o flock); or dvc config --local core.hardlink_lock true, with which a "
-                "DVC that is killed leaves its lock: then rm .dvc/tmp/lock"
-            )
-            raise UserError(what, fix) from None
+            fix = "mount it with them (Lustre: -o flock); or dvc config --local core.hardlink_lock true"
+            raise UserError(what, f"{fix}, with which a DVC that is killed leaves its lock: rm .dvc/tmp/lock") from None
 
 
 def resolve(plan: Plan, targets: Sequence[str], stages: Collection[str]) -> list[str]:

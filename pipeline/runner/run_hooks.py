@@ -23,7 +23,7 @@ from pipeline.training.hooks import Hooks, RunLogger
 SHARE = 0.01
 """Of the time since the last save, what the next one may cost."""
 CHEAP_S, EPOCH_SHARE = 0.5, 0.1
-"""A checkpoint at the end of an epoch may take so many seconds, or this part of the time since the last one."""
+"""A checkpoint at the end of an epoch may take this many seconds, or this part of the time since the last one."""
 LEAST_SECONDS = 10.0
 """Not more often, however cheap a save is: many trainings may share a disk."""
 HEARTBEAT = "heartbeat.json"

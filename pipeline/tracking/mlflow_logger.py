@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from pipeline.artifacts import EpochRecord
 
-NAME = "tracking"
+_FOLDER = "tracking"
 _SQLITE = "sqlite:///"
 RATE = "images_per_second"
 """The one metric of ours that no file holds: a clock measured it."""
@@ -73,7 +73,7 @@ def folder() -> Path:
     """Where the database of this checkout lies. `dvc exp run --temp` works in a copy below .dvc, and deletes that: its
     trainings are recorded where it was given."""
     here = Path.cwd()
-    return next((parent.parent for parent in here.parents if parent.name == ".dvc"), here) / NAME
+    return next((parent.parent for parent in here.parents if parent.name == ".dvc"), here) / _FOLDER
 
 
 def _local() -> str:
@@ -82,7 +82,7 @@ def _local() -> str:
 
 def name() -> str:
     """The store as messages call it."""
-    return f"{NAME}/mlflow.db" if uri() == _local() else uri().partition("?")[0]
+    return f"{_FOLDER}/mlflow.db" if uri() == _local() else uri().partition("?")[0]
 
 
 def page(address: str, experiment_id: str) -> str:
@@ -177,7 +177,7 @@ def explained() -> Iterator[None]:
         if "database schema" in str(error):
             fix = f"back it up, then: mlflow db upgrade '{uri()}'"
         elif uri() == _local():
-            fix = f"make {NAME}/ writable, with room on its disk; a database that is broken: move {name()} away"
+            fix = f"make {_FOLDER}/ writable, with room on its disk; a database that is broken: move {name()} away"
         else:
             other = "name another database" if uri().startswith(_SQLITE) else "start the server"
             fix = f"{other}, or unset MLFLOW_TRACKING_URI"

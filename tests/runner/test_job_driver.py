@@ -16,7 +16,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from filelock import FileLock
 from made_up_runs import plan_text, result
 from project import ROOT
 
@@ -27,7 +26,7 @@ from pipeline.params import PARAMS, Plan
 from pipeline.runner import job_driver, jobs
 from pipeline.runner.job_driver import drive
 from pipeline.runner.jobs import RECORDS, Job, Slot, Slots, Slurm, Work, evaluated, trained
-from pipeline.runner.params_file import load, parse_plan
+from pipeline.runner.params_file import parse_plan
 
 RUNS = [f"run-{seed}" for seed in range(1, 9)]
 AGAIN = "wrn-pipe repro --jobs 2"
@@ -158,13 +157,6 @@ def test_a_job_of_an_earlier_driver_that_ends_while_it_is_looked_at_is_not_made_
     monkeypatch.setattr(job_driver, "living_owner", ends_now)
     assert drive(plan, [of], place, AGAIN) == {}
     assert place.submitted == []
-
-
-def test_one_driver_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(job_driver, "JOBS", tmp_path)
-    with FileLock(tmp_path / "driver.lock"), pytest.raises(UserError, match="another wrn-pipe repro"):
-        job_driver.repro_by_jobs(load(), [], Slots([]), AGAIN)
 
 
 def test_what_jobs_made_is_put_where_dvc_looks_and_recorded(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,15 @@ from typing import Any
 
 import psutil
 import pytest
+from filelock import FileLock
 from project import ROOT, Project, clone, made, make_project, told
 
+from pipeline.errors import UserError
 from pipeline.provenance import fingerprint
 from pipeline.runner.dag import read_dag
 from pipeline.runner.dvc import looked_at
-from pipeline.runner.job_driver import stale_runs
-from pipeline.runner.jobs import Work
+from pipeline.runner.job_driver import repro_by_jobs, stale_runs
+from pipeline.runner.jobs import Slots, Work
 from pipeline.runner.params_file import load
 
 pytestmark = pytest.mark.slow
@@ -199,3 +201,10 @@ def test_with_force_all_runs_behind_the_targets_are_trained(
     stages = read_dag(plan)
     works = stale_runs(plan, looked_at(plan, targets, stages), stages, force=True)
     assert works == ([Work(RUN, fingerprint(plan, RUN), "train")] if trained else [])
+
+
+def test_one_driver_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("pipeline.runner.job_driver.JOBS", tmp_path)
+    with FileLock(tmp_path / "driver.lock"), pytest.raises(UserError, match="another wrn-pipe repro"):
+        repro_by_jobs(load(), [], Slots([]), "wrn-pipe repro --jobs 2")

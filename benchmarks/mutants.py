@@ -34,12 +34,20 @@ PAIRS = "FloorDiv Mult, Mod Mult, Mult Div, Lt LtE, Gt GtE, Eq NotEq, In NotIn, 
 SWAPS = {one: other for pair in PAIRS.split(", ") for one, other in (pair.split(), pair.split()[::-1])}
 
 
+def computing(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but messages, which only people read, and decorators."""
+    for node in ast.iter_child_nodes(tree):
+        said = isinstance(node, ast.Expr) and ast.unparse(node).split("(")[0].endswith(("say", "print"))
+        if not said and not isinstance(node, ast.JoinedStr) and node not in getattr(tree, "decorator_list", ()):
+            yield node
+            yield from computing(node)
+
+
 def faults(tree: ast.Module) -> Iterator[tuple[Any, str, Any]]:
     """A node, which attribute of it to change, and to what."""
-    for node in ast.walk(tree):
+    for node in computing(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            if not ast.unparse(node.value.func).endswith("say"):  # messages
-                yield node, "value", ast.Constant(None)
+            yield node, "value", ast.Constant(None)
         elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
             yield node, "value", not node.value if isinstance(node.value, bool) else node.value + 1
         elif isinstance(node, ast.Compare) and (other := SWAPS.get(type(node.ops[0]).__name__)):

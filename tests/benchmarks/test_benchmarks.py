@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from project import ROOT, WrnPipe, told
+from project import ROOT, Project, WrnPipe, told
 
 from pipeline.benchmarks import measuring, train_bench
 from pipeline.benchmarks.loader_bench import WAYS
@@ -123,9 +123,7 @@ def test_the_commands_measure_in_processes_of_their_own(tiny_beton: Path, tmp_pa
     (tmp_path / train_bench.DATA).symlink_to(tiny_beton)
 
     def measured(*words: str) -> Any:
-        command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "bench", *words, "--json"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return json.loads(subprocess.check_output(command, cwd=tmp_path, env=environment))
+        return json.loads(told(Project(tmp_path).cli("bench", *words, "--json", PYTHONPATH=str(ROOT))))
 
     result = measured("train", "--networks", "WRN-10-1", "--repeats", "1")
     device = torch.device(result["machine"]["type"])

@@ -91,16 +91,12 @@ class Nursery:
 
 
 @pytest.fixture(scope="module")
-def nursery(
-    tmp_path_factory: pytest.TempPathFactory, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
-) -> Nursery:
-    root = tmp_path_factory.mktemp("kills") / "project"
-    project = make_project(root, tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
+def nursery(tmp_path_factory: pytest.TempPathFactory, tiny_beton: Path) -> Nursery:
+    project = make_project(tmp_path_factory.mktemp("kills") / "project", beton=tiny_beton)
     schedule = {"kind": "step", "drop_after": [1], "factor": 0.2, "reset_momentum": True}
 
     def change(params: Any) -> None:
         brief = {**params["protocols"]["brief"], "epochs": EPOCHS, "batch_size": 130}
-        params["loading"]["backend"] = "numpy"
         params["protocols"] = {
             "fp32": {**brief, "precision": "fp32", "dropout": 0.3, "schedule": schedule},
             "bf16": brief,

@@ -45,18 +45,10 @@ class Project:
 
     root: Path
 
-    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of this environment with both streams captured."""
-        more = {"MLFLOW_DISABLE_TELEMETRY": "true", **environment}
-        return subprocess.run(
-            command,
-            cwd=self.root,
-            env=_with_path(more),
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
+    def run(self, *command: str, said: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of this environment, which is `said` that on its input, with both streams captured."""
+        env = _with_path({"MLFLOW_DISABLE_TELEMETRY": "true", **environment})
+        return subprocess.run(command, cwd=self.root, env=env, input=said, capture_output=True, text=True, check=False)
 
     def cli(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return self.run(*WRN_PIPE, *arguments, **environment)
@@ -84,10 +76,10 @@ class Project:
         words = ("stage", "train", RUN, *options)
         return self.start(self.log, *words, **{"MLFLOW_TRACKING_URI": "none://", **environment})
 
-    def published(self) -> list[bytes]:
-        """The files of the trained run: weights, history and record."""
+    def published(self, run: str = RUN) -> list[bytes]:
+        """The files of a trained run: weights, history and record."""
         names = ("model.safetensors", "history.csv", "run.json")
-        return [(self.root / "models" / RUN / name).read_bytes() for name in names]
+        return [(self.root / "models" / run / name).read_bytes() for name in names]
 
     def edit(self, change: Callable[[Any], None]) -> None:
         """Change params.yaml."""
@@ -160,9 +152,7 @@ def copy_repository(root: Path, *more: str) -> Project:
     return Project(root)
 
 
-def make_project(
-    root: Path, dataset: dict[str, Any] | None = None, beton: Path | None = None, backend: str = "numpy"
-) -> Project:
+def make_project(root: Path, dataset: dict[str, Any] | None = None, beton: Path | None = None) -> Project:
     """This repository's code and DAG at `root`, with a plan of one brief run on the dataset `cifar10-tiny`, by
     default without a source that answers. With `beton`, a folder of converted data, that is there already."""
     import tiny
@@ -179,7 +169,7 @@ def make_project(
         RUN: {"dataset": "cifar10-tiny", "representation": "rgb", "network": "WRN-10-1", "protocol": "brief", "seed": 1}
     }
     params["comparison"]["margins"]["cifar10-tiny"] = 0.3
-    params["loading"]["backend"] = backend
+    params["loading"]["backend"] = "numpy"  # importing FFCV takes seconds
     yaml.dump(params, root / "params.yaml")
     project.commit("start")
     if beton:

@@ -27,7 +27,7 @@ def test_photographs_from_archives_and_whitened_images_to_their_tables(
     md5 = photos.pack(tree, tmp_path / "mine")
     root = tmp_path / "project"
     root.mkdir()
-    project = make_project(root, tiny_entry, backend="ffcv")
+    project = make_project(root, tiny_entry)
     told(project.cli("plan", "--paper-table", "7", "--row", "WRN-18-1.0", "--seeds", "1", "--yes"))
 
     def small(params: Any) -> None:
@@ -42,6 +42,7 @@ def test_photographs_from_archives_and_whitened_images_to_their_tables(
         params["protocols"]["paper-imagenet"]["schedule"]["drop_after"] = []
         zca = {"preprocessing": "zca", "precision": "fp32", "flip": "half-batch", "crop": "per-batch"}
         params["protocols"]["brief"].update(epochs=1, **zca)
+        params["loading"]["backend"] = "ffcv"
         params["runs"][WHITENED]["representation"] = "zca"
         params["runs"] = {run: params["runs"][run] for run in (RUN, WHITENED)}
         params["tables"] = ["4", "7"]

@@ -30,7 +30,7 @@ RESULTS = ("manifest.json", "report.html", "runs.csv", "table-4.csv", "table-4.m
 @pytest.fixture(scope="module")
 def done(tiny_entry: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project after `wrn-pipe repro`."""
-    project = make_project(tmp_path_factory.mktemp("done"), tiny_entry, backend="ffcv")
+    project = make_project(tmp_path_factory.mktemp("done"), tiny_entry)
     told(project.cli("repro", OMP_NUM_THREADS="1"))
     project.commit("results")
     return project
@@ -216,7 +216,6 @@ def test_a_stopped_repro_saves_the_training_and_continues_it(done: Project, tmp_
     project = clone(done, tmp_path / "stopped")
     told(project.run("dvc", "cache", "dir", "--local", str(done.root / ".dvc" / "cache")))
     project.set_brief(epochs=400)
-    project.edit(lambda params: params["loading"].update(backend="numpy"))
     log = tmp_path / "log"
 
     def stopped_at(

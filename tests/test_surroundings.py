@@ -121,28 +121,9 @@ def test_a_folder_that_cannot_be_synced_holds_files(odd: Callable[[str, Path], d
     assert (tmp_path / "a/b").read_bytes() == b"c"
 
 
-class _Old(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        body = b"2.16.2" if self.path == "/version" else b"<!doctype html>"
-        self.send_response(200 if self.path == "/version" else 404)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing."""
-
-
-@pytest.fixture
-def server() -> Any:
-    with HTTPServer(("127.0.0.1", 0), _Old) as served:
-        Thread(target=served.serve_forever, daemon=True).start()
-        yield served
-        served.shutdown()
-
-
-def test_an_mlflow_server_that_is_too_old_is_named(server: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+def test_an_mlflow_server_that_is_too_old_is_named(archive_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (archive_server.folder / "version").write_text("2.16.2")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", archive_server.url)
     with pytest.raises(UserError, match=r"is MLflow 2\.16\.2, and 3 is needed"), mlflow_logger.explained():
         mlflow_logger.connect(PAPER)
 
@@ -201,14 +182,17 @@ def test_line_ends_stay_in_a_clone_that_would_turn_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl, which makes the certificate, is not here")
-def test_an_unknown_authority_names_the_variable(server: HTTPServer, tmp_path: Path) -> None:
+def test_an_unknown_authority_names_the_variable(tmp_path: Path) -> None:
     key = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key -out cert -days 2 -subj /CN=127.0.0.1"
     subprocess.run(key.split(), cwd=tmp_path, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    with pytest.raises(SourceError, match="SSL_CERT_FILE"):
-        fetch_archive(f"https://127.0.0.1:{server.server_port}/x", "0" * 32, tmp_path / "x", 10)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(SourceError, match="SSL_CERT_FILE"):
+            fetch_archive(f"https://127.0.0.1:{server.server_port}/x", "0" * 32, tmp_path / "x", 10)
+        server.shutdown()
 
 
 AS_NUMBER = "setpriv --reuid=12345 --regid=12345 --clear-groups --inh-caps=+dac_read_search"

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from project import Project, clone, free_port, told
+from project import Project, clone, free_port, refused, told
 from test_jobs import NAMES, ONE_THREAD, driving, states, three_runs, until
 from tiny import IN_ITS_FOLDER
 
@@ -112,15 +112,13 @@ def project(tmp_path: Path) -> Project:
 
 
 def slurm(environment: dict[str, str], *words: str) -> str:
-    asked = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
-    assert asked.returncode == 0, asked.stderr
-    return asked.stdout
+    return told(Project(Path()).run(*words, **environment))
 
 
 def queue(environment: dict[str, str]) -> dict[str, str]:
     """Job -> state."""
-    told = slurm(environment, "squeue", "--noheader", "--array", "--format", "%i %T")
-    return dict(line.split(maxsplit=1) for line in told.splitlines())
+    shown = slurm(environment, "squeue", "--noheader", "--array", "--format", "%i %T")
+    return dict(line.split(maxsplit=1) for line in shown.splitlines())
 
 
 def saved_epoch(project: Project) -> int:
@@ -176,10 +174,9 @@ def test_jobs_that_ctrl_c_left_are_found_again_and_a_preempted_one_goes_on(
 def test_a_refused_or_cancelled_job_is_named_and_not_submitted_again(
     project: Project, here: dict[str, str], tmp_path: Path
 ) -> None:
-    ran = project.cli("repro", "--slurm", "--partition", "none", **here)
-    assert ran.returncode == 2, ran.stderr
-    assert "error: sbatch refused the jobs: " in ran.stderr
-    assert "partition" in ran.stderr
+    said = refused(project.cli("repro", "--slurm", "--partition", "none", **here))
+    assert said.startswith("error: sbatch refused the jobs: ")
+    assert "partition" in said
     project.set_brief(epochs=2000)
     log = tmp_path / "log"
     with driving(project, log, *SLURM, NAMES[0], **here) as driver:

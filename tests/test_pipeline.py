@@ -55,9 +55,8 @@ def here(project: Project, *words: str) -> str:
     return ran.stdout
 
 
-def status(project: Project) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(here(project, "status", "--json"))
-    return found
+def status(project: Project) -> Any:
+    return json.loads(here(project, "status", "--json"))
 
 
 def test_it_writes_what_the_design_says(done: Project, tiny_images: Splits) -> None:

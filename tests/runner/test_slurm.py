@@ -101,8 +101,7 @@ SLURM = ("--slurm", "--partition", "short", "--time", "10m", "--sbatch", "commen
 @pytest.fixture(scope="module")
 def here() -> Iterator[dict[str, str]]:
     """What tells commands of the cluster."""
-    short = tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp")
-    with short as folder, cluster(Path(folder) / "c") as commands:
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as short, cluster(Path(short) / "c") as commands:
         yield {**commands, **ONE_THREAD, **IN_ITS_FOLDER}
 
 

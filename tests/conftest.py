@@ -1,6 +1,5 @@
 """Fixtures for every test: a few real CIFAR-10 images, and a real HTTP server that can also misbehave."""
 
-import hashlib
 import os
 import subprocess
 import threading
@@ -15,23 +14,17 @@ from typing import Any, NamedTuple
 
 import photos
 import pytest
+import tiny
 from filelock import FileLock
 from hypothesis import settings
 from project import Project, make_project
 
 from pipeline.data.conversion import convert
-from pipeline.data.digest import record_digests, split_digest
-from pipeline.data.readers import CIFAR10, Splits, read_archive
-from pipeline.dataset_config import SPLITS, Dataset
+from pipeline.data.readers import Splits
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several test processes share the cores; OpenMP threads that wait for each other across them cost 3 times.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-# Tests have repositories of their own, whatever repository's hook runs them and however the user signs commits.
-for name in [name for name in os.environ if name.startswith("GIT_")]:
-    del os.environ[name]
-os.environ["GIT_CONFIG_GLOBAL"] = os.devnull
 
 # Tests compute on the CPU, whatever the machine has: tests/gpu has a GPU of its own.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -95,24 +88,10 @@ def wrn_pipe(
     return run
 
 
-TINY = Path(__file__).parent / "data" / "cifar-10-tiny.tar.gz"
-TINY_SPLITS = {"train": 260, "test": 104}
-
-
-@pytest.fixture(scope="session")
-def tiny_archive() -> Path:
-    """260 training and 104 test images of CIFAR-10 in the published layout: the first of each class in each batch."""
-    return TINY
-
-
 @pytest.fixture(scope="session")
 def tiny_images() -> Splits:
-    """{split: (images uint8 [N, 32, 32, 3], labels int64 [N])} of the tiny archive; read-only arrays."""
-    entry = {**_describe("http://127.0.0.1/x"), "digests": None, "record_digests": None}
-    splits = read_archive(TINY, Dataset.model_validate(entry))
-    for images, labels in splits.values():
-        images.flags.writeable = labels.flags.writeable = False
-    return splits
+    """See tiny.images."""
+    return tiny.images()
 
 
 @pytest.fixture(scope="session")
@@ -133,37 +112,10 @@ def tiny_beton(tiny_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return to
 
 
-@pytest.fixture(scope="session")
-def tiny_dataset_entry(tiny_images: Splits) -> Callable[[str], dict[str, Any]]:
-    """Make the params.yaml entry of the tiny dataset (`datasets: {cifar10-tiny: ...}`) whose one source is `url`."""
-    digests = {split: split_digest(*tiny_images[split]) for split in SPLITS}
-    records = {split: record_digests(*tiny_images[split], len(CIFAR10[split])) for split in SPLITS}
-
-    def entry(url: str) -> dict[str, Any]:
-        return {**_describe(url), "digests": dict(digests), "record_digests": dict(records)}
-
-    return entry
-
-
 @pytest.fixture
-def project(tmp_path: Path, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Project:
+def project(tmp_path: Path, tiny_beton: Path) -> Project:
     """A repository with one brief run on data that is there already; its archive's address leads nowhere."""
-    return make_project(tmp_path / "project", tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
-
-
-def _describe(url: str) -> dict[str, Any]:
-    content = TINY.read_bytes()
-    return {
-        "title": "364 images of CIFAR-10",
-        "reader": "cifar-python",
-        "classes": 10,
-        "shape": [32, 32, 3],
-        "splits": dict(TINY_SPLITS),
-        "sources": [{"archive": url, "md5": hashlib.md5(content).hexdigest(), "bytes": len(content)}],
-        "homepage": "https://www.cs.toronto.edu/~kriz/cifar.html",
-        "licence": "none stated",
-        "citation": "Alex Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009",
-    }
+    return make_project(tmp_path / "project", beton=tiny_beton)
 
 
 class Request(NamedTuple):
@@ -273,7 +225,7 @@ def archive_server(tmp_path: Path) -> Iterator[ArchiveServer]:
 
 
 @pytest.fixture(scope="session")
-def tiny_entry(tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def tiny_entry() -> Iterator[dict[str, Any]]:
     """The params.yaml entry of the tiny dataset, whose archive a running server gives."""
-    with serve(TINY.parent) as server:
-        yield tiny_dataset_entry(f"{server.url}/{TINY.name}")
+    with serve(tiny.ARCHIVE.parent) as server:
+        yield tiny.entry(f"{server.url}/{tiny.ARCHIVE.name}")

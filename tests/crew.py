@@ -15,7 +15,6 @@ and the final ones. The JSON has the history, devices, the seeds of the steps' m
 import json
 import os
 import signal
-import subprocess
 import sys
 import traceback
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from project import ROOT, RUN, Project, free_port
+from project import ROOT, RUN, Project, free_port, told
 from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -68,16 +67,16 @@ def one(plan: Plan, scenario: dict[str, Any], rank: int) -> None:
 
         model.register_forward_pre_hook(seen)
         hook = register_optimizer_step_post_hook(stepped)
-        told: dict[str, Any] = {}
+        ended: dict[str, Any] = {}
         try:
             done = train(training, lambda *_: None)
-            told = {"history": [asdict(row) for row in done.history], "devices": done.devices}
+            ended = {"history": [asdict(row) for row in done.history], "devices": done.devices}
         except InterruptedTrainingError as stop:
-            told["stopped"] = stop.where
+            ended["stopped"] = stop.where
         hook.remove()
     tensors |= {k: v.clone() for k, v in model.state_dict().items()}
     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"rank-{rank}.safetensors")
-    (folder / f"rank-{rank}.json").write_text(json.dumps({**told, "seeds": seeds}))
+    (folder / f"rank-{rank}.json").write_text(json.dumps({**ended, "seeds": seeds}))
 
 
 def together(plan: Plan, scenario: dict[str, Any]) -> list[int]:
@@ -104,16 +103,8 @@ def together(plan: Plan, scenario: dict[str, Any]) -> list[int]:
 def run(project: Project, scenarios: list[dict[str, Any]]) -> Path:
     """The folder that holds what the scenarios left."""
     paths = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
-    done = subprocess.run(
-        [sys.executable, __file__],
-        cwd=project.root,
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},
-        input=json.dumps(scenarios),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    quiet = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    told(project.run(sys.executable, __file__, said=json.dumps(scenarios), **quiet))
     return project.root / "crew"
 
 
@@ -121,6 +112,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)  # no thread pool yet, so that forking is safe
     the_plan = load()
     for each in json.load(sys.stdin):
-        ended = together(changed(the_plan, each), each)
-        if any(ended):
-            sys.exit(f"{each['name']}: exit codes {ended}")
+        codes = together(changed(the_plan, each), each)
+        if any(codes):
+            sys.exit(f"{each['name']}: exit codes {codes}")

@@ -1,25 +1,19 @@
 """A run on photographs in ImageNet's layout, planned from the paper's Table 7, and one on whitened images, by the real
 commands to the tables."""
 
-from __future__ import annotations
-
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import photos
 import pyarrow.parquet as pq
 import pytest
 from project import RUN as WHITENED
-from project import make_project
+from project import make_project, told
 
 from pipeline.dataset_config import DATA_DIR
-
-if TYPE_CHECKING:
-    from tests.conftest import ArchiveServer
 
 pytestmark = pytest.mark.soak
 
@@ -27,18 +21,14 @@ RUN = "imagenet-wrn-18-1-0-paper-imagenet-s1"
 
 
 def test_photographs_from_archives_and_whitened_images_to_their_tables(
-    tmp_path: Path,
-    archive_server: ArchiveServer,
-    tiny_archive: Path,
-    tiny_dataset_entry: Callable[[str], dict[str, Any]],
+    tmp_path: Path, tiny_entry: dict[str, Any]
 ) -> None:
     tree = photos.make_tree(tmp_path / "tree", classes=50, train=2, test=1, longest=240)
     md5 = photos.pack(tree, tmp_path / "mine")
     root = tmp_path / "project"
     root.mkdir()
-    project = make_project(root, tiny_dataset_entry(archive_server.put(tiny_archive)))
-    planned = project.cli("plan", "--paper-table", "7", "--row", "WRN-18-1.0", "--seeds", "1", "--yes")
-    assert planned.returncode == 0, planned.stdout + planned.stderr
+    project = make_project(root, tiny_entry)
+    told(project.cli("plan", "--paper-table", "7", "--row", "WRN-18-1.0", "--seeds", "1", "--yes"))
 
     def small(params: Any) -> None:
         kinds = params["representations"]["imagenet-jpeg"]
@@ -52,18 +42,18 @@ def test_photographs_from_archives_and_whitened_images_to_their_tables(
         params["protocols"]["paper-imagenet"]["schedule"]["drop_after"] = []
         zca = {"preprocessing": "zca", "precision": "fp32", "flip": "half-batch", "crop": "per-batch"}
         params["protocols"]["brief"].update(epochs=1, **zca)
+        params["loading"]["backend"] = "ffcv"
         params["runs"][WHITENED]["representation"] = "zca"
         params["runs"] = {run: params["runs"][run] for run in (RUN, WHITENED)}
         params["tables"] = ["4", "7"]
 
     project.edit(small)
-    done = project.cli("repro", **{DATA_DIR: str(tmp_path / "mine")})
-    assert done.returncode == 0, done.stdout + done.stderr
+    told(project.cli("repro", **{DATA_DIR: str(tmp_path / "mine")}))
 
-    def told(run: str) -> list[dict[str, Any]]:
+    def records(run: str) -> list[dict[str, Any]]:
         return [json.loads((root / f"evaluations/{run}/{name}").read_text()) for name in ("run.json", "metrics.json")]
 
-    record, metrics = told(WHITENED)
+    record, metrics = records(WHITENED)
     assert (record["representation"], record["protocol"]["preprocessing"]) == ("zca", "zca")
     assert metrics["n"] == 104
     assert (root / "results/table-4.md").is_file()
@@ -71,7 +61,7 @@ def test_photographs_from_archives_and_whitened_images_to_their_tables(
     with (root / f"models/{RUN}/history.csv").open() as file:
         (epoch,) = csv.DictReader(file)
     assert float(epoch["train_loss"]) < 8
-    record, metrics = told(RUN)
+    record, metrics = records(RUN)
     assert (record["loader"], record["representation"], record["network"]) == ("ffcv", "jpeg", "WRN-18-1.0")
     assert record["protocol"]["crop"] == "random-resized"
     table = pq.read_table(root / f"evaluations/{RUN}/predictions.parquet")
@@ -86,5 +76,4 @@ def test_photographs_from_archives_and_whitened_images_to_their_tables(
     assert metrics["top5_error"] == pytest.approx(100 * (rank > 4).mean())
     rows = [row for row in csv.DictReader((root / "results/table-7.csv").open()) if RUN in row.values()]
     assert {row["metric"] for row in rows} == {"top1_error", "top5_error"}
-    again = project.cli("repro", **{DATA_DIR: "/nowhere"})
-    assert again.returncode == 0, again.stdout + again.stderr
+    told(project.cli("repro", **{DATA_DIR: "/nowhere"}))

@@ -2,11 +2,11 @@
 
 import importlib.util
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
@@ -131,8 +131,8 @@ INTEGRITY = "sha512-" + "A" * 86 + "=="
 
 
 @pytest.fixture
-def entry(tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    return tiny_dataset_entry("https://example.org/files/a.tar.gz?download=1")
+def entry() -> dict[str, Any]:
+    return tiny.entry("https://example.org/files/a.tar.gz?download=1")
 
 
 def test_an_entry_is_kept_as_written(entry: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from project import BIN, ROOT, RUN, Project, WrnPipe, copy_repository, make_project, told
+from project import BIN, ROOT, RUN, Project, WrnPipe, copy_repository, make_project, refused, told
+from tiny import IN_ITS_FOLDER
 
 from pipeline.data.dataset_download import fetch_archive
 from pipeline.dataset_config import SourceError
@@ -38,14 +39,6 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-def refused(ran: "subprocess.CompletedProcess[str]") -> str:
-    """The two lines of a mistake of the user's."""
-    assert ran.returncode == 2, ran.stdout + ran.stderr
-    what, fix = ran.stderr.splitlines()[-2:]
-    assert (what[:7], fix[:7]) == ("error: ", "  fix: ")
-    return f"{what}\n{fix}"
-
-
 def head(root: Path) -> str:
     return told(Project(root).run("git", "rev-parse", "HEAD")).strip()
 
@@ -60,11 +53,11 @@ def test_a_git_hook_of_another_repository_is_not_asked(clone: Project, tmp_path:
     other.commit("of another")
     hook = {"GIT_DIR": str(other.root / ".git"), "GIT_WORK_TREE": str(other.root), "GIT_PREFIX": ""}
     assert head(clone.root)[:12] in told(clone.cli("--version", **hook))
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/cli/test_broken_files.py"]
     before = head(other.root), told(other.run("git", "status", "--porcelain"))
-    tests = Project(ROOT).run(*words, "-k", "no and lock", **hook)
-    assert tests.returncode == 0, tests.stdout
+    test = "import sys, project; project.copy_repository(project.Path(sys.argv[1])).commit('by a test')"
+    told(Project(tmp_path).run(sys.executable, "-c", test, "ours", PYTHONPATH=str(HERE), **hook))
     assert before == (head(other.root), told(other.run("git", "status", "--porcelain")))
+    assert head(tmp_path / "ours") != before[0]
 
 
 def test_other_code_than_the_checkouts_own_is_refused(clone: Project, tmp_path: Path) -> None:
@@ -74,7 +67,7 @@ def test_other_code_than_the_checkouts_own_is_refused(clone: Project, tmp_path: 
     (tmp_path / "numpy.py").write_text("raise SystemExit('not numpy')")
     said = refused(installed(tmp_path, "net", "WRN-40-1", PYTHONPATH=str(tmp_path)))
     assert said.startswith(f"error: PYTHONPATH is {tmp_path}")
-    assert installed(tmp_path, "net", "WRN-40-1").returncode == 0
+    told(installed(tmp_path, "net", "WRN-40-1"))
 
 
 def test_streams_that_are_closed_and_terminals_without_a_width(
@@ -128,28 +121,9 @@ def test_a_folder_that_cannot_be_synced_holds_files(odd: Callable[[str, Path], d
     assert (tmp_path / "a/b").read_bytes() == b"c"
 
 
-class _Old(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        body = b"2.16.2" if self.path == "/version" else b"<!doctype html>"
-        self.send_response(200 if self.path == "/version" else 404)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing."""
-
-
-@pytest.fixture
-def server() -> Any:
-    with HTTPServer(("127.0.0.1", 0), _Old) as served:
-        Thread(target=served.serve_forever, daemon=True).start()
-        yield served
-        served.shutdown()
-
-
-def test_an_mlflow_server_that_is_too_old_is_named(server: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+def test_an_mlflow_server_that_is_too_old_is_named(archive_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (archive_server.folder / "version").write_text("2.16.2")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", archive_server.url)
     with pytest.raises(UserError, match=r"is MLflow 2\.16\.2, and 3 is needed"), mlflow_logger.explained():
         mlflow_logger.connect(PAPER)
 
@@ -208,14 +182,17 @@ def test_line_ends_stay_in_a_clone_that_would_turn_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl, which makes the certificate, is not here")
-def test_an_unknown_authority_names_the_variable(server: HTTPServer, tmp_path: Path) -> None:
+def test_an_unknown_authority_names_the_variable(tmp_path: Path) -> None:
     key = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key -out cert -days 2 -subj /CN=127.0.0.1"
     subprocess.run(key.split(), cwd=tmp_path, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    with pytest.raises(SourceError, match="SSL_CERT_FILE"):
-        fetch_archive(f"https://127.0.0.1:{server.server_port}/x", "0" * 32, tmp_path / "x", 10)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(SourceError, match="SSL_CERT_FILE"):
+            fetch_archive(f"https://127.0.0.1:{server.server_port}/x", "0" * 32, tmp_path / "x", 10)
+        server.shutdown()
 
 
 AS_NUMBER = "setpriv --reuid=12345 --regid=12345 --clear-groups --inh-caps=+dac_read_search"
@@ -240,14 +217,11 @@ def test_a_colleagues_checkout_is_read_without_writing_to_it(clone: Project) -> 
 @pytest.mark.soak
 @as_root
 @pytest.mark.parametrize(("home", "words"), [("HOME=/", f"train@{RUN}"), ("--unset=HOME", f"--jobs 1 {RUN}")])
-def test_a_user_without_a_name_trains(
-    home: str, words: str, tmp_path: Path, tiny_archive: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
-) -> None:
-    entry = tiny_dataset_entry(f"http://127.0.0.1:9/{tiny_archive.name}")
-    entry["sources"].append({"folder": True})
-    project = make_project(tmp_path / "project", entry)
+def test_a_user_without_a_name_trains(home: str, words: str, tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    project.edit(lambda params: params["datasets"]["cifar10-tiny"]["sources"].append({"folder": True}))
     for path in (tmp_path, project.root, *project.root.rglob("*")):
         os.chown(path, 12345, 12345)
     command = (sys.executable, "-m", "pipeline.cli.main", "repro", *words.split())
-    ran = project.run(*AS_NUMBER.split(), home, *command, WRN_PIPE_DATA_DIR=str(tiny_archive.parent))
+    ran = project.run(*AS_NUMBER.split(), home, *command, **IN_ITS_FOLDER)
     assert (project.root / "models" / RUN / "run.json").is_file(), ran.stdout + ran.stderr

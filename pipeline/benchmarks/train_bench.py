@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.benchmarks import loader_bench, measuring
-from pipeline.benchmarks.measuring import Spread, ask, in_rounds, machine, peak_gemm, process, seconds_of
+from pipeline.benchmarks.measuring import ask, in_rounds, machine, peak_gemm, process, seconds_of
 from pipeline.comparison.training_cost import FORWARD_AND_BACKWARD
 from pipeline.data.beton import open_split
 from pipeline.models.names import Network, multiply_adds, parse
@@ -143,25 +143,11 @@ def _loading_step(network: Network, way: Way) -> Callable[[], None]:
     return warm_step(network.name, way, whole)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One way to train one network."""
-
-    network: str
-    batch: int
-    label: str
-    images_per_s: Spread
-    gflops: float
-    """10^9 FLOP a second, 2 for each multiply-add, forward and backward."""
-    of_peak_gemm: float
-    """`gflops` over the machine's own matrix product, in bf16 or in fp32, whichever is faster."""
-    speed_up: float
-    """Over the baseline, the public port."""
-
-
 def bench(networks: Sequence[str], repeats: int, backend: Backend, *, compiled: bool) -> dict[str, Any]:
     """Measure each way `repeats` times, in rounds, our loader over `backend`.
 
+    gflops: 10^9 FLOP a second, 2 for each multiply-add, forward and backward. of_peak_gemm: those over the machine's
+    own matrix product, in bf16 or in fp32, whichever is faster. speed_up: over the baseline, the public port.
     Raises UserError for a bad name, or data that is not converted.
     """
     parsed = [parse(name) for name in networks]
@@ -179,13 +165,13 @@ def bench(networks: Sequence[str], repeats: int, backend: Backend, *, compiled: 
         precisions: list[Precision] = ["fp32", computed_in("bf16", measuring.device())]
         products = {precision: partial(ask, child, peak_gemm, precision) for precision in precisions}
         peaks, here = in_rounds(products, repeats, "matrix products: "), ask(child, machine)
-    rows = []
+    rows, peak_rate = [], max(peak.median for peak in peaks.values())
     for network, speeds in measured.items():
         gflop = 2 * FORWARD_AND_BACKWARD * multiply_adds(network, network.image_size, network.num_classes) / 1e9
         for label, speed in speeds.items():
             rate, of_baseline = speed.median * gflop, speed.median / speeds[BASELINE].median
-            of_peak = rate / max(peak.median for peak in peaks.values())
-            rows.append(Row(network.name, batch_of(network), label, speed, rate, of_peak, of_baseline))
+            told = {"network": network.name, "batch": batch_of(network), "label": label, "images_per_s": speed}
+            rows.append(told | {"gflops": rate, "of_peak_gemm": rate / peak_rate, "speed_up": of_baseline})
     return {"machine": here, "peak_gemm_gflops": peaks, "rows": rows}
 
 

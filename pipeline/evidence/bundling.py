@@ -22,10 +22,10 @@ from pipeline.artifacts import EVALUATIONS, MODELS, PREDICTIONS, RECORD, Origin,
 from pipeline.atomic_write import json_text
 from pipeline.comparison.results import Result, load_results
 from pipeline.data.beton import sha256
-from pipeline.dvc_lock import IGNORED, LOCK
+from pipeline.dvc_lock import IGNORED, LOCK, names
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence.run_check import Finding, FinishedRun, right, take, wrong
-from pipeline.evidence.verification import CARD, Depth, Run, is_here, names, verify
+from pipeline.evidence.verification import CARD, Depth, Run, is_here, verify
 from pipeline.params import PARAMS, Plan, read_text, yaml_mapping
 from pipeline.provenance import DAG, content_of, git, need_commit
 from pipeline.publication.paper import Paper

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from project import ROOT, WrnPipe, told
+from project import ROOT, Project, WrnPipe, told
 
 from pipeline.benchmarks import measuring, train_bench
 from pipeline.benchmarks.loader_bench import WAYS
@@ -81,12 +81,12 @@ def test_bench_train_measures_every_way_and_says_where(tiny_beton: Path, monkeyp
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     result = train_bench.bench(["WRN-10-1"], 1, "numpy", compiled=False)
     rows, machine = result["rows"], result["machine"]
-    assert [(row.network, row.batch, row.label) for row in rows] == [("WRN-10-1", 128, each) for each in labels]
+    assert [tuple(row.values())[:3] for row in rows] == [("WRN-10-1", 128, each) for each in labels]
     for row in rows:
         # Three times forward, 2 FLOP for each of 12.5 million multiply-adds.
-        assert row.gflops == pytest.approx(row.images_per_s.median * 6 * 12_501_632 / 1e9)
-        assert row.of_peak_gemm == row.gflops / 2
-        assert row.speed_up == row.images_per_s.median / rows[0].images_per_s.median
+        assert row["gflops"] == pytest.approx(row["images_per_s"].median * 6 * 12_501_632 / 1e9)
+        assert row["of_peak_gemm"] == row["gflops"] / 2
+        assert row["speed_up"] == row["images_per_s"].median / rows[0]["images_per_s"].median
     assert {"type", "name", "threads", "torch", "cores", "deterministic"} <= set(machine)
     assert "OMP_WAIT_POLICY=passive" in machine["environment"]
     assert all(machine.values())
@@ -123,9 +123,7 @@ def test_the_commands_measure_in_processes_of_their_own(tiny_beton: Path, tmp_pa
     (tmp_path / train_bench.DATA).symlink_to(tiny_beton)
 
     def measured(*words: str) -> Any:
-        command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "bench", *words, "--json"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return json.loads(subprocess.check_output(command, cwd=tmp_path, env=environment))
+        return json.loads(told(Project(tmp_path).cli("bench", *words, "--json", PYTHONPATH=str(ROOT))))
 
     result = measured("train", "--networks", "WRN-10-1", "--repeats", "1")
     device = torch.device(result["machine"]["type"])

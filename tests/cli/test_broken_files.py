@@ -1,12 +1,10 @@
 """Files that are missing or broken: two lines, exit code 2, and nothing of what is committed is lost."""
 
 import shutil
-from collections.abc import Callable
-from contextlib import chdir
 from pathlib import Path
 
 import pytest
-from project import ROOT, Project, WrnPipe, copy_repository, told
+from project import ROOT, Project, WrnPipe, copy_repository, refused, told
 
 from pipeline.runner.params_file import load
 
@@ -22,32 +20,19 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-Refused = Callable[[str], str]
-
-
-@pytest.fixture
-def refused(clone: Project, wrn_pipe: WrnPipe) -> Refused:
-    """Run a command that the user's files stop; its two lines."""
-
-    def run(typed: str) -> str:
-        with chdir(clone.root):
-            done = wrn_pipe(*typed.split())
-        assert done.returncode == 2, done
-        what, fix = done.stderr.splitlines()
-        assert what.startswith("error: ")
-        assert fix.startswith("  fix: ")
-        return done.stderr
-
-    return run
+@pytest.fixture(autouse=True)
+def inside(clone: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder is in it."""
+    monkeypatch.chdir(clone.root)
 
 
 @pytest.mark.parametrize("stage", ["summarize", "tabulate 4", "manifest", "report"])
-def test_results_stay_where_the_records_of_their_run_were_deleted(clone: Project, stage: str, refused: Refused) -> None:
+def test_results_stay_where_the_records_of_their_run_were_deleted(stage: str, wrn_pipe: WrnPipe) -> None:
     def results() -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in (clone.root / "results").rglob("*") if path.is_file()}
+        return {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
 
     before = results()
-    said = refused(f"stage {stage}")
+    said = refused(wrn_pipe("stage", *stage.split()))
     assert f"evaluations/{RUN} is not here, though dvc.lock has it" in said
     assert f"git checkout evaluations/{RUN}, or wrn-pipe repro {RUN}" in said
     assert results() == before
@@ -68,19 +53,20 @@ BROKEN: dict[str, tuple[str, bytes | None, str, str, str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_file_is_named_with_its_line(clone: Project, case: str, refused: Refused, wrn_pipe: WrnPipe) -> None:
+def test_a_broken_file_is_named_with_its_line(case: str, wrn_pipe: WrnPipe) -> None:
     file, more, typed, what, remedy = BROKEN[case]
-    path = clone.root / file
+    path = Path(file)
     before = path.read_bytes() if path.exists() else None
     try:
         if more is None:
             path.unlink(missing_ok=True)
         else:
             path.write_bytes((before or b"") + more)
-        said = refused(typed)
+        ran = wrn_pipe(*typed.split())
+        said = refused(ran)
+        assert ran.stderr == said, "and no more than these two lines"
         if case == "repro, lock":
-            with chdir(clone.root):
-                shown = told(wrn_pipe("status"))
+            shown = told(wrn_pipe("status"))
             assert "dvc.lock:" in shown
             assert "Next: settle the conflict there" in shown
     finally:
@@ -90,19 +76,19 @@ def test_a_broken_file_is_named_with_its_line(clone: Project, case: str, refused
     assert remedy in said
 
 
-def test_weights_that_are_none_and_a_missing_repository(clone: Project, refused: Refused) -> None:
-    folder = clone.root / "models" / RUN
+def test_weights_that_are_none_and_a_missing_repository(wrn_pipe: WrnPipe) -> None:
+    folder = Path("models", RUN)
     folder.mkdir(parents=True)
-    (clone.root / ".git").rename(clone.root / "git")
+    Path(".git").rename("git")
     try:
         for name in ("model.safetensors", "run.json", "history.csv"):
             (folder / name).write_bytes(b"{}")
-        assert f"models/{RUN}/model.safetensors cannot be read" in refused(f"stage evaluate {RUN}")
-        assert not list(clone.root.glob("evaluations/*"))
-        assert "not a git repository" in refused("repro")
+        assert f"models/{RUN}/model.safetensors cannot be read" in refused(wrn_pipe("stage", "evaluate", RUN))
+        assert not list(Path().glob("evaluations/*"))
+        assert "not a git repository" in refused(wrn_pipe("repro"))
     finally:
-        shutil.rmtree(clone.root / "models")
-        (clone.root / "git").rename(clone.root / ".git")
+        shutil.rmtree("models")
+        Path("git").rename(".git")
 
 
 def test_what_is_not_here_is_named_whole_and_not_told_as_edited(
@@ -110,13 +96,12 @@ def test_what_is_not_here_is_named_whole_and_not_told_as_edited(
 ) -> None:
     """As after cloning, on a terminal of 80 columns; names can be copied from it."""
     monkeypatch.setenv("COLUMNS", "80")
-    before, params = clone.lock(), (clone.root / "params.yaml").read_bytes()
-    with chdir(clone.root):
-        few = told(wrn_pipe("status"))
-        told(wrn_pipe("plan", "--paper-table", "8", "--seeds", "1", "--yes"))
-        runs, many = load().runs, told(wrn_pipe("status"))
-        dry = told(wrn_pipe("repro", "--dry", f"train@{[*runs][-1]}"))
-    (clone.root / "params.yaml").write_bytes(params)
+    before, params = clone.lock(), Path("params.yaml").read_bytes()
+    few = told(wrn_pipe("status"))
+    told(wrn_pipe("plan", "--paper-table", "8", "--seeds", "1", "--yes"))
+    runs, many = load().runs, told(wrn_pipe("status"))
+    dry = told(wrn_pipe("repro", "--dry", f"train@{[*runs][-1]}"))
+    Path("params.yaml").write_bytes(params)
     assert few.split().count(f"models/{RUN}/model.safetensors") == 1, "both stages' reason, said once"
     assert f"Next: wrn-pipe repro {RUN}; " in few
     assert max(map(len, runs)) > 40

@@ -12,6 +12,7 @@ import numpy as np
 import photos
 import pytest
 from PIL import Image
+from project import Project, make_project, told
 from typer.testing import CliRunner, Result
 
 from pipeline.cli.data import app
@@ -21,7 +22,6 @@ from pipeline.data.readers import Splits
 from pipeline.data.sampler import sample_order
 from pipeline.dataset_config import SPLITS
 from pipeline.errors import UserError
-from tests.project import Project, make_project
 
 NAME = "cifar10-tiny"
 RAW, BETON = Path("data/raw") / NAME, Path("data/beton") / f"{NAME}-rgb"
@@ -48,20 +48,14 @@ def findings(*arguments: str) -> dict[str, tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def recorded(
-    tiny_dataset_entry: Callable[[str], dict[str, Any]],
-    tiny_raw: Path,
-    tiny_beton: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
+def recorded(tiny_raw: Path, tiny_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository whose data is on record in dvc.lock, as after `wrn-pipe repro convert`."""
     root = tmp_path_factory.mktemp("data") / "project"
     root.mkdir()
-    made = make_project(root, tiny_dataset_entry("http://127.0.0.1:1/tiny.tar.gz"))
+    made = make_project(root)
     shutil.copytree(tiny_raw, root / RAW)
     shutil.copytree(tiny_beton, root / BETON)
-    done = made.run("dvc", "commit", "--force", f"download@{NAME}", f"convert@{NAME}-rgb")
-    assert done.returncode == 0, done.stderr
+    told(made.run("dvc", "commit", "--force", f"download@{NAME}", f"convert@{NAME}-rgb"))
     return root
 
 

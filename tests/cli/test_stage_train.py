@@ -1,22 +1,17 @@
-"""Real trainings that are stopped, killed, repeated, ended for want of time, and continued in another clone; --twice,
+"""Real trainings that are stopped, repeated, ended for want of time, and continued in another clone; --twice,
 ended early by real signals, says what is true and leaves no process behind."""
 
-import random
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-from project import RUN, Project, clone, told
-from test_interruptions import interrupted
-from test_interruptions import told as stop_is_told
+from project import RUN, Project, clone, refused, told, wait_for
+from test_interruptions import check_stop, interrupted
 
-from pipeline.artifacts import MODEL_FILES
 from pipeline.errors import TimeOverError, UserError
 from pipeline.runner.interruptions import seconds, stop_at_once, time_budget
 
@@ -26,48 +21,23 @@ TWICE = ("stage", "train", RUN, "--twice")
 @pytest.fixture
 def endless(project: Project) -> Project:
     """Whose run takes longer than any test waits."""
-
-    def change(params: Any) -> None:
-        params["loading"]["backend"] = "numpy"
-        params["protocols"]["brief"]["epochs"] = 100_000
-
-    project.edit(change)
+    project.set_brief(epochs=100_000)
     return project
 
 
-def start(project: Project, log: Path, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
-    return project.start(log, "stage", "train", RUN, *arguments, **{"MLFLOW_TRACKING_URI": "none://", **environment})
-
-
-def wait_for(line: str, log: Path, process: "subprocess.Popen[bytes]") -> None:
-    while line not in log.read_text() and process.poll() is None:
-        time.sleep(0.02)
-    assert line in log.read_text(), log.read_text()
-
-
 @pytest.mark.soak
-def test_a_training_by_ffcv_stopped_killed_and_taken_elsewhere_ends_with_the_same_bytes(
-    project: Project, tmp_path: Path
-) -> None:
-    project.edit(lambda params: params["protocols"]["brief"].update(epochs=12, precision="fp32"))
+def test_a_training_by_ffcv_that_is_taken_elsewhere_ends_with_the_same_bytes(project: Project, tmp_path: Path) -> None:
+    project.set_brief(epochs=12, precision="fp32")
+    project.edit(lambda params: params["loading"].update(backend="ffcv"))
     project.commit("plan")
     other = clone(project, tmp_path / "other")
     shutil.copytree(project.root / "data", other.root / "data", symlinks=True, dirs_exist_ok=True)
-    sent, log = tmp_path / "half.zip", tmp_path / "log"
+    sent, log = tmp_path / "half.zip", project.log
     exports, imports = ("checkpoint", "export", RUN, "--to", str(sent)), ("checkpoint", "import")
-
-    def published(by: Project) -> list[bytes]:
-        return [(by.root / "models" / RUN / name).read_bytes() for name in MODEL_FILES]
-
-    def refused(by: Project, *words: str) -> str:
-        ended = by.cli(*words)
-        assert ended.returncode == 2, ended.stdout
-        return ended.stderr
-
-    assert "has no saved state" in refused(project, *exports)
-    assert start(project, log).wait() == 0, log.read_text()
-    expected = published(project)
-    first = start(project, log, "--fresh", "--checkpoint-steps", "3")
+    assert "has no saved state" in refused(project.cli(*exports))
+    assert project.train().wait() == 0, log.read_text()
+    expected = project.published()
+    first = project.train("--fresh", "--checkpoint-steps", "3")
     wait_for("epoch 1/12", log, first)
     first.send_signal(signal.SIGTERM)
     assert first.wait() == 143, log.read_text()
@@ -79,35 +49,28 @@ def test_a_training_by_ffcv_stopped_killed_and_taken_elsewhere_ends_with_the_sam
     at = len(content) // 3
     for damaged in (content[: len(content) // 2], content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]):
         (tmp_path / "bad.zip").write_bytes(damaged)
-        assert "holds no state" in refused(other, *imports, str(tmp_path / "bad.zip"))
+        assert "holds no state" in refused(other.cli(*imports, str(tmp_path / "bad.zip")))
     assert "goes on" in told(other.cli(*imports, str(sent)))
-    assert "as far or further lies here" in refused(other, *imports, str(sent))
-    for kill in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
-        running = start(project, log, "--checkpoint-steps", "2")
-        wait_for("resuming from scratch/", log, running)
-        time.sleep(random.SystemRandom().uniform(0, 0.5))
-        running.send_signal(kill)
-        assert running.wait() in (-signal.SIGKILL, 130, 0), log.read_text()
+    assert "as far or further lies here" in refused(other.cli(*imports, str(sent)))
     for each in (project, other):
-        finished = each.cli("stage", "train", RUN, "--wait", MLFLOW_TRACKING_URI="none://")
-        assert finished.returncode == 0, finished.stderr
-        assert "epoch 1/12" not in finished.stderr, "it started over"
-        assert published(each) == expected
+        assert each.train("--wait").wait() == 0, each.log.read_text()
+        assert "epoch 1/12" not in each.log.read_text(), "it started over"
+        assert each.published() == expected
 
-    other.edit(lambda params: params["protocols"]["brief"].update(label_smoothing=0.3))
+    other.set_brief(label_smoothing=0.3)
     with (other.root / "pipeline/training/loop.py").open("a") as file:
         file.write("# edited\n")
-    differs = refused(other, *imports, str(sent))
+    differs = refused(other.cli(*imports, str(sent)))
     assert "protocol.label_smoothing 0.1, here 0.3" in differs
     assert "pipeline/training/loop.py" in differs
 
 
 @pytest.mark.soak
-def test_twice_proves_that_a_training_repeats_or_shows_where_it_does_not(project: Project, tmp_path: Path) -> None:
+def test_twice_proves_that_a_training_repeats_or_shows_where_it_does_not(project: Project) -> None:
     """With two threads, whose sums could be taken in any order; the other tests have one."""
     threads = {"OMP_NUM_THREADS": "2", "OMP_DISPLAY_ENV": "true"}
-    log = tmp_path / "log"
-    assert start(project, log, "--twice", "--steps", "4", **threads).wait() == 0, log.read_text()
+    log = project.log
+    assert project.train("--twice", "--steps", "4", **threads).wait() == 0, log.read_text()
     assert "OMP_NUM_THREADS = '2'" in log.read_text()
     assert "two trainings of 4 steps are equal" in log.read_text()
     assert not (project.root / "models").exists()
@@ -121,8 +84,7 @@ def test_twice_proves_that_a_training_repeats_or_shows_where_it_does_not(project
     loop.write_text(code.replace("ranks.scale_loss(loss,", spoiled))
     assert loop.read_text() != code
     for _ in range(2):  # two equal draws, of 256 each, are possible
-        ended = start(project, log, "--twice").wait()
-        if ended:
+        if ended := project.train("--twice").wait():
             break
     assert ended == 1, log.read_text()
     assert "does not repeat to the bit: after step 3, " in log.read_text()
@@ -131,7 +93,7 @@ def test_twice_proves_that_a_training_repeats_or_shows_where_it_does_not(project
 
 def starting(project: Project) -> bool:
     """The first training imports what it needs."""
-    if f"training {RUN}, the first time" not in (project.root / "log").read_text():
+    if f"training {RUN}, the first time" not in project.log.read_text():
         return False
     time.sleep(0.4)
     return True
@@ -150,7 +112,7 @@ def test_it_is_stopped_at_once_and_leaves_nothing(
     endless: Project, signum: signal.Signals, when: Callable[[Project], bool]
 ) -> None:
     ended = interrupted(endless, signum, lambda: when(endless), *TWICE, "--steps", "100000")
-    stop_is_told(signum, ended, "nothing half-done is left", f"stage train {RUN} --twice --steps 100000")
+    check_stop(signum, ended, "nothing half-done is left", f"stage train {RUN} --twice --steps 100000")
     assert list((endless.root / "scratch").iterdir()) == []
     assert not (endless.root / "models").exists()
 

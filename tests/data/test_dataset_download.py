@@ -6,7 +6,6 @@ import hashlib
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import photos
 import pytest
+import tiny
 from project import make_project
 from ruamel.yaml import YAML
 
@@ -55,9 +55,7 @@ class Here:
 @pytest.fixture
 def here(
     tmp_path: Path,
-    tiny_archive: Path,
     archive_server: ArchiveServer,
-    tiny_dataset_entry: Callable[[str], Entry],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> Here:
@@ -69,7 +67,7 @@ def here(
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    return Here(folder, tiny_archive, archive_server, tiny_dataset_entry(archive_server.put(tiny_archive)), capfd)
+    return Here(folder, tiny.ARCHIVE, archive_server, tiny.entry(archive_server.put(tiny.ARCHIVE)), capfd)
 
 
 def _files() -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import photos
 import pytest
 from scipy.io import loadmat
+from tiny import ARCHIVE, entry
 
 from pipeline.data import readers
 from pipeline.data.digest import record_digests, split_digest
@@ -22,8 +22,8 @@ BATCHES = "cifar-10-batches-py"
 
 
 @pytest.fixture
-def tiny(tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Dataset:
-    return Dataset.model_validate(tiny_dataset_entry("http://127.0.0.1/x"))
+def tiny() -> Dataset:
+    return Dataset.model_validate(entry())
 
 
 def _equal(found: Splits, expected: Splits) -> None:
@@ -34,9 +34,9 @@ def _equal(found: Splits, expected: Splits) -> None:
         np.testing.assert_array_equal(found[split][1], labels)
 
 
-def test_the_archive_reads_as_a_plain_unpickler_reads_it(tiny: Dataset, tiny_archive: Path) -> None:
-    found = readers.read_archive(tiny_archive, tiny)
-    members = readers.read_members(tiny_archive)
+def test_the_archive_reads_as_a_plain_unpickler_reads_it(tiny: Dataset) -> None:
+    found = readers.read_archive(ARCHIVE, tiny)
+    members = readers.read_members(ARCHIVE)
     batches = [pickle.loads(members[f"{BATCHES}/data_batch_{i}"], encoding="bytes") for i in range(1, 6)]
     flat = np.concatenate([batch[b"data"] for batch in batches])
     np.testing.assert_array_equal(found["train"][1], [label for batch in batches for label in batch[b"labels"]])
@@ -81,9 +81,9 @@ ROW = np.zeros((52, 3072), np.uint8)
     ],
 )
 def test_content_that_is_not_as_the_entry_says_is_refused(
-    batch: dict[bytes, Any] | None, said: str, tiny: Dataset, tiny_archive: Path, tmp_path: Path
+    batch: dict[bytes, Any] | None, said: str, tiny: Dataset, tmp_path: Path
 ) -> None:
-    members = readers.read_members(tiny_archive)
+    members = readers.read_members(ARCHIVE)
     del members[f"{BATCHES}/data_batch_4"]
     if batch:
         members[f"{BATCHES}/data_batch_4"] = pickle.dumps(batch)

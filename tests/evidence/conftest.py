@@ -7,7 +7,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
-from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -21,12 +20,7 @@ from pipeline.runner.params_file import load
 
 
 @pytest.fixture(scope="session")
-def finished(
-    tiny_dataset_entry: Callable[[str], dict[str, Any]],
-    tiny_raw: Path,
-    tiny_beton: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Project:
+def finished(tiny_raw: Path, tiny_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Its stages ran in this process, one after the other, and DVC recorded what they wrote. Not to be changed: made
     once for all test processes."""
     own = tmp_path_factory.getbasetemp()
@@ -35,11 +29,10 @@ def finished(
     with FileLock(shared / "finished.lock"):
         if (root / ".done").exists():
             return Project(root)
-        project = make_project(root, tiny_dataset_entry("http://127.0.0.1:9/cifar-10-tiny.tar.gz"))
-        project.edit(lambda params: params["loading"].update(backend="numpy"))
+        project = make_project(root)
         # Nothing to be built; and torch's bf16 takes minutes where the processor has no instructions for it.
         project.edit(lambda params: params.update(kernels="torch"))
-        project.edit(lambda params: params["protocols"]["brief"].update(precision="fp32"))
+        project.set_brief(precision="fp32")
         shutil.copytree(tiny_raw, root / "data/raw/cifar10-tiny")
         shutil.copytree(tiny_beton, root / "data/beton/cifar10-tiny-rgb")
         with chdir(root), pytest.MonkeyPatch.context() as patch:

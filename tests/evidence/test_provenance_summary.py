@@ -137,7 +137,7 @@ def test_show_tells_all_of_a_run_that_is_out_of_date_and_whose_large_files_are_n
     shutil.rmtree("data")
     for path in (weights, predictions):
         Path(path).unlink()
-    copy.edit(lambda params: params["protocols"]["brief"].update(learning_rate=0.2))
+    copy.set_brief(learning_rate=0.2)
     story = told_json("show", RUN)
     text = in_words(story)
     assert story["metrics"] == here["metrics"]

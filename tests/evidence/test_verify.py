@@ -21,9 +21,10 @@ from pipeline.artifacts import read_predictions as read
 from pipeline.atomic_write import json_text
 from pipeline.cli.main import app
 from pipeline.cli.verify import TELLING, run_stage
+from pipeline.dvc_lock import md5
 from pipeline.evidence import recompute
 from pipeline.evidence.run_check import Finding
-from pipeline.evidence.verification import Depth, md5, verify
+from pipeline.evidence.verification import Depth, verify
 from pipeline.runner.dag import stages
 from pipeline.runner.dvc import to_have
 from pipeline.runner.params_file import load

@@ -1,12 +1,13 @@
 """Fixtures for the reference's tests: real images read by the reference itself."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import recipe
 import torch
+from tiny import ARCHIVE, entry
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -19,15 +20,15 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_archive: Path) -> dict[str, recipe.Split]:
+def tiny() -> dict[str, recipe.Split]:
     """The archive's 260 training and 104 test images."""
-    return recipe.read_archive(tiny_archive)
+    return recipe.read_archive(ARCHIVE)
 
 
 @pytest.fixture(scope="package")
-def dataset(tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+def dataset() -> dict[str, Any]:
     """The plan's entry of these images."""
-    return tiny_dataset_entry("http://127.0.0.1:9/none")
+    return entry()
 
 
 @pytest.fixture(scope="package")

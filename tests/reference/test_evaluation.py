@@ -163,7 +163,6 @@ def test_the_steps_of_two_processes_are_those_of_one(
 ) -> None:
     """One of them has a larger part of each mini-batch."""
     project = make_project(tmp_path / "project", dataset, tiny_beton)
-    project.edit(lambda params: params["loading"].update(backend="numpy"))
     made = crew.run(project, [{"name": "two", "size": 2, "protocol": SHARED}]) / "two"
     expected = recipe.train(SHARED, 10, 1, 1, tiny["train"])
     start = recipe.initial(10, 1, 10, SHARED["conv_init"], SHARED["bn_init"], 1)

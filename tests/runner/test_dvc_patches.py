@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from dvc.fs import LocalFileSystem
 from dvc.utils.serialize import dump_yaml, modify_yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from project import ROOT
+from project import ROOT, Project
 from ruamel.yaml import YAML
 
 from pipeline.runner import dvc_patches
@@ -131,9 +129,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def call(folder: Path, *words: str, said: str = "", rc: int = 0) -> str:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=folder, input=said, capture_output=True, text=True, env=environment, check=False)
+    done = Project(folder).run(*words, said=said, PYTHONPATH=str(ROOT))
     assert done.returncode == rc, done.stderr
     return done.stdout
 

@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 import pytest
 from filelock import FileLock
-from project import ROOT, Project, clone, made, make_project, told
+from project import ROOT, Project, clone, made, make_project, refused, told
+from tiny import IN_ITS_FOLDER
 
 from pipeline.errors import UserError
 from pipeline.provenance import fingerprint
@@ -28,23 +29,22 @@ RUN = "cifar10-wrn-40-1-quick-s1"
 NAMES = [f"cifar10-tiny-wrn-10-1-brief-s{seed}" for seed in (1, 2, 3)]
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Of a serial run too: sums in another number of threads round otherwise."""
+HERE = {**IN_ITS_FOLDER, **ONE_THREAD}
 
 
 @pytest.fixture
-def project(tmp_path: Path, tiny_raw: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Project:
+def project(tmp_path: Path) -> Project:
+    return three_runs(tmp_path / "project")
+
+
+def three_runs(root: Path) -> Project:
     """A plan of three brief runs on a few real images, whose archive nobody has to serve."""
-    return three_runs(tmp_path / "project", tiny_raw, tiny_dataset_entry)
-
-
-def three_runs(root: Path, tiny_raw: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Project:
-    entry = tiny_dataset_entry("http://127.0.0.1:9/cifar-10-tiny.tar.gz")
-    entry["sources"].append({"folder": True})
-    project = make_project(root, entry)
+    project = make_project(root)
 
     def plan(params: Any) -> None:
+        params["datasets"]["cifar10-tiny"]["sources"].append({"folder": True})
         settings = dict(params["runs"][NAMES[0]])
         params["runs"] = {name: {**settings, "seed": int(name[-1])} for name in NAMES}
-        params["loading"]["backend"] = "numpy"
         # Nothing to be built; and torch's bf16 takes minutes where the processor has no instructions for it.
         params["kernels"] = "torch"
         params["protocols"]["brief"]["precision"] = "fp32"
@@ -52,12 +52,6 @@ def three_runs(root: Path, tiny_raw: Path, tiny_dataset_entry: Callable[[str], d
     project.edit(plan)
     project.commit("three runs")
     return project
-
-
-@pytest.fixture(scope="session")
-def folder(tiny_archive: Path) -> dict[str, str]:
-    """What tells the download stage where the archive lies."""
-    return {"WRN_PIPE_DATA_DIR": str(tiny_archive.parent)}
 
 
 def states(project: Project, **environment: str) -> dict[str, str]:
@@ -105,30 +99,27 @@ def until(
 
 
 @pytest.mark.soak
-def test_jobs_that_ctrl_c_stopped_go_on_and_make_what_dvc_repro_makes(
-    project: Project, folder: dict[str, str], tmp_path: Path
-) -> None:
-    project.edit(lambda params: params["protocols"]["brief"].update(epochs=60))
+def test_jobs_that_ctrl_c_stopped_go_on_and_make_what_dvc_repro_makes(project: Project, tmp_path: Path) -> None:
+    project.set_brief(epochs=60)
     project.commit("60 epochs")
     serial = clone(project, tmp_path / "serial")
-    told(serial.cli("repro", **folder, **ONE_THREAD))
+    told(serial.cli("repro", **HERE))
     log = tmp_path / "log"
-    with driving(project, log, "--jobs", "2", **folder, **ONE_THREAD) as driver:
+    with driving(project, log, "--jobs", "2", **HERE) as driver:
         until(lambda: log.read_text().count("runs as process") == 2, log, driver)
         until(lambda: len({path.parent for path in (project.root / "scratch").glob("*/epoch-*")}) == 2, log, driver)
         with held(project):
             found = states(project)
-            second = project.cli("repro", "--jobs", "1", **folder)
+            second = refused(project.cli("repro", "--jobs", "1", **IN_ITS_FOLDER))
         assert sorted(found.values()) == ["not started", "running", "running"]
-        assert second.returncode == 2
-        assert "another wrn-pipe repro --jobs or --slurm drives" in second.stderr
+        assert "another wrn-pipe repro --jobs or --slurm drives" in second
         os.killpg(driver.pid, signal.SIGINT)
         assert driver.wait(200) == 130
         assert "SIGINT: stopped 2 trainings, nothing is lost" in log.read_text()
         assert "continue with: wrn-pipe repro --jobs 2" in log.read_text()
         assert not at_work_in(project)
     assert sorted(states(project).values()) == ["not started", "stopped", "stopped"]
-    shown = told(project.cli("repro", "--jobs", "2", **folder, **ONE_THREAD))
+    shown = told(project.cli("repro", "--jobs", "2", **HERE))
     assert "Running stage 'train@" not in shown
     assert "Running stage 'evaluate@" not in shown
     logs = "".join(path.read_text() for path in (project.root / "scratch/jobs").glob("*.log"))
@@ -138,18 +129,14 @@ def test_jobs_that_ctrl_c_stopped_go_on_and_make_what_dvc_repro_makes(
     assert project.run("dvc", "status").stdout == "Data and pipelines are up to date.\n"
     assert states(project) == dict.fromkeys(NAMES, "done")
     assert not list((project.root / "scratch").glob("*/*.safetensors"))
-    synced = project.cli("track", "sync")
-    assert synced.stdout.count("as it was cifar10") == 3, synced.stdout + synced.stderr
-    again = project.cli("repro", "--jobs", "2", **folder)
-    assert again.returncode == 0
-    assert "Running stage" not in again.stdout
+    assert told(project.cli("track", "sync")).count("as it was cifar10") == 3
+    again = project.cli("repro", "--jobs", "2", **IN_ITS_FOLDER)
+    assert "Running stage" not in told(again)
     assert "runs as" not in again.stderr
 
 
 @pytest.mark.soak
-def test_jobs_of_a_killed_driver_are_waited_for_and_one_that_fails_is_named(
-    project: Project, folder: dict[str, str], tmp_path: Path
-) -> None:
+def test_jobs_of_a_killed_driver_are_waited_for_and_one_that_fails_is_named(project: Project, tmp_path: Path) -> None:
     def break_one(params: Any) -> None:
         params["protocols"]["brief"].update(epochs=60)
         params["protocols"]["wild"] = {**params["protocols"]["brief"], "learning_rate": 1e30}
@@ -158,12 +145,12 @@ def test_jobs_of_a_killed_driver_are_waited_for_and_one_that_fails_is_named(
     project.edit(break_one)
     log, next_log = tmp_path / "log", tmp_path / "next"
     with ExitStack() as stack:
-        driver = stack.enter_context(driving(project, log, "--jobs", "2", **folder, **ONE_THREAD))
+        driver = stack.enter_context(driving(project, log, "--jobs", "2", **HERE))
         until(lambda: len(list((project.root / "scratch").glob("*.owner.json"))) == 2, log, driver)
         with held(project):
             driver.kill()
             driver.wait()
-            after = stack.enter_context(driving(project, next_log, "--jobs", "2", **folder, **ONE_THREAD))
+            after = stack.enter_context(driving(project, next_log, "--jobs", "2", **HERE))
             until(lambda: next_log.read_text().count("waiting for its end") == 2, next_log, after)
         assert after.wait(400) == 1
     said = next_log.read_text()
@@ -178,12 +165,12 @@ def test_jobs_of_a_killed_driver_are_waited_for_and_one_that_fails_is_named(
 
 
 @pytest.mark.soak
-def test_what_was_edited_meanwhile_is_not_recorded(project: Project, folder: dict[str, str], tmp_path: Path) -> None:
-    project.edit(lambda params: params["protocols"]["brief"].update(epochs=60))
+def test_what_was_edited_meanwhile_is_not_recorded(project: Project, tmp_path: Path) -> None:
+    project.set_brief(epochs=60)
     log = tmp_path / "log"
-    with driving(project, log, "--jobs", "1", NAMES[0], **folder, **ONE_THREAD) as driver:
+    with driving(project, log, "--jobs", "1", NAMES[0], **HERE) as driver:
         until(lambda: list((project.root / "scratch").glob("*/epoch-*")), log, driver)
-        project.edit(lambda params: params["protocols"]["brief"].update(epochs=61))
+        project.set_brief(epochs=61)
         assert driver.wait(400) == 1
     assert "settings, code or data were edited while it was trained" in log.read_text()
     assert not (project.root / "models" / NAMES[0]).exists()

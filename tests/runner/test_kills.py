@@ -18,7 +18,6 @@ from pipeline.training.device import prepare
 from stages.train import main
 
 RUNS = {"fp32": "WRN-10-1-dropout", "bf16": "WRN-10-1"}
-FILES = ("model.safetensors", "history.csv", "run.json")
 EPOCHS = 2
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["pytest", "mlflow", "pipeline.tracking.sync", "pipeline.training.train_run"])
@@ -66,7 +65,7 @@ class Nursery:
     """Attempts at trainings in one project."""
 
     def __init__(self, project: Project) -> None:
-        self.project, self.log, self.kills = project, project.root / "log", 0
+        self.project, self.log, self.kills = project, project.log, 0
 
     def attempt(self, run: str, kill: dict[str, Any] | None = None, **options: Any) -> tuple[int, int]:
         """The exit code, and the number of `calls`. `kill` may also say after how many `seconds`."""
@@ -80,10 +79,6 @@ class Nursery:
         self.kills += process.exitcode in (-signal.SIGKILL, -signal.SIGXFSZ)
         return process.exitcode, calls.value
 
-    def published(self, run: str) -> dict[str, bytes]:
-        folder = self.project.root / "models" / run
-        return {name: (folder / name).read_bytes() for name in FILES}
-
     def furthest(self) -> tuple[int, int]:
         """Epoch and step of the newest saved state."""
         words = [path.name.split(".")[0].split("-") for path in (self.project.root / "scratch").glob("*/epoch-*")]
@@ -91,16 +86,12 @@ class Nursery:
 
 
 @pytest.fixture(scope="module")
-def nursery(
-    tmp_path_factory: pytest.TempPathFactory, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
-) -> Nursery:
-    root = tmp_path_factory.mktemp("kills") / "project"
-    project = make_project(root, tiny_dataset_entry("http://127.0.0.1:9/none"), tiny_beton)
+def nursery(tmp_path_factory: pytest.TempPathFactory, tiny_beton: Path) -> Nursery:
+    project = make_project(tmp_path_factory.mktemp("kills") / "project", beton=tiny_beton)
     schedule = {"kind": "step", "drop_after": [1], "factor": 0.2, "reset_momentum": True}
 
     def change(params: Any) -> None:
         brief = {**params["protocols"]["brief"], "epochs": EPOCHS, "batch_size": 130}
-        params["loading"]["backend"] = "numpy"
         params["protocols"] = {
             "fp32": {**brief, "precision": "fp32", "dropout": 0.3, "schedule": schedule},
             "bf16": brief,
@@ -116,7 +107,7 @@ def nursery(
 @pytest.mark.parametrize("run", RUNS)
 def test_a_training_killed_anywhere_ends_with_the_same_bytes(nursery: Nursery, run: str) -> None:
     assert nursery.attempt(run, checkpoint_steps=1)[0] == 0, nursery.log.read_text()
-    expected = nursery.published(run)
+    expected = nursery.project.published(run)
     assert f"{run}: on cpu (" in nursery.log.read_text()
     ends = len(nursery.log.read_text())
 
@@ -145,11 +136,11 @@ def test_a_training_killed_anywhere_ends_with_the_same_bytes(nursery: Nursery, r
         call += 1
         _, calls = nursery.attempt(run, {"call": call, "before": chance.random() < 0.5})
         shown = nursery.project.root / "models" / run
-        assert not shown.exists() or nursery.published(run) == expected
+        assert not shown.exists() or nursery.project.published(run) == expected
     assert nursery.attempt(run, {"bytes": 50_000})[0] == -signal.SIGXFSZ
-    assert nursery.published(run) == expected
+    assert nursery.project.published(run) == expected
     assert call > 8, "publishing has that many calls"
     assert nursery.kills - before >= 12
     assert nursery.attempt(run)[0] == 0
-    assert nursery.published(run) == expected
+    assert nursery.project.published(run) == expected
     assert {path.name for path in (nursery.project.root / "models").iterdir()} <= set(RUNS)

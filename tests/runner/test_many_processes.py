@@ -5,44 +5,18 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from project import ROOT, RUN, Project, told
+from project import ROOT, RUN, Project, told, wait_for
 
-from pipeline.artifacts import MODEL_FILES
 from pipeline.errors import UserError
 from pipeline.params import Plan
 from pipeline.runner.params_file import load
 from pipeline.training.processes import number_of_processes
-
-
-class Runs:
-    """Attempts at the run of one project; what still runs at the end is killed."""
-
-    def __init__(self, project: Project) -> None:
-        self.project, self.log = project, project.root / "log"
-        self.started: list[subprocess.Popen[bytes]] = []
-
-    def start(self, *options: str) -> "subprocess.Popen[bytes]":
-        """The log is that of this attempt."""
-        process = self.project.start(self.log, "stage", "train", RUN, *options, MLFLOW_TRACKING_URI="none://")
-        self.started.append(process)
-        return process
-
-    def wait_for(self, words: str, process: "subprocess.Popen[bytes]") -> None:
-        while words not in self.log.read_text() and process.poll() is None:
-            time.sleep(0.02)
-        assert words in self.log.read_text(), self.log.read_text()
-
-    def published(self) -> list[bytes]:
-        return [(self.project.root / "models" / RUN / name).read_bytes() for name in MODEL_FILES]
-
-    def last_lines(self) -> list[str]:
-        return self.log.read_text().splitlines()[-2:]
 
 
 def ranks(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
@@ -52,23 +26,19 @@ def ranks(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
 
 
 @pytest.fixture
-def runs(project: Project) -> Iterator[Runs]:
-    def change(params: Any) -> None:
-        params["loading"]["backend"] = "numpy"
-        params["protocols"]["brief"].update(processes=2, batch_size=52, epochs=12)
+def runs(project: Project) -> Project:
+    """Whose run is trained by two processes."""
+    project.set_brief(processes=2, batch_size=52, epochs=12)
+    return project
 
-    project.edit(change)
-    made = Runs(project)
-    yield made
-    for process in made.started:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+
+def last_lines(runs: Project) -> list[str]:
+    return runs.log.read_text().splitlines()[-2:]
 
 
 @pytest.mark.soak
-def test_a_run_stopped_in_every_way_ends_with_the_same_bytes_and_is_tested_on_every_image(runs: Runs) -> None:
-    assert runs.start().wait() == 0, runs.log.read_text()
+def test_a_run_stopped_in_every_way_ends_with_the_same_bytes_and_is_tested_on_every_image(runs: Project) -> None:
+    assert runs.train().wait() == 0, runs.log.read_text()
     expected = runs.published()
     (device,) = json.loads(expected[2])["devices"]
     assert device["processes"] == 2
@@ -80,8 +50,8 @@ def test_a_run_stopped_in_every_way_ends_with_the_same_bytes_and_is_tested_on_ev
         (lambda parent: parent.kill(), -signal.SIGKILL),
     ]
     for number, (stop, code) in enumerate(stopping):
-        running = runs.start("--checkpoint-steps", "2", *["--fresh"][number:])
-        runs.wait_for(" left", running)
+        running = runs.train("--checkpoint-steps", "2", *["--fresh"][number:])
+        wait_for(" left", runs.log, running)
         members = [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
         stop(running)
         stopped = time.monotonic()
@@ -90,54 +60,54 @@ def test_a_run_stopped_in_every_way_ends_with_the_same_bytes_and_is_tested_on_ev
         psutil.wait_procs(members, timeout=10)
         assert not any(member.is_running() for member in members), (number, members)
         if code > 0:
-            assert runs.last_lines()[1] == f"  fix: continue with: wrn-pipe repro train@{RUN}", number
+            assert last_lines(runs)[1] == f"  fix: continue with: wrn-pipe repro train@{RUN}", number
         if code == 1:
             said = f"error: run {RUN}: process 1 of 2 was killed by SIGKILL, as the system does when memory is short"
-            assert runs.last_lines()[0] == said
+            assert last_lines(runs)[0] == said
         if code > 128:
-            assert "saved as scratch/" in runs.last_lines()[0]
+            assert "saved as scratch/" in last_lines(runs)[0]
         assert "Traceback" not in runs.log.read_text()
-    assert runs.start().wait() == 0, runs.log.read_text()
+    assert runs.train().wait() == 0, runs.log.read_text()
     assert runs.published() == expected
-    told(runs.project.cli("stage", "evaluate", RUN, MLFLOW_TRACKING_URI="none://"))
-    predictions = pq.read_table(runs.project.root / "evaluations" / RUN / "predictions.parquet")
+    told(runs.cli("stage", "evaluate", RUN, MLFLOW_TRACKING_URI="none://"))
+    predictions = pq.read_table(runs.root / "evaluations" / RUN / "predictions.parquet")
     assert predictions.column("index").to_pylist() == list(range(104))
 
 
 @pytest.mark.soak
-def test_what_a_process_says_at_its_end_is_what_the_run_says(runs: Runs) -> None:
+def test_what_a_process_says_at_its_end_is_what_the_run_says(runs: Project) -> None:
     """A non-finite loss in all of them, an error of one, and a stop before any has begun."""
-    loop = runs.project.root / "pipeline" / "training" / "loop.py"
+    loop = runs.root / "pipeline" / "training" / "loop.py"
     code = loop.read_text()
     loop.write_text(code.replace("optimizer.step()\n", "optimizer.step(); loss = loss * float('nan')\n"))
     assert loop.read_text() != code
-    assert runs.start().wait() == 1
-    what, remedy = runs.last_lines()
+    assert runs.train().wait() == 1
+    what, remedy = last_lines(runs)
     assert what == f"error: run {RUN}: non-finite loss in epoch 1 at step 1; last good state: none"
     assert remedy.startswith("  fix: lower the learning rate")
     loop.write_text(code.replace("optimizer.step()\n", "optimizer.step(); [0][ranks.rank]\n"))
-    assert runs.start().wait() == 1
-    assert runs.last_lines()[0] == f"error: run {RUN}: process 1 of 2 failed: IndexError: list index out of range"
+    assert runs.train().wait() == 1
+    assert last_lines(runs)[0] == f"error: run {RUN}: process 1 of 2 failed: IndexError: list index out of range"
     assert runs.log.read_text().count("Traceback") == 1
     loop.write_text(code)
-    early = runs.start()
-    while not list((runs.project.root / "scratch").glob("*.owner.json")):
+    early = runs.train()
+    while not list((runs.root / "scratch").glob("*.owner.json")):
         time.sleep(0.02)
     time.sleep(0.5)
     early.terminate()
     assert early.wait() == 143
-    assert "SIGTERM: stopped before or after the training's steps" in runs.last_lines()[0]
+    assert "SIGTERM: stopped before or after the training's steps" in last_lines(runs)[0]
 
 
 @pytest.mark.soak
-def test_another_number_of_processes_goes_on_where_normalisation_is_synchronised(runs: Runs) -> None:
+def test_another_number_of_processes_goes_on_where_normalisation_is_synchronised(runs: Project) -> None:
     # In fp32: torch takes minutes for bf16 where the processor has no instructions for it.
-    runs.project.edit(lambda params: params["protocols"]["brief"].update(batch_norm="synchronised", precision="fp32"))
-    first = runs.start("--checkpoint-steps", "2")
-    runs.wait_for("epoch 2/12", first)
+    runs.set_brief(batch_norm="synchronised", precision="fp32")
+    first = runs.train("--checkpoint-steps", "2")
+    wait_for("epoch 2/12", runs.log, first)
     first.terminate()
     assert first.wait() == 143, runs.log.read_text()
-    assert runs.start("--nproc", "1").wait() == 0, runs.log.read_text()
+    assert runs.train("--nproc", "1").wait() == 0, runs.log.read_text()
     assert "sums round differently" in runs.log.read_text()
     record = json.loads(runs.published()[2])
     assert [device.get("processes", 1) for device in record["devices"]] == [2, 1]

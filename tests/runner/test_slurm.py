@@ -7,14 +7,14 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from project import Project, clone, free_port, told
+from project import Project, clone, free_port, refused, told
 from test_jobs import NAMES, ONE_THREAD, driving, states, three_runs, until
+from tiny import IN_ITS_FOLDER
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "srun")
 CONF = """
@@ -99,28 +99,25 @@ SLURM = ("--slurm", "--partition", "short", "--time", "10m", "--sbatch", "commen
 
 
 @pytest.fixture(scope="module")
-def here(tiny_archive: Path) -> Iterator[dict[str, str]]:
+def here() -> Iterator[dict[str, str]]:
     """What tells commands of the cluster."""
-    short = tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp")
-    with short as folder, cluster(Path(folder) / "c") as commands:
-        yield {**commands, **ONE_THREAD, "WRN_PIPE_DATA_DIR": str(tiny_archive.parent)}
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as short, cluster(Path(short) / "c") as commands:
+        yield {**commands, **ONE_THREAD, **IN_ITS_FOLDER}
 
 
 @pytest.fixture
-def project(tmp_path: Path, tiny_raw: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]) -> Project:
-    return three_runs(tmp_path / "project", tiny_raw, tiny_dataset_entry)
+def project(tmp_path: Path) -> Project:
+    return three_runs(tmp_path / "project")
 
 
 def slurm(environment: dict[str, str], *words: str) -> str:
-    asked = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
-    assert asked.returncode == 0, asked.stderr
-    return asked.stdout
+    return told(Project(Path()).run(*words, **environment))
 
 
 def queue(environment: dict[str, str]) -> dict[str, str]:
     """Job -> state."""
-    told = slurm(environment, "squeue", "--noheader", "--array", "--format", "%i %T")
-    return dict(line.split(maxsplit=1) for line in told.splitlines())
+    shown = slurm(environment, "squeue", "--noheader", "--array", "--format", "%i %T")
+    return dict(line.split(maxsplit=1) for line in shown.splitlines())
 
 
 def saved_epoch(project: Project) -> int:
@@ -138,7 +135,7 @@ def test_jobs_that_ctrl_c_left_are_found_again_and_a_preempted_one_goes_on(
     project: Project, here: dict[str, str], tmp_path: Path
 ) -> None:
     """The signal that Slurm sends before the end of a job's time, then Ctrl-C to the driver, then the same command."""
-    project.edit(lambda params: params["protocols"]["brief"].update(epochs=60))
+    project.set_brief(epochs=60)
     project.commit("60 epochs")
     serial = clone(project, tmp_path / "serial")  # trained here and without a stop
     told(serial.cli("repro", NAMES[0], **here))
@@ -176,11 +173,10 @@ def test_jobs_that_ctrl_c_left_are_found_again_and_a_preempted_one_goes_on(
 def test_a_refused_or_cancelled_job_is_named_and_not_submitted_again(
     project: Project, here: dict[str, str], tmp_path: Path
 ) -> None:
-    ran = project.cli("repro", "--slurm", "--partition", "none", **here)
-    assert ran.returncode == 2, ran.stderr
-    assert "error: sbatch refused the jobs: " in ran.stderr
-    assert "partition" in ran.stderr
-    project.edit(lambda params: params["protocols"]["brief"].update(epochs=2000))
+    said = refused(project.cli("repro", "--slurm", "--partition", "none", **here))
+    assert said.startswith("error: sbatch refused the jobs: ")
+    assert "partition" in said
+    project.set_brief(epochs=2000)
     log = tmp_path / "log"
     with driving(project, log, *SLURM, NAMES[0], **here) as driver:
         until(lambda: saved_epoch(project) >= 5, log, driver)

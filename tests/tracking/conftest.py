@@ -1,27 +1,23 @@
 """A repository with the files of two runs, one recorded while it trained. tests/test_pipeline.py really trains."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from made_up_runs import result
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from project import Project, make_project
+from project import Project, make_project, told
 
-from pipeline.artifacts import EpochRecord, read_history
+from pipeline.artifacts import EpochRecord, read_history, write_history
 from pipeline.atomic_write import json_text
 from pipeline.provenance import fingerprint
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
-from pipeline.tasks.classification import metrics
-from pipeline.tasks.task import about
 from pipeline.tracking.mlflow_logger import mirrored
 from pipeline.tracking.sync import log_runs, sync_all
-from pipeline.training.train_run import write_history
 
 FIRST, SECOND = "cifar10-wrn-40-1-brief-s1", "cifar10-wrn-40-1-brief-s2"
 
@@ -34,34 +30,24 @@ def forget_mlflow(patch: pytest.MonkeyPatch) -> None:
 def lay(run_id: str) -> dict[str, Any]:
     """The files of a training and its evaluation, as if it had been made here; what its run.json says."""
     plan = load()
-    draw = np.random.default_rng(plan.run(run_id).seed)
-    record = {
-        "run": run_id,
-        **plan.run(run_id).model_dump(mode="json"),
-        "protocol_name": "brief",
-        "protocol": plan.protocols["brief"].model_dump(mode="json"),
-        "fingerprint": fingerprint(plan, run_id),
-        **{"parameters": 563_930, "epochs": 2, "loader": "numpy", "kernels": "torch", "versions": {"torch": "2.14.1"}},
-        **{"device": {"type": "cpu", "name": "a processor"}, "devices": [], "unrepeatable_kernels": []},
-    }
+    seed = plan.run(run_id).seed
+    its = {"fingerprint": fingerprint(plan, run_id), "device": {"type": "cpu", "name": "a processor"}}
+    made = result(40 + seed, run=run_id, protocol=plan.protocols["brief"], seed=seed, n=104, **its)
     trained, evaluated = Path("models") / run_id, Path("evaluations") / run_id
     for folder in (trained, evaluated):
         folder.mkdir(parents=True)
-        (folder / "run.json").write_text(json_text(record))
+        made.record.write(folder / "run.json")
     (trained / "model.safetensors").write_bytes(f"weights of {run_id}".encode())
-    write_history(trained / "history.csv", [EpochRecord(e, 0.1 / e, *draw.uniform(1, 3, 2).tolist()) for e in (1, 2)])
-    labels, probabilities = draw.integers(0, 10, 104), draw.dirichlet(np.ones(10), 104)
-    values = about(plan, run_id) | metrics(labels, probabilities.argmax(1), probabilities)
+    write_history(trained / "history.csv", [EpochRecord(e, 0.1 / e, 2.0 + seed / e, 60.0 / e) for e in (1, 2)])
+    values = made.metrics.model_dump(exclude_none=True) | {"top1_error": made.top1_error}
     (evaluated / "metrics.json").write_text(json_text(values))
-    return record
+    return made.record.model_dump(mode="json")
 
 
 @pytest.fixture(scope="session")
-def trained(
-    tmp_path_factory: pytest.TempPathFactory, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
-) -> Project:
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_beton: Path) -> Project:
     """Two runs of a claim of Table 4; not to be changed. The second is not in its tracking/ yet."""
-    project = make_project(tmp_path_factory.mktemp("trained") / "project", tiny_dataset_entry("http://127.0.0.1:9/x"))
+    project = make_project(tmp_path_factory.mktemp("trained") / "project")
 
     def plan(params: Any) -> None:
         params["datasets"] = {"cifar10": params["datasets"]["cifar10-tiny"]}
@@ -83,8 +69,7 @@ def trained(
                 mirror.epoch(EpochRecord(**asdict(row)), 100.0 * row.epoch)
         log_runs(PAPER, load(), [FIRST])
         lay(SECOND)
-    done = project.run("dvc", "commit", "-f", f"train@{FIRST}", f"train@{SECOND}")
-    assert done.returncode == 0, done.stderr
+    told(project.run("dvc", "commit", "-f", f"train@{FIRST}", f"train@{SECOND}"))
     return project
 
 

@@ -5,7 +5,7 @@ are those of one process is in tests/reference.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,9 @@ SCENARIOS = [
 
 
 @pytest.fixture(scope="module")
-def left(
-    tmp_path_factory: pytest.TempPathFactory, tiny_beton: Path, tiny_dataset_entry: Callable[[str], dict[str, Any]]
-) -> Path:
+def left(tmp_path_factory: pytest.TempPathFactory, tiny_beton: Path) -> Path:
     """The folder of what the scenarios left."""
-    root, entry = tmp_path_factory.mktemp("crew") / "project", tiny_dataset_entry("http://127.0.0.1:9/none")
-    project = make_project(root, entry, tiny_beton)
-    project.edit(lambda params: params["loading"].update(backend="numpy"))
-    return crew.run(project, SCENARIOS)
+    return crew.run(make_project(tmp_path_factory.mktemp("crew") / "project", beton=tiny_beton), SCENARIOS)
 
 
 def tensors(scenario: Path, rank: int = 0) -> Tensors:

@@ -77,11 +77,10 @@ def test_the_network_is_shown_the_batches_of_the_protocol_the_seed_and_the_epoch
 def test_without_instructions_for_bf16_a_training_computes_in_fp32_and_says_so(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    project.edit(lambda params: params["loading"].update(backend="numpy"))
     monkeypatch.chdir(project.root)
     monkeypatch.setattr(device, "_native_bf16", lambda: "")
     for precision in ("fp32", "bf16"):
-        project.edit(lambda params: params["protocols"]["brief"].update(precision=precision, epochs=1))  # noqa: B023
+        project.set_brief(precision=precision, epochs=1)
         train_run(load(), RUN, precision, Path("scratch") / precision, Path(precision), Hooks())
     fp32, bf16 = ((Path(name) / "model.safetensors").read_bytes() for name in ("fp32", "bf16"))
     assert fp32 == bf16

@@ -1,10 +1,10 @@
 """dvc.lock, read: what DVC has recorded of each stage that ran."""
 
+import fnmatch
 import hashlib
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +42,25 @@ def content(root: Path = Path()) -> str:
     return ""
 
 
-def folder_md5(folder: Path) -> str:
-    """What dvc.lock records of a folder: md5 over the list of its files with their md5s, and `.dir`."""
-    md5s = {}
-    for path in filter(Path.is_file, folder.rglob("*")):
+def md5(path: Path) -> str:
+    """As DVC records it: of a file's bytes, or of a folder's list of names and md5s, with `.dir`."""
+    if path.is_file():
         with path.open("rb") as file:
-            md5s[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "md5").hexdigest()
-    return listing_md5(md5s)
-
-
-def listing_md5(md5s: Mapping[str, str]) -> str:
-    """The same of a folder with files of these names and md5s."""
-    listed = [{"md5": md5s[name], "relpath": name} for name in sorted(md5s)]
+            return hashlib.file_digest(file, "md5").hexdigest()
+    listed = [{"md5": md5(path / name), "relpath": name} for name in names(path)]
     return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def names(folder: Path) -> list[str]:
+    """The files in a folder that DVC counts, by their names below it."""
+    lines = IGNORED.read_text(encoding="utf-8").splitlines() if IGNORED.is_file() else []
+    ignored = [line for line in lines if line and not line.startswith("#")]
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.as_posix()
+        for path in files
+        if not any(fnmatch.fnmatchcase(part, pattern) for part in path.parts for pattern in ignored)
+    )
 
 
 def need_first_content(stage: str, folder: Path) -> None:
@@ -63,7 +69,7 @@ def need_first_content(stage: str, folder: Path) -> None:
     For content that no digest pins.
     """
     for out in read().get(stage, {}).get("outs", ()):
-        if out["path"] == str(folder) and (found := folder_md5(folder)) != out["md5"]:
+        if out["path"] == str(folder) and (found := md5(folder)) != out["md5"]:
             shutil.rmtree(folder)
             pinned = f"{LOCK} has {out['md5']} since its first use"
             raise UserError(

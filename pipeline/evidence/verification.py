@@ -5,7 +5,6 @@ decoded content of datasets, cards for .beton files, and for results that git ke
 status` goes by size, time and inode; here every byte is read, which also finds what hides from that.
 """
 
-import fnmatch
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,10 +18,10 @@ import numpy as np
 from pipeline.artifacts import EVIDENCE, ORIGIN, runs_in_evidence
 from pipeline.data.beton import open_card, open_split
 from pipeline.data.conversion import load
-from pipeline.data.digest import file_digest, split_digest
+from pipeline.data.digest import split_digest
 from pipeline.data.readers import check as check_shape
 from pipeline.dataset_config import SPLITS, Dataset, SourceError, Split
-from pipeline.dvc_lock import IGNORED, LOCK, listing_md5
+from pipeline.dvc_lock import LOCK, md5, names
 from pipeline.dvc_lock import read as read_lock
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence import run_check
@@ -54,25 +53,6 @@ def is_here(path: str) -> bool:
     """A data folder of which only the card is here, as in a bundle, is not."""
     place = Path(path)
     return place.exists() and not (place.is_dir() and [p.name for p in place.iterdir()] == [CARD])
-
-
-def md5(path: str) -> str:
-    """As DVC records it: of a file's bytes, or of a folder's list of names and md5s."""
-    if Path(path).is_file():
-        return file_digest(Path(path), "md5")
-    return listing_md5({name: md5(f"{path}/{name}") for name in names(path)})
-
-
-def names(folder: str) -> list[str]:
-    """The files in a folder that DVC counts, by their names below it."""
-    lines = IGNORED.read_text(encoding="utf-8").splitlines() if IGNORED.is_file() else []
-    ignored = [line for line in lines if line and not line.startswith("#")]
-    files = (path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file())
-    return sorted(
-        path.as_posix()
-        for path in files
-        if not any(fnmatch.fnmatchcase(part, pattern) for part in path.parts for pattern in ignored)
-    )
 
 
 def verify(plan: Plan, run: Run, depth: Depth, *, data: bool = True, other_code: str = "") -> Iterator[Finding]:
@@ -192,7 +172,7 @@ def _file(path: str, told: Sequence[tuple[Stage, str]], inside: Sequence[str]) -
         if path in stage.outs and path not in stage.committed:
             return unchecked(path, "not here", to_have(stage.name))
         return wrong(path, "not found", f"git checkout {path}, or wrn-pipe repro {stage.name}")
-    found = md5(path)
+    found = md5(Path(path))
     unlike = [(stage, recorded) for stage, recorded in told if recorded != found]
     if not unlike:
         return right(path, f"md5 {found[:12]} as in dvc.lock")
@@ -309,7 +289,7 @@ def _made_by_nothing(dag: Sequence[Stage], locked: dict[str, Any]) -> Iterator[F
         else:
             yield wrong(f"{LOCK}: {name}", f"{DAG} has no such stage", f"git checkout {DAG} {LOCK}")
     made = {out for stage in dag for out in stage.committed}
-    for path in (f"{RESULTS}/{name}" for name in names(str(RESULTS))):
+    for path in (f"{RESULTS}/{name}" for name in names(RESULTS)):
         if Path(path).is_relative_to(RESULTS / "fast"):
             yield unchecked(path, "no stage makes it; docs/reference/fast.md says what it is")
         elif path not in made:

@@ -23,7 +23,8 @@ from pipeline.cli.main import app
 from pipeline.cli.verify import run_stage
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence.bundling import DESCRIPTION, bundle, check, gathered, unpacked
-from pipeline.evidence.verification import is_here, md5
+from pipeline.dvc_lock import md5
+from pipeline.evidence.verification import is_here
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
 
@@ -110,7 +111,7 @@ def recorded(members: dict[str, bytes], folder: Path) -> dict[str, bytes]:
     with chdir(folder):
         for entry in (e for stage in lock["stages"].values() for part in ("deps", "outs") for e in stage.get(part, ())):
             if is_here(entry["path"]):
-                entry.update(md5=md5(entry["path"]))
+                entry.update(md5=md5(Path(entry["path"])))
     yaml.dump(lock, folder / "dvc.lock")
     return described(members | {"dvc.lock": (folder / "dvc.lock").read_bytes()})
 

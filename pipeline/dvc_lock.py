@@ -42,20 +42,20 @@ def content(root: Path = Path()) -> str:
     return ""
 
 
-def md5(path: Path) -> str:
-    """As DVC records it: of a file's bytes, or of a folder's list of names and md5s, with `.dir`."""
-    if path.is_file():
-        with path.open("rb") as file:
+def md5(path: str) -> str:
+    """As it is recorded there: of a file's bytes, or of a folder's list of names and md5s, and `.dir`."""
+    if Path(path).is_file():
+        with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "md5").hexdigest()
-    listed = [{"md5": md5(path / name), "relpath": name} for name in names(path)]
+    listed = [{"md5": md5(f"{path}/{name}"), "relpath": name} for name in names(path)]
     return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
-def names(folder: Path) -> list[str]:
+def names(folder: str) -> list[str]:
     """The files in a folder that DVC counts, by their names below it."""
     lines = IGNORED.read_text(encoding="utf-8").splitlines() if IGNORED.is_file() else []
     ignored = [line for line in lines if line and not line.startswith("#")]
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    files = (path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file())
     return sorted(
         path.as_posix()
         for path in files
@@ -69,7 +69,7 @@ def need_first_content(stage: str, folder: Path) -> None:
     For content that no digest pins.
     """
     for out in read().get(stage, {}).get("outs", ()):
-        if out["path"] == str(folder) and (found := md5(folder)) != out["md5"]:
+        if out["path"] == str(folder) and (found := md5(str(folder))) != out["md5"]:
             shutil.rmtree(folder)
             pinned = f"{LOCK} has {out['md5']} since its first use"
             raise UserError(

@@ -115,7 +115,7 @@ def _names(plan: Plan, runs: Collection[str]) -> list[str]:
     others = [stage for stage in dag if stage.kind in ("train", "evaluate") and stage.key not in runs]
     left_out = {out for stage in others for out in stage.outs if out not in stage.committed or not is_here(out)}
     for path in {path for stage in dag for path in (*stage.deps, *stage.outs) if not path.startswith("data/")}:
-        kept |= {f"{path}/{name}" for name in names(Path(path))} if Path(path).is_dir() else {path}
+        kept |= {f"{path}/{name}" for name in names(path)} if Path(path).is_dir() else {path}
     return sorted(kept - left_out)
 
 

@@ -172,7 +172,7 @@ def _file(path: str, told: Sequence[tuple[Stage, str]], inside: Sequence[str]) -
         if path in stage.outs and path not in stage.committed:
             return unchecked(path, "not here", to_have(stage.name))
         return wrong(path, "not found", f"git checkout {path}, or wrn-pipe repro {stage.name}")
-    found = md5(Path(path))
+    found = md5(path)
     unlike = [(stage, recorded) for stage, recorded in told if recorded != found]
     if not unlike:
         return right(path, f"md5 {found[:12]} as in dvc.lock")
@@ -289,7 +289,7 @@ def _made_by_nothing(dag: Sequence[Stage], locked: dict[str, Any]) -> Iterator[F
         else:
             yield wrong(f"{LOCK}: {name}", f"{DAG} has no such stage", f"git checkout {DAG} {LOCK}")
     made = {out for stage in dag for out in stage.committed}
-    for path in (f"{RESULTS}/{name}" for name in names(RESULTS)):
+    for path in (f"{RESULTS}/{name}" for name in names(str(RESULTS))):
         if Path(path).is_relative_to(RESULTS / "fast"):
             yield unchecked(path, "no stage makes it; docs/reference/fast.md says what it is")
         elif path not in made:

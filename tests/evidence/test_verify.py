@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from evidence.conftest import edited, lock, other_weights, rerecord
 from project import RUN, Project
 from ruamel.yaml import YAML
-from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from pipeline.artifacts import Predictions
@@ -23,7 +23,7 @@ from pipeline.cli.main import app
 from pipeline.cli.verify import TELLING, run_stage
 from pipeline.evidence import recompute
 from pipeline.evidence.run_check import Finding
-from pipeline.evidence.verification import Depth, md5, verify
+from pipeline.evidence.verification import Depth, verify
 from pipeline.runner.dag import stages
 from pipeline.runner.dvc import to_have
 from pipeline.runner.params_file import load
@@ -59,17 +59,10 @@ def flip(path: str | Path, at: int) -> None:
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def json_edit(path: Path, **values: Any) -> None:
-    told = json.loads(path.read_text())
-    assert any(told[key] != value for key, value in values.items())
-    path.write_text(json.dumps(told | values, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-
-
-def fewer_errors() -> None:
+def fewer_errors(told: Any) -> None:
     """Metrics that agree with each other, and not with the predictions."""
-    told = json.loads((EVALUATION / "metrics.json").read_text())
     errors = told["errors"] - 10
-    json_edit(EVALUATION / "metrics.json", errors=errors, top1_error=round(100 * errors / told["n"], 6))
+    told.update(errors=errors, top1_error=round(100 * errors / told["n"], 6))
 
 
 def predictions(column: str, change: Callable[[Any], Any]) -> None:
@@ -80,34 +73,10 @@ def predictions(column: str, change: Callable[[Any], Any]) -> None:
     pq.write_table(table.set_column(index, column, pa.array(changed)), path, compression="zstd")
 
 
-def heavier() -> None:
-    tensors = {name: np.asarray(tensor) for name, tensor in load_file(MODEL / "model.safetensors").items()}
-    name = next(name for name in tensors if name.endswith("conv2.weight"))
-    tensors[name] = tensors[name] * 2
-    save_file(tensors, MODEL / "model.safetensors")
-
-
 def swapped_labels() -> None:
     labels = np.load(RAW / "train_labels.npy")
     labels[[0, 1]] = (labels[[0, 1]] + 1) % 10
     np.save(RAW / "train_labels.npy", labels)
-
-
-def lock(change: Callable[[Any], object]) -> None:
-    yaml = YAML()
-    told = yaml.load(Path("dvc.lock"))
-    before = json.dumps(told)
-    change(told["stages"])
-    assert json.dumps(told) != before
-    yaml.dump(told, Path("dvc.lock"))
-
-
-def rerecord(told: Any) -> None:
-    """What dvc.lock has of every file, as it is now: what somebody does who edits a file and covers it up."""
-    for stage in told.values():
-        for entry in (*stage.get("deps", ()), *stage["outs"]):
-            if Path(entry["path"]).exists():
-                entry["md5"] = md5(entry["path"])
 
 
 def remade() -> None:
@@ -156,7 +125,7 @@ Edit = tuple[str | Path, Callable[[], object], bool]
 """What is to be named, an edit, and whether dvc.lock is made to fit it."""
 EDITS: list[list[Edit]] = [
     [
-        (EVALUATION / "metrics.json", fewer_errors, False),
+        (EVALUATION / "metrics.json", lambda: edited(EVALUATION / "metrics.json", fewer_errors), False),
         (MODEL / "run.json", lambda: replace(MODEL / "run.json", '"threads": ', '"threads": 6'), False),
         (f"dvc.lock: train@{RUN}", lambda: lock(lambda told: forgotten(told[f"train@{RUN}"]["outs"])), False),
         (f"dvc.lock: evaluate@{RUN}", lambda: lock(lambda told: forgotten(told[f"evaluate@{RUN}"]["deps"])), False),
@@ -169,7 +138,7 @@ EDITS: list[list[Edit]] = [
     ],
     [
         (EVALUATION / "predictions.parquet", lambda: predictions("label", lambda values: values[::-1]), True),
-        (MODEL / "model.safetensors", heavier, True),
+        (MODEL / "model.safetensors", lambda: other_weights(MODEL / "model.safetensors"), True),
         (MODEL / "history.csv", lambda: replace(MODEL / "history.csv", "\n2,", "\n3,"), True),
     ],
     [
@@ -190,8 +159,16 @@ EDITS: list[list[Edit]] = [
     ],
     [
         ("dvc.lock", lambda: Path("dvc.lock").unlink(), False),
-        (EVALUATION / "run.json", lambda: json_edit(EVALUATION / "run.json", fingerprint="0" * 64), False),
-        (EVALUATION / "digests.json", lambda: json_edit(EVALUATION / "digests.json", files={}), False),
+        (
+            EVALUATION / "run.json",
+            lambda: edited(EVALUATION / "run.json", fingerprint="0" * 64),
+            False,
+        ),
+        (
+            EVALUATION / "digests.json",
+            lambda: edited(EVALUATION / "digests.json", files={}),
+            False,
+        ),
     ],
 ]
 """Together those that do not give each other away, as looking takes seconds."""
@@ -209,7 +186,7 @@ def test_an_edit_by_hand_is_found_and_named(copy: Project, together: list[Edit])
 
 
 def test_an_edit_and_what_follows_from_it_are_told_to_programs(copy: Project) -> None:
-    fewer_errors()
+    edited(EVALUATION / "metrics.json", fewer_errors)
     ran = CliRunner().invoke(app, ["verify", "--json"])
     assert ran.exit_code == 1
     told = json.loads(ran.stdout)
@@ -248,7 +225,7 @@ def test_committed_files_are_compared_with_each_other_where_nothing_else_is(copy
     """A verdict for readers, a run less, a number in the report, in a fresh clone whose dvc.lock is made to fit."""
     as_cloned()
     replace("results/table-4.md", "| not run", "| reproduced")
-    json_edit(Path("results/manifest.json"), runs={})
+    edited(Path("results/manifest.json"), runs={})
     replace("results/report.html", "6.85", "6.84")
     lock(rerecord)
     named = {each.path for each in findings() if each.state == "wrong"}
@@ -268,7 +245,7 @@ def test_a_planned_run_that_has_not_run_is_not_wrong_but_the_tables_are_older_th
 
 
 def test_a_forgery_that_fits_is_unchecked_and_found_by_deep(copy: Project) -> None:
-    heavier()
+    other_weights(MODEL / "model.safetensors")
     replace(MODEL / "history.csv", "\n2,", "\n2,0")
     remade()
     found = findings()
@@ -305,7 +282,7 @@ def test_deeper_trains_again_to_the_same_bits(copy: Project) -> None:
         (f"{MODEL}/history.csv", "right"),
         (f"{MODEL}/model.safetensors", "right"),
     ]
-    heavier()
+    other_weights(MODEL / "model.safetensors")
     replace(MODEL / "history.csv", "\n1,0.", "\n1,1.")
     one = list(recompute.trained(load(), RUN, 1))
     assert [each.state for each in one] == ["wrong", "unchecked"]

@@ -70,6 +70,21 @@ def test_operating_characteristics(paper_runs, sd, reproduced, differs, all_look
     assert (off["reproduced"][-1], off["differs"][-1]) == pytest.approx(two_margins, abs=2)
 
 
+def test_pooling_six_cells_repairs_a_prior_that_is_too_narrow() -> None:
+    """True sd 0.20 where the prior says 0.14: one cell alone calls 5.7 % different, which may be 5."""
+    generator, different = np.random.default_rng(6), 0
+    for _ in range(CASES):
+        cells = generator.normal(TRUTH, 0.20, (6, LOOKS[-1]))
+        printed = float(generator.normal(TRUTH, 0.20))
+        for look in LOOKS:
+            spread = pooled([Errors(tuple(cell[:look].tolist()), IMAGES) for cell in cells], PRIOR)
+            found = judged(cells[0, :look].tolist(), printed, 1, spread=spread).verdict
+            if found is not Verdict.INCONCLUSIVE:
+                different += found in DIFFERS
+                break
+    assert 100 * different / CASES == pytest.approx(4.5, abs=0.5)
+
+
 def test_the_prior_is_that_of_the_six_published_runs() -> None:
     errors = [4.34, 4.26, 4.38, 4.31, 4.61, 4.41]
     prior = Spread.published(PAPER)

@@ -5,12 +5,9 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterable, Sequence
-from functools import partial
 from hashlib import sha256
 from html import unescape
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import matplotlib
@@ -276,22 +273,13 @@ FRAME = '<iframe src="report.html" style="border: 0; width: {}px; height: 2400px
 
 
 @pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="there is no chromium on PATH")
-def test_a_browser_shows_all_of_it_in_the_dark_too(text, read, tmp_path) -> None:
-    (tmp_path / "report.html").write_text(text, encoding="utf-8")
-    (tmp_path / "probe.html").write_text(PROBE.replace("FRAMES", "".join(map(FRAME.format, WIDTHS))))
-    asked = set()
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            asked.add(self.path)
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        place = ["--window-size=1300,2400", f"--user-data-dir={tmp_path / 'profile'}"]
-        command = [str(CHROMIUM), *FLAGS, *place, f"http://127.0.0.1:{server.server_port}/probe.html"]
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-        server.shutdown()
-    assert asked == {"/probe.html", "/report.html"}
+def test_a_browser_shows_all_of_it_in_the_dark_too(text, read, archive_server, tmp_path) -> None:
+    (archive_server.folder / "report.html").write_text(text, encoding="utf-8")
+    (archive_server.folder / "probe.html").write_text(PROBE.replace("FRAMES", "".join(map(FRAME.format, WIDTHS))))
+    place = ["--window-size=1300,2400", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [str(CHROMIUM), *FLAGS, *place, f"{archive_server.url}/probe.html"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert {request.path for request in archive_server.requests} == {"/probe.html", "/report.html"}
     hidden = {element for details in read.iter("details") for element in details.iter()}
     headings = len(set(all_of(read, "h1", "h2", "h3")) - hidden)
     for found, width in zip(json.loads(unescape(re.search("<pre>(.*)</pre>", shown)[1])), WIDTHS, strict=True):

@@ -188,7 +188,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_range(self, stop_after: int | None = None) -> None:
         content, asked = (self.of.folder / self.path.lstrip("/")).read_bytes(), self.headers.get("Range")
-        kind = "application/json" if content.startswith(b"{") else "application/octet-stream"
+        kinds = {b"{": "application/json", b"<": "text/html"}
+        kind = kinds.get(content[:1], "application/octet-stream")
         if asked is None:
             self.send(200, content, kind, stop_after)
             return

@@ -1,7 +1,8 @@
 """Finished runs that were never trained, with errors that a test chooses, and a small plan that names them."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pipeline.comparison.results import Metrics, Result
 from pipeline.comparison.tables import Table
 from pipeline.params import Protocol
 from pipeline.publication.wide_resnet import PAPER
+from pipeline.runner.params_file import parse_plan
 
 PLAN = """
 datasets:
@@ -31,6 +33,10 @@ device: cpu
 kernels: torch
 comparison: {margins: {cifar10: 0.3, cifar100: 0.6, svhn: 0.15, imagenet: 0.3}}
 """
+BRIEF = parse_plan(PLAN.replace("__RUNS__", "")).protocols["brief"]
+"""Far from the paper's protocol."""
+PRINTED = {"pre-act-ResNet-164": 85, "pre-act-ResNet-1001": 512, "WRN-40-4": 68, "WRN-16-10": 164, "WRN-28-10": 312}
+"""The times of Figure 4, in ms."""
 
 
 def plan_text(runs: Sequence[Result]) -> str:
@@ -83,6 +89,25 @@ def changed(name: str, **fields: Any) -> Protocol:
 def five(errors: Sequence[int], **settings: Any) -> list[Result]:
     """Runs that differ in their seed."""
     return [result(wrong, seed=seed, **settings) for seed, wrong in enumerate(errors, 1)]
+
+
+def of_many_verdicts() -> list[Result]:
+    """Of all but those of counts that differ and of times; of several seeds and protocols."""
+    return [
+        *five([540, 548, 541, 545, 543], network="WRN-40-2"),
+        *five([800, 810, 805], network="WRN-40-2-B(3)"),
+        *five([480, 482, 481], network="WRN-40-2-B(3,3,3)"),
+        result(593, network="WRN-40-2-B(3,3,3,3)"),
+        result(1234, protocol=BRIEF, run="quick-run"),
+        *five([400, 410], network="WRN-28-10-dropout", protocol="paper-meanstd"),
+    ]
+
+
+def times(path: Path, ms: Mapping[str, float], precision: str = "fp32") -> Path:
+    """What `wrn-pipe bench figure-4 --json` prints, of these networks, in a file."""
+    timings = [{"network": name, "ms": {"median": value, "n": 3}} for name, value in ms.items()]
+    path.write_text(json.dumps({"machine": {"name": "A GPU"}, "precision": precision, "timings": timings}))
+    return path
 
 
 def cell_in(table: Table, model: str, dataset: str = "cifar10", metric: str = "top1_error") -> Cell:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -11,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from pipeline.comparison.cells import Comparison, errors_of
+from pipeline.comparison.formats import environment, wrapped
 from pipeline.comparison.statistical_power import of_ordering
 from pipeline.comparison.verdict_rule import DIFFERS, Errors, p_value
 from pipeline.errors import UserError
@@ -92,37 +92,24 @@ def in_words(judged: Sequence[Judged], form: str, width: int) -> str:
 
     Raises UserError for a format that orderings do not have.
     """
+    told = [_object(one) for one in judged]
     if form == "json":
-        return json.dumps([_object(one) for one in judged], indent=2, ensure_ascii=False) + "\n"
-    rows = []
-    for one in judged:
-        p = "" if one.p_value is None else f"{one.p_value:.4f}"
-        runs = ", ".join(f"{lower} against {higher}" for lower, higher in one.runs)
-        rows.append([one.ordering.name, one.ordering.text, one.ordering.source, str(one.standing), p, runs])
-    if form == "markdown":
-        table = [["the paper says", "source", "our runs", "p", "runs"], ["---"] * 5, *(row[1:] for row in rows)]
-        return "\n".join(["# Orderings", "", *(f"| {' | '.join(row)} |" for row in table)]) + "\n"
+        return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+    for row, one in zip(told, judged, strict=True):
+        row["p_value"] = "" if one.p_value is None else f"{one.p_value:.4f}"
+        row["runs"] = ", ".join(f"{lower} against {higher}" for lower, higher in one.runs)
     if form == "csv":
         text = io.StringIO()
-        heads = ["ordering", "text", "source", "standing", "p_value", "runs"]
-        csv.writer(text, lineterminator="\n").writerows([heads, *rows])
+        columns = ["ordering", "text", "source", "standing", "p_value", "runs"]
+        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(told)
         return text.getvalue()
-    if form != "terminal":
+    if form not in ("terminal", "markdown"):
         raise UserError(f"--orderings has no format {form}", "use --format terminal, markdown, csv or json")
-    lines = ["Orderings: what the paper says about which network is better, judged by our comparable runs", ""]
-    for number, (one, (_, told, source, said, p, runs)) in enumerate(zip(judged, rows, strict=True), 1):
-        if p and one.standing is not Standing.CONTRADICTED:
-            said += f", p = {p}"
-        said += f"; runs: {runs}"
-        if one.standing in (Standing.INCONCLUSIVE, Standing.NOT_RUN):
-            said += f"; {SEEDS} seeds each show it in {100 * one.power:.0f} of 100 cases"
-        for line in (f"{number}. {told} ({source})", f"   -> {said}"):
-            lines += textwrap.wrap(line, width, subsequent_indent="   ")
-    lines.append("")
-    for standing, meaning in _MEANINGS.items():
-        if any(one.standing is standing for one in judged):
-            lines += textwrap.wrap(f"{standing}: {meaning}", width, subsequent_indent="  ")
-    return "\n".join(lines) + "\n"
+    page = environment(form).get_template(f"orderings.{form}.jinja")
+    filled = page.render(orderings=told, meanings=_MEANINGS, seeds=SEEDS)
+    return wrapped(filled, width) if form == "terminal" else filled
 
 
 def _object(one: Judged) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from pipeline.artifacts import EVALUATIONS, MODELS, PREDICTIONS, RECORD, Origin, read_record
 from pipeline.atomic_write import json_text
+from pipeline.comparison.formats import environment
 from pipeline.comparison.results import Result, load_results
 from pipeline.data.beton import sha256
 from pipeline.dvc_lock import IGNORED, LOCK, names
@@ -79,12 +80,14 @@ def bundle(paper: Paper, plan: Plan, to: Path, run: Run, runs: Collection[str] =
     head, dirty = need_commit()
     date = git("show", "-s", "--format=%cI", "HEAD").strip()
     checkout = Checkout(head, "with edits that are not committed" if dirty else "clean", date)
+    template = environment("markdown", Path(__file__).parent).get_template(f"{LICENCES}.jinja")
+    licences = template.render(paper=paper, datasets=plan.datasets)
     part = to.with_name(f".{to.name}.part")
     try:
         with zipfile.ZipFile(part, "w") as archive:
             files = []
             for name in sorted((*wanted, LICENCES)):
-                content = _licences(plan, paper).encode() if name == LICENCES else Path(name).read_bytes()
+                content = licences.encode() if name == LICENCES else Path(name).read_bytes()
                 files.append(_add(archive, name, content))
             _add(archive, DESCRIPTION, json_text(_description(files, checkout, paper)).encode())
         part.replace(to)
@@ -114,25 +117,6 @@ def _names(plan: Plan, runs: Collection[str]) -> list[str]:
     for path in {path for stage in dag for path in (*stage.deps, *stage.outs) if not path.startswith("data/")}:
         kept |= {f"{path}/{name}" for name in names(path)} if Path(path).is_dir() else {path}
     return sorted(kept - left_out)
-
-
-def _licences(plan: Plan, paper: Paper) -> str:
-    """LICENCES.md: on what terms the data may be used, and why it is not here."""
-    lines = [
-        "# Licences and citations",
-        "",
-        f"The numbers compared with: {paper.citation}",
-        paper.url,
-        "",
-        "The images are not in this archive: nobody gave leave to pass them on with it. The cards hold the digests of",
-        "what was trained on, params.yaml says where it comes from, `wrn-pipe repro download` fetches and checks it.",
-        "The predictions hold the labels of the test images and no pixel.",
-        "",
-    ]
-    for name, dataset in plan.datasets.items():
-        lines += [f"## {dataset.title} ({name})", "", f"- home page: {dataset.homepage}"]
-        lines += [f"- licence: {dataset.licence}", f"- cite: {dataset.citation}", ""]
-    return "\n".join(lines)
 
 
 def _description(files: list[dict[str, str]], checkout: Checkout, paper: Paper) -> dict[str, Any]:

@@ -4,16 +4,14 @@ those in words, for a terminal; and which numbers wait for more runs.
 What belongs to the checkout and not to the result stands here, not in results/manifest.json, which says why.
 """
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from pipeline.artifacts import EVIDENCE, ORIGIN, Origin
 from pipeline.comparison.cells import Cell, Comparison, planned, runs_wanted
+from pipeline.comparison.formats import environment, wrapped
 from pipeline.comparison.formats.cell_text import MEANINGS
 from pipeline.comparison.formats.tabular import as_object
 from pipeline.comparison.orderings import SEEDS
@@ -186,17 +184,9 @@ def _checkout() -> dict[str, Any]:
 
 def as_text(summary: dict[str, Any], paper: Paper) -> str:
     """What `of_run` or `of_claims` found, for a terminal."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    page = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment("text", Path(__file__).parent).get_template("provenance.txt.jinja")
     known = {"meanings": MEANINGS, "seeds": SEEDS, "inputs_of": _inputs_of, "words": STATISTIC}
-    filled = page.get_template("provenance.txt.jinja").render(summary=summary, paper=paper, **known)
-    lines: list[str] = []
-    for line in filled.strip().splitlines():
-        start, _, text = line.partition("|")
-        further = " " * len(start)
-        broken = textwrap.wrap(text, 100, initial_indent=start, subsequent_indent=further, break_on_hyphens=False)
-        lines += broken or ([""] if lines and lines[-1] else [])
-    return "\n".join(lines) + "\n"
+    return wrapped(page.render(summary=summary, paper=paper, **known), 100)
 
 
 def _inputs_of(told: dict[str, Any]) -> dict[str, list[str]]:

@@ -9,24 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import DIGESTS, Digests
-from pipeline.comparison.cells import planned
+from pipeline.comparison.cells import Comparison
 from pipeline.comparison.formats.tabular import as_object
-from pipeline.comparison.results import Result, load_results
+from pipeline.comparison.results import Result
 from pipeline.comparison.tables import Table, table
-from pipeline.params import Plan
-from pipeline.publication.paper import Paper
 
 
-def manifest(paper: Paper, plan: Plan, root: Path) -> dict[str, Any]:
+def manifest(of: Comparison, root: Path) -> dict[str, Any]:
     """The tables of the plan, cell by cell with verdicts as the comparison has them, and the runs behind them.
 
     Reads evaluations/ and evidence/ below `root` only, so it can be made again where weights and data are not.
     Raises UserError that names the file when an evaluation is broken.
     """
-    of = planned(paper, plan, load_results(root))
-    tables = [table(name, of) for name in plan.tables]
+    tables = [table(name, of) for name in of.plan.tables]
     return {
-        "paper": {key: getattr(paper, key) for key in ("title", "authors", "venue", "version", "url")},
+        "paper": {key: getattr(of.paper, key) for key in ("title", "authors", "venue", "version", "url")},
         "tables": {each.name: _table(each) for each in tables},
         "runs": {result.run: run(result, root) for result in reversed(of.results)},
     }

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import pytest
-from made_up_runs import plan_text
+from made_up_runs import BRIEF, plan_text
 
 from pipeline.comparison.cells import Comparison
 from pipeline.comparison.results import Result
@@ -20,9 +20,8 @@ def base_plan() -> Plan:
 
 
 @pytest.fixture(scope="session")
-def brief(base_plan: Plan) -> Protocol:
-    """A protocol far from the paper's."""
-    return base_plan.protocols["brief"]
+def brief() -> Protocol:
+    return BRIEF
 
 
 @pytest.fixture(scope="session")

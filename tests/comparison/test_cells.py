@@ -1,11 +1,10 @@
 """Claims meet runs: which runs count, and what happens to the others."""
 
 import itertools
-import json
 from dataclasses import replace
 
 import pytest
-from made_up_runs import cell_in, changed, five, result
+from made_up_runs import PRINTED, cell_in, changed, five, result, times
 
 from pipeline.comparison.cells import Cell, cell_of, comparable_runs, planned, runs_wanted
 from pipeline.comparison.tables import table, with_times
@@ -215,7 +214,6 @@ def test_counts_are_exact_and_what_is_quoted_or_timed_is_not_judged(compared) ->
     assert {cell_of(each, of).verdict for each in CLAIMS.values() if each.kind in ("quoted", "timing")} == {None}
 
 
-PRINTED = {"pre-act-ResNet-164": 85, "pre-act-ResNet-1001": 512, "WRN-40-4": 68, "WRN-16-10": 164, "WRN-28-10": 312}
 SAME = dict.fromkeys(PRINTED, "same order")
 
 
@@ -233,10 +231,7 @@ SAME = dict.fromkeys(PRINTED, "same order")
     ],
 )
 def test_times_of_another_machine_are_judged_by_their_order(compared, tmp_path, precision, ms, verdicts) -> None:
-    timings = [{"network": name, "ms": {"median": value, "n": 3}} for name, value in ms.items()]
-    path = tmp_path / "figure-4.json"
-    path.write_text(json.dumps({"machine": {"name": "A GPU"}, "precision": precision, "timings": timings}))
-    cells = with_times(table("figure-4", compared([])), path).cells
+    cells = with_times(table("figure-4", compared([])), times(tmp_path / "figure-4.json", ms, precision)).cells
     found = {each.model: each for each in cells if each.metric == "batch32_ms"}
     assert {name: each.verdict for name, each in found.items()} == dict.fromkeys(PRINTED) | verdicts
     assert {each.verdict for each in cells if each.metric != "batch32_ms"} == {None}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from made_up_runs import five, result, write
+from made_up_runs import PRINTED, five, result, times, write
 from project import ROOT, WrnPipe, told
 
 from pipeline.comparison.results import Result
@@ -105,30 +105,25 @@ def test_output_file_and_orderings(compare, tmp_path) -> None:
 @pytest.mark.parametrize("form", ["terminal", "csv"])
 def test_times_of_another_machine(compare, tmp_path, form) -> None:
     write([], tmp_path)
-    ms = {"pre-act-ResNet-164": 85, "pre-act-ResNet-1001": 512, "WRN-40-4": 68, "WRN-16-10": 164, "WRN-28-10": 312}
-    timings = [{"network": name, "ms": {"median": value}} for name, value in ms.items()]
-    Path("times.json").write_text(json.dumps({"machine": {"name": "A GPU"}, "precision": "fp32", "timings": timings}))
-    code, out, _ = compare("--paper-table", "figure-4", "--timings", "times.json", "--format", form)
+    path = str(times(tmp_path / "times.json", PRINTED))
+    code, out, _ = compare("--paper-table", "figure-4", "--timings", path, "--format", form)
     assert (code, out.count("same order") >= 5) == (0, True)
     assert "A GPU" in out
     assert "312.0" in out
 
 
 def test_an_output_takes_the_place_of_an_earlier_one_only(compare, tmp_path) -> None:
+    """What else is kept, tests/evidence/test_bundle.py tries."""
     write([], tmp_path)
-    for name in ("dvc.yaml", "README.md"):
-        shutil.copyfile(ROOT / name, tmp_path / name)
-    (tmp_path / "link.md").symlink_to("README.md")
-    (tmp_path / "evaluations").mkdir(exist_ok=True)
-    for words in (["init", "-q"], ["add", "params.yaml", "README.md"]):
+    for words in (["init", "-q"], ["add", "params.yaml"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    for name in ("params.yaml", "README.md", "link.md", "evaluations/x.md", str(tmp_path / "README.md")):
+    before = (tmp_path / "params.yaml").read_bytes()
+    for name in ("params.yaml", str(tmp_path / "params.yaml")):
         code, out, err = compare("--paper-table", "4", "--output", name)
         assert (code, out) == (2, ""), name
-        assert err.startswith(f"error: --output {name} is ")
+        assert err.startswith(f"error: --output {name} is a file that git tracks")
         assert "another name" in err.splitlines()[1]
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert (tmp_path / "params.yaml").read_bytes() == before
     for form in ("markdown", "csv"):
         assert compare("--paper-table", "4", "--format", form, "--output", "table.txt")[0] == 0
     assert "," in (tmp_path / "table.txt").read_text()

@@ -15,7 +15,7 @@ import page_checks
 import pandas as pd
 import pandera.errors
 import pytest
-from made_up_runs import cell_in, five, result
+from made_up_runs import cell_in, of_many_verdicts, result
 
 from pipeline.cli.compare import Format
 from pipeline.comparison.formats import ESCAPES, cell_text, render, tabular
@@ -27,16 +27,7 @@ from pipeline.publication.wide_resnet import PAPER
 @pytest.fixture(scope="module")
 def tables(compared, brief) -> dict[str, Table]:
     """All tables by name, with every verdict somewhere but those of counts that differ and of times."""
-    runs = [
-        *five([540, 548, 541, 545, 543], network="WRN-40-2"),
-        *five([800, 810, 805], network="WRN-40-2-B(3)"),
-        *five([480, 482, 481], network="WRN-40-2-B(3,3,3)"),
-        result(593, network="WRN-40-2-B(3,3,3,3)"),
-        result(1234, protocol=brief, run="quick-run"),
-        result(1234, network="WRN-40-2", protocol=brief, run="left-out"),
-        *five([400, 410], network="WRN-28-10-dropout", protocol="paper-meanstd"),
-    ]
-    of = compared(runs)
+    of = compared([*of_many_verdicts(), result(1234, network="WRN-40-2", protocol=brief, run="left-out")])
     made = {name: table(name, of) for name in PAPER.tables}
     elsewhere = {Verdict.OTHER_COUNT, Verdict.SAME_ORDER, Verdict.OTHER_ORDER}
     assert {c.verdict for t in made.values() for c in t.cells} == {None, *Verdict} - elsewhere

@@ -27,18 +27,6 @@ MEAN, STD = np.array([125.3, 123.0, 113.9], np.float32), np.array([63.0, 62.1, 6
 SEEDS, EPOCHS, SIDES = st.integers(0, 2**32 - 1), st.integers(0, 10_000), st.integers(1, 2000)
 
 
-@given(SEEDS, EPOCHS, st.integers(1, 3000), st.data())
-def test_held_out_samples_are_never_visited_and_the_rest_keeps_its_order(
-    seed: int, epoch: int, n: int, data: st.DataObject
-) -> None:
-    holdout = data.draw(st.integers(0, n))
-    held = held_out(n, holdout)
-    assert len(np.unique(held)) == holdout
-    everything = sample_order(seed, epoch, n)
-    assert np.array_equal(np.sort(everything), np.arange(n))
-    assert np.array_equal(sample_order(seed, epoch, n, holdout), everything[~np.isin(everything, held)])
-
-
 def test_seeds_epochs_and_streams_share_nothing_and_held_out_samples_are_drawn_evenly() -> None:
     """FFCV's own order for seed 2, epoch 0 is that of seed 1, epoch 1."""
     orders = {sample_order(seed, epoch, 50).tobytes() for seed in range(30) for epoch in range(30)}
@@ -62,11 +50,6 @@ def agree(images: np.ndarray, at: np.ndarray, *moves: np.ndarray) -> None:
         made = batches.augment(torch.from_numpy(images), torch.from_numpy(at), *torch.from_numpy(places))
         made = preprocessing(made).to(dtype).permute(0, 2, 3, 1).contiguous()
         assert made.view(torch.uint8).numpy().tobytes() == bits
-
-
-def test_every_offset_and_flip_of_real_images_is_the_reference(tiny_images: Splits) -> None:
-    mirrored, rows, columns = (grid.reshape(-1) for grid in np.meshgrid([False, True], *[np.arange(9)] * 2))
-    agree(tiny_images["train"][0].copy(), np.arange(162), mirrored, rows, columns)
 
 
 @settings(max_examples=25)
@@ -99,14 +82,6 @@ def test_per_image_offsets_are_even_and_independent_and_per_batch_ones_are_one_p
     assert len({*zip(rows.tolist(), columns.tolist(), strict=True)}) == 81
     for each in (rows, columns):
         assert (each.reshape(-1, 200) == each[::200, None]).all()
-
-
-@pytest.mark.parametrize("size", [1, 2, 127, 128])
-def test_half_batch_mirrors_exactly_half(size: int) -> None:
-    mirrored = [flips("half-batch", 1, epoch, np.arange(size)) for epoch in range(200)]
-    assert {int(m.sum()) for m in mirrored} == {size // 2}
-    if size == 128:
-        assert chisquare(np.sum(mirrored, axis=0), [100] * 128).pvalue > 1e-4
 
 
 def box(seed: int, epoch: int, index: int, height: int, width: int) -> tuple[int, int, int, int]:

@@ -1,19 +1,26 @@
 """A finished project for all tests of the evidence, its archive, and copies of both to spoil."""
 
 import importlib
+import json
 import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 from project import Project, make_project
+from ruamel.yaml import YAML
 
+from pipeline.artifacts import read_weights, write_weights
+from pipeline.atomic_write import json_text
 from pipeline.cli.verify import run_stage
+from pipeline.dvc_lock import md5
 from pipeline.evidence.bundling import bundle
+from pipeline.evidence.verification import is_here
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.dag import Stage, stages
 from pipeline.runner.params_file import load
@@ -81,3 +88,37 @@ def packed(to: Path, members: dict[str, bytes]) -> Path:
         for name, content in members.items():
             opened.writestr(name, content)
     return to
+
+
+def edited(path: Path, change: Callable[[Any], object] = dict, **values: Any) -> None:
+    """A JSON file, changed by hand: these values, or what the function does to it."""
+    content = json.loads(path.read_text())
+    change(content)
+    content.update(values)
+    text = json_text(content)
+    assert text != path.read_text()
+    path.write_text(text)
+
+
+def other_weights(path: Path) -> None:
+    weights = read_weights(path)
+    weights["fc.bias"][0] += 100
+    write_weights(path, weights)
+
+
+def lock(change: Callable[[Any], object]) -> None:
+    """The stages of the dvc.lock in the current folder, changed by hand."""
+    yaml = YAML()
+    told = yaml.load(Path("dvc.lock"))
+    before = json.dumps(told)
+    change(told["stages"])
+    assert json.dumps(told) != before
+    yaml.dump(told, Path("dvc.lock"))
+
+
+def rerecord(told: Any) -> None:
+    """What dvc.lock has of every file, as it is now: what somebody does who edits a file and covers it up."""
+    for stage in told.values():
+        for entry in (*stage.get("deps", ()), *stage["outs"]):
+            if is_here(entry["path"]):
+                entry["md5"] = md5(entry["path"])

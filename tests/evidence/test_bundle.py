@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evidence.conftest import contents, packed, run_stages
+from evidence.conftest import contents, lock, packed, rerecord, run_stages
 from project import ROOT, RUN, Project
-from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline.atomic_write import json_text
@@ -23,7 +22,6 @@ from pipeline.cli.main import app
 from pipeline.cli.verify import run_stage
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.evidence.bundling import DESCRIPTION, bundle, check, gathered, unpacked
-from pipeline.evidence.verification import is_here, md5
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.runner.params_file import load
 
@@ -105,13 +103,8 @@ def recorded(members: dict[str, bytes], folder: Path) -> dict[str, bytes]:
     for name, content in members.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    yaml = YAML()
-    lock = yaml.load(members["dvc.lock"].decode())
     with chdir(folder):
-        for entry in (e for stage in lock["stages"].values() for part in ("deps", "outs") for e in stage.get(part, ())):
-            if is_here(entry["path"]):
-                entry.update(md5=md5(entry["path"]))
-    yaml.dump(lock, folder / "dvc.lock")
+        lock(rerecord)
     return described(members | {"dvc.lock": (folder / "dvc.lock").read_bytes()})
 
 
@@ -224,6 +217,9 @@ def overlapping(path: Path) -> None:
 
 HOSTILE: dict[str, Callable[[Path], object]] = {
     "a file as folder": lambda path: packed(path, {"a": b"0", "a/b": b"0"}),
+    "a damaged member": lambda path: packed(path, {"a": b"0" * 99}).write_bytes(
+        path.read_bytes().replace(b"00", b"01")
+    ),
     "a bomb": bomb,
     "overlapping": overlapping,
     "other bytes": lambda path: path.write_text("hello"),
@@ -237,7 +233,7 @@ def test_a_hostile_archive_is_refused(tmp_path: Path, what: str) -> None:
     HOSTILE[what](path)
     with pytest.raises(UserError) as refusal, unpacked(path):
         pass
-    assert str(path) in refusal.value.what
+    assert f"{path} cannot be unpacked" in refusal.value.what
     assert refusal.value.remedy
 
 
@@ -274,11 +270,3 @@ def test_chosen_runs_are_compared_and_verified_without_the_others(
     assert [result.run for result in results] == list(plan.runs) == [RUN]
     with pytest.raises(WrnPipeError, match=rf"{other}/model\.safetensors: not here"):
         bundle(PAPER, load(), tmp_path / "all.zip", run_stage)
-
-
-def test_a_damaged_member_is_refused(archive: Path, tmp_path: Path) -> None:
-    content = bytearray(archive.read_bytes())
-    content[len(content) // 2] ^= 1
-    (tmp_path / "x.zip").write_bytes(content)
-    with pytest.raises(UserError, match="cannot be unpacked"):
-        list(check(tmp_path / "x.zip", run_stage))

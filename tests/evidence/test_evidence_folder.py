@@ -1,6 +1,5 @@
 """Evidence: what is added is checked, counts whatever the code is now, and is named when somebody has changed it."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import chdir
@@ -10,13 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from evidence.conftest import contents, packed
+from evidence.conftest import contents, edited, other_weights, packed
 from project import RUN, Project
 from typer.testing import CliRunner
 
-from pipeline.artifacts import read_predictions, read_weights, runs_in_evidence, write_weights
+from pipeline.artifacts import read_predictions, runs_in_evidence
 from pipeline.cli.main import app
 from pipeline.comparison.results import load_results, planned_results
+from pipeline.data.beton import sha256
 from pipeline.errors import UserError
 from pipeline.evidence.bundling import add_archive
 from pipeline.evidence.recompute import evaluated
@@ -38,13 +38,6 @@ def checked() -> dict[str, str]:
 def evidence(copy: Project) -> Project:
     add(load(), RUN, weights=True)
     return copy
-
-
-def edited(path: Path, change: Callable[[Any], None]) -> None:
-    """A JSON file, changed by hand."""
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def test_what_is_added_counts_without_weights_data_and_plan(evidence: Project, tmp_path: Path) -> None:
@@ -75,9 +68,7 @@ def test_weights_that_were_kept_are_evaluated_again(evidence: Project) -> None:
     ran = CliRunner().invoke(app, ["verify", RUN, "--deep"])
     assert ran.exit_code == 0, ran.output + repr(ran.exception)
     assert f"right      {OWN}/predictions.parquet  the weights give it again, to the same bits" in ran.stdout
-    weights = read_weights(OWN / "model.safetensors")
-    weights["fc.bias"][0] += 100
-    write_weights(OWN / "model.safetensors", weights)
+    other_weights(OWN / "model.safetensors")
     assert evaluated(of_evidence(RUN), load()).state == "wrong"
     (OWN / "digests.json").write_text("[]")
     assert "digests.json cannot be read" in evaluated(of_evidence(RUN), load()).why
@@ -109,8 +100,6 @@ def other_class(path: Path, right_ones: bool) -> None:
 
 def hand_in_hand(name: str, change: Callable[[Any], None]) -> None:
     """Change a record and, so that it is not noticed, the sha256 that vouches for it."""
-    from pipeline.data.beton import sha256
-
     edited(OWN / name, change)
     place = f"evaluations/{RUN}/{name}"
     edited(OWN / "digests.json", lambda told: told["files"].update({place: sha256(OWN / name)}))
@@ -119,7 +108,7 @@ def hand_in_hand(name: str, change: Callable[[Any], None]) -> None:
 SPOILT: list[tuple[str, Callable[[], object]]] = [
     ("predictions.parquet", lambda: other_class(OWN / "predictions.parquet", True)),
     ("predictions.parquet", lambda: other_class(OWN / "predictions.parquet", False)),
-    ("metrics.json", lambda: edited(OWN / "metrics.json", lambda m: m.update(errors=1))),
+    ("metrics.json", lambda: edited(OWN / "metrics.json", errors=1)),
     ("metrics.json", lambda: hand_in_hand("metrics.json", lambda m: m.update(errors=1))),
     ("run.json", lambda: hand_in_hand("run.json", lambda r: r.update(seed=7))),
     ("run.json", lambda: hand_in_hand("run.json", lambda r: r["protocol"].update(label_smoothing=0.2))),
@@ -146,9 +135,9 @@ def test_another_commit_than_that_of_the_code_is_named(evidence: Project) -> Non
         file.write("# another\n")
     evidence.commit("another")
     head = evidence.run("git", "rev-parse", "HEAD").stdout.strip()
-    edited(OWN / "origin.json", lambda origin: origin.update(commit=head))
+    edited(OWN / "origin.json", commit=head)
     assert "pipeline/training/loop.py" in checked()[str(OWN / "origin.json")]
-    edited(OWN / "origin.json", lambda origin: origin.update(commit="0" * 40))
+    edited(OWN / "origin.json", commit="0" * 40)
     unchecked = [f.why for f in check(of_evidence(RUN), load()) if f.state == "unchecked"]
     assert any("is not in this repository" in why for why in unchecked)
 

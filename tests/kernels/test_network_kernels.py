@@ -5,7 +5,6 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from project import RUN, Project
 from safetensors.torch import load_file
 
-from pipeline.artifacts import MODEL_FILES, WEIGHTS
+from pipeline.artifacts import WEIGHTS
 from pipeline.errors import UserError, WrnPipeError
 from pipeline.kernels import build_kernels
 from pipeline.kernels.apply import bn_relu, speed_up
@@ -166,30 +165,24 @@ def test_one_process_compiles_any_number_of_networks() -> None:
 @pytest.mark.soak
 def test_a_compiled_training_killed_in_an_epoch_ends_with_the_same_bytes(project: Project, tmp_path: Path) -> None:
     """The last mini-batch of an epoch has another shape, and is the first or second that the next process meets."""
-    settings = {"epochs": 3, "batch_size": 96, "precision": "fp32", "dropout": 0.3, "drop_last": False}
-    cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "MLFLOW_TRACKING_URI": "none://"}
-    folder, log = project.root / "models" / RUN, tmp_path / "log"
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    project.set_brief(epochs=3, batch_size=96, precision="fp32", dropout=0.3, drop_last=False)
+    project.edit(lambda params: params.update(kernels="compiled"))
+    project.edit(lambda params: params["runs"][RUN].update(network="WRN-10-1-dropout"))
 
-    def edit(params: Any) -> None:
-        params["kernels"], params["loading"]["backend"] = "compiled", "numpy"
-        params["protocols"]["brief"].update(settings)
-        params["runs"][RUN]["network"] = "WRN-10-1-dropout"
+    def trained() -> list[bytes]:
+        assert project.train(**cache).wait() == 0, project.log.read_text()
+        return project.published()
 
-    def published() -> list[bytes]:
-        done = project.cli("stage", "train", RUN, **cache)
-        assert done.returncode == 0, done.stderr
-        log.write_text(done.stderr)
-        return [(folder / name).read_bytes() for name in MODEL_FILES]
-
-    project.edit(edit)
-    expected = published()
+    expected = trained()
     assert b'"kernels": "compiled, torch ' in expected[2]
     shapes = {key: value.shape for key, value in network().state_dict().items()}
-    assert {key: value.shape for key, value in load_file(folder / WEIGHTS).items()} == shapes
-    killed = project.start(log, "stage", "train", RUN, "--fresh", "--checkpoint-steps", "1", **cache)
+    weights = load_file(project.root / "models" / RUN / WEIGHTS)
+    assert {key: value.shape for key, value in weights.items()} == shapes
+    killed = project.train("--fresh", "--checkpoint-steps", "1", **cache)
     while killed.poll() is None and not list((project.root / "scratch").glob("*/epoch-0001-step-00000[12].*.saf*")):
         time.sleep(0.002)
     killed.kill()
-    assert killed.wait() == -signal.SIGKILL, log.read_text()
-    assert published() == expected
-    assert "resuming from scratch/" in log.read_text()
+    assert killed.wait() == -signal.SIGKILL, project.log.read_text()
+    assert trained() == expected
+    assert "resuming from scratch/" in project.log.read_text()

@@ -1,6 +1,5 @@
 """The product as a user has it: a plan of one run on a few real images, trained and evaluated."""
 
-import json
 import os
 import signal
 from dataclasses import dataclass, field
@@ -8,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from made_up_runs import changed, plan_text
 from torch.overrides import TorchFunctionMode
 
 from pipeline.artifacts import EpochRecord
+from pipeline.dataset_config import Dataset
 from pipeline.errors import InterruptedTrainingError
-from pipeline.params import Plan
+from pipeline.params import Plan, Protocol, Run
 from pipeline.runner.params_file import parse_plan
 from pipeline.runner.run_hooks import RunHooks
 from pipeline.training.evaluate_run import evaluate
@@ -22,43 +23,17 @@ from pipeline.training.train_run import prepare, train_run
 RUN, SEED = "the-run", 3
 STEP = {"kind": "step", "drop_after": [3, 7], "factor": 0.2, "reset_momentum": True}
 ONE_CYCLE = {"kind": "one-cycle", "warmup_fraction": 0.3, "start_factor": 0.1}
-NOVEMBER_2016 = {
-    "epochs": 10,
-    "batch_size": 4,
-    "optimizer": "sgd",
-    "learning_rate": 0.05,
-    "momentum": 0.9,
-    "nesterov": True,
-    "weight_decay": 0.01,
-    "schedule": STEP,
-    "label_smoothing": 0.0,
-    "dropout": 0.3,
-    "preprocessing": "meanstd",
-    "flip": "per-image",
-    "crop": "per-image",
-    "drop_last": True,
-    "conv_init": "fan_in",
-    "bn_init": "uniform",
-    "precision": "fp32",
-}
+FEW_STEPS = {"epochs": 10, "batch_size": 4, "learning_rate": 0.05, "weight_decay": 0.01, "test_every": 0}
+NOVEMBER_2016 = changed("paper-meanstd", schedule=STEP, **FEW_STEPS).model_dump(mode="json")
 Tensors = dict[str, torch.Tensor]
 
 
 def plan_of(dataset: dict[str, Any], network: str, protocol: dict[str, Any]) -> Plan:
     """With torch's own kernels on the CPU: nothing to be built, and one way of rounding less."""
-    run = {"dataset": "cifar10", "representation": "rgb", "network": network, "protocol": "recipe", "seed": SEED}
-    settings = {
-        "datasets": {"cifar10": dataset},
-        "representations": {"cifar10-rgb": {"dataset": "cifar10", "kind": "rgb"}},
-        "protocols": {"recipe": protocol},
-        "runs": {RUN: run},
-        "tables": ["4"],
-        "loading": {"backend": "numpy"},
-        "device": "cpu",
-        "kernels": "torch",
-        "comparison": {"margins": {"cifar10": 0.3}},
-    }
-    return parse_plan(json.dumps(settings))
+    run = Run(dataset="cifar10", representation="rgb", network=network, protocol="recipe", seed=SEED)
+    recipe, of = Protocol.model_validate(protocol), Dataset.model_validate(dataset)
+    its = {"datasets": {"cifar10": of}, "protocols": {"recipe": recipe}, "runs": {RUN: run}}
+    return parse_plan(plan_text([])).model_copy(update=its)
 
 
 @dataclass

@@ -5,18 +5,15 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterable, Sequence
-from functools import partial
 from hashlib import sha256
 from html import unescape
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import matplotlib
 import page_checks
 import pytest
-from made_up_runs import five, plan_text, result, write
+from made_up_runs import BRIEF, of_many_verdicts, result, write
 from page_checks import Element, all_of, words
 
 from pipeline.artifacts import Digests, EpochRecord, write_history
@@ -30,22 +27,12 @@ from pipeline.params import PARAMS
 from pipeline.publication.wide_resnet import PAPER
 from pipeline.report import page
 from pipeline.report.figures import points_of
-from pipeline.runner.params_file import load, parse_plan
+from pipeline.runner.params_file import load
 from stages import report
 
 TABLES = ("3", "4", "5")
-BRIEF = parse_plan(plan_text([]), PARAMS, PAPER).protocols["brief"]
-QUICK = result(1234, protocol=BRIEF, run="quick-run")
-"""Far from the paper's protocol."""
-RUNS = [
-    *five([540, 548, 541, 545, 543], network="WRN-40-2"),
-    *five([800, 810, 805], network="WRN-40-2-B(3)"),
-    *five([480, 482, 481], network="WRN-40-2-B(3,3,3)"),
-    result(593, network="WRN-40-2-B(3,3,3,3)"),
-    QUICK,
-    *five([400, 410], network="WRN-28-10", protocol="paper-meanstd"),
-]
-"""Of every verdict, of several seeds and protocols."""
+RUNS = of_many_verdicts()
+(QUICK,) = (run for run in RUNS if run.run == "quick-run")
 
 
 def digest(run: str) -> str:
@@ -185,7 +172,7 @@ def test_points_are_the_papers_and_ours(root) -> None:
         ("WRN-40-2-B(3,3,3)", 4.81, "ours"),
         ("WRN-40-2-B(3,3,3,3)", 5.93, "ours"),
         ("WRN-40-1", 12.34, "ours, not comparable"),
-        ("WRN-28-10", 4.05, "ours"),
+        ("WRN-28-10-dropout", 4.05, "ours"),
     }
 
 
@@ -286,22 +273,13 @@ FRAME = '<iframe src="report.html" style="border: 0; width: {}px; height: 2400px
 
 
 @pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="there is no chromium on PATH")
-def test_a_browser_shows_all_of_it_in_the_dark_too(text, read, tmp_path) -> None:
-    (tmp_path / "report.html").write_text(text, encoding="utf-8")
-    (tmp_path / "probe.html").write_text(PROBE.replace("FRAMES", "".join(map(FRAME.format, WIDTHS))))
-    asked = set()
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            asked.add(self.path)
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        place = ["--window-size=1300,2400", f"--user-data-dir={tmp_path / 'profile'}"]
-        command = [str(CHROMIUM), *FLAGS, *place, f"http://127.0.0.1:{server.server_port}/probe.html"]
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-        server.shutdown()
-    assert asked == {"/probe.html", "/report.html"}
+def test_a_browser_shows_all_of_it_in_the_dark_too(text, read, archive_server, tmp_path) -> None:
+    (archive_server.folder / "report.html").write_text(text, encoding="utf-8")
+    (archive_server.folder / "probe.html").write_text(PROBE.replace("FRAMES", "".join(map(FRAME.format, WIDTHS))))
+    place = ["--window-size=1300,2400", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [str(CHROMIUM), *FLAGS, *place, f"{archive_server.url}/probe.html"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert {request.path for request in archive_server.requests} == {"/probe.html", "/report.html"}
     hidden = {element for details in read.iter("details") for element in details.iter()}
     headings = len(set(all_of(read, "h1", "h2", "h3")) - hidden)
     for found, width in zip(json.loads(unescape(re.search("<pre>(.*)</pre>", shown)[1])), WIDTHS, strict=True):

@@ -133,17 +133,6 @@ def test_every_sample_is_one_process_s_and_a_mini_batch_stays_one(n: int, batch_
         assert len(counts) == n // batch_size or counts[-1] == shard.size(n % batch_size) <= shard.size(batch_size)
 
 
-@pytest.mark.parametrize(("size", "of"), [(51, 2), (64, 3)])
-def test_the_shares_of_a_mini_batch_are_the_mini_batch(tiny_beton: Path, size: int, of: int) -> None:
-    """To the bit, with half of each flipped and one crop for all of it."""
-    whole = list(batches(tiny_beton, Shard(), size))
-    shares = zip(*(batches(tiny_beton, Shard(number, of), size) for number in range(of)), strict=True)
-    for batch, parts in zip(whole, shares, strict=True):
-        assert np.array_equal(np.concatenate([part.indices for part in parts]), batch.indices)
-        assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
-        assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_synchronised_alone_is_batch_normalisation(dtype: torch.dtype) -> None:
     """Within the rounding of `dtype`: outputs, all gradients, running statistics. In evaluation to the bit."""

@@ -6,6 +6,7 @@ page that needs nothing beside it, legible in light and dark, by eye, ear and ke
 
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,17 @@ def environment(form: str, *folders: Path) -> jinja2.Environment:
     if form in ESCAPES:
         made.finalize = lambda value: str(value).translate(ESCAPES[form])
     return made
+
+
+def wrapped(text: str, width: int) -> str:
+    """For a terminal: a line that is too long goes on below its first bar, which is not printed."""
+    lines: list[str] = []
+    for line in text.strip().splitlines():
+        start, _, rest = line.partition("|")
+        further = " " * len(start)
+        broken = textwrap.wrap(rest, width, initial_indent=start, subsequent_indent=further, break_on_hyphens=False)
+        lines += broken or ([""] if lines and lines[-1] else [])
+    return "\n".join(lines) + "\n"
 
 
 def _in_terminal(tables: Sequence[Table], width: int, colour: bool) -> str:

@@ -34,12 +34,6 @@ Letters = dict[Deviation, str]
 """The deviations of one table, each with a letter, material ones first."""
 
 
-def letters_of(table: Table) -> Letters:
-    found = {d for cell in table.cells for d in (*cell.deviations, *(d for e in cell.excluded for d in e.deviations))}
-    ordered = sorted(found, key=lambda d: (not d.material, d))
-    return {deviation: chr(ord("a") + i % 26) * (1 + i // 26) for i, deviation in enumerate(ordered)}
-
-
 def published(cell: Cell) -> str:
     """The number as printed; a dash where the paper has none."""
     return "-" if cell.claim is None else cell.claim.text
@@ -73,15 +67,11 @@ def verdict(cell: Cell) -> str:
     return str(cell.verdict)
 
 
-def marks(cell: Cell, letters: Letters) -> str:
-    """Numbers of the footnotes and letters of the deviations, as in [2, 9, a]; empty where there are none."""
-    found = [*map(str, cell.caveats), *sorted(letters[d] for d in cell.deviations)]
-    return f"[{', '.join(found)}]" if found else ""
-
-
 def texts(cell: Cell, letters: Letters) -> dict[str, str]:
-    """Name of each column that stands for one of the paper's -> its text of a cell. The last one has the verdict."""
-    printed, own, noted = published(cell), ours(cell), marks(cell, letters)
+    """Name of each column that stands for one of the paper's -> its text of a cell. The last one has the verdict, with
+    the numbers of footnotes and letters of deviations, as in [2, 9, a]."""
+    marks = [*map(str, cell.caveats), *sorted(letters[d] for d in cell.deviations)]
+    printed, own, noted = published(cell), ours(cell), f"[{', '.join(marks)}]" if marks else ""
     said = f"{verdict(cell)} {noted}".strip()
     if cell.metric in ("top1_error", "top5_error", "map"):
         return {"paper": printed, "ours": own, "difference": difference(cell), "verdict": said}
@@ -100,7 +90,9 @@ def section(table: Table) -> dict[str, Any]:
     first words of its verdict as its style, which a colour repeats; the first of our runs. A note is (mark, sentence),
     of which the mark may be empty.
     """
-    letters = letters_of(table)
+    found = {d for cell in table.cells for d in (*cell.deviations, *(d for e in cell.excluded for d in e.deviations))}
+    ordered = sorted(found, key=lambda d: (not d.material, d))
+    letters = {deviation: chr(ord("a") + i % 26) * (1 + i // 26) for i, deviation in enumerate(ordered)}
     columns = []
     for dataset, metric in dict.fromkeys((cell.dataset, cell.metric) for cell in table.cells):
         cells = {cell.model: cell for cell in table.cells if (cell.dataset, cell.metric) == (dataset, metric)}

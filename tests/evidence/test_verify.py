@@ -19,7 +19,6 @@ from pipeline.artifacts import Predictions
 from pipeline.artifacts import read_predictions as read
 from pipeline.atomic_write import json_text
 from pipeline.cli.verify import TELLING, run_stage
-from pipeline.dvc_lock import md5
 from pipeline.evidence import recompute
 from pipeline.evidence.run_check import Finding
 from pipeline.evidence.verification import Depth, verify

@@ -189,8 +189,8 @@ def read_history(path: Path, again: str | None = None) -> list[EpochRecord]:
                 history.append(EpochRecord(int(row["epoch"]), rate, loss, error, test_error))
             except (KeyError, TypeError, ValueError) as failure:
                 raise ValueError(f"line {len(history) + 2}: {failure!r}") from None
-        if [row.epoch for row in history] != list(range(1, len(history) + 1)):
-            raise ValueError(f"its epochs are not 1 to {len(history)}, one a row")
+        if not history or [row.epoch for row in history] != list(range(1, len(history) + 1)):
+            raise ValueError("its epochs are not 1 to the last, one a row")
     return history
 
 

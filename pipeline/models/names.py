@@ -65,11 +65,9 @@ class Network:
         if self.family == "wrn":
             _check_wrn(self)
         elif self.depth not in (depths := BLOCKS[self.family]):
-            nearest = min(depths, key=lambda depth: abs(depth - self.depth))
-            raise UserError(
-                f"{self.name}: depth {self.depth} is not one of {', '.join(map(str, depths))}",
-                f"write {self.name.replace(f'-{self.depth}', f'-{nearest}', 1)}",
-            )
+            what = f"{self.name}: depth {self.depth} is not one of {', '.join(map(str, depths))}"
+            fix = "take one of these (ImageNet's ResNets have 18 and 34 too), or add it: docs/how-to/add-a-network.md"
+            raise UserError(what, fix)
         elif self.widen_factor <= 0 or (64 * self.widen_factor) % 1:
             raise UserError(
                 f"{self.name}: widen factor {self.widen_factor} times 64 channels is not a whole number from 1",
@@ -213,6 +211,11 @@ def parse(name: str) -> Network:
             return Network("preact-resnet" if match[1] == "pre-act-" else "imagenet-preact", depth)
         return Network("imagenet-basic", depth, 1.0) if depth in basic else Network("imagenet-bottleneck", depth)
     raise UserError(f"unknown network {name!r}", f"{_spelling(name)}names are written like {_FORMS}")
+
+
+def has_dropout(name: str) -> bool:
+    """Also of a name that `parse` does not know."""
+    return name.endswith("-dropout")
 
 
 def _spelling(name: str) -> str:

@@ -193,8 +193,10 @@ quiet=()
 if [ -n "$torch_index" ]; then
   step="installing torch from $torch_index"
   say "installing torch and torchvision from $torch_index, their hashes not checked"
+  # Named twice: as the first index before those of the caller's configuration, and in place of the default one.
   # shellcheck disable=SC2046  # two words
-  "$venv/bin/uv" pip install ${quiet[@]+"${quiet[@]}"} --python "$venv/bin/python" --compile-bytecode --no-deps --default-index "$torch_index" \
+  "$venv/bin/uv" pip install ${quiet[@]+"${quiet[@]}"} --python "$venv/bin/python" --compile-bytecode --no-deps \
+    --index "$torch_index" --default-index "$torch_index" \
     $(grep -oE '^(torch|torchvision)==[^ ]+' "$here/requirements.lock") </dev/null 9<&-
   "$venv/bin/python" -c 'import torch' || fail "the torch of $torch_index does not load" "name an index of builds for CPUs, which need no CUDA: TORCH_INDEX=URL bash environment/setup.sh"
 fi

@@ -8,7 +8,6 @@ from pipeline.comparison.cells import Cell, Comparison, cell_of
 from pipeline.comparison.deviations import Deviation
 from pipeline.comparison.verdict_rule import Verdict
 from pipeline.errors import UserError
-from pipeline.models.names import has_dropout
 from pipeline.publication.claims import Claim
 from pipeline.publication.paper import Caveat, Paper
 
@@ -65,7 +64,7 @@ def _dash(model: str, column: list[Claim], of: Comparison) -> Cell:
     These are from the protocol of a claim of the same column, with dropout or without as the network.
     """
     for claim in column:
-        if claim.kind == "runnable" and has_dropout(claim.model) == has_dropout(model):
+        if claim.kind == "runnable" and claim.model.endswith("-dropout") == model.endswith("-dropout"):
             cell = cell_of(replace(claim, model=model), of)
             return replace(cell, kind="unpublished", claim=None, judgement=None, verdict=None, margin=None, caveats=())
     return Cell(column[0].table, column[0].dataset, model, column[0].metric, "unpublished", None)

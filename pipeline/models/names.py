@@ -213,11 +213,6 @@ def parse(name: str) -> Network:
     raise UserError(f"unknown network {name!r}", f"{_spelling(name)}names are written like {_FORMS}")
 
 
-def has_dropout(name: str) -> bool:
-    """Also of a name that `parse` does not know."""
-    return name.endswith("-dropout")
-
-
 def _spelling(name: str) -> str:
     """Asks for the canonical spelling, where only that was missed."""
     tidy = re.sub(r"\s", "", name.replace("_", "-")).lower()

@@ -85,8 +85,7 @@ def groups_of(paper: Paper, claims: Sequence[Claim], plan: Plan, protocol: str |
     reasons: Counter[str] = Counter()
     for claim in claims:
         if (recipe := paper.protocol_of(claim)) is None:
-            on = f"on {paper.datasets[claim.dataset]}, which has no recipe"
-            reasons[_UNTRAINABLE.get(claim.kind, on)] += 1
+            reasons[_UNTRAINABLE.get(claim.kind, f"on {paper.datasets[claim.dataset]}, which has no recipe")] += 1
             continue
         name = protocol or recipe.name
         many_sizes = _dataset(claim.dataset, plan, paper).shape is None

@@ -5,7 +5,6 @@ from collections.abc import MutableMapping
 from typing import Literal
 
 from pipeline.errors import UserError
-from pipeline.models.names import has_dropout
 from pipeline.params import Plan
 
 POLICY = {"GOMP_SPINCOUNT": "30000"}
@@ -47,7 +46,7 @@ def number_of_processes(plan: Plan, run_id: str, asked: Literal["auto"] | int | 
             f"{said}, and each normalises by its own share of a mini-batch",
             f"set processes: {processes} or batch_norm: synchronised {there}",
         )
-    if has_dropout(run.network):
+    if run.network.endswith("-dropout"):
         raise UserError(f"{said}, and each draws its own dropout masks", f"set processes: {processes} {there}")
     if processes > protocol.batch_size:
         raise UserError(f"{said}, and a mini-batch has {protocol.batch_size} images", "take fewer processes")

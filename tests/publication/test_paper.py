@@ -93,7 +93,7 @@ def test_what_a_file_of_the_paper_names_wrong_is_told(file, old, new, said, tmp_
     assert old in text
     (tmp_path / file).write_text(text.replace(old, new, 1))
     paper = replace(PAPER, folder=tmp_path)
-    with pytest.raises(UserError, match=rf"^error: {file}.*{said}"):
+    with pytest.raises(UserError, match=said):
         _ = paper.orderings, [paper.protocol_of(claim) for claim in paper.claims]
 
 

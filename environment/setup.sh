@@ -9,6 +9,11 @@
 # Where packages come from is yours to configure: pip.conf and PIP_* steer the one step that pip does (fetching uv);
 # uv reads neither, so an index, proxy or cache for all the rest goes into UV_* variables (UV_DEFAULT_INDEX, UV_INDEX,
 # UV_CACHE_DIR, ...) or a uv.toml. Hashes are checked whatever the index.
+#
+# TORCH_INDEX=URL is for a machine without a GPU: torch and torchvision come from that index, in the locked versions, and
+# nothing of CUDA is installed. It is an index of builds for CPUs, such as PyTorch's own, whose address pytorch.org gives,
+# or a folder laid out as one. The hashes of these two are not checked: the lock file has those of other builds.
+# .venv remembers the index; TORCH_INDEX= makes it again with CUDA.
 set -euo pipefail
 
 # What a caller's shell may hold that would send an install elsewhere or make another Python's modules visible.
@@ -27,10 +32,15 @@ step=reading-inputs
 say() { printf 'set-up: %s\n' "$*"; }
 fail() { # what, how to mend it
   printf 'error: %s\n  fix: %s\n' "$1" "$2" >&2
-  trap - EXIT
+  trap 'rm -rf "${plain:-}"' EXIT
   exit 2
 }
-trap 'code=$?; rm -rf "${plain:-}"; [ $code = 0 ] || printf "error: set-up stopped while %s (exit code %s)\n  fix: see the message above, then run again: bash environment/setup.sh\n" "$step" "$code" >&2' EXIT
+ended() {
+  local code=$?
+  rm -rf "${plain:-}"
+  [ $code = 0 ] || printf 'error: set-up stopped while %s (exit code %s)\n  fix: see the message above, then run again: bash environment/setup.sh\n' "$step" $code >&2
+}
+trap ended EXIT
 
 # Ending through EXIT, so that an interruption is explained too.
 trap 'exit 130' INT
@@ -103,7 +113,7 @@ install_packages() {
 # Line 1 of the stamp: what the environment itself hangs on (absolute paths are written all over it, so a moved
 # checkout shows here). Line 2: what was installed into it.
 wanted_stamp() {
-  printf '%s %s\n' "$python" "$root"
+  printf '%s %s\n' "$python" "$root${torch_index:+ $torch_index}"
   "$python" -c 'import hashlib, sys; print(hashlib.sha256(b"".join(open(p, "rb").read() for p in sys.argv[1:])).hexdigest())' "${inputs[@]}"
 }
 
@@ -116,6 +126,7 @@ if [ "${1:-}" = --check ]; then
   exit 0
 fi
 [ $# = 0 ] || fail "unknown argument: $1" "bash environment/setup.sh [--check]"
+torch_index=${TORCH_INDEX-$(cat "$venv/.torch-index" 2>/dev/null || true)}
 wanted=$(wanted_stamp)
 if is_done; then
   say "nothing to do"
@@ -146,6 +157,7 @@ else
   mkdir -p "$venv"
   echo unfinished >"$stamp"
   find "$venv" -mindepth 1 ! -path "$stamp" -delete
+  [ -z "$torch_index" ] || printf '%s\n' "$torch_index" >"$venv/.torch-index"
   "$python" -m venv "$venv" 9<&-
 fi
 
@@ -155,10 +167,19 @@ say "fetching uv"
   -r "$here/tools.lock" </dev/null 9<&-
 
 step="installing environment/requirements.lock"
-say "installing $(grep -c '^[a-z0-9]' "$here/requirements.lock") pinned packages (several GB on Linux, where torch brings CUDA) and building FFCV"
 # FFCV's build splits pkg-config's answer at blanks, quotes and other letters: what it is to find lies in a plain folder.
 plain=$(mktemp -d /tmp/wrn-pipe-set-up.XXXXXX)
 cp -R "$here/ffcv/." "$plain"
+lock=$here/requirements.lock
+# Sizes are sums over the lock's wheels for x86_64, rounded up.
+size="up to 0.8 GB to download, 3 GB in .venv"
+if [ -n "$torch_index" ]; then
+  lock=$plain/requirements.lock
+  awk '/^[^ ]/ { left_out = /^(torch|torchvision|triton)==|^(nvidia|cuda)-/ } !left_out' "$here/requirements.lock" >"$lock"
+elif [ "$(uname -s)" = Linux ]; then
+  size="up to 3.5 GB to download, 7 GB in .venv, mostly CUDA; for less on a machine without a GPU see TORCH_INDEX in environment/setup.sh"
+fi
+say "installing $(grep -c '^[a-z0-9]' "$lock") pinned packages and building FFCV ($size)"
 export PKG_CONFIG_PATH=$plain${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
 cd "$root"
 # A terminal sees uv's bars; a log is spared 200 lines.
@@ -167,7 +188,18 @@ quiet=()
 # Compiled to bytecode now, or else every process pays seconds for importing where Python is told to write none.
 # Refreshed, because an FFCV in uv's cache may have been built against an OpenCV that this system no longer has.
 "$venv/bin/uv" pip sync ${quiet[@]+"${quiet[@]}"} --python "$venv/bin/python" --require-hashes --compile-bytecode --build-constraint "$here/tools.lock" \
-  --refresh-package ffcv "$here/requirements.lock" </dev/null 9<&-
+  --refresh-package ffcv "$lock" </dev/null 9<&-
+
+if [ -n "$torch_index" ]; then
+  step="installing torch from $torch_index"
+  say "installing torch and torchvision from $torch_index, their hashes not checked"
+  # Named twice: as the first index before those of the caller's configuration, and in place of the default one.
+  # shellcheck disable=SC2046  # two words
+  "$venv/bin/uv" pip install ${quiet[@]+"${quiet[@]}"} --python "$venv/bin/python" --compile-bytecode --no-deps \
+    --index "$torch_index" --default-index "$torch_index" \
+    $(grep -oE '^(torch|torchvision)==[^ ]+' "$here/requirements.lock") </dev/null 9<&-
+  "$venv/bin/python" -c 'import torch' || fail "the torch of $torch_index does not load" "name an index of builds for CPUs, which need no CUDA: TORCH_INDEX=URL bash environment/setup.sh"
+fi
 
 if [ "$(uname -s)" = Linux ]; then
   step="loading FFCV's compiled part"

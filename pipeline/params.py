@@ -14,6 +14,7 @@ from pipeline.errors import UserError, nearest
 T = TypeVar("T")
 PARAMS = Path("params.yaml")
 Precision = Literal["fp32", "bf16"]
+Normalisation = Literal["meanstd", "zca", "unit", "imagenet"]
 Flip = Literal["none", "per-image", "half-batch"]
 Crop = Literal["none", "per-image", "per-batch", "random-resized"]
 Color = Literal["none", "jitter-lighting"]
@@ -69,7 +70,7 @@ class Protocol(Strict):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Probability of zeroing in networks whose name ends in -dropout; other networks have none."""
-    preprocessing: Literal["meanstd", "zca", "unit", "imagenet"]
+    preprocessing: Normalisation
     """meanstd: the authors' CIFAR-10 constants; zca: GCN and ZCA whitening; unit: divide by 255; imagenet: its own."""
     flip: Flip
     """Horizontal: each image with p = 0.5, or exactly half of each mini-batch."""

@@ -88,7 +88,8 @@ class Machine:
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, self.root / name)
         self.bin.mkdir()
-        for tool in ("bash", "cat", "dirname", "env", "flock", "grep", "head", "rm", "tr", "uname"):
+        tools = ("awk", "bash", "cat", "chmod", "cp", "dirname", "env", "find", "flock", "grep", "head", "mkdir")
+        for tool in (*tools, "mktemp", "rm", "tr", "uname"):
             where = shutil.which(tool)
             assert where, tool
             (self.bin / tool).symlink_to(where)
@@ -185,6 +186,42 @@ def test_an_environment_that_set_up_did_not_make_is_left_alone(tmp_path: Path) -
     assert not machine.apt_calls.exists()
 
 
+@linux_only
+def test_without_a_gpu_torch_comes_from_another_index_and_nothing_of_cuda(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.root = machine.root.rename(machine.root.with_name("my 'project' (ü)"))
+    for tool in ("g++", "pkg-config"):
+        machine.command(tool, "exit 0")
+    calls, lock, python = tmp_path / "uv-calls", tmp_path / "lock", machine.bin / "python"
+    kept = f'for last; do :; done; cat "$last" >{lock}'
+    machine.command("uv", f'echo "$* $PKG_CONFIG_PATH" >>{calls}; [ "$2" != sync ] || {{ {kept}; }}')
+    made = f'mkdir -p "$3/bin"; cp {python} {machine.bin}/uv "$3/bin"; : >"$3/bin/wrn-pipe"; chmod +x "$3/bin/wrn-pipe"'
+    machine.command(
+        "python",
+        f"""case "$1 $2" in
+        "-m venv") {made};;
+        "-m pip" | "- " | "-c import torch") ;;
+        "-c "*realpath*) echo {python};;
+        *) exec {PYTHON} "$@";;
+        esac""",
+    )
+    said = told(machine.set_up(PYTHON=str(python), TORCH_INDEX="/builds for/cpu"))
+    assert "up to 0.8 GB to download" in said
+    assert "from /builds for/cpu, their hashes not checked" in said
+    assert not re.search("^(torch|nvidia|cuda|triton)", lock.read_text(), re.MULTILINE)
+    assert len(pins(lock)) > 150
+    torch = [call for call in calls.read_text().splitlines() if "--default-index /builds for/cpu" in call]
+    pinned = [f"{name}=={pins(LOCKS[0])[name][0]}" for name in ("torch", "torchvision")]
+    assert [re.findall(r"torch\w*==\S+", call) for call in torch] == [pinned]
+    # FFCV's build splits what it is told of OpenCV at blanks and quotes, so that none may be in the folder's name.
+    assert re.search(r"sync .* /\S+/requirements\.lock /[\w./-]+\n", calls.read_text())
+    # The index is remembered, until another one is named.
+    assert told(machine.set_up(PYTHON=str(python))) == "set-up: nothing to do\n"
+    said = told(machine.set_up(PYTHON=str(python), TORCH_INDEX=""))
+    assert "up to 3.5 GB to download, 7 GB in .venv, mostly CUDA" in said
+    assert lock.read_text() == LOCKS[0].read_text()
+
+
 # wrn-pipe doctor
 
 
@@ -222,6 +259,18 @@ def test_doctor_names_packages_that_differ_from_the_lock(monkeypatch: pytest.Mon
     check = doctor.check_packages()
     assert check.state == "missing"
     assert check.found == f"pytest {pytest.__version__} (lock: 0.1); no-such-package not installed (lock: 2)"
+
+
+def test_doctor_misses_nothing_of_cuda_beside_a_torch_for_cpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("torch==2.0\nnvidia-no-such==2\ntriton==3\n")
+    monkeypatch.setattr(doctor, "LOCK", lock)
+    for version, state in (("2.0", "missing"), ("2.0+cpu", "ok")):
+        (tmp_path / version / "torch.dist-info").mkdir(parents=True)
+        (tmp_path / version / "torch.dist-info/METADATA").write_text(f"Name: torch\nVersion: {version}\n")
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.path", [str(tmp_path / version)])
+            assert doctor.check_packages().state == state
 
 
 @pytest.mark.parametrize(

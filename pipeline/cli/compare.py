@@ -72,7 +72,7 @@ def compare(
         about = f"Taken as the archives have it; {checks} checks that.\n"
     else:
         found = load_results(Path())
-        strays = ", ".join(result.run for result in found if result.run not in plan.runs)
+        strays = ", ".join(result.run for result in found if not (result.commit or result.run in plan.runs))
         about = f"Ignored, because params.yaml does not name them: {strays}.\n" if strays else ""
     for run_id in set(run or ()) - {result.run for result in found if result.commit}:
         plan.run(run_id)

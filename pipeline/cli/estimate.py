@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from pipeline.cli.options import Json, OptionalTables
+from pipeline.cli.options import Json, OfDataset, OptionalTables, Row
 from pipeline.cli.output import print_json, row_table
 from pipeline.errors import UserError
 from pipeline.progress import say
@@ -41,13 +41,15 @@ class Estimate:
 
 def estimate(
     paper_table: OptionalTables = None,
+    row: Row = None,
+    dataset: OfDataset = None,
     seeds: Annotated[int, Option(min=1, help="Runs of each network of the table.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Hours and disk of each run, of each of the paper's tables and of all, from a probe of seconds for each network.
 
-    Of what params.yaml has, or of a table, planned or not, on this machine; what is done, and the rest. Nothing is
-    written. `wrn-pipe plan` estimates without a probe.
+    Of what params.yaml has, or of a table or row, planned or not, on this machine; what is done, and the rest.
+    Nothing is written. `wrn-pipe plan` estimates without a probe.
     """
     from rich.console import Console
 
@@ -59,10 +61,11 @@ def estimate(
 
     plan = load()
     runs = plan.runs
-    if paper_table is not None:
-        groups, _ = groups_of(PAPER, PAPER.chosen(PAPER.table_names(paper_table), None, None), plan, None)
+    if paper_table or row or dataset:
+        table = paper_table or "all"
+        groups, _ = groups_of(PAPER, PAPER.chosen(PAPER.table_names(table), dataset, row), plan, None)
         if not groups:
-            raise UserError(f"table {paper_table} has nothing to train", f"choose {PAPER.trainable_tables}")
+            raise UserError(f"table {table} has nothing to train", f"choose {PAPER.trainable_tables}")
         plan = extend(PAPER, PARAMS.read_bytes().decode(), groups, [], seeds).plan
         its = {(group.dataset, group.network, group.protocol) for group in groups}
         runs = {name: run for name, run in plan.runs.items() if run.seed <= seeds}

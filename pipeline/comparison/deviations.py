@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.comparison.results import Result
+from pipeline.models.names import parse
 from pipeline.params import Plan, Protocol, StepSchedule, WeightAverage
 from pipeline.publication.claims import Claim
 from pipeline.publication.paper import Paper, PaperProtocol
@@ -48,7 +49,7 @@ def _of_protocol(ours: Protocol, claim: Claim, recipe: PaperProtocol, paper: Pap
         theirs, our = getattr(recipe.protocol, field), getattr(ours, field)
         if field == "dropout":
             # The rate only acts in networks that have dropout, and the claim names the paper's rate.
-            theirs, our = claim.dropout or 0.0, our if claim.network.endswith("-dropout") else 0.0
+            theirs, our = claim.dropout or 0.0, our if parse(claim.network).dropout else 0.0
         if weight.weight == "none" or theirs == our:
             continue
         material, reason, evidence = weight.weight == "material", weight.reason, weight.evidence

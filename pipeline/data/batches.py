@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from pipeline.data.augmentation import Boxes
 from pipeline.data.digest import Stored
 from pipeline.data.loader import Batch, Loader
 from pipeline.data.sampler import Ints, Shard
-from pipeline.params import Color, Crop, Flip
+from pipeline.params import Color, Crop, Flip, Normalisation
 
 # The authors' code applies CIFAR-10's constants to CIFAR-100 as well. zca was whitened when the data was converted.
 _CONSTANTS = {
@@ -39,7 +39,7 @@ class Preprocessing(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, kind: Literal["meanstd", "zca", "unit", "imagenet"]) -> None:
+    def __init__(self, kind: Normalisation) -> None:
         super().__init__()
         mean, std = _CONSTANTS[kind]
         self.register_buffer("mean", torch.tensor(mean))

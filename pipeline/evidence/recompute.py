@@ -14,6 +14,7 @@ from pipeline.data.beton import sha256
 from pipeline.errors import UserError
 from pipeline.evidence.run_check import Finding, FinishedRun, of_plan, right, unchecked, wrong
 from pipeline.params import PARAMS, Plan, Run
+from pipeline.provenance import versions
 from pipeline.runner.run_hooks import RunHooks
 from pipeline.training import device as devices
 from pipeline.training.evaluate_run import evaluate
@@ -32,8 +33,8 @@ class EnoughError(Exception):
 def evaluated(run: FinishedRun, plan: Plan) -> Finding:
     """Whether the weights of a run still predict, by the code here, what is recorded of them.
 
-    To the same bits on the kind of machine that digests.json names; elsewhere within ROUNDING, and with the same
-    classes but where two are as probable as each other within that.
+    To the same bits on the kind of machine that digests.json names, by the torch that run.json names; elsewhere within
+    ROUNDING, and with the same classes but where two are as probable as each other within that.
     """
     path = run.predictions
     try:
@@ -60,10 +61,10 @@ def evaluated(run: FinishedRun, plan: Plan) -> Finding:
             return wrong(path, f"cannot be computed again: {_told(error)}")
     if same:
         return right(path, "the weights give it again, to the same bits")
-    if told.device == devices.facts(devices.choose(plan.device)):
+    if told.device == devices.facts(devices.choose(plan.device)) and record.versions == versions():
         return wrong(path, f"the weights give {what}, on the same kind of machine")
     if near:
-        return right(path, f"the weights give it again but for {what}, on another kind of machine")
+        return right(path, f"the weights give it again but for {what}, on another kind of machine, or torch")
     return wrong(path, f"the weights give {what}, more than rounding explains")
 
 
@@ -84,7 +85,7 @@ def _compared(again: Predictions, told: Predictions) -> tuple[bool, bool, str]:
 def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
     """Whether training a run again gives its history, and after all epochs its weights, to the same bits.
 
-    Another kind of machine rounds otherwise, so that what differs there is unchecked, not wrong.
+    Another kind of machine, or build of torch, rounds otherwise, so that what differs there is unchecked, not wrong.
     """
     run = of_plan(plan, run_id)
     history = run.trained / artifacts.HISTORY
@@ -113,9 +114,9 @@ def trained(plan: Plan, run_id: str, epochs: int | None) -> Iterator[Finding]:
         artifacts.write_weights(Path(scratch) / artifacts.WEIGHTS, training.model.state_dict())
         again = (Path(scratch) / artifacts.WEIGHTS).read_bytes()
     trained_on = [{k: v for k, v in each.items() if k != "from_epoch"} for each in its.devices]
-    same = trained_on == [record["device"]] and its.kernels == record["kernels"]
+    same = [trained_on, its.kernels, its.versions] == [[record["device"]], record["kernels"], record["versions"]]
     differ = wrong if same else unchecked
-    where = "" if same else ", but this is another kind of machine than run.json names"
+    where = "" if same else ", but this is another kind of machine, or torch, than run.json names"
     unlike = next(((one, other) for one, other in zip(told, rows, strict=False) if one != other), None)
     if unlike:
         one, other = map(asdict, unlike)

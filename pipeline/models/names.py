@@ -65,11 +65,9 @@ class Network:
         if self.family == "wrn":
             _check_wrn(self)
         elif self.depth not in (depths := BLOCKS[self.family]):
-            nearest = min(depths, key=lambda depth: abs(depth - self.depth))
-            raise UserError(
-                f"{self.name}: depth {self.depth} is not one of {', '.join(map(str, depths))}",
-                f"write {self.name.replace(f'-{self.depth}', f'-{nearest}', 1)}",
-            )
+            what = f"{self.name}: depth {self.depth} is not one of {', '.join(map(str, depths))}"
+            fix = "take one of these (ImageNet's ResNets have 18 and 34 too), or add it: docs/how-to/add-a-network.md"
+            raise UserError(what, fix)
         elif self.widen_factor <= 0 or (64 * self.widen_factor) % 1:
             raise UserError(
                 f"{self.name}: widen factor {self.widen_factor} times 64 channels is not a whole number from 1",

@@ -98,7 +98,7 @@ def read_claims(path: Path, tables: Iterable[str], datasets: Iterable[str], metr
     import pandera.errors
     from pydantic import TypeAdapter
 
-    from pipeline.params import Protocol
+    from pipeline.params import Normalisation
 
     frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     columns = {
@@ -109,7 +109,7 @@ def read_claims(path: Path, tables: Iterable[str], datasets: Iterable[str], metr
         "widen": r"|[0-9]+(\.[0-9])?",
         "block": r"|basic|bottleneck|[13](-[13])*",
         "dropout": r"|0(\.[0-9])?",
-        "preprocessing": one_of("", *get_args(Protocol.model_fields["preprocessing"].annotation)),
+        "preprocessing": one_of("", *get_args(Normalisation)),
         "metric": one_of(*metrics),
         "value": r"[0-9]+(\.[0-9]+)?",
         "statistic": one_of(*get_args(Statistic)),

@@ -2,7 +2,7 @@
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,6 +88,8 @@ class Paper:
     """Every metric of claims.csv -> its name and unit in words."""
     recipes: dict[str, str]
     """A claim's preprocessing -> the protocol that it was measured by."""
+    series: str
+    """Pattern of the start of those networks' names that figures tell apart; all others are one series."""
 
     @property
     def slug(self) -> str:
@@ -110,13 +112,14 @@ class Paper:
 
     @cached_property
     def protocols(self) -> dict[str, PaperProtocol]:
-        """By name. Raises UserError when one in protocols.yaml is no Protocol."""
+        """By name. Raises UserError when one in protocols.yaml is no Protocol, or does not say all of it."""
         from pydantic import ValidationError
 
         from pipeline.params import Protocol
 
         found = {}
         for name, fields in self._measured["protocols"].items():
+            _need(Protocol.model_fields, fields, f"protocols.yaml: {name} lacks")
             try:
                 values = Protocol.model_validate({field: value for field, (value, _) in fields.items()})
             except ValidationError as error:
@@ -137,11 +140,12 @@ class Paper:
 
     @cached_property
     def orderings(self) -> tuple[Ordering, ...]:
-        """All that it says about which network is better, in its order."""
-        claims = {claim.id: claim for claim in self.claims}
+        """All that it says about which network is better, in its order. Raises UserError for an unknown claim."""
+        claims = {claim.id.removesuffix("/top1_error"): claim for claim in self.claims}
         found = []
         for name, entry in self._read("orderings.yaml").items():
-            pairs = tuple((claims[f"{low}/top1_error"], claims[f"{high}/top1_error"]) for low, high in entry["pairs"])
+            _need([claim for pair in entry["pairs"] for claim in pair], claims, f"orderings.yaml: {name}: no error of")
+            pairs = tuple((claims[low], claims[high]) for low, high in entry["pairs"])
             found.append(Ordering(name, entry["text"], entry["source"], pairs))
         return tuple(found)
 
@@ -167,12 +171,15 @@ class Paper:
     def protocol_of(self, claim: Claim) -> PaperProtocol | None:
         """The protocol behind a claim; None where no training of this tool can answer it.
 
-        That is for counts, timings, numbers quoted from others, and COCO, whose detector (MultiPathNet) is another
-        system and whose training the paper does not describe.
+        That is for counts, timings, numbers quoted from others, and datasets of which protocols.yaml has no images: of
+        COCO, whose detector (MultiPathNet) is another system and whose training the paper does not describe.
+        Raises UserError for a recipe that is not there.
         """
-        if claim.kind != "runnable" or claim.dataset == "coco":
+        if claim.kind != "runnable" or claim.dataset not in self._measured["images"]:
             return None
-        return self.protocols[self.recipes[claim.preprocessing or ""]]
+        recipe = self.recipes.get(claim.preprocessing or "", f"for preprocessing {claim.preprocessing}")
+        _need([recipe], self.protocols, f"protocols.yaml: {claim.id}: no protocol")
+        return self.protocols[recipe]
 
     def table_name(self, word: str) -> str:
         """A table's key from what a user writes: 4, table-4, figure-4. Raises UserError that names the nearest."""
@@ -214,3 +221,10 @@ class Paper:
 
         content: dict[Any, Any] = YAML(typ="safe", pure=True).load(self.folder / name)
         return content
+
+
+def _need(wanted: Iterable[str], known: Collection[str], where: str) -> None:
+    """Raise UserError for the first of `wanted` that is not `known`: a slip in one of the paper's files."""
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"{where} {name!r}", nearest(name, known, "name"))

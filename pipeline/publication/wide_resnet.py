@@ -37,4 +37,5 @@ PAPER = Paper(
         "figure_label": "error in a label, %",
     },
     recipes={"zca": "paper-zca", "meanstd": "paper-meanstd", "unit": "paper-svhn", "imagenet": "paper-imagenet"},
+    series=r"WRN-\d+",
 )

@@ -67,7 +67,7 @@ class Point:
     multiply_adds: int | None
     """Of its whole training, forward and backward; None where the length of training is not known here."""
     group: str
-    """Points that look alike: the paper's by depth, ours by whether they may be set beside some number of it."""
+    """Points that look alike: the paper's by series, ours by whether they may be set beside some number of it."""
 
 
 def points_of(dataset: str, of: Comparison) -> list[Point]:
@@ -81,8 +81,9 @@ def points_of(dataset: str, of: Comparison) -> list[Point]:
         if recipe is not None:
             work = training_multiply_adds(claim.network, paper.images(dataset, "train"), recipe.protocol.epochs)
         source = paper.tables[claim.table].partition(":")[0] + (", quoted" if claim.kind == "quoted" else "")
-        depth = re.match(r"WRN-\d+", claim.model)
-        points.append(Point(claim.model, source, claim.value, size, work, f"paper, {depth[0] if depth else 'others'}"))
+        series = re.match(paper.series, claim.model)
+        group = f"paper, {series[0] if series else 'others'}"
+        points.append(Point(claim.model, source, claim.value, size, work, group))
     counted = {run.run for claim in paper.claims if claim.kind == "runnable" for run in comparable_runs(claim, of)}
     alike: dict[tuple[str, str, str], list[Result]] = {}
     for result in of.results:

@@ -85,7 +85,7 @@ def groups_of(paper: Paper, claims: Sequence[Claim], plan: Plan, protocol: str |
     reasons: Counter[str] = Counter()
     for claim in claims:
         if (recipe := paper.protocol_of(claim)) is None:
-            reasons[_UNTRAINABLE.get(claim.kind, "COCO detection (another system)")] += 1
+            reasons[_UNTRAINABLE.get(claim.kind, f"on {paper.datasets[claim.dataset]}, which has no recipe")] += 1
             continue
         name = protocol or recipe.name
         many_sizes = _dataset(claim.dataset, plan, paper).shape is None
@@ -100,6 +100,7 @@ def groups_of(paper: Paper, claims: Sequence[Claim], plan: Plan, protocol: str |
 
 _UNTRAINABLE = {
     "quoted": "quoted from other papers",
+    "derived": "derived from other numbers of the paper",
     "count": "parameter counts (counted, not trained)",
     "timing": "timings on the authors' machine",
 }

@@ -164,6 +164,9 @@ def test_hours_follow_from_the_rate_and_a_finished_run_is_known(
     assert run["megabytes"] == pytest.approx(4e-6 * parameters(parse("WRN-40-1"), 10))
     for part, table in zip(result["sums"], ("4", "all"), strict=True):
         assert (part["table"], part["hours"], part["hours_left"]) == (table, run["hours"], 0)
+    row = ["--paper-table", "4", "--row", "WRN-16-8", "--dataset", "cifar10", "--seeds", "2"]
+    asked = json.loads(told(wrn_pipe("estimate", "--json", *row)))["runs"]
+    assert [run["run"] for run in asked] == [f"cifar10-wrn-16-8-paper-zca-s{seed}" for seed in (1, 2)]
     shared = "  quick:\n    processes: 2\n    batch_norm: synchronised"
     (tmp_path / "params.yaml").write_text(text.replace("  quick:", shared))
     assert f"\n{RUN}: 2 processes train it; the hours are of one" in told(wrn_pipe("estimate"))

@@ -62,7 +62,7 @@ MISTYPED = {
     "plan --paper-table 4 --protocol quik": ("no protocol 'quik'", "quick?"),
     "plan --paper-table figure-4": ("nothing to train for these numbers: 5 timings", "choose a table"),
     "plan --paper-table 5 --row NIN": ("2 quoted from other papers", "choose a table"),
-    "plan --paper-table 9 --dataset coco": ("1 COCO detection (another system)", "choose a table"),
+    "plan --paper-table 9 --dataset coco": ("1 on COCO, which has no recipe", "choose a table"),
 }
 
 

@@ -127,7 +127,7 @@ def test_a_run_counts_whatever_its_id(project: Project, wrn_pipe: WrnPipe) -> No
 def test_quick_leaves_imagenet_out_and_says_so(wrn_pipe: WrnPipe) -> None:
     shown = told(wrn_pipe("plan", "--paper-table", "9", "--protocol", "quick", "--seeds", "1", "--dry-run"))
     assert "2 on imagenet, whose images vary in size: quick is not made for them" in shown
-    assert "1 COCO detection (another system)" in shown
+    assert "1 on COCO, which has no recipe" in shown
     assert "cifar100-wrn-40-10-dropout-quick-s1" in shown
     assert "imagenet-jpeg" not in shown
 

@@ -92,7 +92,8 @@ def test_every_source_gives_the_same_files(here: Here, tiny_images: Splits, monk
     tarball = photos.packed(here.folder / "tiny-1.0.0.tgz", photos.npm_members(tiny_images))
     npm = {"npm": "tiny@1.0.0", "integrity": checksum(tarball, "sha512-")}
     shutil.copy(here.archive, here.folder)
-    monkeypatch.setenv(DATA_DIR, str(here.folder))
+    monkeypatch.setenv("HOME", str(here.folder.parent))
+    monkeypatch.setenv(DATA_DIR, f"~/{here.folder.name}")  # as no shell expands it in quotes
     here.server.requests.clear()
     # A source in the list lends the folder its files' names and checksums.
     for other, file in ((here.entry["sources"][0], here.archive.name), (npm, tarball.name)):

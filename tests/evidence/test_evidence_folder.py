@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from evidence.conftest import contents, edited, other_weights, packed
 from project import RUN, Project
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline.artifacts import read_predictions, runs_in_evidence
@@ -59,6 +60,11 @@ def test_what_is_added_counts_without_weights_data_and_plan(evidence: Project, t
         (counted,) = load_results(Path())
         assert counted == planned
         verified = Project(clone).cli("evidence", "verify")
+        params = (yaml := YAML()).load(Path("params.yaml"))
+        params["runs"]["another"] = params["runs"].pop(RUN)
+        yaml.dump(params, Path("params.yaml"))
+        compared = CliRunner().invoke(app, ["compare", "--paper-table", "4"])
+    assert (compared.exit_code, "Ignored" in compared.stdout) == (0, False), compared.output
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert f"files of code and environment are those of commit {head[:12]}" in verified.stdout
     assert " 0 wrong, " in verified.stdout

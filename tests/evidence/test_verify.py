@@ -20,7 +20,7 @@ from pipeline.artifacts import read_predictions as read
 from pipeline.atomic_write import json_text
 from pipeline.cli.verify import TELLING, run_stage
 from pipeline.evidence import recompute
-from pipeline.evidence.run_check import Finding
+from pipeline.evidence.run_check import Finding, of_plan
 from pipeline.evidence.verification import Depth, verify
 from pipeline.runner.dag import stages
 from pipeline.runner.dvc import to_have
@@ -250,6 +250,18 @@ def test_only_what_rounding_explains_is_near() -> None:
         (told([0.5, 0.49999, 0.00001], [0.8, 0.2, 0.0]), False, False),
     ):
         assert recompute._compared(again, its)[:2] == (same, near)
+
+
+def test_another_build_of_torch_may_round_otherwise(copy: Project) -> None:
+    predictions("probability_3", lambda column: column + np.float32(1e-5))
+    run, plan = of_plan(load(), RUN), load()
+    assert recompute.evaluated(run, plan).why.endswith("on the same kind of machine")
+    for folder in (MODEL, EVALUATION):
+        replace(folder / "run.json", '"torch": "', '"torch": "1')
+    found = recompute.evaluated(run, plan)
+    assert (found.state, found.why[-36:]) == ("right", "on another kind of machine, or torch")
+    replace(MODEL / "history.csv", "\n1,0.", "\n1,1.")
+    assert [each.state for each in recompute.trained(load(), RUN, 1)] == ["unchecked", "unchecked"]
 
 
 def test_deeper_trains_again_to_the_same_bits(copy: Project) -> None:

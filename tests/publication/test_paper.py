@@ -77,12 +77,24 @@ def test_a_changed_file_is_refused(change, tmp_path) -> None:
         read_claims(changed, PAPER.tables, PAPER.datasets, PAPER.metrics)
 
 
-def test_a_recipe_that_is_no_protocol_is_named(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("protocols.yaml", "crop: [per-batch,", "crop: [per-bach,", r"paper-zca: crop: .*'per-batch'"),
+        ("protocols.yaml", "    crop: [per-batch,", "    crap: [per-batch,", r"paper-zca lacks 'crop'\n.*mean crap"),
+        ("protocols.yaml", "  paper-zca:", "  paper-zcb:", r"no protocol 'paper-zca'\n.*mean paper-zcb"),
+        ("claims.csv", "3-3,0,zca,top1_error,6.85", "3-3,0,,top1_error,6.85", r"no protocol 'for preprocessing None'"),
+        ("orderings.yaml", "4/cifar10/WRN-40-8]", "4/cifar10/WRN-40-9]", r"no error of '4/cifar10/WRN-40-9'\n.*mean"),
+    ],
+)
+def test_what_a_file_of_the_paper_names_wrong_is_told(file, old, new, said, tmp_path) -> None:
     shutil.copytree(PAPER.folder, tmp_path, dirs_exist_ok=True)
-    recipes = tmp_path / "protocols.yaml"
-    recipes.write_text(recipes.read_text().replace("crop: [per-batch,", "crop: [per-bach,"))
-    with pytest.raises(UserError, match=r"protocols\.yaml: paper-zca: crop: .*'per-batch'"):
-        _ = replace(PAPER, folder=tmp_path).protocols
+    text = (tmp_path / file).read_text()
+    assert old in text
+    (tmp_path / file).write_text(text.replace(old, new, 1))
+    paper = replace(PAPER, folder=tmp_path)
+    with pytest.raises(UserError, match=said):
+        _ = paper.orderings, [paper.protocol_of(claim) for claim in paper.claims]
 
 
 def test_names_of_tables_and_which_of_them_can_be_trained() -> None:

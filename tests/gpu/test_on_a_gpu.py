@@ -14,7 +14,7 @@ import numpy as np
 import photos
 import pytest
 import stand_in
-from project import RUN, Project, told
+from project import ROOT, RUN, Project, told
 
 pytestmark = pytest.mark.skipif(not stand_in.TRITON.is_dir(), reason="this torch has no CUDA")
 
@@ -175,3 +175,14 @@ def test_a_compiled_epoch_waits_for_nothing_repeats_and_has_a_budget_of_launches
             assert per_step["kernels"] <= 60, word
         if word == "compiled:thin":
             assert per_step["triton_kernels"] <= 400, word
+
+
+@pytest.mark.soak
+@pytest.mark.endurance
+def test_the_first_day_on_a_gpu_has_been_rehearsed(gpu: dict[str, str], tmp_path: Path) -> None:
+    """A second call finds nothing left to do."""
+    command = sys.executable, str(ROOT / "benchmarks" / "first_gpu_day.py"), str(tmp_path), "--small"
+    for _ in range(2):
+        told(Project(ROOT).run(*command, **gpu))
+        rows = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+        assert [row["exit_code"] for row in rows if "exit_code" in row] == 7 * [0], rows

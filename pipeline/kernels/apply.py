@@ -103,7 +103,8 @@ class _CountingResNet(ResNet):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             layers = [layer for layer in self.modules() if isinstance(layer, _UncountedBatchNorm2d)]
-            torch._foreach_add_([layer.num_batches_tracked for layer in layers], 1)
+            counts = [layer.num_batches_tracked for layer in layers if layer.num_batches_tracked is not None]
+            torch._foreach_add_(counts, 1)
         return super().forward(x)
 
 

@@ -130,8 +130,8 @@ def nccl_and_memory(kernels: Any) -> None:
 
 ALL = "torch", "compiled", "graphs"
 STAGES: dict[Any, tuple[tuple[str, ...], int]] = {
-    **{facts: (ALL[:1], 60), waits_and_alerts: (ALL, 120), against_the_cpu: (ALL, 60), repeats: (ALL, 60)},
-    **{thin: (ALL, 120), wide: (ALL[:2], 120), nccl_and_memory: (ALL[:1], 60)},
+    **{facts: (ALL[:1], 60), waits_and_alerts: (ALL, 150), against_the_cpu: (ALL, 60), repeats: (ALL, 60)},
+    **{thin: (ALL, 180), wide: (ALL[:2], 120), nccl_and_memory: (ALL[:1], 60)},
 }
 """What they do, by which kernels, and for how many seconds at most."""
 

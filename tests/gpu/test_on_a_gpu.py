@@ -155,11 +155,12 @@ def test_a_training_by_the_real_command_stops_when_asked_to_and_continues(
     "words",
     [
         ["compiled:bf16", "compiled:ema", "compiled:dropout", "graphs:dropout", "compiled:fp32", "compiled:zca"],
-        ["compiled:thin", "graphs:thin"],
+        ["compiled:thin"],
+        pytest.param(["graphs:thin"], marks=pytest.mark.endurance),
         ["compiled:wide"],
         ["compiled:jpeg"],
     ],
-    ids=["recipes", "thin", "wide", "jpeg"],
+    ids=["recipes", "thin", "thin by graphs", "wide", "jpeg"],
 )
 def test_a_compiled_epoch_waits_for_nothing_repeats_and_has_a_budget_of_launches(
     words: list[str], train: Callable[..., dict[str, Any]]
@@ -174,7 +175,8 @@ def test_a_compiled_epoch_waits_for_nothing_repeats_and_has_a_budget_of_launches
             assert (per_step["graphs"], per_step["triton_kernels"]) == (2, 0), word
             assert per_step["kernels"] <= 60, word
         if word == "compiled:thin":
-            assert per_step["triton_kernels"] <= 400, word
+            assert per_step["triton_kernels"] <= 380, per_step
+            assert per_step["kernels"] <= 100, per_step
 
 
 @pytest.mark.soak

@@ -22,7 +22,7 @@ ConvInit = Literal["fan_in", "fan_out"]
 BnInit = Literal["uniform", "ones"]
 Backend = Literal["ffcv", "numpy"]
 Device = Literal["auto", "cpu", "cuda"]
-Kernels = Literal["fused", "torch", "compiled"]
+Kernels = Literal["fused", "torch", "compiled", "graphs"]
 
 
 class StepSchedule(Strict):
@@ -184,9 +184,9 @@ class Plan(Strict):
     """What trains (pipeline/kernels/apply.py). fused: BN-ReLU as one operation, on a CPU our own, built by g++ on
     first use (pipeline/kernels/bn_relu.cpp; post-activation networks keep torch's), with our own weight gradients where
     precision is bf16 and the processor has AVX512_BF16 or AMX (pipeline/kernels/convolution.cpp), on a GPU that of
-    torch.compile; compiled: torch.compile, on a CPU as well; torch: torch's own, one after another. The three round
-    differently, and run.json says which one it was, with its compiler. A protocol's batch_norm: synchronised takes
-    torch."""
+    torch.compile; compiled: torch.compile, on a CPU as well; graphs: on a GPU alone, its kernels launched as two CUDA
+    graphs a step, or an error; torch: torch's own, one after another. They round differently, and run.json says which
+    one it was, with its compiler. A protocol's batch_norm: synchronised takes torch."""
     comparison: Comparison
 
     def run(self, run_id: str) -> Run:

@@ -35,6 +35,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 FIRST = (
     "runner/test_slurm",
     "evidence/test_shared_results",
+    "gpu/test_on_a_gpu",
     "data/test_loader",
     "test_docs",
     "test_pipeline",

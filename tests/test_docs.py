@@ -35,6 +35,7 @@ NOT_RUN = {
     "dvc exp run -S protocols.quick.epochs=2": "trains again; tests/test_pipeline.py trains by dvc",
     "wrn-pipe ui": "serves until Ctrl-C; tests/cli/test_ui.py runs it",
     "wrn-pipe bench train --json": "minutes; tests/benchmarks/test_benchmarks.py runs it on a small network",
+    "python benchmarks/first_gpu_day.py scratch/first-gpu-day": "needs a GPU; tests/gpu runs it on the stand-in",
     "wrn-pipe estimate": "probes WRN-16-8 for half a minute; tests/benchmarks/test_benchmarks.py runs it",
     "wrn-pipe repro 'cifar10-wrn-16-8-paper-zca-s*'": "5 trainings of 200 epochs, on a GPU",
 }

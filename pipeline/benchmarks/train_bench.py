@@ -53,8 +53,8 @@ def default(bf16: bool, backend: Backend = "ffcv", kernels: Kernels = "fused") -
 
 
 def ways(device: torch.device, compiled: bool, backend: Backend) -> dict[str, Way]:
-    """Label -> way, our loader over `backend`. Each adds one thing to the one before, up to the default; then, where
-    `compiled`, torch.compile instead of our kernels on a CPU."""
+    """Label -> way, our loader over `backend`. Each adds one thing to the one before, up to the default; then the other
+    kernels: CUDA graphs on a GPU, on a CPU torch.compile where `compiled`."""
     gpu, bf16 = device.type == "cuda", computed_in("bf16", device) == "bf16"
     added: dict[str, dict[str, Any]] = {
         BASELINE: {},
@@ -69,7 +69,9 @@ def ways(device: torch.device, compiled: bool, backend: Backend) -> dict[str, Wa
     result, way = {}, Way()
     for label, change in added.items():
         result[label] = way = replace(way, **change)
-    if compiled and not gpu:
+    if gpu:
+        result["CUDA graphs instead"] = replace(way, kernels="graphs")
+    elif compiled:
         result["torch.compile instead"] = replace(way, kernels="compiled")
     return result
 

@@ -41,12 +41,14 @@ _NEAR_WORDS = 200_000
 def speed_up(kernels: Kernels, model: nn.Module, device: torch.device) -> str:
     """Let `model`, on `device` with channels_last weights, train with `kernels`; says with what, for run.json.
 
-    Names, weights and evaluation stay as they are. Raises UserError when a compiler is missing.
+    Names, weights and evaluation stay as they are. Raises UserError when a compiler or what graphs are for is missing.
     """
     if kernels == "torch":
         return "torch"
-    if kernels == "compiled" or device.type != "cpu":
-        return _compile(model, device)
+    if kernels == "graphs" and device.type != "cuda":
+        raise UserError(f"kernels: graphs needs a CUDA GPU, and this is a {device.type}", "set kernels: fused")
+    if kernels in ("compiled", "graphs") or device.type != "cpu":
+        return _compile(model, device, kernels == "graphs")
     modules = list(model.modules())
     if not any(isinstance(module, PreActBlock) for module in modules):  # a post-activation network
         return "torch"
@@ -57,7 +59,7 @@ def speed_up(kernels: Kernels, model: nn.Module, device: torch.device) -> str:
     return f"fused, {with_what}"
 
 
-def _compile(model: nn.Module, device: torch.device) -> str:
+def _compile(model: nn.Module, device: torch.device, graphs: bool) -> str:
     """At the first step of each shape of mini-batch, in a minute or so; torch keeps the result in its own cache.
 
     Another network of this process that is in use compiles again at its next step, unless it is of the same shape.
@@ -72,14 +74,38 @@ def _compile(model: nn.Module, device: torch.device) -> str:
         if not has_triton():
             raise UserError(f"torch.compile has no Triton for {device}", "set kernels: torch in params.yaml")
         with_what = f"triton {version('triton')}"
+        if isinstance(model, ResNet):
+            model.__class__ = _CountingResNet
+            for module in model.modules():
+                if type(module) is nn.BatchNorm2d:
+                    module.__class__ = _UncountedBatchNorm2d
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # would warn that a CPU has no CUDA
     # All compiled networks share one piece of torch's own code, and with it torch keeps 8 results, those for networks
     # that are gone among them: a ninth network in a process would be an error.
     _dynamo.reset()
     # Each shape is compiled for itself, so that bits do not depend on which one this process met first; and what can
-    # not be compiled whole is an error, not a part that quietly runs as torch's.
-    model.compile(dynamic=False, fullgraph=True)
-    return f"compiled, torch {version('torch')} inductor, {with_what}"
+    # not be compiled whole, or launched as a graph, is an error, not a part that quietly runs without.
+    config.triton.cudagraph_or_error = graphs
+    model.compile(dynamic=False, fullgraph=True, options={"triton.cudagraphs": True} if graphs else None)
+    return f"{'graphs' if graphs else 'compiled'}, torch {version('torch')} inductor, {with_what}"
+
+
+class _UncountedBatchNorm2d(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.momentum is not None
+        statistics, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
+        return F.batch_norm(x, *statistics, *affine, self.training, self.momentum, self.eps)
+
+
+class _CountingResNet(ResNet):
+    """For a GPU, where each layer's counting of its steps would be a launch: it counts for all of them at once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            layers = [layer for layer in self.modules() if isinstance(layer, _UncountedBatchNorm2d)]
+            counts = [layer.num_batches_tracked for layer in layers if layer.num_batches_tracked is not None]
+            torch._foreach_add_(counts, 1)
+        return super().forward(x)
 
 
 def bn_relu(bn: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:

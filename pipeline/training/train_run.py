@@ -51,7 +51,7 @@ def train_run(
         if training.precision != (asked := training.protocol.precision):
             kind = training.device.type
             here += f"; computes in {training.precision}, not in {asked}: this {kind} has no instructions for bfloat16"
-        if record["kernels"].startswith("compiled"):
+        if record["kernels"].startswith(("compiled", "graphs")):
             here += "; compiles in its first steps, which takes a minute or two the first time"
         say(f"{run_id}: {here}")
         with hooks.run_logger(run_id, record) as logger:

@@ -2,7 +2,8 @@
 
 Dispatcher, caching allocator, pinned memory, streams, the mode that finds waiting, alerts of unrepeatable kernels,
 Inductor, Triton and ptxas run as they would; kernels compute nothing, so values mean nothing. It says nothing of
-numbers, cuDNN, NCCL, times or memory. runtime.c and driver.c are CUDA's two libraries as far as torch asks them.
+numbers, cuDNN, NCCL, times or memory. runtime.c and driver.c are CUDA's two libraries as far as torch asks them; every
+Python process that believes in it loads inside/.
 """
 
 import re
@@ -44,6 +45,7 @@ def build(to: Path) -> dict[str, str]:
         # Caches of its own: what is compiled for it is of no use elsewhere, and the other way round.
         "TORCHINDUCTOR_CACHE_DIR": str(to / "inductor"),
         "TRITON_CACHE_DIR": str(to / "triton"),
+        "PYTHONPATH": f"{HERE}:{HERE / 'inside'}",
         "CUDA_VISIBLE_DEVICES": "0",
         "DISABLE_ADDMM_CUDA_LT": "1",
     }

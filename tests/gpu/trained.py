@@ -1,10 +1,9 @@
 """Trains runs of the project in the current folder on the stand-in, each second epoch in the mode that finds waiting.
 
-python trained.py RUN...     # of each prints, as a line of JSON, what was asked of the GPU in a step of that epoch
+python -m trained KERNELS:RUN...     # of each prints, as a line of JSON, what was asked of the GPU in a step of that
+                                     # epoch, and of which kinds of kernels Inductor took the fastest of several
 
 FAULT=item has each step read a number of the GPU's, FAULT=cpu leaves the draws of an epoch on the CPU.
-cuDNN notes what it is asked for, and answers with memory of the right shape and layout. Every number is finite, since
-kernels that compute nothing leave what was in their memory before.
 """
 
 import ctypes
@@ -16,6 +15,7 @@ from typing import Any
 from unittest.mock import Mock, patch
 
 import torch
+from torch._inductor.runtime.triton_heuristics import CachingAutotuner
 
 from pipeline.data.batches import Inputs
 from pipeline.runner.params_file import load
@@ -23,56 +23,28 @@ from pipeline.training import loop
 from pipeline.training.hooks import Hooks
 from pipeline.training.train_run import prepare
 
-COUNTERS = {"kernels": "libstand-in.so", "triton_kernels": "libcuda.so.1"}
-asked: list[dict[str, Any]] = []
-"""The different ways in which a convolution forward was asked for."""
+from in_place_of_kernels import asked  # isort: skip # installed with pipeline.training
 
-
-def _channels_last(tensor: torch.Tensor) -> bool:
-    return tensor.shape[1] > 1 and tensor.stride(1) == 1
-
-
-def _layout(*tensors: torch.Tensor) -> torch.memory_format:
-    return torch.channels_last if any(map(_channels_last, tensors)) else torch.contiguous_format
-
-
-def _forward(x: torch.Tensor, weight: torch.Tensor, padding: Any, stride: Any, *rest: Any) -> torch.Tensor:
-    how = dict(zip(("benchmark", "deterministic", "tf32"), rest[-3:], strict=True))
-    how |= {"x": str(x.dtype), "weight": str(weight.dtype), "channels_last": _channels_last(x) or x.shape[1] == 3}
-    if how not in asked:
-        asked.append(how)
-    size = ((x.shape[2 + k] + 2 * padding[k] - weight.shape[2 + k]) // stride[k] + 1 for k in (0, 1))
-    return x.new_empty((len(x), len(weight), *size)).contiguous(memory_format=_layout(x, weight))
-
-
-def _backward(dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> tuple[torch.Tensor | None, ...]:
-    layout, wanted = _layout(x, weight), rest[-1]
-    dx = torch.empty_like(x, memory_format=layout) if wanted[0] else None
-    return dx, torch.empty_like(weight, memory_format=layout) if wanted[1] else None, None
-
-
-def _norm(x: torch.Tensor, weight: torch.Tensor, *_: Any) -> tuple[torch.Tensor, ...]:
-    channels = torch.empty(x.shape[1], device=x.device)
-    return torch.empty_like(x), channels, channels.clone(), torch.empty(0, dtype=torch.uint8, device=x.device)
-
-
-def _norm_backward(x: torch.Tensor, dy: torch.Tensor, weight: torch.Tensor, *_: Any) -> tuple[torch.Tensor, ...]:
-    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+COUNTERS = {"kernels": "libstand-in.so", "graphs": "libstand-in.so", "triton_kernels": "libcuda.so.1"}
+tried: set[str] = set()
+"""Kinds of kernels of which Inductor measured several, to keep the fastest."""
 
 
 def counts() -> dict[str, int]:
     return {name: ctypes.c_long.in_dll(ctypes.CDLL(of), f"stand_in_{name}").value for name, of in COUNTERS.items()}
 
 
-def train(run_id: str) -> dict[str, Any]:
-    training, record = prepare(load(), run_id, run_id, Path("scratch") / run_id, Hooks())
+def train(kernels: str, run_id: str) -> dict[str, Any]:
+    plan = load().model_copy(update={"kernels": kernels})
+    training, record = prepare(plan, run_id, run_id, Path("scratch") / kernels / run_id, Hooks())
     per_step: dict[str, float] = {}
+    tried.clear()
 
     class Watched(loop._Loop):
         _require_finite_loss = Mock()
 
         def epoch(self) -> None:
-            if self.at.epoch == 0:  # whose steps compile, fill caches and allocate
+            if self.at.epoch == 0:  # whose steps compile, fill caches, allocate and record graphs
                 return super().epoch()
             asked.clear()
             before = counts()
@@ -89,16 +61,19 @@ def train(run_id: str) -> dict[str, Any]:
         Inputs._sent = lambda self, array: torch.from_numpy(array)  # type: ignore[method-assign]
     with patch.object(loop, "_Loop", Watched), patch.object(loop, "CHECK_LOSS_STEPS", 2):
         done = loop.train(training, lambda *_: None)
-    told = {"epochs": len(done.history), "unrepeatable": done.unrepeatable, "convolutions": asked}
-    return told | {"device": record["device"], "kernels": record["kernels"], "per_step": per_step}
+    told = {"epochs": len(done.history), "unrepeatable": done.unrepeatable, "convolutions": [*asked]}
+    told |= {"device": record["device"], "kernels": record["kernels"], "per_step": per_step}
+    return told | {"tried": sorted(tried)}
 
+
+def _try(tuner: CachingAutotuner, *of: Any, **more: Any) -> Any:
+    tried.add(tuner.heuristic_type.name)
+    return _choose(tuner, *of, **more)
+
+
+_choose = CachingAutotuner.autotune_to_one_config
+CachingAutotuner.autotune_to_one_config = _try  # type: ignore[method-assign]
 
 if __name__ == "__main__":
-    torch.Tensor.isfinite = lambda tensor: torch.ones(tensor.shape, dtype=torch.bool)  # type: ignore[method-assign]
-    library = torch.library.Library("aten", "IMPL")
-    library.impl("cudnn_convolution", _forward, "CUDA", allow_override=True)
-    library.impl("convolution_backward", _backward, "CUDA", allow_override=True)
-    library.impl("cudnn_batch_norm", _norm, "CUDA", allow_override=True)
-    library.impl("cudnn_batch_norm_backward", _norm_backward, "CUDA", allow_override=True)
-    for name in sys.argv[1:]:
-        print(json.dumps({name: train(name)}), flush=True)
+    for word in sys.argv[1:]:
+        print(json.dumps({word: train(*word.split(":"))}), flush=True)

@@ -90,12 +90,30 @@ def test_a_gpu_trains_with_torch_compile_or_says_what_is_missing(monkeypatch: py
         with pytest.raises(UserError, match="no Triton for cuda:0") as error:
             speed_up("fused", model, gpu)
         assert "kernels: torch" in error.value.remedy
+        with pytest.raises(UserError, match="graphs needs a CUDA GPU"):
+            speed_up("graphs", model, CPU)
         pytest.importorskip("triton", reason="Triton, which comes with CUDA's torch, is not here")
         monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+    assert speed_up("graphs", network(), gpu).startswith("graphs, ")
     assert speed_up("fused", model, gpu).startswith("compiled, ")
     assert isinstance(model, ResNet)
     assert model._compiled_call_impl is not None
     assert not any(place.activate is bn_relu for place in (model, model.group1.block1))
+
+
+def test_a_network_for_a_gpu_counts_its_steps_at_once_and_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, not compiled."""
+    plain, model = network(), network()
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+    speed_up("fused", model, torch.device("cuda:0"))
+    model._compiled_call_impl = None
+    x = torch.randn(4, 3, 32, 32)
+    for _ in range(2):
+        assert torch.equal(model(x), plain(x))
+    expected = plain.state_dict()
+    assert list(model.state_dict()) == list(expected)
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+    assert expected["bn.num_batches_tracked"] == 2
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ SWAPS = {one: other for pair in PAIRS.split(", ") for one, other in (pair.split(
 def computing(tree: ast.AST) -> Iterator[ast.AST]:
     """All nodes but messages, which only people read, and decorators."""
     for node in ast.iter_child_nodes(tree):
-        said = isinstance(node, ast.Expr) and ast.unparse(node).split("(")[0].endswith(("say", "print"))
+        said = isinstance(node, ast.Expr) and ast.unparse(node).split("(")[0].endswith(("say", "say_once", "print"))
         if not said and not isinstance(node, ast.JoinedStr) and node not in getattr(tree, "decorator_list", ()):
             yield node
             yield from computing(node)

@@ -4,6 +4,7 @@ import difflib
 import sys
 import textwrap
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +17,10 @@ from pipeline.progress import counted
 from pipeline.publication.wide_resnet import PAPER
 
 if TYPE_CHECKING:
-    from pipeline.runner.plan_edit import Addition
+    from collections.abc import Sequence
+
+    from pipeline.params import Plan
+    from pipeline.runner.plan_edit import Addition, Group
 
 
 def _protocols() -> list[str]:
@@ -38,15 +42,16 @@ def plan(
 
     Shows the difference and asks before it writes; where nobody can be asked (no terminal), it writes with --yes only.
     --protocol trains all of them by one of params.yaml or of the paper, such as quick.
-    What params.yaml has already stays as it is, so a second time adds nothing. Nothing is trained: wrn-pipe repro does.
+    What params.yaml has already stays as it is, so a second time adds nothing, and of what is in evidence/ no seed is
+    planned again. Nothing is trained: wrn-pipe repro does.
     Exit code: 0 done, also when nothing was written; 2 a mistake you can fix.
     """
     from pipeline.params import PARAMS
     from pipeline.runner.params_file import load
     from pipeline.runner.plan_edit import extend, groups_of, write
 
-    tables = PAPER.table_names(paper_table)
-    groups, left_out = groups_of(PAPER, PAPER.chosen(tables, dataset, row), load(), protocol)
+    tables, now = PAPER.table_names(paper_table), load()
+    groups, left_out = groups_of(PAPER, PAPER.chosen(tables, dataset, row), now, protocol)
     if not groups:
         raise UserError(
             f"nothing to train for these numbers: {'; '.join(left_out)}",
@@ -54,11 +59,12 @@ def plan(
         )
     needed = {claim.table for group in groups for claim in group.claims}
     text = PARAMS.read_bytes().decode()  # with its own line breaks
-    addition = extend(PAPER, text, groups, [table for table in tables if table in needed], seeds)
+    known = {} if protocol else _seeds_in_evidence(groups, now)
+    addition = extend(PAPER, text, groups, [table for table in tables if table in needed], seeds, known)
     if left_out:
         typer.echo(f"Left out: {'; '.join(left_out)}.")
     if addition.after == addition.before:
-        typer.echo(f"{PARAMS} has all {addition.present} runs already: nothing to add.")
+        typer.echo(f"Nothing to add: {PARAMS} or evidence/ has {counted(addition.present, 'run')} of these already.")
         return
     _show(addition)
     typer.echo(_outlook(addition, seeds))
@@ -73,13 +79,27 @@ def plan(
         typer.echo(f"{PARAMS} is unchanged.")
 
 
+def _seeds_in_evidence(groups: "Sequence[Group]", now: "Plan") -> "dict[Group, set[int]]":
+    """Of each group those of which evidence has a run that is comparable with the paper's."""
+    from pipeline.comparison.cells import cell_of, planned
+    from pipeline.comparison.results import load_results
+
+    of = planned(PAPER, now, [result for result in load_results(Path()) if result.commit])
+    cells = {group: [cell_of(claim, of) for claim in group.claims] for group in groups}
+    return {
+        group: {run.result.record.seed for cell in its for run in cell.shown if not run.material}
+        for group, its in cells.items()
+    }
+
+
 def _show(addition: "Addition") -> None:
     """The unified difference, in colour on a terminal, and what it adds up to."""
     before, after = addition.before.splitlines(), addition.after.splitlines()
     for line in difflib.unified_diff(before, after, "params.yaml", "params.yaml (planned)", lineterm=""):
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[0])
         typer.echo(typer.style(line, fg=style) if in_colour() else line)
-    already = f" ({addition.present} more are there already)" if addition.present else ""
+    verb = "is" if addition.present == 1 else "are"
+    already = f" ({addition.present} more {verb} there already)" if addition.present else ""
     runs = counted(sum(map(len, addition.added.values())), "run")
     typer.echo(f"\nAdds {runs}{already}: {addition.cost} in all, estimated.")
 

@@ -5,7 +5,7 @@ import json
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -63,7 +63,7 @@ class Addition:
     added: dict[Group, tuple[int, ...]]
     """Seeds of the runs that `after` has and `before` has not."""
     present: int
-    """Planned runs that `before` has already."""
+    """Planned runs that `before` or evidence has already."""
     cost: Cost
     """Of all added runs, estimated."""
 
@@ -107,13 +107,33 @@ _UNTRAINABLE = {
 """Why no training of this tool answers a kind of claim, as the end of `3 ...`."""
 
 
-def extend(paper: Paper, text: str, groups: Sequence[Group], tables: Sequence[str], seeds: int) -> Addition:
+def extend(
+    paper: Paper,
+    text: str,
+    groups: Sequence[Group],
+    tables: Sequence[str],
+    seeds: int,
+    known_seeds: Mapping[Group, Collection[int]] | None = None,
+) -> Addition:
     """The text of params.yaml with `seeds` runs of each group, and the protocols, datasets and tables that they need.
+
+    `known_seeds`: of each group those of which comparable runs are in evidence; they are not trained again.
 
     What is there already stays, to the byte. Raises UserError when params.yaml is invalid, has another protocol or
     another run by a name that is needed, or is laid out so that nothing can be added in place.
     """
     plan = parse_plan(text, PARAMS)
+    present: dict[tuple[str, ...], dict[int, str]] = {}
+    """dataset, representation, network, protocol -> seed -> run id, by whatever id."""
+    for run_id, run in plan.runs.items():
+        same = run.dataset, run.representation, canonical(run.network), run.protocol
+        present.setdefault(same, {})[run.seed] = run_id
+    ours = {g: present.get((g.dataset, g.representation, g.network, g.protocol), {}) for g in groups}
+    has = {group: {*ours[group], *(known_seeds or {}).get(group, ())} for group in groups}
+    missing = {group: tuple(seed for seed in range(1, seeds + 1) if seed not in has[group]) for group in groups}
+    added = {group: lacking for group, lacking in missing.items() if lacking}
+    there = len(groups) * seeds - sum(map(len, added.values()))
+    groups = [group for group in groups if group in added or ours[group]]  # of the others nothing is needed
     # Blank lines separate the entries in the list of the paper's datasets.
     known = paper.known_datasets.read_text(encoding="utf-8").split("\ndatasets:\n")[1].split("\n\n")
     lacked = {f"  {group.dataset}:" for group in groups if group.dataset not in plan.datasets}
@@ -129,25 +149,14 @@ def extend(paper: Paper, text: str, groups: Sequence[Group], tables: Sequence[st
         *_appended(text, "representations", representations),
         *_appended(text, "protocols", _protocol_texts(text, plan, groups, paper)),
     ]
-    present: dict[tuple[str, ...], dict[int, str]] = {}
-    """dataset, representation, network, protocol -> seed -> run id, by whatever id."""
-    for run_id, run in plan.runs.items():
-        same = run.dataset, run.representation, canonical(run.network), run.protocol
-        present.setdefault(same, {})[run.seed] = run_id
-    added: dict[Group, tuple[int, ...]] = {}
     fresh: list[str] = []
-    for group in groups:
-        ours = present.get((group.dataset, group.representation, group.network, group.protocol), {})
-        lacking = tuple(seed for seed in range(1, seeds + 1) if seed not in ours)
-        if not lacking:
-            continue
-        added[group] = lacking
+    for group, lacking in added.items():
         entries = [_run_text(text, plan, group, seed) for seed in lacking]
         comments = _comments(group, plan, paper)
         if comments[0] not in text:
             entries = ["", *comments, *entries]
-        if ours:
-            edits += _appended(text, "runs", entries, after=list(ours.values())[-1])
+        if ours[group]:
+            edits += _appended(text, "runs", entries, after=list(ours[group].values())[-1])
         else:
             fresh += entries
     edits += _appended(text, "runs", fresh)
@@ -155,7 +164,6 @@ def extend(paper: Paper, text: str, groups: Sequence[Group], tables: Sequence[st
     after = text
     for start, end, new in reversed(sorted(edits, key=lambda edit: edit[0])):
         after = after[:start] + new + after[end:]
-    there = len(groups) * seeds - sum(map(len, added.values()))
     cost = sum((_cost(group, plan, paper) * len(lacking) for group, lacking in added.items()), Cost(0.0, 0.0))
     return Addition(text, after, parse_plan(after, PARAMS), added, there, cost)
 

@@ -105,7 +105,7 @@ def test_more_seeds_join_their_group(wrn_pipe: WrnPipe) -> None:
     assert "Fewer than 3 seeds of a network are not judged" in told(wrn_pipe(*ONE, "--seeds", "1", "--yes"))
     told(wrn_pipe("plan", "--paper-table", "4", "--row", "WRN-16-10", "--dataset", "cifar100", "--seeds", "1", "--yes"))
     shown = told(wrn_pipe(*ONE, "--seeds", "3", "--yes"))
-    assert "Adds 2 runs (1 more are there already)" in shown
+    assert "Adds 2 runs (1 more is there already)" in shown
     assert re.search(r"holds, 3 seeds say reproduced in \d+ of 100 cases; where it is one margin off", shown)
     ids = [run_id for run_id in load().runs if run_id.startswith("cifar100")]
     assert ids == [*(f"cifar100-wrn-16-8-paper-zca-s{seed}" for seed in (1, 2, 3)), "cifar100-wrn-16-10-paper-zca-s1"]
@@ -115,13 +115,24 @@ def test_more_seeds_join_their_group(wrn_pipe: WrnPipe) -> None:
 def test_a_run_counts_whatever_its_id(project: Project, wrn_pipe: WrnPipe) -> None:
     mine = {"seed": 2, "network": "WRN-40-1-B(3,3)"}
     project.edit(lambda params: params["runs"].update(mine={**params["runs"]["cifar10-wrn-40-1-quick-s1"], **mine}))
-    assert "has all 2 runs already" in told(wrn_pipe(*QUICK, "--seeds", "2", "--yes"))
+    assert "Nothing to add: params.yaml or evidence/ has 2 runs" in told(wrn_pipe(*QUICK, "--seeds", "2", "--yes"))
     shown = told(wrn_pipe(*QUICK, "--seeds", "3", "--yes"))
     assert "Cost of each: below 0.01 GPU-hours or 0.01 hours on 2 CPU cores, estimated" in shown
     assert "They say nothing about the paper's numbers, which were measured by another protocol." in shown
     assert "cifar10-wrn-40-1-quick-s3" in load().runs
     said = "The paper's top-1 error by paper-zca: 6.85 % (Table 4, number of runs not stated); expect another."
     assert said in text()
+
+
+def test_no_seed_of_evidence_is_planned_again(wrn_pipe: WrnPipe) -> None:
+    run = "evidence/cifar10-wrn-40-1-paper-zca-bf16-s1"
+    shutil.copytree(ROOT / run, run)
+    row = ("plan", "--paper-table", "4", "--row", "WRN-40-1", "--dataset", "cifar10", "--yes")
+    assert "Nothing to add: params.yaml or evidence/ has 1 run of" in told(wrn_pipe(*row, "--seeds", "1"))
+    assert "Adds 2 runs (1 more is" in told(wrn_pipe(*row, "--seeds", "3"))
+    assert [run.seed for run in load().runs.values() if run.protocol == "paper-zca"] == [2, 3]
+    told(wrn_pipe(*row, "--seeds", "1", "--protocol", "fast"))
+    assert [run.seed for run in load().runs.values() if run.protocol == "fast"] == [1]
 
 
 def test_quick_leaves_imagenet_out_and_says_so(wrn_pipe: WrnPipe) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 TESTS = {
     "pipeline/tasks/*.py": ("tests/tasks", "tests/reference"),
     "pipeline/training/*.py": ("tests/reference", "tests/training"),
-    "pipeline/comparison/**/*.py": ("tests/comparison",),
+    "pipeline/comparison/**/*.py": ("tests/comparison", "tests/cli/test_plan.py"),
     "pipeline/evidence/*.py": ("tests/evidence", "tests/cli/test_data.py"),
     "pipeline/runner/job_driver.py": ("tests/runner/test_job_driver.py", "tests/runner/test_jobs.py"),
 }

@@ -38,7 +38,6 @@ def repro_by_jobs(plan: Plan, targets: Sequence[str], place: Place, again: str, 
     need_repository()
     stages = read_dag(plan)
     wanted = looked_at(plan, targets, stages)
-    JOBS.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(JOBS / "driver.lock").acquire(timeout=0)
     except Timeout:

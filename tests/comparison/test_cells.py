@@ -177,6 +177,12 @@ def test_a_look_waits_for_planned_seeds_below_those_of_evidence(compared) -> Non
     assert (found.ours.n, found.verdict, found.judgement.look) == (3, Verdict.INCONCLUSIVE, None)
 
 
+def test_a_look_waits_for_no_planned_seed_of_another_network(compared) -> None:
+    runs, other = wide(NEAR)[1:4], result(800, network="WRN-40-2-B(3)", seed=1)
+    found = cell_of(CLAIMS[TWO], replace(compared([*runs, other]), results=runs))
+    assert (found.ours.n, found.judgement.look.n) == (3, 3)
+
+
 def test_cells_pool_their_spread_and_shared_runs_count_once(compared) -> None:
     """WRN-40-2 answers Tables 3 and 4: its five runs have four degrees of freedom, the other network's three two."""
     runs = wide([500, 540, 580, 520, 560])

@@ -138,6 +138,10 @@ def test_judged_orderings_read_back(compared) -> None:
     first, second = csv.DictReader(io.StringIO(in_words(judged, "csv", 80)))
     assert (first["standing"], first["p_value"], first["runs"]) == ("holds", f"{p:.4f}", counts)
     assert (second["standing"], second["p_value"]) == ("not run", "")
+    lines = in_words(judged, "terminal", 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any("|" in line for line in lines)
+    assert "| holds |" in in_words(judged, "markdown", 80)
     for form in ("terminal", "markdown"):
         plain = " ".join(in_words(judged, form, 80).split())
         for said in ("holds", f"{p:.4f}", counts, *(one.ordering.text for one in judged)):

@@ -141,6 +141,7 @@ def test_members_too_many_or_too_few_are_named(archive: Path, tmp_path: Path) ->
     del members["LICENCES.md"]
     named = wrong(packed(tmp_path / "x.zip", members))
     assert named == {"more.txt", "LICENCES.md"}
+    assert wrong(packed(tmp_path / "x.zip", contents(archive) | {DESCRIPTION: b"{}"})) == {DESCRIPTION}
     del members["dvc.lock"]
     assert "dvc.lock" in wrong(packed(tmp_path / "x.zip", members))
 

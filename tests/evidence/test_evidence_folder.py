@@ -134,6 +134,20 @@ def test_what_was_changed_is_named(evidence: Project) -> None:
         shutil.copytree("kept", OWN, dirs_exist_ok=True)
     spoil()
     assert CliRunner().invoke(app, ["evidence", "verify"]).exit_code == 1
+    (OWN / "origin.json").write_text("{")
+    ran = CliRunner().invoke(app, ["evidence", "verify"])
+    assert (ran.exit_code, f"wrong      {OWN}/origin.json" in ran.stdout) == (1, True), ran.output
+
+
+def test_labels_are_compared_with_other_evidence_where_the_data_is_not(evidence: Project) -> None:
+    theirs = shutil.copytree(OWN, OWN.with_name("theirs")) / "predictions.parquet"
+    shutil.rmtree("data/beton")
+    predictions = str(OWN / "predictions.parquet")
+    assert predictions not in checked()
+    columns = pq.read_table(theirs).to_pydict()
+    columns["label"][3] = (columns["label"][3] + 1) % 10
+    pq.write_table(pa.table(columns, schema=pq.read_schema(theirs)), theirs, compression="zstd")
+    assert "not those of evidence/theirs: first at image 3" in checked()[predictions]
 
 
 def test_another_commit_than_that_of_the_code_is_named(evidence: Project) -> None:

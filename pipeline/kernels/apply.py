@@ -80,6 +80,8 @@ def _compile(model: nn.Module, device: torch.device, graphs: bool) -> str:
                 if type(module) is nn.BatchNorm2d:
                     module.__class__ = _UncountedBatchNorm2d
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # would warn that a CPU has no CUDA
+    if graphs:  # else a later reset imports it, and fails: what it goes through has grown meanwhile
+        from torch._inductor import cudagraph_trees  # noqa: F401
     # All compiled networks share one piece of torch's own code, and with it torch keeps 8 results, those for networks
     # that are gone among them: a ninth network in a process would be an error.
     _dynamo.reset()

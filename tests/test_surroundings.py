@@ -55,7 +55,9 @@ def test_a_git_hook_of_another_repository_is_not_asked(clone: Project, tmp_path:
     assert head(clone.root)[:12] in told(clone.cli("--version", **hook))
     before = head(other.root), told(other.run("git", "status", "--porcelain"))
     test = "import sys, project; project.copy_repository(project.Path(sys.argv[1])).commit('by a test')"
-    told(Project(tmp_path).run(sys.executable, "-c", test, "ours", PYTHONPATH=str(HERE), **hook))
+    (tmp_path / ".gitconfig").write_text("[commit]\ngpgsign = true\n[gpg]\nprogram = false\n")
+    signing = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    told(Project(tmp_path).run(sys.executable, "-c", test, "ours", PYTHONPATH=str(HERE), **hook, **signing))
     assert before == (head(other.root), told(other.run("git", "status", "--porcelain")))
     assert head(tmp_path / "ours") != before[0]
 

@@ -14,6 +14,7 @@ import photos
 import pytest
 import torch
 from PIL import Image
+from project import ROOT, Project, told
 
 from pipeline.data import beton
 from pipeline.data.augmentation import Boxes, central_boxes, random_boxes
@@ -198,8 +199,11 @@ def test_the_numpy_backend_in_our_order(jpegs: Path) -> None:
 
 
 def test_ffcv_has_no_more_threads_than_numba_starts(jpegs: Path) -> None:
-    """As many as there are cores, or as NUMBA_NUM_THREADS says."""
+    """As many as there are cores, or as NUMBA_NUM_THREADS says, which is read when numba is imported."""
     Loader(jpegs, "train", 5, "ffcv", workers=1000)
+    code = "import sys; from pathlib import Path; from pipeline.data.loader import Loader; "
+    code += "Loader(Path(sys.argv[1]), 'train', 5, 'ffcv', workers=2)"
+    told(Project(ROOT).run(sys.executable, "-c", code, str(jpegs), NUMBA_NUM_THREADS="1"))
 
 
 @pytest.mark.soak
